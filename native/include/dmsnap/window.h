@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The window: the suspends and resumes that make a point, run as bare
+ * DM_DEV_SUSPEND ioctls on requests that were prepared beforehand. Inside it
+ * nothing forks, allocates, logs or touches a disk.
+ *
+ * A watchdog process, locked in memory, is armed before the first suspend. It
+ * resumes every device when the caller dies or the deadline passes.
+ */
+#ifndef DMSNAP_WINDOW_H
+#define DMSNAP_WINDOW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <dmsnap/error.h>
+
+/* cffi: begin */
+enum dms_window_action {
+	DMS_WINDOW_SUSPEND = 0, /* freezes the file system, drains I/O */
+	DMS_WINDOW_SUSPEND_NO_FREEZE = 1, /* DM_SKIP_LOCKFS_FLAG */
+	DMS_WINDOW_RESUME = 2, /* swaps in an inactive table, when there is one */
+};
+
+struct dms_window_step {
+	char uuid[129]; /* DM UUID: a device is never addressed by name here */
+	enum dms_window_action action;
+	uint32_t event_nr; /* udev cookie and flags, as libdevmapper encodes them; 0: none */
+	bool uevent_generated; /* result: DM_UEVENT_GENERATED_FLAG, or else complete the cookie */
+	double seconds; /* result */
+};
+
+struct dms_window_result {
+	double seconds; /* from before the first suspend until after the last resume */
+};
+
+/*
+ * Run the steps in order. watchdog_path is the watchdog program's.
+ *
+ * On success every step was run before the deadline and the watchdog
+ * confirmed that it did nothing. On any error, everything that was suspended
+ * has been resumed, in reverse order; the snapshots among the steps may be
+ * active or not, and the moment they hold is worth nothing.
+ * Needs CAP_SYS_ADMIN. While it runs, the process is locked in memory, and
+ * SIGINT and SIGTERM are held back until the last resume.
+ */
+struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
+				 uint32_t deadline_ms, const char *watchdog_path,
+				 struct dms_window_result *result);
+/* cffi: end */
+
+#endif
