@@ -33,6 +33,14 @@
 		dms_value;                                    \
 	})
 
+/* Leave the function with the expression's error, if it has one. */
+#define DMS_TRY(expression)                                 \
+	do {                                                \
+		struct dms_error *dms_error_ = (expression); \
+		if (dms_error_)                             \
+			return dms_error_;                  \
+	} while (0)
+
 static inline void dms_cleanup_free(void *pointer)
 {
 	free(*(void **)pointer);

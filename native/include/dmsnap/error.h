@@ -43,13 +43,13 @@ void dms_error_destroy(struct dms_error *error);
  * return a static DMS_ERR_NO_MEMORY object, which dms_error_destroy() knows.
  */
 struct dms_error *dms_error_create(enum dms_error_code code, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
+	__attribute__((format(printf, 2, 3), returns_nonnull));
 struct dms_error *dms_error_create_at(enum dms_error_code code, uint64_t offset_bytes,
 				      const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
+	__attribute__((format(printf, 3, 4), returns_nonnull));
 struct dms_error *dms_error_create_os(int errnum, const char *format, ...)
-	__attribute__((format(printf, 2, 3)));
+	__attribute__((format(printf, 2, 3), returns_nonnull));
 struct dms_error *dms_error_create_os_at(int errnum, uint64_t offset_bytes, const char *format,
-					 ...) __attribute__((format(printf, 3, 4)));
+					 ...) __attribute__((format(printf, 3, 4), returns_nonnull));
 
 #endif
