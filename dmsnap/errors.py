@@ -135,6 +135,10 @@ class CorruptError(DmsnapError):
     exit_code = ExitCode.CORRUPT
 
 
+class NotThisFormatError(CorruptError):
+    """There is no such structure at all: the magic number is another."""
+
+
 class PointInvalidError(DmsnapError):
     exit_code = ExitCode.POINT_INVALID
 
