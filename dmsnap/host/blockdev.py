@@ -1,0 +1,192 @@
+"""Block devices and image files: what they are, opening them, who uses them, what they stand on."""
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsnap.errors import BusyError, DmsnapError, NotFoundError, ReadOnlyError
+from dmsnap.host import loop_ioctl, process
+from dmsnap.host.mountinfo import PROC, file_system_devno, mounts_of, swaps
+from dmsnap.host.sysfs import SYSFS, Sysfs
+from dmsnap.host.system_call import failure, system_call
+
+# linux/fs.h: both _IO(0x12, n), the same number on every architecture but alpha, mips, sparc, ppc.
+BLKFLSBUF = 0x1261
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDevice:
+    """A block device as it was when probed.
+
+    ``path`` is the node with all links resolved; ``devno`` is ``os.makedev(major, minor)``.
+    """
+
+    path: Path
+    devno: int
+    size_bytes: int
+    logical_block_bytes: int
+    read_only: bool
+
+    @classmethod
+    def probe(cls, path: Path, *, sysfs: Sysfs = SYSFS) -> "BlockDevice":
+        """Look at ``path`` through sysfs: nothing is opened, no privileges are needed.
+
+        Raises ``NotFoundError`` when it does not exist or is no block device.
+        """
+        resolved, devno = _block_device(path)
+        return cls(
+            path=resolved,
+            devno=devno,
+            size_bytes=sysfs.size_bytes(devno),
+            logical_block_bytes=sysfs.logical_block_bytes(devno),
+            read_only=sysfs.read_only(devno),
+        )
+
+
+def _block_device(path: Path) -> tuple[Path, int]:
+    with system_call(f"look at {path}"):
+        resolved = path.resolve(strict=True)
+        status = resolved.stat()
+    if not stat.S_ISBLK(status.st_mode):
+        raise NotFoundError(f"{path} is no block device", path=str(path))
+    return resolved, status.st_rdev
+
+
+def device_or_file_size(path: Path, *, sysfs: Sysfs = SYSFS) -> int:
+    """The size in bytes of a block device or a regular file."""
+    with system_call(f"look at {path}"):
+        status = path.stat()
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    return BlockDevice.probe(path, sysfs=sysfs).size_bytes
+
+
+@contextmanager
+def open_exclusive(path: Path, *, write: bool, direct: bool = True) -> Iterator[int]:
+    """A descriptor of the block device that nobody else holds or mounts (O_EXCL).
+
+    Raises ``BusyError`` naming the users, ``ReadOnlyError`` when ``write`` is impossible. Root.
+    """
+    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_EXCL
+    with _opened(path, flags, direct) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def open_shared(path: Path, *, direct: bool = True) -> Iterator[int]:
+    """A descriptor for reading a device or an image file, whoever else uses it."""
+    with _opened(path, os.O_RDONLY, direct) as descriptor:
+        yield descriptor
+
+
+@contextmanager
+def _opened(path: Path, flags: int, direct: bool) -> Iterator[int]:
+    flags |= os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise _open_failure(path, flags, error.errno or errno.EIO) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_failure(path: Path, flags: int, errnum: int) -> DmsnapError:
+    writing = flags & os.O_ACCMODE != os.O_RDONLY
+    if errnum == errno.EBUSY:
+        users = describe_users(BlockDevice.probe(path))
+        return BusyError(f"{path} is in use: {users}", device=str(path), users=users)
+    if writing and (errnum == errno.EROFS or (errnum == errno.EACCES and os.geteuid() == 0)):
+        return ReadOnlyError(str(path), "dmsnap")
+    return failure(f"open {path}", errnum)
+
+
+def flush_buffers(path: Path) -> None:
+    """Write back and drop the device's page cache (BLKFLSBUF). Root."""
+    with open_shared(path, direct=False) as descriptor, system_call(f"flush {path}"):
+        fcntl.ioctl(descriptor, BLKFLSBUF, 0)
+
+
+def holders(devno: int, sysfs: Sysfs = SYSFS) -> list[str]:
+    """The kernel names of what lies directly on the device: dm and md devices."""
+    return [sysfs.kernel_name(holder) for holder in sysfs.holders(devno)]
+
+
+def slaves(devno: int, sysfs: Sysfs = SYSFS) -> list[str]:
+    """The kernel names of what the device lies directly on."""
+    return [sysfs.kernel_name(slave) for slave in sysfs.slaves(devno)]
+
+
+def depends_on(devno: int, other_devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> bool:
+    """Whether ``devno`` is, or at any depth lies on, ``other_devno``.
+
+    Goes down through dm and md tables, from partitions to their disk and from loop devices to the
+    file system of their backing file.
+    """
+    pending, seen = [devno], {devno}
+    while pending:
+        if other_devno in seen:
+            return True
+        below = _below(pending.pop(), sysfs, proc) - seen
+        seen |= below
+        pending += below
+    return other_devno in seen
+
+
+def file_depends_on(path: Path, devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> bool:
+    """Whether the file system that holds ``path`` lies on ``devno``."""
+    below = file_system_devno(path, proc=proc)
+    return below is not None and depends_on(below, devno, sysfs=sysfs, proc=proc)
+
+
+def _below(devno: int, sysfs: Sysfs, proc: Path) -> set[int]:
+    below = set(sysfs.slaves(devno))
+    parent = sysfs.partition_parent(devno)
+    if parent is not None:
+        below.add(parent)
+    backing_file = sysfs.loop_backing_file(devno)
+    if backing_file is not None:
+        below |= _below_loop(devno, Path(backing_file), sysfs, proc)
+    return below
+
+
+def _below_loop(devno: int, backing_file: Path, sysfs: Sysfs, proc: Path) -> set[int]:
+    try:
+        status = backing_file.stat()
+    except OSError:
+        # Deleted, or a path of another mount namespace: the loop driver knows the file system.
+        return {loop_ioctl.status(sysfs.device_path(devno)).device}
+    if stat.S_ISBLK(status.st_mode):
+        return {status.st_rdev}
+    below = file_system_devno(backing_file, proc=proc)
+    # The number of a file system without a device (tmpfs) is in sysfs for none.
+    return set() if below is None else {below}
+
+
+def describe_users(device: BlockDevice, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> str:
+    """Who uses it: ``mounted on /srv, held by dm-3 (vg-lv)``; empty when nobody is found."""
+    return describe_users_of(device.devno, sysfs=sysfs, proc=proc)
+
+
+def describe_users_of(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> str:
+    """``describe_users`` for a device that may have no node."""
+    users = [f"mounted on {mount.mount_point}" for mount in mounts_of(devno, proc=proc)]
+    users += [f"held by {sysfs.display_name(holder)}" for holder in sysfs.holders(devno)]
+    users += ["used as swap space" for swap in swaps(proc=proc) if _is_device(swap.path, devno)]
+    if not users:
+        openers = process.openers_of(devno, proc=proc)
+        users = [f"open in {use.command} (pid {use.pid})" for use in openers]
+    return ", ".join(users)
+
+
+def _is_device(path: Path, devno: int) -> bool:
+    try:
+        return path.stat().st_rdev == devno
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""Device-mapper through libdevmapper: targets, tables, devices and udev cookies."""

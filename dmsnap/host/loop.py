@@ -1,0 +1,155 @@
+"""Loop devices and the files below them. Root."""
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dmsnap.errors import BusyError, NoSpaceError, OperatingSystemError
+from dmsnap.host import loop_ioctl
+from dmsnap.host.blockdev import BlockDevice, describe_users
+from dmsnap.host.run import run
+from dmsnap.host.sysfs import SYSFS, Sysfs
+from dmsnap.host.system_call import failure, system_call
+from dmsnap.host.udev import wait_for_uevent
+
+CONTROL = Path("/dev/loop-control")
+ATTEMPTS = 16
+
+
+def attach(file: Path, *, direct_io: bool = True, read_only: bool = False) -> BlockDevice:
+    """A loop device over the whole of ``file``; it stays until ``detach`` (no autoclear).
+
+    ``direct_io`` is a wish: the driver falls back to the page cache where the file system cannot.
+    Raises ``NotFoundError``, ``NotPermittedError``, ``OperatingSystemError``.
+    """
+    flags = loop_ioctl.LO_FLAGS_DIRECT_IO if direct_io else 0
+    flags |= loop_ioctl.LO_FLAGS_READ_ONLY if read_only else 0
+    mode = os.O_RDONLY if read_only else os.O_RDWR
+    with _descriptor(file, mode) as backing:
+        # Between GET_FREE and CONFIGURE another process can take the device: ask for the next
+        # one then. This is no waiting, and ATTEMPTS losses in a row are a fault elsewhere.
+        for _ in range(ATTEMPTS):
+            path = _free_device()
+            if _configured(path, backing, flags, file):
+                return BlockDevice.probe(path)
+    raise OperatingSystemError(f"cannot attach {file}: every free loop device was taken by others")
+
+
+def _configured(path: Path, backing: int, flags: int, file: Path) -> bool:
+    """False when somebody else was faster."""
+    mode = os.O_RDONLY if flags & loop_ioctl.LO_FLAGS_READ_ONLY else os.O_RDWR
+    with _descriptor(path, mode) as descriptor:
+        try:
+            loop_ioctl.configure(descriptor, backing, flags, str(file))
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                return False
+            raise failure(f"attach {file} to {path}", error.errno or errno.EIO) from error
+    return True
+
+
+def _free_device() -> Path:
+    if not CONTROL.exists():
+        run("modprobe", "loop")
+    with _descriptor(CONTROL, os.O_RDWR) as control, system_call("find a free loop device"):
+        number = fcntl.ioctl(control, loop_ioctl.LOOP_CTL_GET_FREE)
+    path = Path(f"/dev/loop{number}")
+    if not path.exists():  # neither devtmpfs nor udev
+        with system_call(f"make the node {path}"):
+            os.mknod(path, stat.S_IFBLK | 0o660, os.makedev(loop_ioctl.LOOP_MAJOR, number))
+    return path
+
+
+@contextmanager
+def _descriptor(path: Path, flags: int) -> Iterator[int]:
+    with system_call(f"open {path}"):
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def detach(path: Path, *, deadline_seconds: float = 10, sysfs: Sysfs = SYSFS) -> None:
+    """Detach the loop device and wait until the driver let go of the file.
+
+    While somebody has it open, the driver only marks it to be cleared at the last close: waits for
+    its uevent, then raises ``BusyError`` naming the users. A free device is no error.
+    """
+    device = BlockDevice.probe(path, sysfs=sysfs)
+    if sysfs.loop_backing_file(device.devno) is None:
+        return
+    with _descriptor(path, os.O_RDONLY) as descriptor:
+        try:
+            fcntl.ioctl(descriptor, loop_ioctl.LOOP_CLR_FD)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # cleared by somebody else meanwhile
+                raise failure(f"detach {path}", error.errno or errno.EIO) from error
+
+    def gone() -> bool:
+        return sysfs.loop_backing_file(device.devno) is None
+
+    if not gone() and not wait_for_uevent(gone, deadline_seconds):
+        users = describe_users(device, sysfs=sysfs) or "nobody to be seen from here"
+        raise BusyError(
+            f"{path} is still in use ({users}); the kernel will detach it at the last close",
+            device=str(path),
+        )
+
+
+def find(file: Path, *, sysfs: Sysfs = SYSFS) -> Path | None:
+    """The loop device that ``file`` is attached to, known by file system and inode; or None."""
+    with system_call(f"look at {file}"):
+        wanted = file.stat()
+    for name, devno in sysfs.disks("loop").items():
+        if sysfs.loop_backing_file(devno) is None:
+            continue
+        path = Path("/dev", name)
+        status = loop_ioctl.status(path)
+        if (status.device, status.inode) == (wanted.st_dev, wanted.st_ino):
+            return path
+    return None
+
+
+def create_backing_file(path: Path, size_bytes: int) -> None:
+    """A new file (0600) whose every block is allocated, durable when this returns.
+
+    Allocated, because a sparse file on a full file system would lose writes that the block device
+    has promised. Raises ``NoSpaceError``, ``OperatingSystemError``; no file is left then.
+    """
+    with system_call(f"create {path}"):
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+    try:
+        _allocate(descriptor, path, size_bytes)
+        _sync_directory(path.parent)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _allocate(descriptor: int, path: Path, size_bytes: int) -> None:
+    """Where the file system knows no fallocate(2), glibc writes into every block instead."""
+    try:
+        os.posix_fallocate(descriptor, 0, size_bytes)
+        os.fsync(descriptor)
+    except OSError as error:
+        errnum = error.errno or errno.EIO
+        if errnum in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise NoSpaceError(
+                f"{path.parent} has no room for a file of {size_bytes} bytes",
+                path=str(path),
+                size_bytes=size_bytes,
+            ) from error
+        raise failure(f"allocate {size_bytes} bytes for {path}", errnum) from error
+
+
+def _sync_directory(path: Path) -> None:
+    with _descriptor(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor, system_call(f"sync {path}"):
+        os.fsync(descriptor)

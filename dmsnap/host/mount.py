@@ -1,0 +1,124 @@
+"""Mounting and unmounting. Root."""
+
+import ctypes
+import errno
+import os
+import select
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dmsnap.errors import BusyError
+from dmsnap.host.mountinfo import PROC, Mount, Swap, mount_at, mounts, swaps
+from dmsnap.host.process import ProcessUse, users_of
+from dmsnap.host.run import run
+from dmsnap.host.system_call import failure, system_call
+
+__all__ = [
+    "Mount",
+    "ProcessUse",
+    "Swap",
+    "mount",
+    "mount_options",
+    "submounts",
+    "swaps",
+    "unmount",
+    "users_of",
+]
+
+UMOUNT_NOFOLLOW = 8
+RETRY_SECONDS = 0.1
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+# Shown in mountinfo, but state and not options: mount(8) would be refused with them, or, like
+# attr2, they are the only behaviour left and the option is going away (xfs, Linux 6.18).
+_NOT_OPTIONS = frozenset({"seclabel", "idmapped", "emergency_ro", "shutdown", "attr2"})
+
+
+def mount(source: Path, target: Path, fs_type: str, options: Sequence[str] = ()) -> None:
+    """Mount with util-linux, so that what it records (utab) stays right.
+
+    Raises ``ProgramError`` quoting mount(8).
+    """
+    arguments = ["-o", ",".join(options)] if options else []
+    run("mount", "-t", fs_type, *arguments, "--", str(source), str(target))
+
+
+def unmount(target: Path, deadline_seconds: float = 10) -> None:
+    """Unmount what is seen at ``target``; never lazily.
+
+    EBUSY is tried again until the deadline: a file being closed or a process being reaped is
+    nothing that the kernel announces. What it does announce, a change of the mount table, cuts the
+    interval short. Then ``BusyError`` names the processes and the mounts below.
+    """
+    ends = time.monotonic() + deadline_seconds
+    with _mount_table_changes() as changes:
+        while (errnum := _umount2(target)) == errno.EBUSY:
+            remaining = ends - time.monotonic()
+            if remaining <= 0:
+                raise _busy(target)
+            changes.poll(1000 * min(RETRY_SECONDS, remaining))
+    if errnum:
+        raise failure(f"unmount {target}", errnum, _reason(errnum))
+
+
+def _umount2(target: Path) -> int:
+    """0 or the errno: umount(8) would tell EBUSY from other failures by text only."""
+    result: int = _LIBC.umount2(os.fsencode(target), UMOUNT_NOFOLLOW)
+    return ctypes.get_errno() if result else 0
+
+
+def _reason(errnum: int) -> str | None:
+    return "it is no mount point" if errnum == errno.EINVAL else None
+
+
+@contextmanager
+def _mount_table_changes() -> Iterator[select.poll]:
+    """Poll mountinfo: POLLPRI when the namespace's mount table changed (proc(5))."""
+    with system_call("watch the mount table"):
+        descriptor = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        changes = select.poll()
+        changes.register(descriptor, select.POLLPRI)
+        yield changes
+    finally:
+        os.close(descriptor)
+
+
+def _busy(target: Path) -> BusyError:
+    users: list[object] = [*users_of(target)]
+    users += [f"the mount {below.mount_point}" for below in submounts(target)]
+    named = ", ".join(str(user) for user in users) or "the kernel or another mount namespace"
+    return BusyError(f"{target} is kept busy by {named}", mount_point=str(target), users=named)
+
+
+def submounts(mount_point: Path, *, proc: Path = PROC) -> list[Mount]:
+    """The mounts below what is seen at ``mount_point``, in an order in which to unmount them."""
+    table = mounts(proc=proc)
+    top = mount_at(mount_point, proc=proc)
+    return list(_below(table, top.mount_id)) if top else []
+
+
+def _below(table: Sequence[Mount], mount_id: int) -> Iterator[Mount]:
+    for child in reversed([entry for entry in table if entry.parent_id == mount_id]):
+        if child.mount_id != mount_id:
+            yield from _below(table, child.mount_id)
+            yield child
+
+
+def mount_options(entry: Mount) -> list[str]:
+    """An option list for ``mount -o`` that makes the same mount of the same file system again.
+
+    The flags of the mount come first, then the file system's. ``ro`` of either makes it read-only;
+    of the options kept in utab (``x-systemd…``, ``_netdev``) the kernel knows nothing.
+    """
+    access = "ro" if entry.read_only else "rw"
+    rest = [*entry.options, *entry.super_options]
+    kept = [option for option in rest if _is_option(option)]
+    return list(dict.fromkeys([access, *kept]))
+
+
+def _is_option(option: str) -> bool:
+    return option not in _NOT_OPTIONS and option not in ("ro", "rw")

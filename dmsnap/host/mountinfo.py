@@ -1,0 +1,140 @@
+"""Mounts and swap space, read from /proc (proc(5)). Needs no privileges."""
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsnap.host.sysfs import parse_devno
+from dmsnap.host.system_call import system_call
+
+PROC = Path("/proc")
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+_COMMA_OUTSIDE_QUOTES = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)')
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of mountinfo.
+
+    ``devno`` is the file system's ``st_dev``. For btrfs that is an anonymous number and not the
+    device's: ``mounts_of`` therefore looks at the source of btrfs mounts.
+    ``root`` is the directory of the file system that is mounted: other than / in a bind mount.
+    ``options`` belong to this mount, ``super_options`` to the file system.
+    """
+
+    mount_id: int
+    parent_id: int
+    devno: int
+    root: str
+    mount_point: Path
+    options: tuple[str, ...]
+    fs_type: str
+    source: str
+    super_options: tuple[str, ...]
+
+    @property
+    def read_only(self) -> bool:
+        return "ro" in self.options or "ro" in self.super_options
+
+
+def unescape(text: str) -> str:
+    r"""Undo the kernel's ``mangle_path``: space, tab, newline and backslash come as ``\040``."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def split_options(text: str) -> tuple[str, ...]:
+    """Split at commas, but not within the quotes of an SELinux ``context="…"``."""
+    return tuple(option for option in _COMMA_OUTSIDE_QUOTES.split(text) if option)
+
+
+def parse_line(line: str) -> Mount:
+    """One line; ``ValueError`` when it is none. The optional fields end at a lone hyphen."""
+    fields = line.split(" ")
+    separator = fields.index("-", 6)
+    fs_type, source, super_options = fields[separator + 1 : separator + 4]
+    return Mount(
+        mount_id=int(fields[0]),
+        parent_id=int(fields[1]),
+        devno=parse_devno(fields[2]),
+        root=unescape(fields[3]),
+        mount_point=Path(unescape(fields[4])),
+        options=split_options(fields[5]),
+        fs_type=fs_type,
+        source=unescape(source),
+        super_options=split_options(unescape(super_options)),
+    )
+
+
+def mounts(*, proc: Path = PROC) -> list[Mount]:
+    """All mounts of this process's namespace, in the kernel's order."""
+    path = proc / "self" / "mountinfo"
+    with system_call(f"read {path}"):
+        text = path.read_text(errors="surrogateescape")
+    return [parse_line(line) for line in text.split("\n") if line]
+
+
+def mounts_of(devno: int, *, proc: Path = PROC) -> list[Mount]:
+    """The mounts of the file system on the block device ``devno``, bind mounts included."""
+    return [mount for mount in mounts(proc=proc) if _is_on(mount, devno)]
+
+
+def _is_on(mount: Mount, devno: int) -> bool:
+    return mount.devno == devno or (mount.fs_type == "btrfs" and source_devno(mount) == devno)
+
+
+def source_devno(mount: Mount) -> int | None:
+    """The number of the block device that the source names; None when it names none.
+
+    Of a btrfs of several devices, the source is only one.
+    """
+    try:
+        status = os.stat(mount.source)  # noqa: PTH116 - it need not be a path at all
+    except (OSError, ValueError):
+        return None
+    return status.st_rdev if stat.S_ISBLK(status.st_mode) else None
+
+
+def mount_at(path: Path, *, proc: Path = PROC) -> Mount | None:
+    """What is seen at the mount point ``path``, the topmost of mounts stacked there, or None."""
+    here = [mount for mount in mounts(proc=proc) if mount.mount_point == path]
+    covered = {mount.parent_id for mount in here}
+    visible = [mount for mount in here if mount.mount_id not in covered]
+    return visible[-1] if visible else None
+
+
+def file_system_devno(path: Path, *, proc: Path = PROC) -> int | None:
+    """The block device below the file system that holds ``path``; None: there is none (tmpfs)."""
+    with system_call(f"look at {path}"):
+        devno = path.stat().st_dev
+    if os.major(devno) != 0:
+        return devno
+    found = (mount for mount in mounts(proc=proc) if mount.devno == devno)
+    return next((number for mount in found if (number := source_devno(mount))), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A swap area: a device or a file, and its size."""
+
+    path: Path
+    kind: str
+    size_bytes: int
+
+
+def swaps(*, proc: Path = PROC) -> list[Swap]:
+    """The swap areas in use, from /proc/swaps."""
+    path = proc / "swaps"
+    with system_call(f"read {path}"):
+        try:
+            lines = path.read_text(errors="surrogateescape").split("\n")[1:]
+        except FileNotFoundError:  # a kernel without CONFIG_SWAP
+            return []
+    return [_parse_swap(line) for line in lines if line]
+
+
+def _parse_swap(line: str) -> Swap:
+    path, kind, size_kib = line.split()[:3]
+    return Swap(Path(unescape(path)), kind, int(size_kib) * 1024)

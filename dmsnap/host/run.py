@@ -1,0 +1,152 @@
+"""The one way to run a program: an argument list, no shell, a known environment, a deadline."""
+
+import contextlib
+import json
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsnap.errors import DeadlineError, ProgramError
+
+LOGGER = logging.getLogger(__name__)
+
+SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+ENVIRONMENT = {"LC_ALL": "C", "PATH": ":".join(SEARCH_PATH), "HOME": "/"}
+
+# Debian's names; other distributions' are the same or near enough to search for.
+PACKAGES = {
+    "blkid": "util-linux",
+    "debugfs": "e2fsprogs",
+    "dmsetup": "dmsetup",
+    "dumpe2fs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
+    "losetup": "mount",
+    "lvm": "lvm2",
+    "modprobe": "kmod",
+    "mount": "mount",
+    "udevadm": "udev",
+    "umount": "mount",
+    "xfs_db": "xfsprogs",
+    "xfs_repair": "xfsprogs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A program that ended with an exit code that was expected."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """What it wrote; bytes that are no UTF-8 survive as surrogates."""
+        return self.stdout.decode(errors="surrogateescape")
+
+    def json(self) -> object:
+        """What it wrote, as JSON; ``ProgramError`` quotes it when it is none."""
+        try:
+            return json.loads(self.stdout)
+        except ValueError as error:
+            raise ProgramError(
+                f"{shlex.join(self.argv)} did not write JSON but {self.text[:200]!r}",
+                argv=list(self.argv),
+            ) from error
+
+
+def which(name: str) -> Path | None:
+    """Where ``run`` would find the program ``name``; the caller's PATH plays no part."""
+    candidates = (Path(directory, name) for directory in SEARCH_PATH)
+    return next((path for path in candidates if os.access(path, os.X_OK)), None)
+
+
+def run(
+    *argv: str,
+    timeout_seconds: float = 60,
+    expected: Container[int] = (0,),
+    input: bytes | None = None,  # noqa: A002 - as in subprocess.run
+) -> Completed:
+    """Run ``argv`` in / and wait for it; its output is kept, stdin is empty or fed ``input``.
+
+    Whatever happens, it and what it started are dead and reaped afterwards: they run in a session
+    of their own, so that a Ctrl-C on the terminal reaches us alone.
+
+    Raises ``ProgramError`` for a program that is missing or ends with a code that is not in
+    ``expected`` (a death by signal N counts as -N), ``DeadlineError`` after ``timeout_seconds``.
+    """
+    started = time.monotonic()
+    process = _start(argv, input is not None)
+    try:
+        stdout, stderr = process.communicate(input, timeout=timeout_seconds)
+    except subprocess.TimeoutExpired as error:
+        raise DeadlineError(
+            f"{shlex.join(argv)} did not end within {timeout_seconds:g} s and was killed",
+            argv=list(argv),
+        ) from error
+    finally:
+        _kill(process)
+    completed = Completed(argv, process.returncode, stdout, stderr)
+    LOGGER.debug(
+        "%s: %d after %.3f s", shlex.join(argv), completed.returncode, time.monotonic() - started
+    )
+    if completed.returncode not in expected:
+        raise _failure(completed)
+    return completed
+
+
+def _start(argv: tuple[str, ...], feed: bool) -> subprocess.Popen[bytes]:
+    path = which(argv[0])
+    if path is None:
+        package = PACKAGES.get(Path(argv[0]).name)
+        raise ProgramError(
+            f"the program {argv[0]} is not installed",
+            hint=f"install the package {package}" if package else None,
+            argv=list(argv),
+        )
+    try:
+        return subprocess.Popen(
+            argv,
+            executable=path,
+            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ProgramError(f"cannot run {path}: {error.strerror}", argv=list(argv)) from error
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill the session that is left, if any, and reap the program."""
+    if process.returncode is None:
+        # Not reaped yet: its number cannot have been given to anybody else.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _failure(completed: Completed) -> ProgramError:
+    lines = completed.stderr.decode(errors="replace").split("\n")
+    first = next((line.strip() for line in lines if line.strip()), "it wrote no reason")
+    code = completed.returncode
+    ended = f"was killed by signal {-code}" if code < 0 else f"failed with {code}"
+    return ProgramError(
+        f"{shlex.join(completed.argv)} {ended}: {first}",
+        argv=list(completed.argv),
+        returncode=code,
+        stderr=completed.stderr.decode(errors="replace"),
+    )

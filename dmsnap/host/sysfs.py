@@ -1,0 +1,168 @@
+"""sysfs: attributes of block devices. Readers take a root; only a missing file is "missing"."""
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsnap.errors import NotFoundError
+from dmsnap.host.system_call import failure, system_call
+from dmsnap.units import Bytes, to_bytes
+
+
+def format_devno(devno: int) -> str:
+    """``major:minor``, as dm tables and sysfs write it."""
+    return f"{os.major(devno)}:{os.minor(devno)}"
+
+
+def parse_devno(text: str) -> int:
+    """Read ``major:minor``; ``ValueError`` when it is something else."""
+    major, _, minor = text.strip().partition(":")
+    return os.makedev(int(major), int(minor))
+
+
+@dataclass(frozen=True, slots=True)
+class Sysfs:
+    """The tree at ``root``. Devices are addressed by their number, never by name or order.
+
+    Reading needs no privileges, writing needs root. Every method raises ``NotFoundError`` for a
+    device that does not exist; an attribute that a device lacks is None.
+    """
+
+    root: Path = Path("/sys")
+
+    def directory(self, devno: int) -> Path:
+        """The directory of a disk or partition, links resolved."""
+        link = self.root / "dev" / "block" / format_devno(devno)
+        try:
+            return link.resolve(strict=True)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                raise NotFoundError(f"there is no block device {format_devno(devno)}") from error
+            raise failure(f"resolve {link}", error.errno or errno.EIO) from error
+
+    def exists(self, devno: int) -> bool:
+        return (self.root / "dev" / "block" / format_devno(devno)).exists()
+
+    def attribute(self, devno: int, name: str) -> str | None:
+        """The text of the attribute ``name`` ("queue/rotational"), without its newline."""
+        path = self._attribute_path(devno, name)
+        with system_call(f"read {path}"):
+            try:
+                return path.read_text(errors="surrogateescape").removesuffix("\n")
+            except FileNotFoundError:
+                return None
+
+    def integer(self, devno: int, name: str) -> int | None:
+        """The attribute as a number; a file that holds none is a ``ValueError``."""
+        text = self.attribute(devno, name)
+        return None if text is None else int(text)
+
+    def write(self, devno: int, name: str, value: int | str) -> None:
+        """Set an attribute; ``NotFoundError`` when the device lacks it."""
+        path = self._attribute_path(devno, name)
+        with system_call(f"write {value} to {path}"):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, str(value).encode())
+            finally:
+                os.close(descriptor)
+
+    def _attribute_path(self, devno: int, name: str) -> Path:
+        directory = self.directory(devno)
+        # A partition has no queue of its own: block/partitions/core.c gives it none.
+        if name.startswith("queue/") and (directory / "partition").exists():
+            directory = directory.parent
+        return directory / name
+
+    def kernel_name(self, devno: int) -> str:
+        """``sda1``, ``dm-3``; for ``/dev`` a ``!`` in it becomes a slash."""
+        return self.directory(devno).name
+
+    def device_path(self, devno: int) -> Path:
+        """The device node that the kernel names, ``/dev/dm-3``; it need not exist."""
+        return Path("/dev", self.kernel_name(devno).replace("!", "/"))
+
+    def display_name(self, devno: int) -> str:
+        """A name for people: ``dm-3 (vg-lv)``, ``sda1``."""
+        name = self.kernel_name(devno)
+        dm_name = self.dm_name(devno)
+        return f"{name} ({dm_name})" if dm_name else name
+
+    def size_bytes(self, devno: int) -> Bytes:
+        return to_bytes(self.integer(devno, "size") or 0)
+
+    def read_only(self, devno: int) -> bool:
+        return self.integer(devno, "ro") == 1
+
+    def logical_block_bytes(self, devno: int) -> int:
+        return self.integer(devno, "queue/logical_block_size") or 512
+
+    def discard_granularity_bytes(self, devno: int) -> int:
+        """0: the device knows no discard."""
+        return self.integer(devno, "queue/discard_granularity") or 0
+
+    def discard_max_bytes(self, devno: int) -> int:
+        """The largest discard that the block layer sends down in one piece; 0: none at all."""
+        return self.integer(devno, "queue/discard_max_bytes") or 0
+
+    def set_discard_max_bytes(self, devno: int, size_bytes: int) -> None:
+        """0 turns discards off; the kernel clamps to ``queue/discard_max_hw_bytes``."""
+        self.write(devno, "queue/discard_max_bytes", size_bytes)
+
+    def dm_name(self, devno: int) -> str | None:
+        return self.attribute(devno, "dm/name")
+
+    def dm_uuid(self, devno: int) -> str | None:
+        return self.attribute(devno, "dm/uuid")
+
+    def dm_suspended(self, devno: int) -> bool:
+        return self.integer(devno, "dm/suspended") == 1
+
+    def loop_backing_file(self, devno: int) -> str | None:
+        """The path as the kernel knows it, ``… (deleted)`` included; None: no loop, or detached."""
+        return self.attribute(devno, "loop/backing_file") or None
+
+    def partition_parent(self, devno: int) -> int | None:
+        """The disk that a partition lies on; None for everything else."""
+        directory = self.directory(devno)
+        if not (directory / "partition").exists():
+            return None
+        with system_call(f"read {directory.parent / 'dev'}"):
+            return parse_devno((directory.parent / "dev").read_text())
+
+    def slaves(self, devno: int) -> list[int]:
+        """The devices directly below a dm or md device."""
+        return self._neighbours(devno, "slaves")
+
+    def holders(self, devno: int) -> list[int]:
+        """The devices directly above."""
+        return self._neighbours(devno, "holders")
+
+    def _neighbours(self, devno: int, relation: str) -> list[int]:
+        directory = self.directory(devno) / relation
+        with system_call(f"list {directory}"):
+            try:
+                entries = sorted(directory.iterdir())
+            except FileNotFoundError:
+                return []
+            return [parse_devno((entry / "dev").read_text()) for entry in entries]
+
+    def disks(self, prefix: str = "") -> dict[str, int]:
+        """Every whole disk whose kernel name begins with ``prefix``, with its number."""
+        directory = self.root / "block"
+        with system_call(f"list {directory}"):
+            entries = sorted(directory.glob(f"{prefix}*"))
+        return {entry.name: number for entry in entries if (number := _number(entry)) is not None}
+
+
+def _number(directory: Path) -> int | None:
+    """None when the disk went away between the listing and now."""
+    with system_call(f"read {directory / 'dev'}"):
+        try:
+            return parse_devno((directory / "dev").read_text())
+        except FileNotFoundError:
+            return None
+
+
+SYSFS = Sysfs()
