@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ PACKAGES = {
     "dmsetup": "dmsetup",
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
+    "flock": "util-linux",
     "losetup": "mount",
     "lvm": "lvm2",
     "modprobe": "kmod",
@@ -73,8 +74,11 @@ def run(
     timeout_seconds: float = 60,
     expected: Container[int] = (0,),
     input: bytes | None = None,  # noqa: A002 - as in subprocess.run
+    descriptors: Collection[int] = (),
 ) -> Completed:
     """Run ``argv`` in / and wait for it; its output is kept, stdin is empty or fed ``input``.
+
+    It inherits ``descriptors``, under the same numbers, and no others.
 
     Whatever happens, it and what it started are dead and reaped afterwards: they run in a session
     of their own, so that a Ctrl-C on the terminal reaches us alone.
@@ -83,7 +87,7 @@ def run(
     ``expected`` (a death by signal N counts as -N), ``DeadlineError`` after ``timeout_seconds``.
     """
     started = time.monotonic()
-    process = _start(argv, input is not None)
+    process = _start(argv, input is not None, descriptors)
     try:
         stdout, stderr = process.communicate(input, timeout=timeout_seconds)
     except subprocess.TimeoutExpired as error:
@@ -102,7 +106,9 @@ def run(
     return completed
 
 
-def _start(argv: tuple[str, ...], feed: bool) -> subprocess.Popen[bytes]:
+def _start(
+    argv: tuple[str, ...], feed: bool, descriptors: Collection[int]
+) -> subprocess.Popen[bytes]:
     path = which(argv[0])
     if path is None:
         package = PACKAGES.get(Path(argv[0]).name)
@@ -121,6 +127,7 @@ def _start(argv: tuple[str, ...], feed: bool) -> subprocess.Popen[bytes]:
             env=ENVIRONMENT,
             cwd="/",
             start_new_session=True,
+            pass_fds=descriptors,
         )
     except OSError as error:
         raise ProgramError(f"cannot run {path}: {error.strerror}", argv=list(argv)) from error

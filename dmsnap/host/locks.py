@@ -1,0 +1,122 @@
+"""One command at a time on a volume: a lock file that says who holds it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dmsnap.errors import LockedError
+from dmsnap.host.run import run
+from dmsnap.host.system_call import system_call
+
+# flock(1)'s code for "not in time": any number that it does not use itself.
+_CONFLICT = 75
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a lock: ``since`` in seconds of the epoch."""
+
+    pid: int
+    command: str
+    since: float
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"{self.command!r} (pid {self.pid}, since {since})"
+
+
+@contextmanager
+def volume_lock(
+    directory: Path, name: str, wait_seconds: float, *, command: str | None = None
+) -> Iterator[None]:
+    """Hold the lock of the volume ``name``, waiting up to ``wait_seconds`` for it.
+
+    The lock is flock(2) on ``directory``/NAME.lock: the kernel lets go of it when its holder dies.
+    The file stays: removing it would let two holders lock two files of the same name.
+    Raises ``LockedError`` naming the holder.
+    """
+    path = directory / f"{name}.lock"
+    with _opened(path) as descriptor:
+        _acquire(descriptor, path, name, wait_seconds)
+        _write(descriptor, command or _command())
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    with system_call(f"open the lock {path}"):
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, name: str, wait_seconds: float) -> None:
+    """flock(2) has no deadline: where it would block, flock(1) waits in our place.
+
+    It is given the descriptor, and the lock belongs to what is open and not to the process. An
+    alarm would work in the main thread only, and a thread could not be called off.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        pass
+    if wait_seconds > 0 and _waited(descriptor, wait_seconds):
+        return
+    holder = read_holder(path)
+    raise LockedError(
+        f"{name} is locked by {holder or 'a command that is just starting'}",
+        hint="wait for it, or end it: it undoes what it began",
+        volume=name,
+        holder=asdict(holder) if holder else None,
+    )
+
+
+def _waited(descriptor: int, wait_seconds: float) -> bool:
+    arguments = ["--exclusive", "--timeout", f"{wait_seconds:.3f}", "-E", str(_CONFLICT)]
+    completed = run(
+        "flock",
+        *arguments,
+        str(descriptor),
+        timeout_seconds=wait_seconds + 10,
+        expected=(0, _CONFLICT),
+        descriptors=(descriptor,),
+    )
+    return completed.returncode == 0
+
+
+def _command() -> str:
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _write(descriptor: int, command: str) -> None:
+    holder = Holder(os.getpid(), command, time.time())
+    with system_call("write the lock"):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Who wrote the lock file last; None when nobody holds it or it is just being written.
+
+    An unclean end leaves the text behind: whether it is held, only the lock itself knows.
+    """
+    try:
+        fields = json.loads(path.read_bytes())
+        return Holder(int(fields["pid"]), str(fields["command"]), float(fields["since"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,168 @@
+"""LVM: volume groups, and the logical volumes that dmsnap makes and tags. Root.
+
+Reports obey the administrator's filters and devices file, which know what must not be scanned
+(multipath legs, guests' disks): replacing ``global_filter`` would undo that. Our dm devices carry
+copies of what is below them, PV labels included; udev's rules keep LVM's event activation off
+them, and every command that changes something sees only the group's own PVs (``--devices``), so
+that no twin can be taken for one. Suspended devices are skipped, for a scan of them would hang.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsnap.errors import (
+    BlockSizeError,
+    ForeignDeviceError,
+    NoSpaceError,
+    NotFoundError,
+    ProgramError,
+    WrongStateError,
+)
+from dmsnap.host.run import run
+from dmsnap.units import format_size
+
+TAG = "dmsnap"
+
+_CONFIGURATION = ("--config", "devices/ignore_suspended_devices=1")
+_REPORT = ("--reportformat", "json", "--units", "b", "--nosuffix")
+_NAME = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeGroup:
+    """``physical_volumes`` are the paths that LVM uses; a missing one is ``[unknown]``."""
+
+    name: str
+    uuid: str
+    extent_bytes: int
+    size_bytes: int
+    free_bytes: int
+    physical_volumes: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        return not any(path.startswith("[") for path in self.physical_volumes)
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalVolume:
+    name: str
+    vg: str
+    uuid: str
+    size_bytes: int
+    tags: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        return Path("/dev", self.vg, self.name)
+
+
+def volume_group(name: str) -> VolumeGroup | None:
+    """The group of this name, or None. ``WrongStateError`` when there are two of the name."""
+    if not _NAME.fullmatch(name):
+        return None
+    fields = "vg_name,vg_uuid,vg_extent_size,vg_size,vg_free,pv_name"
+    rows = _report("vgs", "vg", fields, "--select", f"vg_name={name}")
+    return parse_volume_group(rows)
+
+
+def parse_volume_group(rows: list[dict[str, str]]) -> VolumeGroup | None:
+    """One row for each physical volume."""
+    if not rows:
+        return None
+    first = rows[0]
+    if len({row["vg_uuid"] for row in rows}) > 1:
+        raise WrongStateError(f"there are several volume groups named {first['vg_name']}")
+    return VolumeGroup(
+        name=first["vg_name"],
+        uuid=first["vg_uuid"],
+        extent_bytes=int(first["vg_extent_size"]),
+        size_bytes=int(first["vg_size"]),
+        free_bytes=int(first["vg_free"]),
+        physical_volumes=tuple(row["pv_name"] for row in rows),
+    )
+
+
+def list_lvs(tag: str = TAG) -> list[LogicalVolume]:
+    """The logical volumes that carry ``tag``, in all groups."""
+    return [volume for volume in _logical_volumes() if tag in volume.tags]
+
+
+def _logical_volumes() -> list[LogicalVolume]:
+    fields = "lv_name,vg_name,lv_uuid,lv_size,lv_tags"
+    return [_logical_volume(row) for row in _report("lvs", "lv", fields)]
+
+
+def _logical_volume(row: dict[str, str]) -> LogicalVolume:
+    tags = tuple(tag for tag in row["lv_tags"].split(",") if tag)
+    return LogicalVolume(row["lv_name"], row["vg_name"], row["lv_uuid"], int(row["lv_size"]), tags)
+
+
+def create_lv(vg: str, name: str, size_bytes: int, tag: str = TAG) -> Path:
+    """A new active logical volume without the signatures of what lay there before.
+
+    ``size_bytes`` must be a whole number of the group's extents, else ``BlockSizeError``. Raises
+    ``NotFoundError``, ``NoSpaceError``, ``ProgramError`` (the name is taken).
+    """
+    group = _complete_group(vg)
+    if size_bytes <= 0 or size_bytes % group.extent_bytes:
+        extent = format_size(group.extent_bytes)
+        raise BlockSizeError(f"{size_bytes} bytes is no whole number of {vg}'s extents of {extent}")
+    if size_bytes > group.free_bytes:
+        raise NoSpaceError(
+            f"the volume group {vg} has {format_size(group.free_bytes)} free, "
+            f"{name} needs {format_size(size_bytes)}",
+            vg=vg,
+            free_bytes=group.free_bytes,
+            size_bytes=size_bytes,
+        )
+    wiping = ("--wipesignatures", "y", "--zero", "y")
+    naming = ("--addtag", tag, "--name", name, "--size", f"{size_bytes}b")
+    _change(group, "lvcreate", "--yes", *wiping, *naming, vg)
+    return Path("/dev", vg, name)
+
+
+def remove_lv(vg: str, name: str, tag: str = TAG) -> bool:
+    """Remove a logical volume of ours; False when it does not exist.
+
+    Raises ``ForeignDeviceError`` without ``tag``, ``ProgramError`` when it is in use.
+    """
+    volumes = [volume for volume in _logical_volumes() if (volume.vg, volume.name) == (vg, name)]
+    if not volumes:
+        return False
+    if tag not in volumes[0].tags:
+        raise ForeignDeviceError(
+            f"{vg}/{name} does not carry the tag {tag} and will not be removed", vg=vg, name=name
+        )
+    _change(_complete_group(vg), "lvremove", "--yes", f"{vg}/{name}")
+    return True
+
+
+def _complete_group(name: str) -> VolumeGroup:
+    group = volume_group(name)
+    if group is None:
+        raise NotFoundError(f"there is no volume group {name}", vg=name)
+    if not group.complete:
+        raise WrongStateError(f"the volume group {name} misses physical volumes", vg=name)
+    return group
+
+
+def _change(group: VolumeGroup, command: str, *arguments: str) -> None:
+    devices = [word for path in group.physical_volumes for word in ("--devices", path)]
+    run("lvm", command, *_CONFIGURATION, *devices, *arguments, timeout_seconds=300)
+
+
+def _report(command: str, kind: str, fields: str, *arguments: str) -> list[dict[str, str]]:
+    completed = run("lvm", command, *_CONFIGURATION, *_REPORT, "-o", fields, *arguments)
+    return parse_report(completed.json(), kind)
+
+
+def parse_report(document: object, kind: str) -> list[dict[str, str]]:
+    """The rows of a JSON report of one ``kind``; ``ProgramError`` when it has another shape."""
+    try:
+        reports: Iterable[dict[str, list[dict[str, str]]]] = document["report"]  # type: ignore[index]
+        return [row for report in reports for row in report[kind]]
+    except (KeyError, TypeError) as error:
+        raise ProgramError(f"lvm's report has an unknown shape: {str(document)[:200]}") from error

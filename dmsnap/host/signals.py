@@ -1,0 +1,57 @@
+"""SIGINT and SIGTERM: one of them ends the work in good order, further ones change nothing."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from dmsnap.errors import InterruptedBySignal
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _RaiseOnce:
+    """The handler: raises at the first signal; what comes during the undo is dropped."""
+
+    def __init__(self) -> None:
+        self._raised = False
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if not self._raised:
+            self._raised = True
+            raise InterruptedBySignal(number)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """In the block, the first SIGINT or SIGTERM raises ``InterruptedBySignal`` in the main thread.
+
+    Any later one is held back, so that undo runs to its end; afterwards the handlers are as they
+    were. Inside another ``interruptible`` block, or outside the main thread, it changes nothing.
+    """
+    nested = isinstance(signal.getsignal(signal.SIGINT), _RaiseOnce)
+    if nested or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = _RaiseOnce()
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            # None: a handler that was not set by Python cannot be set again from here.
+            signal.signal(number, signal.SIG_DFL if former is None else former)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Block SIGINT and SIGTERM in this thread; what arrives is delivered at the end of the block.
+
+    For the few lines that must not be torn apart, such as a suspend and the note of its undo.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
