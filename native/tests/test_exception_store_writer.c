@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+#define _GNU_SOURCE 1
+
+#include <endian.h>
+
+#include "../src/exception_store_writer.h"
+#include "engine_test.h"
+
+DEFINE_FAULTS;
+
+#define OFFSET 12288u
+#define GUARD 65536u
+
+/* What the kernel's read_exceptions() does, the slow and obvious way. */
+static uint64_t read_as_kernel(const char *store, uint64_t store_bytes, uint32_t chunk_size,
+			       uint64_t *old_chunks, uint64_t *new_chunks)
+{
+	const uint32_t *header = (const uint32_t *)store;
+	uint64_t chunk_bytes = chunk_size * 512ull;
+	uint64_t pairs = chunk_bytes / 16, area, count = 0;
+
+	CHECK(le32toh(header[0]) == 0x70416e53 && le32toh(header[1]) == 1);
+	CHECK(le32toh(header[2]) == 1 && le32toh(header[3]) == chunk_size);
+	for (area = 0;; area++) {
+		uint64_t place = (1 + area * (pairs + 1)) * chunk_bytes, i;
+		const uint64_t *pair = (const uint64_t *)(store + place);
+
+		CHECK(place + chunk_bytes <= store_bytes);
+		for (i = 0; i < pairs; i++) {
+			if (!pair[2 * i + 1])
+				break;
+			old_chunks[count] = le64toh(pair[2 * i]);
+			new_chunks[count++] = le64toh(pair[2 * i + 1]);
+		}
+		if (i == pairs)
+			continue;
+		for (; i < pairs; i++)
+			CHECK(!pair[2 * i] && !pair[2 * i + 1]);
+		return count;
+	}
+}
+
+static void write_store(int fd, uint64_t length, uint32_t chunk_size, uint64_t count,
+			bool without_io_uring, uint64_t *used)
+{
+	struct dms_exception_store_writer *writer;
+	char *chunk = malloc(chunk_size * 512);
+	uint64_t i, nr_exceptions;
+
+	CHECK_OK(dms_exception_store_writer_create_with(fd, OFFSET, length, chunk_size,
+							without_io_uring, &writer));
+	for (i = 0; i < count; i++) {
+		fill_random(chunk, chunk_size * 512, i);
+		CHECK_OK(dms_exception_store_writer_append(writer, i * 3 + 1, chunk));
+	}
+	CHECK_OK(dms_exception_store_writer_finish(writer, &nr_exceptions, used));
+	CHECK(nr_exceptions == count);
+	CHECK(*used == dms_exception_store_size(count, chunk_size));
+	CHECK_ERROR(dms_exception_store_writer_append(writer, 0, chunk), DMS_ERR_INVALID_ARGUMENT);
+	dms_exception_store_writer_destroy(writer);
+	free(chunk);
+}
+
+static void check_store(int fd, uint32_t chunk_size, uint64_t count, uint64_t used)
+{
+	uint64_t *old_chunks = calloc(count + 1, 8), *new_chunks = calloc(count + 1, 8), i;
+	char *all = contents(fd, 0, OFFSET + used + GUARD);
+	char *chunk = malloc(chunk_size * 512);
+
+	CHECK(read_as_kernel(all + OFFSET, used, chunk_size, old_chunks, new_chunks) == count);
+	for (i = 0; i < count; i++) {
+		uint64_t place = new_chunks[i] * chunk_size * 512;
+
+		CHECK(old_chunks[i] == i * 3 + 1);
+		CHECK(place + chunk_size * 512 <= used);
+		fill_random(chunk, chunk_size * 512, i);
+		CHECK(!memcmp(all + OFFSET + place, chunk, chunk_size * 512));
+	}
+	for (i = 0; i < OFFSET; i++)
+		CHECK(all[i] == 0x5a);
+	for (i = OFFSET + used; i < OFFSET + used + GUARD; i++)
+		CHECK(all[i] == 0x5a);
+	free(old_chunks);
+	free(new_chunks);
+	free(chunk);
+	free(all);
+}
+
+/* A store of exactly count exceptions in a region of exactly its size, and not a byte more. */
+static void test_exact(uint32_t chunk_size, uint64_t count, bool without_io_uring, int flags)
+{
+	uint64_t used, size = dms_exception_store_size(count, chunk_size);
+	int fd = scratch_file(OFFSET + size + GUARD, 0x5a, flags);
+
+	write_store(fd, size, chunk_size, count, without_io_uring, &used);
+	check_store(fd, chunk_size, count, used);
+	close(fd);
+}
+
+static bool has_valid_header(int fd)
+{
+	char *header = contents(fd, OFFSET, 4096);
+	uint32_t magic;
+
+	memcpy(&magic, header, sizeof(magic));
+	free(header);
+	/* Zero is as bad: the kernel would make an empty store of it. */
+	return le32toh(magic) == DMS_STORE_MAGIC || !magic;
+}
+
+static void test_full(uint32_t chunk_size, uint64_t count, uint64_t slack)
+{
+	uint64_t size = dms_exception_store_size(count, chunk_size) + slack, i, used;
+	int fd = scratch_file(OFFSET + size + GUARD, 0x5a, O_DIRECT);
+	struct dms_exception_store_writer *writer;
+	char *chunk = calloc(1, chunk_size * 512);
+
+	/* A valid store was there before: it must be gone. */
+	write_store(fd, size, chunk_size, count, false, &used);
+	CHECK(has_valid_header(fd));
+	CHECK_OK(dms_exception_store_writer_create(fd, OFFSET, size, chunk_size, &writer));
+	CHECK(!has_valid_header(fd));
+	for (i = 0; i < count; i++)
+		CHECK_OK(dms_exception_store_writer_append(writer, i, chunk));
+	CHECK_ERROR(dms_exception_store_writer_append(writer, i, chunk), DMS_ERR_STORE_FULL);
+	CHECK_ERROR(dms_exception_store_writer_finish(writer, &i, &used),
+		    DMS_ERR_INVALID_ARGUMENT);
+	dms_exception_store_writer_destroy(writer);
+	CHECK(!has_valid_header(fd));
+	free(chunk);
+	close(fd);
+}
+
+static void test_sizes(void)
+{
+	uint64_t count;
+
+	CHECK(dms_exception_store_size(0, 8) == 2 * 4096);
+	CHECK(dms_exception_store_size(1, 8) == 3 * 4096);
+	CHECK(dms_exception_store_size(255, 8) == 257 * 4096);
+	CHECK(dms_exception_store_size(256, 8) == 259 * 4096); /* and the terminating area */
+	CHECK(dms_exception_store_size(257, 8) == 260 * 4096);
+	CHECK(dms_exception_store_size(1, 0) == UINT64_MAX);
+	CHECK(dms_exception_store_size(UINT64_MAX, 8) == UINT64_MAX);
+	CHECK(dms_exception_store_size(UINT64_MAX / 4096, 8) == UINT64_MAX);
+	for (count = 0; count < 2000; count++) {
+		uint64_t size = dms_exception_store_size(count, 8);
+		uint64_t next = dms_exception_store_size(count + 1, 8);
+
+		CHECK(dms_store_capacity(size, 4096) == count);
+		CHECK(dms_store_capacity(next - 1, 4096) == count);
+	}
+}
+
+static void test_arguments(void)
+{
+	static const uint32_t wrong[] = { 0, 1, 4, 7, 12, 4096 };
+	int fd = scratch_file(1 << 20, 0x5a, 0);
+	struct dms_exception_store_writer *writer;
+	size_t i;
+
+	for (i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+		CHECK_ERROR(dms_exception_store_writer_create(fd, 0, 1 << 20, wrong[i], &writer),
+			    DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_exception_store_writer_create(fd, 0, 8191, 8, &writer),
+		    DMS_ERR_STORE_FULL);
+	CHECK_ERROR(dms_exception_store_writer_create(fd, 4096, 1 << 20, 8, &writer),
+		    DMS_ERR_OUT_OF_BOUNDS);
+	CHECK_ERROR(dms_exception_store_writer_create(fd, UINT64_MAX - 4095, 1 << 20, 8, &writer),
+		    DMS_ERR_OUT_OF_BOUNDS);
+	CHECK_ERROR(dms_exception_store_writer_create(-1, 0, 1 << 20, 8, &writer), DMS_ERR_OS);
+	close(fd);
+	fd = scratch_file(1 << 20, 0x5a, O_DIRECT);
+	if (fcntl(fd, F_GETFL) & O_DIRECT)
+		CHECK_ERROR(dms_exception_store_writer_create(fd, 100, 1 << 19, 8, &writer),
+			    DMS_ERR_INVALID_ARGUMENT);
+	close(fd);
+}
+
+static struct dms_error *write_faulty(int fd, uint64_t size)
+{
+	_cleanup_store_writer_ struct dms_exception_store_writer *writer = NULL;
+	_cleanup_free_ char *chunk = calloc(1, 4096);
+	struct dms_error *error = dms_exception_store_writer_create(fd, OFFSET, size, 8, &writer);
+	uint64_t i, used;
+
+	for (i = 0; !error && i < 1000; i++)
+		error = dms_exception_store_writer_append(writer, i, chunk);
+	return error ? error : dms_exception_store_writer_finish(writer, &i, &used);
+}
+
+/* Each transfer and each flush fails in turn: never a success, never a valid header. */
+static void test_faults(void)
+{
+	static const int errnums[] = { EIO, ENOSPC };
+	uint64_t size = dms_exception_store_size(1000, 8);
+	int fd = scratch_file(OFFSET + size, 0x5a, 0);
+	int i, total;
+
+	fault = (struct fault){ .fd = fd };
+	CHECK_OK(write_faulty(fd, size));
+	total = fault.seen;
+	CHECK(total > 8);
+	for (i = 1; i <= total; i++) {
+		struct dms_error *error;
+
+		fault = (struct fault){ .countdown = i, .fd = fd,
+					.result = -errnums[i % 2] };
+		error = write_faulty(fd, size);
+		CHECK(fault.fired == 1);
+		CHECK(error && error->code == DMS_ERR_OS && error->errnum == errnums[i % 2]);
+		dms_error_destroy(error);
+		fault = (struct fault){ .fd = fd };
+		/* The first transfer would have invalidated the store before; it was told to fail. */
+		CHECK(i == 1 || !has_valid_header(fd));
+	}
+	fault = (struct fault){ .fd = -1 };
+	close(fd);
+}
+
+int main(void)
+{
+	uint32_t chunk_size;
+	int variant;
+
+	fault.fd = -1;
+	test_sizes();
+	test_arguments();
+	for (variant = 0; variant < 4; variant++) {
+		bool without_io_uring = variant & 1;
+		int flags = variant & 2 ? O_DIRECT : 0;
+		static const uint64_t counts[] = { 0, 1, 255, 256, 257, 511, 512, 513, 3000 };
+		size_t i;
+
+		for (i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+			test_exact(8, counts[i], without_io_uring, flags);
+		for (chunk_size = 16; chunk_size <= 2048; chunk_size *= 2) {
+			test_exact(chunk_size, 0, without_io_uring, flags);
+			test_exact(chunk_size, 5, without_io_uring, flags);
+		}
+		test_exact(16, 512, without_io_uring, flags);
+		test_exact(32, 1024, without_io_uring, flags);
+		test_exact(32, 1025, without_io_uring, flags);
+	}
+	test_full(8, 255, 0);
+	test_full(8, 256, 0);
+	test_full(8, 256, 4095);
+	test_full(8, 600, 1000);
+	test_full(64, 3, 5);
+	test_faults();
+	return 0;
+}
