@@ -1,0 +1,1 @@
+"""What dmsnap remembers: volumes, points, areas, jobs. It only repeats what labels and dm say."""

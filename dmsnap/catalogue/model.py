@@ -1,0 +1,89 @@
+"""The catalogue's values."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+
+class VolumeState(StrEnum):
+    """Where a volume stands."""
+
+    BUILDING = "building"  # protect has begun and has not finished
+    PROTECTED = "protected"
+    TRIAL = "trial"  # the front shows the recovery volume, under an overlay
+    COMMITTING = "committing"  # the overlay is being merged into the recovery volume
+    PROMOTED = "promoted"  # the former recovery volume is the primary, without a replica
+
+
+class AreaRole(StrEnum):
+    """What a piece of the store is for."""
+
+    ERA_METADATA = "era-metadata"
+    COW = "cow"
+    OVERLAY = "overlay"
+    BROWSE = "browse"
+
+
+@dataclass(frozen=True, slots=True)
+class MountRecord:
+    """How a volume was mounted: enough to mount it again in the same way."""
+
+    mount_point: str
+    fs_type: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A protected volume and the identity by which its applications know it."""
+
+    id: UUID
+    name: str
+    state: VolumeState
+    backing: str
+    recovery: str | None
+    recovery_id: UUID | None
+    store: str
+    size_bytes: int
+    block_bytes: int
+    chunk_bytes: int
+    fs_type: str
+    fs_uuid: str
+    mounts: tuple[MountRecord, ...]
+    generation: int
+    tracking_id: str
+    created_ns: int
+    trial_point: UUID | None = None
+    previous_backing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """A piece of a volume's store: a preallocated file behind a loop device, or an LV.
+
+    ``point_id`` is the point that it serves, where it serves one alone.
+    """
+
+    id: UUID
+    volume_id: UUID
+    role: AreaRole
+    generation: int
+    path: str
+    size_bytes: int
+    point_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A moment that can be recovered. ``area_id`` is set while it is live on the primary."""
+
+    id: UUID
+    volume_id: UUID
+    created_ns: int
+    keep: bool
+    temporary: bool
+    era_since: int
+    tracking_id: str
+    window_seconds: float
+    area_id: UUID | None = None
+    invalid_reason: str | None = None

@@ -1,0 +1,302 @@
+"""The catalogue on SQLite: WAL mode, full sync, one short transaction per change."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from dmsnap.catalogue import schema
+from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.model import Area, AreaRole, MountRecord, Point, Volume, VolumeState
+from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError
+
+Row = TypeVar("Row", Volume, Area, Point)
+
+BUSY_TIMEOUT_SECONDS = 10
+
+
+class Catalogue:
+    """Volumes, areas, points and jobs. Open it with :meth:`open`; it is a context manager."""
+
+    def __init__(self, engine: sa.Engine, path: Path) -> None:
+        self._engine = engine
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the catalogue at ``path``, made when it does not exist (0600, its folder 0700)."""
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise OperatingSystemError(
+                f"the catalogue {path} cannot be opened: {error.strerror}", errnum=error.errno
+            ) from error
+        engine = sa.create_engine(
+            f"sqlite:///{path}",
+            poolclass=NullPool,
+            connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
+        )
+        sa.event.listen(engine, "connect", _configure_connection)
+        catalogue = cls(engine, path)
+        catalogue._create_schema()
+        return catalogue
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._engine.dispose()
+
+    def _create_schema(self) -> None:
+        with self._transaction() as connection:
+            schema.metadata.create_all(connection)
+            version = connection.scalar(sa.select(schema.schema_version.c.version))
+            if version is None:
+                connection.execute(
+                    schema.schema_version.insert().values(version=schema.SCHEMA_VERSION)
+                )
+            elif version != schema.SCHEMA_VERSION:
+                raise CorruptError(
+                    f"the catalogue {self.path} has schema {version}, "
+                    f"this dmsnap knows {schema.SCHEMA_VERSION}"
+                )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.OperationalError as error:
+            raise OperatingSystemError(f"the catalogue {self.path}: {error.orig}") from error
+        except sa.exc.DatabaseError as error:
+            raise CorruptError(
+                f"the catalogue {self.path} is damaged: {error.orig}",
+                hint="labels and dm tables still hold everything that recovery needs",
+            ) from error
+
+    # volumes
+
+    def volumes(self) -> list[Volume]:
+        """All volumes that are protected now, by name."""
+        query = (
+            sa.select(schema.volume)
+            .where(schema.volume.c.removed_ns.is_(None))
+            .order_by(schema.volume.c.name)
+        )
+        with self._transaction() as connection:
+            return [_volume(dict(row)) for row in connection.execute(query).mappings()]
+
+    def find_volume(self, name: str) -> Volume | None:
+        """The volume called ``name``, if there is one."""
+        return next((volume for volume in self.volumes() if volume.name == name), None)
+
+    def volume(self, name: str) -> Volume:
+        """The volume called ``name``, else :class:`NotFoundError`."""
+        volume = self.find_volume(name)
+        if volume is None:
+            raise NotFoundError(
+                f"there is no protected volume named {name!r}",
+                hint="dmsnap status lists the protected volumes",
+                name=name,
+            )
+        return volume
+
+    def volume_by_id(self, volume_id: UUID) -> Volume:
+        """The volume with this id, else :class:`NotFoundError`."""
+        for volume in self.volumes():
+            if volume.id == volume_id:
+                return volume
+        raise NotFoundError(f"there is no protected volume with the id {volume_id}")
+
+    def add_volume(self, volume: Volume) -> None:
+        """Record a new volume."""
+        self._execute(schema.volume.insert().values(**_columns(volume)))
+
+    def update_volume(self, volume: Volume) -> None:
+        """Record ``volume`` as it is now."""
+        self._execute(
+            schema.volume.update()
+            .where(schema.volume.c.id == str(volume.id))
+            .values(**_columns(volume))
+        )
+
+    def remove_volume(self, volume_id: UUID) -> None:
+        """Mark a volume as unprotected; its history stays."""
+        self._execute(
+            schema.volume.update()
+            .where(schema.volume.c.id == str(volume_id))
+            .values(removed_ns=now_ns())
+        )
+
+    # areas
+
+    def areas(self, volume_id: UUID, role: AreaRole | None = None) -> list[Area]:
+        """The pieces of the store that a volume uses, of one role or of all."""
+        query = sa.select(schema.area).where(schema.area.c.volume_id == str(volume_id))
+        if role is not None:
+            query = query.where(schema.area.c.role == role)
+        with self._transaction() as connection:
+            return [_area(dict(row)) for row in connection.execute(query).mappings()]
+
+    def add_area(self, area: Area) -> None:
+        """Record a piece of the store, before it is made."""
+        self._execute(schema.area.insert().values(**_columns(area)))
+
+    def remove_area(self, area_id: UUID) -> None:
+        """Forget a piece of the store, after it was given back."""
+        self._execute(schema.area.delete().where(schema.area.c.id == str(area_id)))
+
+    # points
+
+    def points(self, volume_id: UUID | None = None) -> list[Point]:
+        """Points that were not deleted, oldest first; of one volume or of all."""
+        query = (
+            sa.select(schema.point)
+            .where(schema.point.c.deleted_ns.is_(None))
+            .order_by(schema.point.c.created_ns)
+        )
+        if volume_id is not None:
+            query = query.where(schema.point.c.volume_id == str(volume_id))
+        with self._transaction() as connection:
+            return [_point(dict(row)) for row in connection.execute(query).mappings()]
+
+    def find_point(self, point_id: UUID) -> Point | None:
+        """The point with this id, unless it was deleted."""
+        return next((point for point in self.points() if point.id == point_id), None)
+
+    def add_point(self, point: Point) -> None:
+        """Record a point."""
+        self._execute(schema.point.insert().values(**_columns(point)))
+
+    def update_point(self, point: Point) -> None:
+        """Record ``point`` as it is now."""
+        self._execute(
+            schema.point.update()
+            .where(schema.point.c.id == str(point.id))
+            .values(**_columns(point))
+        )
+
+    def delete_point(self, point_id: UUID) -> None:
+        """Mark a point as deleted; the record stays."""
+        self._execute(
+            schema.point.update()
+            .where(schema.point.c.id == str(point_id))
+            .values(deleted_ns=now_ns(), area_id=None)
+        )
+
+    # jobs
+
+    def begin_job(
+        self, operation: str, volume_id: UUID | None, pid: int, steps: Sequence[str]
+    ) -> int:
+        """Record an operation and its steps before the first is done; returns the job's id."""
+        with self._transaction() as connection:
+            job_id: int = connection.execute(
+                schema.job.insert()
+                .values(
+                    operation=operation,
+                    volume_id=str(volume_id) if volume_id else None,
+                    pid=pid,
+                    started_ns=now_ns(),
+                )
+                .returning(schema.job.c.id)
+            ).scalar_one()
+            if steps:
+                connection.execute(
+                    schema.job_step.insert(),
+                    [
+                        {"job_id": job_id, "position": position, "name": name, "state": "planned"}
+                        for position, name in enumerate(steps)
+                    ],
+                )
+        return job_id
+
+    def record_step(self, job_id: int, position: int, state: str, seconds: float | None) -> None:
+        """Record how far a step is."""
+        self._execute(
+            schema.job_step.update()
+            .where(schema.job_step.c.job_id == job_id, schema.job_step.c.position == position)
+            .values(state=state, seconds=seconds)
+        )
+
+    def end_job(self, job_id: int, outcome: str) -> None:
+        """Record how an operation ended."""
+        self._execute(
+            schema.job.update()
+            .where(schema.job.c.id == job_id)
+            .values(finished_ns=now_ns(), outcome=outcome)
+        )
+
+    def _execute(self, statement: sa.Executable) -> None:
+        with self._transaction() as connection:
+            connection.execute(statement)
+
+
+def _configure_connection(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _columns(value: Row) -> dict[str, object]:
+    """The row of a dataclass: ids as text, the rest as it is."""
+    columns = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Volume):
+        columns["mounts"] = [asdict(mount) for mount in value.mounts]
+    return {
+        name: str(column) if isinstance(column, UUID) else column
+        for name, column in columns.items()
+    }
+
+
+def _uuid(text: str | None) -> UUID | None:
+    return UUID(text) if text else None
+
+
+def _volume(row: Mapping[str, Any]) -> Volume:
+    values = {field.name: row[field.name] for field in fields(Volume)}
+    mounts = tuple(
+        MountRecord(mount["mount_point"], mount["fs_type"], tuple(mount["options"]))
+        for mount in row["mounts"]
+    )
+    return Volume(
+        **values
+        | {
+            "id": UUID(row["id"]),
+            "state": VolumeState(row["state"]),
+            "recovery_id": _uuid(row["recovery_id"]),
+            "trial_point": _uuid(row["trial_point"]),
+            "mounts": mounts,
+        }
+    )
+
+
+def _area(row: Mapping[str, Any]) -> Area:
+    return Area(
+        id=UUID(row["id"]),
+        volume_id=UUID(row["volume_id"]),
+        role=AreaRole(row["role"]),
+        generation=row["generation"],
+        path=row["path"],
+        size_bytes=row["size_bytes"],
+        point_id=_uuid(row["point_id"]),
+    )
+
+
+def _point(row: Mapping[str, Any]) -> Point:
+    values = {field.name: row[field.name] for field in fields(Point)}
+    return Point(
+        **values
+        | {
+            "id": UUID(row["id"]),
+            "volume_id": UUID(row["volume_id"]),
+            "area_id": _uuid(row["area_id"]),
+        }
+    )

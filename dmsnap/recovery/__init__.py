@@ -1,0 +1,1 @@
+"""The recovery volume's side: label, replica, undo history, and its place under the front."""

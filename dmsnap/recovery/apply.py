@@ -1,0 +1,136 @@
+"""Bring a replica from its point to the next one, so that no crash can leave it torn.
+
+The order: undo data and its metadata areas, then the store's header, flush; label ``applying``,
+flush; new data, flush; label ``consistent``, flush. Before the first label nothing happened;
+between the labels the undo store leads back.
+"""
+
+from dataclasses import dataclass, replace
+
+from dmsnap._native import copy, exception_store
+from dmsnap._native.copy import CopyStats, Progress, UndoStore
+from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
+from dmsnap.catalogue.model import Point
+from dmsnap.extent import Extent
+from dmsnap.recovery import history
+from dmsnap.recovery.replica import Replica
+from dmsnap.units import PAGE_BYTES, align_up, to_sectors
+
+UNDO_CHUNK_BYTES = PAGE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What the undo phase found and where the store lies; nothing refers to it yet."""
+
+    label: Label
+    stats: CopyStats
+    different: ExtentSet
+    store: Extent
+
+
+def store_bytes(different_bytes: int) -> int:
+    """The undo store's size for that many bytes in whole chunks."""
+    chunks = align_up(different_bytes, UNDO_CHUNK_BYTES) // UNDO_CHUNK_BYTES
+    return exception_store.size_bytes(chunks, UNDO_CHUNK_BYTES)
+
+
+def write_undo(
+    replica: Replica, source_fd: int, dirty: ExtentSet, progress: Progress | None = None
+) -> Undo:
+    """Compare ``dirty`` with the point, and write the old content of what differs.
+
+    When the worst case does not fit into the free part of the history, what differs is counted
+    first, and as many of the oldest points as must go are dropped: from the label only at the
+    next label write, so that a failure loses none.
+    """
+    name = str(replica.device.path)
+    size_bytes = replica.label.size_bytes
+    compared = 0
+    dirty = aligned(dirty, size_bytes)
+    room = history.largest_free(replica.label)
+    if room is None or room.length_bytes < store_bytes(dirty.bytes):
+        counted, dirty, _ = copy.compare(
+            source_fd, replica.fd, size_bytes, dirty, progress=progress, name=name
+        )
+        compared = counted.bytes_compared
+    current, room = history.make_room(replica.label, store_bytes(dirty.bytes))
+    if current != replica.label:
+        # The stores about to be overwritten must not be in the label any more.
+        replica.write_label(current)
+    stats, different, undo = copy.compare(
+        source_fd,
+        replica.fd,
+        size_bytes,
+        dirty,
+        undo=UndoStore(
+            replica.fd, room.offset_bytes, room.length_bytes, to_sectors(UNDO_CHUNK_BYTES)
+        ),
+        progress=progress,
+        name=name,
+    )
+    assert undo is not None  # noqa: S101 - a store was given
+    stats = replace(stats, bytes_compared=stats.bytes_compared + compared)
+    store = Extent(room.offset_bytes, align_up(undo.used_bytes, PAGE_BYTES))
+    return Undo(replica.label, stats, different, store)
+
+
+def aligned(dirty: ExtentSet, size_bytes: int) -> ExtentSet:
+    """``dirty`` in whole undo chunks, cut at the replica's end."""
+    dirty.align(UNDO_CHUNK_BYTES)
+    dirty.clamp(size_bytes)
+    return dirty
+
+
+def mark_applying(replica: Replica, undo: Undo, point: Point) -> None:
+    """From here on the replica is between two points, and the label says how to get back."""
+    old = replica.label
+    assert old.point_uuid is not None  # noqa: S101 - a consistent label has one
+    entry = HistoryEntry(
+        point_uuid=old.point_uuid,
+        point_time_ns=old.point_time_ns,
+        store_offset_bytes=undo.store.offset_bytes,
+        store_length_bytes=undo.store.length_bytes,
+        chunk_size=to_sectors(UNDO_CHUNK_BYTES),
+        flags=HistoryFlag(old.flags & HistoryFlag.KEEP),
+    )
+    replica.write_label(
+        replace(
+            old,
+            state=LabelState.APPLYING,
+            next_point_uuid=point.id,
+            next_point_time_ns=point.created_ns,
+            history=(entry, *old.history),
+        )
+    )
+
+
+def write_new(
+    replica: Replica, source_fd: int, undo: Undo, progress: Progress | None = None
+) -> CopyStats:
+    """Copy what differs from the point, and flush."""
+    return copy.apply(
+        source_fd,
+        replica.fd,
+        replica.label.size_bytes,
+        undo.different,
+        progress=progress,
+        name=str(replica.device.path),
+    )
+
+
+def mark_consistent(replica: Replica, *, keep: bool) -> None:
+    """The replica is the next point now."""
+    current = replica.label
+    replica.write_label(
+        replace(
+            current,
+            state=LabelState.CONSISTENT,
+            flags=HistoryFlag.KEEP if keep else HistoryFlag(0),
+            point_uuid=current.next_point_uuid,
+            point_time_ns=current.next_point_time_ns,
+            next_point_uuid=None,
+            next_point_time_ns=0,
+        )
+    )

@@ -1,0 +1,86 @@
+"""Earlier points, shown by the kernel: undo stores stacked over the replica.
+
+::
+
+    m steps back:  snapshot(… snapshot(replica, store 1) …, store m)
+
+Nothing is moved: a store is the kernel's own persistent exception store, so each level is a
+snapshot target over the level below it. Levels are read-only; what writes goes to an overlay.
+"""
+
+from dataclasses import dataclass
+
+from dmsnap._native.label import Label
+from dmsnap.catalogue.model import Volume
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.target import Linear, Snapshot, Table, single
+from dmsnap.recovery.history import MAX_ENTRIES
+from dmsnap.snapshot import stack
+from dmsnap.snapshot.stack import DmName
+from dmsnap.units import to_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One step back: the device that shows the point, and the slice that holds its undo store."""
+
+    shown: DmName
+    store: DmName
+    chunk_bytes: int
+
+
+def levels(volume: Volume, label: Label, steps: int, purpose: str) -> list[Level]:
+    """The levels down to ``steps`` steps back, newest first. ``purpose`` keeps two chains apart."""
+    return [
+        Level(
+            stack.history_level(volume, position, purpose),
+            stack.history_store(volume, position, purpose),
+            to_bytes(label.history[position].chunk_size),
+        )
+        for position in range(steps)
+    ]
+
+
+def build(volume: Volume, label: Label, recovery: BlockDevice, chain: list[Level]) -> int:
+    """Make the devices of ``chain``; returns the device number of the oldest level shown.
+
+    With no levels that is the recovery volume itself. What was made is removed on any failure.
+    """
+    below = recovery.devno
+    try:
+        for level, entry in zip(chain, label.history, strict=False):
+            store = single(
+                entry.store_length_bytes, Linear(recovery.devno, entry.store_offset_bytes)
+            )
+            store_info = dm.create(level.store.name, level.store.uuid, store)
+            shown = level_table(volume, below, store_info.devno, level.chunk_bytes)
+            below = dm.create(level.shown.name, level.shown.uuid, shown, read_only=True).devno
+    except BaseException:
+        remove(chain)
+        raise
+    return below
+
+
+def level_table(volume: Volume, below: int, store: int, chunk_bytes: int) -> Table:
+    """A level: the undo store over what lies below."""
+    return single(volume.size_bytes, Snapshot(below, store, chunk_bytes))
+
+
+def remove(chain: list[Level]) -> None:
+    """Remove the devices of ``chain``, the oldest point first."""
+    for level in reversed(chain):
+        for device in (level.shown, level.store):
+            stack.remove(device)
+
+
+def existing(volume: Volume, purpose: str) -> list[Level]:
+    """The levels of a chain that exist now; enough to remove them, whatever the label says."""
+    found = []
+    for position in range(MAX_ENTRIES):
+        shown = stack.history_level(volume, position, purpose)
+        store = stack.history_store(volume, position, purpose)
+        if dm.info(uuid=shown.uuid) is None and dm.info(uuid=store.uuid) is None:
+            break
+        found.append(Level(shown, store, 0))
+    return found

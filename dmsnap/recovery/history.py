@@ -1,0 +1,88 @@
+"""Where undo stores lie in the region behind the replica. Pure arithmetic on labels."""
+
+from dataclasses import replace
+
+from dmsnap._native.label import HistoryEntry, HistoryFlag, Label
+from dmsnap.errors import NoSpaceError
+from dmsnap.extent import Extent
+from dmsnap.units import MIB, PAGE_BYTES, align_down, align_up, format_size
+
+MAX_ENTRIES = 64
+REGION_GRANULARITY_BYTES = MIB
+MIN_REGION_BYTES = 4 * MIB
+
+
+def region(size_bytes: int, label_offset_bytes: int) -> Extent:
+    """The region for undo stores: from behind a replica of ``size_bytes`` up to the label."""
+    start = align_up(size_bytes, REGION_GRANULARITY_BYTES)
+    end = align_down(label_offset_bytes, PAGE_BYTES)
+    return Extent(start, end - start)
+
+
+def needed_device_bytes(size_bytes: int, label_area_bytes: int) -> int:
+    """The smallest recovery volume that a volume of ``size_bytes`` can have."""
+    replica_bytes = align_up(size_bytes, REGION_GRANULARITY_BYTES)
+    return replica_bytes + MIN_REGION_BYTES + label_area_bytes
+
+
+def store_extent(entry: HistoryEntry) -> Extent:
+    """Where an undo store lies."""
+    return Extent(entry.store_offset_bytes, entry.store_length_bytes)
+
+
+def free_extents(label: Label) -> list[Extent]:
+    """The unused parts of the region, ascending."""
+    free = []
+    position = label.history_offset_bytes
+    for used in sorted(store_extent(entry) for entry in label.history):
+        if used.offset_bytes > position:
+            free.append(Extent(position, used.offset_bytes - position))
+        position = used.end_bytes
+    end = label.history_offset_bytes + label.history_length_bytes
+    if end > position:
+        free.append(Extent(position, end - position))
+    return free
+
+
+def largest_free(label: Label) -> Extent | None:
+    """The longest unused part of the region."""
+    return max(free_extents(label), key=lambda extent: extent.length_bytes, default=None)
+
+
+def make_room(label: Label, needed_bytes: int) -> tuple[Label, Extent]:
+    """Drop the oldest points until a store of ``needed_bytes`` fits; returns where.
+
+    :class:`NoSpaceError` when even an empty region would be too small, or when a point that is to
+    be kept is in the way. Nothing is written here.
+    """
+    while True:
+        room = largest_free(label)
+        if room and room.length_bytes >= needed_bytes and len(label.history) < MAX_ENTRIES:
+            return label, room
+        if not label.history:
+            raise NoSpaceError(
+                f"undoing this sync takes {format_size(needed_bytes)}, the history of "
+                f"{label.name} has {format_size(label.history_length_bytes)}: nothing was changed",
+                hint="use a larger recovery volume, or sync more often",
+                needed_bytes=needed_bytes,
+                available_bytes=label.history_length_bytes,
+            )
+        oldest = label.history[-1]
+        if oldest.flags & HistoryFlag.KEEP:
+            raise NoSpaceError(
+                f"the history of {label.name} is full, and its oldest point "
+                f"{oldest.point_uuid} is to be kept: nothing was changed",
+                hint="delete that point, or use a larger recovery volume",
+                needed_bytes=needed_bytes,
+            )
+        label = replace(label, history=label.history[:-1])
+
+
+def position_of(label: Label, point_id: object) -> int | None:
+    """How many steps back a point lies: 0 is the replica itself; None when it is not there."""
+    if label.point_uuid == point_id:
+        return 0
+    for position, entry in enumerate(label.history, start=1):
+        if entry.point_uuid == point_id:
+            return position
+    return None

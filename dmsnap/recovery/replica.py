@@ -1,0 +1,159 @@
+"""A volume's replica, opened for an operation: the device, its label, and the checks of both."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+from dmsnap._native import copy, label
+from dmsnap._native.core import NotThisFormatError
+from dmsnap._native.label import Label, LabelState
+from dmsnap.catalogue.model import Volume
+from dmsnap.errors import CorruptError, ForeignDeviceError, WrongStateError
+from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
+from dmsnap.snapshot import stack
+
+
+class Replica:
+    """The open recovery volume of one volume. Made by :func:`opened`."""
+
+    def __init__(self, device: BlockDevice, fd: int, current: Label) -> None:
+        self.device = device
+        self.fd = fd
+        self.label = current
+
+    def write_label(self, new: Label) -> None:
+        """Write ``new`` to the older of the two sectors and flush; it is the truth from then on."""
+        self.label = label.write(self.fd, self.device.size_bytes, new, str(self.device.path))
+
+    def require_consistent(self) -> None:
+        """Raise unless the replica is a point, byte for byte."""
+        if self.label.state is not LabelState.CONSISTENT:
+            raise WrongStateError(
+                f"the recovery volume {self.device.path} holds no point: it is "
+                f"{self.label.state.name.lower()}",
+                state=self.label.state.name.lower(),
+            )
+
+    def roll_back(self) -> None:
+        """Go one step back for good: undo an apply, whether it was interrupted or finished.
+
+        Idempotent: the undo store stays in the label until the replica is the old point again.
+        """
+        entry = self.label.history[0]
+        if self.label.state is not LabelState.APPLYING:
+            self.write_label(
+                replace(
+                    self.label,
+                    state=LabelState.APPLYING,
+                    point_uuid=entry.point_uuid,
+                    point_time_ns=entry.point_time_ns,
+                    next_point_uuid=self.label.point_uuid,
+                    next_point_time_ns=self.label.point_time_ns,
+                )
+            )
+        copy.roll_back(
+            self.fd,
+            entry.store_offset_bytes,
+            entry.store_length_bytes,
+            self.fd,
+            self.label.size_bytes,
+            name=str(self.device.path),
+        )
+        self.write_label(
+            replace(
+                self.label,
+                state=LabelState.CONSISTENT,
+                flags=entry.flags,
+                next_point_uuid=None,
+                next_point_time_ns=0,
+                history=self.label.history[1:],
+            )
+        )
+
+
+def recovery_path(volume: Volume) -> Path:
+    """The recovery volume's device, else :class:`WrongStateError`."""
+    if volume.recovery is None:
+        raise WrongStateError(
+            f"{volume.name} has no recovery volume",
+            hint="unprotect it and protect it again with --recovery DEVICE",
+        )
+    return Path(volume.recovery)
+
+
+@contextmanager
+def opened(volume: Volume) -> Iterator[Replica]:
+    """The recovery volume, opened O_EXCL for writing, its label checked against ``volume``."""
+    path = recovery_path(volume)
+    device = BlockDevice.probe(path)
+    with open_exclusive(path, write=True) as fd:
+        current = label.read(fd, device.size_bytes, str(path))
+        check_identity(volume, device, current)
+        yield Replica(device, fd, current)
+
+
+@contextmanager
+def opened_below_stack(volume: Volume) -> Iterator[Replica]:
+    """The recovery volume while the volume's own dm devices hold it, and nobody else.
+
+    O_EXCL cannot be had then: what holds it is checked by UUID instead.
+    """
+    path = recovery_path(volume)
+    device = BlockDevice.probe(path)
+    stack.require_held_by(volume, device)
+    with open_shared(path, write=True) as fd:
+        current = label.read(fd, device.size_bytes, str(path))
+        check_identity(volume, device, current)
+        yield Replica(device, fd, current)
+
+
+def read_label(path: Path) -> Label | None:
+    """The label of any device, or None where there is none. Needs read access only."""
+    device = BlockDevice.probe(path)
+    with open_shared(path) as fd:
+        try:
+            return label.read(fd, device.size_bytes, str(path))
+        except NotThisFormatError:
+            return None
+
+
+def label_of(volume: Volume) -> Label:
+    """The checked label of a volume's recovery volume, read beside whoever uses it."""
+    path = recovery_path(volume)
+    current = read_label(path)
+    if current is None:
+        raise CorruptError(
+            f"{path} carries no label, it should be the recovery volume of {volume.name}"
+        )
+    check_identity(volume, BlockDevice.probe(path), current)
+    return current
+
+
+def check_identity(volume: Volume, device: BlockDevice, current: Label) -> None:
+    """Raise :class:`ForeignDeviceError` unless the label names this volume and this device."""
+    if current.volume_uuid != volume.id:
+        raise ForeignDeviceError(
+            f"{device.path} is the recovery volume of {current.name} "
+            f"({current.volume_uuid}), not of {volume.name} ({volume.id})"
+        )
+    if current.recovery_uuid != volume.recovery_id:
+        raise ForeignDeviceError(
+            f"{device.path} is recovery volume {current.recovery_uuid}, expected "
+            f"{volume.recovery_id}"
+        )
+    if current.size_bytes != volume.size_bytes:
+        raise ForeignDeviceError(
+            f"the replica on {device.path} has {current.size_bytes} bytes, {volume.name} has "
+            f"{volume.size_bytes}"
+        )
+
+
+def holds(current: Label, point_id: UUID) -> bool:
+    """Whether a point can be recovered from this recovery volume."""
+    if current.state is not LabelState.CONSISTENT:
+        return False
+    return current.point_uuid == point_id or any(
+        entry.point_uuid == point_id for entry in current.history
+    )

@@ -1,0 +1,267 @@
+"""What must hold before a device is protected: every check is made before the first change."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from dmsnap._native import label
+from dmsnap._native.label import Label, LabelState
+from dmsnap.errors import (
+    AlreadyProtectedError,
+    BlockSizeError,
+    BusyError,
+    DmsnapError,
+    ForeignDeviceError,
+    NoSpaceError,
+    ReadOnlyError,
+    StoreOnVolumeError,
+    TooSmallError,
+)
+from dmsnap.host import blockdev, filesystem, lvm, signature
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.host.mountinfo import file_system_devno, mounts_of
+from dmsnap.host.signature import Signature
+from dmsnap.host.sysfs import SYSFS
+from dmsnap.recovery import history, replica
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live, stack
+from dmsnap.snapshot.space import era_metadata_bytes, open_space
+from dmsnap.units import MIB, PAGE_BYTES, format_size
+
+if TYPE_CHECKING:
+    from dmsnap.service.protect import ProtectRequest
+
+# The dm names made of it must stay under DM_NAME_LEN (128), and a label holds 64 bytes.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+MIN_CHUNK_BYTES = PAGE_BYTES
+MAX_CHUNK_BYTES = MIB
+
+# What other software manages: protect what lies on top of it instead.
+KNOWN = ("ext2", "ext3", "ext4", "xfs")
+MANAGED = {
+    "LVM2_member": "an LVM physical volume; protect the logical volumes on it",
+    "linux_raid_member": "a member of an MD array; protect the array",
+    "swap": "swap space, whose content is worth nothing after a crash",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Devices that passed. ``label`` is that of an earlier protection of the same volume."""
+
+    backing: BlockDevice
+    recovery: BlockDevice
+    fs_type: str
+    fs_uuid: str
+    label: Label | None
+
+    @property
+    def volume_id(self) -> UUID | None:
+        return self.label.volume_uuid if self.label else None
+
+
+def admit(session: Session, request: "ProtectRequest") -> Admitted:
+    """Check everything that ``protect`` needs; nothing is changed."""
+    dm.require_targets(*stack.TARGETS)
+    check_sizes(request.block_bytes, request.chunk_bytes)
+    backing = BlockDevice.probe(request.device)
+    recovery = BlockDevice.probe(request.recovery)
+    check_name_is_free(session, request.name)
+    check_backing(session, backing)
+    content = signature.probe(backing.path)
+    check_content(backing, content)
+    found = check_recovery(request, backing, recovery, content)
+    check_block_sizes(backing, recovery, content)
+    check_store(request, backing, recovery)
+    return Admitted(
+        backing=backing,
+        recovery=recovery,
+        fs_type=(content.fs_type if content else None) or "",
+        fs_uuid=(content.uuid if content else None) or "",
+        label=found,
+    )
+
+
+def check_name(name: str) -> None:
+    """A name must be usable in dm names, file names and unit names as it is."""
+    if not NAME.fullmatch(name) or name.startswith(stack.NAME_PREFIX):
+        raise DmsnapError(
+            f"{name!r} cannot be a volume's name",
+            hint="use up to 64 letters, digits and . _ + -, beginning with a letter or digit, "
+            f"not with {stack.NAME_PREFIX}",
+        )
+
+
+def check_sizes(block_bytes: int, chunk_bytes: int) -> None:
+    """dm-era takes multiples of 4 KiB, dm-snapshot powers of two; both must be powers here."""
+    for option, value in (("--block-size", block_bytes), ("--chunk", chunk_bytes)):
+        if value < MIN_CHUNK_BYTES or value & (value - 1):
+            raise BlockSizeError(f"{option} must be a power of two of at least 4KiB, not {value}")
+    if chunk_bytes > MAX_CHUNK_BYTES:
+        raise BlockSizeError(f"--chunk must be at most 1MiB, not {chunk_bytes}")
+
+
+def check_name_is_free(session: Session, name: str) -> None:
+    if session.catalogue.find_volume(name) is not None:
+        raise AlreadyProtectedError(f"a volume named {name!r} is protected already", name=name)
+    if dm.info(name) is not None:
+        raise BusyError(f"there is a dm device named {name!r} already", hint="use another --name")
+
+
+def check_backing(session: Session, backing: BlockDevice) -> None:
+    """The device must be free but for mounts, writable, and not part of any stack of ours."""
+    for volume in session.catalogue.volumes():
+        for path in (volume.backing, volume.recovery):
+            if (
+                path
+                and Path(path).exists()
+                and BlockDevice.probe(Path(path)).devno == backing.devno
+            ):
+                part = "protected" if path == volume.backing else "the recovery volume"
+                raise AlreadyProtectedError(
+                    f"{backing.path} is {part} already, as part of {volume.name}",
+                    volume=volume.name,
+                )
+    if (SYSFS.dm_uuid(backing.devno) or "").startswith(dm.UUID_PREFIX):
+        raise AlreadyProtectedError(
+            f"{backing.path} is {SYSFS.display_name(backing.devno)}, a device of dmsnap's own"
+        )
+    if backing.read_only:
+        raise ReadOnlyError(str(backing.path), "a protected volume")
+    found = replica.read_label(backing.path)
+    if found is not None and found.state is not LabelState.PRIMARY:
+        raise ForeignDeviceError(
+            f"{backing.path} is the recovery volume of {found.name}",
+            hint="dmsnap unprotect NAME --forget frees a recovery volume",
+        )
+    require_unheld(backing, but_mounts=True)
+
+
+def check_content(backing: BlockDevice, content: Signature | None) -> None:
+    if content is not None and content.fs_type in MANAGED:
+        raise ForeignDeviceError(f"{backing.path} is {MANAGED[content.fs_type]}")
+
+
+def check_recovery(
+    request: "ProtectRequest",
+    backing: BlockDevice,
+    recovery: BlockDevice,
+    content: Signature | None,
+) -> Label | None:
+    """The recovery device must be ours to overwrite; returns the label of an earlier time."""
+    if recovery.devno == backing.devno:
+        raise ForeignDeviceError(f"{recovery.path} cannot be its own recovery volume")
+    if recovery.read_only:
+        raise ReadOnlyError(str(recovery.path), "a recovery volume")
+    require_unheld(recovery, but_mounts=False)
+    needed_bytes = history.needed_device_bytes(backing.size_bytes, label.AREA_BYTES)
+    if recovery.size_bytes < needed_bytes:
+        raise TooSmallError(
+            str(recovery.path),
+            recovery.size_bytes,
+            needed_bytes,
+            f"a recovery volume of {backing.path} ({format_size(backing.size_bytes)}, "
+            f"its history and its label)",
+        )
+    found = replica.read_label(recovery.path)
+    if found is None:
+        check_empty(request, recovery)
+        return None
+    return check_label(request, backing, recovery, content, found)
+
+
+def check_empty(request: "ProtectRequest", recovery: BlockDevice) -> None:
+    content = signature.probe(recovery.path)
+    if content is not None and not request.overwrite:
+        raise ForeignDeviceError(
+            f"{recovery.path} holds {content}",
+            hint="--overwrite destroys what is on it",
+        )
+
+
+def check_label(
+    request: "ProtectRequest",
+    backing: BlockDevice,
+    recovery: BlockDevice,
+    content: Signature | None,
+    found: Label,
+) -> Label | None:
+    """A label of the same volume is taken over; any other is refused."""
+    same = (
+        found.name == request.name
+        and found.size_bytes == backing.size_bytes
+        and found.fs_uuid == ((content.uuid if content else None) or "")
+    )
+    if same and found.state is LabelState.CONSISTENT:
+        return found
+    if request.overwrite or (same and found.state is LabelState.COPYING):
+        return None
+    raise ForeignDeviceError(
+        f"{recovery.path} is the recovery volume of {found.name} ({found.volume_uuid}, "
+        f"written by {found.host or 'an unknown host'}), not of {request.name}",
+        hint="--overwrite destroys it",
+    )
+
+
+def check_block_sizes(
+    backing: BlockDevice, recovery: BlockDevice, content: Signature | None
+) -> None:
+    """A file system must find blocks on the recovery volume that are no larger than its own."""
+    if recovery.logical_block_bytes <= backing.logical_block_bytes:
+        return
+    fs_type = content.fs_type if content else None
+    smallest = filesystem.block_size(backing.path, fs_type) if fs_type in KNOWN else None
+    if smallest is None or smallest < recovery.logical_block_bytes:
+        unit = smallest or backing.logical_block_bytes
+        raise BlockSizeError(
+            f"{recovery.path} has sectors of {recovery.logical_block_bytes} bytes, what is on "
+            f"{backing.path} works in units of {unit}: it could not be mounted from there",
+            hint="use a recovery volume with 512-byte sectors",
+        )
+
+
+def check_store(request: "ProtectRequest", backing: BlockDevice, recovery: BlockDevice) -> None:
+    """The store must lie neither on the volume nor on its replica, and have room for a point."""
+    space = open_space(request.store)
+    space.require()
+    for device in (backing, recovery):
+        if any(blockdev.depends_on(below, device.devno) for below in store_devices(request.store)):
+            raise StoreOnVolumeError(request.store, str(device.path))
+    needed_bytes = era_metadata_bytes(backing.size_bytes, request.block_bytes) + live.MIN_COW_BYTES
+    if space.free_bytes() < needed_bytes:
+        raise NoSpaceError(
+            f"the store {request.store} has {format_size(space.free_bytes())} free, protecting "
+            f"{backing.path} takes at least {format_size(needed_bytes)}"
+        )
+
+
+def store_devices(store: str) -> list[int]:
+    """The devices that a store's bytes end up on."""
+    if store.startswith("/"):
+        below = file_system_devno(Path(store))
+        return [] if below is None else [below]
+    group = lvm.volume_group(store)
+    return [BlockDevice.probe(Path(path)).devno for path in group.physical_volumes] if group else []
+
+
+def require_unheld(device: BlockDevice, *, but_mounts: bool) -> None:
+    """Raise :class:`BusyError` naming who uses a device, mounts not counted when they may be."""
+    if but_mounts and mounts_of(device.devno) and not blockdev.holders(device.devno):
+        return
+    with blockdev.open_exclusive(device.path, write=False):
+        pass
+
+
+def stable_path(device: Path) -> str:
+    """A path that names the same device after a reboot, when there is one: else as it is."""
+    real = device.resolve()
+    for directory in ("/dev/disk/by-id", "/dev/disk/by-partuuid", "/dev/disk/by-path"):
+        for link in sorted(Path(directory).glob("*")):
+            if link.resolve() == real:
+                return str(link)
+    return os.path.abspath(device) if device.is_symlink() else str(real)  # noqa: PTH100

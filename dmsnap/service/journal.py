@@ -1,0 +1,127 @@
+"""Plans: named steps, recorded before the first is done, undone in reverse when one fails."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import DmsnapError
+from dmsnap.host.signals import held_back, interruptible
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a plan. ``undo`` must hold on a step that was begun and not finished, too."""
+
+    name: str
+    description: str
+    do: Callable[[], None]
+    undo: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an operation will do; every check was made before it was built."""
+
+    operation: str
+    volume_id: UUID | None
+    steps: Sequence[Step]
+
+    def descriptions(self) -> list[str]:
+        """For ``--dry-run``."""
+        return [step.description for step in self.steps]
+
+
+@dataclass(slots=True)
+class StepTimes:
+    """Seconds per step, in the order they were done."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
+    """Do the steps. On any failure or signal the ones begun are undone, the last one first.
+
+    Undoing is not interrupted by SIGINT or SIGTERM. When it fails too, the error says both.
+    """
+    names = [step.name for step in plan.steps]
+    with interruptible():
+        job_id = catalogue.begin_job(plan.operation, plan.volume_id, os.getpid(), names)
+        journal = _Journal(catalogue, job_id)
+        try:
+            for position, step in enumerate(plan.steps):
+                log.debug("%s: %s", plan.operation, step.description)
+                journal.do(position, step)
+        except BaseException as error:
+            with held_back():
+                failures = journal.undo()
+                journal.end(f"failed: {error}" if failures else f"undone: {error}")
+            if failures:
+                raise UndoFailedError(error, failures) from error
+            raise
+        journal.end("done")
+    return journal.times
+
+
+class _Journal:
+    """What was begun of a plan, and how long it took."""
+
+    def __init__(self, catalogue: Catalogue, job_id: int) -> None:
+        self._catalogue = catalogue
+        self._job_id = job_id
+        self._begun: list[tuple[int, Step]] = []
+        self.times = StepTimes()
+
+    def do(self, position: int, step: Step) -> None:
+        self._begun.append((position, step))
+        self._catalogue.record_step(self._job_id, position, "begun", None)
+        started = time.monotonic()
+        step.do()
+        seconds = time.monotonic() - started
+        self.times.seconds[step.name] = seconds
+        self._catalogue.record_step(self._job_id, position, "done", seconds)
+
+    def undo(self) -> list[Exception]:
+        """Undo the steps begun, the last one first; a failure does not stop the others."""
+        failures: list[Exception] = []
+        for position, step in reversed(self._begun):
+            try:
+                if step.undo is not None:
+                    step.undo()
+            except Exception as error:
+                log.debug("undoing %s", step.name, exc_info=True)
+                failures.append(error)
+            else:
+                with suppress(DmsnapError):
+                    self._catalogue.record_step(self._job_id, position, "undone", None)
+        return failures
+
+    def end(self, outcome: str) -> None:
+        # The catalogue only repeats what devices and labels say: a full disk under it must
+        # not turn a finished operation into a failed one.
+        try:
+            self._catalogue.end_job(self._job_id, outcome)
+        except DmsnapError:
+            log.warning("the end of job %d could not be recorded", self._job_id, exc_info=True)
+
+
+class UndoFailedError(DmsnapError):
+    """An operation failed, and so did a part of taking it back."""
+
+    def __init__(self, cause: BaseException, failures: Sequence[Exception]) -> None:
+        undone = "; ".join(str(failure) for failure in failures)
+        super().__init__(
+            f"{cause}; and undoing it failed: {undone}",
+            hint="dmsnap status shows what is left",
+        )
+        self.failures = ExceptionGroup("while undoing", failures)

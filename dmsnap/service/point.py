@@ -1,0 +1,270 @@
+"""Taking, listing, showing and deleting points."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from uuid import UUID, uuid4
+
+from dmsnap._native.label import Label
+from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
+from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
+from dmsnap.recovery import history, replica
+from dmsnap.service import journal
+from dmsnap.service.journal import Plan, Step
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live, stack
+from dmsnap.snapshot.live import PreparedPoint
+
+MIN_PREFIX = 4
+
+
+class PointSet:
+    """The steps that take one point of each of several volumes, at one moment."""
+
+    def __init__(
+        self,
+        session: Session,
+        volumes: Sequence[Volume],
+        *,
+        keep: bool = False,
+        temporary: bool = False,
+        cow_percent: int = 0,
+    ) -> None:
+        self.session = session
+        self.volumes = {volume.id: volume for volume in volumes}
+        self.keep = keep
+        self.temporary = temporary
+        self.planned: list[tuple[UUID, Area]] = [
+            (uuid4(), session.plan_cow(volume, AreaRole.COW, cow_percent)) for volume in volumes
+        ]
+        self.points: list[Point] = []
+        self._prepared: list[PreparedPoint] = []
+
+    def steps(self) -> list[Step]:
+        names = ", ".join(volume.name for volume in self.volumes.values())
+        return [
+            Step("create-cow", f"create COW stores for {names}", self._create, self._release),
+            Step("prepare-point", f"load snapshots of {names}", self._prepare, self._remove),
+            Step("window", f"take the point of {names}", self._take, self._forget),
+        ]
+
+    def _create(self) -> None:
+        for _, area in self.planned:
+            self.session.create_area(self.volumes[area.volume_id], area)
+
+    def _release(self) -> None:
+        for _, area in self.planned:
+            self.session.release_area(self.volumes[area.volume_id], area)
+
+    def _prepare(self) -> None:
+        for point_id, area in self.planned:
+            self._prepared.append(live.prepare(self.volumes[area.volume_id], point_id, area))
+
+    def _remove(self) -> None:
+        for point_id, area in self.planned:
+            live.remove(self.volumes[area.volume_id], point_id)
+
+    def _take(self) -> None:
+        deadline_ms = self.session.configuration.window_deadline_ms
+        self.points = live.take(
+            self._prepared, deadline_ms, keep=self.keep, temporary=self.temporary
+        )
+        for point in self.points:
+            self.session.catalogue.add_point(point)
+
+    def _forget(self) -> None:
+        for point_id, _ in self.planned:
+            self.session.catalogue.delete_point(point_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a point can be recovered from: ``live``, ``replica`` or ``history`` (steps back)."""
+
+    kind: str
+    device: str
+    steps_back: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PointView:
+    """A point as people see it: the catalogue's record and the places it lives in now."""
+
+    id: UUID
+    volume: str
+    created_ns: int
+    keep: bool
+    window_seconds: float | None
+    places: tuple[Place, ...]
+    invalid_reason: str | None
+
+
+def require_takeable(session: Session, volume: Volume) -> None:
+    """Raise unless a point of this volume can be taken now."""
+    if volume.state not in (VolumeState.PROTECTED, VolumeState.PROMOTED):
+        raise WrongStateError(
+            f"{volume.name} is in state {volume.state}: no point can be taken",
+            hint="dmsnap swap revert or dmsnap swap commit ends a trial",
+        )
+    points = session.catalogue.points(volume.id)
+    stack.check(volume, session.catalogue.areas(volume.id), points)
+
+
+def create(
+    session: Session, names: Sequence[str], *, keep: bool, dry_run: bool, cow_percent: int = 0
+) -> list[PointView] | Plan:
+    """Take one point of every volume named, all at the same moment. Needs root."""
+    unique = list(dict.fromkeys(names))
+    for name in unique:
+        session.catalogue.volume(name)
+    with session.locked(unique):
+        volumes = [session.catalogue.volume(name) for name in unique]
+        for volume in volumes:
+            session.reap(volume)
+            require_takeable(session, volume)
+        taken = PointSet(session, volumes, keep=keep, cow_percent=cow_percent)
+        plan = Plan("point create", volumes[0].id if len(volumes) == 1 else None, taken.steps())
+        if dry_run:
+            return plan
+        journal.run(session.catalogue, plan)
+        return [view(session, taken.volumes[point.volume_id], point) for point in taken.points]
+
+
+def list_points(session: Session, names: Sequence[str] = ()) -> list[PointView]:
+    """All points of all volumes, or of those named, oldest first."""
+    volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
+    views = []
+    for volume in volumes:
+        label = _label(volume)
+        known = {point.id: point for point in session.catalogue.points(volume.id)}
+        views += [view(session, volume, point, label) for point in known.values()]
+        views += [unknown for unknown in _only_in_label(volume, label) if unknown.id not in known]
+    return sorted(views, key=lambda item: item.created_ns)
+
+
+def find(session: Session, text: str, names: Sequence[str] = ()) -> PointView:
+    """The point whose id is ``text`` or begins with it, among all or those of some volumes."""
+    wanted = text.lower().replace("-", "")
+    found = [item for item in list_points(session, names) if item.id.hex.startswith(wanted)]
+    if len(found) == 1 and len(wanted) >= MIN_PREFIX:
+        return found[0]
+    if found:
+        raise NotFoundError(f"{text!r} fits {len(found)} points; give more of the id")
+    raise NotFoundError(
+        f"there is no point {text!r}", hint="dmsnap point list shows the points", point=text
+    )
+
+
+def view(session: Session, volume: Volume, point: Point, label: Label | None = None) -> PointView:
+    """A point and its places. A place that is not good any more is not listed."""
+    checked = live.with_validity(volume, point)
+    if checked != point:
+        session.catalogue.update_point(checked)
+    places = []
+    if checked.area_id is not None and checked.invalid_reason is None:
+        places.append(Place("live", f"/dev/mapper/{stack.live_point(volume, point.id).name}"))
+    places += _places_in_label(volume, label or _label(volume), point.id)
+    return PointView(
+        id=point.id,
+        volume=volume.name,
+        created_ns=point.created_ns,
+        keep=point.keep,
+        window_seconds=point.window_seconds,
+        places=tuple(places),
+        invalid_reason=checked.invalid_reason if not places else None,
+    )
+
+
+def delete(session: Session, text: str, *, dry_run: bool) -> Plan | None:
+    """Delete a point everywhere it lives; refused where others could not be reached any more."""
+    wanted = find(session, text)
+    with session.volume(wanted.volume) as volume:
+        plan = Plan("point delete", volume.id, deletion_steps(session, volume, wanted))
+        if dry_run:
+            return plan
+        journal.run(session.catalogue, plan)
+    return None
+
+
+def deletion_steps(session: Session, volume: Volume, wanted: PointView) -> list[Step]:
+    """The steps that delete a point from each of its places."""
+    if volume.trial_point == wanted.id:
+        raise WrongStateError(
+            f"the front of {volume.name} shows this point: revert or commit first"
+        )
+    steps = []
+    recorded = session.catalogue.find_point(wanted.id)
+    if recorded is not None and recorded.area_id is not None:
+        steps.append(
+            Step(
+                "remove-live",
+                f"remove the live snapshot of point {wanted.id}",
+                partial(session.remove_live_point, volume, recorded),
+            )
+        )
+    if any(place.kind == "replica" for place in wanted.places):
+        raise WrongStateError(
+            f"point {wanted.id} is what the recovery volume of {volume.name} holds now",
+            hint="it becomes an earlier point with the next dmsnap sync",
+        )
+    if any(place.kind == "history" for place in wanted.places):
+        steps.append(
+            Step(
+                "drop-history",
+                f"drop point {wanted.id} from the history of {volume.recovery}",
+                partial(drop_from_history, volume, wanted.id),
+            )
+        )
+    forget = partial(session.catalogue.delete_point, wanted.id)
+    return [*steps, Step("forget", f"mark point {wanted.id} as deleted", forget)]
+
+
+def drop_from_history(volume: Volume, point_id: UUID) -> None:
+    """Take the oldest point out of the label. One with older ones behind it is refused."""
+    with replica.opened(volume) as current:
+        position = history.position_of(current.label, point_id)
+        if position is None:
+            return
+        older = len(current.label.history) - position
+        if older:
+            raise WrongStateError(
+                f"{older} older points of {volume.name} are reached through point {point_id}",
+                hint="delete the oldest points first",
+            )
+        current.write_label(replace(current.label, history=current.label.history[:-1]))
+
+
+def _label(volume: Volume) -> Label | None:
+    """The label, or None where there is no recovery volume or it cannot be read."""
+    try:
+        return replica.label_of(volume) if volume.recovery else None
+    except DmsnapError:
+        return None
+
+
+def _places_in_label(volume: Volume, label: Label | None, point_id: UUID) -> list[Place]:
+    if label is None or volume.recovery is None or not replica.holds(label, point_id):
+        return []
+    position = history.position_of(label, point_id)
+    kind = "history" if position else "replica"
+    return [Place(kind, volume.recovery, position or 0)]
+
+
+def _only_in_label(volume: Volume, label: Label | None) -> list[PointView]:
+    """Points that the label knows; the catalogue may have been lost."""
+    if label is None or label.point_uuid is None:
+        return []
+    moments = [(label.point_uuid, label.point_time_ns)]
+    moments += [(entry.point_uuid, entry.point_time_ns) for entry in label.history]
+    return [
+        PointView(
+            point_id,
+            volume.name,
+            time_ns,
+            False,
+            None,
+            tuple(_places_in_label(volume, label, point_id)),
+            None,
+        )
+        for point_id, time_ns in moments
+    ]

@@ -1,0 +1,184 @@
+"""Commit: the recovery volume becomes the primary, while the front goes on serving.
+
+The undo stores and then the overlay are merged down by the kernel (snapshot-merge), one level at
+a time. Once the first merge began there is no way back, so no step has an undo: a commit that was
+interrupted is finished by running it again.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import uuid4
+
+from dmsnap._native.label import LabelState
+from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
+from dmsnap.errors import WrongStateError
+from dmsnap.host import kernel
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.target import (
+    Linear,
+    Snapshot,
+    SnapshotMerge,
+    SnapshotOrigin,
+    Target,
+    single,
+)
+from dmsnap.recovery import chain, history, replica
+from dmsnap.service import browse, journal
+from dmsnap.service.journal import Plan, Step
+from dmsnap.service.session import Session
+from dmsnap.service.swap import OVERLAY_CHUNK_BYTES, PURPOSE, SwapResult, result
+from dmsnap.snapshot import stack
+from dmsnap.snapshot.stack import DmName
+
+# A merge moves what changed since the point, at the speed of the disk; a day is a stuck one.
+MERGE_SECONDS = 86400.0
+
+
+class Promotion:
+    """The plan that makes the recovery volume, as the trial shows it, the primary."""
+
+    def __init__(self, session: Session, volume: Volume, *, drop_points: bool) -> None:
+        if volume.state not in (VolumeState.TRIAL, VolumeState.COMMITTING):
+            raise WrongStateError(f"{volume.name} is in state {volume.state}, there is no trial")
+        browse.require_unmounted(session, volume)
+        self.live = [
+            point for point in session.catalogue.points(volume.id) if point.area_id is not None
+        ]
+        if self.live and not drop_points:
+            raise WrongStateError(
+                f"{len(self.live)} live points of {volume.name} lie on the old primary and would "
+                f"be lost",
+                hint="delete them, or give --drop-points",
+            )
+        self.session = session
+        self.volume = replace(volume, state=VolumeState.COMMITTING)
+        self.label = replica.label_of(volume)
+        self.recovery = BlockDevice.probe(replica.recovery_path(volume))
+        steps_back = history.position_of(self.label, volume.trial_point) or 0
+        self.chain = chain.levels(volume, self.label, steps_back, PURPOSE)
+
+    def plan(self) -> Plan:
+        name, device = self.volume.name, self.recovery.path
+        merges = [
+            Step(
+                f"merge-{position}",
+                f"merge the undo store {position} steps back into {device}",
+                _merging(self._merge_level, position),
+            )
+            for position in range(1, len(self.chain) + 1)
+        ]
+        return Plan(
+            "swap commit",
+            self.volume.id,
+            [
+                Step("mark-merging", f"mark {device} as being merged into", self._mark_merging),
+                *merges,
+                Step("merge-overlay", f"merge the overlay into {device}", self._merge_overlay),
+                Step("mark-primary", f"mark {device} as the primary", self._mark_primary),
+                Step("record", f"record {device} as the primary of {name}", self._record),
+                Step("retire", "take down what is left of the old stack", self._retire),
+            ],
+        )
+
+    def _mark_merging(self) -> None:
+        self.session.catalogue.update_volume(self.volume)
+        with replica.opened_below_stack(self.volume) as current:
+            if current.label.state is LabelState.CONSISTENT:
+                current.write_label(replace(current.label, state=LabelState.MERGING))
+
+    def _merge_level(self, position: int) -> None:
+        level = self.chain[position - 1]
+        below = self._below(position - 1)
+        store = stack.require(level.store).devno
+        merge(
+            self.volume,
+            level.shown,
+            SnapshotMerge(below, store, level.chunk_bytes),
+            Linear(self.recovery.devno, 0),
+        )
+
+    def _below(self, position: int) -> int:
+        """The device number of what lies ``position`` steps back."""
+        if position == 0:
+            return self.recovery.devno
+        return stack.require(self.chain[position - 1].shown).devno
+
+    def _merge_overlay(self) -> None:
+        cow = stack.attach_area(self.volume, self._overlay())
+        merge(
+            self.volume,
+            stack.origin(self.volume),
+            SnapshotMerge(self._below(len(self.chain)), cow.devno, OVERLAY_CHUNK_BYTES),
+            SnapshotOrigin(self.recovery.devno),
+        )
+
+    def _overlay(self) -> Area:
+        areas = self.session.catalogue.areas(self.volume.id, AreaRole.OVERLAY)
+        return next(area for area in areas if area.generation == self.volume.generation)
+
+    def _mark_primary(self) -> None:
+        chain.remove(self.chain)
+        with replica.opened_below_stack(self.volume) as current:
+            current.write_label(
+                replace(
+                    current.label,
+                    state=LabelState.PRIMARY,
+                    point_uuid=None,
+                    point_time_ns=0,
+                    next_point_uuid=None,
+                    next_point_time_ns=0,
+                    history=(),
+                )
+            )
+
+    def _record(self) -> None:
+        promoted = replace(
+            self.volume,
+            state=VolumeState.PROMOTED,
+            backing=str(self.volume.recovery),
+            recovery=None,
+            recovery_id=None,
+            trial_point=None,
+            previous_backing=self.volume.backing,
+            tracking_id=f"{kernel.boot_id()}:{uuid4()}",
+        )
+        self.session.catalogue.update_volume(promoted)
+
+    def _retire(self) -> None:
+        """The old primary is free: its points, its origin and its era metadata go."""
+        for point in self.session.catalogue.points(self.volume.id):
+            if point.area_id is not None:
+                self.session.remove_live_point(self.volume, point)
+            self.session.catalogue.delete_point(point.id)
+        stack.remove(stack.origin(self.volume, self.volume.generation - 1))
+        for area in self.session.catalogue.areas(self.volume.id):
+            if area.generation != self.volume.generation or area.role is AreaRole.OVERLAY:
+                self.session.release_area(self.volume, area)
+
+
+def _merging(merge_level: Callable[[int], None], position: int) -> Callable[[], None]:
+    return lambda: merge_level(position)
+
+
+def merge(volume: Volume, device: DmName, merging: SnapshotMerge, finished: Target) -> None:
+    """Merge a level down and put ``finished`` in its place; goes on where it was left."""
+    (line,) = dm.table(device.name)
+    target: Target = line.target
+    if isinstance(target, Snapshot):
+        dm.reload(device.name, single(volume.size_bytes, merging), freeze=False)
+        target = merging
+    if isinstance(target, SnapshotMerge):
+        dm.wait_merged(device.name, MERGE_SECONDS)
+        dm.reload(device.name, single(volume.size_bytes, finished), freeze=False)
+
+
+def commit(session: Session, name: str, *, drop_points: bool, dry_run: bool) -> SwapResult | Plan:
+    """Make the recovery volume the primary for good, online. Needs root."""
+    with session.volume(name) as volume:
+        promotion = Promotion(session, volume, drop_points=drop_points)
+        plan = promotion.plan()
+        if dry_run:
+            return plan
+        times = journal.run(session.catalogue, plan)
+        return result(session.catalogue.volume(name), times)

@@ -1,0 +1,191 @@
+"""Protect: build the stack around a device, remount it through the front, make the replica."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from dmsnap._native import label
+from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
+from dmsnap.host import kernel
+from dmsnap.host.blockdev import BlockDevice, open_exclusive
+from dmsnap.recovery import history
+from dmsnap.service import admission, assembly, journal, mounting
+from dmsnap.service.admission import Admitted
+from dmsnap.service.first_copy import FirstCopy
+from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.progress import Progress
+from dmsnap.service.session import Session
+from dmsnap.service.sync import Sync
+from dmsnap.snapshot.space import era_metadata_bytes, plan_area
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectRequest:
+    """What the user asked for. Sizes in bytes; ``cow_percent`` 0: what the configuration says."""
+
+    device: Path
+    name: str
+    recovery: Path
+    store: str
+    block_bytes: int
+    chunk_bytes: int
+    overwrite: bool = False
+    cow_percent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectResult:
+    """What was built, and what the first copy took."""
+
+    volume: str
+    front: str
+    device: str
+    recovery: str
+    size_bytes: int
+    point: UUID
+    bytes_written: int
+    history_bytes: int
+    window_seconds: float
+    seconds: float
+    steps: dict[str, float]
+
+
+class Protection:
+    """The plan of one ``protect``; its checks are made when it is built."""
+
+    def __init__(
+        self, session: Session, request: ProtectRequest, progress: Progress | None
+    ) -> None:
+        self.session = session
+        admitted = admission.admit(session, request)
+        self.backing: BlockDevice = admitted.backing
+        self.recovery: BlockDevice = admitted.recovery
+        self.volume = new_volume(request, admitted)
+        self.metadata: Area = plan_area(
+            self.volume,
+            AreaRole.ERA_METADATA,
+            era_metadata_bytes(self.volume.size_bytes, request.block_bytes),
+        )
+        # A recovery volume that served this volume before is brought up to date instead of
+        # copied to in full, and keeps its history.
+        self.copy: FirstCopy | Sync = (
+            Sync(session, self.volume, cow_percent=request.cow_percent, progress=progress)
+            if admitted.label
+            else FirstCopy(session, self.volume, self.recovery, request.cow_percent, progress)
+        )
+
+    def plan(self) -> Plan:
+        volume, device = self.volume, self.backing.path
+        where = ", ".join(mount.mount_point for mount in volume.mounts)
+        steps = [
+            Step("record", f"record {volume.name} in the catalogue", self._record, self._forget),
+            Step(
+                "create-era-metadata",
+                f"create era metadata in {volume.store}",
+                partial(self.session.create_area, volume, self.metadata),
+                partial(self.session.release_area, volume, self.metadata),
+            ),
+        ]
+        if volume.mounts:
+            steps.append(
+                Step(
+                    "unmount", f"unmount {device} from {where}", self._unmount, self._mount_backing
+                )
+            )
+        steps += [
+            Step(
+                "create-stack",
+                f"put snapshot-origin and dm-era over {device} as /dev/mapper/{volume.name}",
+                self._build,
+                partial(assembly.tear_down, volume),
+            )
+        ]
+        if volume.mounts:
+            steps.append(
+                Step(
+                    "mount",
+                    f"mount /dev/mapper/{volume.name} on {where}",
+                    partial(assembly.mount_front, volume),
+                    self._unmount_front,
+                )
+            )
+        return Plan("protect", volume.id, [*steps, *self.copy.steps()])
+
+    def _record(self) -> None:
+        self.session.catalogue.add_volume(self.volume)
+
+    def _forget(self) -> None:
+        self.session.catalogue.remove_volume(self.volume.id)
+
+    def _unmount(self) -> None:
+        mounting.unmount(self.backing.devno, self.session.configuration.unmount_wait_seconds)
+
+    def _mount_backing(self) -> None:
+        mounting.mount_all(self.backing.path, self.backing.devno, self.volume.mounts)
+
+    def _unmount_front(self) -> None:
+        assembly.unmount_front(self.volume, self.session.configuration.unmount_wait_seconds)
+
+    def _build(self) -> None:
+        # Opened exclusively once more: who uses it in a way that mountinfo does not show
+        # (another mount namespace, a raw user) must not be stacked upon.
+        with open_exclusive(self.backing.path, write=True):
+            pass
+        assembly.build(self.volume, [self.metadata])
+
+    def result(self, times: StepTimes) -> ProtectResult:
+        region = history.region(self.volume.size_bytes, label.offset(self.recovery.size_bytes))
+        return ProtectResult(
+            volume=self.volume.name,
+            front=f"/dev/mapper/{self.volume.name}",
+            device=str(self.backing.path),
+            recovery=str(self.recovery.path),
+            size_bytes=self.volume.size_bytes,
+            point=self.copy.point.id,
+            bytes_written=self.copy.bytes_written,
+            history_bytes=region.length_bytes,
+            window_seconds=self.copy.point.window_seconds,
+            seconds=times.total,
+            steps=times.seconds,
+        )
+
+
+def new_volume(request: ProtectRequest, admitted: Admitted) -> Volume:
+    """The volume as it will be recorded; one that had a label before keeps its identity."""
+    earlier = admitted.label
+    return Volume(
+        id=earlier.volume_uuid if earlier else uuid4(),
+        name=request.name,
+        state=VolumeState.BUILDING,
+        backing=admission.stable_path(request.device),
+        recovery=admission.stable_path(request.recovery),
+        recovery_id=earlier.recovery_uuid if earlier else uuid4(),
+        store=request.store,
+        size_bytes=admitted.backing.size_bytes,
+        block_bytes=request.block_bytes,
+        chunk_bytes=request.chunk_bytes,
+        fs_type=admitted.fs_type,
+        fs_uuid=admitted.fs_uuid,
+        mounts=mounting.records(admitted.backing.devno),
+        generation=1,
+        tracking_id=f"{kernel.boot_id()}:{uuid4()}",
+        created_ns=now_ns(),
+    )
+
+
+def protect(
+    session: Session, request: ProtectRequest, *, dry_run: bool, progress: Progress | None = None
+) -> ProtectResult | Plan:
+    """Protect a device. On any failure it is given back as it was. Needs root."""
+    admission.check_name(request.name)
+    with session.locked([request.name]):
+        protection = Protection(session, request, progress)
+        plan = protection.plan()
+        if dry_run:
+            return plan
+        times = journal.run(session.catalogue, plan)
+        finished = replace(protection.volume, state=VolumeState.PROTECTED)
+        session.catalogue.update_volume(finished)
+        return protection.result(times)

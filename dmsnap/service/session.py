@@ -1,0 +1,114 @@
+"""What every use case stands on: the configuration, the catalogue, the lock, root."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Self
+from uuid import UUID, uuid4
+
+from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import NotPermittedError
+from dmsnap.host import kernel
+from dmsnap.host.locks import volume_lock
+from dmsnap.recovery import history, replica
+from dmsnap.service import configuration
+from dmsnap.service.configuration import Configuration
+from dmsnap.snapshot import live
+from dmsnap.snapshot.space import open_space, plan_area
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open catalogue and the configuration. A context manager; made by :meth:`open`."""
+
+    configuration: Configuration
+    catalogue: Catalogue
+
+    @classmethod
+    def open(cls) -> Self:
+        """Open the catalogue. Needs root, like everything that stands on it."""
+        if os.geteuid() != 0:
+            raise NotPermittedError("dmsnap changes devices: it must be run as root")
+        settings = configuration.load()
+        return cls(settings, Catalogue.open(settings.catalogue_path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.catalogue.__exit__(*exception)
+
+    @contextmanager
+    def locked(self, names: Sequence[str]) -> Iterator[None]:
+        """Hold the locks of volumes, taken in one order by everybody."""
+        directory = self.configuration.run_directory / "locks"
+        with ExitStack() as stack:
+            for name in sorted(set(names)):
+                stack.enter_context(
+                    volume_lock(directory, name, self.configuration.lock_wait_seconds)
+                )
+            yield
+
+    @contextmanager
+    def volume(self, name: str) -> Iterator[Volume]:
+        """Hold a volume's lock; leftovers of commands that were killed are cleared first."""
+        self.catalogue.volume(name)
+        with self.locked([name]):
+            volume = self.catalogue.volume(name)
+            self.reap(volume)
+            yield volume
+
+    def reap(self, volume: Volume) -> None:
+        """Remove temporary points whose command did not live to remove them."""
+        for point in self.catalogue.points(volume.id):
+            if point.temporary:
+                self.remove_live_point(volume, point)
+                self.catalogue.delete_point(point.id)
+
+    # the volume's store
+
+    def create_area(self, volume: Volume, area: Area) -> None:
+        """Make a piece of the volume's store; recorded first, so that none is ever lost."""
+        self.catalogue.add_area(area)
+        open_space(volume.store).create(area.path, area.size_bytes)
+
+    def release_area(self, volume: Volume, area: Area) -> None:
+        """Give a piece back, whether it was made or only recorded."""
+        open_space(volume.store).release(area.path)
+        self.catalogue.remove_area(area.id)
+
+    def area(self, volume: Volume, area_id: UUID) -> Area | None:
+        """A recorded piece of the volume's store."""
+        areas = self.catalogue.areas(volume.id)
+        return next((area for area in areas if area.id == area_id), None)
+
+    def plan_cow(self, volume: Volume, role: AreaRole = AreaRole.COW, percent: int = 0) -> Area:
+        """A COW store for ``percent`` of the volume, by default what the configuration says."""
+        size_bytes = live.cow_bytes(volume, percent or self.configuration.cow_percent)
+        return plan_area(volume, role, size_bytes)
+
+    def remove_live_point(self, volume: Volume, point: Point) -> None:
+        """Remove a point's snapshot device and give its COW store back."""
+        live.remove(volume, point.id)
+        area = self.area(volume, point.area_id) if point.area_id else None
+        if area is not None:
+            self.release_area(volume, area)
+
+    def settle_on_replica(self, volume: Volume, point: Point) -> None:
+        """The replica holds a point now: its live snapshot goes, the record stays."""
+        self.remove_live_point(volume, point)
+        self.catalogue.update_point(replace(point, temporary=False, area_id=None))
+
+    def forget_dropped(self, volume: Volume) -> None:
+        """Mark points as deleted that the replica's history had no room for any more."""
+        current = replica.label_of(volume)
+        for point in self.catalogue.points(volume.id):
+            if point.area_id is None and history.position_of(current, point.id) is None:
+                self.catalogue.delete_point(point.id)
+
+    def distrust(self, volume: Volume) -> None:
+        """Make the next sync compare in full: tracking before now cannot be trusted."""
+        tracking_id = f"{kernel.boot_id()}:{uuid4()}"
+        self.catalogue.update_volume(replace(volume, tracking_id=tracking_id))

@@ -1,0 +1,172 @@
+"""What can be recovered now, and what is wrong: the stack as it is, not as it should be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsnap._native.label import Label, LabelState
+from dmsnap.catalogue.clock import format_time, now_ns
+from dmsnap.catalogue.model import AreaRole, Point, Volume, VolumeState
+from dmsnap.errors import DmsnapError
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.status import SnapshotState
+from dmsnap.host.mountinfo import mounts_of
+from dmsnap.recovery import history, replica
+from dmsnap.service import swap
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live, stack
+from dmsnap.units import to_bytes
+
+COW_WARNING_PERCENT = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """The recovery volume: what its label says."""
+
+    device: str
+    state: str
+    point: str | None
+    point_time: str | None
+    age_seconds: float | None
+    history_points: int
+    history_bytes: int
+    history_used_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LivePointStatus:
+    """A COW snapshot on the primary and how full its store is."""
+
+    point: str
+    created: str
+    state: str
+    used_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStatus:
+    """One volume. ``problems`` is empty when all is well."""
+
+    volume: str
+    state: VolumeState
+    front: str
+    device: str
+    size_bytes: int
+    mount_points: tuple[str, ...]
+    trial_point: str | None
+    mounted_points: tuple[str, ...]
+    replica: ReplicaStatus | None
+    live_points: tuple[LivePointStatus, ...]
+    problems: tuple[str, ...]
+
+
+def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
+    """The volumes named, or all of them, by name. Changes nothing. Needs root."""
+    volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
+    return [volume_status(session, volume) for volume in volumes]
+
+
+def volume_status(session: Session, volume: Volume) -> VolumeStatus:
+    """Look at one volume's devices, label and points."""
+    problems: list[str] = []
+    points = session.catalogue.points(volume.id)
+    problems += stack_problems(session, volume, points)
+    return VolumeStatus(
+        volume=volume.name,
+        state=volume.state,
+        front=f"/dev/mapper/{volume.name}",
+        device=volume.backing,
+        size_bytes=volume.size_bytes,
+        mount_points=mount_points(volume),
+        trial_point=str(volume.trial_point) if volume.trial_point else None,
+        mounted_points=tuple(
+            str(area.point_id) for area in session.catalogue.areas(volume.id, AreaRole.BROWSE)
+        ),
+        replica=replica_status(volume, problems),
+        live_points=live_points(volume, points, problems),
+        problems=tuple(problems),
+    )
+
+
+def stack_problems(session: Session, volume: Volume, points: list[Point]) -> list[str]:
+    """How the live tables differ from what they should be."""
+    areas = session.catalogue.areas(volume.id)
+    try:
+        if volume.state is VolumeState.TRIAL:
+            return stack.differences(swap.expected_tables(volume, areas))
+        if volume.state is VolumeState.BUILDING:
+            return [f"protecting {volume.name} was interrupted: unprotect it"]
+        if volume.state is VolumeState.COMMITTING:
+            return [f"committing {volume.name} was interrupted: run dmsnap swap commit again"]
+        return stack.differences(stack.expected_tables(volume, areas, points))
+    except DmsnapError as error:
+        return [str(error)]
+
+
+def mount_points(volume: Volume) -> tuple[str, ...]:
+    """Where the front is mounted now."""
+    info = dm.info(uuid=stack.front(volume).uuid)
+    return tuple(str(entry.mount_point) for entry in mounts_of(info.devno)) if info else ()
+
+
+def replica_status(volume: Volume, problems: list[str]) -> ReplicaStatus | None:
+    """What the label says; a replica that cannot be recovered from is a problem."""
+    if volume.recovery is None:
+        problems.append(f"{volume.name} has no recovery volume")
+        return None
+    try:
+        label = replica.label_of(volume)
+    except DmsnapError as error:
+        problems.append(str(error))
+        return None
+    if label.state not in (LabelState.CONSISTENT, LabelState.MERGING):
+        problems.append(
+            f"the recovery volume {volume.recovery} is {label.state.name.lower()}: "
+            f"the next dmsnap sync repairs it"
+        )
+    return described(Path(volume.recovery), label)
+
+
+def described(device: Path, label: Label) -> ReplicaStatus:
+    """A label for people."""
+    good = label.state is LabelState.CONSISTENT and label.point_uuid is not None
+    used_bytes = sum(history.store_extent(entry).length_bytes for entry in label.history)
+    return ReplicaStatus(
+        device=str(device),
+        state=label.state.name.lower(),
+        point=str(label.point_uuid) if good else None,
+        point_time=format_time(label.point_time_ns) if good else None,
+        age_seconds=(now_ns() - label.point_time_ns) / 1e9 if good else None,
+        history_points=len(label.history),
+        history_bytes=label.history_length_bytes,
+        history_used_bytes=used_bytes,
+    )
+
+
+def live_points(
+    volume: Volume, points: list[Point], problems: list[str]
+) -> tuple[LivePointStatus, ...]:
+    """The live snapshots and their fill; one that is invalid or nearly full is a problem."""
+    found = []
+    for point in points:
+        if point.area_id is None or dm.info(uuid=stack.live_point(volume, point.id).uuid) is None:
+            continue
+        usage = live.usage(volume, point)
+        found.append(
+            LivePointStatus(
+                point=str(point.id),
+                created=format_time(point.created_ns),
+                state=usage.state.value,
+                used_bytes=to_bytes(usage.used_sectors),
+                total_bytes=to_bytes(usage.total_sectors),
+            )
+        )
+        if usage.state is not SnapshotState.OK:
+            problems.append(f"live point {point.id} is {usage.state.value}: delete it")
+        elif usage.used_sectors * 100 > usage.total_sectors * COW_WARNING_PERCENT:
+            problems.append(
+                f"the COW store of live point {point.id} is over {COW_WARNING_PERCENT} % full"
+            )
+    return tuple(found)

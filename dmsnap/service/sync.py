@@ -1,0 +1,254 @@
+"""Sync: bring a replica up to date with a point, by what changed since its last one."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from uuid import UUID
+
+from dmsnap._native import copy
+from dmsnap._native.copy import CopyStats
+from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.label import LabelState
+from dmsnap.catalogue.model import Point, Volume, VolumeState
+from dmsnap.errors import AuditError, WrongStateError
+from dmsnap.extent import Extent
+from dmsnap.host.blockdev import open_shared
+from dmsnap.host.dm import device as dm
+from dmsnap.recovery import apply, replica
+from dmsnap.recovery.apply import Undo
+from dmsnap.recovery.replica import Replica
+from dmsnap.service import journal
+from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.point import PointSet
+from dmsnap.service.progress import Progress, of_total
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live, stack
+from dmsnap.tracking import choice, era
+from dmsnap.tracking.choice import Tracker, TrackerChoice
+from dmsnap.units import MIB, align_down
+
+SAMPLE_EXTENT_BYTES = MIB
+SAMPLE_EXTENTS = 64
+
+
+class Audit(StrEnum):
+    """How much of the replica is compared with the point after a sync."""
+
+    NONE = "none"
+    SAMPLE = "sample"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """``bytes_different`` is zero in every result: anything else is an :class:`AuditError`."""
+
+    kind: Audit
+    bytes_compared: int
+    bytes_different: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What one sync did."""
+
+    volume: str
+    point: UUID
+    tracker: Tracker
+    reason: str | None
+    bytes_dirty: int
+    bytes_compared: int
+    bytes_written: int
+    window_seconds: float
+    seconds: float
+    audit: AuditResult
+    steps: dict[str, float]
+
+
+class Sync:
+    """The steps of one sync. The order of the writes is recovery.apply's."""
+
+    def __init__(
+        self,
+        session: Session,
+        volume: Volume,
+        *,
+        audit: Audit = Audit.NONE,
+        cow_percent: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self.session = session
+        self.volume = volume
+        self.audit = audit
+        self.progress = progress
+        self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
+        self.choice = TrackerChoice(Tracker.COMPARE)
+        self.dirty: ExtentSet | None = None
+        self.bytes_dirty = 0
+        self.undo: Undo | None = None
+        self.stats = CopyStats()
+        self.audited = AuditResult(audit, 0, 0)
+
+    @property
+    def point(self) -> Point:
+        return self.points.points[0]
+
+    @property
+    def bytes_written(self) -> int:
+        return self.stats.bytes_written
+
+    def steps(self) -> list[Step]:
+        name, device = self.volume.name, self.volume.recovery
+        steps = [
+            Step("repair", f"roll back what an earlier sync of {name} left", self._repair),
+            *self.points.steps(),
+            Step("track", f"find the dirty extents of {name}", self._track),
+            Step("write-undo", f"write what changes on {device} to its history", self._write_undo),
+            Step("apply", f"write the new content to {device}", self._apply, self._roll_back),
+        ]
+        if self.audit is not Audit.NONE:
+            steps.append(
+                Step("audit", f"compare {device} with the point ({self.audit})", self._audit)
+            )
+        steps.append(
+            Step("remove-point", "remove the live snapshot of the point", self._release_point)
+        )
+        return steps
+
+    def _repair(self) -> None:
+        with replica.opened(self.volume) as current:
+            if current.label.state is LabelState.APPLYING:
+                current.roll_back()
+            current.require_consistent()
+
+    def _track(self) -> None:
+        label = replica.label_of(self.volume)
+        known = self.session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
+        front = stack.front(self.volume).name
+        self.choice = choice.choose(self.volume, known, live.current_era(self.volume))
+        size_bytes = self.volume.size_bytes
+        if self.choice.tracker is Tracker.ERA:
+            areas = self.session.catalogue.areas(self.volume.id)
+            metadata = stack.attach_area(self.volume, stack.era_area(self.volume, areas))
+            self.dirty = era.written_since(front, metadata.path, self.choice.since, size_bytes)
+        else:
+            self.dirty = ExtentSet.from_extents([Extent(0, size_bytes)])
+        self.bytes_dirty = self.dirty.bytes
+
+    @contextmanager
+    def _sides(self) -> Iterator[tuple[int, Replica]]:
+        source = dm.node(stack.live_point(self.volume, self.point.id).name)
+        with open_shared(source) as source_fd, replica.opened(self.volume) as current:
+            yield source_fd, current
+
+    def _write_undo(self) -> None:
+        assert self.dirty is not None  # noqa: S101 - the step before
+        with self._sides() as (source_fd, current):
+            self.undo = apply.write_undo(
+                current, source_fd, self.dirty, of_total(self.progress, self.bytes_dirty)
+            )
+        # What was read of an overflowed snapshot is worth nothing: found out before the
+        # replica is touched.
+        live.require_valid(self.volume, self.point)
+
+    def _apply(self) -> None:
+        assert self.undo is not None  # noqa: S101 - the step before
+        with self._sides() as (source_fd, current):
+            apply.mark_applying(current, self.undo, self.point)
+            written = apply.write_new(
+                current,
+                source_fd,
+                self.undo,
+                of_total(self.progress, self.undo.stats.bytes_different),
+            )
+            live.require_valid(self.volume, self.point)
+            apply.mark_consistent(current, keep=self.point.keep)
+        self.stats = replace(
+            written,
+            bytes_compared=self.undo.stats.bytes_compared,
+            bytes_different=self.undo.stats.bytes_different,
+        )
+
+    def _roll_back(self) -> None:
+        """Back to the replica's former point, whether the apply was finished or not."""
+        with replica.opened(self.volume) as current:
+            finished = current.label.point_uuid == self.point.id
+            if finished or current.label.state is LabelState.APPLYING:
+                current.roll_back()
+
+    def _audit(self) -> None:
+        size_bytes = self.volume.size_bytes
+        whole = ExtentSet.from_extents([Extent(0, size_bytes)])
+        extents = whole if self.audit is Audit.FULL else sample(size_bytes)
+        with self._sides() as (source_fd, current):
+            stats, different, _ = copy.compare(
+                source_fd, current.fd, size_bytes, extents, name=str(current.device.path)
+            )
+        live.require_valid(self.volume, self.point)
+        self.audited = AuditResult(self.audit, stats.bytes_compared, stats.bytes_different)
+        if stats.bytes_different:
+            first = next(iter(different))
+            self.session.distrust(self.volume)
+            raise AuditError(
+                f"{stats.bytes_different} bytes of {self.volume.recovery} differ from the point "
+                f"after a sync by {self.choice.tracker}, the first at {first.offset_bytes}: "
+                f"the replica goes back to its former point",
+                hint="the next sync compares in full; please report this as a bug",
+                tracker=self.choice.tracker,
+            )
+
+    def _release_point(self) -> None:
+        self.session.settle_on_replica(self.volume, self.point)
+        self.session.forget_dropped(self.volume)
+
+    def result(self, times: StepTimes) -> SyncResult:
+        return SyncResult(
+            volume=self.volume.name,
+            point=self.point.id,
+            tracker=self.choice.tracker,
+            reason=self.choice.reason,
+            bytes_dirty=self.bytes_dirty,
+            bytes_compared=self.stats.bytes_compared,
+            bytes_written=self.stats.bytes_written,
+            window_seconds=self.point.window_seconds,
+            seconds=times.total,
+            audit=self.audited,
+            steps=times.seconds,
+        )
+
+
+def sample(size_bytes: int) -> ExtentSet:
+    """Extents spread at random over a volume, at most 64 MiB of it."""
+    last = align_down(max(size_bytes - SAMPLE_EXTENT_BYTES, 0), SAMPLE_EXTENT_BYTES)
+    chosen = ExtentSet()
+    for _ in range(SAMPLE_EXTENTS):
+        offset = random.randrange(0, last + 1, SAMPLE_EXTENT_BYTES)  # noqa: S311 - no secret
+        chosen.add(offset, min(SAMPLE_EXTENT_BYTES, size_bytes - offset))
+    return chosen
+
+
+def sync(
+    session: Session,
+    name: str,
+    *,
+    audit: Audit = Audit.NONE,
+    dry_run: bool = False,
+    cow_percent: int = 0,
+    progress: Progress | None = None,
+) -> SyncResult | Plan:
+    """Bring the recovery volume of ``name`` up to date with a new point of now. Needs root."""
+    with session.volume(name) as volume:
+        if volume.state is not VolumeState.PROTECTED:
+            raise WrongStateError(
+                f"{name} is in state {volume.state}: its recovery volume cannot be synced"
+            )
+        points = session.catalogue.points(volume.id)
+        stack.check(volume, session.catalogue.areas(volume.id), points)
+        running = Sync(session, volume, audit=audit, cow_percent=cow_percent, progress=progress)
+        plan = Plan("sync", volume.id, running.steps())
+        if dry_run:
+            return plan
+        times = journal.run(session.catalogue, plan)
+        return running.result(times)

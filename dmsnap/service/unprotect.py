@@ -1,0 +1,112 @@
+"""Unprotect: give the device back, byte for byte; the replica and its label stay."""
+
+from pathlib import Path
+
+from dmsnap._native import label
+from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
+from dmsnap.errors import BusyError, WrongStateError
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.recovery import replica
+from dmsnap.service import assembly, journal, mounting
+from dmsnap.service.journal import Plan, Step
+from dmsnap.service.session import Session
+from dmsnap.snapshot import stack
+
+
+class Release:
+    """The plan that takes a volume out of protection.
+
+    Everything that could fail comes first; from the removal of the front on, the device is the
+    user's again, and the points on the primary are gone.
+    """
+
+    def __init__(self, session: Session, volume: Volume, *, forget: bool) -> None:
+        if volume.state in (VolumeState.TRIAL, VolumeState.COMMITTING):
+            raise WrongStateError(
+                f"{volume.name} is in state {volume.state}",
+                hint="dmsnap swap revert or dmsnap swap commit comes first",
+            )
+        browsed = [
+            area for area in session.catalogue.areas(volume.id) if area.role is AreaRole.BROWSE
+        ]
+        if browsed:
+            raise BusyError(
+                f"a point of {volume.name} is mounted", hint="dmsnap point umount POINT comes first"
+            )
+        self.session = session
+        self.volume = volume
+        self.forget = forget
+        self.mounts = volume.mounts
+
+    def plan(self) -> Plan:
+        name, volume = self.volume.name, self.volume
+        steps = [
+            Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_front),
+            Step(
+                "remove-stack",
+                f"remove the live points and the stack of {name}",
+                self._remove,
+                self._rebuild,
+            ),
+            Step("mount", f"mount {volume.backing} where {name} was", self._mount),
+            Step("release-store", f"give back what {name} used of {volume.store}", self._store),
+        ]
+        if self.forget and volume.recovery is not None:
+            steps.append(Step("forget", f"wipe the label of {volume.recovery}", self._wipe))
+        steps.append(Step("record", f"record that {name} is not protected any more", self._record))
+        return Plan("unprotect", volume.id, steps)
+
+    def _unmount(self) -> None:
+        info = dm.info(uuid=stack.front(self.volume).uuid)
+        if info is not None:
+            self.mounts = mounting.records(info.devno) or self.mounts
+            mounting.unmount(info.devno, self.session.configuration.unmount_wait_seconds)
+
+    def _mount_front(self) -> None:
+        if dm.info(uuid=stack.front(self.volume).uuid) is not None:
+            mounting.mount_all(
+                dm.node(self.volume.name),
+                stack.require(stack.front(self.volume)).devno,
+                self.mounts,
+            )
+
+    def _remove(self) -> None:
+        # The front goes first: while it can still be held by a user, nothing else is lost.
+        front = stack.front(self.volume)
+        stack.remove(front)
+        for point in self.session.catalogue.points(self.volume.id):
+            if point.area_id is not None:
+                self.session.remove_live_point(self.volume, point)
+                self.session.catalogue.delete_point(point.id)
+        assembly.tear_down(self.volume)
+
+    def _rebuild(self) -> None:
+        self.session.distrust(self.volume)
+        assembly.build(self.volume, self.session.catalogue.areas(self.volume.id))
+
+    def _mount(self) -> None:
+        device = BlockDevice.probe(Path(self.volume.backing))
+        mounting.mount_all(device.path, device.devno, self.mounts)
+
+    def _store(self) -> None:
+        for area in self.session.catalogue.areas(self.volume.id):
+            self.session.release_area(self.volume, area)
+
+    def _wipe(self) -> None:
+        path = replica.recovery_path(self.volume)
+        with replica.opened(self.volume) as current:
+            label.wipe(current.fd, current.device.size_bytes, str(path))
+
+    def _record(self) -> None:
+        self.session.catalogue.remove_volume(self.volume.id)
+
+
+def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Plan | None:
+    """Take ``name`` out of protection; ``forget`` wipes the recovery volume's label too."""
+    with session.volume(name) as volume:
+        plan = Release(session, volume, forget=forget).plan()
+        if dry_run:
+            return plan
+        journal.run(session.catalogue, plan)
+    return None

@@ -1,0 +1,162 @@
+"""Live points: COW snapshots on the primary, all of a set taken in one window."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import UUID
+
+from dmsnap._native import window
+from dmsnap._native.window import WindowAction, WindowStep
+from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.model import Area, Point, Volume
+from dmsnap.errors import PointInvalidError
+from dmsnap.host import fsfreeze
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.cookie import Cookie, UdevFlags
+from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
+from dmsnap.host.mountinfo import mounts_of
+from dmsnap.snapshot import stack
+from dmsnap.units import MIB, PAGE_BYTES, align_up
+
+COOKIE_DEADLINE_SECONDS = 10.0
+MIN_COW_BYTES = 16 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPoint:
+    """A snapshot that is created and loaded, and waits for the window to activate it."""
+
+    volume: Volume
+    point_id: UUID
+    area: Area
+
+
+def cow_bytes(volume: Volume, percent: int) -> int:
+    """Room for ``percent`` of the volume's chunks, its metadata areas included."""
+    data_bytes = align_up(volume.size_bytes * percent // 100, volume.chunk_bytes)
+    metadata_bytes = align_up(data_bytes // volume.chunk_bytes * 16, PAGE_BYTES)
+    return align_up(max(MIN_COW_BYTES, data_bytes + metadata_bytes + MIB), MIB)
+
+
+def prepare(volume: Volume, point_id: UUID, area: Area) -> PreparedPoint:
+    """Create and load the snapshot: everything that touches its COW store happens here."""
+    table = stack.point_table(
+        volume, BlockDevice.probe(Path(volume.backing)), stack.attach_area(volume, area)
+    )
+    device = stack.live_point(volume, point_id)
+    dm.create_inactive(device.name, device.uuid, table)
+    return PreparedPoint(volume, point_id, area)
+
+
+def remove(volume: Volume, point_id: UUID) -> None:
+    """Remove a live point's snapshot device, if there is one."""
+    device = stack.live_point(volume, point_id)
+    stack.remove(device)
+
+
+def take(
+    prepared: Sequence[PreparedPoint], deadline_ms: int, *, keep: bool, temporary: bool
+) -> list[Point]:
+    """Run the window: one moment for all. Returns the points, to be recorded.
+
+    Dirty pages are flushed before it, so that the freeze has little left to write. The era is read
+    before the window too: reading it inside hangs, and after it a foreign suspend could have
+    rolled it once more. Every write after the window carries at least that era + 1.
+    """
+    eras = [current_era(item.volume) for item in prepared]
+    for item in prepared:
+        flush(item.volume)
+    with Cookie() as cookie:
+        steps = window_steps(prepared, cookie)
+        try:
+            times = window.run(steps, deadline_ms)
+        except BaseException:
+            for _ in prepared:
+                cookie.complete_one()
+            raise
+        for step in times.steps:
+            if step.event_nr and not step.uevent_generated:
+                cookie.complete_one()
+        cookie.wait(COOKIE_DEADLINE_SECONDS)
+    created_ns = now_ns()
+    for item in prepared:
+        dm.make_nodes(stack.live_point(item.volume, item.point_id).name)
+    return [
+        Point(
+            id=item.point_id,
+            volume_id=item.volume.id,
+            created_ns=created_ns,
+            keep=keep,
+            temporary=temporary,
+            era_since=era + 1,
+            tracking_id=item.volume.tracking_id,
+            window_seconds=times.seconds,
+            area_id=item.area.id,
+        )
+        for item, era in zip(prepared, eras, strict=True)
+    ]
+
+
+def window_steps(prepared: Sequence[PreparedPoint], cookie: Cookie) -> list[WindowStep]:
+    """Suspend fronts, suspend origins, activate snapshots, resume origins, resume fronts.
+
+    The origin is suspended and resumed around the activation because only its resume makes it
+    split large writes at the chunk size (drivers/md/dm-snap.c, origin_resume); without that a
+    snapshot misses all but the first chunk of each.
+    """
+    fronts = [stack.front(item.volume).uuid for item in prepared]
+    origins = [stack.origin(item.volume).uuid for item in prepared]
+    points = [stack.live_point(item.volume, item.point_id).uuid for item in prepared]
+    return [
+        *(WindowStep(uuid, WindowAction.SUSPEND) for uuid in fronts),
+        *(WindowStep(uuid, WindowAction.SUSPEND_NO_FREEZE) for uuid in origins),
+        *(
+            WindowStep(uuid, WindowAction.RESUME, cookie.event_nr(UdevFlags.HIDDEN))
+            for uuid in points
+        ),
+        *(WindowStep(uuid, WindowAction.RESUME) for uuid in reversed(origins)),
+        *(WindowStep(uuid, WindowAction.RESUME) for uuid in reversed(fronts)),
+    ]
+
+
+def flush(volume: Volume) -> None:
+    """Write back the dirty pages of every file system mounted from the front."""
+    info = stack.require(stack.front(volume))
+    for mount in mounts_of(info.devno):
+        fsfreeze.syncfs(mount.mount_point)
+
+
+def current_era(volume: Volume) -> int:
+    """The front's era. Never called inside a window: a suspended era device does not answer."""
+    return dm.era_status(stack.front(volume).name).current_era
+
+
+def usage(volume: Volume, point: Point) -> SnapshotStatus:
+    """How full a live point's COW store is, and whether it is still valid."""
+    return dm.snapshot_status(stack.live_point(volume, point.id).name)
+
+
+def require_valid(volume: Volume, point: Point) -> None:
+    """Raise :class:`PointInvalidError` when the kernel gave the snapshot up."""
+    status = usage(volume, point)
+    if status.state is not SnapshotState.OK:
+        raise PointInvalidError(
+            f"point {point.id} of {volume.name} is {status.state.value}: its COW store "
+            f"could not take all that was written to the volume meanwhile",
+            hint="give points more room with --cow-percent",
+            point=str(point.id),
+        )
+
+
+def with_validity(volume: Volume, point: Point) -> Point:
+    """``point`` with the reason why its snapshot is worth nothing any more, if there is one."""
+    if point.area_id is None or point.invalid_reason is not None:
+        return point
+    info = dm.info(uuid=stack.live_point(volume, point.id).uuid)
+    if info is None or not info.live_table:
+        return replace(point, invalid_reason="its snapshot device is gone")
+    state = usage(volume, point).state
+    if state is SnapshotState.OK:
+        return point
+    return replace(point, invalid_reason=f"the kernel reports its snapshot as {state.value}")

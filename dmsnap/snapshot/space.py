@@ -1,0 +1,140 @@
+"""The store: where era metadata and COW stores come from.
+
+Either preallocated files with loop devices, in a directory on another file system, or logical
+volumes in the free space of a volume group. What is handed out is recorded as an :class:`Area`.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from dmsnap.catalogue.model import Area, AreaRole, Volume
+from dmsnap.errors import NotFoundError
+from dmsnap.host import loop, lvm
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.units import MIB, PAGE_BYTES, align_up
+
+
+class Space(Protocol):
+    """A place that pieces of storage are taken from."""
+
+    def require(self) -> None:
+        """Raise :class:`NotFoundError` unless the place exists."""
+
+    def path(self, name: str) -> str:
+        """What a piece called ``name`` is reached by."""
+
+    def create(self, path: str, size_bytes: int) -> None:
+        """Make a piece of at least ``size_bytes`` that reads as zeroes at its start."""
+
+    def attach(self, path: str) -> BlockDevice:
+        """The block device of a piece; attached when it is not yet."""
+
+    def release(self, path: str) -> None:
+        """Detach a piece and give it back. Nothing happens when it is gone already."""
+
+    def free_bytes(self) -> int:
+        """What could still be taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorySpace:
+    """Preallocated files in ``directory``."""
+
+    directory: Path
+
+    def require(self) -> None:
+        if not self.directory.is_dir():
+            raise NotFoundError(
+                f"the store {self.directory} is not a directory",
+                hint=f"make it with: mkdir -p {self.directory}",
+                store=str(self.directory),
+            )
+
+    def path(self, name: str) -> str:
+        return str(self.directory / f"{name}.img")
+
+    def create(self, path: str, size_bytes: int) -> None:
+        loop.create_backing_file(Path(path), size_bytes)
+
+    def attach(self, path: str) -> BlockDevice:
+        device = loop.find(Path(path))
+        return BlockDevice.probe(device) if device else loop.attach(Path(path))
+
+    def release(self, path: str) -> None:
+        device = loop.find(Path(path)) if Path(path).exists() else None
+        if device is not None:
+            loop.detach(device)
+        Path(path).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        status = os.statvfs(self.directory)
+        return status.f_bavail * status.f_frsize
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeGroupSpace:
+    """Logical volumes in ``volume_group``, all with the tag ``dmsnap``."""
+
+    volume_group: str
+
+    def require(self) -> None:
+        if lvm.volume_group(self.volume_group) is None:
+            raise NotFoundError(
+                f"the store {self.volume_group!r} is neither an absolute directory nor a "
+                f"volume group",
+                store=self.volume_group,
+            )
+
+    def path(self, name: str) -> str:
+        return f"/dev/{self.volume_group}/dmsnap-{name}"
+
+    def create(self, path: str, size_bytes: int) -> None:
+        group = lvm.volume_group(self.volume_group)
+        granularity = group.extent_bytes if group else 1
+        name = Path(path).name
+        lvm.create_lv(self.volume_group, name, align_up(size_bytes, granularity))
+
+    def attach(self, path: str) -> BlockDevice:
+        return BlockDevice.probe(Path(path))
+
+    def release(self, path: str) -> None:
+        lvm.remove_lv(self.volume_group, Path(path).name)
+
+    def free_bytes(self) -> int:
+        group = lvm.volume_group(self.volume_group)
+        return group.free_bytes if group else 0
+
+
+def open_space(store: str) -> Space:
+    """The store called ``store``: an absolute directory, or the name of a volume group."""
+    if store.startswith("/"):
+        return DirectorySpace(Path(store))
+    return VolumeGroupSpace(store)
+
+
+def plan_area(volume: Volume, role: AreaRole, size_bytes: int, generation: int = 0) -> Area:
+    """Name a piece of ``volume``'s store; nothing is made yet."""
+    area_id = uuid4()
+    name = f"{volume.name}-{role}-{area_id.hex[:8]}"
+    return Area(
+        id=area_id,
+        volume_id=volume.id,
+        role=role,
+        generation=generation or volume.generation,
+        path=open_space(volume.store).path(name),
+        size_bytes=align_up(size_bytes, MIB),
+    )
+
+
+def era_metadata_bytes(size_bytes: int, block_bytes: int) -> int:
+    """Room for dm-era's metadata of a volume, a metadata snapshot held.
+
+    An era array of 4 bytes a block and a few writesets of a bit a block, each in 4 KiB metadata
+    blocks, twice, since a metadata snapshot keeps the old copy of all that changes. Measured on
+    4 TiB in 64 KiB blocks: 287 MiB, where this gives 1.1 GiB.
+    """
+    nr_blocks = align_up(size_bytes, block_bytes) // block_bytes
+    return 4 * MIB + align_up(4 * (4 * nr_blocks + nr_blocks // 8), PAGE_BYTES)

@@ -1,0 +1,180 @@
+"""The stack of a volume: the names of its dm devices and the tables they should have.
+
+::
+
+    NAME                   front    era over origin
+    dmsnap-NAME-origin-G   origin   snapshot-origin over the backing device
+    dmsnap-NAME-point-ID   point    snapshot + COW store, one per live point
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
+from dmsnap.errors import BusyError, StackChangedError
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.device import DmInfo
+from dmsnap.host.dm.target import Era, Snapshot, SnapshotOrigin, Table, format_table, single
+from dmsnap.host.sysfs import SYSFS
+from dmsnap.snapshot.space import open_space
+
+TARGETS = ("era", "snapshot", "snapshot-origin", "snapshot-merge", "linear")
+NAME_PREFIX = "dmsnap-"
+
+
+@dataclass(frozen=True, slots=True)
+class DmName:
+    """A dm device of ours: its name and the UUID that proves ownership."""
+
+    name: str
+    uuid: str
+
+
+def front(volume: Volume) -> DmName:
+    """The name that people mount."""
+    return DmName(volume.name, f"{dm.UUID_PREFIX}{volume.id}-front")
+
+
+def origin(volume: Volume, generation: int | None = None) -> DmName:
+    """The device under the front; its generation rises with every swap."""
+    return _hidden(volume, "origin", str(generation or volume.generation))
+
+
+def live_point(volume: Volume, point_id: UUID) -> DmName:
+    """A live COW snapshot on the primary."""
+    return _hidden(volume, "point", point_id.hex[:12])
+
+
+def history_level(volume: Volume, position: int, purpose: str) -> DmName:
+    """A level of the stacked undo stores; position 0 is one step back."""
+    return _hidden(volume, "history", f"{purpose}-{position}")
+
+
+def history_store(volume: Volume, position: int, purpose: str) -> DmName:
+    """The slice of the recovery volume that holds a level's undo store."""
+    return _hidden(volume, "store", f"{purpose}-{position}")
+
+
+def browse(volume: Volume, point_id: UUID) -> DmName:
+    """The throwaway overlay over a point that is mounted."""
+    return _hidden(volume, "browse", point_id.hex[:12])
+
+
+def _hidden(volume: Volume, role: str, suffix: str) -> DmName:
+    return DmName(
+        f"{NAME_PREFIX}{volume.name}-{role}-{suffix}",
+        f"{dm.UUID_PREFIX}{volume.id}-{role}-{suffix}",
+    )
+
+
+def require(device: DmName) -> DmInfo:
+    """The state of one of our devices, found by UUID, else :class:`StackChangedError`."""
+    info = dm.info(uuid=device.uuid)
+    if info is None:
+        raise StackChangedError(f"the dm device {device.name} is missing", device=device.name)
+    return info
+
+
+def exists(device: DmName) -> bool:
+    """Whether one of our devices is there."""
+    return dm.info(uuid=device.uuid) is not None
+
+
+def remove(device: DmName) -> None:
+    """Remove one of our devices, found by UUID; nothing happens when it is not there."""
+    info = dm.info(uuid=device.uuid)
+    if info is not None:
+        dm.remove(info.name)
+
+
+def attach_area(volume: Volume, area: Area) -> BlockDevice:
+    """The block device of a piece of the volume's store."""
+    return open_space(volume.store).attach(area.path)
+
+
+def front_table(volume: Volume, metadata: BlockDevice) -> Table:
+    """dm-era over the origin."""
+    below = require(origin(volume))
+    return single(volume.size_bytes, Era(metadata.devno, below.devno, volume.block_bytes))
+
+
+def origin_table(volume: Volume, backing: BlockDevice) -> Table:
+    """Always a snapshot-origin, so that taking a point needs no table change."""
+    return single(volume.size_bytes, SnapshotOrigin(backing.devno))
+
+
+def point_table(volume: Volume, backing: BlockDevice, cow: BlockDevice) -> Table:
+    """A live point."""
+    return single(volume.size_bytes, Snapshot(backing.devno, cow.devno, volume.chunk_bytes))
+
+
+def era_area(volume: Volume, areas: Sequence[Area]) -> Area:
+    """The era metadata that the volume's present generation uses."""
+    for area in areas:
+        if area.role is AreaRole.ERA_METADATA and area.generation == volume.generation:
+            return area
+    raise StackChangedError(f"the catalogue has no era metadata for {volume.name}")
+
+
+def turn_discards_off(volume: Volume) -> None:
+    """Keep dm-era from seeing discards.
+
+    A discard over several blocks marks only its first one (drivers/md/dm-era-target.c, era_map):
+    the others would change unseen. Set again after every load of the front's table, which
+    recomputes the queue's limits.
+    """
+    SYSFS.set_discard_max_bytes(require(front(volume)).devno, 0)
+
+
+def expected_tables(volume: Volume, areas: list[Area], points: list[Point]) -> dict[DmName, Table]:
+    """What a protected volume's devices should look like now."""
+    backing = BlockDevice.probe(Path(volume.backing))
+    by_id = {area.id: area for area in areas}
+    metadata = attach_area(volume, era_area(volume, areas))
+    tables = {
+        front(volume): front_table(volume, metadata),
+        origin(volume): origin_table(volume, backing),
+    }
+    for point in points:
+        if point.area_id is not None and point.invalid_reason is None:
+            cow = attach_area(volume, by_id[point.area_id])
+            tables[live_point(volume, point.id)] = point_table(volume, backing, cow)
+    return tables
+
+
+def differences(expected: dict[DmName, Table]) -> list[str]:
+    """A sentence for every device that is missing, suspended or has another table."""
+    found = []
+    for device, table in expected.items():
+        info = dm.info(uuid=device.uuid)
+        if info is None or not info.live_table:
+            found.append(f"{device.name} is missing")
+        elif info.suspended:
+            found.append(f"{device.name} is suspended")
+        elif dm.table(info.name) != table:
+            found.append(f"{device.name} has another table: {format_table(dm.table(info.name))}")
+    return found
+
+
+def check(volume: Volume, areas: list[Area], points: list[Point]) -> None:
+    """Raise :class:`StackChangedError` unless the live tables are what they should be."""
+    if volume.state not in (VolumeState.PROTECTED, VolumeState.PROMOTED):
+        return
+    found = differences(expected_tables(volume, areas, points))
+    if found:
+        raise StackChangedError(
+            f"the stack of {volume.name} is not as dmsnap left it: {'; '.join(found)}",
+            hint=f"dmsnap assemble {volume.name} builds what is missing",
+            differences=found,
+        )
+
+
+def require_held_by(volume: Volume, device: BlockDevice) -> None:
+    """Raise :class:`BusyError` when anything but the volume's own dm devices holds a device."""
+    ours = f"{dm.UUID_PREFIX}{volume.id}-"
+    for holder in SYSFS.holders(device.devno):
+        if not (SYSFS.dm_uuid(holder) or "").startswith(ours):
+            raise BusyError(f"{device.path} is held by {SYSFS.display_name(holder)}")

@@ -1,0 +1,1 @@
+"""Trackers: which bytes may differ between the replica and a point."""

@@ -1,0 +1,53 @@
+"""Which tracker can be trusted for a sync, and why not the better one."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dmsnap.catalogue.model import Point, Volume
+from dmsnap.host import kernel
+
+# Linux 5.12 has "Recover committed writeset after crash" and "Update in-core bitset after
+# committing the metadata"; before them dm-era could lose marks.
+OLDEST_KERNEL = (5, 12)
+
+
+class Tracker(StrEnum):
+    """How dirty blocks are found."""
+
+    ERA = "era"
+    COMPARE = "compare"
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerChoice:
+    """``reason`` says why it is not the era; ``since`` is the first era that counts."""
+
+    tracker: Tracker
+    reason: str | None = None
+    since: int = 0
+
+
+def compare(reason: str) -> TrackerChoice:
+    """Read both sides in full: always right."""
+    return TrackerChoice(Tracker.COMPARE, reason)
+
+
+def choose(
+    volume: Volume,
+    replica_point: Point | None,
+    current_era: int,
+    kernel_version: tuple[int, int] | None = None,
+) -> TrackerChoice:
+    """The era, unless anything speaks against it; then ``compare`` with the reason."""
+    if (kernel_version or kernel.version()) < OLDEST_KERNEL:
+        return compare("dm-era can lose marks on a crash before Linux 5.12")
+    if replica_point is None:
+        return compare("the catalogue does not know the replica's point")
+    if replica_point.tracking_id != volume.tracking_id:
+        return compare("the stack was built anew since the replica's point")
+    if current_era < replica_point.era_since:
+        return compare(
+            f"the front is at era {current_era}, the replica's point began era "
+            f"{replica_point.era_since}: the era metadata was replaced"
+        )
+    return TrackerChoice(Tracker.ERA, since=replica_point.era_since)
