@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Block format and checks as array_block_check() of dm-array.c, and what it takes for granted. */
+#include <inttypes.h>
+
+#include <dmsnap/checksum.h>
+
+#include "array.h"
+#include "btree.h"
+#include "cleanup.h"
+#include "le_cursor.h"
+
+#define CSUM_XOR 595846735
+#define HEADER_BYTES 24
+#define CHILD_BYTES 8
+
+struct array {
+	struct dms_metadata_walk *walk;
+	const char *what;
+	uint32_t value_size;
+	uint32_t max_entries;
+	dms_array_fn fn;
+	void *context;
+	struct dms_block_list blocks; /* key: the index of the block in the array */
+	uint64_t last_index;
+	uint64_t nr_entries;
+};
+
+static struct dms_error *collect(void *context, uint64_t blocknr, uint64_t key,
+				 const uint8_t *value)
+{
+	struct array *array = context;
+	struct dms_block_ref ref = { .blocknr = dms_load_le64(value), .key = key };
+
+	if (key > array->last_index)
+		array->last_index = key;
+	DMS_TRY(dms_metadata_walk_visit(array->walk, array->what, ref.blocknr, blocknr));
+	return dms_block_list_add(&array->blocks, ref);
+}
+
+static struct dms_error *corrupt(const struct array *array, uint64_t blocknr, const char *field,
+				 uint32_t value)
+{
+	return dms_error_create_at(DMS_ERR_CORRUPT, blocknr * DMS_BLOCK_BYTES,
+				   "%s block %" PRIu64 ": %s %u", array->what, blocknr, field,
+				   value);
+}
+
+static struct dms_error *parse_block(const struct array *array, const struct dms_block_ref *ref,
+				     const uint8_t *block, struct dms_array_run *run)
+{
+	struct dms_le_cursor cursor = dms_le_cursor(array->what, block, DMS_BLOCK_BYTES,
+						    ref->blocknr * DMS_BLOCK_BYTES);
+	uint32_t csum, max_entries, nr_entries, value_size;
+	uint64_t blocknr;
+
+	DMS_TRY(dms_le_cursor_u32(&cursor, "csum", &csum));
+	DMS_TRY(dms_le_cursor_u32(&cursor, "max_entries", &max_entries));
+	DMS_TRY(dms_le_cursor_u32(&cursor, "nr_entries", &nr_entries));
+	DMS_TRY(dms_le_cursor_u32(&cursor, "value_size", &value_size));
+	DMS_TRY(dms_le_cursor_u64(&cursor, "blocknr", &blocknr));
+	DMS_TRY(dms_metadata_check_block(array->what, ref->blocknr, blocknr, csum,
+					 dms_bm_checksum(block + sizeof(csum),
+							 DMS_BLOCK_BYTES - sizeof(csum),
+							 CSUM_XOR)));
+	if (value_size != array->value_size)
+		return corrupt(array, ref->blocknr, "value_size", value_size);
+	if (max_entries != array->max_entries)
+		return corrupt(array, ref->blocknr, "max_entries", max_entries);
+	/* Only the last block has room left; an index would shift otherwise. */
+	if (nr_entries > max_entries || (ref->key < array->last_index && nr_entries < max_entries))
+		return corrupt(array, ref->blocknr, "nr_entries", nr_entries);
+	run->blocknr = ref->blocknr;
+	run->first = ref->key * max_entries;
+	run->nr_entries = nr_entries;
+	return dms_le_cursor_view(&cursor, "values", (size_t)nr_entries * value_size,
+				  &run->values);
+}
+
+static struct dms_error *visit_block(void *context, const struct dms_block_ref *ref,
+				     const uint8_t *block)
+{
+	struct array *array = context;
+	struct dms_array_run run;
+
+	DMS_TRY(parse_block(array, ref, block, &run));
+	array->nr_entries += run.nr_entries;
+	return array->fn(array->context, &run);
+}
+
+static struct dms_error *walk_array(struct array *array, uint64_t root)
+{
+	DMS_TRY(dms_btree_walk(array->walk, array->what, root, CHILD_BYTES, collect, array));
+	/* Keys come once each, so the count and the largest tell whether one is missing. */
+	if (array->blocks.count && array->last_index != array->blocks.count - 1)
+		return dms_error_create_at(DMS_ERR_CORRUPT, root * DMS_BLOCK_BYTES,
+					   "%s: %zu blocks, the last is number %" PRIu64,
+					   array->what, array->blocks.count, array->last_index);
+	return dms_block_io_read_blocks(array->walk->io, array->what, array->blocks.refs,
+					array->blocks.count, visit_block, array);
+}
+
+struct dms_error *dms_array_walk(struct dms_metadata_walk *walk, const char *what, uint64_t root,
+				 uint32_t value_size, dms_array_fn fn, void *context,
+				 uint64_t *nr_entries)
+{
+	struct array array = {
+		.walk = walk,
+		.what = what,
+		.value_size = value_size,
+		.max_entries = (DMS_BLOCK_BYTES - HEADER_BYTES) / value_size,
+		.fn = fn,
+		.context = context,
+	};
+	struct dms_error *error = walk_array(&array, root);
+
+	dms_cleanup_block_list(&array.blocks);
+	if (!error)
+		*nr_entries = array.nr_entries;
+	return error;
+}

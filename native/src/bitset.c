@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "array.h"
+#include "bitset.h"
+#include "cleanup.h"
+#include "le_cursor.h"
+
+#define WORD_BYTES 8
+
+struct dms_error *dms_bitmap_create(uint64_t nr_bits, struct dms_bitmap **bitmap)
+{
+	_cleanup_free_ struct dms_bitmap *new = calloc(1, sizeof(*new));
+
+	if (new) {
+		new->nr_bits = nr_bits;
+		new->words = calloc(nr_bits / DMS_WORD_BITS + 1, sizeof(*new->words));
+	}
+	if (!new || !new->words)
+		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for %" PRIu64 " bits",
+					nr_bits);
+	*bitmap = dms_steal(new);
+	return NULL;
+}
+
+void dms_bitmap_destroy(struct dms_bitmap *bitmap)
+{
+	free(bitmap->words);
+	free(bitmap);
+}
+
+/* Add the runs of one word to set; touching runs of neighbouring words are joined there. */
+static struct dms_error *add_word(uint64_t word, uint64_t first_block, uint64_t block_bytes,
+				  struct dms_extent_set *set)
+{
+	while (word) {
+		unsigned int start = (unsigned int)__builtin_ctzll(word);
+		uint64_t rest = ~(word >> start);
+		unsigned int length = rest ? (unsigned int)__builtin_ctzll(rest) : DMS_WORD_BITS;
+
+		DMS_TRY(dms_extent_set_add(set, (first_block + start) * block_bytes,
+					   length * block_bytes));
+		if (start + length == DMS_WORD_BITS)
+			break;
+		word &= ~0ull << (start + length);
+	}
+	return NULL;
+}
+
+struct dms_error *dms_bitmap_extents(const struct dms_bitmap *bitmap, uint64_t block_bytes,
+				     struct dms_extent_set *set)
+{
+	for (uint64_t i = 0; i <= bitmap->nr_bits / DMS_WORD_BITS; i++)
+		if (bitmap->words[i])
+			DMS_TRY(add_word(bitmap->words[i], i * DMS_WORD_BITS, block_bytes, set));
+	return NULL;
+}
+
+struct merge {
+	struct dms_bitmap *bitmap;
+	uint64_t nr_bits; /* the smaller of the two */
+};
+
+static struct dms_error *merge_run(void *context, const struct dms_array_run *run)
+{
+	struct merge *merge = context;
+
+	for (uint32_t i = 0; i < run->nr_entries; i++) {
+		uint64_t first_bit = (run->first + i) * DMS_WORD_BITS;
+		uint64_t word = dms_load_le64(run->values + (size_t)i * WORD_BYTES);
+
+		if (first_bit >= merge->nr_bits)
+			break;
+		if (merge->nr_bits - first_bit < DMS_WORD_BITS)
+			word &= (1ull << (merge->nr_bits - first_bit)) - 1;
+		/* Most words are zero; a store would take memory for them. */
+		if (word)
+			merge->bitmap->words[first_bit / DMS_WORD_BITS] |= word;
+	}
+	return NULL;
+}
+
+struct dms_error *dms_bitset_merge(struct dms_metadata_walk *walk, const char *what, uint64_t root,
+				   uint64_t nr_bits, struct dms_bitmap *bitmap)
+{
+	struct merge merge = {
+		.bitmap = bitmap,
+		.nr_bits = nr_bits < bitmap->nr_bits ? nr_bits : bitmap->nr_bits,
+	};
+	uint64_t nr_words;
+
+	DMS_TRY(dms_array_walk(walk, what, root, WORD_BYTES, merge_run, &merge, &nr_words));
+	if (nr_bits > nr_words * DMS_WORD_BITS)
+		return dms_error_create_at(DMS_ERR_CORRUPT, root * DMS_BLOCK_BYTES,
+					   "%s at block %" PRIu64 ": %" PRIu64
+					   " bits, it has room for %" PRIu64,
+					   what, root, nr_bits, nr_words * DMS_WORD_BITS);
+	return NULL;
+}

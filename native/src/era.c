@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Blocks written since an era. What was written in an era lies in that era's
+ * writeset until the kernel has digested it into the era array; digesting goes
+ * on in the background, so only all of them together tell everything.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <dmsnap/era.h>
+
+#include "array.h"
+#include "bitset.h"
+#include "btree.h"
+#include "cleanup.h"
+#include "era_superblock.h"
+#include "le_cursor.h"
+#include "metadata_walk.h"
+
+#define SECTOR_BYTES 512
+#define ERA_BYTES 4
+#define WRITESET_BYTES 12
+
+struct dms_era_metadata {
+	struct dms_block_io io;
+	struct dms_era_superblock superblock;
+};
+
+/* An archived writeset that counts. */
+struct writeset {
+	uint32_t nr_bits;
+	uint64_t root;
+};
+
+struct query {
+	struct dms_metadata_walk *walk;
+	struct dms_bitmap *bitmap; /* the result: a bit per data block */
+	uint32_t since;
+	uint32_t current_era;
+	struct writeset *writesets;
+	size_t nr_writesets;
+	size_t capacity;
+};
+
+static struct dms_error *open_metadata(int fd, struct dms_era_metadata *metadata)
+{
+	DMS_TRY(dms_block_io_init(&metadata->io, fd));
+	if (!metadata->io.nr_blocks)
+		return dms_error_create(DMS_ERR_BAD_MAGIC,
+					"era superblock: the medium has %" PRIu64 " bytes",
+					metadata->io.size_bytes);
+	DMS_TRY(dms_era_superblock_read(&metadata->io, 0, &metadata->superblock));
+	return dms_era_superblock_check_geometry(&metadata->superblock, &metadata->io);
+}
+
+struct dms_error *dms_era_metadata_open(int fd, struct dms_era_metadata **metadata)
+{
+	_cleanup_free_ struct dms_era_metadata *new = calloc(1, sizeof(*new));
+
+	if (!new)
+		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for era metadata");
+	DMS_TRY(open_metadata(fd, new));
+	*metadata = dms_steal(new);
+	return NULL;
+}
+
+void dms_era_metadata_close(struct dms_era_metadata *metadata)
+{
+	free(metadata);
+}
+
+const struct dms_era_superblock *dms_era_metadata_superblock(const struct dms_era_metadata *metadata)
+{
+	return &metadata->superblock;
+}
+
+static struct dms_error *from_the_future(const char *what, uint64_t blocknr, uint64_t era,
+					 const struct query *query)
+{
+	return dms_error_create_at(DMS_ERR_CORRUPT, blocknr * DMS_BLOCK_BYTES,
+				   "%s block %" PRIu64 ": era %" PRIu64 ", current is %u", what,
+				   blocknr, era, query->current_era);
+}
+
+static struct dms_error *collect_writeset(void *context, uint64_t blocknr, uint64_t key,
+					  const uint8_t *value)
+{
+	struct query *query = context;
+
+	if (key > query->current_era)
+		return from_the_future("writeset tree", blocknr, key, query);
+	if (key < query->since)
+		return NULL;
+	if (query->nr_writesets == query->capacity) {
+		size_t capacity = query->capacity ? query->capacity * 2 : 16;
+		struct writeset *writesets =
+			reallocarray(query->writesets, capacity, sizeof(*writesets));
+
+		if (!writesets)
+			return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for %zu writesets",
+						capacity);
+		query->writesets = writesets;
+		query->capacity = capacity;
+	}
+	query->writesets[query->nr_writesets++] = (struct writeset){
+		.nr_bits = dms_load_le32(value),
+		.root = dms_load_le64(value + sizeof(uint32_t)),
+	};
+	return NULL;
+}
+
+static struct dms_error *merge_archived(struct query *query, uint64_t writeset_tree_root)
+{
+	DMS_TRY(dms_btree_walk(query->walk, "writeset tree", writeset_tree_root, WRITESET_BYTES,
+			       collect_writeset, query));
+	for (size_t i = 0; i < query->nr_writesets; i++)
+		DMS_TRY(dms_bitset_merge(query->walk, "writeset", query->writesets[i].root,
+					 query->writesets[i].nr_bits, query->bitmap));
+	return NULL;
+}
+
+/* Sixteen eras at a time: nearly all of them are older than what is asked for. */
+#define GROUP 16
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+typedef uint32_t eras __attribute__((vector_size(16)));
+
+static bool any_since(const uint8_t *values, uint32_t since)
+{
+	eras lanes[GROUP * ERA_BYTES / sizeof(eras)];
+	eras limit = { since, since, since, since };
+	uint64_t halves[2];
+
+	memcpy(lanes, values, sizeof(lanes));
+	lanes[0] = (eras)(lanes[0] >= limit) | (eras)(lanes[1] >= limit) |
+		   (eras)(lanes[2] >= limit) | (eras)(lanes[3] >= limit);
+	memcpy(halves, lanes, sizeof(halves));
+	return halves[0] | halves[1];
+}
+#else
+static bool any_since(const uint8_t *values, uint32_t since)
+{
+	bool any = false;
+
+	for (uint32_t i = 0; i < GROUP; i++)
+		any |= dms_load_le32(values + i * ERA_BYTES) >= since;
+	return any;
+}
+#endif
+
+static struct dms_error *mark_eras(struct query *query, const struct dms_array_run *run,
+				   uint32_t begin, uint32_t end)
+{
+	for (uint32_t i = begin; i < end; i++) {
+		uint32_t era = dms_load_le32(run->values + (size_t)i * ERA_BYTES);
+		uint64_t block = run->first + i;
+
+		if (era < query->since)
+			continue;
+		if (era > query->current_era)
+			return from_the_future("era array", run->blocknr, era, query);
+		query->bitmap->words[block / DMS_WORD_BITS] |= 1ull << block % DMS_WORD_BITS;
+	}
+	return NULL;
+}
+
+static struct dms_error *filter_eras(void *context, const struct dms_array_run *run)
+{
+	struct query *query = context;
+	uint64_t nr_blocks = query->bitmap->nr_bits;
+	uint32_t nr = run->nr_entries, i = 0;
+
+	/* After the device shrank, a metadata snapshot's array is longer than the device. */
+	if (run->first >= nr_blocks)
+		return NULL;
+	if (nr > nr_blocks - run->first)
+		nr = (uint32_t)(nr_blocks - run->first);
+	for (; nr - i >= GROUP; i += GROUP)
+		if (any_since(run->values + (size_t)i * ERA_BYTES, query->since))
+			DMS_TRY(mark_eras(query, run, i, i + GROUP));
+	return mark_eras(query, run, i, nr);
+}
+
+static struct dms_error *merge_array(struct query *query, uint64_t era_array_root,
+				     bool from_snapshot)
+{
+	uint64_t nr_entries;
+
+	DMS_TRY(dms_array_walk(query->walk, "era array", era_array_root, ERA_BYTES, filter_eras,
+			       query, &nr_entries));
+	/* A snapshot's array is shorter when the device has grown since it was taken. */
+	if (!from_snapshot && nr_entries < query->bitmap->nr_bits)
+		return dms_error_create_at(DMS_ERR_CORRUPT, era_array_root * DMS_BLOCK_BYTES,
+					   "era array: %" PRIu64 " entries for %" PRIu64
+					   " blocks",
+					   nr_entries, query->bitmap->nr_bits);
+	return NULL;
+}
+
+static struct dms_error *run_query(struct query *query, const struct dms_era_superblock *roots,
+				   bool from_snapshot)
+{
+	DMS_TRY(merge_archived(query, roots->writeset_tree_root));
+	if (!from_snapshot && roots->current_writeset_root && query->current_era >= query->since)
+		DMS_TRY(dms_bitset_merge(query->walk, "current writeset",
+					 roots->current_writeset_root,
+					 roots->current_writeset_nr_bits, query->bitmap));
+	return merge_array(query, roots->era_array_root, from_snapshot);
+}
+
+/* Where the roots are: in the live superblock, or in its clone. */
+static struct dms_error *find_roots(const struct dms_era_metadata *metadata, bool from_snapshot,
+				    struct dms_era_superblock *roots)
+{
+	if (!from_snapshot) {
+		*roots = metadata->superblock;
+		return NULL;
+	}
+	if (!metadata->superblock.metadata_snap)
+		return dms_error_create(DMS_ERR_NO_METADATA_SNAPSHOT,
+					"no metadata snapshot is held");
+	return dms_era_superblock_read(&metadata->io, metadata->superblock.metadata_snap, roots);
+}
+
+static struct dms_error *extents_of(const struct dms_bitmap *bitmap, uint64_t block_bytes,
+				    struct dms_extent_set **set)
+{
+	_cleanup_extent_set_ struct dms_extent_set *new = NULL;
+
+	DMS_TRY(dms_extent_set_create(&new));
+	DMS_TRY(dms_bitmap_extents(bitmap, block_bytes, new));
+	*set = dms_steal(new);
+	return NULL;
+}
+
+struct dms_error *dms_era_written_since(struct dms_era_metadata *metadata, uint32_t since,
+					bool from_snapshot, struct dms_extent_set **set)
+{
+	const struct dms_era_superblock *superblock = &metadata->superblock;
+	_cleanup_metadata_walk_ struct dms_metadata_walk *walk = NULL;
+	_cleanup_bitmap_ struct dms_bitmap *bitmap = NULL;
+	struct dms_era_superblock roots;
+	struct query query = {
+		/* The kernel's first era is 1; 0 in the array means never written. */
+		.since = since ? since : 1,
+		.current_era = superblock->current_era,
+	};
+	struct dms_error *error;
+
+	DMS_TRY(find_roots(metadata, from_snapshot, &roots));
+	DMS_TRY(dms_metadata_walk_create(&metadata->io, &walk));
+	DMS_TRY(dms_bitmap_create(superblock->nr_blocks, &bitmap));
+	query.walk = walk;
+	query.bitmap = bitmap;
+	error = run_query(&query, &roots, from_snapshot);
+	free(query.writesets);
+	if (error)
+		return error;
+	return extents_of(bitmap, (uint64_t)superblock->data_block_size * SECTOR_BYTES, set);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A walk over the blocks of drivers/md/persistent-data structures. Every block
+ * may be reached once: that ends cycles and shared subtrees, and bounds the
+ * time by the size of the medium. (Sharing is between a live tree and its
+ * metadata snapshot only, and a walk is over one of the two.)
+ */
+#ifndef DMSNAP_SRC_METADATA_WALK_H
+#define DMSNAP_SRC_METADATA_WALK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <dmsnap/error.h>
+
+#include "block_io.h"
+#include "cleanup.h"
+
+/* DM_SM_METADATA_MAX_BLOCKS: the kernel's space map reaches no further. */
+#define DMS_METADATA_MAX_BLOCKS (255ull * 16320)
+
+struct dms_metadata_walk {
+	const struct dms_block_io *io;
+	uint64_t nr_blocks;
+	uint64_t *visited; /* a bit per block */
+};
+
+struct dms_error *dms_metadata_walk_create(const struct dms_block_io *io,
+					   struct dms_metadata_walk **walk);
+void dms_metadata_walk_destroy(struct dms_metadata_walk *walk);
+DMS_DEFINE_CLEANUP(dms_cleanup_metadata_walk, struct dms_metadata_walk, dms_metadata_walk_destroy);
+#define _cleanup_metadata_walk_ DMS_CLEANUP(dms_cleanup_metadata_walk)
+
+/*
+ * Reach blocknr, which block parent refers to (0: the superblock). An error
+ * when it cannot be a block of the metadata, or was reached before.
+ */
+struct dms_error *dms_metadata_walk_visit(struct dms_metadata_walk *walk, const char *what,
+					  uint64_t blocknr, uint64_t parent);
+
+/* The header that all kinds of blocks have in some form, checked against where the block lies. */
+struct dms_error *dms_metadata_check_block(const char *what, uint64_t blocknr,
+					   uint64_t stored_blocknr, uint32_t stored_csum,
+					   uint32_t computed_csum);
+
+/* A vector of block references that are to be read. */
+struct dms_block_list {
+	struct dms_block_ref *refs;
+	size_t count;
+	size_t capacity;
+};
+
+struct dms_error *dms_block_list_add(struct dms_block_list *list, struct dms_block_ref ref);
+static inline void dms_cleanup_block_list(struct dms_block_list *list)
+{
+	free(list->refs);
+}
+#define _cleanup_block_list_ DMS_CLEANUP(dms_cleanup_block_list)
+
+#endif
