@@ -1,0 +1,94 @@
+"""A guest in motion: started, watched, ended by itself or by pulling the plug."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from harness import qemu, uml
+from harness.guest import Guest, RunDirectory
+
+Launcher = Callable[[Guest, RunDirectory, int], list[str]]
+LAUNCHERS: dict[str, Launcher] = {"uml": uml.argv, "qemu": qemu.argv}
+CHANNELS = {"uml": uml.CHANNEL, "qemu": qemu.CHANNEL}
+SCRATCH_DEVICES = {"uml": uml.SCRATCH, "qemu": qemu.SCRATCH}
+
+END_SECONDS = 10
+
+
+@dataclass(slots=True)
+class Machine:
+    """One boot of a guest. Leaving its context pulls the plug if it still runs.
+
+    `channel` carries the command's output; it reads as ended when the guest's last process is gone.
+    """
+
+    guest: Guest
+    run: RunDirectory
+    channel: socket.socket = field(init=False)
+    _process: subprocess.Popen[bytes] = field(init=False)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self.channel.close()
+
+    def start(self) -> None:
+        """Boot the guest."""
+        ours, theirs = socket.socketpair()
+        argv = LAUNCHERS[self.guest.kernel.machine](self.guest, self.run, theirs.fileno())
+        with theirs, self.run.console.open("ab") as console:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the runner, which then ends the guest
+            )
+        self.channel = ours
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the guest's end; false if it still runs after `seconds`."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """Pull the plug: what the guest had not yet given to its disks is lost."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(END_SECONDS)
+        # The kernel ends the members of the guest's process namespace on its own time: they hold the other end of the
+        # channel, and the scratch disk must not be booted again before the last of them is gone.
+        self.channel.settimeout(END_SECONDS)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while self.channel.recv(1 << 16):
+                pass
+
+    def status(self) -> int | None:
+        """Return the command's exit status, if the guest has reported one."""
+        try:
+            return int((self.run.work / "status").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def console(self) -> str:
+        """Return what the guest's kernel and its boot wrote on the console."""
+        return self.run.console.read_text(errors="replace")

@@ -1,0 +1,161 @@
+"""The runner: from a command line to COMMAND's exit status."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from harness import arguments, program, python_layers, scratch, tree
+from harness.arguments import Options
+from harness.cache import Layers
+from harness.errors import LAB_FAILED, LabError
+from harness.guest import Guest, RunDirectory, run_directory, write_command
+from harness.kernels import KERNELS
+from harness.machine import CHANNELS, SCRATCH_DEVICES, Machine
+from harness.relay import Relay, TimedOut, raw_terminal
+from harness.report import Report
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+CONSOLE_LINES = 200
+
+
+class Interrupted(BaseException):
+    """A signal asked the runner to end; not an Exception, so that nothing takes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+def cache_directory() -> Path:
+    """Return where layers and runs live."""
+    given = os.environ.get("DMSNAP_LAB_CACHE")
+    if given:
+        return Path(given).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).absolute() / "dmsnap-lab"
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # cleaning up is not to be interrupted again
+    raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def _guest(options: Options, layers: Layers) -> Iterator[Guest]:
+    suite = options.kernel.suite
+    root = tree.obtain(layers, suite)
+    python = python_layers.PythonLayers(layers, suite, root, tree.key(suite), CHECKOUT)
+    venv = python.obtain_venv()
+    with tempfile.TemporaryDirectory(prefix="jail-", dir=layers.directory) as nothing:
+        yield Guest(
+            kernel=options.kernel,
+            init=options.init,
+            memory_mib=options.memory_mib,
+            checkout=CHECKOUT,
+            tree=root,
+            venv=venv,
+            dmsnap=python.obtain_dmsnap(venv) if options.install else Path(nothing),
+        )
+
+
+def _prepare(options: Options, run: RunDirectory) -> None:
+    size = shutil.get_terminal_size()
+    facts = {
+        "LAB_CHANNEL": CHANNELS[options.kernel.machine],
+        "LAB_SCRATCH": SCRATCH_DEVICES[options.kernel.machine],
+        "LAB_INIT": options.init,
+        "LAB_SHELL": str(int(options.shell)),
+        "LAB_ROWS": str(size.lines),
+        "LAB_COLUMNS": str(size.columns),
+    }
+    terminal = {"TERM": os.environ.get("TERM", "vt100")} if options.shell else {}
+    lab = {"LAB_KERNEL": options.kernel.name, "LAB_INIT": options.init}
+    environment = {**terminal, **lab, **options.environment}
+    write_command(run.work, options.command, environment, facts)
+    scratch.create(run.scratch)
+
+
+def _explain(machine: Machine, options: Options, *, timed_out: bool) -> LabError:
+    tail = machine.console().splitlines()[-CONSOLE_LINES:]
+    print("\n".join(["--- console of the guest", *tail, "--- end of the console"]), file=sys.stderr)
+    if timed_out:
+        return LabError(
+            f"The guest was ended: it ran longer than {options.timeout_seconds:.0f} seconds."
+        )
+    return LabError("The guest died without reporting the command's status.")
+
+
+def _boot(options: Options, guest: Guest, run: RunDirectory, report: Report) -> int:
+    begin = time.monotonic()
+    timed_out = False
+
+    def begun() -> None:
+        report.detail(f"COMMAND began {time.monotonic() - begin:.1f} s after power on")
+
+    with Machine(guest, run) as machine:
+        with raw_terminal() if options.shell else contextlib.nullcontext():
+            try:
+                deadline = begin + options.timeout_seconds
+                Relay(machine, begun).run(deadline, with_input=options.shell)
+                machine.wait(1)
+            except TimedOut:
+                timed_out = True
+        status = machine.status()
+        if status is None or timed_out:
+            raise _explain(machine, options, timed_out=timed_out)
+    report.detail(f"the guest ended after {time.monotonic() - begin:.1f} s")
+    return status
+
+
+def run(options: Options) -> int:
+    """Do what the command line asks for and return the exit status."""
+    if os.geteuid() != 0:
+        raise LabError("The lab builds and mounts root trees, which only root may do.")
+    report = Report(options.verbose)
+    directory = cache_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    layers = Layers(directory, report)
+    with (
+        _guest(options, layers) as guest,
+        run_directory(directory / "runs", options.scratch) as here,
+    ):
+        _prepare(options, here)
+        status = _boot(options, guest, here, report)
+        left = here.work / "out"
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+            if left.exists():
+                copy = ["cp", "-a", "--sparse=always", f"{left}/.", str(options.out)]
+                program.output(copy)
+    return status
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the lab and return the exit status of the runner."""
+    options = arguments.parse(argv)
+    if options.list_kernels:
+        print("\n".join(f"{each.name:6} {each.summary}" for each in KERNELS.values()))
+        return 0
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        return run(options)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"lab: {error.hint}", file=sys.stderr)
+        return LAB_FAILED
+    except BrokenPipeError:
+        print("lab: nobody reads the output any more; the guest was ended.", file=sys.stderr)
+        return LAB_FAILED
+    except Interrupted as interrupted:
+        print("lab: interrupted; the guest was ended.", file=sys.stderr)
+        return 128 + interrupted.number

@@ -1,0 +1,48 @@
+"""user-mode-linux: the kernel is a program of the tree, its root the tree over hostfs."""
+
+from harness.guest import SCRIPTS, Guest, RunDirectory
+from harness.jail import DEV, PROC, Jail, Mount, tmpfs
+from harness.python_layers import DMSNAP, VENV
+
+CHANNEL = "/dev/ttyS0"
+SCRATCH = "/dev/ubda"
+MEMORY_DIRECTORY = "/dev/shm"  # noqa: S108 - the jail's own
+OVERHEAD_MIB = (
+    1024  # user-mode-linux adds to its memory file what address space randomisation takes
+)
+
+
+def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
+    """Return the argument list that boots `guest`, its channel the socket `channel`.
+
+    hostfs gives root in the guest whatever the process may do on the host, so the process lives in a jail in which
+    nothing of the host can be written but the run's own work directory and scratch disk.
+    """
+    mounts = (
+        PROC,
+        DEV,
+        tmpfs("/tmp", 64),  # noqa: S108 - the jail's own
+        tmpfs(MEMORY_DIRECTORY, guest.memory_mib + OVERHEAD_MIB),
+        Mount("ro", str(guest.checkout), "/src"),
+        Mount("ro", str(SCRIPTS), "/lab/guest"),
+        Mount("ro", str(guest.venv), VENV),
+        Mount("ro", str(guest.dmsnap), DMSNAP),
+        Mount("rw", str(run.work), "/lab/work"),
+        Mount("rw", str(run.scratch), "/lab/scratch"),
+    )
+    kernel = [
+        "linux.uml",
+        f"mem={guest.memory_mib}M",
+        "root=/dev/root",
+        "rootfstype=hostfs",
+        "rootflags=/",
+        "ro",
+        "init=/lab/guest/init-uml",
+        "ubd0=/lab/scratch",
+        "con=null",
+        "con0=null,fd:2",
+        f"ssl0=fd:{channel},fd:{channel}",
+    ]
+    path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
+    scrubbed = ["env", "-i", path, "HOME=/tmp", f"TMPDIR={MEMORY_DIRECTORY}"]
+    return Jail(guest.tree, run.root, mounts).argv([*scrubbed, *kernel])
