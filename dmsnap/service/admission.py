@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # The dm names made of it must stay under DM_NAME_LEN (128), and a label holds 64 bytes.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
+RESERVED = ("commit", "revert")
+
 MIN_CHUNK_BYTES = PAGE_BYTES
 MAX_CHUNK_BYTES = MIB
 
@@ -89,11 +91,11 @@ def admit(session: Session, request: "ProtectRequest") -> Admitted:
 
 def check_name(name: str) -> None:
     """A name must be usable in dm names, file names and unit names as it is."""
-    if not NAME.fullmatch(name) or name.startswith(stack.NAME_PREFIX):
+    if not NAME.fullmatch(name) or name.startswith(stack.NAME_PREFIX) or name in RESERVED:
         raise DmsnapError(
             f"{name!r} cannot be a volume's name",
             hint="use up to 64 letters, digits and . _ + -, beginning with a letter or digit, "
-            f"not with {stack.NAME_PREFIX}",
+            f"not with {stack.NAME_PREFIX}; {' and '.join(RESERVED)} are taken by dmsnap swap",
         )
 
 

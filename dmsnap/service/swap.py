@@ -276,9 +276,14 @@ def hide(volume: Volume, levels: list[chain.Level]) -> None:
 
 
 def load_front(volume: Volume, metadata: BlockDevice) -> None:
-    """Reload the unmounted front for the volume's generation, and drop what was cached of it."""
+    """Reload the unmounted front for the volume's generation, and drop what was cached of it.
+
+    Never loaded twice: a second era target on metadata in use would destroy it.
+    """
     front = stack.front(volume)
-    dm.reload(front.name, stack.front_table(volume, metadata), udev=UdevFlags.SHOWN)
+    table = stack.front_table(volume, metadata)
+    if dm.table(front.name) != table:
+        dm.reload(front.name, table, udev=UdevFlags.SHOWN)
     stack.turn_discards_off(volume)
     blockdev.flush_buffers(dm.node(front.name))
 

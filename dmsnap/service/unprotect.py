@@ -37,7 +37,8 @@ class Release:
         self.session = session
         self.volume = volume
         self.forget = forget
-        self.mounts = volume.mounts
+        # A protect that was killed may have unmounted the device and come no further.
+        self.mounts = volume.mounts if volume.state is VolumeState.BUILDING else ()
 
     def plan(self) -> Plan:
         name, volume = self.volume.name, self.volume

@@ -69,17 +69,12 @@ def take(
         flush(item.volume)
     with Cookie() as cookie:
         steps = window_steps(prepared, cookie)
-        try:
-            times = window.run(steps, deadline_ms)
-        except BaseException:
-            for _ in prepared:
-                cookie.complete_one()
-            raise
+        times = window.run(steps, deadline_ms)
+        created_ns = now_ns()
         for step in times.steps:
             if step.event_nr and not step.uevent_generated:
                 cookie.complete_one()
         cookie.wait(COOKIE_DEADLINE_SECONDS)
-    created_ns = now_ns()
     for item in prepared:
         dm.make_nodes(stack.live_point(item.volume, item.point_id).name)
     return [

@@ -30,8 +30,11 @@ def written_since(front: str, metadata: Path, since: int, size_bytes: int) -> Ex
 
     May hold more than was written since: a superset is harmless. Needs root.
     """
-    with metadata_snapshot(front), open_shared(metadata) as fd:
-        with EraMetadata.open(fd, str(metadata)) as era:
-            extents = era.written_since(since, from_snapshot=True)
+    with (
+        metadata_snapshot(front),
+        open_shared(metadata) as fd,
+        EraMetadata.open(fd, str(metadata)) as era,
+    ):
+        extents = era.written_since(since, from_snapshot=True)
     extents.clamp(size_bytes)
     return extents

@@ -1,0 +1,42 @@
+"""Which tracker is trusted."""
+
+from dataclasses import replace
+from uuid import uuid4
+
+from dmsnap.catalogue.model import Point, Volume, VolumeState
+from dmsnap.tracking.choice import Tracker, choose
+
+MODERN = (6, 1)
+
+VOLUME = Volume(
+    id=uuid4(), name="srv", state=VolumeState.PROTECTED, backing="/dev/sdb", recovery="/dev/sdc",
+    recovery_id=uuid4(), store="/var/lib/dmsnap/store", size_bytes=1 << 30, block_bytes=65536,
+    chunk_bytes=4096, fs_type="ext4", fs_uuid="", mounts=(), generation=1, tracking_id="boot:1",
+    created_ns=1,
+)  # fmt: skip
+POINT = Point(
+    id=uuid4(), volume_id=VOLUME.id, created_ns=2, keep=False, temporary=False, era_since=7,
+    tracking_id="boot:1", window_seconds=0.001,
+)  # fmt: skip
+
+
+def test_the_era_is_used_when_nothing_speaks_against_it() -> None:
+    choice = choose(VOLUME, POINT, 9, MODERN)
+    assert (choice.tracker, choice.reason, choice.since) == (Tracker.ERA, None, 7)
+
+
+def test_the_first_era_after_the_point_is_enough() -> None:
+    assert choose(VOLUME, POINT, 7, MODERN).tracker is Tracker.ERA
+
+
+def test_every_break_in_tracking_forces_a_comparison_with_its_reason() -> None:
+    breaks = {
+        "before Linux 5.12": choose(VOLUME, POINT, 9, (5, 11)),
+        "does not know": choose(VOLUME, None, 9, MODERN),
+        "built anew": choose(replace(VOLUME, tracking_id="boot:2"), POINT, 9, MODERN),
+        "was replaced": choose(VOLUME, POINT, 6, MODERN),
+    }
+    for words, choice in breaks.items():
+        assert choice.tracker is Tracker.COMPARE
+        assert choice.reason is not None
+        assert words in choice.reason
