@@ -78,9 +78,12 @@ def open_exclusive(path: Path, *, write: bool, direct: bool = True) -> Iterator[
 
 
 @contextmanager
-def open_shared(path: Path, *, direct: bool = True) -> Iterator[int]:
-    """A descriptor for reading a device or an image file, whoever else uses it."""
-    with _opened(path, os.O_RDONLY, direct) as descriptor:
+def open_shared(path: Path, *, write: bool = False, direct: bool = True) -> Iterator[int]:
+    """A descriptor of a device or an image file, whoever else uses it.
+
+    ``write`` only where another check stands for O_EXCL: the device is held by our own dm devices.
+    """
+    with _opened(path, os.O_RDWR if write else os.O_RDONLY, direct) as descriptor:
         yield descriptor
 
 

@@ -62,7 +62,7 @@ class Sysfs:
         """Set an attribute; ``NotFoundError`` when the device lacks it."""
         path = self._attribute_path(devno, name)
         with system_call(f"write {value} to {path}"):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
             try:
                 os.write(descriptor, str(value).encode())
             finally:

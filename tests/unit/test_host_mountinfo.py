@@ -1,0 +1,178 @@
+"""mountinfo, swaps, mount options and the scan of /proc, over recorded texts and trees."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmsnap.host import mountinfo, process
+from dmsnap.host.mount import mount_options, submounts
+from dmsnap.host.mountinfo import Mount, mount_at, mounts_of, parse_line, split_options, unescape
+
+RECORDED = r"""21 1 253:1 / / rw,relatime shared:1 - ext4 /dev/mapper/vg-root rw,errors=remount-ro
+22 21 0:20 / /proc rw,nosuid,nodev,noexec,relatime shared:12 - proc proc rw
+40 21 253:3 / /srv/my\040data rw,noatime shared:3 master:4 - xfs /dev/vg/srv rw,seclabel,attr2,noquota
+41 40 253:4 / /srv/my\040data/tab\011 rw,relatime - ext4 /dev/mapper/vg-sub rw
+42 41 0:50 / /srv/my\040data/tab\011/deep rw - tmpfs tmpfs rw
+43 40 253:5 / /srv/my\040data/z ro,relatime - ext4 /dev/mapper/vg-z rw
+44 21 253:3 /inside /mnt/bind ro,noatime shared:30 - xfs /dev/mapper/vg-srv rw,attr2
+45 21 0:44 /@home /home rw,relatime shared:9 - btrfs /dev/loop99 rw,subvolid=257,subvol=/@home
+46 21 253:6 / /mnt/stack rw - ext4 /dev/mapper/vg-below rw
+47 46 253:7 / /mnt/stack rw - ext4 /dev/mapper/vg-above rw
+48 21 8:1 / /context rw - ext4 /dev/sda1 rw,context="system_u:object_r:tmp_t:s0:c1,c2",nodelalloc
+"""
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mountinfo").write_text(RECORDED)
+    return tmp_path
+
+
+def by_id(proc: Path, mount_id: int) -> Mount:
+    return next(entry for entry in mountinfo.mounts(proc=proc) if entry.mount_id == mount_id)
+
+
+def test_fields(proc: Path) -> None:
+    entry = by_id(proc, 40)
+    assert entry.parent_id == 21
+    assert entry.devno == os.makedev(253, 3)
+    assert entry.root == "/"
+    assert entry.mount_point == Path("/srv/my data")
+    assert entry.options == ("rw", "noatime")
+    assert entry.fs_type == "xfs"
+    assert entry.source == "/dev/vg/srv"
+    assert "noquota" in entry.super_options
+
+
+def test_read_only_by_either_side(proc: Path) -> None:
+    assert by_id(proc, 43).read_only
+    assert not by_id(proc, 40).read_only
+
+
+def test_mounts_of_finds_binds(proc: Path) -> None:
+    assert [m.mount_id for m in mounts_of(os.makedev(253, 3), proc=proc)] == [40, 44]
+
+
+def test_btrfs_is_matched_by_its_source(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its st_dev 0:44 is no device's number."""
+    loop99 = os.makedev(7, 99)
+    monkeypatch.setattr(mountinfo, "source_devno", lambda _mount: loop99)
+    assert [m.mount_id for m in mounts_of(loop99, proc=proc)] == [45]
+
+
+def test_source_that_is_no_path(proc: Path) -> None:
+    assert mountinfo.source_devno(by_id(proc, 42)) is None
+
+
+def test_mount_at_is_the_visible_one(proc: Path) -> None:
+    found = mount_at(Path("/mnt/stack"), proc=proc)
+    assert found is not None
+    assert found.mount_id == 47
+    assert mount_at(Path("/srv"), proc=proc) is None
+
+
+def test_submounts_in_the_order_of_unmounting(proc: Path) -> None:
+    below = [m.mount_id for m in submounts(Path("/srv/my data"), proc=proc)]
+    assert below == [43, 42, 41]
+    assert submounts(Path("/nowhere"), proc=proc) == []
+
+
+def test_this_hosts_own_table_parses() -> None:
+    root = mount_at(Path("/"))
+    assert root is not None
+    assert root in mountinfo.mounts()
+
+
+def test_line_that_is_none() -> None:
+    with pytest.raises(ValueError, match="is not in list"):
+        parse_line("36 35 98:0 /mnt1 /mnt2 rw,noatime ext3 /dev/root rw")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+def test_unescape_undoes_mangle_path(path: str) -> None:
+    mangled = "".join(f"\\{ord(char):03o}" if char in " \t\n\\#" else char for char in path)
+    assert unescape(mangled) == path
+
+
+def test_options_in_quotes_are_not_split() -> None:
+    assert split_options('rw,context="a:c1,c2",x') == ("rw", 'context="a:c1,c2"', "x")
+
+
+@pytest.mark.parametrize(
+    ("mount_id", "options"),
+    [
+        (40, ["rw", "noatime", "noquota"]),
+        (43, ["ro", "relatime"]),
+        (21, ["rw", "relatime", "errors=remount-ro"]),
+        (48, ["rw", 'context="system_u:object_r:tmp_t:s0:c1,c2"', "nodelalloc"]),
+    ],
+)
+def test_mount_options(proc: Path, mount_id: int, options: list[str]) -> None:
+    assert mount_options(by_id(proc, mount_id)) == options
+
+
+def test_swaps(proc: Path) -> None:
+    (proc / "swaps").write_text(
+        "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+        "/dev/dm-2                               partition\t1048572\t0\t-2\n"
+        "/swap\\040file                            file\t\t4\t0\t-3\n"
+    )
+    found = mountinfo.swaps(proc=proc)
+    assert [(swap.path, swap.kind, swap.size_bytes) for swap in found] == [
+        (Path("/dev/dm-2"), "partition", 1048572 * 1024),
+        (Path("/swap file"), "file", 4096),
+    ]
+
+
+def test_no_swap_in_the_kernel(proc: Path) -> None:
+    assert mountinfo.swaps(proc=proc) == []
+
+
+def test_users_of_finds_a_working_directory_and_an_open_file() -> None:
+    """The mount that holds the tests' directory: this process and a child of it use it."""
+    here = Path(__file__).resolve()
+    mounted = max(
+        (m for m in mountinfo.mounts() if here.is_relative_to(m.mount_point)),
+        key=lambda m: len(m.mount_point.parts),
+    )
+    child = subprocess.Popen(["sleep", "60"], cwd=here.parent)
+    try:
+        with here.open():
+            users = {use.pid: use for use in process.users_of(mounted.mount_point)}
+    finally:
+        child.kill()
+        child.wait()
+    assert os.getpid() in users
+    assert users[child.pid].command == "sleep"
+    assert users[child.pid].what.startswith("working directory /")
+
+
+def test_users_of_sees_maps(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mountinfo").write_text(RECORDED)
+    (tmp_path / "77").mkdir()
+    (tmp_path / "77" / "comm").write_text("postgres\n")
+    (tmp_path / "77" / "maps").write_text(
+        "7f00-7f01 r--p 00000000 fd:01 12                         /usr/lib/libc.so.6\n"
+        "7f02-7f03 rw-s 00000000 fd:03 99                         /srv/my data/base (deleted)\n"
+        "7ffc-7ffd rw-p 00000000 00:00 0                          [stack]\n"
+    )
+    (use,) = process.users_of(Path("/srv/my data"), proc=tmp_path)
+    assert str(use) == "postgres (pid 77, mapped file /srv/my data/base (deleted))"
+    assert process.users_of(Path("/mnt/stack"), proc=tmp_path) == []
+
+
+def test_command_of_a_process_that_is_gone(tmp_path: Path) -> None:
+    assert process.command_of(1, proc=tmp_path) == "?"
+
+
+def test_openers_ignore_everything_but_devices() -> None:
+    with socket.socket(), Path(sys.executable).open("rb"):
+        assert process.openers_of(os.makedev(4095, 4095)) == []

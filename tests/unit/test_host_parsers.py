@@ -1,0 +1,223 @@
+"""blkid, LVM and superblocks from recorded texts and images; backing files; the kernel's names."""
+
+import os
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dmsnap.errors import (
+    CorruptError,
+    NoSpaceError,
+    OperatingSystemError,
+    ProgramError,
+    WrongStateError,
+)
+from dmsnap.host import filesystem, kernel, loop, lvm, signature
+from dmsnap.host.fsfreeze import syncfs
+from dmsnap.host.run import Completed
+from dmsnap.host.signature import Signature, parse_export
+from dmsnap.units import GIB, MIB
+
+EXPORT_EXT4 = r"""DEVNAME=/dev/loop0
+LABEL=my\ disk\ \(1\)
+UUID=0b5a4f0e-51a4-4f0c-9a77-5d3ed6d5d4a2
+VERSION=1.0
+BLOCK_SIZE=4096
+TYPE=ext4
+USAGE=filesystem
+"""
+
+
+def test_export_of_a_file_system() -> None:
+    found = parse_export(EXPORT_EXT4)
+    uuid = "0b5a4f0e-51a4-4f0c-9a77-5d3ed6d5d4a2"
+    assert found == Signature("ext4", uuid, "my disk (1)", "filesystem")
+    assert str(found) == f"ext4 'my disk (1)' (UUID {uuid})"
+
+
+def test_export_of_a_partition_table() -> None:
+    found = parse_export("DEVNAME=/dev/sda\nPTUUID=1c9d\nPTTYPE=gpt\n")
+    assert found == Signature(partition_table="gpt")
+    assert str(found) == "a gpt partition table"
+
+
+def test_export_of_nothing() -> None:
+    assert parse_export("") is None
+    assert parse_export("DEVNAME=/dev/sda\n") is None
+
+
+def test_probe_of_images(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(8 * MIB))
+    assert signature.probe(image) is None
+    subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext4", "-L", "a b", image], check=True)
+    found = signature.probe(image)
+    assert found is not None
+    assert (found.fs_type, found.label, found.usage) == ("ext4", "a b", "filesystem")
+
+
+def test_probe_ambivalent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signature, "run", lambda *argv, **_: Completed(argv, 8, b"", b""))
+    assert signature.probe(Path("/dev/x")) == Signature(ambivalent=True)
+
+
+def test_probe_of_nothing_readable(tmp_path: Path) -> None:
+    """blkid gives 2 for a device that it cannot open, too: the caller has probed it before."""
+    assert signature.probe(tmp_path / "none") is None
+
+
+VGS = {
+    "report": [
+        {
+            "vg": [
+                {
+                    "vg_name": "vg",
+                    "vg_uuid": "Xx-1",
+                    "vg_extent_size": "4194304",
+                    "vg_size": "2139095040",
+                    "vg_free": "1065353216",
+                    "pv_name": name,
+                }
+                for name in ("/dev/loop0", "/dev/loop1")
+            ]
+        }
+    ]
+}
+
+
+def test_volume_group() -> None:
+    group = lvm.parse_volume_group(lvm.parse_report(VGS, "vg"))
+    assert group is not None
+    assert group.extent_bytes == 4 * MIB
+    assert group.free_bytes == 1065353216
+    assert group.physical_volumes == ("/dev/loop0", "/dev/loop1")
+    assert group.complete
+    assert lvm.parse_volume_group([]) is None
+
+
+def test_volume_group_that_misses_a_disk() -> None:
+    rows = [row | {"pv_name": "[unknown]"} for row in lvm.parse_report(VGS, "vg")]
+    group = lvm.parse_volume_group(rows)
+    assert group is not None
+    assert not group.complete
+
+
+def test_two_volume_groups_of_one_name() -> None:
+    first, second = lvm.parse_report(VGS, "vg")
+    with pytest.raises(WrongStateError, match="several volume groups named vg"):
+        lvm.parse_volume_group([first, second | {"vg_uuid": "Xx-2"}])
+
+
+@pytest.mark.parametrize("document", [None, {}, {"report": [{"lv": []}]}, {"report": 1}, []])
+def test_report_of_another_shape(document: object) -> None:
+    with pytest.raises(ProgramError, match="unknown shape"):
+        lvm.parse_report(document, "vg")
+
+
+def test_a_name_that_is_no_vgs_is_not_asked_for() -> None:
+    assert lvm.volume_group("a b'; c") is None
+    assert lvm.volume_group("-f") is None
+
+
+def superblock(path: Path, offset: int, content: bytes) -> Path:
+    image = bytearray(8192)
+    image[offset : offset + len(content)] = content
+    path.write_bytes(image)
+    return path
+
+
+@pytest.mark.parametrize("log", [0, 2])
+def test_ext4_block_size(tmp_path: Path, log: int) -> None:
+    content = struct.pack("<24xI28xH", log, 0xEF53)
+    image = superblock(tmp_path / "image", 1024, content)
+    assert filesystem.block_size(image, "ext4") == 1024 << log
+
+
+def test_xfs_sector_size(tmp_path: Path) -> None:
+    content = struct.pack(">4s98xH", b"XFSB", 4096)
+    image = superblock(tmp_path / "image", 0, content)
+    assert filesystem.block_size(image, "xfs") == 4096
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+@pytest.mark.parametrize("size", [0, 100, 8192])
+def test_superblock_that_is_none(tmp_path: Path, fs_type: str, size: int) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(b"\xff" * size)
+    with pytest.raises(CorruptError):
+        filesystem.block_size(image, fs_type)
+
+
+def test_unknown_file_system(tmp_path: Path) -> None:
+    image = superblock(tmp_path / "image", 0, b"")
+    with pytest.raises(WrongStateError):
+        filesystem.block_size(image, "zfs")
+    with pytest.raises(WrongStateError):
+        filesystem.check(image, "zfs")
+
+
+def test_check_tells_clean_from_spoiled(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(16 * MIB))
+    subprocess.run(["/usr/sbin/mke2fs", "-q", "-t", "ext4", image], check=True)
+    assert filesystem.check(image, "ext4").clean
+    with image.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 4096)
+    result = filesystem.check(image, "ext4")
+    assert not result.clean
+    assert result.sentence == f"e2fsck finds errors on {image}"
+    assert result.output
+
+
+def test_check_of_no_file_system_is_the_programs_failure(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(MIB))
+    with pytest.raises(ProgramError, match="e2fsck -f -n"):
+        filesystem.check(image, "ext4")
+
+
+def test_backing_file_is_allocated_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "cow"
+    loop.create_backing_file(path, 3 * MIB)
+    status = path.stat()
+    assert status.st_size == 3 * MIB
+    assert status.st_blocks * 512 >= 3 * MIB
+    assert status.st_mode & 0o777 == 0o600
+
+
+def test_backing_file_never_replaces_one(tmp_path: Path) -> None:
+    path = tmp_path / "cow"
+    path.write_text("precious")
+    with pytest.raises(OperatingSystemError, match="File exists"):
+        loop.create_backing_file(path, MIB)
+    assert path.read_text() == "precious"
+
+
+def test_backing_file_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    free = os.statvfs(tmp_path)
+    path = tmp_path / "cow"
+    with pytest.raises(NoSpaceError, match="has no room for a file of"):
+        loop.create_backing_file(path, free.f_blocks * free.f_frsize + GIB)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("release", "expected"), [("6.1.176-amd64", (6, 1)), ("6.12.0", (6, 12)), ("7.0-rc1", (7, 0))]
+)
+def test_kernel_release(release: str, expected: tuple[int, int]) -> None:
+    assert kernel.parse_release(release) == expected
+
+
+def test_kernel_release_without_a_number() -> None:
+    with pytest.raises(OperatingSystemError, match="'next'"):
+        kernel.parse_release("next")
+
+
+def test_this_kernel(tmp_path: Path) -> None:
+    assert kernel.version() >= (3, 0)
+    assert kernel.host_name() == os.uname().nodename
+    assert len(kernel.boot_id()) == 36
+    syncfs(tmp_path)

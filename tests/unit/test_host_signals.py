@@ -1,0 +1,89 @@
+"""Signals: one ends the work, a second does not disturb the undo."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from dmsnap.errors import InterruptedBySignal
+from dmsnap.host.signals import SIGNALS, held_back, interruptible
+
+
+def raise_signal(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_first_signal_raises(number: signal.Signals) -> None:
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with pytest.raises(InterruptedBySignal) as caught, interruptible():
+        raise_signal(number)
+    assert caught.value.signal_number == number
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def work_and_undo(undone: list[bool]) -> None:
+    with interruptible():
+        try:
+            raise_signal(signal.SIGINT)
+        finally:
+            raise_signal(signal.SIGINT)
+            raise_signal(signal.SIGTERM)
+            undone.append(True)
+
+
+def nested_work_and_undo(undone: list[bool]) -> None:
+    with interruptible():
+        try:
+            with interruptible():
+                raise_signal(signal.SIGTERM)
+        finally:
+            with interruptible():
+                raise_signal(signal.SIGTERM)
+            undone.append(True)
+
+
+@pytest.mark.parametrize("work", [work_and_undo, nested_work_and_undo])
+def test_second_signal_does_not_disturb_the_undo(work: Callable[[list[bool]], None]) -> None:
+    undone: list[bool] = []
+    with pytest.raises(InterruptedBySignal):
+        work(undone)
+    assert undone == [True]
+
+
+def test_handlers_are_restored_without_a_signal() -> None:
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with interruptible():
+        assert [signal.getsignal(each) for each in SIGNALS] != before
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_other_threads_change_nothing() -> None:
+    seen: list[object] = []
+
+    def work() -> None:
+        with interruptible():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def hold_back(reached: list[str]) -> None:
+    with interruptible():
+        with held_back():
+            raise_signal(signal.SIGTERM)
+            reached.append("inside")
+        reached.append("after")
+
+
+def test_held_back_until_the_end_of_the_block() -> None:
+    reached: list[str] = []
+    with pytest.raises(InterruptedBySignal):
+        hold_back(reached)
+    assert reached == ["inside"]
