@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -310,11 +309,8 @@ struct dms_error *dms_io_flush(int fd, const char *medium)
 void *dms_io_buffer(size_t length_bytes)
 {
 	size_t rounded = (length_bytes + DMS_IO_ALIGNMENT - 1) & ~(size_t)(DMS_IO_ALIGNMENT - 1);
-	void *buffer = aligned_alloc(DMS_IO_ALIGNMENT, rounded);
 
-	if (buffer)
-		memset(buffer, 0, rounded);
-	return buffer;
+	return aligned_alloc(DMS_IO_ALIGNMENT, rounded);
 }
 
 uint64_t dms_io_clock_ms(void)

@@ -70,7 +70,7 @@ void dms_io_queue_drain(struct dms_io_queue *queue);
 struct dms_error *dms_io_request_error(const struct dms_io_request *request, const char *medium);
 
 struct dms_error *dms_io_flush(int fd, const char *medium);
-/* Zeroed memory, aligned for O_DIRECT; free() gives it back. */
+/* Memory aligned for O_DIRECT, with no content; free() gives it back. */
 void *dms_io_buffer(size_t length_bytes);
 
 /* Milliseconds of a clock that does not jump. */

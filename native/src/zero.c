@@ -102,6 +102,7 @@ static struct dms_error *write_zeroes(const struct dms_medium *medium, uint64_t 
 
 	if (!pattern)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for zeroes");
+	memset(pattern, 0, PATTERN_BYTES);
 	error = dms_io_queue_create(1, true, &queue);
 	while (!error && length_bytes) {
 		struct dms_io_request *completed;

@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: Apache-2.0
+#define _GNU_SOURCE 1
+
+#include <sys/stat.h>
+
+#include <dmsnap/copy.h>
+
+#include "../src/exception_store_writer.h"
+#include "../src/zero.h"
+#include "engine_test.h"
+
+DEFINE_FAULTS;
+
+#define VOLUME ((2u << 20) + 512u * 5) /* ends inside a page */
+#define BEHIND (1u << 20) /* what lies behind the replica on its device */
+
+static struct dms_copy_options options;
+static int direct;
+
+struct sides {
+	int source;
+	int destination;
+	char *new;
+	char *old;
+};
+
+static void sides_open(struct sides *sides, uint64_t size, unsigned int pages_changed,
+		       uint64_t seed)
+{
+	unsigned int i;
+
+	sides->source = scratch_file(size, 0, direct);
+	sides->destination = scratch_file(size + BEHIND, 0x5a, direct);
+	sides->new = malloc(size);
+	sides->old = malloc(size);
+	fill_random(sides->old, size, seed);
+	memcpy(sides->new, sides->old, size);
+	for (i = 0; i < pages_changed; i++)
+		sides->new[next_random(&seed) % size] ^= 0x40;
+	put(sides->source, 0, sides->new, size);
+	put(sides->destination, 0, sides->old, size);
+}
+
+static void sides_close(struct sides *sides)
+{
+	close(sides->source);
+	close(sides->destination);
+	free(sides->new);
+	free(sides->old);
+}
+
+static struct dms_extent_set *whole(uint64_t size)
+{
+	struct dms_extent_set *set;
+
+	CHECK_OK(dms_extent_set_create(&set));
+	CHECK_OK(dms_extent_set_add(set, 0, size));
+	return set;
+}
+
+static void check_content(int fd, const char *expected, uint64_t size)
+{
+	char *all = contents(fd, 0, size + BEHIND);
+	uint64_t i;
+
+	CHECK(!memcmp(all, expected, size));
+	for (i = size; i < size + BEHIND; i++)
+		CHECK(all[i] == 0x5a);
+	free(all);
+}
+
+/* The slow and obvious comparison. */
+static void check_different(const struct sides *sides, const struct dms_extent_set *different,
+			    uint64_t size)
+{
+	const struct dms_extent *extents = dms_extent_set_extents(different);
+	size_t extent = 0;
+	uint64_t page;
+
+	for (page = 0; page < size; page += 4096) {
+		uint64_t length = size - page < 4096 ? size - page : 4096;
+		bool differs = memcmp(sides->new + page, sides->old + page, length) != 0;
+		bool listed;
+
+		while (extent < dms_extent_set_count(different) &&
+		       extents[extent].offset_bytes + extents[extent].length_bytes <= page)
+			extent++;
+		listed = extent < dms_extent_set_count(different) &&
+			 extents[extent].offset_bytes <= page;
+		CHECK(listed == differs);
+		CHECK(!listed || extents[extent].offset_bytes + extents[extent].length_bytes <=
+					 size);
+	}
+}
+
+/* Compare with undo, apply, roll back: the way of every sync, and back. */
+static void test_round_trip(uint64_t size, unsigned int pages_changed, uint32_t chunk_size)
+{
+	uint64_t chunk_bytes = chunk_size * 512ull;
+	uint64_t chunks = (size + chunk_bytes - 1) / chunk_bytes;
+	uint64_t region = dms_exception_store_size(chunks, chunk_size), applied;
+	struct dms_undo_store undo = { .fd = scratch_file(region + 4096, 0x5a, direct),
+				       .offset_bytes = 4096, .length_bytes = region,
+				       .chunk_size = chunk_size };
+	struct dms_extent_set *all = whole(size), *different;
+	struct dms_copy_stats stats;
+	struct sides sides;
+	int round;
+
+	sides_open(&sides, size, pages_changed, size + pages_changed);
+	CHECK_OK(dms_copy_compare(sides.source, sides.destination, size, all, &options, &undo,
+				  &stats, &different));
+	check_different(&sides, different, size);
+	check_content(sides.destination, sides.old, size);
+	CHECK(stats.bytes_compared == size);
+	CHECK(stats.bytes_different == dms_extent_set_bytes(different));
+	CHECK(stats.bytes_written == 0 && stats.bytes_zero == 0);
+	CHECK(undo.used_bytes == dms_exception_store_size(undo.nr_exceptions, chunk_size));
+
+	CHECK_OK(dms_copy_apply(sides.source, sides.destination, size, different, false, &options,
+				&stats));
+	applied = dms_extent_set_bytes(different);
+	CHECK(stats.bytes_written == applied);
+	check_content(sides.destination, sides.new, size);
+	for (round = 0; round < 2; round++) { /* idempotent */
+		CHECK_OK(dms_copy_roll_back(undo.fd, undo.offset_bytes, undo.length_bytes,
+					    sides.destination, size, &options, &stats));
+		CHECK(stats.bytes_written >= applied);
+		check_content(sides.destination, sides.old, size);
+	}
+	dms_extent_set_destroy(different);
+	dms_extent_set_destroy(all);
+	sides_close(&sides);
+	close(undo.fd);
+}
+
+/* Only what was asked for is compared and copied, grown to pages. */
+static void test_extents(void)
+{
+	struct dms_extent_set *some, *different;
+	struct dms_copy_stats stats;
+	struct sides sides;
+
+	sides_open(&sides, VOLUME, 0, 7);
+	memset(sides.new, 1, VOLUME);
+	put(sides.source, 0, sides.new, VOLUME);
+	CHECK_OK(dms_extent_set_create(&some));
+	CHECK_OK(dms_extent_set_add(some, 5000, 10));
+	CHECK_OK(dms_extent_set_add(some, 1 << 20, 65536));
+	CHECK_OK(dms_extent_set_add(some, VOLUME - 1, 1 << 20));
+	CHECK_OK(dms_extent_set_add(some, UINT64_MAX - 10000, 10000));
+	CHECK_OK(dms_copy_compare(sides.source, sides.destination, VOLUME, some, &options, NULL,
+				  &stats, &different));
+	CHECK(dms_extent_set_count(different) == 3);
+	CHECK(stats.bytes_compared == 4096 + 65536 + 512 * 5);
+	CHECK(stats.bytes_different == stats.bytes_compared);
+	dms_extent_set_destroy(different);
+
+	CHECK_OK(dms_copy_apply(sides.source, sides.destination, VOLUME, some, false, &options,
+				&stats));
+	CHECK(stats.bytes_written == 4096 + 65536 + 512 * 5);
+	memset(sides.old + 4096, 1, 4096);
+	memset(sides.old + (1 << 20), 1, 65536);
+	memset(sides.old + VOLUME - 512 * 5, 1, 512 * 5);
+	check_content(sides.destination, sides.old, VOLUME);
+	dms_extent_set_destroy(some);
+	sides_close(&sides);
+}
+
+static void test_zero_detection(void)
+{
+	static const struct { uint64_t offset, length; } zeroes[] = {
+		{ 0, 300000 },		 { 500000, 65536 },	    { 700000, 20000 },
+		{ 1 << 20, 1 << 19 }, { VOLUME - 200000, 200000 },
+	};
+	struct dms_extent_set *all = whole(VOLUME);
+	struct dms_copy_stats stats;
+	struct sides sides;
+	size_t i;
+
+	sides_open(&sides, VOLUME, 0, 9);
+	for (i = 0; i < sizeof(zeroes) / sizeof(zeroes[0]); i++)
+		memset(sides.new + zeroes[i].offset, 0, zeroes[i].length);
+	put(sides.source, 0, sides.new, VOLUME);
+	CHECK_OK(dms_copy_apply(sides.source, sides.destination, VOLUME, all, true, &options,
+				&stats));
+	check_content(sides.destination, sides.new, VOLUME);
+	CHECK(stats.bytes_written == VOLUME);
+	CHECK(stats.bytes_zero > 1000000 && stats.bytes_zero < VOLUME / 4 * 3);
+
+	/* Without detection the same content comes out, all of it as data. */
+	put(sides.destination, 0, sides.old, VOLUME);
+	CHECK_OK(dms_copy_apply(sides.source, sides.destination, VOLUME, all, false, &options,
+				&stats));
+	CHECK(stats.bytes_zero == 0);
+	check_content(sides.destination, sides.new, VOLUME);
+	dms_extent_set_destroy(all);
+	sides_close(&sides);
+}
+
+static void test_zero_runs(void)
+{
+	char *data = calloc(1, 1 << 20);
+	bool zero;
+
+	CHECK(dms_zero_next_run(data, 1 << 20, &zero) == 1 << 20 && zero);
+	CHECK(dms_zero_next_run(data, 512, &zero) == 512 && zero);
+	data[70000] = 1;
+	CHECK(dms_zero_next_run(data, 1 << 20, &zero) == 69632 && zero);
+	CHECK(dms_zero_next_run(data + 69632, 8192, &zero) == 8192 && !zero);
+	CHECK(dms_zero_next_run(data + 69632, 200000, &zero) == 4096 && !zero);
+	data[60000] = 1; /* too short a run at the beginning */
+	CHECK(dms_zero_next_run(data, 65536 + 8192, &zero) == 65536 + 8192 && !zero);
+	CHECK(!dms_is_zero(data, 60001) && dms_is_zero(data, 60000) && dms_is_zero(data, 0));
+	free(data);
+}
+
+static void test_bad_arguments(void)
+{
+	struct dms_extent_set *all = whole(VOLUME), *different;
+	struct dms_copy_options wrong = options;
+	struct dms_copy_stats stats;
+	struct sides sides;
+	struct dms_undo_store undo = { .length_bytes = 1 << 20, .chunk_size = 8 };
+	int smaller = scratch_file(VOLUME - 512, 0x5a, 0);
+
+	sides_open(&sides, VOLUME, 10, 3);
+	CHECK_ERROR(dms_copy_apply(sides.source, smaller, VOLUME, all, false, &options, &stats),
+		    DMS_ERR_OUT_OF_BOUNDS);
+	CHECK_ERROR(dms_copy_apply(smaller, sides.destination, VOLUME, all, false, &options,
+				   &stats), DMS_ERR_OUT_OF_BOUNDS);
+	CHECK_ERROR(dms_copy_compare(smaller, sides.destination, VOLUME, all, &options, NULL,
+				     &stats, &different), DMS_ERR_OUT_OF_BOUNDS);
+	CHECK_ERROR(dms_copy_compare(sides.source, sides.source, VOLUME, all, &options, NULL,
+				     &stats, &different), DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_copy_apply(sides.source, sides.destination, VOLUME - 100, all, false,
+				   &options, &stats), DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_copy_apply(-1, sides.destination, VOLUME, all, false, &options, &stats),
+		    DMS_ERR_OS);
+	wrong.request_bytes = 1000;
+	CHECK_ERROR(dms_copy_apply(sides.source, sides.destination, VOLUME, all, false, &wrong,
+				   &stats), DMS_ERR_INVALID_ARGUMENT);
+	wrong.request_bytes = 1u << 30;
+	CHECK_ERROR(dms_copy_apply(sides.source, sides.destination, VOLUME, all, false, &wrong,
+				   &stats), DMS_ERR_INVALID_ARGUMENT);
+	/* An undo store inside the replica would overwrite what it is to keep. */
+	undo.fd = sides.destination;
+	undo.offset_bytes = VOLUME / 4096 * 4096;
+	CHECK_ERROR(dms_copy_compare(sides.source, sides.destination, VOLUME, all, &options,
+				     &undo, &stats, &different), DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_copy_roll_back(sides.destination, 4096, 1 << 20, sides.destination,
+				       VOLUME, &options, &stats), DMS_ERR_INVALID_ARGUMENT);
+	check_content(sides.destination, sides.old, VOLUME);
+	close(smaller);
+	dms_extent_set_destroy(all);
+	sides_close(&sides);
+}
+
+static bool has_valid_header(int fd, uint64_t offset)
+{
+	char *header = contents(fd, offset, 4096);
+	uint32_t magic;
+
+	memcpy(&magic, header, sizeof(magic));
+	free(header);
+	return magic == DMS_STORE_MAGIC || !magic;
+}
+
+static void test_undo_full(void)
+{
+	struct dms_extent_set *all = whole(VOLUME), *different;
+	struct dms_copy_stats stats;
+	struct sides sides;
+	struct dms_undo_store undo = { .offset_bytes = (VOLUME + 4095) / 4096 * 4096,
+				       .chunk_size = 8 };
+
+	sides_open(&sides, VOLUME, 2000, 4);
+	undo.fd = sides.destination; /* behind the replica, as on a recovery volume */
+	undo.length_bytes = dms_exception_store_size(100, 8);
+	CHECK(undo.length_bytes < BEHIND - 4096);
+	CHECK_ERROR(dms_copy_compare(sides.source, sides.destination, VOLUME, all, &options,
+				     &undo, &stats, &different), DMS_ERR_STORE_FULL);
+	CHECK(!has_valid_header(undo.fd, undo.offset_bytes));
+	CHECK_ERROR(dms_copy_roll_back(undo.fd, undo.offset_bytes, undo.length_bytes,
+				       sides.destination, VOLUME, &options, &stats),
+		    DMS_ERR_BAD_MAGIC);
+	dms_extent_set_destroy(all);
+	sides_close(&sides);
+}
+
+static int count_calls(void *context, uint64_t bytes_done)
+{
+	uint64_t *calls = context;
+
+	CHECK(bytes_done <= VOLUME);
+	return ++calls[0] >= calls[1];
+}
+
+static void test_progress(void)
+{
+	struct dms_extent_set *all = whole(VOLUME), *different;
+	uint64_t calls[2] = { 0, 1000 };
+	struct dms_copy_options with = options;
+	struct dms_copy_stats stats;
+	struct sides sides;
+	struct dms_undo_store undo = { .fd = scratch_file(4 << 20, 0x5a, direct),
+				       .length_bytes = 4 << 20, .chunk_size = 8 };
+
+	with.progress = count_calls;
+	with.progress_context = calls;
+	sides_open(&sides, VOLUME, 20, 5);
+	CHECK_OK(dms_copy_compare(sides.source, sides.destination, VOLUME, all, &with, &undo,
+				  &stats, &different));
+	CHECK(calls[0] >= 1);
+	dms_extent_set_destroy(different);
+	calls[0] = 0;
+	calls[1] = 1;
+	CHECK_ERROR(dms_copy_compare(sides.source, sides.destination, VOLUME, all, &with, &undo,
+				     &stats, &different), DMS_ERR_CANCELLED);
+	CHECK(!has_valid_header(undo.fd, 0));
+	CHECK_ERROR(dms_copy_apply(sides.source, sides.destination, VOLUME, all, false, &with,
+				   &stats), DMS_ERR_CANCELLED);
+	close(undo.fd);
+	dms_extent_set_destroy(all);
+	sides_close(&sides);
+}
+
+struct fault_case {
+	struct sides sides;
+	struct dms_undo_store undo;
+	struct dms_extent_set *all;
+};
+
+static struct dms_error *run_compare(struct fault_case *test)
+{
+	_cleanup_extent_set_ struct dms_extent_set *different = NULL;
+	struct dms_copy_stats stats;
+
+	return dms_copy_compare(test->sides.source, test->sides.destination, VOLUME, test->all,
+				&options, &test->undo, &stats, &different);
+}
+
+static struct dms_error *run_apply(struct fault_case *test)
+{
+	struct dms_copy_stats stats;
+
+	return dms_copy_apply(test->sides.source, test->sides.destination, VOLUME, test->all, true,
+			      &options, &stats);
+}
+
+static struct dms_error *run_roll_back(struct fault_case *test)
+{
+	struct dms_copy_stats stats;
+
+	return dms_copy_roll_back(test->undo.fd, 0, test->undo.length_bytes,
+				  test->sides.destination, VOLUME, &options, &stats);
+}
+
+/* Every read, write and flush fails in turn: never a success, and the error says what happened. */
+static void fail_each(struct fault_case *test, struct dms_error *(*run)(struct fault_case *),
+		      bool undo_is_written)
+{
+	int i, total;
+
+	fault = (struct fault){ .fd = -1 };
+	CHECK_OK(run(test));
+	total = fault.seen;
+	CHECK(total >= 3);
+	/* With hundreds of transfers: the first and the last ones, and some between. */
+	for (i = 1; i <= total; i += total > 60 && i > 8 && i < total - 8 - total / 16 ? total / 16 : 1) {
+		struct dms_error *error;
+
+		fault = (struct fault){ .countdown = i, .fd = -1, .result = -EIO };
+		error = run(test);
+		CHECK(fault.fired == 1);
+		CHECK(error && error->code == DMS_ERR_OS && error->errnum == EIO);
+		dms_error_destroy(error);
+		fault = (struct fault){ .fd = -1 };
+		CHECK(!undo_is_written || i == 1 || !has_valid_header(test->undo.fd, 0));
+	}
+}
+
+static void test_faults(void)
+{
+	struct fault_case test = { .all = whole(VOLUME),
+				   .undo = { .fd = scratch_file(8 << 20, 0x5a, direct),
+					     .length_bytes = 8 << 20, .chunk_size = 8 } };
+
+	sides_open(&test.sides, VOLUME, 600, 6);
+	memset(test.sides.new + 100000, 0, 900000);
+	put(test.sides.source, 0, test.sides.new, VOLUME);
+	fail_each(&test, run_compare, true);
+	check_content(test.sides.destination, test.sides.old, VOLUME);
+	CHECK_OK(run_compare(&test));
+	fail_each(&test, run_apply, false);
+	CHECK_OK(run_apply(&test));
+	check_content(test.sides.destination, test.sides.new, VOLUME);
+	fail_each(&test, run_roll_back, false);
+	CHECK_OK(run_roll_back(&test));
+	check_content(test.sides.destination, test.sides.old, VOLUME);
+	/* Short transfers everywhere change nothing. */
+	fault = (struct fault){ .countdown = 1, .fd = -1, .result = 4096, .repeat = true,
+				.kinds = 1 << DMS_IO_READ | 1 << DMS_IO_WRITE };
+	CHECK_OK(run_compare(&test));
+	CHECK_OK(run_apply(&test));
+	fault = (struct fault){ .fd = -1 };
+	check_content(test.sides.destination, test.sides.new, VOLUME);
+	dms_extent_set_destroy(test.all);
+	sides_close(&test.sides);
+	close(test.undo.fd);
+}
+
+static void test_all(void)
+{
+	static const uint32_t chunk_sizes[] = { 8, 16, 128, 2048 };
+	size_t i;
+
+	for (i = 0; i < sizeof(chunk_sizes) / sizeof(chunk_sizes[0]); i++) {
+		test_round_trip(VOLUME, 0, chunk_sizes[i]);
+		test_round_trip(VOLUME, 1, chunk_sizes[i]);
+		test_round_trip(VOLUME, 300, chunk_sizes[i]);
+		test_round_trip(VOLUME, 5000, chunk_sizes[i]);
+		test_round_trip(1 << 20, 40, chunk_sizes[i]);
+		test_round_trip(512, 1, chunk_sizes[i]);
+	}
+	test_extents();
+	test_zero_detection();
+	test_undo_full();
+	test_progress();
+	test_faults();
+}
+
+int main(void)
+{
+	static const struct dms_copy_options variants[] = {
+		{ 0 },
+		{ .without_io_uring = true },
+		{ .queue_depth = 1, .request_bytes = 4096 },
+		{ .queue_depth = 3, .request_bytes = 20480 },
+	};
+	size_t i;
+
+	fault.fd = -1;
+	test_zero_runs();
+	for (i = 0; i < sizeof(variants) / sizeof(variants[0]); i++) {
+		options = variants[i];
+		direct = i % 2 ? 0 : O_DIRECT;
+		test_all();
+	}
+	options = variants[1];
+	direct = O_DIRECT;
+	test_all();
+	test_bad_arguments();
+	return 0;
+}
