@@ -1,4 +1,7 @@
-"""In the guest `import dmsnap` means the installed one: the checkout, which `python3 -m` puts first, has no native parts."""
+"""In the guest `import dmsnap` means the installed one.
+
+`python3 -m` puts the current directory first, and the checkout there has no native parts.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +16,9 @@ class InstalledDmsnap:
 
     @staticmethod
     def find_spec(
-        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        name: str,
+        _path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         """Return where dmsnap is installed, and nothing for other names."""
         return PathFinder.find_spec(name, [INSTALLED], target) if name == "dmsnap" else None

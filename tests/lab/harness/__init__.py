@@ -1,1 +1,1 @@
-"""The lab: throwaway guests with real device-mapper kernels, in which dmsnap's tests run as root."""
+"""The lab: throwaway guests with real device-mapper kernels, where tests run as root."""

@@ -1,4 +1,7 @@
-"""Where this host gets Debian's packages, said for another suite: the lab adds no address of its own."""
+"""Where this host gets Debian's packages, said for another suite.
+
+The lab adds no address of its own.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The cache of layers: directories that are slow to build, each kept under the key of what it is made of."""
+"""The cache of layers: directories that are slow to build.
+
+Each is kept under the key of what it is made of.
+"""
 
 import fcntl
 import hashlib
@@ -36,10 +39,10 @@ def key_of_files(paths: Iterable[Path], root: Path) -> str:
 
 
 def fingerprint(directory: Path) -> str:
-    """Return a digest of every name, type, mode and size below `directory`: what damage would change.
+    """Return a digest of every name, type, mode and size below `directory`.
 
-    Contents are not read: half a gigabyte at every boot is too dear, and it is cut-short builds and deleted or truncated
-    files that happen.
+    Contents are not read: half a gigabyte at every boot is too dear, and what happens is builds
+    cut short and files deleted or truncated.
     """
     digest = hashlib.sha256()
     pending = [str(directory)]
@@ -90,9 +93,10 @@ class Layers:
     keep: int = 3
 
     def obtain(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
-        """Return the content of layer `key`, built by `build(empty directory)` if it is not there or damaged.
+        """Return the content of layer `key`.
 
-        The layer is locked against pruning by other runs until this process ends.
+        If it is not there or damaged, `build` is called with an empty directory to fill. The layer
+        is locked against pruning by other runs until this process ends.
         """
         layer = self.directory / kind / key
         layer.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """What a guest is made of. `stock` holds the kernel and the disk images for emulated machines."""
+    """What a guest is made of; `stock` is what emulated machines boot from."""
 
     kernel: Kernel
     init: Init
@@ -66,7 +66,10 @@ class RunDirectory:
 
 @contextmanager
 def run_directory(parent: Path, scratch: Path | None) -> Iterator[RunDirectory]:
-    """Make a run's directory on disk (/tmp may be RAM), and remove it and those of runs that were killed."""
+    """Make a run's directory on disk (/tmp may be RAM), and remove it in the end.
+
+    Those that killed runs have left are removed too.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     _sweep(parent)
     path = Path(tempfile.mkdtemp(prefix="run-", dir=parent))

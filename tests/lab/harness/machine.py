@@ -75,8 +75,9 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(END_SECONDS)
-        # The kernel ends the members of the guest's process namespace on its own time: they hold the other end of the
-        # channel, and the scratch disk must not be booted again before the last of them is gone.
+        # The kernel ends the members of the guest's process namespace on its own time: they hold
+        # the other end of the channel, and the scratch disk must not be booted again before the
+        # last of them is gone.
         self.channel.settimeout(END_SECONDS)
         with contextlib.suppress(TimeoutError, ConnectionError):
             while self.channel.recv(1 << 16):

@@ -18,7 +18,7 @@ from harness.errors import LAB_FAILED, LabError
 from harness.guest import Guest, RunDirectory, run_directory, write_command
 from harness.kernels import KERNELS
 from harness.machine import CHANNELS, SCRATCH_DEVICES, Machine
-from harness.relay import Relay, TimedOut, raw_terminal
+from harness.relay import Relay, TimedOutError, raw_terminal
 from harness.report import Report
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -26,7 +26,7 @@ CONSOLE_LINES = 200
 
 
 class Interrupted(BaseException):
-    """A signal asked the runner to end; not an Exception, so that nothing takes it for a failure."""
+    """A signal asked the runner to end; no Exception, so that nothing takes it for a failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -106,7 +106,7 @@ def _boot(options: Options, guest: Guest, run: RunDirectory, report: Report) -> 
                 deadline = begin + options.timeout_seconds
                 Relay(machine, begun).run(deadline, with_input=options.shell)
                 machine.wait(1)
-            except TimedOut:
+            except TimedOutError:
                 timed_out = True
         status = machine.status()
         if status is None or timed_out:

@@ -37,7 +37,10 @@ def inside(value: str) -> str:
 
 
 def parse_config(lines: list[str]) -> dict[str, str]:
-    """Return the environment that says the same as `pip config list`; the environment's lines come last and win."""
+    """Return the environment that says the same as `pip config list`.
+
+    pip lets the environment win over its files, so those lines come last here.
+    """
     found = {}
     for line in sorted(lines, key=lambda each: each.startswith(":env:")):
         name, equals, quoted = line.partition("=")

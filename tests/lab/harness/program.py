@@ -31,7 +31,8 @@ def output(
 ) -> str:
     """Run a program to its end and return what it wrote on stdout.
 
-    The error of one that fails calls it `named` (the whole argument list, if not given) and quotes its last words.
+    The error of one that fails calls it `named` (if not given, by its argument list) and quotes its
+    last words.
     """
     try:
         done = subprocess.run(

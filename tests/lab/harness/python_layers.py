@@ -1,4 +1,4 @@
-"""The Python layers over a tree: a virtual environment with what dmsnap needs, and dmsnap itself."""
+"""The Python layers over a tree: a virtual environment for dmsnap, and dmsnap itself."""
 
 import shutil
 import tempfile
@@ -78,7 +78,8 @@ class PythonLayers:
 
     def venv_key(self) -> str:
         """Return the key of the virtual environment."""
-        return key_of(self.tree_key, SITE_HOOK, FINDER.read_bytes(), *requirements(self.checkout))
+        recipe = (FINDER.read_bytes(), Path(__file__).read_bytes())
+        return key_of(self.tree_key, *recipe, *requirements(self.checkout))
 
     def obtain_venv(self) -> Path:
         """Return the virtual environment's directory; the guest sees it at VENV."""
@@ -136,5 +137,5 @@ class PythonLayers:
         program.output(
             jail.argv(command),
             named=" ".join(command),
-            env={**settings, "PATH": TOOLS_PATH, "HOME": "/tmp"},
-        )  # noqa: S108
+            env={**settings, "PATH": TOOLS_PATH, "HOME": "/root"},
+        )

@@ -20,7 +20,7 @@ POLL_SECONDS = 0.5
 GRACE_SECONDS = 15  # for a guest that has reported its status and does not power off
 
 
-class TimedOut(Exception):
+class TimedOutError(Exception):
     """The guest ran longer than it was allowed to."""
 
 
@@ -33,7 +33,7 @@ class Relay:
     _waiting: bytes | None = b""
 
     def run(self, deadline: float, *, with_input: bool) -> None:
-        """Relay until the guest is gone; raise TimedOut at `deadline` (of time.monotonic)."""
+        """Relay until the guest is gone; raise TimedOutError at `deadline` (of time.monotonic)."""
         channel = self.machine.channel
         reported: float | None = None
         with selectors.DefaultSelector() as selector:
@@ -53,7 +53,7 @@ class Relay:
                 if reported is not None and now > reported + GRACE_SECONDS:
                     return
                 if now > deadline:
-                    raise TimedOut
+                    raise TimedOutError
 
     def _forward_output(self) -> bool:
         try:

@@ -44,7 +44,7 @@ def _argv(suite: str, target: Path) -> list[str]:
 
 
 def obtain(layers: Layers, suite: str) -> Path:
-    """Return the directory of a suite's tree, built if need be (about a minute, with the network)."""
+    """Return the directory of a suite's tree, built if need be: a minute, with the network."""
 
     def build(content: Path) -> None:
         # mmdebstrap's report of a failure is long and ends with how it cleaned up: keep all of it.

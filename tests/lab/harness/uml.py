@@ -15,8 +15,8 @@ OVERHEAD_MIB = (
 def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
     """Return the argument list that boots `guest`, its channel the socket `channel`.
 
-    hostfs gives root in the guest whatever the process may do on the host, so the process lives in a jail in which
-    nothing of the host can be written but the run's own work directory and scratch disk.
+    hostfs gives root in the guest whatever the process may do on the host, so the process lives in
+    a jail in which nothing can be written but the run's own work directory and scratch disk.
     """
     mounts = (
         PROC,
