@@ -64,7 +64,8 @@ class EraMetadata:
 
         With ``from_snapshot`` as of the moment the metadata snapshot was taken, else
         :class:`WrongStateError` when none is held. The last extent may reach beyond a device
-        whose size is no multiple of the block size: clamp it.
+        whose size is no multiple of the block size: clamp it. Eras begin at 1: ``since`` 0 gives
+        every block, written or not.
         """
         place = ffi.new("struct dms_extent_set **")
         check(lib.dms_era_written_since(self._open(), since, from_snapshot, place), self._name)

@@ -241,11 +241,7 @@ struct dms_error *dms_era_written_since(struct dms_era_metadata *metadata, uint3
 	_cleanup_metadata_walk_ struct dms_metadata_walk *walk = NULL;
 	_cleanup_bitmap_ struct dms_bitmap *bitmap = NULL;
 	struct dms_era_superblock roots;
-	struct query query = {
-		/* The kernel's first era is 1; 0 in the array means never written. */
-		.since = since ? since : 1,
-		.current_era = superblock->current_era,
-	};
+	struct query query = { .since = since, .current_era = superblock->current_era };
 	struct dms_error *error;
 
 	DMS_TRY(find_roots(metadata, from_snapshot, &roots));

@@ -46,7 +46,8 @@ const struct dms_era_superblock *dms_era_metadata_superblock(const struct dms_er
  * roots are those of the metadata snapshot (DMS_ERR_NO_METADATA_SNAPSHOT when
  * none is held), the geometry always that of the live superblock. Extents are
  * in bytes of the data device; the last may reach beyond a device whose size
- * is no multiple of the block size, so clamp.
+ * is no multiple of the block size, so clamp. The kernel's first era is 1, and
+ * 0 in the era array says never written: since 0 gives every block.
  */
 struct dms_error *dms_era_written_since(struct dms_era_metadata *metadata, uint32_t since,
 					bool from_snapshot, struct dms_extent_set **set);
