@@ -1,0 +1,1 @@
+"""What the commands do: thin, a module per noun, each function called by ``parser``'s name."""

@@ -1,0 +1,126 @@
+"""Points."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dmsnap.catalogue.clock import format_time
+from dmsnap.cli.output import Output, Table, Text
+from dmsnap.service import browse
+from dmsnap.service import point as points
+from dmsnap.service.browse import BrowseResult
+from dmsnap.service.journal import Plan
+from dmsnap.service.point import Place, PointView
+from dmsnap.service.session import Session
+
+
+def create(
+    output: Output,
+    *,
+    names: tuple[str, ...],
+    keep: bool,
+    cow_percent: int | None,
+    dry_run: bool,
+) -> None:
+    with Session.open() as session:
+        taken = points.create(
+            session, names, keep=keep, dry_run=dry_run, cow_percent=cow_percent or 0
+        )
+    if isinstance(taken, Plan):
+        output.show_plan(taken)
+    else:
+        output.show(taken, describe_taken)
+
+
+def describe_taken(taken: list[PointView]) -> Iterator[Text]:
+    for point in taken:
+        seconds = point.window_seconds or 0
+        yield f"point {point.id} of {point.volume}, window {seconds * 1000:.1f} ms"
+
+
+def list_points(output: Output, *, names: tuple[str, ...]) -> None:
+    with Session.open() as session:
+        found = points.list_points(session, names)
+    output.show(found, describe_list)
+
+
+def describe_list(found: list[PointView]) -> Iterator[Text]:
+    if not found:
+        yield "there are no points"
+        return
+    yield Table(
+        ("POINT", "VOLUME", "CREATED", "KEEP", "RECOVERABLE FROM"),
+        [
+            (
+                str(point.id),
+                point.volume,
+                format_time(point.created_ns),
+                "keep" if point.keep else "",
+                _places(point),
+            )
+            for point in found
+        ],
+    )
+
+
+def _places(point: PointView) -> str:
+    if point.places:
+        return ", ".join(_place(place) for place in point.places)
+    return f"nowhere: {point.invalid_reason or 'it is in no place any more'}"
+
+
+def _place(place: Place) -> str:
+    if place.kind == "history":
+        return f"history ({place.steps_back} back)"
+    return place.kind
+
+
+def show(output: Output, *, point: str) -> None:
+    with Session.open() as session:
+        found = points.find(session, point)
+    output.show(found, describe_point)
+
+
+def describe_point(point: PointView) -> Iterator[Text]:
+    yield f"point {point.id}"
+    yield f"  volume   {point.volume}"
+    yield f"  created  {format_time(point.created_ns)}"
+    yield f"  keep     {'yes' if point.keep else 'no'}"
+    if point.window_seconds is not None:
+        yield f"  window   {point.window_seconds * 1000:.1f} ms"
+    for place in point.places:
+        yield f"  on       {place.device} ({_place(place)})"
+    if point.invalid_reason:
+        yield f"  invalid  {point.invalid_reason}"
+
+
+def delete(output: Output, *, point: str, dry_run: bool) -> None:
+    with Session.open() as session:
+        plan = points.delete(session, point, dry_run=dry_run)
+    _done(output, plan, "point delete", point, f"point {point} is deleted")
+
+
+def mount(output: Output, *, point: str, directory: Path | None, dry_run: bool) -> None:
+    at = directory.absolute() if directory else None
+    with Session.open() as session:
+        result = browse.mount_point(session, point, at, dry_run=dry_run)
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_mounted)
+
+
+def describe_mounted(result: BrowseResult) -> Iterator[Text]:
+    yield f"point {result.point} of {result.volume} is mounted on {result.mount_point}"
+
+
+def umount(output: Output, *, point: str, dry_run: bool) -> None:
+    with Session.open() as session:
+        plan = browse.unmount_point(session, point, dry_run=dry_run)
+    _done(output, plan, "point umount", point, f"point {point} is unmounted")
+
+
+def _done(output: Output, plan: Plan | None, operation: str, point: str, sentence: str) -> None:
+    if plan is not None:
+        output.show_plan(plan)
+    else:
+        output.show({"operation": operation, "point": point}, lambda _: [sentence])

@@ -1,0 +1,172 @@
+"""Volumes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from dmsnap.cli.output import Output, Table, Text
+from dmsnap.errors import ExitCode
+from dmsnap.service import assembly
+from dmsnap.service import protect as protection
+from dmsnap.service import status as state
+from dmsnap.service import sync as syncing
+from dmsnap.service import unprotect as release
+from dmsnap.service.journal import Plan
+from dmsnap.service.protect import ProtectRequest, ProtectResult
+from dmsnap.service.session import Session
+from dmsnap.service.status import VolumeStatus
+from dmsnap.service.sync import Audit, SyncResult
+from dmsnap.units import format_size
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def protect(
+    output: Output,
+    *,
+    device: Path,
+    name: str,
+    recovery: Path,
+    store: str | None,
+    block_size: int,
+    chunk: int,
+    cow_percent: int | None,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
+    with Session.open() as session, output.progress(f"copying {name}") as progress:
+        request = ProtectRequest(
+            device=device,
+            name=name,
+            recovery=recovery,
+            store=_absolute(store) if store else session.configuration.default_store,
+            block_bytes=block_size,
+            chunk_bytes=chunk,
+            overwrite=overwrite,
+            cow_percent=cow_percent or 0,
+        )
+        result = protection.protect(session, request, dry_run=dry_run, progress=progress)
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_protected)
+
+
+def _absolute(store: str) -> str:
+    """A store with a slash in it is a directory, any other a volume group."""
+    return os.path.abspath(store) if "/" in store else store  # noqa: PTH100 - links stay
+
+
+def describe_protected(result: ProtectResult) -> Iterator[Text]:
+    yield f"{result.device} is protected as {result.volume}: use {result.front} from now on"
+    yield (
+        f"{result.recovery} holds point {result.point}: {format_size(result.bytes_written)} of "
+        f"{format_size(result.size_bytes)} written, window {milliseconds(result.window_seconds)}, "
+        f"{result.seconds:.1f} s in all"
+    )
+
+
+def unprotect(output: Output, *, name: str, forget: bool, dry_run: bool) -> None:
+    with Session.open() as session:
+        plan = release.unprotect(session, name, forget=forget, dry_run=dry_run)
+    if plan is not None:
+        output.show_plan(plan)
+        return
+    output.show(
+        {"operation": "unprotect", "volume": name, "forgotten": forget},
+        lambda _: [f"{name} is not protected any more"],
+    )
+
+
+def assemble(output: Output, *, name: str, dry_run: bool) -> None:
+    with Session.open() as session:
+        plan = assembly.assemble(session, name, dry_run=dry_run)
+    if plan is not None:
+        output.show_plan(plan)
+        return
+    output.show(
+        {"operation": "assemble", "volume": name},
+        lambda _: [f"/dev/mapper/{name} is as it should be"],
+    )
+
+
+def sync(output: Output, *, name: str, audit: str, cow_percent: int | None, dry_run: bool) -> None:
+    with Session.open() as session, output.progress(f"syncing {name}") as progress:
+        result = syncing.sync(
+            session,
+            name,
+            audit=Audit(audit),
+            dry_run=dry_run,
+            cow_percent=cow_percent or 0,
+            progress=progress,
+        )
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_synced)
+
+
+def describe_synced(result: SyncResult) -> Iterator[Text]:
+    tracked = f"by {result.tracker}" + (f" ({result.reason})" if result.reason else "")
+    yield f"{result.volume}: the recovery volume holds point {result.point}"
+    yield (
+        f"{format_size(result.bytes_dirty)} dirty {tracked}, "
+        f"{format_size(result.bytes_compared)} compared, "
+        f"{format_size(result.bytes_written)} written, "
+        f"window {milliseconds(result.window_seconds)}, {result.seconds:.1f} s in all"
+    )
+    if result.audit.kind is not Audit.NONE:
+        yield (
+            f"audit ({result.audit.kind}): {format_size(result.audit.bytes_compared)} compared, "
+            f"all equal"
+        )
+
+
+def status(output: Output, *, names: tuple[str, ...]) -> ExitCode:
+    with Session.open() as session:
+        found = state.status(session, names)
+    output.show(found, describe_status)
+    wrong = any(volume.problems for volume in found)
+    return ExitCode.UNHEALTHY if wrong else ExitCode.OK
+
+
+def describe_status(found: list[VolumeStatus]) -> Iterator[Text]:
+    if not found:
+        yield "no volume is protected"
+        return
+    yield Table(
+        ("VOLUME", "STATE", "SIZE>", "MOUNTED ON", "RECOVERY POINT", "AGE>", "EARLIER>", "LIVE>"),
+        [_status_row(volume) for volume in found],
+    )
+    for volume in found:
+        for problem in volume.problems:
+            yield f"{volume.volume}: {problem}"
+
+
+def _status_row(volume: VolumeStatus) -> list[str]:
+    replica = volume.replica
+    point = (replica.point or replica.state)[:8] if replica else "-"
+    age = age_text(replica.age_seconds) if replica and replica.age_seconds is not None else "-"
+    return [
+        volume.volume,
+        str(volume.state),
+        format_size(volume.size_bytes),
+        ", ".join(volume.mount_points) or "-",
+        point,
+        age,
+        str(replica.history_points) if replica else "-",
+        str(len(volume.live_points)),
+    ]
+
+
+def age_text(seconds: float) -> str:
+    """``42 s``, ``17 min``, ``5 h``, ``3 d``."""
+    for unit, length in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def milliseconds(seconds: float) -> str:
+    """A window's length."""
+    return f"{seconds * 1000:.1f} ms"

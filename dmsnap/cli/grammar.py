@@ -1,0 +1,122 @@
+"""Commands and nouns as data, and click's commands made of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import click
+
+from dmsnap.cli.output import Output
+
+ACTIONS = "dmsnap.cli.actions"
+
+# Both are taken out of the arguments before click sees them (main.Flags), wherever they stand;
+# declared here, they are in every help text.
+FLAGS = (
+    click.Option(["--json"], is_flag=True, expose_value=False, help="Write results as JSON."),
+    click.Option(
+        ["--debug"], is_flag=True, expose_value=False, help="Log every step; show traces of errors."
+    ),
+)
+DRY_RUN = click.Option(["--dry-run"], is_flag=True, help="Print the plan and change nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command; ``action`` is MODULE.FUNCTION in ``actions``, called with the parameters."""
+
+    name: str
+    summary: str
+    action: str
+    parameters: Sequence[click.Parameter] = ()
+    details: str = ""
+    changes_devices: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """A word followed by verbs. ``plain`` is what runs when no verb follows it."""
+
+    name: str
+    summary: str
+    commands: Sequence["Command | Noun"]
+    details: str = ""
+    plain: Command | None = None
+
+
+class NounGroup(click.Group):
+    """A group whose first word may also be the first argument of its plain command."""
+
+    plain: click.Command | None = None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        args = args or ["--help"]
+        known = args[0] in self.commands or args[0] in self.get_help_option_names(ctx)
+        if self.plain is not None and not known:
+            args = [PLAIN, *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it
+        return list(self.commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == PLAIN and self.plain is not None:
+            return self.plain
+        return super().get_command(ctx, cmd_name)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        if self.plain is None:
+            return super().collect_usage_pieces(ctx)
+        plain_pieces = self.plain.collect_usage_pieces(ctx)
+        return [*plain_pieces, "|", *super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.plain is None:
+            super().format_options(ctx, formatter)
+        else:
+            self.plain.format_options(ctx, formatter)
+            self.format_commands(ctx, formatter)
+
+
+# No word that could be typed: what stands for "no verb" where click wants a command's name.
+PLAIN = ""
+
+
+def build(entry: Command | Noun) -> click.Command:
+    """click's command for ``entry``."""
+    return build_command(entry) if isinstance(entry, Command) else build_noun(entry)
+
+
+def build_command(command: Command) -> click.Command:
+    parameters = [*command.parameters, *([DRY_RUN] if command.changes_devices else []), *FLAGS]
+    return click.Command(
+        command.name,
+        params=parameters,
+        callback=partial(call, command.action),
+        help=f"{command.summary}\n\n{command.details}".strip(),
+        short_help=command.summary,
+    )
+
+
+def build_noun(noun: Noun) -> NounGroup:
+    group = NounGroup(
+        noun.name,
+        commands={entry.name: build(entry) for entry in noun.commands},
+        help=f"{noun.summary}\n\n{noun.details}".strip(),
+        short_help=noun.summary,
+    )
+    group.plain = build_command(noun.plain) if noun.plain is not None else None
+    return group
+
+
+def call(action: str, **values: object) -> int:
+    """Import the action and run it; returns the exit code."""
+    return int(resolve(action)(click.get_current_context().find_object(Output), **values) or 0)
+
+
+def resolve(action: str) -> Any:
+    """The function behind MODULE.FUNCTION."""
+    module, _, function = action.partition(".")
+    return getattr(import_module(f"{ACTIONS}.{module}"), function)

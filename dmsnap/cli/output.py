@@ -1,0 +1,170 @@
+"""Where results go: JSON, or text and tables for people. rich draws on a terminal only."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
+from typing import Protocol, TextIO, TypeVar, cast
+
+from dmsnap.cli import json_value
+
+Result = TypeVar("Result")
+Progress = Callable[[int, int], None]
+
+BATCH = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under headings. Columns whose heading ends in ``>`` are right-aligned."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def columns(self) -> list[tuple[str, bool]]:
+        """Each heading and whether its column is right-aligned."""
+        return [(heading.removesuffix(">"), heading.endswith(">")) for heading in self.headings]
+
+
+Text = str | Table
+
+
+class PlanLike(Protocol):
+    """What ``--dry-run`` gives: service.journal.Plan, known here by its shape."""
+
+    @property
+    def operation(self) -> str: ...
+
+    def descriptions(self) -> list[str]: ...
+
+
+class Rich(Protocol):
+    """The module ``rich_terminal``: imported only where it is needed."""
+
+    def print_table(self, table: Table) -> None: ...
+
+    def progress_bar(self, label: str) -> "ProgressBar": ...
+
+
+class ProgressBar(Protocol):
+    """A bar that appears with the first report."""
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The two streams and what to write on them."""
+
+    json: bool = False
+    stdout: TextIO | None = None
+    stderr: TextIO | None = None
+
+    @property
+    def out(self) -> TextIO:
+        return self.stdout or sys.stdout
+
+    @property
+    def err(self) -> TextIO:
+        return self.stderr or sys.stderr
+
+    def show(self, result: Result, describe: Callable[[Result], Iterable[Text]]) -> None:
+        """Write a result: as JSON, or as ``describe`` puts it."""
+        if self.json:
+            self.line(json_value.dumps(result))
+            return
+        for item in describe(result):
+            self.text(item)
+
+    def show_plan(self, plan: PlanLike) -> None:
+        """Write what would be done."""
+        steps = plan.descriptions()
+        if self.json:
+            self.line(json_value.dumps({"operation": plan.operation, "steps": steps}))
+            return
+        self.line(f"{plan.operation} would:")
+        for number, step in enumerate(steps, start=1):
+            self.line(f"  {number}. {step}")
+
+    def show_extents(
+        self,
+        members: Mapping[str, object],
+        pairs: Iterator[tuple[int, int]],
+        description: Iterable[Text],
+    ) -> None:
+        """Write ``members`` and any number of extents, never more than a batch of them in memory.
+
+        In JSON they follow the members as ``"extents": [[offset_bytes, length_bytes], …]``.
+        """
+        if self.json:
+            head = json.dumps(json_value.to_json(members))[:-1]
+            self.out.write(f'{head}, "extents": [')
+            for first, batch in _batches(pairs):
+                listed = json.dumps(batch, separators=(",", ":"))[1:-1]
+                self.out.write(listed if first else f",{listed}")
+            self.line("]}")
+            return
+        for item in description:
+            self.text(item)
+        for _, batch in _batches(pairs):
+            self.out.writelines(f"{offset:>20} {length:>16}\n" for offset, length in batch)
+
+    def text(self, item: Text) -> None:
+        if isinstance(item, str):
+            self.line(item)
+        elif self.out.isatty():
+            _rich().print_table(item)
+        else:
+            for line in plain_table(item):
+                self.line(line)
+
+    def line(self, text: str) -> None:
+        self.out.write(f"{text}\n")
+
+    def notice(self, text: str) -> None:
+        """A sentence beside the result."""
+        self.err.write(f"dmsnap: {text}\n")
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Progress | None]:
+        """A progress bar, where somebody watches."""
+        if self.json or not self.err.isatty():
+            yield None
+            return
+        bar = _rich().progress_bar(label)
+        try:
+            yield bar
+        finally:
+            bar.close()
+
+
+def plain_table(table: Table) -> Iterator[str]:
+    """The table in aligned columns, for pipes and files."""
+    columns = table.columns()
+    rows = [[heading for heading, _ in columns], *table.rows]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, (_, right) in zip(row, widths, columns, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def _batches(
+    pairs: Iterator[tuple[int, int]],
+) -> Iterator[tuple[bool, list[tuple[int, int]]]]:
+    """``pairs`` in lists; True with the first."""
+    first = True
+    while batch := list(islice(pairs, BATCH)):
+        yield first, batch
+        first = False
+
+
+def _rich() -> Rich:
+    return cast(Rich, import_module("dmsnap.cli.rich_terminal"))

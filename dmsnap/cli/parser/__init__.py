@@ -1,0 +1,21 @@
+"""What can be written on the command line, as data: a module per noun, as in ``actions``."""
+
+from dmsnap.cli.grammar import Noun
+from dmsnap.cli.parser import inspect, point, swap, volume
+
+ROOT = Noun(
+    "dmsnap",
+    "Recovery volumes for Linux storage.",
+    (
+        volume.PROTECT,
+        volume.UNPROTECT,
+        volume.ASSEMBLE,
+        point.POINT,
+        volume.SYNC,
+        swap.SWAP,
+        volume.STATUS,
+        inspect.INSPECT,
+    ),
+    details="A full, mountable replica of every protected volume, kept current by copying only "
+    "what changed, and put in the volume's place by loading a table.",
+)

@@ -1,0 +1,53 @@
+"""Points: moments that can be recovered."""
+
+import click
+
+from dmsnap.cli.grammar import Command, Noun
+from dmsnap.cli.parser.volume import COW_PERCENT, PATH
+
+ID = click.Argument(["point"])
+
+CREATE = Command(
+    "create",
+    "Take a point of one or several volumes, all at one moment.",
+    "point.create",
+    (
+        click.Argument(["names"], nargs=-1, required=True, metavar="NAME..."),
+        click.Option(["--keep"], is_flag=True, help="Never drop this point to make room."),
+        COW_PERCENT,
+    ),
+    changes_devices=True,
+)
+
+LIST = Command(
+    "list",
+    "List points, oldest first, and where each can be recovered from.",
+    "point.list_points",
+    (click.Argument(["names"], nargs=-1, metavar="[NAME]..."),),
+)
+
+SHOW = Command("show", "Show one point.", "point.show", (ID,))
+
+DELETE = Command(
+    "delete", "Delete a point from every place.", "point.delete", (ID,), changes_devices=True
+)
+
+MOUNT = Command(
+    "mount",
+    "Mount a point read-only, to look into it and copy files out of it.",
+    "point.mount",
+    (ID, click.Argument(["directory"], type=PATH, required=False, metavar="[DIR]")),
+    details="DIR is made where it does not exist; without it the point is mounted below "
+    "/run/dmsnap/points. The point itself is not written to: a throwaway overlay takes what "
+    "mounting writes.",
+    changes_devices=True,
+)
+
+UMOUNT = Command("umount", "Unmount a point.", "point.umount", (ID,), changes_devices=True)
+
+POINT = Noun(
+    "point",
+    "Take, list, mount and delete points.",
+    (CREATE, LIST, SHOW, DELETE, MOUNT, UMOUNT),
+    details="POINT is an id as dmsnap point list shows it, or its first four digits or more.",
+)

@@ -1,0 +1,60 @@
+"""Swap: the recovery volume in the volume's place."""
+
+import click
+
+from dmsnap.cli.grammar import Command, Noun
+from dmsnap.cli.parser.volume import NAME
+
+START = Command(
+    "start",
+    "Put the recovery volume in the volume's place, in trial.",
+    "swap.start",
+    (
+        NAME,
+        click.Option(
+            ["--to"], default=None, metavar="POINT", help="An earlier point than the newest."
+        ),
+        click.Option(
+            ["--trial"],
+            is_flag=True,
+            default=True,
+            help="Write to an overlay, so that revert can drop it: the default.",
+        ),
+    ),
+    changes_devices=True,
+)
+
+REVERT = Command(
+    "revert",
+    "End a trial: back to the volume as it was left.",
+    "swap.revert",
+    (NAME,),
+    details="What was written during the trial is dropped.",
+    changes_devices=True,
+)
+
+COMMIT = Command(
+    "commit",
+    "End a trial: the recovery volume becomes the volume for good.",
+    "swap.commit",
+    (
+        NAME,
+        click.Option(
+            ["--drop-points"],
+            is_flag=True,
+            help="Drop the live points, which lie on the former volume.",
+        ),
+    ),
+    details="Happens online. When it is interrupted, run it again: it goes on where it was.",
+    changes_devices=True,
+)
+
+SWAP = Noun(
+    "swap",
+    "Put a recovery volume in its volume's place.",
+    (REVERT, COMMIT),
+    plain=START,
+    details="The volume named NAME shows its recovery volume's newest point, or the one chosen "
+    "with --to, and is mounted again where it was. Volume and replica are left untouched until "
+    "dmsnap swap commit; dmsnap swap revert returns to the volume as it was left.",
+)

@@ -1,0 +1,123 @@
+"""Volumes: protecting them and bringing their recovery volumes up to date."""
+
+from pathlib import Path
+
+import click
+
+from dmsnap.cli import words
+from dmsnap.cli.grammar import Command
+
+NAME = click.Argument(["name"])
+PATH = click.Path(path_type=Path)
+COW_PERCENT = click.Option(
+    ["--cow-percent"],
+    type=click.IntRange(1, 110),
+    default=None,
+    metavar="N",
+    help="Room for what is written to the volume while the point is live, in percent of it.",
+)
+
+PROTECT = Command(
+    "protect",
+    "Put a volume under protection and make its replica.",
+    "volume.protect",
+    (
+        click.Argument(["device"], type=PATH),
+        click.Option(
+            ["--name"],
+            callback=words.new_name,
+            metavar="NAME",
+            required=True,
+            help="The volume's name: it is used as /dev/mapper/NAME from now on.",
+        ),
+        click.Option(
+            ["--recovery"],
+            type=PATH,
+            required=True,
+            metavar="DEVICE",
+            help="The recovery volume: another block device, larger than the volume.",
+        ),
+        click.Option(
+            ["--store"],
+            default=None,
+            metavar="DIR|VG",
+            help="Where tracking data and live points go: a directory on another file system, or "
+            "a volume group. Default: what the configuration says.",
+        ),
+        click.Option(
+            ["--block-size"],
+            callback=words.size,
+            metavar="SIZE",
+            default="64KiB",
+            show_default=True,
+            help="What dm-era tracks as one block.",
+        ),
+        click.Option(
+            ["--chunk"],
+            callback=words.size,
+            metavar="SIZE",
+            default="4KiB",
+            show_default=True,
+            help="What live points copy as one chunk.",
+        ),
+        COW_PERCENT,
+        click.Option(["--overwrite"], is_flag=True, help="Destroy what is on the recovery device."),
+    ),
+    details="DEVICE is unmounted for a moment where it is mounted, and mounted again through "
+    "/dev/mapper/NAME. The first full copy follows. Whatever fails, the device is given back as "
+    "it was.",
+    changes_devices=True,
+)
+
+UNPROTECT = Command(
+    "unprotect",
+    "Give a device back, byte for byte as it is now.",
+    "volume.unprotect",
+    (
+        NAME,
+        click.Option(
+            ["--forget"],
+            is_flag=True,
+            help="Wipe the recovery volume's label too: its points cannot be found any more.",
+        ),
+    ),
+    details="Live points are removed. The recovery volume keeps its replica and its history, and "
+    "goes on from them when the same volume is protected again.",
+    changes_devices=True,
+)
+
+ASSEMBLE = Command(
+    "assemble",
+    "Build what is missing of a volume's devices, as after a reboot.",
+    "volume.assemble",
+    (NAME,),
+    changes_devices=True,
+)
+
+SYNC = Command(
+    "sync",
+    "Bring the recovery volume up to date with a point of now.",
+    "volume.sync",
+    (
+        NAME,
+        click.Option(
+            ["--audit"],
+            type=click.Choice(["none", "sample", "full"]),
+            default="none",
+            show_default=True,
+            help="Compare the replica with the point afterwards: in samples, or in full.",
+        ),
+        COW_PERCENT,
+    ),
+    details="The replica's former point stays reachable in its history. Interrupted at any time, "
+    "the replica goes back to it.",
+    changes_devices=True,
+)
+
+STATUS = Command(
+    "status",
+    "Show what can be recovered, how old it is and what is wrong.",
+    "volume.status",
+    (click.Argument(["names"], nargs=-1, metavar="[NAME]..."),),
+    details="Looks at the devices as they are. Exit code 24 when anything is wrong.",
+)
