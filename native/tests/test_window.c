@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The window and its watchdog against a kernel made of shared memory. The
+ * watchdog is this program, started again: every UUID begins with the path of
+ * the file that the devices live in.
+ */
+#define _GNU_SOURCE 1
+
+#define main dms_watchdog_main
+#include "../src/watchdog_main.c"
+#undef main
+
+#include <sys/wait.h>
+
+#include <dmsnap/window.h>
+
+#include "engine_test.h"
+
+#define MAX_DEVICES 8
+#define MAX_CALLS 4096
+#define FRONT 0
+#define ORIGIN 1
+#define SNAPSHOT 2
+#define NR_STEPS 5
+
+/* What a device does when it is suspended. */
+enum behaviour {
+	PLAIN,
+	FAIL, /* with EIO */
+	FAIL_RESUME, /* with EIO, the first time */
+	HANG, /* until a signal comes, as dm_wait_for_completion() */
+	SLOW, /* 300 ms that no signal ends, as freezing a file system; then it succeeds */
+	SHORT_SLOW, /* a few ms */
+	SIGNAL, /* SIGINT to ourselves, then a plain success */
+};
+
+struct device {
+	char name[16];
+	bool active;
+	bool inactive;
+	volatile bool suspended;
+	enum behaviour behaviour;
+	int resumes;
+};
+
+struct call {
+	int device;
+	uint32_t flags;
+	uint32_t event_nr;
+	pid_t pid;
+};
+
+struct kernel {
+	struct device devices[MAX_DEVICES];
+	struct call calls[MAX_CALLS];
+	volatile int nr_calls;
+};
+
+static struct kernel *kernel;
+static char path[64];
+static char program[4096];
+
+static void kernel_map(const char *file)
+{
+	int fd = open(file, O_RDWR | O_CLOEXEC);
+
+	CHECK(fd >= 0);
+	kernel = mmap(NULL, sizeof(*kernel), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(kernel != MAP_FAILED);
+	close(fd);
+}
+
+static int pause_ms(int ms, bool interruptible)
+{
+	struct timespec left = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000l };
+
+	while (nanosleep(&left, &left) < 0)
+		if (interruptible)
+			return -1;
+	return 0;
+}
+
+static int do_suspend(struct device *device)
+{
+	if (device->suspended)
+		return 0;
+	switch (device->behaviour) {
+	case FAIL:
+		errno = EIO;
+		return -1;
+	case HANG:
+		if (pause_ms(20000, true) < 0) {
+			errno = EINTR;
+			return -1;
+		}
+		break;
+	case SLOW:
+		pause_ms(300, false);
+		break;
+	case SHORT_SLOW:
+		pause_ms(2, false);
+		break;
+	case SIGNAL:
+		kill(getpid(), SIGINT);
+		kill(getpid(), SIGTERM);
+		break;
+	default:
+		break;
+	}
+	device->suspended = true;
+	return 0;
+}
+
+static int do_resume(struct device *device, struct dm_ioctl *request)
+{
+	if (device->behaviour == FAIL_RESUME && !device->resumes++) {
+		errno = EIO;
+		return -1;
+	}
+	if (device->inactive || device->suspended)
+		request->flags |= DM_UEVENT_GENERATED_FLAG;
+	device->inactive = false;
+	device->active = true;
+	device->suspended = false;
+	return 0;
+}
+
+int dms_dm_inject(unsigned long command, struct dm_ioctl *request)
+{
+	char *name = strrchr(request->uuid, ':');
+	struct call *call;
+	int i;
+
+	CHECK(request->version[0] == 4 && request->data_size == sizeof(*request));
+	CHECK(!request->name[0] && name);
+	if (!kernel) {
+		char file[DM_UUID_LEN];
+
+		snprintf(file, sizeof(file), "%.*s", (int)(name - request->uuid), request->uuid);
+		kernel_map(file);
+	}
+	for (i = 0; i < MAX_DEVICES && strcmp(kernel->devices[i].name, name + 1) != 0; i++)
+		;
+	if (i == MAX_DEVICES) {
+		errno = ENXIO;
+		return -1;
+	}
+	strcpy(request->name, name + 1); /* as the kernel does */
+	if (command == DM_DEV_STATUS) {
+		request->flags = (kernel->devices[i].suspended ? DM_SUSPEND_FLAG : 0) |
+				 (kernel->devices[i].active ? DM_ACTIVE_PRESENT_FLAG : 0) |
+				 (kernel->devices[i].inactive ? DM_INACTIVE_PRESENT_FLAG : 0);
+		return 0;
+	}
+	CHECK(command == DM_DEV_SUSPEND);
+	call = &kernel->calls[__atomic_fetch_add(&kernel->nr_calls, 1, __ATOMIC_SEQ_CST) %
+			      MAX_CALLS];
+	*call = (struct call){ .device = i, .flags = request->flags,
+			       .event_nr = request->event_nr, .pid = getpid() };
+	if (request->flags & DM_SUSPEND_FLAG)
+		return do_suspend(&kernel->devices[i]);
+	return do_resume(&kernel->devices[i], request);
+}
+
+static void kernel_reset(void)
+{
+	static const char *const names[] = { "front", "origin", "snapshot" };
+	size_t i;
+
+	memset(kernel, 0, sizeof(*kernel));
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		strcpy(kernel->devices[i].name, names[i]);
+		kernel->devices[i].active = i != SNAPSHOT;
+		kernel->devices[i].inactive = i == SNAPSHOT;
+	}
+}
+
+static void make_steps(struct dms_window_step *steps)
+{
+	static const struct { const char *name; enum dms_window_action action; } all[NR_STEPS] = {
+		{ "front", DMS_WINDOW_SUSPEND },    { "origin", DMS_WINDOW_SUSPEND_NO_FREEZE },
+		{ "snapshot", DMS_WINDOW_RESUME },  { "origin", DMS_WINDOW_RESUME },
+		{ "front", DMS_WINDOW_RESUME },
+	};
+	int i;
+
+	memset(steps, 0, NR_STEPS * sizeof(*steps));
+	for (i = 0; i < NR_STEPS; i++) {
+		snprintf(steps[i].uuid, sizeof(steps[i].uuid), "%s:%s", path, all[i].name);
+		steps[i].action = all[i].action;
+		if (all[i].action == DMS_WINDOW_RESUME)
+			steps[i].event_nr = 0x00200000u + 77 + (uint32_t)i;
+	}
+}
+
+static struct dms_error *run(struct dms_window_step *steps, uint32_t deadline_ms)
+{
+	struct dms_window_result result = { .seconds = -1 };
+	struct dms_error *error;
+
+	make_steps(steps);
+	error = dms_window_run(steps, NR_STEPS, deadline_ms, program, &result);
+	CHECK(error ? result.seconds < 0 : result.seconds > 0);
+	return error;
+}
+
+static bool any_suspended(void)
+{
+	int i;
+
+	for (i = 0; i < MAX_DEVICES; i++)
+		if (kernel->devices[i].suspended)
+			return true;
+	return false;
+}
+
+static uint64_t milliseconds(void)
+{
+	return now_ns() / 1000000;
+}
+
+static void test_success(void)
+{
+	static const int order[NR_STEPS] = { FRONT, ORIGIN, SNAPSHOT, ORIGIN, FRONT };
+	struct dms_window_step steps[NR_STEPS];
+	int i;
+
+	kernel_reset();
+	CHECK_OK(run(steps, 2000));
+	CHECK(!any_suspended() && kernel->nr_calls == NR_STEPS);
+	CHECK(kernel->devices[SNAPSHOT].active && !kernel->devices[SNAPSHOT].inactive);
+	for (i = 0; i < NR_STEPS; i++) {
+		CHECK(kernel->calls[i].device == order[i] && kernel->calls[i].pid == getpid());
+		CHECK(kernel->calls[i].event_nr == steps[i].event_nr);
+		CHECK(steps[i].seconds > 0 && steps[i].seconds < 1);
+		CHECK(steps[i].uevent_generated == (i >= 2));
+	}
+	CHECK(kernel->calls[0].flags == DM_SUSPEND_FLAG);
+	CHECK(kernel->calls[1].flags == (DM_SUSPEND_FLAG | DM_SKIP_LOCKFS_FLAG));
+	CHECK(kernel->calls[2].flags == 0);
+}
+
+/* A step that fails: everything is resumed, with the cookies of the steps that did not come. */
+static void test_failing_steps(void)
+{
+	struct dms_window_step steps[NR_STEPS];
+	struct dms_error *error;
+	int device;
+
+	for (device = 0; device < 3; device++) {
+		kernel_reset();
+		kernel->devices[device].behaviour = device == SNAPSHOT ? FAIL_RESUME : FAIL;
+		error = run(steps, 2000);
+		CHECK(error && error->code == DMS_ERR_OS && error->errnum == EIO);
+		CHECK(strstr(error->message, kernel->devices[device].name));
+		dms_error_destroy(error);
+		CHECK(!any_suspended());
+		CHECK(steps[4].uevent_generated == (device != FRONT));
+		CHECK(steps[3].uevent_generated == (device == SNAPSHOT));
+		CHECK(!steps[2].uevent_generated);
+	}
+	/* A resume that fails once is tried again by the undo. */
+	kernel_reset();
+	kernel->devices[FRONT].behaviour = FAIL_RESUME;
+	CHECK_ERROR(run(steps, 2000), DMS_ERR_OS);
+	CHECK(!any_suspended());
+}
+
+static void test_deadline(enum behaviour behaviour, int device)
+{
+	struct dms_window_step steps[NR_STEPS];
+	uint64_t begin;
+
+	kernel_reset();
+	kernel->devices[device].behaviour = behaviour;
+	begin = milliseconds();
+	CHECK_ERROR(run(steps, 100), DMS_ERR_DEADLINE);
+	CHECK(milliseconds() - begin < 5000);
+	CHECK(!any_suspended());
+	CHECK(kernel->devices[SNAPSHOT].inactive);
+}
+
+static volatile sig_atomic_t nr_signals;
+
+static void count_signal(int number)
+{
+	(void)number;
+	nr_signals++;
+	CHECK(!any_suspended());
+}
+
+static void test_signals(void)
+{
+	struct sigaction action = { .sa_handler = count_signal }, wake, after;
+	struct dms_window_step steps[NR_STEPS];
+	sigset_t before = { 0 }, mask = { 0 };
+
+	kernel_reset();
+	nr_signals = 0;
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+	sigprocmask(SIG_SETMASK, NULL, &before);
+	sigaction(DMS_WATCHDOG_SIGNAL, NULL, &wake);
+	kernel->devices[FRONT].behaviour = SIGNAL;
+	CHECK_OK(run(steps, 2000));
+	CHECK(nr_signals == 2);
+	sigprocmask(SIG_SETMASK, NULL, &mask);
+	CHECK(!memcmp(&mask, &before, sizeof(mask)));
+	sigaction(DMS_WATCHDOG_SIGNAL, NULL, &after);
+	CHECK(wake.sa_handler == after.sa_handler);
+	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
+}
+
+static void test_refusals(void)
+{
+	struct dms_window_step steps[NR_STEPS];
+	struct dms_window_result result;
+
+	kernel_reset();
+	make_steps(steps);
+	CHECK_ERROR(dms_window_run(steps, 0, 100, program, &result), DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_window_run(steps, 4, 100, program, &result), DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_window_run(steps + 2, 1, 100, program, &result),
+		    DMS_ERR_INVALID_ARGUMENT);
+	steps[1].action = DMS_WINDOW_RESUME;
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, program, &result),
+		    DMS_ERR_INVALID_ARGUMENT);
+	make_steps(steps);
+	memset(steps[2].uuid, 'x', sizeof(steps[2].uuid));
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, program, &result),
+		    DMS_ERR_INVALID_ARGUMENT);
+
+	make_steps(steps);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, "/nonexistent", &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, "/bin/true", &result), DMS_ERR_OS);
+	kernel->devices[ORIGIN].suspended = true;
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, program, &result), DMS_ERR_OS);
+	kernel->devices[ORIGIN].suspended = false;
+	kernel->devices[SNAPSHOT].inactive = false;
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, program, &result),
+		    DMS_ERR_INVALID_ARGUMENT);
+	kernel->devices[SNAPSHOT].name[0] = 'X';
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, program, &result), DMS_ERR_OS);
+	CHECK(kernel->nr_calls == 0);
+}
+
+static pid_t start_windows(uint32_t deadline_ms)
+{
+	pid_t pid = fork();
+
+	CHECK(pid >= 0);
+	if (pid)
+		return pid;
+	for (;;) {
+		struct dms_window_step steps[NR_STEPS];
+		struct dms_error *error = run(steps, deadline_ms);
+
+		if (error)
+			_exit(error->code);
+	}
+}
+
+static void check_all_resumed(uint64_t within_ms)
+{
+	uint64_t begin = milliseconds();
+
+	while (any_suspended()) {
+		CHECK(milliseconds() - begin < within_ms);
+		pause_ms(1, false);
+	}
+	/* And nobody suspends again. */
+	pause_ms(5, false);
+	CHECK(!any_suspended());
+}
+
+/* The process dies at any moment: what it had suspended is resumed long before the deadline. */
+static void test_killed(void)
+{
+	uint64_t random = 42;
+	int i, left_suspended = 0;
+
+	for (i = 0; i < 40; i++) {
+		pid_t pid;
+
+		kernel_reset();
+		kernel->devices[FRONT].behaviour = SHORT_SLOW;
+		kernel->devices[ORIGIN].behaviour = SHORT_SLOW;
+		pid = start_windows(60000);
+		while (!kernel->nr_calls)
+			pause_ms(1, false);
+		pause_ms((int)(next_random(&random) % 12), false);
+		while (i % 2 && !kernel->devices[FRONT].suspended)
+			;
+		kill(pid, SIGKILL);
+		left_suspended += any_suspended();
+		waitpid(pid, NULL, 0);
+		check_all_resumed(3000);
+	}
+	CHECK(left_suspended > 5);
+}
+
+/* A stopped process cannot resume: the watchdog does at the deadline, and again if it goes on. */
+static void test_stopped(void)
+{
+	pid_t pid;
+	int status;
+
+	kernel_reset();
+	kernel->devices[FRONT].behaviour = SHORT_SLOW;
+	kernel->devices[ORIGIN].behaviour = SLOW;
+	pid = start_windows(500);
+	while (!kernel->devices[FRONT].suspended)
+		;
+	kill(pid, SIGSTOP);
+	while (any_suspended())
+		pause_ms(10, false);
+	kill(pid, SIGCONT);
+	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == DMS_ERR_DEADLINE);
+	check_all_resumed(1000);
+}
+
+/* A watchdog that is killed cannot vouch for the window: an error, and all resumed. */
+static void test_watchdog_killed(void)
+{
+	struct dms_window_step steps[NR_STEPS];
+	char command[128];
+	pid_t killer;
+
+	kernel_reset();
+	kernel->devices[FRONT].behaviour = SLOW;
+	killer = fork();
+	CHECK(killer >= 0);
+	if (!killer) {
+		while (!kernel->nr_calls)
+			pause_ms(1, false);
+		snprintf(command, sizeof(command), "/proc/%d/task/%d/children", getppid(),
+			 getppid());
+		FILE *file = fopen(command, "re");
+		int child;
+
+		while (file && fscanf(file, "%d", &child) == 1)
+			if (child != getpid())
+				kill(child, SIGKILL);
+		_exit(0);
+	}
+	CHECK_ERROR(run(steps, 5000), DMS_ERR_DEADLINE);
+	CHECK(!any_suspended());
+	waitpid(killer, NULL, 0);
+}
+
+int main(int argc, char **argv)
+{
+	int fd;
+
+	if (argc >= 4)
+		_exit(dms_watchdog_main(argc, argv));
+	fault.fd = -1;
+	CHECK(readlink("/proc/self/exe", program, sizeof(program) - 1) > 0);
+	strcpy(path, "/tmp/dmsnap-test-XXXXXX");
+	fd = mkostemp(path, O_CLOEXEC);
+	CHECK(fd >= 0 && ftruncate(fd, sizeof(struct kernel)) == 0);
+	close(fd);
+	kernel_map(path);
+	test_success();
+	test_failing_steps();
+	test_deadline(HANG, FRONT);
+	test_deadline(HANG, ORIGIN);
+	test_deadline(SLOW, FRONT);
+	test_deadline(SLOW, ORIGIN);
+	test_signals();
+	test_refusals();
+	test_watchdog_killed();
+	test_stopped();
+	test_killed();
+	unlink(path);
+	return 0;
+}
