@@ -1,7 +1,7 @@
 """What can be written on the command line, as data: a module per noun, as in ``actions``."""
 
 from dmsnap.cli.grammar import Noun
-from dmsnap.cli.parser import inspect, point, swap, volume
+from dmsnap.cli.parser import host, inspect, point, swap, volume
 
 ROOT = Noun(
     "dmsnap",
@@ -15,6 +15,7 @@ ROOT = Noun(
         swap.SWAP,
         volume.STATUS,
         inspect.INSPECT,
+        host.DOCTOR,
     ),
     details="A full, mountable replica of every protected volume, kept current by copying only "
     "what changed, and put in the volume's place by loading a table.",
