@@ -74,6 +74,8 @@ def open_exclusive(path: Path, *, write: bool, direct: bool = True) -> Iterator[
     """
     flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_EXCL
     with _opened(path, flags, direct) as descriptor:
+        if write and _is_read_only(descriptor):
+            raise ReadOnlyError(str(path), "dmsnap")
         yield descriptor
 
 
@@ -98,6 +100,12 @@ def _opened(path: Path, flags: int, direct: bool) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _is_read_only(descriptor: int) -> bool:
+    """A read-only device can be opened for writing: only the writes fail (bdev_read_only)."""
+    status = os.fstat(descriptor)
+    return stat.S_ISBLK(status.st_mode) and SYSFS.read_only(status.st_rdev)
 
 
 def _open_failure(path: Path, flags: int, errnum: int) -> DmsnapError:
@@ -179,13 +187,19 @@ def describe_users(device: BlockDevice, *, sysfs: Sysfs = SYSFS, proc: Path = PR
 
 def describe_users_of(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> str:
     """``describe_users`` for a device that may have no node."""
-    users = [f"mounted on {mount.mount_point}" for mount in mounts_of(devno, proc=proc)]
-    users += [f"held by {sysfs.display_name(holder)}" for holder in sysfs.holders(devno)]
-    users += ["used as swap space" for swap in swaps(proc=proc) if _is_device(swap.path, devno)]
+    users = lasting_users(devno, sysfs=sysfs, proc=proc)
     if not users:
         openers = process.openers_of(devno, proc=proc)
         users = [f"open in {use.command} (pid {use.pid})" for use in openers]
     return ", ".join(users)
+
+
+def lasting_users(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> list[str]:
+    """The users that will not go away by themselves: mounts, devices above, swap space."""
+    users = [f"mounted on {mount.mount_point}" for mount in mounts_of(devno, proc=proc)]
+    users += [f"held by {sysfs.display_name(holder)}" for holder in sysfs.holders(devno)]
+    users += ["used as swap space" for swap in swaps(proc=proc) if _is_device(swap.path, devno)]
+    return users
 
 
 def _is_device(path: Path, devno: int) -> bool:

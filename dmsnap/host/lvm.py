@@ -20,12 +20,15 @@ from dmsnap.errors import (
     ProgramError,
     WrongStateError,
 )
+from dmsnap.host import udev
 from dmsnap.host.run import run
 from dmsnap.units import format_size
 
 TAG = "dmsnap"
 
-_CONFIGURATION = ("--config", "devices/ignore_suspended_devices=1")
+_CONFIGURATION = "devices/ignore_suspended_devices=1"
+# LVM trusts that udev makes its nodes, even where no udevd runs (a rescue system).
+_WITHOUT_UDEV = "activation/udev_sync=0 activation/udev_rules=0"
 _REPORT = ("--reportformat", "json", "--units", "b", "--nosuffix")
 _NAME = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*")
 
@@ -151,11 +154,16 @@ def _complete_group(name: str) -> VolumeGroup:
 
 def _change(group: VolumeGroup, command: str, *arguments: str) -> None:
     devices = [word for path in group.physical_volumes for word in ("--devices", path)]
-    run("lvm", command, *_CONFIGURATION, *devices, *arguments, timeout_seconds=300)
+    run("lvm", command, *_configuration(), *devices, *arguments, timeout_seconds=300)
+
+
+def _configuration() -> tuple[str, str]:
+    settings = _CONFIGURATION if udev.is_running() else f"{_CONFIGURATION} {_WITHOUT_UDEV}"
+    return "--config", settings
 
 
 def _report(command: str, kind: str, fields: str, *arguments: str) -> list[dict[str, str]]:
-    completed = run("lvm", command, *_CONFIGURATION, *_REPORT, "-o", fields, *arguments)
+    completed = run("lvm", command, *_configuration(), *_REPORT, "-o", fields, *arguments)
     return parse_report(completed.json(), kind)
 
 

@@ -115,9 +115,11 @@ def mount_options(entry: Mount) -> list[str]:
     of the options kept in utab (``x-systemd…``, ``_netdev``) the kernel knows nothing.
     """
     access = "ro" if entry.read_only else "rw"
+    # The kernel's default is relatime: a mount that shows neither was made with strictatime.
+    atime = [] if {"noatime", "relatime"} & set(entry.options) else ["strictatime"]
     rest = [*entry.options, *entry.super_options]
     kept = [option for option in rest if _is_option(option)]
-    return list(dict.fromkeys([access, *kept]))
+    return list(dict.fromkeys([access, *atime, *kept]))
 
 
 def _is_option(option: str) -> bool:

@@ -16,7 +16,7 @@ from dmsnap.host.mountinfo import Mount, mount_at, mounts_of, parse_line, split_
 
 RECORDED = r"""21 1 253:1 / / rw,relatime shared:1 - ext4 /dev/mapper/vg-root rw,errors=remount-ro
 22 21 0:20 / /proc rw,nosuid,nodev,noexec,relatime shared:12 - proc proc rw
-40 21 253:3 / /srv/my\040data rw,noatime shared:3 master:4 - xfs /dev/vg/srv rw,seclabel,attr2,noquota
+40 21 253:3 / /srv/my\040data rw,noatime shared:3 master:4 - xfs /dev/vg/srv rw,seclabel,noquota
 41 40 253:4 / /srv/my\040data/tab\011 rw,relatime - ext4 /dev/mapper/vg-sub rw
 42 41 0:50 / /srv/my\040data/tab\011/deep rw - tmpfs tmpfs rw
 43 40 253:5 / /srv/my\040data/z ro,relatime - ext4 /dev/mapper/vg-z rw
@@ -111,7 +111,7 @@ def test_options_in_quotes_are_not_split() -> None:
         (40, ["rw", "noatime", "noquota"]),
         (43, ["ro", "relatime"]),
         (21, ["rw", "relatime", "errors=remount-ro"]),
-        (48, ["rw", 'context="system_u:object_r:tmp_t:s0:c1,c2"', "nodelalloc"]),
+        (48, ["rw", "strictatime", 'context="system_u:object_r:tmp_t:s0:c1,c2"', "nodelalloc"]),
     ],
 )
 def test_mount_options(proc: Path, mount_id: int, options: list[str]) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from dmsnap.errors import BusyError, DmsnapError, ForeignDeviceError
 from dmsnap.host import udev
-from dmsnap.host.blockdev import describe_users_of
+from dmsnap.host.blockdev import describe_users_of, lasting_users
 from dmsnap.host.dm._libdm import ffi, lib
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.driver import require_targets, targets
@@ -261,7 +261,7 @@ def _remove(name: str, deadline_seconds: float, *, retry: bool) -> None:
 
 def _remove_busy(state: DmInfo, deadline_seconds: float, sysfs: Sysfs) -> None:
     try:
-        if udev.is_running():
+        if udev.is_running() and not lasting_users(state.devno, sysfs=sysfs):
             udev.settle(deadline_seconds)
             _remove(state.name, deadline_seconds, retry=True)
             return
