@@ -7,10 +7,10 @@ from pathlib import Path
 from uuid import UUID
 
 from dmsnap._native import copy, label
-from dmsnap._native.core import NotThisFormatError
+from dmsnap._native.copy import UndoStore
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import CorruptError, ForeignDeviceError, WrongStateError
+from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.snapshot import stack
 
@@ -53,14 +53,10 @@ class Replica:
                     next_point_time_ns=self.label.point_time_ns,
                 )
             )
-        copy.roll_back(
-            self.fd,
-            entry.store_offset_bytes,
-            entry.store_length_bytes,
-            self.fd,
-            self.label.size_bytes,
-            name=str(self.device.path),
+        store = UndoStore(
+            self.fd, entry.store_offset_bytes, entry.store_length_bytes, entry.chunk_size
         )
+        copy.roll_back(store, self.fd, self.label.size_bytes, name=str(self.device.path))
         self.write_label(
             replace(
                 self.label,

@@ -31,7 +31,7 @@ def run(*argv: object, expected: int = 0, timeout: float = 300) -> str:
     return completed.stdout
 
 
-def dmsnap(*argv: object, expected: int = 0) -> Any:  # noqa: ANN401 - whatever JSON it prints
+def dmsnap(*argv: object, expected: int = 0) -> Any:
     """Run a dmsnap command with ``--json``; its result, or its error object."""
     command = ["dmsnap", *[str(word) for word in argv], "--json"]
     completed = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

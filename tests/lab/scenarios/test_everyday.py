@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from conftest import MIB, Lab, dm_devices, dmsnap, run, sha256
 
 SIZE = 256 * MIB
