@@ -12,7 +12,7 @@ from dmsnap.cli.output import Output
 
 ACTIONS = "dmsnap.cli.actions"
 
-# Both are taken out of the arguments before click sees them (main.Flags), wherever they stand;
+# Both are taken out of the arguments before click sees them (program.Flags), wherever they stand;
 # declared here, they are in every help text.
 FLAGS = (
     click.Option(["--json"], is_flag=True, expose_value=False, help="Write results as JSON."),
