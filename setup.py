@@ -13,7 +13,7 @@ class BuildNative(build_ext):
 
     def build_extensions(self) -> None:
         super().build_extensions()
-        target = Path(WATCHDOG) if self.inplace else Path(self.build_lib) / WATCHDOG
+        target = Path(self.build_lib) / WATCHDOG
         target.parent.mkdir(parents=True, exist_ok=True)
         objects = self.compiler.compile(
             ["native/src/watchdog_main.c"],
@@ -22,6 +22,11 @@ class BuildNative(build_ext):
             extra_preargs=["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra"],
         )
         self.compiler.link_executable(objects, target.name, output_dir=str(target.parent))
+
+    def copy_extensions_to_source(self) -> None:
+        """The last step of an in-place build, which setuptools does in ``build_lib`` too."""
+        super().copy_extensions_to_source()
+        self.copy_file(str(Path(self.build_lib) / WATCHDOG), WATCHDOG)
 
 
 setup(

@@ -16,7 +16,9 @@ class _FFI:
     def from_buffer(self, buffer: object, /) -> CData: ...
     def new_handle(self, value: object, /) -> CData: ...
     def from_handle(self, handle: CData, /) -> Any: ...
-    def def_extern(self, *, name: str = ..., error: object = ...) -> Callable[[Any], Any]: ...
+    def def_extern(
+        self, *, name: str = ..., error: object = ..., onerror: Callable[..., None] = ...
+    ) -> Callable[[Any], Any]: ...
 
 ffi: Final[_FFI]
 
@@ -86,5 +88,56 @@ class _Lib:
     def dms_label_wipe(self, fd: int, device_bytes: int, /) -> CData: ...
     def dms_label_decode(self, sector: CData, device_bytes: int, label: CData, /) -> CData: ...
     def dms_label_encode(self, label: CData, sector: CData, /) -> CData: ...
+
+    # copy.h
+    dms_python_progress: CData
+    def dms_copy_compare(
+        self,
+        source_fd: int,
+        destination_fd: int,
+        size_bytes: int,
+        extents: CData,
+        options: CData,
+        undo: CData,
+        stats: CData,
+        different: CData,
+        /,
+    ) -> CData: ...
+    def dms_copy_apply(
+        self,
+        source_fd: int,
+        destination_fd: int,
+        size_bytes: int,
+        extents: CData,
+        zero_detection: bool,
+        options: CData,
+        stats: CData,
+        /,
+    ) -> CData: ...
+    def dms_copy_roll_back(
+        self,
+        store_fd: int,
+        offset_bytes: int,
+        length_bytes: int,
+        destination_fd: int,
+        size_bytes: int,
+        options: CData,
+        stats: CData,
+        /,
+    ) -> CData: ...
+
+    # window.h
+    DMS_WINDOW_SUSPEND: int
+    DMS_WINDOW_SUSPEND_NO_FREEZE: int
+    DMS_WINDOW_RESUME: int
+    def dms_window_run(
+        self,
+        steps: CData,
+        nr_steps: int,
+        deadline_ms: int,
+        watchdog_path: bytes,
+        result: CData,
+        /,
+    ) -> CData: ...
 
 lib: Final[_Lib]

@@ -1,0 +1,75 @@
+"""The window: the suspends and resumes that make a point, with a watchdog beside them. Root."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from dmsnap._native import _core
+from dmsnap._native._core import ffi, lib
+from dmsnap._native.core import check
+
+
+class WindowAction(IntEnum):
+    """What a step does to its device."""
+
+    SUSPEND = lib.DMS_WINDOW_SUSPEND  # freezes the file system, drains I/O
+    SUSPEND_NO_FREEZE = lib.DMS_WINDOW_SUSPEND_NO_FREEZE
+    RESUME = lib.DMS_WINDOW_RESUME  # swaps in an inactive table, when there is one
+
+
+@dataclass(frozen=True, slots=True)
+class WindowStep:
+    """One ioctl on the device with the DM ``uuid``; the last two fields are results.
+
+    ``event_nr`` is a udev cookie with its flags. When the kernel sent no event for it
+    (``uevent_generated`` is false), nobody else will complete the cookie.
+    """
+
+    uuid: str
+    action: WindowAction
+    event_nr: int = 0
+    uevent_generated: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WindowTimes:
+    """``seconds`` from before the first suspend until after the last resume."""
+
+    seconds: float
+    steps: tuple[WindowStep, ...]
+
+
+def watchdog_path() -> Path:
+    """The watchdog program, built and installed beside the compiled module."""
+    return Path(_core.__file__).with_name("dmsnap-watchdog")
+
+
+def run(
+    steps: Sequence[WindowStep], deadline_ms: int, *, watchdog: Path | None = None
+) -> WindowTimes:
+    """Run ``steps`` in order; every device that is suspended must be resumed by a later step.
+
+    Raises :class:`~dmsnap.errors.DeadlineError` when ``deadline_ms`` passed, and other errors
+    when a step failed or could not begin. After any of them everything is resumed, unless the
+    error says which device could not be. SIGINT and SIGTERM wait until the end.
+
+    An inactive table of a device that the window suspends goes live with the resume, also when
+    the window fails. No era device may be asked anything meanwhile.
+    """
+    array = ffi.new("struct dms_window_step[]", len(steps))
+    for place, step in zip(array, steps, strict=True):
+        place.uuid = step.uuid.encode()
+        place.action = step.action
+        place.event_nr = step.event_nr
+    result = ffi.new("struct dms_window_result *")
+    path = str(watchdog or watchdog_path()).encode()
+    check(lib.dms_window_run(array, len(steps), deadline_ms, path, result), "")
+    done = tuple(
+        WindowStep(
+            step.uuid, step.action, step.event_nr, bool(place.uevent_generated), place.seconds
+        )
+        for place, step in zip(array, steps, strict=True)
+    )
+    return WindowTimes(result.seconds, done)
