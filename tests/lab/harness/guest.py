@@ -28,6 +28,14 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True, slots=True)
+class Stock:
+    """What an emulated machine boots from: the directories of a kernel and of a tree's image."""
+
+    kernel: Path
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Guest:
     """What a guest is made of; `stock` is what emulated machines boot from."""
 
@@ -38,7 +46,7 @@ class Guest:
     tree: Path
     venv: Path
     dmsnap: Path
-    stock: Path | None = None
+    stock: Stock | None = None
 
 
 @dataclass(frozen=True, slots=True)

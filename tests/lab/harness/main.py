@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from harness import arguments, program, python_layers, scratch, tree
+from harness import arguments, program, python_layers, scratch, stock_kernel, tree
 from harness.arguments import Options
 from harness.cache import Layers
 from harness.errors import LAB_FAILED, LabError
-from harness.guest import Guest, RunDirectory, run_directory, write_command
+from harness.guest import Guest, RunDirectory, Stock, run_directory, write_command
 from harness.kernels import KERNELS
 from harness.machine import CHANNELS, SCRATCH_DEVICES, Machine
 from harness.relay import Relay, TimedOutError, raw_terminal
@@ -54,6 +54,10 @@ def _guest(options: Options, layers: Layers) -> Iterator[Guest]:
     root = tree.obtain(layers, suite)
     python = python_layers.PythonLayers(layers, suite, root, tree.key(suite), CHECKOUT)
     venv = python.obtain_venv()
+    stock = None
+    if options.kernel.machine == "qemu":
+        kernel = stock_kernel.obtain_kernel(layers, suite)
+        stock = Stock(kernel, stock_kernel.obtain_root(layers, suite, root, tree.key(suite)))
     with tempfile.TemporaryDirectory(prefix="jail-", dir=layers.directory) as nothing:
         yield Guest(
             kernel=options.kernel,
@@ -63,6 +67,7 @@ def _guest(options: Options, layers: Layers) -> Iterator[Guest]:
             tree=root,
             venv=venv,
             dmsnap=python.obtain_dmsnap(venv) if options.install else Path(nothing),
+            stock=stock,
         )
 
 
