@@ -133,6 +133,12 @@ def dm_devices(prefix: str = "DMSNAP-") -> list[str]:
     return [row[0] for row in rows if len(row) > 1 and row[1].startswith(prefix)]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def modules() -> None:
+    """What losetup and dmsetup need where no udev loads modules."""
+    run("modprobe", "-a", "loop", "dm-mod")
+
+
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """An empty lab, and a check that it is left empty."""
