@@ -1,0 +1,128 @@
+# dmsnap. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+PYTHON ?= python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMP := $(VENV)/.dmsnap-built
+
+BUILD_PACKAGES := gcc libc6-dev libdevmapper-dev liburing-dev pkg-config python3-dev python3-venv
+RUN_PACKAGES := e2fsprogs kmod mount util-linux xfsprogs
+CHECK_PACKAGES := clang cppcheck
+
+# What the extension modules and the package's metadata are made of. Python files are used from the
+# checkout as they are.
+NATIVE := $(wildcard native/src/*.c native/src/*.h native/include/dmsnap/*.h) \
+	dmsnap/_native/build.py dmsnap/host/dm/build.py setup.py pyproject.toml
+
+LIBRARY := $(DESTDIR)$(PREFIX)/lib/dmsnap
+RULES := $(DESTDIR)$(PREFIX)/lib/udev/rules.d
+UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
+DOC := $(DESTDIR)$(PREFIX)/share/doc/dmsnap
+STATE := $(DESTDIR)/var/lib/dmsnap
+
+.PHONY: help all build deps deps-build lint test test-unit test-native test-lab demo bench lab \
+	install uninstall clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+all: build ## the same as build
+
+build: $(STAMP) ## build into .venv: .venv/bin/dmsnap runs from the checkout (the default)
+
+$(STAMP): $(NATIVE)
+	.ci/install-packages $(BUILD_PACKAGES)
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	requires=$$($(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))'); \
+		mapfile -t requires <<<"$$requires"; $(PIP) install wheel "$${requires[@]}"
+	$(PIP) install --no-build-isolation --editable '.[dev]'
+	touch $@
+
+deps-build:
+	.ci/install-packages $(BUILD_PACKAGES)
+
+deps: deps-build ## install the Debian packages that building, checking and the lab need (root)
+	.ci/install-packages $(RUN_PACKAGES) $(CHECK_PACKAGES)
+	tests/lab/install-host-packages
+
+lint: build ## ruff, mypy, gcc and clang with -Werror, cppcheck
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) -C native all CC=gcc
+	$(MAKE) -C native all CC=clang
+	$(MAKE) -C native analyze
+
+test-unit: build ## tests that need no root and no device-mapper
+	$(BIN)/pytest -q
+
+test-native: ## tests of the C core under ASan and UBSan
+	$(MAKE) -C native test
+
+test-lab: ## scenarios on real kernels, in virtual machines
+	tests/lab/run-all
+
+test: ## install what is missing, then every check and test
+	$(MAKE) deps
+	$(MAKE) build
+	$(MAKE) lint
+	$(MAKE) test-unit
+	$(MAKE) test-native
+	$(MAKE) test-lab
+
+demo: ## the main job, in the lab: spoil two volumes and recover them
+	tests/lab/install-host-packages
+	tests/lab/run --timeout 1500 python3 tests/lab/demo
+
+bench: build ## measure, as ratios in one run
+	tests/bench/run
+
+lab: ## a shell in the lab
+	tests/lab/install-host-packages
+	tests/lab/run --shell
+
+# A directory of its own holds dmsnap and the Python packages it needs: Debian's Python keeps others
+# out of its own (PEP 668), and nothing else on the server changes with them. The program finds the
+# directory beside itself, so that it runs from a DESTDIR, too.
+install: build ## install below PREFIX (/usr/local), staged in DESTDIR; root without DESTDIR
+	rm -rf build/wheel build/lib build/bdist.*
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	[ ! -e "$(LIBRARY)" ] || [ -e "$(LIBRARY)/dmsnap/version.py" ]
+	rm -rf "$(LIBRARY)"
+	$(PIP) install --no-compile --target "$(LIBRARY)" build/wheel/dmsnap-*.whl
+	rm -rf "$(LIBRARY)/bin"
+	$(BIN)/python -m compileall -q -s "$(DESTDIR)" "$(LIBRARY)" || true
+	install -d "$(DESTDIR)$(PREFIX)/bin"
+	interpreter=$$($(BIN)/python -c 'import os, sys; print(os.path.realpath(sys.executable))'); \
+		sed "s|@PYTHON@|$$interpreter|" dmsnap/cli/launcher.in >"$(DESTDIR)$(PREFIX)/bin/dmsnap"
+	chmod 755 "$(DESTDIR)$(PREFIX)/bin/dmsnap"
+	install -D -m 644 -t "$(RULES)" udev-rules/*.rules
+	for unit in $(wildcard systemd/*.service systemd/*.timer systemd/*.target); do \
+		install -D -m 644 -t "$(UNITS)" "$$unit"; \
+	done
+	for page in README.md CHANGELOG.md LICENSE docs/*.md; do \
+		[ ! -e "$$page" ] || install -D -m 644 -t "$(DOC)" "$$page"; \
+	done
+	install -d -m 700 "$(STATE)" "$(STATE)/store"
+	[ -n "$(DESTDIR)" ] || ! command -v udevadm >/dev/null || udevadm control --reload || true
+
+uninstall: ## remove what install put there; volumes, catalogue and stores stay
+	[ ! -e "$(LIBRARY)/dmsnap/version.py" ] || rm -rf "$(LIBRARY)"
+	rm -f "$(DESTDIR)$(PREFIX)/bin/dmsnap"
+	rm -f $(patsubst udev-rules/%,"$(RULES)/%",$(wildcard udev-rules/*.rules))
+	rm -f $(patsubst systemd/%,"$(UNITS)/%",$(wildcard systemd/*.service systemd/*.timer systemd/*.target))
+	rm -rf "$(DOC)"
+
+clean: ## remove everything that was built, .venv too
+	rm -rf build dist *.egg-info $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f dmsnap/_native/*.so dmsnap/_native/_core.c dmsnap/_native/dmsnap-watchdog
+	rm -f dmsnap/host/dm/*.so dmsnap/host/dm/_libdm.c dmsnap/host/dm/*.o
+	find dmsnap tests -name __pycache__ -type d -prune -exec rm -rf {} +
