@@ -84,6 +84,7 @@ static struct dms_error *visit_block(void *context, const struct dms_block_ref *
 
 	DMS_TRY(parse_block(array, ref, block, &run));
 	array->nr_entries += run.nr_entries;
+	/* cppcheck-suppress returnDanglingLifetime - an error keeps no pointer to what it is about */
 	return array->fn(array->context, &run);
 }
 

@@ -11,16 +11,18 @@
 
 struct dms_error *dms_bitmap_create(uint64_t nr_bits, struct dms_bitmap **bitmap)
 {
-	_cleanup_free_ struct dms_bitmap *new = calloc(1, sizeof(*new));
+	struct dms_bitmap *new = calloc(1, sizeof(*new));
 
-	if (new) {
-		new->nr_bits = nr_bits;
-		new->words = calloc(nr_bits / DMS_WORD_BITS + 1, sizeof(*new->words));
-	}
-	if (!new || !new->words)
+	if (!new)
+		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for a bitmap");
+	new->nr_bits = nr_bits;
+	new->words = calloc(nr_bits / DMS_WORD_BITS + 1, sizeof(*new->words));
+	if (!new->words) {
+		free(new);
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for %" PRIu64 " bits",
 					nr_bits);
-	*bitmap = dms_steal(new);
+	}
+	*bitmap = new;
 	return NULL;
 }
 
