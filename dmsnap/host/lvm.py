@@ -21,7 +21,9 @@ from dmsnap.errors import (
     WrongStateError,
 )
 from dmsnap.host import udev
+from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.run import run
+from dmsnap.host.sysfs import SYSFS
 from dmsnap.units import format_size
 
 TAG = "dmsnap"
@@ -149,7 +151,16 @@ def _complete_group(name: str) -> VolumeGroup:
         raise NotFoundError(f"there is no volume group {name}", vg=name)
     if not group.complete:
         raise WrongStateError(f"the volume group {name} misses physical volumes", vg=name)
+    for path in group.physical_volumes:
+        if _is_twin(Path(path)):
+            raise WrongStateError(f"LVM takes {path}, a copy, for a disk of {name}", vg=name)
     return group
+
+
+def _is_twin(path: Path) -> bool:
+    """Whether it is a dm device of ours other than a front, which may well be a PV."""
+    uuid = SYSFS.dm_uuid(BlockDevice.probe(path).devno) or ""
+    return uuid.startswith("DMSNAP-") and not uuid.endswith("-front")
 
 
 def _change(group: VolumeGroup, command: str, *arguments: str) -> None:

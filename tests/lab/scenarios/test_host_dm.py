@@ -434,6 +434,7 @@ def test_the_front_has_the_links_and_the_twin_has_none(twins: str) -> None:
     assert Path("/dev/dmsnap/t-front").resolve() == front
     assert not Path("/dev/dmsnap/t-twin").exists()
     assert device.node("t-twin").is_block_device()
+    assert "L: 100" in udev_record("t-front", "all")
     links = properties("t-twin")["DEVLINKS"].split()
     assert [link for link in links if link.startswith("/dev/disk/by-uuid")] == []
 
@@ -464,13 +465,18 @@ def test_the_front_keeps_its_links_through_a_reload(twins: str, disk: Disks) -> 
 
 
 def properties(name: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in udev_record(name, "property"))
+
+
+def udev_record(name: str, query: str) -> list[str]:
+    """What ``udevadm info`` says of a dm device."""
     shown = subprocess.run(
-        ["udevadm", "info", "--query=property", f"--name=/dev/mapper/{name}"],
+        ["udevadm", "info", f"--query={query}", f"--name=/dev/mapper/{name}"],
         check=True,
         capture_output=True,
         text=True,
     )
-    return dict(line.split("=", 1) for line in shown.stdout.splitlines())
+    return shown.stdout.splitlines()
 
 
 @with_udev
