@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 from dmsnap.catalogue import schema
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, MountRecord, Point, Volume, VolumeState
-from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError
+from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError, WrongStateError
 
 Row = TypeVar("Row", Volume, Area, Point)
 
@@ -74,6 +74,8 @@ class Catalogue:
                 yield connection
         except sa.exc.OperationalError as error:
             raise OperatingSystemError(f"the catalogue {self.path}: {error.orig}") from error
+        except sa.exc.IntegrityError as error:
+            raise WrongStateError(f"the catalogue {self.path} refuses: {error.orig}") from error
         except sa.exc.DatabaseError as error:
             raise CorruptError(
                 f"the catalogue {self.path} is damaged: {error.orig}",
@@ -115,8 +117,14 @@ class Catalogue:
         raise NotFoundError(f"there is no protected volume with the id {volume_id}")
 
     def add_volume(self, volume: Volume) -> None:
-        """Record a new volume."""
-        self._execute(schema.volume.insert().values(**_columns(volume)))
+        """Record a new volume, or one that was unprotected and comes back with its identity."""
+        columns = _columns(volume)
+        former = schema.volume.update().where(
+            schema.volume.c.id == str(volume.id), schema.volume.c.removed_ns.is_not(None)
+        )
+        with self._transaction() as connection:
+            if not connection.execute(former.values(**columns, removed_ns=None)).rowcount:
+                connection.execute(schema.volume.insert().values(**columns))
 
     def update_volume(self, volume: Volume) -> None:
         """Record ``volume`` as it is now."""

@@ -1,0 +1,271 @@
+"""The catalogue: what is recorded comes back, and a damaged file is a sentence."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmsnap.catalogue import schema
+from dmsnap.catalogue.clock import format_time
+from dmsnap.catalogue.model import Area, AreaRole, MountRecord, Point, Volume, VolumeState
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError, WrongStateError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "catalogue.db"
+
+
+@pytest.fixture
+def catalogue(path: Path) -> Iterator[Catalogue]:
+    with Catalogue.open(path) as opened:
+        yield opened
+
+
+def a_volume(name: str = "srv") -> Volume:
+    return Volume(
+        id=uuid4(),
+        name=name,
+        state=VolumeState.BUILDING,
+        backing="/dev/vg/srv",
+        recovery="/dev/sdb",
+        recovery_id=uuid4(),
+        store="/var/lib/dmsnap/store",
+        size_bytes=2**44,
+        block_bytes=65536,
+        chunk_bytes=4096,
+        fs_type="ext4",
+        fs_uuid="3f1c",
+        mounts=(
+            MountRecord("/srv", "ext4", ("rw", "noatime")),
+            MountRecord("/mnt/a b", "ext4", ()),
+        ),
+        generation=1,
+        tracking_id="boot:1",
+        created_ns=1_790_000_000_000_000_001,
+    )
+
+
+def an_area(volume: Volume, role: AreaRole = AreaRole.COW) -> Area:
+    return Area(uuid4(), volume.id, role, 1, f"/store/{uuid4().hex}.img", 2**34, uuid4())
+
+
+def a_point(volume: Volume, created_ns: int = 5) -> Point:
+    return Point(uuid4(), volume.id, created_ns, True, False, 7, "boot:1", 0.0034, uuid4(), "torn")
+
+
+def test_a_volume_comes_back_as_it_was(catalogue: Catalogue) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    assert catalogue.volume("srv") == volume
+    assert catalogue.volume_by_id(volume.id) == volume
+    changed = replace(
+        volume,
+        state=VolumeState.PROMOTED,
+        recovery=None,
+        recovery_id=None,
+        trial_point=uuid4(),
+        previous_backing="/dev/vg/old",
+        mounts=(),
+    )
+    catalogue.update_volume(changed)
+    assert catalogue.volumes() == [changed]
+    assert isinstance(catalogue.volume("srv").state, VolumeState)
+
+
+def test_volumes_are_listed_by_name(catalogue: Catalogue) -> None:
+    for name in ("b", "c", "a"):
+        catalogue.add_volume(a_volume(name))
+    assert [volume.name for volume in catalogue.volumes()] == ["a", "b", "c"]
+
+
+def test_an_unknown_volume_is_a_sentence(catalogue: Catalogue) -> None:
+    assert catalogue.find_volume("srv") is None
+    with pytest.raises(NotFoundError, match="no protected volume named 'srv'"):
+        catalogue.volume("srv")
+    with pytest.raises(NotFoundError):
+        catalogue.volume_by_id(uuid4())
+
+
+def test_a_name_is_taken_while_protected_and_free_again_afterwards(catalogue: Catalogue) -> None:
+    first, second = a_volume(), a_volume()
+    catalogue.add_volume(first)
+    for taken in (second, replace(first, name="another")):
+        with pytest.raises(WrongStateError, match="refuses"):
+            catalogue.add_volume(taken)
+    assert catalogue.volume("srv").id == first.id
+    catalogue.remove_volume(first.id)
+    assert catalogue.find_volume("srv") is None
+    catalogue.add_volume(second)
+    assert catalogue.volume("srv").id == second.id
+
+
+def test_a_volume_that_was_unprotected_is_protected_again(catalogue: Catalogue) -> None:
+    """Its label gives it its former identity back, and with it its points."""
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    point = a_point(volume)
+    catalogue.add_point(point)
+    catalogue.remove_volume(volume.id)
+    again = replace(volume, generation=1, tracking_id="boot:2", store="/elsewhere")
+    catalogue.add_volume(again)
+    assert catalogue.volumes() == [again]
+    assert catalogue.points(volume.id) == [point]
+
+
+def test_areas_come_back_and_go(catalogue: Catalogue) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    cow, era = an_area(volume), replace(an_area(volume, AreaRole.ERA_METADATA), point_id=None)
+    catalogue.add_area(cow)
+    catalogue.add_area(era)
+    assert catalogue.areas(volume.id) == [cow, era]
+    assert catalogue.areas(volume.id, AreaRole.ERA_METADATA) == [era]
+    catalogue.remove_area(cow.id)
+    catalogue.remove_area(cow.id)
+    assert catalogue.areas(volume.id) == [era]
+    assert catalogue.areas(uuid4()) == []
+
+
+def test_areas_and_points_belong_to_a_volume(catalogue: Catalogue) -> None:
+    with pytest.raises(WrongStateError, match="refuses"):
+        catalogue.add_area(an_area(a_volume()))
+    with pytest.raises(WrongStateError, match="refuses"):
+        catalogue.add_point(a_point(a_volume()))
+
+
+def test_points_come_back_oldest_first_and_stay_recorded(catalogue: Catalogue, path: Path) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    newer, older = a_point(volume, 9), a_point(volume, 3)
+    for point in (newer, older):
+        catalogue.add_point(point)
+    assert catalogue.points() == [older, newer]
+    assert catalogue.find_point(newer.id) == newer
+    settled = replace(newer, area_id=None, invalid_reason=None, keep=False)
+    catalogue.update_point(settled)
+    assert catalogue.find_point(newer.id) == settled
+    catalogue.delete_point(older.id)
+    assert catalogue.find_point(older.id) is None
+    assert catalogue.points(volume.id) == [settled]
+    with sqlite3.connect(path) as raw:
+        kept = raw.execute("SELECT deleted_ns, area_id FROM point WHERE id = ?", [str(older.id)])
+        deleted_ns, area_id = kept.fetchone()
+    assert deleted_ns > 0
+    assert area_id is None
+
+
+def test_jobs_are_recorded_before_their_steps_and_after(catalogue: Catalogue, path: Path) -> None:
+    job = catalogue.begin_job("sync", None, 42, ["track", "apply"])
+    catalogue.record_step(job, 0, "done", 0.5)
+    catalogue.record_step(job, 1, "begun", None)
+    with sqlite3.connect(path) as raw:
+        steps = raw.execute("SELECT name, state, seconds FROM job_step ORDER BY position")
+        assert steps.fetchall() == [("track", "done", 0.5), ("apply", "begun", None)]
+        assert raw.execute("SELECT finished_ns FROM job").fetchone() == (None,)
+    catalogue.end_job(job, "done")
+    empty = catalogue.begin_job("assemble", uuid4(), 42, [])
+    assert empty != job
+    with sqlite3.connect(path) as raw:
+        rows = raw.execute("SELECT operation, outcome FROM job ORDER BY id").fetchall()
+    assert rows == [("sync", "done"), ("assemble", None)]
+
+
+def test_it_is_kept_from_others_and_opens_again(catalogue: Catalogue, path: Path) -> None:
+    catalogue.add_volume(a_volume())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    with Catalogue.open(path) as second:
+        assert len(second.volumes()) == 1
+
+
+def test_every_transaction_is_written_through(catalogue: Catalogue) -> None:
+    with catalogue._transaction() as connection:
+        assert connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
+        assert connection.scalar(sa.text("PRAGMA synchronous")) == 2
+        assert connection.scalar(sa.text("PRAGMA foreign_keys")) == 1
+
+
+@pytest.mark.parametrize("damage", ["garbage", "header", "page"])
+def test_a_damaged_file_is_a_sentence(path: Path, damage: str) -> None:
+    with Catalogue.open(path) as catalogue:
+        for number in range(3):
+            catalogue.add_volume(a_volume(f"v{number}"))
+    with sqlite3.connect(path) as raw:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(path.read_bytes())
+    if damage == "garbage":
+        content[:] = b"\xa5" * len(content)
+    elif damage == "header":
+        content[0:16] = b"not a database!!"
+    else:
+        content[4096:] = b"\xa5" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(CorruptError, match="is damaged") as caught:
+        Catalogue.open(path).volumes()
+    assert caught.value.hint
+    assert str(path) in str(caught.value)
+
+
+def test_a_catalogue_of_a_later_version_is_left_alone(path: Path) -> None:
+    with Catalogue.open(path) as catalogue, catalogue._transaction() as connection:
+        connection.execute(schema.schema_version.update().values(version=99))
+    with pytest.raises(CorruptError, match="has schema 99"):
+        Catalogue.open(path)
+
+
+def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OperatingSystemError, match="cannot be opened") as caught:
+        Catalogue.open(tmp_path / "file" / "catalogue.db")
+    assert caught.value.fields["errnum"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_directory_is_a_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OperatingSystemError, match="cannot be opened"):
+        Catalogue.open(tmp_path / "catalogue.db")
+
+
+def test_a_catalogue_that_another_holds_is_a_sentence(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmsnap.catalogue.store.BUSY_TIMEOUT_SECONDS", 0.01)
+    with Catalogue.open(path) as catalogue, sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OperatingSystemError, match="locked"):
+            catalogue.add_volume(a_volume())
+        other.execute("ROLLBACK")
+        catalogue.add_volume(a_volume())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    name=st.text(min_size=1),
+    mounts=st.lists(st.tuples(st.text(), st.text(), st.lists(st.text())), max_size=3),
+    size_bytes=st.integers(0, 2**62),
+)
+def test_any_text_survives(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    mounts: list[tuple[str, str, list[str]]],
+    size_bytes: int,
+) -> None:
+    records = tuple(MountRecord(at, kind, tuple(options)) for at, kind, options in mounts)
+    volume = replace(a_volume(), name=name, mounts=records, size_bytes=size_bytes)
+    with Catalogue.open(tmp_path_factory.mktemp("any") / "catalogue.db") as catalogue:
+        catalogue.add_volume(volume)
+        assert catalogue.volume_by_id(volume.id) == volume
+
+
+def test_times_are_utc() -> None:
+    assert format_time(1_790_000_000_999_999_999) == "2026-09-21T14:13:20Z"
