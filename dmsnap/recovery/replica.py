@@ -7,7 +7,6 @@ from pathlib import Path
 from uuid import UUID
 
 from dmsnap._native import copy, label
-from dmsnap._native.copy import UndoStore
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
@@ -53,10 +52,14 @@ class Replica:
                     next_point_time_ns=self.label.point_time_ns,
                 )
             )
-        store = UndoStore(
-            self.fd, entry.store_offset_bytes, entry.store_length_bytes, entry.chunk_size
+        copy.roll_back(
+            self.fd,
+            entry.store_offset_bytes,
+            entry.store_length_bytes,
+            self.fd,
+            self.label.size_bytes,
+            name=str(self.device.path),
         )
-        copy.roll_back(store, self.fd, self.label.size_bytes, name=str(self.device.path))
         self.write_label(
             replace(
                 self.label,

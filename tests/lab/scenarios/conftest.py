@@ -4,7 +4,9 @@ Scenarios run as root inside a lab guest. Everything they make is taken down aga
 failed scenario does not spoil the next.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+
+from dmsnap.cli.main import main
 
 SCRATCH = Path("/scratch")
 MIB = 1024 * 1024
@@ -32,15 +36,31 @@ def run(*argv: object, expected: int = 0, timeout: float = 300) -> str:
 
 
 def dmsnap(*argv: object, expected: int = 0) -> Any:
-    """Run a dmsnap command with ``--json``; its result, or its error object."""
-    command = ["dmsnap", *[str(word) for word in argv], "--json"]
-    completed = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert completed.returncode == expected, (
-        f"{' '.join(command)}: exit code {completed.returncode}, expected {expected}\n"
-        f"{completed.stdout}\n{completed.stderr}"
+    """Run a dmsnap command with ``--json``; its result, or its error object.
+
+    In this process, by the entry point: starting Python anew takes a guest some seconds. What is
+    about processes (signals, kills, start-up) uses :func:`dmsnap_process`.
+    """
+    words = [str(word) for word in argv]
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = main([*words, "--json"])
+    assert code == expected, (
+        f"dmsnap {' '.join(words)}: exit code {code}, expected {expected}\n"
+        f"{stdout.getvalue()}\n{stderr.getvalue()}"
     )
-    text = completed.stdout if expected == 0 else completed.stdout or completed.stderr
+    text = stdout.getvalue() or stderr.getvalue()
     return json.loads(text) if text.strip() else None
+
+
+def dmsnap_process(*argv: object) -> "subprocess.Popen[str]":
+    """Start a dmsnap command as a process of its own."""
+    return subprocess.Popen(
+        ["dmsnap", *[str(word) for word in argv]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def sha256(path: str | Path, size_bytes: int | None = None) -> str:

@@ -1,0 +1,38 @@
+"""The configuration file."""
+
+from pathlib import Path
+
+import pytest
+
+from dmsnap.errors import ConfigurationError
+from dmsnap.service import configuration
+
+
+def load(tmp_path: Path, text: str) -> configuration.Configuration:
+    path = tmp_path / "dmsnap.toml"
+    path.write_text(text)
+    return configuration.load(path)
+
+
+def test_what_is_not_said_has_its_default(tmp_path: Path) -> None:
+    loaded = load(tmp_path, 'cow_percent = 30\nstate_directory = "/srv/state"\n')
+    assert loaded.cow_percent == 30
+    assert loaded.default_store == "/srv/state/store"
+    assert loaded.window_deadline_ms == configuration.Configuration().window_deadline_ms
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, "cow_percent = 0\nwindow_deadline_ms = 99999999\nstoer = 1\n")
+    for word in ("cow_percent", "window_deadline_ms", "stoer"):
+        assert word in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"dmsnap\.toml"):
+        load(tmp_path, "cow_percent = = 1")
+
+
+def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        configuration.load(tmp_path / "none.toml")
