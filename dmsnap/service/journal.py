@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import DmsnapError
+from dmsnap.errors import DmsnapError, InterruptedBySignal
 from dmsnap.host.signals import held_back, interruptible
 
 log = logging.getLogger(__name__)
@@ -63,9 +63,7 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
                 log.debug("%s: %s", plan.operation, step.description)
                 journal.do(position, step)
         except BaseException as error:
-            with held_back():
-                failures = journal.undo()
-                journal.end(f"failed: {error}" if failures else f"undone: {error}")
+            failures = journal.give_up(error)
             if failures:
                 raise UndoFailedError(error, failures) from error
             raise
@@ -90,6 +88,20 @@ class _Journal:
         seconds = time.monotonic() - started
         self.times.seconds[step.name] = seconds
         self._catalogue.record_step(self._job_id, position, "done", seconds)
+
+    def give_up(self, error: BaseException) -> list[Exception]:
+        """Undo, whatever signals come; returns what failed of it.
+
+        A signal wants what is happening anyway. It raises once, at the edges of held_back, where
+        it must neither cut off the undo nor hide a failure of it: hence a second time around.
+        """
+        failures: list[Exception] | None = None
+        for _ in range(2):
+            with suppress(InterruptedBySignal), held_back():
+                if failures is None:
+                    failures = self.undo()
+                    self.end(f"failed: {error}" if failures else f"undone: {error}")
+        return failures or []
 
     def undo(self) -> list[Exception]:
         """Undo the steps begun, the last one first; a failure does not stop the others."""

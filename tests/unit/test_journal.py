@@ -1,0 +1,250 @@
+"""Plans: steps in order, undone in reverse from any place, whatever fails or interrupts."""
+
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import BusyError, InterruptedBySignal, OperatingSystemError
+from dmsnap.host.signals import held_back
+from dmsnap.service import journal
+from dmsnap.service.journal import Plan, Step, UndoFailedError
+
+NAMES = ("one", "two", "three", "four")
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
+    with Catalogue.open(tmp_path / "catalogue.db") as opened:
+        yield opened
+
+
+class Bench:
+    """Steps that write down what is done to them, and fail where they are told to."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.at: dict[str, Callable[[], None]] = {}
+
+    def happens(self, event: str) -> None:
+        self.events.append(event)
+        if event in self.at:
+            self.at[event]()
+
+    def step(self, name: str, *, undo: bool = True) -> Step:
+        return Step(
+            name,
+            f"do {name}",
+            lambda: self.happens(f"do {name}"),
+            (lambda: self.happens(f"undo {name}")) if undo else None,
+        )
+
+    def plan(self, *, without_undo: str = "") -> Plan:
+        return Plan("test", None, [self.step(name, undo=name != without_undo) for name in NAMES])
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def fails() -> None:
+    raise BusyError("the disk is in use")
+
+
+def undoing(*names: str) -> list[str]:
+    return [f"undo {name}" for name in reversed(names)]
+
+
+def states(catalogue: Catalogue) -> list[str]:
+    with sqlite3.connect(catalogue.path) as raw:
+        return [row[0] for row in raw.execute("SELECT state FROM job_step ORDER BY position")]
+
+
+def outcome(catalogue: Catalogue) -> str:
+    with sqlite3.connect(catalogue.path) as raw:
+        ((text,),) = raw.execute("SELECT outcome FROM job")
+        return str(text)
+
+
+def test_steps_are_done_in_order_and_timed(catalogue: Catalogue, bench: Bench) -> None:
+    times = journal.run(catalogue, bench.plan())
+    assert bench.events == [f"do {name}" for name in NAMES]
+    assert list(times.seconds) == list(NAMES)
+    assert times.total == pytest.approx(sum(times.seconds.values()))
+    assert states(catalogue) == ["done"] * 4
+    assert outcome(catalogue) == "done"
+
+
+def test_the_descriptions_are_the_plan(bench: Bench) -> None:
+    assert bench.plan().descriptions() == [f"do {name}" for name in NAMES]
+    assert bench.events == []
+
+
+def test_all_steps_are_recorded_before_the_first_is_done(
+    catalogue: Catalogue, bench: Bench
+) -> None:
+    seen: list[list[str]] = []
+    bench.at["do one"] = lambda: seen.append(states(catalogue))
+    bench.at["do three"] = lambda: seen.append(states(catalogue))
+    journal.run(catalogue, bench.plan())
+    assert seen == [
+        ["begun", "planned", "planned", "planned"],
+        ["done", "done", "begun", "planned"],
+    ]
+
+
+@pytest.mark.parametrize("failing", range(len(NAMES)))
+def test_a_failure_undoes_what_was_begun_the_last_first(
+    catalogue: Catalogue, bench: Bench, failing: int
+) -> None:
+    bench.at[f"do {NAMES[failing]}"] = fails
+    with pytest.raises(BusyError, match="the disk is in use"):
+        journal.run(catalogue, bench.plan())
+    begun = NAMES[: failing + 1]
+    assert bench.events == [f"do {name}" for name in begun] + undoing(*begun)
+    assert states(catalogue) == ["undone"] * (failing + 1) + ["planned"] * (3 - failing)
+    assert outcome(catalogue) == "undone: the disk is in use"
+
+
+@pytest.mark.parametrize("failing", range(len(NAMES)))
+def test_a_failing_undo_does_not_stop_the_others(
+    catalogue: Catalogue, bench: Bench, failing: int
+) -> None:
+    def also_fails() -> None:
+        raise OperatingSystemError("cannot unmount /srv")
+
+    bench.at["do four"] = fails
+    bench.at[f"undo {NAMES[failing]}"] = also_fails
+    with pytest.raises(UndoFailedError) as caught:
+        journal.run(catalogue, bench.plan())
+    assert bench.events[4:] == undoing(*NAMES)
+    assert str(caught.value) == "the disk is in use; and undoing it failed: cannot unmount /srv"
+    assert isinstance(caught.value.__cause__, BusyError)
+    (failure,) = caught.value.failures.exceptions
+    assert isinstance(failure, OperatingSystemError)
+    assert states(catalogue)[failing] == "begun" if failing == 3 else "done"
+    assert outcome(catalogue).startswith("failed: ")
+
+
+def test_every_failure_while_undoing_is_told(catalogue: Catalogue, bench: Bench) -> None:
+    bench.at["do three"] = fails
+    bench.at["undo three"] = bench.at["undo one"] = fails
+    with pytest.raises(UndoFailedError) as caught:
+        journal.run(catalogue, bench.plan())
+    assert len(caught.value.failures.exceptions) == 2
+    assert "undo two" in bench.events
+
+
+def test_a_step_without_undo_is_passed_over(catalogue: Catalogue, bench: Bench) -> None:
+    bench.at["do three"] = fails
+    with pytest.raises(BusyError):
+        journal.run(catalogue, bench.plan(without_undo="two"))
+    assert bench.events[3:] == undoing("one", "three")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("arriving", range(len(NAMES)))
+def test_a_signal_in_any_step_undoes(
+    catalogue: Catalogue, bench: Bench, arriving: int, number: signal.Signals
+) -> None:
+    bench.at[f"do {NAMES[arriving]}"] = lambda: os.kill(os.getpid(), number)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(InterruptedBySignal) as caught:
+        journal.run(catalogue, bench.plan())
+    assert caught.value.signal_number == number
+    begun = NAMES[: arriving + 1]
+    # Python calls the handler between two instructions: at the latest in the next step.
+    assert bench.events[: arriving + 1] == [f"do {name}" for name in begun]
+    undone = [event.removeprefix("undo ") for event in bench.events if event.startswith("undo ")]
+    assert undone[-(arriving + 1) :] == list(reversed(begun))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_while_undoing_change_nothing(
+    catalogue: Catalogue, bench: Bench, number: signal.Signals
+) -> None:
+    bench.at["do four"] = fails
+    for name in NAMES:
+        bench.at[f"undo {name}"] = lambda: os.kill(os.getpid(), number)
+    with pytest.raises(BusyError):
+        journal.run(catalogue, bench.plan())
+    assert bench.events[4:] == undoing(*NAMES)
+
+
+def test_a_signal_while_undoing_does_not_hide_a_failure(catalogue: Catalogue, bench: Bench) -> None:
+    bench.at["do four"] = bench.at["undo one"] = fails
+    bench.at["undo two"] = lambda: os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(UndoFailedError):
+        journal.run(catalogue, bench.plan())
+
+
+def test_a_signal_between_a_failure_and_its_undo_does_not_cut_it_off(
+    catalogue: Catalogue, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one moment when signals are not held back yet."""
+    edges = [True]
+
+    @contextmanager
+    def signalled_first() -> Iterator[None]:
+        if edges and edges.pop():
+            os.kill(os.getpid(), signal.SIGINT)
+        with held_back():
+            yield
+
+    monkeypatch.setattr(journal, "held_back", signalled_first)
+    bench.at["do two"] = fails
+    with pytest.raises(BusyError):
+        journal.run(catalogue, bench.plan())
+    assert bench.events[2:] == undoing("one", "two")
+
+
+class Forgetful:
+    """A catalogue that stops recording at its n-th call: its disk is full."""
+
+    def __init__(self, catalogue: Catalogue, calls: int) -> None:
+        self._catalogue = catalogue
+        self.calls = calls
+
+    def __getattr__(self, name: str) -> object:
+        method = getattr(self._catalogue, name)
+
+        def recorded(*arguments: object) -> object:
+            self.calls -= 1
+            if self.calls < 0:
+                raise OperatingSystemError("the catalogue: disk full")
+            return method(*arguments)
+
+        return recorded
+
+
+@pytest.mark.parametrize("calls", range(10))
+def test_a_catalogue_that_fails_anywhere_leaves_all_or_nothing(
+    catalogue: Catalogue, bench: Bench, calls: int
+) -> None:
+    """begin_job, then "begun" and "done" for each of the four steps, then end_job."""
+    forgetful = Forgetful(catalogue, calls)
+    finished = calls == 9
+    if finished:
+        journal.run(forgetful, bench.plan())  # type: ignore[arg-type]
+        assert bench.events == [f"do {name}" for name in NAMES]
+        return
+    with pytest.raises(OperatingSystemError, match="disk full"):
+        journal.run(forgetful, bench.plan())  # type: ignore[arg-type]
+    done = [event.removeprefix("do ") for event in bench.events if event.startswith("do ")]
+    undone = [event.removeprefix("undo ") for event in bench.events if event.startswith("undo ")]
+    assert set(done) <= set(undone)
+    assert undone == sorted(undone, key=NAMES.index, reverse=True)
+
+
+def test_what_a_signal_interrupts_is_told_by_its_number(catalogue: Catalogue, bench: Bench) -> None:
+    bench.at["do two"] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(InterruptedBySignal):
+        journal.run(catalogue, bench.plan())
+    assert outcome(catalogue).startswith("undone: interrupted")
