@@ -20,7 +20,7 @@ KEPT_MODULES = (
     *(f"drivers/{name}" for name in ("scsi", "target", "virtio")),
 )
 NEEDED_TO_BOOT = (
-    "virtio_mmio",
+    "virtio_pci",
     "virtio_blk",
     "virtio_console",
     "ext4",
@@ -28,6 +28,10 @@ NEEDED_TO_BOOT = (
     "overlay",
 )
 NEEDED_FOR_SHARES = ("9pnet_virtio", "9p")
+
+IMAGE_OPTIONS = (
+    *("-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"),
+)
 
 KERNEL = "vmlinuz"
 INITRD = "initrd"
@@ -40,13 +44,12 @@ def image(source: Path, target: Path) -> None:
     used = int(program.output(["du", "-s", "--block-size=1M", str(source)]).split()[0])
     with target.open("xb") as file:
         file.truncate((used + used // 4 + 64) << 20)
-    options = ["-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"]
-    program.output(["mke2fs", "-q", "-t", "ext4", *options, "-d", str(source), str(target)])
+    program.output(["mke2fs", "-q", *IMAGE_OPTIONS, "-d", str(source), str(target)])
 
 
 def obtain_root(layers: Layers, suite: str, tree: Path, tree_key: str) -> Path:
     """Return the directory with the image of a suite's tree."""
-    key = key_of(tree_key, Path(__file__).read_bytes())
+    key = key_of(tree_key, *IMAGE_OPTIONS)
     return layers.obtain(f"image-{suite}", key, lambda content: image(tree, content / ROOT))
 
 
