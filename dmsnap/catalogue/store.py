@@ -241,6 +241,26 @@ class Catalogue:
             .values(finished_ns=now_ns(), outcome=outcome)
         )
 
+    def abandon_jobs(self, volume_id: UUID) -> list[str]:
+        """End the jobs of a volume that nobody lives to end; returns the steps they had begun.
+
+        Only with the volume's lock held: else the job may be running.
+        """
+        unfinished = sa.select(schema.job.c.id).where(
+            schema.job.c.volume_id == str(volume_id), schema.job.c.finished_ns.is_(None)
+        )
+        begun = sa.select(schema.job_step.c.name).where(
+            schema.job_step.c.job_id.in_(unfinished), schema.job_step.c.state != "planned"
+        )
+        with self._transaction() as connection:
+            names = list(connection.scalars(begun))
+            connection.execute(
+                schema.job.update()
+                .where(schema.job.c.id.in_(unfinished))
+                .values(finished_ns=now_ns(), outcome="abandoned: its process was killed")
+            )
+        return names
+
     def _execute(self, statement: sa.Executable) -> None:
         with self._transaction() as connection:
             connection.execute(statement)

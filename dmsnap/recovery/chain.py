@@ -9,6 +9,7 @@ snapshot target over the level below it. Levels are read-only; what writes goes 
 """
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Volume
@@ -19,6 +20,13 @@ from dmsnap.recovery.history import MAX_ENTRIES
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.stack import DmName
 from dmsnap.units import to_bytes
+
+TRIAL = "trial"
+
+
+def browse_purpose(point_id: UUID) -> str:
+    """The purpose of a chain that shows a point for browsing."""
+    return f"browse-{point_id.hex[:12]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from dmsnap.recovery.chain import Level
 from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.point import Place, PointView, find
+from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import plan_area
@@ -135,18 +136,14 @@ def best_place(view: PointView) -> Place:
 
 def levels(volume: Volume, label: Label, point_id: UUID, steps_back: int) -> list[Level]:
     """The chain that shows one point for browsing; its name keeps it apart from a trial's."""
-    return chain.levels(volume, label, steps_back, purpose(point_id))
-
-
-def purpose(point_id: UUID) -> str:
-    return f"browse-{point_id.hex[:12]}"
+    return chain.levels(volume, label, steps_back, chain.browse_purpose(point_id))
 
 
 def hide(volume: Volume, point_id: UUID) -> None:
     """Remove the overlay's device and whatever lies below it for this purpose."""
     device = stack.browse(volume, point_id)
     stack.remove(device)
-    chain.remove(chain.existing(volume, purpose(point_id)))
+    chain.remove(chain.existing(volume, chain.browse_purpose(point_id)))
 
 
 def unmount_browse(session: Session, volume: Volume, point_id: UUID) -> list[str]:
@@ -174,7 +171,7 @@ def mount_point(
 ) -> BrowseResult | Plan:
     """Mount a point read-only at ``at``, or below the run directory. Needs root."""
     wanted = find(session, text)
-    with session.volume(wanted.volume) as volume:
+    with held(session, wanted.volume) as volume:
         browsing = Browse(session, volume, find(session, text), at)
         plan = browsing.plan()
         if dry_run:
@@ -186,7 +183,7 @@ def mount_point(
 def unmount_point(session: Session, text: str, *, dry_run: bool) -> Plan | None:
     """Unmount a point and remove its overlay. Needs root."""
     wanted = find(session, text)
-    with session.volume(wanted.volume) as volume:
+    with held(session, wanted.volume) as volume:
         areas = [
             area
             for area in session.catalogue.areas(volume.id, AreaRole.BROWSE)

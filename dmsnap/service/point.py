@@ -11,6 +11,7 @@ from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
 from dmsnap.recovery import history, replica
 from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.reaper import held, reap
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.live import PreparedPoint
@@ -34,11 +35,14 @@ class PointSet:
         self.volumes = {volume.id: volume for volume in volumes}
         self.keep = keep
         self.temporary = temporary
-        self.planned: list[tuple[UUID, Area]] = [
-            (uuid4(), session.plan_cow(volume, AreaRole.COW, cow_percent)) for volume in volumes
-        ]
+        self.planned = [self._plan(volume, cow_percent) for volume in volumes]
         self.points: list[Point] = []
         self._prepared: list[PreparedPoint] = []
+
+    def _plan(self, volume: Volume, cow_percent: int) -> tuple[UUID, Area]:
+        point_id = uuid4()
+        area = self.session.plan_cow(volume, AreaRole.COW, cow_percent)
+        return point_id, replace(area, point_id=point_id)
 
     def steps(self) -> list[Step]:
         names = ", ".join(volume.name for volume in self.volumes.values())
@@ -120,7 +124,7 @@ def create(
     with session.locked(unique):
         volumes = [session.catalogue.volume(name) for name in unique]
         for volume in volumes:
-            session.reap(volume)
+            reap(session, volume)
             require_takeable(session, volume)
         taken = PointSet(session, volumes, keep=keep, cow_percent=cow_percent)
         plan = Plan("point create", volumes[0].id if len(volumes) == 1 else None, taken.steps())
@@ -178,7 +182,7 @@ def view(session: Session, volume: Volume, point: Point, label: Label | None = N
 def delete(session: Session, text: str, *, dry_run: bool) -> Plan | None:
     """Delete a point everywhere it lives; refused where others could not be reached any more."""
     wanted = find(session, text)
-    with session.volume(wanted.volume) as volume:
+    with held(session, wanted.volume) as volume:
         plan = Plan("point delete", volume.id, deletion_steps(session, volume, wanted))
         if dry_run:
             return plan

@@ -26,8 +26,9 @@ from dmsnap.host.dm.target import (
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service import browse, journal
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
-from dmsnap.service.swap import OVERLAY_CHUNK_BYTES, PURPOSE, SwapResult, result
+from dmsnap.service.swap import OVERLAY_CHUNK_BYTES, SwapResult, result
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.stack import DmName
 
@@ -56,7 +57,7 @@ class Promotion:
         self.label = replica.label_of(volume)
         self.recovery = BlockDevice.probe(replica.recovery_path(volume))
         steps_back = history.position_of(self.label, volume.trial_point) or 0
-        self.chain = chain.levels(volume, self.label, steps_back, PURPOSE)
+        self.chain = chain.levels(volume, self.label, steps_back, chain.TRIAL)
 
     def plan(self) -> Plan:
         name, device = self.volume.name, self.recovery.path
@@ -175,7 +176,7 @@ def merge(volume: Volume, device: DmName, merging: SnapshotMerge, finished: Targ
 
 def commit(session: Session, name: str, *, drop_points: bool, dry_run: bool) -> SwapResult | Plan:
     """Make the recovery volume the primary for good, online. Needs root."""
-    with session.volume(name) as volume:
+    with held(session, name) as volume:
         promotion = Promotion(session, volume, drop_points=drop_points)
         plan = promotion.plan()
         if dry_run:

@@ -51,22 +51,6 @@ class Session:
                 )
             yield
 
-    @contextmanager
-    def volume(self, name: str) -> Iterator[Volume]:
-        """Hold a volume's lock; leftovers of commands that were killed are cleared first."""
-        self.catalogue.volume(name)
-        with self.locked([name]):
-            volume = self.catalogue.volume(name)
-            self.reap(volume)
-            yield volume
-
-    def reap(self, volume: Volume) -> None:
-        """Remove temporary points whose command did not live to remove them."""
-        for point in self.catalogue.points(volume.id):
-            if point.temporary:
-                self.remove_live_point(volume, point)
-                self.catalogue.delete_point(point.id)
-
     # the volume's store
 
     def create_area(self, volume: Volume, area: Area) -> None:

@@ -22,13 +22,13 @@ from dmsnap.recovery import chain, history, replica
 from dmsnap.service import assembly, journal, mounting
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.point import find
+from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import era_metadata_bytes, plan_area
 from dmsnap.snapshot.stack import DmName
 
 OVERLAY_CHUNK_BYTES = 4096
-PURPOSE = "trial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Trial:
             trial_point=self.point,
         )
         self.recovery = BlockDevice.probe(replica.recovery_path(volume))
-        self.chain = chain.levels(volume, self.label, self.steps_back, PURPOSE)
+        self.chain = chain.levels(volume, self.label, self.steps_back, chain.TRIAL)
         self.overlay = session.plan_cow(self.volume, AreaRole.OVERLAY)
         self.metadata = plan_area(
             self.volume,
@@ -125,6 +125,7 @@ class Trial:
         if mounted:
             self.before = replace(self.before, mounts=mounted)
             self.volume = replace(self.volume, mounts=mounted)
+            self.session.catalogue.update_volume(self.before)
         mounting.unmount(info.devno, self.session.configuration.unmount_wait_seconds)
         require_unopened(self.volume)
 
@@ -154,7 +155,7 @@ class Revert:
         self.volume = volume
         self.label = replica.label_of(volume)
         steps_back = history.position_of(self.label, volume.trial_point) or 0
-        self.chain = chain.levels(volume, self.label, steps_back, PURPOSE)
+        self.chain = chain.levels(volume, self.label, steps_back, chain.TRIAL)
         self.after = replace(
             volume,
             state=VolumeState.PROTECTED,
@@ -252,7 +253,7 @@ def expected_tables(volume: Volume, areas: Sequence[Area]) -> dict[DmName, Table
     below = BlockDevice.probe(replica.recovery_path(volume)).devno
     tables: dict[DmName, Table] = {}
     steps_back = history.position_of(label, volume.trial_point) or 0
-    for level in chain.levels(volume, label, steps_back, PURPOSE):
+    for level in chain.levels(volume, label, steps_back, chain.TRIAL):
         store = stack.require(level.store).devno
         tables[level.shown] = chain.level_table(volume, below, store, level.chunk_bytes)
         below = stack.require(level.shown).devno
@@ -304,7 +305,7 @@ def require_trial(volume: Volume) -> None:
 
 def swap(session: Session, name: str, *, to: str | None, dry_run: bool) -> SwapResult | Plan:
     """Put the newest or the chosen point of the recovery volume under the front, in trial."""
-    with session.volume(name) as volume:
+    with held(session, name) as volume:
         wanted = find(session, to, [name]).id if to else None
         trial = Trial(session, volume, wanted)
         plan = trial.plan()
@@ -315,7 +316,7 @@ def swap(session: Session, name: str, *, to: str | None, dry_run: bool) -> SwapR
 
 def revert(session: Session, name: str, *, dry_run: bool) -> SwapResult | Plan:
     """End a trial: back to the primary as it was left."""
-    with session.volume(name) as volume:
+    with held(session, name) as volume:
         ending = Revert(session, volume)
         plan = ending.plan()
         if dry_run:

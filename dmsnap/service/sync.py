@@ -23,6 +23,7 @@ from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.point import PointSet
 from dmsnap.service.progress import Progress, of_total
+from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 from dmsnap.tracking import choice, era
@@ -239,7 +240,7 @@ def sync(
     progress: Progress | None = None,
 ) -> SyncResult | Plan:
     """Bring the recovery volume of ``name`` up to date with a new point of now. Needs root."""
-    with session.volume(name) as volume:
+    with held(session, name) as volume:
         if volume.state is not VolumeState.PROTECTED:
             raise WrongStateError(
                 f"{name} is in state {volume.state}: its recovery volume cannot be synced"

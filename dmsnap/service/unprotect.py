@@ -1,5 +1,6 @@
 """Unprotect: give the device back, byte for byte; the replica and its label stay."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dmsnap._native import label
@@ -10,6 +11,7 @@ from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
 from dmsnap.service import assembly, journal, mounting
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 
@@ -37,8 +39,9 @@ class Release:
         self.session = session
         self.volume = volume
         self.forget = forget
-        # A protect that was killed may have unmounted the device and come no further.
-        self.mounts = volume.mounts if volume.state is VolumeState.BUILDING else ()
+        # A protect or an unprotect that was killed may have unmounted it and come no further.
+        unfinished = volume.state is VolumeState.BUILDING or not stack.exists(stack.front(volume))
+        self.mounts = volume.mounts if unfinished else ()
 
     def plan(self) -> Plan:
         name, volume = self.volume.name, self.volume
@@ -62,6 +65,7 @@ class Release:
         info = dm.info(uuid=stack.front(self.volume).uuid)
         if info is not None:
             self.mounts = mounting.records(info.devno) or self.mounts
+            self.session.catalogue.update_volume(replace(self.volume, mounts=self.mounts))
             mounting.unmount(info.devno, self.session.configuration.unmount_wait_seconds)
 
     def _mount_front(self) -> None:
@@ -105,7 +109,7 @@ class Release:
 
 def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Plan | None:
     """Take ``name`` out of protection; ``forget`` wipes the recovery volume's label too."""
-    with session.volume(name) as volume:
+    with held(session, name) as volume:
         plan = Release(session, volume, forget=forget).plan()
         if dry_run:
             return plan

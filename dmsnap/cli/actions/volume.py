@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import assembly
+from dmsnap.service import assemble as assembling
 from dmsnap.service import protect as protection
 from dmsnap.service import status as state
 from dmsnap.service import sync as syncing
@@ -80,7 +80,7 @@ def unprotect(output: Output, *, name: str, forget: bool, dry_run: bool) -> None
 
 def assemble(output: Output, *, name: str, dry_run: bool) -> None:
     with Session.open() as session:
-        plan = assembly.assemble(session, name, dry_run=dry_run)
+        plan = assembling.assemble(session, name, dry_run=dry_run)
     if plan is not None:
         output.show_plan(plan)
         return

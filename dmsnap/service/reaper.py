@@ -1,0 +1,100 @@
+"""Clearing what commands that were killed left of a volume, before the next one begins."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
+from dmsnap.errors import DmsnapError
+from dmsnap.host.dm import device as dm
+from dmsnap.recovery import chain
+from dmsnap.service import assembly
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live, stack
+
+log = logging.getLogger(__name__)
+
+SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
+
+
+@contextmanager
+def held(session: Session, name: str) -> Iterator[Volume]:
+    """Hold a volume's lock, after clearing what commands that were killed left."""
+    session.catalogue.volume(name)
+    with session.locked([name]):
+        reap(session, session.catalogue.volume(name))
+        yield session.catalogue.volume(name)
+
+
+def reap(session: Session, volume: Volume) -> None:
+    """Remove what belongs to no point and no trial, and mount again what a swap had unmounted.
+
+    Called with the volume's lock held: whoever began these things is dead.
+    """
+    remove_temporary_points(session, volume)
+    remove_stray_snapshots(session, volume)
+    remove_stray_overlays(session, volume)
+    abandoned = session.catalogue.abandon_jobs(volume.id)
+    if volume.state in SETTLED:
+        remove_stray_trial(session, volume)
+        if "unmount" in abandoned and stack.exists(stack.front(volume)):
+            assembly.mount_front(volume)
+
+
+def remove_temporary_points(session: Session, volume: Volume) -> None:
+    """Points whose sync did not live to remove them."""
+    for point in session.catalogue.points(volume.id):
+        if point.temporary:
+            session.remove_live_point(volume, point)
+            session.catalogue.delete_point(point.id)
+
+
+def remove_stray_snapshots(session: Session, volume: Volume) -> None:
+    """COW stores, and snapshots on them, that no point was recorded for."""
+    known = {point.area_id for point in session.catalogue.points(volume.id)}
+    for area in session.catalogue.areas(volume.id, AreaRole.COW):
+        if area.id not in known:
+            if area.point_id is not None:
+                live.remove(volume, area.point_id)
+            session.release_area(volume, area)
+
+
+def remove_stray_overlays(session: Session, volume: Volume) -> None:
+    """Overlays of points that are not mounted."""
+    for area in session.catalogue.areas(volume.id, AreaRole.BROWSE):
+        if area.point_id is not None and not is_mounted(volume, area.point_id):
+            remove_browse(session, volume, area, area.point_id)
+
+
+def is_mounted(volume: Volume, point_id: UUID) -> bool:
+    """Whether a point's overlay is in use; one that nobody holds open was left behind."""
+    info = dm.info(uuid=stack.browse(volume, point_id).uuid)
+    return info is not None and info.open_count > 0
+
+
+def remove_browse(session: Session, volume: Volume, area: Area, point_id: UUID) -> None:
+    """Remove a point's overlay and the levels below it, and give its room back."""
+    stack.remove(stack.browse(volume, point_id))
+    chain.remove(chain.existing(volume, chain.browse_purpose(point_id)))
+    session.release_area(volume, area)
+
+
+def remove_stray_trial(session: Session, volume: Volume) -> None:
+    """Devices and areas of a trial that was never recorded, or was reverted before."""
+    strays = [
+        area
+        for area in session.catalogue.areas(volume.id)
+        if area.role in (AreaRole.OVERLAY, AreaRole.ERA_METADATA)
+        and area.generation > volume.generation
+    ]
+    if not strays:
+        return
+    for generation in {area.generation for area in strays}:
+        stack.remove(stack.origin(volume, generation))
+    chain.remove(chain.existing(volume, chain.TRIAL))
+    for area in strays:
+        try:
+            session.release_area(volume, area)
+        except DmsnapError:
+            log.warning("%s could not be given back", area.path, exc_info=True)
