@@ -16,8 +16,8 @@
 
 #define DMS_COPY_PAGE_BYTES 4096u
 #define DMS_COPY_MAX_MEMORY_BYTES (64u << 20)
-#define DMS_COPY_REQUEST_BYTES (512u << 10)
-#define DMS_COPY_QUEUE_DEPTH 32u
+#define DMS_COPY_REQUEST_BYTES (1u << 20)
+#define DMS_COPY_QUEUE_DEPTH 24u
 #define DMS_COPY_MAX_REQUEST_BYTES (16u << 20)
 
 struct dms_copy_run {

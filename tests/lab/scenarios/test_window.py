@@ -1,0 +1,408 @@
+"""The window on a real kernel: the moment it takes, and what is left when it goes wrong."""
+
+import mmap
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from conftest import MIB, Lab, run, sha256
+
+from dmsnap._native import window
+from dmsnap._native.exception_store import ExceptionStore
+from dmsnap._native.window import WindowAction, WindowStep
+from dmsnap.errors import DeadlineError, DmsnapError, OperatingSystemError
+from dmsnap.extent import Extent
+
+SIZE = 64 * MIB
+DEADLINE_MS = 2000
+
+
+class Stack:
+    """front (era) over origin (snapshot-origin) over base (linear) over a loop device.
+
+    The base is there to be suspended, which holds up all I/O above it.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.key = uuid4().hex[:6]
+        self.names: list[str] = []
+        self.disk = lab.disk(SIZE)
+        self.metadata = lab.disk(8 * MIB)
+        length = SIZE // 512
+        self.base = self.create("base", f"0 {length} linear {self.disk} 0")
+        self.origin = self.create("origin", f"0 {length} snapshot-origin {self.base}")
+        self.front = self.create("front", f"0 {length} era {self.metadata} {self.origin} 128")
+
+    def name(self, role: str) -> str:
+        return f"window-{self.key}-{role}"
+
+    def uuid(self, role: str) -> str:
+        return f"DMSNAP-test-{self.key}-{role}"
+
+    def create(self, role: str, table: str) -> Path:
+        run("dmsetup", "create", self.name(role), "--uuid", self.uuid(role), "--table", table)
+        run("dmsetup", "mknodes")
+        self.names.append(self.name(role))
+        return Path("/dev/mapper") / self.name(role)
+
+    def load_snapshot(self, role: str, store: str, chunk_size: int = 8) -> Path:
+        """A snapshot that waits for its activation."""
+        name = self.name(role)
+        run("dmsetup", "create", name, "--uuid", self.uuid(role), "--notable")
+        self.names.append(name)
+        table = f"0 {SIZE // 512} snapshot {self.base} {store} P {chunk_size}"
+        run("dmsetup", "load", name, "--table", table)
+        run("dmsetup", "mknodes")
+        return Path("/dev/mapper") / name
+
+    def remove(self, role: str) -> None:
+        run("dmsetup", "remove", "--retry", self.name(role))
+        self.names.remove(self.name(role))
+
+    def steps(self, *snapshots: str) -> list[WindowStep]:
+        return [
+            WindowStep(self.uuid("front"), WindowAction.SUSPEND),
+            WindowStep(self.uuid("origin"), WindowAction.SUSPEND_NO_FREEZE),
+            *(WindowStep(self.uuid(role), WindowAction.RESUME) for role in snapshots),
+            WindowStep(self.uuid("origin"), WindowAction.RESUME),
+            WindowStep(self.uuid("front"), WindowAction.RESUME),
+        ]
+
+    def suspended(self, *roles: str) -> list[str]:
+        """Those that are suspended, by sysfs, which asks no target."""
+        return [
+            role
+            for role in roles or ("front", "origin")
+            if Path(f"/sys/block/dm-{self.minor(role)}/dm/suspended").read_text() == "1\n"
+        ]
+
+    def minor(self, role: str) -> int:
+        return os.minor((Path("/dev/mapper") / self.name(role)).stat().st_rdev)
+
+    def check_usable(self) -> None:
+        """All resumed, and the front takes a write and gives it back."""
+        assert self.suspended() == []
+        data = os.urandom(4096)
+        fd = os.open(self.front, os.O_RDWR)
+        try:
+            os.pwrite(fd, data, SIZE - 4096)
+            os.fsync(fd)
+            assert os.pread(fd, 4096, SIZE - 4096) == data
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        for name in self.names:
+            subprocess.run(["dmsetup", "resume", name], capture_output=True, check=False)
+        for name in reversed(self.names):
+            run("dmsetup", "remove", "--retry", name)
+
+
+@pytest.fixture
+def stack(lab: Lab) -> Iterator[Stack]:
+    opened = Stack(lab)
+    try:
+        yield opened
+    finally:
+        for mount_point in reversed(lab.mounts):
+            run("umount", mount_point)
+        lab.mounts.clear()
+        opened.close()
+
+
+@contextmanager
+def writing(stack: Stack, block_bytes: int = 4096) -> Iterator[None]:
+    """Direct writes at full rate at places that jump about the front."""
+    ends = threading.Event()
+
+    def write() -> None:
+        fd = os.open(stack.front, os.O_RDWR | os.O_DIRECT)
+        buffer = mmap.mmap(-1, block_bytes)  # aligned, as O_DIRECT wants it
+        place = 1
+        while not ends.is_set():
+            place = place * 48271 % 0x7FFFFFFF
+            offset = place % (SIZE // block_bytes - 1) * block_bytes
+            os.pwrite(fd, buffer, offset)
+        os.close(fd)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
+
+
+@pytest.mark.selection
+@pytest.mark.parametrize("block_bytes", [4096, 1 * MIB])
+def test_the_point_is_the_moment(stack: Stack, block_bytes: int) -> None:
+    """Every chunk of every later write is kept, of writes much larger than a chunk too."""
+    run("dd", "if=/dev/urandom", f"of={stack.front}", "bs=1M", "count=64", "conv=fsync")
+    before = sha256(stack.front)
+    store = stack.lab.disk(SIZE + 8 * MIB)
+    point = stack.load_snapshot("point", store)
+    times = window.run(stack.steps("point"), DEADLINE_MS)
+    run(
+        "dd", "if=/dev/urandom", f"of={stack.front}", f"bs={block_bytes}",
+        f"count={16 * MIB // block_bytes}", "oflag=direct",
+    )  # fmt: skip
+    assert sha256(point) == before
+    assert sha256(stack.front) != before
+    assert 0 < times.seconds < DEADLINE_MS / 1000
+    assert sum(step.seconds for step in times.steps) <= times.seconds
+    stack.remove("point")
+    with (
+        open(store, "rb") as file,
+        ExceptionStore.open(file.fileno(), 0, SIZE + 8 * MIB, store) as kept,
+    ):
+        assert list(kept.extents()) == [Extent(0, 16 * MIB)]
+
+
+def test_a_file_system_in_use(stack: Stack) -> None:
+    """Windows under a workload: each point is a clean file system, with what was synced before."""
+    mount_point = stack.lab.mounted(str(stack.front))
+    ends = threading.Event()
+
+    def work() -> None:
+        number = 0
+        while not ends.is_set():
+            number = (number + 1) % 200
+            (mount_point / f"file-{number}").write_bytes(os.urandom(1000 + 97 * number))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for number in range(5):
+            role = f"point-{number}"
+            (mount_point / "mark").write_text(role)
+            os.sync()
+            point = stack.load_snapshot(role, stack.lab.disk(SIZE))
+            window.run(stack.steps(role), DEADLINE_MS)
+            run("e2fsck", "-fn", point)
+            assert run("debugfs", "-R", "cat /mark", point) == role
+            stack.remove(role)
+    finally:
+        ends.set()
+        thread.join()
+    assert stack.suspended() == []
+
+
+LOOP = textwrap.dedent("""
+    import sys
+    from dmsnap._native import window
+    from dmsnap._native.window import WindowAction, WindowStep
+    front, origin, deadline_ms = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    steps = [
+        WindowStep(front, WindowAction.SUSPEND),
+        WindowStep(origin, WindowAction.SUSPEND_NO_FREEZE),
+        WindowStep(origin, WindowAction.RESUME),
+        WindowStep(front, WindowAction.RESUME),
+    ]
+    print("begins", flush=True)
+    while True:
+        window.run(steps, deadline_ms)
+""")
+
+
+@contextmanager
+def windows_without_end(stack: Stack, deadline_ms: int) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [
+            sys.executable, "-c", LOOP, stack.uuid("front"), stack.uuid("origin"),
+            str(deadline_ms),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begins\n"
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+
+
+def wait_resumed(stack: Stack, within_seconds: float) -> float:
+    begin = time.monotonic()
+    while stack.suspended():
+        assert time.monotonic() - begin < within_seconds, stack.suspended()
+        time.sleep(0.001)
+    return time.monotonic() - begin
+
+
+def wait_stopped(pid: int) -> None:
+    """It stops on its way out of the kernel, which an ioctl may delay."""
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.001)
+
+
+def watchdogs() -> list[str]:
+    return run("sh", "-c", "pgrep -x dmsnap-watchdog || true").split()
+
+
+def wait_no_watchdog() -> None:
+    ends = time.monotonic() + 5
+    while watchdogs():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def test_the_process_is_killed_in_the_window(stack: Stack) -> None:
+    """At 20 moments, under writes; the deadline of a minute is not what ends it."""
+    for attempt in range(20):
+        with writing(stack), windows_without_end(stack, 60_000) as process:
+            time.sleep(0.05 + attempt * 0.0037)
+            if attempt % 2:  # surely inside
+                give_up = time.monotonic() + 20
+                while not stack.suspended() and time.monotonic() < give_up:
+                    pass
+            process.kill()
+            process.wait()
+            wait_resumed(stack, 2)
+            time.sleep(0.02)
+            assert stack.suspended() == []
+        stack.check_usable()
+    wait_no_watchdog()
+
+
+def test_the_process_is_stopped_in_the_window(stack: Stack) -> None:
+    """A process that cannot go on: the deadline ends it, and it learns that when it goes on."""
+    with writing(stack), windows_without_end(stack, 500) as process:
+        give_up = time.monotonic() + 60
+        while time.monotonic() < give_up:
+            while not stack.suspended() and time.monotonic() < give_up:
+                pass
+            process.send_signal(signal.SIGSTOP)
+            wait_stopped(process.pid)
+            if stack.suspended():
+                break
+            process.send_signal(signal.SIGCONT)
+        assert stack.suspended()
+        wait_resumed(stack, 2)
+        process.send_signal(signal.SIGCONT)
+        assert process.stderr is not None
+        assert process.wait(timeout=20) == 1
+        assert b"DeadlineError" in process.stderr.read()
+    stack.check_usable()
+    wait_no_watchdog()
+
+
+def run_late(stack: Stack, deadline_ms: int) -> tuple[Exception | None, float]:
+    begin = time.monotonic()
+    try:
+        window.run(stack.steps(), deadline_ms)
+    except DmsnapError as error:
+        return error, time.monotonic() - begin
+    return None, time.monotonic() - begin
+
+
+def test_the_deadline_interrupts_a_suspend_that_waits_for_io(stack: Stack) -> None:
+    """I/O in flight never ends, since the device below is suspended: the window must not hang."""
+    run("dmsetup", "suspend", stack.name("base"))
+    with subprocess.Popen(
+        ["dd", "if=/dev/zero", f"of={stack.front}", "bs=4k", "count=1", "oflag=direct"],
+        stderr=subprocess.DEVNULL,
+    ) as writer:
+        time.sleep(0.3)
+        error, seconds = run_late(stack, 300)
+        still_below = stack.suspended("front", "origin", "base")
+        run("dmsetup", "resume", stack.name("base"))
+        assert writer.wait(timeout=20) == 0
+    assert isinstance(error, DeadlineError)
+    assert 0.3 <= seconds < 2
+    assert still_below == ["base"]
+    stack.check_usable()
+    wait_no_watchdog()
+
+
+def test_the_deadline_passes_while_a_file_system_freezes(stack: Stack) -> None:
+    """What no signal can interrupt ends late, and everything is resumed then."""
+    mount_point = stack.lab.mounted(str(stack.front))
+    (mount_point / "dirty").write_bytes(os.urandom(MIB))
+    run("dmsetup", "suspend", stack.name("base"))
+    late = threading.Timer(1.5, lambda: run("dmsetup", "resume", stack.name("base")))
+    late.start()
+    error, seconds = run_late(stack, 200)
+    late.join()
+    assert isinstance(error, DeadlineError)
+    assert 1 < seconds < 10
+    assert stack.suspended() == []
+    (mount_point / "after").write_bytes(b"x")
+    os.sync()
+    wait_no_watchdog()
+
+
+def test_a_step_that_fails(stack: Stack) -> None:
+    """Two snapshots of one COW store: the kernel refuses to resume the second."""
+    store = stack.lab.disk(16 * MIB)
+    stack.load_snapshot("first", store)
+    window.run(stack.steps("first"), DEADLINE_MS)
+    stack.load_snapshot("second", store)
+    with pytest.raises(OperatingSystemError, match=r"step 3, the resume of .*second"):
+        window.run(stack.steps("second"), DEADLINE_MS)
+    stack.check_usable()
+    stack.remove("second")
+    wait_no_watchdog()
+
+
+def test_what_cannot_begin_changes_nothing(stack: Stack) -> None:
+    with pytest.raises(OperatingSystemError, match="looking for the device"):
+        window.run(stack.steps("nothing"), DEADLINE_MS)
+    run("dmsetup", "suspend", "--nolockfs", stack.name("origin"))
+    with pytest.raises(OperatingSystemError, match="suspended already"):
+        window.run(stack.steps(), DEADLINE_MS)
+    assert stack.suspended() == ["origin"]
+    run("dmsetup", "resume", stack.name("origin"))
+    stack.check_usable()
+
+
+def test_a_signal_waits_until_the_end(stack: Stack) -> None:
+    """SIGINT as soon as the front is suspended: the window is whole, then it is noticed."""
+    ready = threading.Event()
+
+    def interrupt() -> None:
+        ready.wait()
+        while not stack.suspended():
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def windows_without_end_here() -> None:
+        with writing(stack):
+            ready.set()
+            while True:
+                window.run(stack.steps(), DEADLINE_MS)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        windows_without_end_here()
+    thread.join()
+    stack.check_usable()
+
+
+def test_figures(stack: Stack) -> None:
+    """How long windows take, idle and under writes: printed, not judged."""
+    for label, block_bytes in (("idle", 0), ("4 KiB writes", 4096), ("1 MiB writes", MIB)):
+        if block_bytes:
+            with writing(stack, block_bytes):
+                seconds = [window.run(stack.steps(), 10_000).seconds for _ in range(50)]
+        else:
+            seconds = [window.run(stack.steps(), 10_000).seconds for _ in range(50)]
+        seconds.sort()
+        print(
+            f"window, {label}: median {statistics.median(seconds) * 1000:.2f} ms, "
+            f"largest {seconds[-1] * 1000:.2f} ms"
+        )
