@@ -82,8 +82,10 @@ def _prepare(options: Options, run: RunDirectory) -> None:
         "LAB_COLUMNS": str(size.columns),
     }
     terminal = {"TERM": os.environ.get("TERM", "vt100")} if options.shell else {}
+    # libdevmapper leaves device nodes to udev even where none runs.
+    nodes = {"DM_DISABLE_UDEV": "1"} if options.init == "minimal" else {}
     lab = {"LAB_KERNEL": options.kernel.name, "LAB_INIT": options.init}
-    environment = {**terminal, **lab, **options.environment}
+    environment = {**terminal, **nodes, **lab, **options.environment}
     write_command(run.work, options.command, environment, facts)
     scratch.create(run.scratch)
 

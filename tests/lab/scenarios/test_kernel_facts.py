@@ -1,0 +1,342 @@
+"""What dmsnap takes for granted about the kernel, shown with losetup and dmsetup alone.
+
+Each fact was measured on every kernel of the lab; one on which a test here fails behaves otherwise,
+and the code that leans on that fact has to be looked at.
+"""
+
+import contextlib
+import os
+import re
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from conftest import MIB, SCRATCH, run, sha256
+
+pytestmark = pytest.mark.selection
+
+SECTOR_BYTES = 512
+SIZE_BYTES = 64 * MIB
+SIZE_SECTORS = SIZE_BYTES // SECTOR_BYTES
+BLOCK_BYTES = 64 * 1024
+CHUNK_BYTES = 4096
+CHUNK_SECTORS = CHUNK_BYTES // SECTOR_BYTES
+SNAP_MAGIC = 0x70416E53
+
+TARGETS = {
+    "era": "dm-era",
+    "snapshot": "dm-snapshot",
+    "snapshot-origin": "dm-snapshot",
+    "snapshot-merge": "dm-snapshot",
+    "mirror": "dm-mirror",
+    "thin-pool": "dm-thin-pool",
+    "flakey": "dm-flakey",
+    "log-writes": "dm-log-writes",
+    "zero": "dm-zero",
+    "linear": "dm-mod",
+    "error": "dm-mod",
+}
+
+
+@dataclass
+class Bench:
+    """Loop devices and dm devices of one test, taken down in reverse."""
+
+    directory: Path
+    loops: list[str] = field(default_factory=list)
+    devices: list[str] = field(default_factory=list)
+
+    def disk(self, size_bytes: int = SIZE_BYTES) -> str:
+        """Return a loop device over a sparse file."""
+        image = self.directory / f"disk-{len(self.loops)}"
+        with image.open("wb") as file:
+            file.truncate(size_bytes)
+        loop = run("losetup", "--find", "--show", "--direct-io=on", image).strip()
+        self.loops.append(loop)
+        return loop
+
+    def device(self, table: str) -> str:
+        """Create a dm device of one target and return its name."""
+        name = f"fact-{uuid4().hex[:8]}"
+        run("dmsetup", "create", name, "--table", table)
+        self.devices.append(name)
+        return name
+
+    def era(self) -> tuple[str, str]:
+        """Return an era device's name and its metadata device."""
+        metadata = self.disk(4 * MIB)
+        blocks = f"{metadata} {self.disk()} {BLOCK_BYTES // SECTOR_BYTES}"
+        return self.device(f"0 {SIZE_SECTORS} era {blocks}"), metadata
+
+    def remove(self, name: str) -> None:
+        """Remove a dm device."""
+        run("dmsetup", "remove", "--retry", name)
+        self.devices.remove(name)
+
+    def close(self) -> None:
+        """Take everything down, also after a failure half-way."""
+        for name in reversed(self.devices):
+            for words in (("resume", name), ("remove", "--retry", name)):
+                subprocess.run(["dmsetup", *words], capture_output=True, check=False, timeout=60)
+        for loop in self.loops:
+            subprocess.run(["losetup", "--detach", loop], capture_output=True, check=False)
+        run("rm", "-r", self.directory)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """Return an empty bench."""
+    run("modprobe", "-a", "loop", *sorted(set(TARGETS.values())))
+    directory = SCRATCH / f"facts-{uuid4().hex[:8]}"
+    directory.mkdir()
+    found = Bench(directory)
+    with contextlib.closing(found):
+        yield found
+
+
+def node(name: str) -> str:
+    """Return the device node of a dm device."""
+    return f"/dev/mapper/{name}"
+
+
+def status(name: str) -> list[str]:
+    """Return the words of a dm device's status, from the target's name on."""
+    return run("dmsetup", "status", name).split()[2:]
+
+
+def era_of(name: str) -> int:
+    """Return an era device's current era: the third word of its status line."""
+    return int(status(name)[3])
+
+
+def held_root(name: str) -> str:
+    """Return the block of an era device's metadata snapshot, or "-"."""
+    return status(name)[4]
+
+
+def queue_limit(name: str, limit: str) -> Path:
+    """Return the sysfs file of a dm device's queue limit."""
+    number = os.stat(node(name)).st_rdev
+    return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/{limit}")
+
+
+def write(device: str, offset_bytes: int, length_bytes: int, piece_bytes: int) -> None:
+    """Write noise past the page cache, in pieces of `piece_bytes`."""
+    offset, count = offset_bytes // piece_bytes, length_bytes // piece_bytes
+    where = (f"seek={offset}", f"count={count}", f"bs={piece_bytes}")
+    flags = ("oflag=direct", "conv=notrunc", "status=none", "iflag=fullblock")
+    run("dd", "if=/dev/urandom", f"of={device}", *where, *flags)
+
+
+def roll(name: str, *options: str) -> None:
+    """Suspend and resume a dm device."""
+    run("dmsetup", "suspend", *options, name)
+    run("dmsetup", "resume", name)
+
+
+def blocks_since(metadata: str, era: int) -> set[int]:
+    """Return the blocks that thin-provisioning-tools say were written since an era."""
+    xml = run("era_invalidate", "--written-since", era, metadata)
+    ranges = re.findall(r'<range begin="(\d+)" end\s*="(\d+)"', xml)
+    single = {int(block) for block in re.findall(r'<block block="(\d+)"', xml)}
+    return single | {block for begin, end in ranges for block in range(int(begin), int(end))}
+
+
+@pytest.mark.parametrize(("target", "module"), TARGETS.items())
+def test_the_kernel_has_the_target(target: str, module: str) -> None:
+    run("modprobe", module)
+    assert target in [line.split()[0] for line in run("dmsetup", "targets").splitlines()]
+
+
+def test_dm_clone_is_not_in_stock_kernels() -> None:
+    stock = os.environ["LAB_KERNEL"].startswith("deb")
+    run("modprobe", "dm-clone", expected=1 if stock else 0)
+
+
+@pytest.mark.parametrize("options", [(), ("--noflush",), ("--nolockfs",)])
+def test_suspend_and_resume_roll_the_era_by_one(bench: Bench, options: tuple[str, ...]) -> None:
+    era, _metadata = bench.era()
+    before = era_of(era)
+    roll(era, *options)
+    assert era_of(era) == before + 1
+
+
+def test_a_metadata_snapshot_shows_its_root_and_rolls_the_era(bench: Bench) -> None:
+    era, _metadata = bench.era()
+    before = era_of(era)
+    assert held_root(era) == "-"
+    run("dmsetup", "message", era, "0", "take_metadata_snap")
+    assert int(held_root(era)) > 0
+    assert era_of(era) == before + 1
+    run("dmsetup", "message", era, "0", "drop_metadata_snap")
+    assert held_root(era) == "-"
+
+
+def test_the_status_of_a_suspended_era_device_waits_for_its_resume(bench: Bench) -> None:
+    era, _metadata = bench.era()
+    run("dmsetup", "suspend", era)
+    with subprocess.Popen(["dmsetup", "status", era], stdout=subprocess.DEVNULL) as asking:
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                asking.wait(2)
+        finally:
+            run("dmsetup", "resume", era)
+        assert asking.wait(30) == 0
+
+
+def test_an_era_device_takes_zeroing_as_writes(bench: Bench) -> None:
+    era, metadata = bench.era()
+    assert queue_limit(era, "write_zeroes_max_bytes").read_text().strip() == "0"
+    since = era_of(era)
+    length = str(10 * BLOCK_BYTES)
+    run("blkdiscard", "--zeroout", "--offset", str(BLOCK_BYTES), "--length", length, node(era))
+    bench.remove(era)
+    assert blocks_since(metadata, since) == set(range(1, 11))
+
+
+def test_every_block_of_a_large_write_is_marked(bench: Bench) -> None:
+    era, metadata = bench.era()
+    write(node(era), 0, 8 * MIB, MIB)
+    roll(era)
+    since = era_of(era)
+    write(node(era), 16 * MIB, 4 * MIB, 4 * MIB)
+    bench.remove(era)
+    first = 16 * MIB // BLOCK_BYTES
+    assert blocks_since(metadata, since) == set(range(first, first + 4 * MIB // BLOCK_BYTES))
+    assert set(range(8 * MIB // BLOCK_BYTES)) < blocks_since(metadata, 0)
+
+
+def discarded(bench: Bench, offset_bytes: int, length_bytes: int, limit_bytes: int) -> set[int]:
+    """Return the blocks that a discard marks, cut by the queue limit if that is not zero."""
+    era, metadata = bench.era()
+    since = era_of(era)
+    if limit_bytes:
+        queue_limit(era, "discard_max_bytes").write_text(f"{limit_bytes}\n")
+    where = ("--offset", str(offset_bytes), "--length", str(length_bytes))
+    run("blkdiscard", *where, node(era))
+    bench.remove(era)
+    return blocks_since(metadata, since)
+
+
+def test_a_large_discard_marks_only_its_first_block(bench: Bench) -> None:
+    first = MIB // BLOCK_BYTES
+    assert discarded(bench, MIB, 32 * MIB, 0) == {first}
+
+
+def test_discards_cut_to_the_granularity_mark_every_block(bench: Bench) -> None:
+    assert discarded(bench, MIB, 2 * MIB, 4096) == set(range(16, 48))
+
+
+def test_unaligned_discards_cut_to_the_block_miss_the_last(bench: Bench) -> None:
+    offset = MIB + BLOCK_BYTES // 2
+    assert discarded(bench, offset, 2 * MIB, BLOCK_BYTES) == set(range(16, 48))  # 48 is the miss
+
+
+def snapshot_table(origin: str, store: str, kind: str = "P") -> str:
+    """Return the table of a snapshot of a whole disk."""
+    return f"0 {SIZE_SECTORS} snapshot {origin} {store} {kind} {CHUNK_SECTORS}"
+
+
+def snapshot_under_writes(bench: Bench, *, resume_origin: bool) -> tuple[str, str, str]:
+    """Take a snapshot and write 4 MiB in pieces of 64 chunks.
+
+    Return the digests of the origin before and of the snapshot after it, and the store.
+    """
+    disk, store = bench.disk(), bench.disk(16 * MIB)
+    write(disk, 0, 16 * MIB, MIB)
+    origin = bench.device(f"0 {SIZE_SECTORS} snapshot-origin {disk}")
+    before = sha256(node(origin))
+    if resume_origin:
+        name = bench.device(f"0 {SIZE_SECTORS} error")
+        run("dmsetup", "load", name, "--table", snapshot_table(disk, store))
+        run("dmsetup", "suspend", "--nolockfs", origin)
+        roll(name)
+        run("dmsetup", "resume", origin)
+    else:
+        name = bench.device(snapshot_table(disk, store))
+    write(node(origin), MIB, 4 * MIB, 64 * CHUNK_BYTES)
+    after = sha256(node(name))
+    bench.remove(name)
+    return before, after, store
+
+
+def exceptions(store: str) -> list[tuple[int, int]]:
+    """Read a persistent exception store's pairs (old chunk, new chunk), areas in their order."""
+    with open(store, "rb") as file:
+        magic, valid, version, chunk_sectors = struct.unpack("<4I", file.read(16))
+        assert (magic, valid, version) == (SNAP_MAGIC, 1, 1)
+        chunk_bytes = chunk_sectors * SECTOR_BYTES
+        per_area = chunk_bytes // 16
+        found: list[tuple[int, int]] = []
+        for area in range(1 << 16):
+            file.seek((1 + area * (per_area + 1)) * chunk_bytes)
+            pairs = list(struct.iter_unpack("<2Q", file.read(chunk_bytes)))
+            used = [pair for pair in pairs if pair[1]]
+            found += [(old, new) for old, new in used]
+            if len(used) < per_area:
+                return found
+    raise AssertionError("the store has no end")
+
+
+def test_a_snapshot_keeps_every_chunk_of_large_writes(bench: Bench) -> None:
+    before, after, _store = snapshot_under_writes(bench, resume_origin=True)
+    assert after == before
+
+
+def test_without_a_resume_of_the_origin_a_snapshot_loses_chunks(bench: Bench) -> None:
+    before, after, store = snapshot_under_writes(bench, resume_origin=False)
+    assert after != before
+    written = 4 * MIB // CHUNK_BYTES
+    assert len(exceptions(store)) < written // 8  # not many more than one of each write of 64
+
+
+def test_the_layout_of_the_persistent_store(bench: Bench) -> None:
+    _before, _after, store = snapshot_under_writes(bench, resume_origin=True)
+    first = MIB // CHUNK_BYTES
+    pairs = exceptions(store)
+    assert {old for old, _new in pairs} == set(range(first, first + 4 * MIB // CHUNK_BYTES))
+    areas = {1 + area * (CHUNK_BYTES // 16 + 1) for area in range(16)}
+    places = [new for _old, new in pairs]
+    assert len(set(places)) == len(places)
+    assert min(places) == 2
+    assert not areas & set(places)
+
+
+def test_a_store_written_by_user_space_is_accepted(bench: Bench) -> None:
+    disk, store = bench.disk(), bench.disk(MIB)
+    kept = os.urandom(CHUNK_BYTES)
+    with open(store, "r+b") as file:
+        file.write(struct.pack("<4I", SNAP_MAGIC, 1, 1, CHUNK_SECTORS).ljust(CHUNK_BYTES, b"\0"))
+        file.write(struct.pack("<2Q", 7, 2).ljust(CHUNK_BYTES, b"\0"))
+        file.write(kept)
+        os.fsync(file.fileno())
+    snapshot = bench.device(snapshot_table(disk, store))
+    with open(node(snapshot), "rb") as file:
+        file.seek(6 * CHUNK_BYTES)
+        assert file.read(3 * CHUNK_BYTES) == bytes(CHUNK_BYTES) + kept + bytes(CHUNK_BYTES)
+
+
+@pytest.mark.parametrize("kind", ["P", "PO"])
+def test_a_store_that_the_origin_fills_ends_the_snapshot_for_good(bench: Bench, kind: str) -> None:
+    disk, store = bench.disk(), bench.disk(256 * 1024)
+    origin = bench.device(f"0 {SIZE_SECTORS} snapshot-origin {disk}")
+    snapshot = bench.device(snapshot_table(disk, store, kind))
+    roll(origin)
+    write(node(origin), 0, MIB, 64 * 1024)
+    assert status(snapshot)[1] == "Invalid"
+    with open(node(snapshot), "rb", buffering=0) as file, pytest.raises(OSError, match="Errno 5"):
+        file.read(CHUNK_BYTES)
+
+
+def test_a_store_that_the_snapshot_fills_reports_overflow(bench: Bench) -> None:
+    disk, store = bench.disk(), bench.disk(256 * 1024)
+    snapshot = bench.device(snapshot_table(disk, store, "PO"))
+    words = ("if=/dev/zero", f"of={node(snapshot)}", "bs=1M", "count=1", "oflag=direct")
+    run("dd", *words, expected=1)
+    assert status(snapshot)[1] == "Overflow"
+    with open(node(snapshot), "rb", buffering=0) as file:
+        assert len(file.read(CHUNK_BYTES)) == CHUNK_BYTES
