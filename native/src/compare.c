@@ -81,11 +81,12 @@ static struct slot *slot_at(struct comparison *comparison, uint64_t index)
 
 static bool next_range(struct comparison *comparison, uint64_t *offset, uint32_t *length)
 {
-	const struct dms_extent *extent = &comparison->extents[comparison->extent];
+	const struct dms_extent *extent;
 	uint64_t left;
 
 	if (comparison->extent == comparison->nr_extents)
 		return false;
+	extent = &comparison->extents[comparison->extent];
 	left = extent->length_bytes - comparison->position;
 	*offset = extent->offset_bytes + comparison->position;
 	*length = left < comparison->sizes.request_bytes ? (uint32_t)left :

@@ -24,11 +24,12 @@ struct store_runs {
 static bool next_exceptions(void *context, struct dms_copy_run *run)
 {
 	struct store_runs *runs = context;
-	const struct dms_exception *first = &runs->exceptions[runs->next];
+	const struct dms_exception *first;
 	uint64_t left, count = 1;
 
 	if (runs->next == runs->count)
 		return false;
+	first = &runs->exceptions[runs->next];
 	while (runs->next + count < runs->count &&
 	       first[count].old_chunk == first->old_chunk + count &&
 	       first[count].new_chunk == first->new_chunk + count)

@@ -167,6 +167,31 @@ static void test_extents(void)
 	sides_close(&sides);
 }
 
+/* An empty set is no work, and a flush. */
+static void test_nothing(void)
+{
+	struct dms_undo_store undo = { .fd = scratch_file(1 << 20, 0x5a, direct),
+				       .length_bytes = 1 << 20, .chunk_size = 8 };
+	struct dms_extent_set *none, *different;
+	struct dms_copy_stats stats;
+	struct sides sides;
+
+	sides_open(&sides, VOLUME, 10, 8);
+	CHECK_OK(dms_extent_set_create(&none));
+	CHECK_OK(dms_copy_compare(sides.source, sides.destination, VOLUME, none, &options, &undo,
+				  &stats, &different));
+	CHECK(dms_extent_set_count(different) == 0 && stats.bytes_compared == 0);
+	CHECK(undo.nr_exceptions == 0 && undo.used_bytes == 8192);
+	CHECK_OK(dms_copy_apply(sides.source, sides.destination, VOLUME, different, true, NULL,
+				&stats));
+	CHECK(stats.bytes_written == 0);
+	check_content(sides.destination, sides.old, VOLUME);
+	dms_extent_set_destroy(different);
+	dms_extent_set_destroy(none);
+	sides_close(&sides);
+	close(undo.fd);
+}
+
 static void test_zero_detection(void)
 {
 	static const struct { uint64_t offset, length; } zeroes[] = {
@@ -424,6 +449,7 @@ static void test_all(void)
 		test_round_trip(512, 1, chunk_sizes[i]);
 	}
 	test_extents();
+	test_nothing();
 	test_zero_detection();
 	test_undo_full();
 	test_progress();
