@@ -93,19 +93,25 @@ uint64_t image_node(struct image *image, bool leaf, uint32_t value_size, uint32_
 	return blocknr;
 }
 
-/* Nodes over nr entries; their lowest keys and block numbers replace keys and fill children. */
+/*
+ * Nodes over nr entries, which they share evenly: thin-provisioning-tools take
+ * a node that is less than a third full for damage. The nodes' lowest keys and
+ * block numbers replace keys and fill children.
+ */
 static uint64_t one_level(struct image *image, bool leaf, uint32_t value_size, uint32_t fan_out,
 			  uint64_t nr, uint64_t *keys, const uint8_t *values, uint8_t *children)
 {
-	uint64_t nr_nodes = 0;
+	uint64_t nr_nodes = (nr + fan_out - 1) / fan_out, first = 0;
 
-	for (uint64_t i = 0; i < nr; i += fan_out, nr_nodes++) {
-		uint32_t here = (uint32_t)(nr - i < fan_out ? nr - i : fan_out);
-		uint64_t blocknr = image_node(image, leaf, value_size, fan_out, here, keys + i,
-					      values + i * value_size);
+	for (uint64_t i = 0; i < nr_nodes; i++) {
+		uint64_t end = nr * (i + 1) / nr_nodes;
+		uint64_t blocknr = image_node(image, leaf, value_size, fan_out,
+					      (uint32_t)(end - first), keys + first,
+					      values + first * value_size);
 
-		keys[nr_nodes] = keys[i];
-		put_le64(children + 8 * nr_nodes, blocknr);
+		keys[i] = keys[first];
+		put_le64(children + 8 * i, blocknr);
+		first = end;
 	}
 	return nr_nodes;
 }

@@ -269,7 +269,7 @@ static void keys_fall(struct world *world)
 
 static void key_outside(struct world *world)
 {
-	put_le64(root_of_array(world) + 32 + 8, 1);
+	put_le64(root_of_array(world) + 32 + 8, get_le64(root_of_array(world) + 32 + 8) + 1);
 	seal_root(world);
 }
 
