@@ -5,22 +5,11 @@ import errno
 import os
 from pathlib import Path
 
-from dmsnap.host.mountinfo import PROC
-
 MODULES = Path("/lib/modules")
 
 # The same number on every architecture that dmsnap builds for (asm-generic/unistd.h).
 _NR_IO_URING_SETUP = 425
 _IO_URING_PARAMS_BYTES = 120
-
-
-def has_driver(name: str, *, proc: Path = PROC) -> bool:
-    """Whether a block driver ("device-mapper", "loop") is in the kernel now."""
-    try:
-        devices = (proc / "devices").read_text()
-    except OSError:
-        return False
-    return any(line.split()[1:] == [name] for line in devices.splitlines())
 
 
 def has_module(name: str, *, modules: Path = MODULES, release: str | None = None) -> bool:

@@ -22,6 +22,7 @@ from dmsnap.host.blockdev import BlockDevice, device_or_file_size, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Era
 from dmsnap.host.locks import volume_lock
+from dmsnap.host.signals import interruptible
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.host.system_call import system_call
 
@@ -79,6 +80,7 @@ def inspect_era(device: Path, since: int) -> EraInspection:
             return _inspection(metadata, since, None, taken=False)
     path = dm.path_by_devno(front.metadata)
     with (
+        interruptible(),
         lock_of(front),
         metadata_snapshot(front.name) as taken,
         open_shared(path) as fd,

@@ -1,0 +1,208 @@
+"""Doctor: what is found of a host, and what it means."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.cli import program
+from dmsnap.errors import OperatingSystemError
+from dmsnap.host import capability
+from dmsnap.host.dm import device as dm
+from dmsnap.service import doctor
+from dmsnap.service.configuration import Configuration
+from dmsnap.service.doctor import Check, Level, Tool
+from dmsnap.snapshot import stack
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ((4, 19), Level.MISSING), ((5, 7), Level.MISSING), ((5, 8), Level.WARNING),
+        ((5, 11), Level.WARNING), ((5, 12), Level.OK), ((6, 12), Level.OK),
+    ],
+)  # fmt: skip
+def test_kernels(version: tuple[int, int], level: Level) -> None:
+    check = doctor.kernel_check(version)
+    assert check.level is level
+    assert f"Linux {version[0]}.{version[1]}" in check.sentence
+    assert bool(check.action) == (level is not Level.OK)
+
+
+def levels(checks: list[Check]) -> dict[str, Level]:
+    return {check.name.removeprefix("dm target "): check.level for check in checks}
+
+
+def test_targets_in_the_kernel_or_as_modules() -> None:
+    everything = list(doctor.target_checks(set(stack.TARGETS), lambda _: False))
+    assert set(levels(everything)) == set(stack.TARGETS)
+    assert set(levels(everything).values()) == {Level.OK}
+    some = levels(list(doctor.target_checks({"linear"}, lambda module: module == "dm-snapshot")))
+    assert some["era"] is Level.MISSING
+    assert some["snapshot-merge"] is some["snapshot-origin"] is some["linear"] is Level.OK
+    blind = levels(list(doctor.target_checks(None, lambda module: module in ("dm-era", "dm-mod"))))
+    assert (blind["era"], blind["linear"], blind["snapshot"]) == ("ok", "ok", "missing")
+
+
+def test_tools_name_their_package() -> None:
+    tool = Tool("xfs_repair", Level.WARNING, "checks XFS file systems")
+    assert doctor.tool_check(tool, Path("/sbin/xfs_repair")).level is Level.OK
+    check = doctor.tool_check(tool, None)
+    assert check.level is Level.WARNING
+    assert check.action == "install the package xfsprogs"
+
+
+def test_io_uring() -> None:
+    assert doctor.io_uring_check(0).level is Level.OK
+    check = doctor.io_uring_check(errno.EPERM)
+    assert check.level is Level.WARNING
+    assert "Operation not permitted" in check.sentence
+
+
+def test_rules_are_needed_where_udev_runs(tmp_path: Path) -> None:
+    assert doctor.udev_check(False, [tmp_path]).level is Level.OK
+    assert doctor.udev_check(True, [tmp_path]).level is Level.MISSING
+    (tmp_path / doctor.RULES).write_text("")
+    check = doctor.udev_check(True, [tmp_path / "none", tmp_path])
+    assert (check.level, check.sentence) == (Level.OK, str(tmp_path / doctor.RULES))
+
+
+def test_the_rules_that_it_looks_for_are_those_that_are_shipped() -> None:
+    assert (Path(__file__).parents[2] / "udev-rules" / doctor.RULES).exists()
+
+
+def test_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "made at first use" in doctor.directory_check("x", tmp_path / "a" / "b").sentence
+    assert "made at first use" not in doctor.directory_check("x", tmp_path).sentence
+    (tmp_path / "file").write_text("")
+    assert doctor.directory_check("x", tmp_path / "file" / "a").level is Level.MISSING
+    real = os.statvfs(tmp_path)
+    fields = list(real)
+    fields[4] = 3  # f_bavail
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    assert doctor.directory_check("x", tmp_path).level is Level.WARNING
+    fields[8] = os.ST_RDONLY
+    assert doctor.directory_check("x", tmp_path).level is Level.MISSING
+
+
+def test_the_catalogue(tmp_path: Path) -> None:
+    settings = Configuration(state_directory=tmp_path)
+    assert doctor.catalogue_check(settings, root=False).level is Level.WARNING
+    check = doctor.catalogue_check(settings, root=True)
+    assert check.level is Level.OK
+    assert not settings.catalogue_path.exists(), "looking makes nothing"
+    with Catalogue.open(settings.catalogue_path):
+        pass
+    assert "0 volumes" in doctor.catalogue_check(settings, root=True).sentence
+    settings.catalogue_path.write_bytes(b"\xa5" * 8192)
+    check = doctor.catalogue_check(settings, root=True)
+    assert check.level is Level.MISSING
+    assert "damaged" in check.sentence
+    assert check.action
+
+
+def test_the_store(tmp_path: Path) -> None:
+    assert doctor.store_check(str(tmp_path), root=True).level is Level.OK
+    check = doctor.store_check(str(tmp_path / "none"), root=True)
+    assert check.level is Level.WARNING
+    assert "mkdir" in str(check.action)
+    assert doctor.store_check("vg0", root=False).level is Level.WARNING
+
+
+def test_a_wrong_configuration_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "dmsnap.toml"
+    path.write_text("cow_percent = 0\n")
+    monkeypatch.setenv("DMSNAP_CONFIG", str(path))
+    (check,) = doctor.configured_checks(root=True)
+    assert check.level is Level.MISSING
+    assert str(path) in check.sentence
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """A host that has all that is needed; with root or without."""
+
+    def prepare(root: bool) -> None:
+        def targets() -> dict[str, tuple[int, int, int]]:
+            if not root:
+                raise OperatingSystemError("device-mapper does not answer")
+            return dict.fromkeys(stack.TARGETS, (1, 0, 0))
+
+        path = tmp_path / "dmsnap.toml"
+        store = tmp_path / "state" / "store"
+        store.mkdir(parents=True)
+        path.write_text(f'state_directory = "{store.parent}"\nrun_directory = "{tmp_path}"\n')
+        monkeypatch.setenv("DMSNAP_CONFIG", str(path))
+        monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+        monkeypatch.setattr(dm, "targets", targets)
+        monkeypatch.setattr(capability, "has_module", lambda _name: True)
+        monkeypatch.setattr(doctor, "which", lambda name: Path("/usr/bin", name))
+        monkeypatch.setattr("dmsnap.host.udev.is_running", lambda: False)
+
+    return prepare
+
+
+def test_a_host_that_has_everything(
+    host: Callable[[bool], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    host(True)
+    assert program.main(["doctor"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1].startswith("0 missing, ")
+    assert not [line for line in shown if line.startswith("missing")]
+
+
+def test_without_root_what_was_not_checked_is_said(
+    host: Callable[[bool], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    host(False)
+    assert program.main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is True
+    by_name = {check["name"]: check for check in found["checks"]}
+    assert by_name["privileges"]["level"] == "warning"
+    assert by_name["catalogue"]["sentence"] == doctor.NOT_ROOT
+    assert set(by_name["kernel"]) == {"name", "level", "sentence", "action"}
+
+
+def test_what_is_missing_makes_it_fail(
+    host: Callable[[bool], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    host(True)
+    monkeypatch.setattr(doctor, "which", lambda _name: None)
+    assert program.main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "to do: install the package util-linux" in shown
+    assert program.main(["doctor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
+def test_modules_are_looked_up_by_the_running_release(tmp_path: Path) -> None:
+    directory = tmp_path / "6.1.0"
+    directory.mkdir()
+    (directory / "modules.dep").write_text(
+        "kernel/drivers/md/dm-era.ko.xz: kernel/drivers/md/dm-mod.ko.xz\n"
+        "kernel/drivers/md/persistent-data/dm_persistent_data.ko:\n"
+    )
+    (directory / "modules.builtin").write_text("kernel/drivers/md/dm-mod.ko\n")
+
+    def has(name: str, release: str = "6.1.0") -> bool:
+        return capability.has_module(name, modules=tmp_path, release=release)
+
+    assert has("dm-era")
+    assert has("dm-mod")
+    assert has("dm-persistent-data")
+    assert not has("dm-snapshot")
+    assert not has("dm-era", release="6.2.0")
+
+
+def test_io_uring_is_probed_for_real() -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - links come and go
+    assert capability.io_uring_refusal() in (0, errno.ENOSYS, errno.EPERM)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
