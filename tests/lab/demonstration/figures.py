@@ -1,0 +1,82 @@
+"""The tables at the end."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 100
+MIB = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Recovery:
+    """How long it took to have a volume back, and to copy it back instead."""
+
+    volume: str
+    disaster: str
+    steps_seconds: float
+    mounted_seconds: float
+    first_commit_seconds: float
+    copy_seconds: float = 0.0
+
+
+def show(syncs: list[dict[str, Any]], recoveries: list[Recovery], size_bytes: int) -> None:
+    """Print both tables; plain where nobody watches."""
+    console = Console(width=WIDTH, highlight=False)
+    console.print()
+    console.print(syncs_table(syncs))
+    console.print()
+    console.print(recoveries_table(recoveries, size_bytes))
+
+
+def table(title: str, *headings: str) -> Table:
+    """The first columns hold words, the others numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for heading in headings:
+        made.add_column(heading.removeprefix("<"), justify="left" if heading[0] == "<" else "right")
+    return made
+
+
+def syncs_table(syncs: list[dict[str, Any]]) -> Table:
+    made = table(
+        "The syncs, in MiB",
+        "<volume", "sync", "dirty", "compared", "written", "window ms", "seconds",
+    )  # fmt: skip
+    counts: dict[str, int] = {}
+    for sync in sorted(syncs, key=lambda item: str(item["volume"])):
+        name = sync["volume"]
+        counts[name] = counts.get(name, 0) + 1
+        made.add_row(
+            name,
+            str(counts[name]),
+            mib(sync["bytes_dirty"]),
+            mib(sync["bytes_compared"]),
+            mib(sync["bytes_written"]),
+            f"{sync['window_seconds'] * 1000:.1f}",
+            f"{sync['seconds']:.2f}",
+        )
+    return made
+
+
+def recoveries_table(recoveries: list[Recovery], size_bytes: int) -> Table:
+    made = table(
+        f"Seconds to have a volume of {size_bytes // MIB} MiB back",
+        "<volume", "<disaster", "swap's steps", "command to mounted", "to first commit", "dd back",
+    )  # fmt: skip
+    for recovery in recoveries:
+        made.add_row(
+            recovery.volume,
+            recovery.disaster,
+            f"{recovery.steps_seconds:.2f}",
+            f"{recovery.mounted_seconds:.2f}",
+            f"{recovery.first_commit_seconds:.2f}",
+            f"{recovery.copy_seconds:.2f}",
+        )
+    return made
+
+
+def mib(size_bytes: int) -> str:
+    return f"{size_bytes / MIB:.1f}"

@@ -1,0 +1,331 @@
+"""What the demonstration does, in order, told as it happens."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from demonstration import checks, disaster, figures, volume
+from demonstration.figures import Recovery
+from demonstration.mount_watch import MountWatch
+from demonstration.notes import Lineage
+from demonstration.program import FailedError, dmsnap, run
+from demonstration.volume import MIB, Volume
+
+LAB = Path(__file__).resolve().parents[1]
+DEADLINE_SECONDS = 60.0
+LOOK_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How large everything is. ``spoil_replica``: the checks must find it."""
+
+    directory: Path
+    size_bytes: int = 1024 * MIB
+    files: int = 3000
+    syncs: int = 5
+    work_seconds: float = 3.0
+    spoil_replica: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedPoint:
+    """A point and how far the application's notes were before and after it was taken."""
+
+    id: str
+    before: int
+    after: int
+
+
+@dataclass
+class Protected:
+    """A volume and what happened to it."""
+
+    volume: Volume
+    disaster: str = ""
+    points: list[SyncedPoint] = field(default_factory=list)
+    lineage: Lineage = field(default_factory=lambda: Lineage(0, 0, 0))
+
+    @property
+    def name(self) -> str:
+        return self.volume.name
+
+
+class Story:
+    """The run, from empty disks to volumes that were recovered for good."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.began = time.monotonic()
+        self.syncs: list[dict[str, Any]] = []
+        self.recoveries: list[Recovery] = []
+
+    def tell(self, text: str) -> None:
+        print(f"{time.monotonic() - self.began:6.1f} s  {text}", flush=True)
+
+    def run(self) -> None:
+        size_bytes, directory = self.options.size_bytes, self.options.directory
+        orders = Protected(volume.create(directory, "orders", "ext4", size_bytes))
+        archive = Protected(volume.create(directory, "archive", "xfs", size_bytes))
+        both = (orders, archive)
+        self.tell(
+            f"two volumes of {size_bytes // MIB} MiB: orders (ext4) on {orders.volume.primary}, "
+            f"archive (XFS) on {archive.volume.primary}"
+        )
+        with self.workload(both) as process, self.watch(both):
+            for item in both:
+                self.protect(item)
+            for _ in range(self.options.syncs):
+                time.sleep(self.options.work_seconds)
+                for item in both:
+                    self.sync(item)
+            self.spoil(orders, archive)
+            for item in both:
+                self.recover(item)
+            for item in both:
+                self.check(item)
+            self.copy_back(both, process)
+            self.look_back(archive)
+            for item in both:
+                self.commit(item)
+            self.end_workload(process)
+        for item in both:
+            self.last_look(item)
+        figures.show(self.syncs, self.recoveries, size_bytes)
+
+    @contextmanager
+    def workload(self, both: tuple[Protected, ...]) -> Iterator["subprocess.Popen[str]"]:
+        """The applications, killed at the latest when the story ends."""
+        volumes = [f"{v.name}={v.mount_point}={v.notes}" for v in (item.volume for item in both)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "demonstration.workload", str(self.options.files), *volumes],
+            cwd=LAB,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise FailedError("the applications did not start")
+            self.tell(
+                f"the applications (process {process.pid}) wrote {self.options.files} files and an "
+                f"SQLite database on each, and go on"
+            )
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    @contextmanager
+    def watch(self, both: tuple[Protected, ...]) -> Iterator[None]:
+        self.mounts = MountWatch([(item.volume.mount_point, item.volume.notes) for item in both])
+        self.mounts.start()
+        try:
+            yield
+        finally:
+            self.mounts.stop()
+
+    def protect(self, item: Protected) -> None:
+        """While the volume is in use: the application sees a moment without a mount."""
+        store = self.options.directory / "store"
+        store.mkdir(exist_ok=True)
+        subject = item.volume
+        outcome = dmsnap(
+            "protect", subject.primary, "--name", item.name, "--recovery", subject.recovery,
+            "--store", store,
+        )  # fmt: skip
+        vanished, returned = self.mounts.absence(subject.mount_point, outcome.started)
+        self.wait_for_commit(subject, subject.position)
+        self.tell(
+            f"{item.name} is protected, {outcome.seconds:.1f} s: first copy "
+            f"{figures.mib(outcome.result['bytes_written'])} MiB, "
+            f"{1000 * (returned.moment - vanished.moment):.0f} ms without mount, "
+            f"window {1000 * outcome.result['window_seconds']:.1f} ms"
+        )
+        self.tell(str(outcome.result["steps"]))
+
+    def sync(self, item: Protected) -> None:
+        subject = item.volume
+        before = subject.position
+        outcome = dmsnap("sync", item.name)
+        result = outcome.result
+        if self.mounts.changes(subject.mount_point, outcome.started):
+            raise FailedError(f"{subject.mount_point} was unmounted by a sync")
+        if result["tracker"] != "era" or result["bytes_dirty"] >= subject.size_bytes:
+            raise FailedError(f"the sync did not follow what was written: {result}")
+        item.points.append(SyncedPoint(result["point"], before, subject.position))
+        self.syncs.append(result)
+        self.tell(
+            f"sync {len(item.points)} of {item.name}: point {result['point'][:8]}, "
+            f"{figures.mib(result['bytes_written'])} MiB written, "
+            f"window {1000 * result['window_seconds']:.1f} ms, {result['seconds']:.2f} s"
+        )
+
+    def spoil(self, orders: Protected, archive: Protected) -> None:
+        time.sleep(self.options.work_seconds)
+        if self.options.spoil_replica:
+            name = disaster.spoil_replica(archive.volume, archive.points[-1].id)
+            self.tell(f"asked to fail: a sector of {name} on {archive.volume.recovery} is changed")
+        disaster.overwrite_start(orders.volume)
+        orders.disaster = "64 MiB garbage"
+        self.tell(f"DISASTER: garbage over the first 64 MiB of {orders.volume.primary} (orders)")
+        disaster.delete_everything(archive.volume)
+        archive.disaster = "rm -rf"
+        self.tell(f"DISASTER: everything in {archive.volume.mount_point} (archive) is deleted")
+        failure = self.wait_for_failure(archive.volume)
+        self.tell(f"the application on archive fails: {failure}")
+
+    def recover(self, item: Protected) -> None:
+        """The newest point, and the application goes on."""
+        point = item.points[-1]
+        outcome, mounted, first = self.trial(item, point)
+        steps_seconds = float(outcome.result["seconds"])
+        self.recoveries.append(Recovery(item.name, item.disaster, steps_seconds, mounted, first))
+        self.tell(
+            f"{item.name} is back at point {point.id[:8]}, mounted {mounted:.2f} s after the "
+            f"command began"
+        )
+        self.tell(f"  (its steps: {steps_seconds:.2f} s); the application commits at {first:.2f} s")
+
+    def trial(self, item: Protected, point: SyncedPoint) -> tuple[Any, float, float]:
+        """Swap to a point; the seconds to the mount and to the application's next commit."""
+        subject = item.volume
+        outcome = dmsnap("swap", item.name, "--to", point.id, "--trial")
+        if outcome.result["state"] != "trial" or outcome.result["point"] != point.id:
+            raise FailedError(f"the swap did not show point {point.id}: {outcome.result}")
+        vanished, returned = self.mounts.absence(subject.mount_point, outcome.started)
+        item.lineage = Lineage(point.before, point.after, vanished.position)
+        first = self.wait_for_commit(subject, vanished.position)
+        return outcome, returned.moment - outcome.started, first - outcome.started
+
+    def check(self, item: Protected) -> None:
+        """The content, while the application goes on, and the point's file system."""
+        subject = item.volume
+        found = checks.check_content(subject, item.lineage)
+        command = checks.check_point(subject, self.options.directory)
+        recovered = subject.commits(item.lineage.recovered)
+        self.tell(
+            f"{item.name} checked: {found.files} files have the checksums noted, "
+            f"{found.transactions} transactions are there,"
+        )
+        self.tell(
+            f"  PRAGMA integrity_check ok, {command} clean; transactions "
+            f"{recovered[0].sequence} to {recovered[-1].sequence} since"
+        )
+        self.tell(
+            f"  (not there: {found.lost_transactions} transactions that came after the point, "
+            f"{found.lost_seconds:.1f} s of work)"
+        )
+
+    def copy_back(self, both: tuple[Protected, ...], process: "subprocess.Popen[str]") -> None:
+        """The same by dd, with the disks to itself: the applications stand still."""
+        process.send_signal(signal.SIGSTOP)
+        try:
+            for recovery, item in zip(self.recoveries, both, strict=True):
+                recovery.copy_seconds = self.copy(item.volume)
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def copy(self, subject: Volume) -> float:
+        image = self.options.directory / "copied-back.img"
+        target = volume.loop_device(image, subject.size_bytes)
+        try:
+            os.sync()
+            started = time.monotonic()
+            run(
+                "dd", f"if={subject.recovery}", f"of={target}", "bs=1M", "iflag=direct",
+                "oflag=direct", "conv=fsync", f"count={subject.size_bytes // MIB}", "status=none",
+            )  # fmt: skip
+            seconds = time.monotonic() - started
+        finally:
+            run("losetup", "--detach", target)
+            image.unlink()
+        self.tell(
+            f"beside it: dd of {subject.recovery} ({subject.name}) to a new disk, the applications "
+            f"standing still, {seconds:.2f} s"
+        )
+        return seconds
+
+    def look_back(self, item: Protected) -> None:
+        """The second oldest point in trial; back; and the newest once more."""
+        subject, older = item.volume, item.points[1]
+        self.revert(item)
+        outcome, _, _ = self.trial(item, older)
+        back = len(item.points) - 2
+        self.tell(
+            f"{item.name} shows point {older.id[:8]}, {back} syncs back, on trial: "
+            f"{outcome.result['seconds']:.2f} s"
+        )
+        self.check(item)
+        self.revert(item)
+        self.trial(item, item.points[-1])
+        self.tell(f"{subject.name} is at its newest point {item.points[-1].id[:8]} again")
+
+    def revert(self, item: Protected) -> None:
+        """Back to the primary, which the disaster emptied."""
+        outcome = dmsnap("swap", "revert", item.name)
+        self.mounts.absence(item.volume.mount_point, outcome.started)
+        if any(item.volume.mount_point.iterdir()):
+            raise FailedError(f"{item.name} is not the emptied volume after the revert")
+        self.tell(
+            f"{item.name}: the trial is reverted, {outcome.result['seconds']:.2f} s; the primary "
+            f"is as it was left: empty"
+        )
+
+    def commit(self, item: Protected) -> None:
+        """For good, while the application goes on."""
+        subject = item.volume
+        before = subject.position
+        outcome = dmsnap("swap", "commit", item.name)
+        written = len(subject.commits(before))
+        if self.mounts.changes(subject.mount_point, outcome.started):
+            raise FailedError(f"{subject.mount_point} was unmounted by a commit")
+        if outcome.result["state"] != "promoted" or not written:
+            raise FailedError(f"{written} transactions during the commit: {outcome.result}")
+        self.tell(
+            f"{item.name} is committed: {subject.recovery} is its primary now, merged in "
+            f"{outcome.result['seconds']:.2f} s, {written} transactions meanwhile"
+        )
+
+    def end_workload(self, process: "subprocess.Popen[str]") -> None:
+        process.terminate()
+        if process.wait(DEADLINE_SECONDS) != 0:
+            raise FailedError(f"the applications ended with status {process.returncode}")
+        self.tell(f"the applications (process {process.pid}) are stopped")
+
+    def last_look(self, item: Protected) -> None:
+        """Everything once more on the volume itself, and its file system without a twin."""
+        subject = item.volume
+        found = checks.check_content(subject, item.lineage)
+        run("umount", subject.mount_point)
+        command = checks.fsck(subject.fs_type, Path("/dev/mapper") / item.name)
+        self.tell(
+            f"{item.name} at the end: {found.transactions} transactions and {found.files} files "
+            f"right, {command} clean"
+        )
+
+    def wait_for_commit(self, subject: Volume, position: int) -> float:
+        """When the application noted its first commit from a position on."""
+        ends = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < ends:
+            for record in subject.commits(position):
+                return record.moment
+            time.sleep(LOOK_SECONDS)
+        raise FailedError(f"the application on {subject.name} does not go on")
+
+    def wait_for_failure(self, subject: Volume) -> str:
+        """What the application says of its first failure."""
+        ends = time.monotonic() + DEADLINE_SECONDS
+        while time.monotonic() < ends:
+            for record in subject.records():
+                if record.kind == "failed":
+                    return record.error
+            time.sleep(LOOK_SECONDS)
+        raise FailedError(f"the application on {subject.name} did not notice the disaster")
