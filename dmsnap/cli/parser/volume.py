@@ -8,7 +8,8 @@ from dmsnap.cli import words
 from dmsnap.cli.grammar import Command
 
 NAME = click.Argument(["name"])
-PATH = click.Path(path_type=Path)
+# Whether it can be read is for the command to say, with an exit code of its own.
+PATH = click.Path(path_type=Path, readable=False)
 COW_PERCENT = click.Option(
     ["--cow-percent"],
     type=click.IntRange(1, 110),
