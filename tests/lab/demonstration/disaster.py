@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from demonstration.program import FailedError, dmsnap, run
+from demonstration.program import Dmsnap, FailedError, run
 from demonstration.volume import MIB, Volume
 from demonstration.workload import FILES, file_name
 
@@ -35,7 +35,7 @@ def delete_everything(volume: Volume) -> None:
     raise FailedError(f"{volume.mount_point} could not be emptied")
 
 
-def spoil_replica(volume: Volume, point: str) -> str:
+def spoil_replica(dmsnap: Dmsnap, volume: Volume, point: str) -> str:
     """Change one sector of a file on the recovery volume behind dmsnap's back; returns its name.
 
     It proves that the checks can fail. The file is one that the application never changes.

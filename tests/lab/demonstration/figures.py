@@ -24,12 +24,13 @@ class Recovery:
 
 
 def show(syncs: list[dict[str, Any]], recoveries: list[Recovery], size_bytes: int) -> None:
-    """Print both tables; plain where nobody watches."""
+    """Print both tables."""
     console = Console(width=WIDTH, highlight=False)
-    console.print()
-    console.print(syncs_table(syncs))
-    console.print()
-    console.print(recoveries_table(recoveries, size_bytes))
+    with console.capture() as captured:
+        console.print(syncs_table(syncs))
+        console.print(recoveries_table(recoveries, size_bytes))
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
 def table(title: str, *headings: str) -> Table:
@@ -45,19 +46,18 @@ def syncs_table(syncs: list[dict[str, Any]]) -> Table:
         "The syncs, in MiB",
         "<volume", "sync", "dirty", "compared", "written", "window ms", "seconds",
     )  # fmt: skip
-    counts: dict[str, int] = {}
-    for sync in sorted(syncs, key=lambda item: str(item["volume"])):
-        name = sync["volume"]
-        counts[name] = counts.get(name, 0) + 1
-        made.add_row(
-            name,
-            str(counts[name]),
-            mib(sync["bytes_dirty"]),
-            mib(sync["bytes_compared"]),
-            mib(sync["bytes_written"]),
-            f"{sync['window_seconds'] * 1000:.1f}",
-            f"{sync['seconds']:.2f}",
-        )
+    for name in dict.fromkeys(sync["volume"] for sync in syncs):
+        own = [sync for sync in syncs if sync["volume"] == name]
+        for number, sync in enumerate(own, start=1):
+            made.add_row(
+                name,
+                str(number),
+                mib(sync["bytes_dirty"]),
+                mib(sync["bytes_compared"]),
+                mib(sync["bytes_written"]),
+                f"{sync['window_seconds'] * 1000:.1f}",
+                f"{sync['seconds']:.2f}",
+            )
     return made
 
 

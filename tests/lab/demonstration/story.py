@@ -15,7 +15,7 @@ from demonstration import checks, disaster, figures, volume
 from demonstration.figures import Recovery
 from demonstration.mount_watch import MountWatch
 from demonstration.notes import Lineage
-from demonstration.program import FailedError, dmsnap, run
+from demonstration.program import Dmsnap, FailedError, run
 from demonstration.volume import MIB, Volume
 
 LAB = Path(__file__).resolve().parents[1]
@@ -25,7 +25,10 @@ LOOK_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How large everything is. ``spoil_replica``: the checks must find it."""
+    """How large everything is.
+
+    ``spoil_replica``: the checks must find that. ``in_process``: as Dmsnap has it.
+    """
 
     directory: Path
     size_bytes: int = 1024 * MIB
@@ -33,6 +36,7 @@ class Options:
     syncs: int = 5
     work_seconds: float = 3.0
     spoil_replica: bool = False
+    in_process: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Story:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.dmsnap = Dmsnap(in_process=options.in_process)
         self.began = time.monotonic()
         self.syncs: list[dict[str, Any]] = []
         self.recoveries: list[Recovery] = []
@@ -137,7 +142,7 @@ class Story:
         store = self.options.directory / "store"
         store.mkdir(exist_ok=True)
         subject = item.volume
-        outcome = dmsnap(
+        outcome = self.dmsnap(
             "protect", subject.primary, "--name", item.name, "--recovery", subject.recovery,
             "--store", store,
         )  # fmt: skip
@@ -149,12 +154,11 @@ class Story:
             f"{1000 * (returned.moment - vanished.moment):.0f} ms without mount, "
             f"window {1000 * outcome.result['window_seconds']:.1f} ms"
         )
-        self.tell(str(outcome.result["steps"]))
 
     def sync(self, item: Protected) -> None:
         subject = item.volume
         before = subject.position
-        outcome = dmsnap("sync", item.name)
+        outcome = self.dmsnap("sync", item.name)
         result = outcome.result
         if self.mounts.changes(subject.mount_point, outcome.started):
             raise FailedError(f"{subject.mount_point} was unmounted by a sync")
@@ -171,7 +175,7 @@ class Story:
     def spoil(self, orders: Protected, archive: Protected) -> None:
         time.sleep(self.options.work_seconds)
         if self.options.spoil_replica:
-            name = disaster.spoil_replica(archive.volume, archive.points[-1].id)
+            name = disaster.spoil_replica(self.dmsnap, archive.volume, archive.points[-1].id)
             self.tell(f"asked to fail: a sector of {name} on {archive.volume.recovery} is changed")
         disaster.overwrite_start(orders.volume)
         orders.disaster = "64 MiB garbage"
@@ -197,7 +201,7 @@ class Story:
     def trial(self, item: Protected, point: SyncedPoint) -> tuple[Any, float, float]:
         """Swap to a point; the seconds to the mount and to the application's next commit."""
         subject = item.volume
-        outcome = dmsnap("swap", item.name, "--to", point.id, "--trial")
+        outcome = self.dmsnap("swap", item.name, "--to", point.id, "--trial")
         if outcome.result["state"] != "trial" or outcome.result["point"] != point.id:
             raise FailedError(f"the swap did not show point {point.id}: {outcome.result}")
         vanished, returned = self.mounts.absence(subject.mount_point, outcome.started)
@@ -220,8 +224,8 @@ class Story:
             f"{recovered[0].sequence} to {recovered[-1].sequence} since"
         )
         self.tell(
-            f"  (not there: {found.lost_transactions} transactions that came after the point, "
-            f"{found.lost_seconds:.1f} s of work)"
+            f"  (not there: {found.lost_transactions} transactions that came after the point, in "
+            f"{found.lost_seconds:.1f} s)"
         )
 
     def copy_back(self, both: tuple[Protected, ...], process: "subprocess.Popen[str]") -> None:
@@ -258,9 +262,9 @@ class Story:
         subject, older = item.volume, item.points[1]
         self.revert(item)
         outcome, _, _ = self.trial(item, older)
-        back = len(item.points) - 2
+        back = plural(len(item.points) - 2, "sync")
         self.tell(
-            f"{item.name} shows point {older.id[:8]}, {back} syncs back, on trial: "
+            f"{item.name} shows point {older.id[:8]}, {back} before the newest, in trial: "
             f"{outcome.result['seconds']:.2f} s"
         )
         self.check(item)
@@ -270,7 +274,7 @@ class Story:
 
     def revert(self, item: Protected) -> None:
         """Back to the primary, which the disaster emptied."""
-        outcome = dmsnap("swap", "revert", item.name)
+        outcome = self.dmsnap("swap", "revert", item.name)
         self.mounts.absence(item.volume.mount_point, outcome.started)
         if any(item.volume.mount_point.iterdir()):
             raise FailedError(f"{item.name} is not the emptied volume after the revert")
@@ -283,7 +287,7 @@ class Story:
         """For good, while the application goes on."""
         subject = item.volume
         before = subject.position
-        outcome = dmsnap("swap", "commit", item.name)
+        outcome = self.dmsnap("swap", "commit", item.name)
         written = len(subject.commits(before))
         if self.mounts.changes(subject.mount_point, outcome.started):
             raise FailedError(f"{subject.mount_point} was unmounted by a commit")
@@ -329,3 +333,7 @@ class Story:
                     return record.error
             time.sleep(LOOK_SECONDS)
         raise FailedError(f"the application on {subject.name} did not notice the disaster")
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
