@@ -21,6 +21,7 @@ struct slot {
 	struct dms_io_request source;
 	struct dms_io_request destination;
 	uint32_t pending; /* of the two */
+	struct slot *next; /* free, or behind in the order of comparing */
 };
 
 struct comparison {
@@ -29,9 +30,10 @@ struct comparison {
 	const struct dms_medium *source;
 	const struct dms_medium *destination;
 	char *memory;
-	struct slot *slots; /* a ring: head is compared next, tail is read next */
-	uint64_t head;
-	uint64_t tail;
+	struct slot *slots;
+	struct slot *free;
+	struct slot *first; /* the oldest that is not compared */
+	struct slot **last;
 	struct dms_io_queue *queue;
 	const struct dms_extent *extents;
 	size_t nr_extents;
@@ -65,18 +67,18 @@ static struct dms_error *allocate(struct comparison *comparison)
 	if (!comparison->memory || !comparison->slots)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for compare buffers");
 	buffer = comparison->memory;
+	comparison->last = &comparison->first;
 	for (i = 0; i < comparison->sizes.depth; i++, buffer += SIDES * request) {
-		comparison->slots[i].source.context = &comparison->slots[i];
-		comparison->slots[i].destination.context = &comparison->slots[i];
-		comparison->slots[i].source.buffer = buffer;
-		comparison->slots[i].destination.buffer = buffer + request;
+		struct slot *slot = &comparison->slots[i];
+
+		slot->source.context = slot;
+		slot->destination.context = slot;
+		slot->source.buffer = buffer;
+		slot->destination.buffer = buffer + request;
+		slot->next = comparison->free;
+		comparison->free = slot;
 	}
 	return NULL;
-}
-
-static struct slot *slot_at(struct comparison *comparison, uint64_t index)
-{
-	return &comparison->slots[index % comparison->sizes.depth];
 }
 
 static bool next_range(struct comparison *comparison, uint64_t *offset, uint32_t *length)
@@ -109,27 +111,32 @@ static struct dms_error *submit_read(struct comparison *comparison, struct dms_i
 	return dms_io_queue_submit(comparison->queue, request);
 }
 
+/* Whether one more pair of reads may be started now. */
+static bool may_read(const struct comparison *comparison)
+{
+	return comparison->extent < comparison->nr_extents && comparison->free &&
+	       dms_io_queue_has_room(comparison->queue);
+}
+
 static struct dms_error *start_reads(struct comparison *comparison)
 {
+	struct slot *slot = comparison->free;
+	struct dms_error *error;
 	uint64_t offset;
 	uint32_t length;
 
-	while (comparison->tail - comparison->head < comparison->sizes.depth &&
-	       dms_io_queue_has_room(comparison->queue) &&
-	       next_range(comparison, &offset, &length)) {
-		struct slot *slot = slot_at(comparison, comparison->tail);
-		struct dms_error *error = submit_read(comparison, &slot->source,
-						      comparison->source->fd, offset, length);
-
-		slot->pending = SIDES;
-		comparison->tail++;
-		if (!error)
-			error = submit_read(comparison, &slot->destination,
-					    comparison->destination->fd, offset, length);
-		if (error)
-			return error;
-	}
-	return NULL;
+	if (!next_range(comparison, &offset, &length))
+		return NULL;
+	comparison->free = slot->next;
+	slot->next = NULL;
+	slot->pending = SIDES;
+	*comparison->last = slot;
+	comparison->last = &slot->next;
+	error = submit_read(comparison, &slot->source, comparison->source->fd, offset, length);
+	if (!error)
+		error = submit_read(comparison, &slot->destination, comparison->destination->fd,
+				    offset, length);
+	return error;
 }
 
 static struct dms_error *keep_chunk(struct comparison *comparison, struct slot *slot,
@@ -189,16 +196,17 @@ static struct dms_error *compare_slot(struct comparison *comparison, struct slot
 
 static struct dms_error *take_turns(struct comparison *comparison)
 {
-	while (comparison->head < comparison->tail) {
-		struct slot *slot = slot_at(comparison, comparison->head);
-		struct dms_error *error;
+	while (comparison->first && !comparison->first->pending) {
+		struct slot *slot = comparison->first;
+		struct dms_error *error = compare_slot(comparison, slot);
 
-		if (slot->pending)
-			break;
-		error = compare_slot(comparison, slot);
 		if (error)
 			return error;
-		comparison->head++;
+		comparison->first = slot->next;
+		if (!comparison->first)
+			comparison->last = &comparison->first;
+		slot->next = comparison->free;
+		comparison->free = slot;
 	}
 	return NULL;
 }
@@ -217,10 +225,12 @@ static struct dms_error *complete(struct comparison *comparison,
 static struct dms_error *step(struct comparison *comparison)
 {
 	struct dms_io_request *request;
-	struct dms_error *error = start_reads(comparison);
+	struct dms_error *error = may_read(comparison) ? start_reads(comparison) : NULL;
+	/* Without waiting while more can be started: see the copy's loop. */
+	int timeout_ms = may_read(comparison) ? 0 : DMS_PROGRESS_INTERVAL_MS;
 
 	if (!error)
-		error = dms_io_queue_wait(comparison->queue, DMS_PROGRESS_INTERVAL_MS, &request);
+		error = dms_io_queue_wait(comparison->queue, timeout_ms, &request);
 	if (!error && request)
 		error = complete(comparison, request);
 	if (!error)
@@ -232,7 +242,7 @@ static struct dms_error *step(struct comparison *comparison)
 
 static bool busy(const struct comparison *comparison)
 {
-	return comparison->extent < comparison->nr_extents || comparison->head < comparison->tail;
+	return comparison->extent < comparison->nr_extents || comparison->first;
 }
 
 /* The store may lie behind the replica on the same device, and must not lie in it. */

@@ -115,34 +115,35 @@ static bool next_piece(struct loop *loop, struct dms_copy_run *piece)
 	return true;
 }
 
-static struct dms_error *start_reads(struct loop *loop)
+/* Whether one more read may be started now. */
+static bool may_read(const struct loop *loop)
 {
+	return !loop->exhausted && loop->free && dms_io_queue_has_room(loop->queue);
+}
+
+static struct dms_error *start_read(struct loop *loop)
+{
+	struct slot *slot = loop->free;
 	struct dms_copy_run piece;
 
-	while (loop->free && dms_io_queue_has_room(loop->queue) && next_piece(loop, &piece)) {
-		struct slot *slot = loop->free;
-		struct dms_error *error;
-
-		loop->free = slot->next;
-		slot->next = NULL;
-		slot->read = false;
-		slot->written_bytes = 0;
-		slot->length_bytes = (uint32_t)piece.length_bytes;
-		slot->destination_offset_bytes = piece.destination_offset_bytes;
-		slot->request = (struct dms_io_request){
-			.fd = loop->job->source->fd,
-			.buffer = slot->buffer,
-			.offset_bytes = piece.source_offset_bytes,
-			.length_bytes = (uint32_t)piece.source_length_bytes,
-			.context = slot,
-		};
-		*loop->last = slot;
-		loop->last = &slot->next;
-		error = dms_io_queue_submit(loop->queue, &slot->request);
-		if (error)
-			return error;
-	}
-	return NULL;
+	if (!next_piece(loop, &piece))
+		return NULL;
+	loop->free = slot->next;
+	slot->next = NULL;
+	slot->read = false;
+	slot->written_bytes = 0;
+	slot->length_bytes = (uint32_t)piece.length_bytes;
+	slot->destination_offset_bytes = piece.destination_offset_bytes;
+	slot->request = (struct dms_io_request){
+		.fd = loop->job->source->fd,
+		.buffer = slot->buffer,
+		.offset_bytes = piece.source_offset_bytes,
+		.length_bytes = (uint32_t)piece.source_length_bytes,
+		.context = slot,
+	};
+	*loop->last = slot;
+	loop->last = &slot->next;
+	return dms_io_queue_submit(loop->queue, &slot->request);
 }
 
 static struct dms_error *write_run(struct loop *loop, struct slot *slot, uint32_t length)
@@ -222,14 +223,19 @@ static uint64_t bytes_done(const struct loop *loop)
 	return loop->bytes_data + loop->zero_out.bytes_zero;
 }
 
-/* One completion, or the time to call back, whichever is first. */
+/*
+ * One more read, then one completion, waited for only when nothing more can be
+ * started: a medium that answers at once (page cache, tmpfs) is written from
+ * a buffer that is still in the processor's cache.
+ */
 static struct dms_error *step(struct loop *loop)
 {
 	struct dms_io_request *request;
-	struct dms_error *error = start_reads(loop);
+	struct dms_error *error = may_read(loop) ? start_read(loop) : NULL;
+	int timeout_ms = may_read(loop) ? 0 : DMS_PROGRESS_INTERVAL_MS;
 
 	if (!error)
-		error = dms_io_queue_wait(loop->queue, DMS_PROGRESS_INTERVAL_MS, &request);
+		error = dms_io_queue_wait(loop->queue, timeout_ms, &request);
 	if (!error && request)
 		error = complete(loop, request);
 	if (!error)

@@ -223,6 +223,8 @@ static int wait_cqe(struct dms_io_queue *queue, int timeout_ms, struct io_uring_
 
 	if (timeout_ms < 0)
 		return io_uring_wait_cqe(&queue->ring, cqe);
+	if (!timeout_ms)
+		return io_uring_peek_cqe(&queue->ring, cqe);
 	return io_uring_wait_cqe_timeout(&queue->ring, cqe, &timeout);
 }
 
