@@ -24,6 +24,7 @@ SIZE_BYTES = 64 * MIB
 SIZE_SECTORS = SIZE_BYTES // SECTOR_BYTES
 BLOCK_BYTES = 64 * 1024
 CHUNK_BYTES = 4096
+WRITTEN_BYTES = 6 * MIB  # little: emulated processors are slow at noise and digests
 CHUNK_SECTORS = CHUNK_BYTES // SECTOR_BYTES
 SNAP_MAGIC = 0x70416E53
 
@@ -120,7 +121,7 @@ def held_root(name: str) -> str:
 
 def queue_limit(name: str, limit: str) -> Path:
     """Return the sysfs file of a dm device's queue limit."""
-    number = os.stat(node(name)).st_rdev
+    number = Path(node(name)).stat().st_rdev
     return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/{limit}")
 
 
@@ -141,7 +142,7 @@ def roll(name: str, *options: str) -> None:
 def blocks_since(metadata: str, era: int) -> set[int]:
     """Return the blocks that thin-provisioning-tools say were written since an era."""
     xml = run("era_invalidate", "--written-since", era, metadata)
-    ranges = re.findall(r'<range begin="(\d+)" end\s*="(\d+)"', xml)
+    ranges = re.findall(r'<range begin="(\d+)" end\s*=\s*"(\d+)"', xml)
     single = {int(block) for block in re.findall(r'<block block="(\d+)"', xml)}
     return single | {block for begin, end in ranges for block in range(int(begin), int(end))}
 
@@ -200,14 +201,15 @@ def test_an_era_device_takes_zeroing_as_writes(bench: Bench) -> None:
 
 def test_every_block_of_a_large_write_is_marked(bench: Bench) -> None:
     era, metadata = bench.era()
+    begin = era_of(era)
     write(node(era), 0, 8 * MIB, MIB)
     roll(era)
     since = era_of(era)
     write(node(era), 16 * MIB, 4 * MIB, 4 * MIB)
     bench.remove(era)
-    first = 16 * MIB // BLOCK_BYTES
-    assert blocks_since(metadata, since) == set(range(first, first + 4 * MIB // BLOCK_BYTES))
-    assert set(range(8 * MIB // BLOCK_BYTES)) < blocks_since(metadata, 0)
+    later = set(range(16 * MIB // BLOCK_BYTES, 20 * MIB // BLOCK_BYTES))
+    assert blocks_since(metadata, since) == later
+    assert blocks_since(metadata, begin) == later | set(range(8 * MIB // BLOCK_BYTES))
 
 
 def discarded(bench: Bench, offset_bytes: int, length_bytes: int, limit_bytes: int) -> set[int]:
@@ -247,9 +249,9 @@ def snapshot_under_writes(bench: Bench, *, resume_origin: bool) -> tuple[str, st
     Return the digests of the origin before and of the snapshot after it, and the store.
     """
     disk, store = bench.disk(), bench.disk(16 * MIB)
-    write(disk, 0, 16 * MIB, MIB)
+    write(disk, 0, WRITTEN_BYTES, MIB)
     origin = bench.device(f"0 {SIZE_SECTORS} snapshot-origin {disk}")
-    before = sha256(node(origin))
+    before = sha256(node(origin), WRITTEN_BYTES)
     if resume_origin:
         name = bench.device(f"0 {SIZE_SECTORS} error")
         run("dmsetup", "load", name, "--table", snapshot_table(disk, store))
@@ -259,7 +261,7 @@ def snapshot_under_writes(bench: Bench, *, resume_origin: bool) -> tuple[str, st
     else:
         name = bench.device(snapshot_table(disk, store))
     write(node(origin), MIB, 4 * MIB, 64 * CHUNK_BYTES)
-    after = sha256(node(name))
+    after = sha256(node(name), WRITTEN_BYTES)
     bench.remove(name)
     return before, after, store
 
