@@ -67,6 +67,11 @@ class RunDirectory:
         return self.path / "work"
 
     @property
+    def nothing(self) -> Path:
+        """Return an empty directory."""
+        return self.path / "nothing"
+
+    @property
     def console(self) -> Path:
         """Return the log of the kernel's console."""
         return self.path / "console.log"
@@ -84,8 +89,8 @@ def run_directory(parent: Path, scratch: Path | None) -> Iterator[RunDirectory]:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        (path / "root").mkdir()
-        (path / "work").mkdir()
+        for name in ("root", "work", "nothing"):
+            (path / name).mkdir()
         yield RunDirectory(path, (scratch or path / "scratch.img").absolute())
     finally:
         shutil.rmtree(path, ignore_errors=True)

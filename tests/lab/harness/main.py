@@ -5,9 +5,8 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -48,8 +47,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
-@contextlib.contextmanager
-def _guest(options: Options, layers: Layers) -> Iterator[Guest]:
+def _guest(options: Options, layers: Layers, run: RunDirectory) -> Guest:
     suite = options.kernel.suite
     root = tree.obtain(layers, suite)
     python = python_layers.PythonLayers(layers, suite, root, tree.key(suite), CHECKOUT)
@@ -58,17 +56,16 @@ def _guest(options: Options, layers: Layers) -> Iterator[Guest]:
     if options.kernel.machine == "qemu":
         kernel = stock_kernel.obtain_kernel(layers, suite)
         stock = Stock(kernel, stock_kernel.obtain_root(layers, suite, root, tree.key(suite)))
-    with tempfile.TemporaryDirectory(prefix="jail-", dir=layers.directory) as nothing:
-        yield Guest(
-            kernel=options.kernel,
-            init=options.init,
-            memory_mib=options.memory_mib,
-            checkout=CHECKOUT,
-            tree=root,
-            venv=venv,
-            dmsnap=python.obtain_dmsnap(venv) if options.install else Path(nothing),
-            stock=stock,
-        )
+    return Guest(
+        kernel=options.kernel,
+        init=options.init,
+        memory_mib=options.memory_mib,
+        checkout=CHECKOUT,
+        tree=root,
+        venv=venv,
+        dmsnap=python.obtain_dmsnap(venv) if options.install else run.nothing,
+        stock=stock,
+    )
 
 
 def _prepare(options: Options, run: RunDirectory) -> None:
@@ -130,10 +127,8 @@ def run(options: Options) -> int:
     directory = cache_directory()
     directory.mkdir(parents=True, exist_ok=True)
     layers = Layers(directory, report)
-    with (
-        _guest(options, layers) as guest,
-        run_directory(directory / "runs", options.scratch) as here,
-    ):
+    with run_directory(directory / "runs", options.scratch) as here:
+        guest = _guest(options, layers, here)
         _prepare(options, here)
         status = _boot(options, guest, here, report)
         left = here.work / "out"

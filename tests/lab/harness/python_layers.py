@@ -85,7 +85,7 @@ class PythonLayers:
         """Return the virtual environment's directory; the guest sees it at VENV."""
 
         def build(content: Path) -> None:
-            with self._jail(Mount("rw", str(content), VENV)) as jail:
+            with self._jail(content, Mount("rw", str(content), VENV)) as jail:
                 self._run(jail, ["/usr/bin/python3", "-m", "venv", VENV])
                 self._run(jail, ["pip", "install", *requirements(self.checkout)])
             [site] = content.glob("lib/python3.*/site-packages")
@@ -107,7 +107,7 @@ class PythonLayers:
                     Mount("rw", str(copy), SOURCE),
                 )
                 options = ["--no-deps", "--no-build-isolation", "--no-index"]
-                with self._jail(*mounts) as jail:
+                with self._jail(content, *mounts) as jail:
                     self._run(jail, ["pip", "install", *options, f"--target={DMSNAP}/lib", SOURCE])
                 for data in DATA:
                     if (copy / data).exists():
@@ -125,8 +125,8 @@ class PythonLayers:
             shutil.copy2(path, target)
 
     @contextmanager
-    def _jail(self, *mounts: Mount) -> Iterator[Jail]:
-        with tempfile.TemporaryDirectory(prefix="jail-", dir=self.layers.directory) as name:
+    def _jail(self, content: Path, *mounts: Mount) -> Iterator[Jail]:
+        with tempfile.TemporaryDirectory(prefix="jail-", dir=content.parent) as name:
             resolver = Mount("ro", "/etc/resolv.conf", "/etc/resolv.conf")
             host = Mount("ro", "/", pip_settings.HOST)
             always = (PROC, DEV, tmpfs("/tmp", 4096), resolver, host)  # noqa: S108 - the jail's own
