@@ -1,10 +1,10 @@
 """LVM: volume groups, and the logical volumes that dmsnap makes and tags. Root.
 
-Reports obey the administrator's filters and devices file, which know what must not be scanned
-(multipath legs, guests' disks): replacing ``global_filter`` would undo that. Our dm devices carry
-copies of what is below them, PV labels included; udev's rules keep LVM's event activation off
-them, and every command that changes something sees only the group's own PVs (``--devices``), so
-that no twin can be taken for one. Suspended devices are skipped, for a scan of them would hang.
+Our dm devices carry copies of what is below them, PV labels included, and a scan of a suspended one
+hangs. Reports therefore run with a ``global_filter`` that rejects our devices first and goes on
+with the administrator's own, which knows what else must not be scanned (multipath legs, guests'
+disks). ``devices/ignore_suspended_devices`` would not do: lvm 2.03.31 reads them all the same.
+Every command that changes something sees only the group's own PVs (``--devices``).
 """
 
 import re
@@ -28,7 +28,6 @@ from dmsnap.units import format_size
 
 TAG = "dmsnap"
 
-_CONFIGURATION = "devices/ignore_suspended_devices=1"
 # LVM trusts that udev makes its nodes, even where no udevd runs (a rescue system).
 _WITHOUT_UDEV = "activation/udev_sync=0 activation/udev_rules=0"
 _REPORT = ("--reportformat", "json", "--units", "b", "--nosuffix")
@@ -152,15 +151,9 @@ def _complete_group(name: str) -> VolumeGroup:
     if not group.complete:
         raise WrongStateError(f"the volume group {name} misses physical volumes", vg=name)
     for path in group.physical_volumes:
-        if _is_twin(Path(path)):
+        if _is_twin(BlockDevice.probe(Path(path)).devno):
             raise WrongStateError(f"LVM takes {path}, a copy, for a disk of {name}", vg=name)
     return group
-
-
-def _is_twin(path: Path) -> bool:
-    """Whether it is a dm device of ours other than a front, which may well be a PV."""
-    uuid = SYSFS.dm_uuid(BlockDevice.probe(path).devno) or ""
-    return uuid.startswith("DMSNAP-") and not uuid.endswith("-front")
 
 
 def _change(group: VolumeGroup, command: str, *arguments: str) -> None:
@@ -168,9 +161,65 @@ def _change(group: VolumeGroup, command: str, *arguments: str) -> None:
     run("lvm", command, *_configuration(), *devices, *arguments, timeout_seconds=300)
 
 
-def _configuration() -> tuple[str, str]:
-    settings = _CONFIGURATION if udev.is_running() else f"{_CONFIGURATION} {_WITHOUT_UDEV}"
-    return "--config", settings
+def _configuration() -> list[str]:
+    settings = ["" if udev.is_running() else _WITHOUT_UDEV, _filter()]
+    text = " ".join(setting for setting in settings if setting)
+    return ["--config", text] if text else []
+
+
+def _filter() -> str:
+    """A ``global_filter`` without our devices; empty where there are none."""
+    rejected = [f'"r|^{_pattern(path)}$|"' for devno in _not_to_scan() for path in _paths(devno)]
+    if not rejected:
+        return ""
+    theirs = run("lvm", "lvmconfig", "--typeconfig", "full", "devices/global_filter").text
+    return f"devices/global_filter=[{','.join(rejected)},{parse_filter(theirs)}]"
+
+
+def parse_filter(text: str) -> str:
+    """The patterns of ``global_filter=["a|.*|"]``, quoted, with commas in between."""
+    value = text.strip().removeprefix("global_filter=")
+    return value.removeprefix("[").removesuffix("]")
+
+
+def _pattern(path: str) -> str:
+    """What could be an operator matches any character: near enough, and safe in LVM's quotes."""
+    return re.sub(r"[^A-Za-z0-9_/-]", ".", path)
+
+
+def _not_to_scan() -> list[int]:
+    disks = SYSFS.disks("dm-").values()
+    return [devno for devno in disks if _is_rejected(devno)]
+
+
+def _is_rejected(devno: int) -> bool:
+    try:
+        return _is_twin(devno) or _is_suspended(devno)
+    except NotFoundError:  # removed since it was listed
+        return False
+
+
+def _is_twin(devno: int) -> bool:
+    """Whether it is a dm device of ours other than a front, which may well be a PV."""
+    uuid = SYSFS.dm_uuid(devno) or ""
+    return uuid.startswith("DMSNAP-") and not uuid.endswith("-front")
+
+
+def _is_suspended(devno: int) -> bool:
+    return (SYSFS.dm_uuid(devno) or "").startswith("DMSNAP-") and SYSFS.dm_suspended(devno)
+
+
+def _paths(devno: int) -> list[str]:
+    """Every name of the device in /dev: LVM accepts it if one of them is not rejected."""
+    links = [path for pattern in ("*", "*/*", "disk/*/*") for path in Path("/dev").glob(pattern)]
+    return [str(path) for path in links if _number(path) == devno]
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return path.stat().st_rdev
+    except OSError:
+        return None
 
 
 def _report(command: str, kind: str, fields: str, *arguments: str) -> list[dict[str, str]]:

@@ -19,6 +19,8 @@ LOGGER = logging.getLogger(__name__)
 SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 ENVIRONMENT = {"LC_ALL": "C", "PATH": ":".join(SEARCH_PATH), "HOME": "/"}
 
+REAP_SECONDS = 5
+
 # Debian's names; other distributions' are the same or near enough to search for.
 PACKAGES = {
     "blkid": "util-linux",
@@ -80,8 +82,9 @@ def run(
 
     It inherits ``descriptors``, under the same numbers, and no others.
 
-    Whatever happens, it and what it started are dead and reaped afterwards: they run in a session
-    of their own, so that a Ctrl-C on the terminal reaches us alone.
+    Whatever happens, it and what it started are dead and reaped afterwards (but for what waits
+    for a suspended device, which nothing can end): they run in a session of their own, so that a
+    Ctrl-C on the terminal reaches us alone.
 
     Raises ``ProgramError`` for a program that is missing or ends with a code that is not in
     ``expected`` (a death by signal N counts as -N), ``DeadlineError`` after ``timeout_seconds``.
@@ -139,11 +142,21 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         # Not reaped yet: its number cannot have been given to anybody else.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _reap(process)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.close()
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Not even SIGKILL ends a program that waits for a suspended device: the resume has to come
+    from us, so that waiting for it any longer would be for ever. It is left to init's reaping.
+    """
+    try:
+        process.wait(REAP_SECONDS)
+    except subprocess.TimeoutExpired:
+        LOGGER.warning("pid %d cannot be killed: it waits for a device", process.pid)
 
 
 def _failure(completed: Completed) -> ProgramError:

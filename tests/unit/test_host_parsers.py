@@ -116,6 +116,18 @@ def test_report_of_another_shape(document: object) -> None:
         lvm.parse_report(document, "vg")
 
 
+@pytest.mark.parametrize(
+    ("text", "patterns"),
+    [
+        ('global_filter=["a|.*|"]\n', '"a|.*|"'),
+        ('global_filter=["r|/dev/sd.*|","a|.*|"]\n', '"r|/dev/sd.*|","a|.*|"'),
+        ('global_filter="a|.*|"\n', '"a|.*|"'),
+    ],
+)
+def test_administrators_filter(text: str, patterns: str) -> None:
+    assert lvm.parse_filter(text) == patterns
+
+
 def test_a_name_that_is_no_vgs_is_not_asked_for() -> None:
     assert lvm.volume_group("a b'; c") is None
     assert lvm.volume_group("-f") is None

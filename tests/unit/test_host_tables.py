@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dmsnap.errors import CorruptError
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
+from dmsnap.host.dm.device import flags_for
 from dmsnap.host.dm.status import EraStatus, MirrorStatus, SnapshotState, SnapshotStatus
 from dmsnap.host.dm.target import (
     Era,
@@ -181,6 +182,14 @@ def test_hidden_keeps_the_node_and_nothing_else() -> None:
     assert not UdevFlags.HIDDEN & UdevFlags.DISABLE_DM_RULES
     assert int(UdevFlags.HIDDEN) == 0x1E
     assert int(UdevFlags.SHOWN) == 0
+
+
+def test_all_of_ours_but_the_front_are_hidden() -> None:
+    volume = "DMSNAP-0b5a4f0e-51a4-4f0c-9a77-5d3ed6d5d4a2"
+    assert flags_for(f"{volume}-front") == UdevFlags.SHOWN
+    assert flags_for(f"{volume}-origin") == UdevFlags.HIDDEN
+    assert flags_for(f"{volume}-point-1") == UdevFlags.HIDDEN
+    assert flags_for("LVM-x") == UdevFlags.SHOWN
 
 
 @pytest.mark.skipif(Path("/run/udev/control").exists(), reason="udev runs on this host")

@@ -47,6 +47,7 @@ __all__ = [
     "deps",
     "era_status",
     "existing",
+    "flags_for",
     "info",
     "list_devices",
     "load",
@@ -69,6 +70,7 @@ __all__ = [
     "wait_merged",
 ]
 
+FRONT_SUFFIX = "-front"
 UDEV_SECONDS = 30.0
 
 
@@ -79,7 +81,7 @@ def create(
     *,
     read_only: bool = False,
     activate: bool = True,
-    udev: UdevFlags = UdevFlags.HIDDEN,
+    udev: UdevFlags | None = None,
 ) -> DmInfo:
     """A new device with ``table``; with ``activate`` False it is loaded, but not resumed.
 
@@ -143,17 +145,26 @@ def suspend(name: str, *, flush: bool = True, freeze: bool = True) -> None:
 
 
 def resume(
-    name: str, *, udev: UdevFlags = UdevFlags.HIDDEN, deadline_seconds: float = UDEV_SECONDS
+    name: str, *, udev: UdevFlags | None = None, deadline_seconds: float = UDEV_SECONDS
 ) -> None:
     """Make an inactive table live, let I/O go on, wait until udev knows.
 
+    ``udev`` None, here and elsewhere: our devices are hidden, but for the front.
+
     Raises ``DeadlineError`` when udev does not answer; the device is resumed even then.
     """
+    flags = flags_for(existing(name).uuid) if udev is None else udev
     with Cookie() as cookie:
         with Task(lib.DM_DEVICE_RESUME, name=name) as task:
-            task.check(lib.dm_task_set_cookie(task.handle, cookie.cell, int(udev)))
+            task.check(lib.dm_task_set_cookie(task.handle, cookie.cell, int(flags)))
             task.run()
         cookie.wait(deadline_seconds)
+
+
+def flags_for(uuid: str) -> UdevFlags:
+    """The flags for a device with this UUID: others' devices are none of our business."""
+    ours = uuid.startswith(UUID_PREFIX) and not uuid.endswith(FRONT_SUFFIX)
+    return UdevFlags.HIDDEN if ours else UdevFlags.SHOWN
 
 
 def reload(
@@ -163,7 +174,7 @@ def reload(
     read_only: bool = False,
     flush: bool = True,
     freeze: bool = True,
-    udev: UdevFlags = UdevFlags.HIDDEN,
+    udev: UdevFlags | None = None,
 ) -> None:
     """Load ``table``, suspend and resume: the device changes its table under its users.
 
@@ -181,7 +192,7 @@ def reload(
         raise
 
 
-def _go_on_with(name: str, before: Table, read_only: bool, udev: UdevFlags) -> None:
+def _go_on_with(name: str, before: Table, read_only: bool, udev: UdevFlags | None) -> None:
     """Undo a reload that stopped anywhere."""
     state = existing(name)
     if state.inactive_table:
@@ -208,12 +219,11 @@ def suspended(
     *,
     flush: bool = True,
     freeze: bool = True,
-    udev: UdevFlags = UdevFlags.HIDDEN,
+    udev: UdevFlags | None = None,
 ) -> Iterator[None]:
     """Suspended within the block, resumed after it whatever happens.
 
-    Do nothing in it that could wait for the device: no status of dm-era, no write to its file
-    system, no log.
+    Nothing in it may wait for the device: no dm-era status, no write to its file system, no log.
     """
     try:
         suspend(name, flush=flush, freeze=freeze)

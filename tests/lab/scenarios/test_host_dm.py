@@ -421,8 +421,8 @@ def twins(disk: Disks) -> str:
     file_system = str(uuid4())
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-U", file_system, below.path], check=True)
     table = single(64 * MIB, Linear(below.devno))
-    device.create("t-front", uuid("front"), table, udev=UdevFlags.SHOWN)
-    device.create("t-twin", uuid("point-1"), table, udev=UdevFlags.HIDDEN)
+    device.create("t-front", uuid("front"), table)
+    device.create("t-twin", uuid("point-1"), table)
     udev.settle()
     return file_system
 
@@ -459,7 +459,7 @@ def test_the_front_keeps_its_links_through_a_reload(twins: str, disk: Disks) -> 
     other = disk(64 * MIB)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-U", twins, other.path], check=True)
     table = single(64 * MIB, Linear(other.devno))
-    device.reload("t-front", table, udev=UdevFlags.SHOWN)
+    device.reload("t-front", table)
     udev.settle()
     assert by_uuid(twins).resolve() == device.node("t-front").resolve()
 
@@ -500,6 +500,6 @@ def test_udevs_probing_does_not_fail_a_removal(disk: Disks) -> None:
     below = disk()
     for _ in range(20):
         table = single(SIZE, Linear(below.devno))
-        device.create("t-probed", uuid("front"), table, udev=UdevFlags.SHOWN)
+        device.create("t-probed", uuid("front"), table)
         write(device.node("t-probed"), 0, b"x")  # closing it is a "watch" event
         assert device.remove("t-probed")
