@@ -79,13 +79,13 @@ def _version(context: click.Context, _parameter: click.Parameter, given: bool) -
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     flags = Flags.split(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if flags.debug else logging.WARNING,
-        format=f"{PROGRAM}: %(message)s",
-        force=True,
-    )
     output = Output(json=flags.json)
     try:
+        logging.basicConfig(
+            level=logging.DEBUG if flags.debug else logging.WARNING,
+            format=f"{PROGRAM}: %(message)s",
+            force=True,
+        )
         exit_code = run(flags, output)
         output.out.flush()
     except BrokenPipeError:

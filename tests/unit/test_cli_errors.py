@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dmsnap.cli import program
+from dmsnap.cli.main import main
 from dmsnap.errors import (
     BusyError,
     DmsnapError,
@@ -174,3 +175,29 @@ def test_a_file_that_is_no_metadata_is_a_sentence(tmp_path: Path) -> None:
     assert str(image) in told
     assert "Traceback" not in told
     assert process.returncode == ExitCode.CORRUPT
+
+
+SLOW_IMPORT = """
+import os, signal, sys
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Slow())
+from dmsnap.cli.main import main
+sys.exit(main(["status"]))
+"""
+
+
+def test_an_interrupt_while_it_loads_ends_it_without_a_trace() -> None:
+    completed = subprocess.run(
+        [sys.executable, "-c", SLOW_IMPORT], capture_output=True, text=True, check=False
+    )
+    assert completed.returncode == -signal.SIGINT
+    assert completed.stderr == ""
+
+
+def test_interrupts_are_errors_again_once_it_has_loaded() -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert main(["--help"]) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
