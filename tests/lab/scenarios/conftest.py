@@ -8,8 +8,14 @@ import contextlib
 import hashlib
 import io
 import json
+import os
+import signal
+import sqlite3
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +23,11 @@ from uuid import uuid4
 
 import pytest
 
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli.main import main
 
 SCRATCH = Path("/scratch")
+CATALOGUE = Path("/var/lib/dmsnap/catalogue.db")
 MIB = 1024 * 1024
 
 
@@ -33,6 +41,12 @@ def run(*argv: object, expected: int = 0, timeout: float = 300) -> str:
         f"expected {expected}\n{completed.stdout}\n{completed.stderr}"
     )
     return completed.stdout
+
+
+def administrator(*argv: object) -> str:
+    """Run an LVM command; it makes the nodes itself where udev does not run."""
+    without_udev = not Path("/run/udev/control").exists()
+    return run(*(["env", "DM_DISABLE_UDEV=1"] if without_udev else []), *argv)
 
 
 def dmsnap(*argv: object, expected: int = 0) -> Any:
@@ -91,6 +105,7 @@ class Lab:
     loops: list[str] = field(default_factory=list)
     mounts: list[Path] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
 
     def disk(self, size_bytes: int, *, sector_bytes: int = 512, name: str = "") -> str:
         """A loop device over a sparse file."""
@@ -118,6 +133,13 @@ class Lab:
         self.mounts.append(mount_point)
         return mount_point
 
+    def group(self, *devices: str) -> str:
+        """A volume group on ``devices``."""
+        name = f"vg{uuid4().hex[:6]}"
+        administrator("vgcreate", "-qq", "--yes", name, *devices)
+        self.groups.append(name)
+        return name
+
     def name(self) -> str:
         """A name for a volume that is unprotected when the scenario ends."""
         self.names.append(f"v{uuid4().hex[:6]}")
@@ -141,6 +163,10 @@ class Lab:
         for _ in range(4):
             for row in dm_devices():
                 subprocess.run(["dmsetup", "remove", row], capture_output=True, check=False)
+        for group in self.groups:
+            subprocess.run(
+                ["vgremove", "-qq", "-ff", "-y", group], capture_output=True, check=False
+            )
         subprocess.run(["losetup", "-D"], capture_output=True, check=False)
         for state in ("/var/lib/dmsnap", "/run/dmsnap", str(self.directory)):
             subprocess.run(["rm", "-rf", state], check=True)
@@ -170,3 +196,177 @@ def lab() -> Iterator[Lab]:
     finally:
         scenario.close()
     assert dm_devices() == []
+
+
+def refused(exit_code: int, *argv: object) -> str:
+    """Run a command that must fail with ``exit_code`` and one sentence; returns that sentence."""
+    error = dmsnap(*argv, expected=exit_code)
+    sentence = str(error["error"])
+    assert error["exit_code"] == exit_code
+    assert sentence.strip()
+    assert "\n" not in sentence
+    assert "does not know" not in sentence, sentence
+    return sentence
+
+
+def catalogue_rows(query: str) -> list[tuple[Any, ...]]:
+    """Rows of the catalogue, read beside whoever uses it; none where there is no catalogue."""
+    if not CATALOGUE.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(CATALOGUE, timeout=10)) as connection:
+        try:
+            return connection.execute(query).fetchall()
+        except sqlite3.OperationalError:
+            return []
+
+
+def locks_held() -> list[str]:
+    """The volumes whose lock somebody holds now."""
+    paths = Path("/run/dmsnap/locks").glob("*.lock")
+    free = ("flock", "--nonblock", "--exclusive")
+    return [
+        path.name for path in paths if subprocess.run([*free, path, "true"], check=False).returncode
+    ]
+
+
+@dataclass(frozen=True)
+class World:
+    """All that a command which fails must leave as it was."""
+
+    dm_tables: list[str]
+    suspended: list[str]
+    loops: dict[str, str]
+    mounts: list[str]
+    stores: list[str]
+    logical_volumes: list[str]
+    catalogue: dict[str, list[tuple[Any, ...]]]
+    points: list[str]
+    contents: dict[str, str]
+    locks: list[str]
+
+
+def world(lab: Lab, *devices: str | Path) -> World:
+    """Look at everything; ``devices`` are read in full."""
+    return World(
+        dm_tables=sorted(run("dmsetup", "table").splitlines()),
+        suspended=sorted(
+            row
+            for row in run("dmsetup", "info", "-c", "--noheadings", "-o", "name,attr").splitlines()
+            if "s" in row.rpartition(":")[2]
+        ),
+        loops={
+            words[1]: words[0]
+            for line in run("losetup", "-l", "-n", "-O", "NAME,BACK-FILE").splitlines()
+            if (words := line.split(None, 1))
+        },
+        mounts=sorted(
+            run("findmnt", "-rn", "-o", "TARGET,SOURCE,FSTYPE,VFS-OPTIONS,FS-OPTIONS").splitlines()
+        ),
+        stores=sorted(str(path) for path in (lab.directory / "store").rglob("*")),
+        logical_volumes=run("lvs", "--noheadings", "-o", "vg_name,lv_name,lv_tags").splitlines()
+        if lab.groups
+        else [],
+        catalogue={
+            "volume": catalogue_rows(
+                "select name, state, generation, backing, recovery, trial_point from volume "
+                "where removed_ns is null order by name"
+            ),
+            "area": catalogue_rows("select role, path, generation from area order by path"),
+            "point": catalogue_rows(
+                "select id, area_id from point where deleted_ns is null order by id"
+            ),
+        },
+        points=sorted(str(path) for path in Path("/run/dmsnap/points").glob("*")),
+        contents={str(device): sha256(device) for device in devices},
+        locks=locks_held(),
+    )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a forked command ended: a negative ``code`` is the signal that killed it."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def forked(
+    *argv: object,
+    at: tuple[int, str] | None = None,
+    send: tuple[int, ...] = (),
+    after: float = 0,
+) -> Ended:
+    """Run a command in a process of its own without starting Python anew.
+
+    ``at`` is a step's number and ``begun`` or ``done``: as soon as the journal has recorded that,
+    the signals of ``send`` are sent, ``after`` seconds later where it says so.
+    """
+    words = [str(word) for word in argv]
+    streams = [SCRATCH / f"forked-{os.getpid()}.{name}" for name in ("out", "err")]
+    child = os.fork()
+    if child == 0:
+        _run_forked(words, streams, at, send, after)
+    deadline = time.monotonic() + 120
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise AssertionError(f"dmsnap {' '.join(words)} hangs after {send} at {at}")
+        time.sleep(0.01)
+    out, err = (path.read_text() for path in streams)
+    return Ended(os.waitstatus_to_exitcode(status), out, err)
+
+
+def _run_forked(
+    words: list[str],
+    streams: list[Path],
+    at: tuple[int, str] | None,
+    send: tuple[int, ...],
+    after: float,
+) -> None:
+    code = 99
+    try:
+        with streams[0].open("w") as out, streams[1].open("w") as err:
+            sys.stdout, sys.stderr = out, err
+            for descriptor, file in ((1, out), (2, err)):
+                os.dup2(file.fileno(), descriptor)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if at is not None:
+                _signalled_at(at, lambda: _send(send, after))
+            code = main([*words, "--json"])
+    except BaseException:
+        with streams[1].open("a") as err:
+            traceback.print_exc(file=err)
+    finally:
+        os._exit(code)
+
+
+def _signalled_at(at: tuple[int, str], hit: Callable[[], None]) -> None:
+    recorded = Catalogue.record_step
+
+    def record_step(
+        self: Catalogue, job_id: int, position: int, state: str, seconds: float | None
+    ) -> None:
+        recorded(self, job_id, position, state, seconds)
+        if (position, state) == at:
+            hit()
+
+    Catalogue.record_step = record_step  # type: ignore[method-assign]
+
+
+def _send(signals: tuple[int, ...], after: float) -> None:
+    target = os.getpid()
+    if not after:
+        for number in signals:
+            os.kill(target, number)
+        return
+    if os.fork() == 0:
+        for number in signals:
+            time.sleep(after)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(target, number)
+        os._exit(0)

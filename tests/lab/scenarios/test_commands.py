@@ -1,0 +1,538 @@
+"""Every command as users call it: the shapes of results, dry runs, sequences, foreign changes."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from conftest import (
+    MIB,
+    Lab,
+    catalogue_rows,
+    dm_devices,
+    dmsnap,
+    refused,
+    run,
+    sha256,
+    world,
+)
+
+from dmsnap.cli.main import main
+from dmsnap.errors import ExitCode
+
+SIZE = 64 * MIB
+RECOVERY_SIZE = 128 * MIB
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+SYNC_MEMBERS = {
+    "volume", "point", "tracker", "reason", "bytes_dirty", "bytes_compared", "bytes_written",
+    "window_seconds", "seconds", "audit",
+}  # fmt: skip
+
+
+def mounted_volume(lab: Lab) -> tuple[str, str, str, Path]:
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    mount_point = lab.mounted(primary, options="noatime,nodev")
+    (mount_point / "file").write_text("one")
+    return lab.protect(primary, recovery), primary, recovery, mount_point
+
+
+def raw_volume(lab: Lab) -> tuple[str, str, str]:
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    run("dd", "if=/dev/urandom", f"of={primary}", "bs=1M", "count=8", "oflag=direct")
+    return lab.protect(primary, recovery), primary, recovery
+
+
+def write(name: str, megabytes: int = 1, seek: int = 0) -> None:
+    run("dd", "if=/dev/urandom", f"of=/dev/mapper/{name}", "bs=1M", f"count={megabytes}",
+        f"seek={seek}", "oflag=direct")  # fmt: skip
+
+
+# shapes
+
+
+def require_extents(document: dict[str, Any], limit: int) -> None:
+    """Merged, ascending, inside the volume."""
+    end = -1
+    for offset, length in document["extents"]:
+        assert offset > end
+        assert length > 0
+        end = offset + length
+    assert end <= limit
+
+
+def test_json_shapes(lab: Lab) -> None:
+    name, _, recovery = raw_volume(lab)
+    write(name, 3, seek=5)
+    synced = dmsnap("sync", name, "--audit", "sample")
+    assert set(synced) >= SYNC_MEMBERS
+    assert UUID(synced["point"])
+    assert synced["bytes_dirty"] >= synced["bytes_written"] == 3 * MIB
+    assert synced["bytes_compared"] == synced["bytes_dirty"]
+    assert synced["audit"]["kind"] == "sample"
+    assert 0 < synced["window_seconds"] < synced["seconds"]
+
+    write(name, 2, seek=1)
+    metadata = store_file(lab, "era-metadata")
+    era = dmsnap("inspect", "era", f"/dev/mapper/{name}", "--since", "0")
+    assert list(era)[:5] == ["block_size", "nr_blocks", "current_era", "metadata_snapshot", "since"]
+    assert (era["block_size"], era["nr_blocks"]) == (65536, SIZE // 65536)
+    require_extents(era, SIZE)
+    covered = [range(offset, offset + length) for offset, length in era["extents"]]
+    assert any(MIB in extent and 3 * MIB - 1 in extent for extent in covered)
+    # The same by the metadata's device, and a later era holds less.
+    device = run("losetup", "-n", "-O", "NAME", "-j", metadata).strip()
+    assert dmsnap("inspect", "era", device, "--since", "0")["extents"] == era["extents"]
+    future = dmsnap("inspect", "era", device, "--since", str(era["current_era"] + 100))
+    assert future["extents"] == []
+
+    (point,) = dmsnap("point", "create", name, "--keep")
+    assert point["keep"] is True
+    assert point["volume"] == name
+    assert point["created"].endswith("+00:00") or point["created"].endswith("Z")
+    write(name, 1, seek=20)
+    store = dmsnap("inspect", "store", store_file(lab, "cow"))
+    assert set(store) == {"chunk_size", "valid", "exceptions", "extents"}
+    assert (store["chunk_size"], store["valid"]) == (4096, True)
+    assert store["exceptions"] == MIB // 4096
+    assert store["extents"] == [[20 * MIB, MIB]]
+
+    label = dmsnap("inspect", "label", recovery)
+    assert (label["name"], label["state"], label["size_bytes"]) == (name, "consistent", SIZE)
+    assert label["point_uuid"] == synced["point"]
+    assert len(label["history"]) == 1
+    (status,) = dmsnap("status", name)
+    assert status["replica"]["point"] == synced["point"]
+    assert status["problems"] == []
+    assert dmsnap("point", "show", point["id"][:8])["id"] == point["id"]
+    plan = dmsnap("sync", name, "--dry-run")
+    assert plan["operation"] == "sync"
+    assert all(isinstance(step, str) for step in plan["steps"])
+    checks = dmsnap_any("doctor")
+    assert isinstance(checks["ok"], bool)
+
+
+def dmsnap_any(*words: str) -> Any:
+    completed = subprocess.run(["dmsnap", *words, "--json"], capture_output=True, check=False)
+    return json.loads(completed.stdout)
+
+
+def store_file(lab: Lab, role: str) -> str:
+    (path,) = (lab.directory / "store").glob(f"*-{role}-*.img")
+    return str(path)
+
+
+@pytest.mark.selection
+def test_text_for_people(lab: Lab) -> None:
+    """Without --json, as processes: nothing on stderr, nothing of Python's."""
+    name, _, recovery = raw_volume(lab)
+    for words in (
+        ["status"], ["sync", name, "--audit", "full"], ["point", "create", name],
+        ["point", "list"], ["inspect", "label", recovery], ["sync", name, "--dry-run"],
+    ):  # fmt: skip
+        completed = subprocess.run(["dmsnap", *words], capture_output=True, text=True, check=False)
+        assert completed.returncode == 0, completed
+        assert completed.stderr == ""
+        assert completed.stdout.strip()
+        assert not re.search(r"None|<[A-Za-z]+ object|UUID\(", completed.stdout)
+    failed = subprocess.run(
+        ["dmsnap", "sync", "nobody"], capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == ExitCode.NOT_FOUND
+    first, *hints = failed.stderr.splitlines()
+    assert first == "dmsnap: there is no protected volume named 'nobody'"
+    assert all(line.startswith("hint: ") for line in hints)
+
+
+# dry runs
+
+
+@pytest.mark.selection
+def test_dry_runs_change_nothing(lab: Lab) -> None:
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    mount_point = lab.mounted(primary)
+    name = lab.name()
+    protect = ["protect", primary, "--name", name, "--recovery", recovery, "--store", lab.store()]
+
+    def dry(*words: str) -> None:
+        run("sync")
+        before = world(lab, primary, recovery), jobs()
+        plan = dmsnap(*words, "--dry-run")
+        assert plan["steps"]
+        assert (world(lab, primary, recovery), jobs()) == before
+
+    dry(*protect)
+    dmsnap(*protect)
+    dmsnap("sync", name)
+    (live,) = dmsnap("point", "create", name)
+    oldest = dmsnap("point", "list", name)[0]["id"]
+    dry("sync", name)
+    dry("point", "create", name)
+    dry("point", "delete", live["id"])
+    dry("point", "delete", oldest)
+    dry("point", "mount", live["id"])
+    dry("point", "mount", oldest)
+    dry("swap", name, "--trial")
+    dry("swap", name, "--to", oldest)
+    dry("unprotect", name)
+    dry("unprotect", name, "--forget")
+    dmsnap("point", "mount", oldest)
+    dry("point", "umount", oldest)
+    dmsnap("point", "umount", oldest)
+    dmsnap("swap", name, "--trial")
+    dry("swap", "revert", name)
+    dry("swap", "commit", name, "--drop-points")
+    dmsnap("swap", "revert", name)
+    assert os.path.ismount(mount_point)
+
+
+def jobs() -> list[tuple[Any, ...]]:
+    return catalogue_rows("select id, operation, outcome from job")
+
+
+# protect and unprotect
+
+
+@pytest.mark.selection
+def test_protected_again_with_the_same_recovery_volume(lab: Lab) -> None:
+    """The history goes on, and what was written meanwhile is found by comparing."""
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    mount_point = lab.mounted(primary)
+    (mount_point / "file").write_text("one")
+    name = lab.protect(primary, recovery)
+    (mount_point / "file").write_text("two")
+    dmsnap("sync", name)
+    before = dmsnap("inspect", "label", recovery)
+    points = [point["id"] for point in dmsnap("point", "list", name)]
+    dmsnap("unprotect", name)
+    assert f"{primary} {mount_point}" in Path("/proc/mounts").read_text()
+    assert list((lab.directory / "store").iterdir()) == []
+    (mount_point / "file").write_text("three")
+
+    words = ("protect", primary, "--name", name, "--recovery", recovery, "--store", lab.store())
+    again = dmsnap(*words)
+    assert again["bytes_written"] < SIZE // 4
+    label = dmsnap("inspect", "label", recovery)
+    assert label["volume_uuid"] == before["volume_uuid"]
+    assert len(label["history"]) == len(before["history"]) + 1
+    assert set(points) <= {point["id"] for point in dmsnap("point", "list", name)}
+    assert dmsnap("sync", name, "--audit", "full")["tracker"] == "era"
+    for point, content in zip(points, ("one", "two"), strict=True):
+        dmsnap("swap", name, "--to", point)
+        assert (mount_point / "file").read_text() == content
+        dmsnap("swap", "revert", name)
+    assert (mount_point / "file").read_text() == "three"
+
+    dmsnap("unprotect", name, "--forget")
+    refused(ExitCode.CORRUPT, "inspect", "label", recovery)
+    assert dmsnap("status") == []
+    assert dmsnap("point", "list") == []
+
+
+def test_forgotten_recovery_volume_is_foreign_data_afterwards(lab: Lab) -> None:
+    """Without its label, a replica of a file system is somebody's file system."""
+    name, primary, recovery, _ = mounted_volume(lab)
+    dmsnap("unprotect", name, "--forget")
+    store = lab.store()
+    words = ("protect", primary, "--name", name, "--recovery", recovery, "--store", store)
+    refused(ExitCode.FOREIGN_DEVICE, *words)
+    dmsnap(*words, "--overwrite")
+
+
+def test_mount_options_and_several_mounts(lab: Lab) -> None:
+    """The same device mounted twice, read-only at one place: both come back, in order."""
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    lab.mounted(primary, options="noatime,nosuid,errors=remount-ro")
+    second = lab.directory / "second place"
+    second.mkdir()
+    run("mount", "-o", "ro,nodev", primary, second)
+    lab.mounts.append(second)
+
+    def shown() -> list[str]:
+        rows = run("findmnt", "-rn", "-o", "TARGET,VFS-OPTIONS,FS-OPTIONS").splitlines()
+        return [row for row in rows if str(lab.directory) in row]
+
+    before = shown()
+    assert len(before) == 2
+    name = lab.protect(primary, recovery)
+    assert shown() == before
+    for words in (("swap", name), ("swap", "revert", name), ("unprotect", name)):
+        dmsnap(*words)
+        assert shown() == before, words
+
+
+# points
+
+
+def test_deleting_points(lab: Lab) -> None:
+    name, _, recovery = raw_volume(lab)
+    replicas = [dmsnap("inspect", "label", recovery)["point_uuid"]]
+    for seek in (1, 9, 17):
+        write(name, 2, seek)
+        replicas.append(dmsnap("sync", name)["point"])
+    (live,) = dmsnap("point", "create", name)
+    before = world(lab, recovery)
+    assert "holds now" in refused(ExitCode.WRONG_STATE, "point", "delete", replicas[-1])
+    assert "older" in refused(ExitCode.WRONG_STATE, "point", "delete", replicas[1])
+    refused(ExitCode.NOT_FOUND, "point", "delete", "0" * 8)
+    refused(ExitCode.NOT_FOUND, "point", "delete", live["id"][:3])
+    assert world(lab, recovery) == before
+    dmsnap("point", "delete", live["id"])
+    assert len(dm_devices()) == 2
+    for point in replicas[:2]:
+        dmsnap("point", "delete", point)
+    assert [point["id"] for point in dmsnap("point", "list", name)] == replicas[2:]
+    dmsnap("swap", name, "--to", replicas[2])
+    refused(ExitCode.WRONG_STATE, "point", "delete", replicas[2])
+    dmsnap("swap", "revert", name)
+    write(name)
+    dmsnap("sync", name, "--audit", "full")
+
+
+def test_point_mounted_in_a_directory(lab: Lab) -> None:
+    name, _, _, mount_point = mounted_volume(lab)
+    (live,) = dmsnap("point", "create", name)
+    made, given = lab.directory / "made" / "here", lab.directory / "given"
+    given.mkdir()
+    for at in (made, given):
+        mounted = dmsnap("point", "mount", live["id"], at)
+        assert mounted["mount_point"] == str(at)
+        assert (at / "file").read_text() == "one"
+        refused(ExitCode.BUSY, "point", "mount", live["id"])
+        assert (
+            not os.access(at, os.W_OK)
+            or subprocess.run(["touch", at / "x"], capture_output=True, check=False).returncode
+        )
+        dmsnap("point", "umount", live["id"])
+        refused(ExitCode.NOT_FOUND, "point", "umount", live["id"])
+    assert given.is_dir()
+    occupied = lab.directory / "occupied"
+    occupied.write_text("a file")
+    before = world(lab)
+    code = dmsnap_code("point", "mount", live["id"], str(occupied))
+    assert code not in (0, ExitCode.FAILURE)
+    assert world(lab) == before
+    # A mount that is busy is not torn away.
+    at = Path(dmsnap("point", "mount", live["id"])["mount_point"])
+    path = Path("/etc/dmsnap/dmsnap.toml")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("unmount_wait_seconds = 0.3\n")
+    try:
+        with (at / "file").open():
+            assert f"pid {os.getpid()}" in refused(ExitCode.BUSY, "point", "umount", live["id"])
+    finally:
+        path.unlink()
+    assert (at / "file").read_text() == "one"
+    dmsnap("point", "umount", live["id"])
+    assert list(Path("/run/dmsnap/points").glob("*")) == []
+    assert os.path.ismount(mount_point)
+
+
+def dmsnap_code(*words: str) -> int:
+    """The exit code of a command that may fail."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return main([*words, "--json"])
+
+
+@pytest.mark.selection
+def test_sync_while_a_point_is_mounted(lab: Lab) -> None:
+    """A live point is on the primary: no matter. The replica must not change under its users."""
+    name, _, recovery, mount_point = mounted_volume(lab)
+    (live,) = dmsnap("point", "create", name)
+    at = Path(dmsnap("point", "mount", live["id"])["mount_point"])
+    (mount_point / "file").write_text("two")
+    dmsnap("sync", name)
+    assert (at / "file").read_text() == "one"
+    dmsnap("point", "umount", live["id"])
+
+    historic = dmsnap("point", "list", name)[0]["id"]
+    newest = dmsnap("inspect", "label", recovery)["point_uuid"]
+    for point, content in ((historic, "one"), (newest, "two")):
+        at = Path(dmsnap("point", "mount", point)["mount_point"])
+        (mount_point / "file").write_text("three")
+        before = world(lab, recovery)
+        sentence = refused(ExitCode.BUSY, "sync", name)
+        assert sentence
+        refused(ExitCode.BUSY, "swap", name)
+        assert world(lab, recovery) == before
+        assert (at / "file").read_text() == content
+        dmsnap("point", "umount", point)
+    dmsnap("sync", name, "--audit", "full")
+    for point in (historic, newest):
+        dmsnap("point", "mount", point)
+    refused(ExitCode.BUSY, "unprotect", name)
+    for point in (historic, newest):
+        dmsnap("point", "umount", point)
+    assert len([row for row in dm_devices() if "browse" in row or "history" in row]) == 0
+
+
+def test_volume_that_cannot_be_mounted(lab: Lab) -> None:
+    _, _, recovery = raw_volume(lab)
+    point = dmsnap("inspect", "label", recovery)["point_uuid"]
+    before = world(lab)
+    assert "no file system" in refused(ExitCode.WRONG_STATE, "point", "mount", point)
+    assert world(lab) == before
+
+
+# foreign changes
+
+
+def require_unhealthy(name: str, *words: str) -> None:
+    (status,) = dmsnap("status", name, expected=ExitCode.UNHEALTHY)
+    text = " ".join(status["problems"])
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.selection
+def test_stack_removed_by_somebody(lab: Lab) -> None:
+    """As after a reboot: seen everywhere, built again by assemble, and never trusted."""
+    name, primary, recovery, mount_point = mounted_volume(lab)
+    dmsnap("sync", name)
+    (live,) = dmsnap("point", "create", name)
+    run("umount", mount_point)
+    for row in sorted(dm_devices(), key=lambda row: ("point" not in row, row != name)):
+        run("dmsetup", "remove", row)
+    require_unhealthy(name, "missing")
+    devices = sha256(primary), sha256(recovery)
+    for words in (("sync", name), ("point", "create", name), ("swap", name)):
+        refused(ExitCode.STACK_CHANGED, *words)
+        assert (sha256(primary), sha256(recovery)) == devices
+        assert dm_devices() == []
+    # Written past dmsnap, which nobody saw.
+    run("mount", primary, mount_point)
+    (mount_point / "file").write_text("unseen")
+    run("umount", mount_point)
+    dmsnap("assemble", name)
+    assert (mount_point / "file").read_text() == "unseen"
+    result = dmsnap("sync", name, "--audit", "full")
+    assert result["tracker"] == "compare"
+    assert result["reason"]
+    shown = dmsnap("point", "show", live["id"])
+    assert shown["places"] == []
+    assert shown["invalid_reason"]
+    refused(ExitCode.POINT_INVALID, "point", "mount", live["id"])
+    dmsnap("point", "delete", live["id"])
+    dmsnap("status", name)
+
+
+def test_table_replaced_by_somebody(lab: Lab) -> None:
+    """lvchange --refresh does that: the front goes on, and nothing is tracked any more."""
+    name, primary, recovery = raw_volume(lab)
+    table = run("dmsetup", "table", name).strip()
+    run("dmsetup", "load", name, "--table", f"0 {SIZE // 512} linear {primary} 0")
+    run("dmsetup", "resume", name)
+    require_unhealthy(name, "another table")
+    before = world(lab, primary, recovery)
+    for words in (("sync", name), ("point", "create", name)):
+        refused(ExitCode.STACK_CHANGED, *words)
+        assert world(lab, primary, recovery) == before
+    write(name)
+    assert table
+    dmsnap("unprotect", name)
+    assert dm_devices() == []
+
+
+def test_front_suspended_by_somebody(lab: Lab) -> None:
+    """It is said at once: nobody waits for a device that does not answer."""
+    name, _, _ = raw_volume(lab)
+    run("dmsetup", "suspend", name)
+    try:
+        require_unhealthy(name, "suspended")
+        refused(ExitCode.STACK_CHANGED, "sync", name)
+        refused(ExitCode.STACK_CHANGED, "point", "create", name)
+    finally:
+        run("dmsetup", "resume", name)
+    dmsnap("sync", name)
+    dmsnap("status", name)
+
+
+def test_recovery_device_gone(lab: Lab) -> None:
+    name, primary, recovery = raw_volume(lab)
+    image = run("losetup", "-n", "-O", "BACK-FILE", recovery).strip()
+    run("losetup", "-d", recovery)
+    (status,) = dmsnap("status", name, expected=ExitCode.UNHEALTHY)
+    assert status["replica"] is None
+    before = sha256(primary)
+    for words in (("sync", name), ("swap", name)):
+        assert dmsnap_code(*words) not in (0, ExitCode.FAILURE)
+    write(name)
+    run("losetup", recovery, image)
+    dmsnap("sync", name, "--audit", "full")
+    assert sha256(primary) != before
+
+
+def test_catalogue_that_is_damaged(lab: Lab) -> None:
+    """One sentence; what needs no catalogue still works."""
+    name, _, recovery = raw_volume(lab)
+    path = Path("/var/lib/dmsnap/catalogue.db")
+    saved = {file: file.read_bytes() for file in path.parent.glob("catalogue.db*")}
+    for file in saved:
+        file.unlink()
+    path.write_bytes(b"no database, but long enough to look like one " * 100)
+    try:
+        refused(ExitCode.CORRUPT, "status")
+        dmsnap("inspect", "label", recovery)
+    finally:
+        path.unlink()
+        for file, content in saved.items():
+            file.write_bytes(content)
+    dmsnap("status", name)
+
+
+# inspect without root
+
+
+@pytest.mark.selection
+def test_inspect_as_nobody(lab: Lab) -> None:
+    """Images and devices that may be read, with no catalogue and no privileges."""
+    name, _, recovery = raw_volume(lab)
+    write(name, 2)
+    dmsnap("sync", name)
+    (live,) = dmsnap("point", "create", name)
+    write(name, 1, seek=4)
+    expected = {
+        "label": dmsnap("inspect", "label", recovery),
+        "store": dmsnap("inspect", "store", store_file(lab, "cow")),
+    }
+    images = lab.directory / "images"
+    images.mkdir(mode=0o755)
+    shutil.copy(store_file(lab, "cow"), images / "store")
+    shutil.copy(store_file(lab, "era-metadata"), images / "era")
+    run("cp", "--sparse=always", recovery, images / "label")
+    dmsnap("point", "delete", live["id"])
+    for path in images.iterdir():
+        path.chmod(0o644)
+    for parent in (lab.directory, Path("/scratch")):
+        parent.chmod(0o755)
+
+    def nobody(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*NOBODY, "dmsnap", "inspect", *words, "--json"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    for kind in ("label", "store"):
+        completed = nobody(kind, str(images / kind))
+        assert completed.returncode == 0, completed
+        assert json.loads(completed.stdout) == expected[kind]
+    completed = nobody("era", str(images / "era"), "--since", "0")
+    assert completed.returncode == 0, completed
+    require_extents(json.loads(completed.stdout), SIZE)
+
+    mode = Path(recovery).stat().st_mode
+    Path(recovery).chmod(0o644)
+    try:
+        completed = nobody("label", recovery)
+        assert json.loads(completed.stdout) == expected["label"]
+    finally:
+        Path(recovery).chmod(mode & 0o777)
+    completed = nobody("label", recovery)
+    assert completed.returncode == ExitCode.NOT_PERMITTED, completed
+    assert completed.stderr.count("\n") <= 9

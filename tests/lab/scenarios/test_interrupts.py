@@ -1,0 +1,528 @@
+"""SIGINT, SIGTERM and SIGKILL at every step of every command that changes devices.
+
+A signal undoes what was begun: the volume, its mounts, the store, the label and the catalogue are
+as before, and no device is left suspended. What SIGKILL leaves is cleared by the next command.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import (
+    MIB,
+    Ended,
+    Lab,
+    World,
+    catalogue_rows,
+    dm_devices,
+    dmsnap,
+    forked,
+    run,
+    sha256,
+    world,
+)
+
+SIZE = 32 * MIB
+RECOVERY_SIZE = 48 * MIB
+MINOR_FIELDS = ("generation", "host")
+
+
+@dataclass
+class Bench:
+    """A mounted volume, protected or about to be, and what must not be lost of it."""
+
+    lab: Lab
+    name: str
+    primary: str
+    recovery: str
+    mount_point: Path
+    content: bytes
+    count: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @classmethod
+    def made(cls, lab: Lab, *, protected: bool = True) -> "Bench":
+        primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+        mount_point = lab.mounted(primary, options="noatime,nodev")
+        content = os.urandom(200_000)
+        (mount_point / "kept").write_bytes(content)
+        run("sync")
+        bench = cls(lab, lab.name(), primary, recovery, mount_point, content)
+        lab.store()
+        if protected:
+            dmsnap(*bench.protect)
+        return bench
+
+    @property
+    def protect(self) -> list[object]:
+        return ["protect", self.primary, "--name", self.name, "--recovery", self.recovery,
+                "--store", self.lab.store()]  # fmt: skip
+
+    def dirty(self) -> None:
+        """Change something, so that a sync has work."""
+        self.count += 1
+        (self.mount_point / "changing").write_bytes(os.urandom(2 * MIB))
+        run("sync", "-f", self.mount_point)
+
+    def label(self) -> dict[str, Any]:
+        label = dict(dmsnap("inspect", "label", self.recovery))
+        return {key: value for key, value in label.items() if key not in MINOR_FIELDS}
+
+    def look(self) -> World:
+        """The world without the catalogue's record of points, whose ids are new each time."""
+        return world(self.lab)
+
+    def require_in_use(self, step: str) -> None:
+        """The file system is there, with what was in it, and can be written to."""
+        assert (self.mount_point / "kept").read_bytes() == self.content, step
+        assert os.path.ismount(self.mount_point), step
+        subprocess.run(["sh", "-c", f"echo x >{self.mount_point}/probe && sync -f "
+                        f"{self.mount_point} && rm {self.mount_point}/probe"],
+                       check=True, timeout=20)  # fmt: skip
+        options = run("findmnt", "-no", "OPTIONS", self.mount_point)
+        assert "noatime" in options, step
+        assert "nodev" in options, step
+
+
+def steps_of(*words: object) -> int:
+    return len(dmsnap(*words, "--dry-run")["steps"])
+
+
+def moments(count: int, states: Sequence[str] = ("begun", "done")) -> list[tuple[int, str]]:
+    return [(number, state) for number in range(count) for state in states]
+
+
+def differences(before: World, after: World) -> list[str]:
+    """What is not as it was, in words."""
+    found = []
+    for name in World.__dataclass_fields__:
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            found.append(f"{name}: {old} became {new}")
+    return found
+
+
+def interrupted(
+    bench: Bench,
+    words: Sequence[object],
+    again: Callable[[], None],
+    *,
+    number: int,
+    prepare: Callable[[], None] = lambda: None,
+    labelled: bool = True,
+) -> None:
+    """Send a signal at every step; ``again`` takes back a command that was through already."""
+    problems = []
+    count = steps_of(*words)
+    for at in moments(count):
+        prepare()
+        before, label = bench.look(), bench.label() if labelled else {}
+        # In turn at once, in the middle of the step, twice.
+        send = (number, number) if at[0] % 3 == 2 else (number,)
+        after = 0.004 * (at[0] % 5) if at[1] == "begun" else 0
+        ended = forked(*words, at=at, send=send, after=after)
+        step = f"{' '.join(map(str, words))} after step {at}: exit {ended.code}: {ended.stderr}"
+        if ended.code == 0:
+            # It was through, or the signal came too late to be of any use.
+            again()
+        elif ended.code not in (128 + number, -number):
+            problems.append(step)
+        elif ended.code > 0 and ended.stderr.count('"error"') != 1:
+            problems.append(f"no sentence: {step}")
+        bench.require_in_use(step)
+        if ended.code:
+            problems += [f"{step}: {what}" for what in differences(before, bench.look())]
+            if labelled and bench.label() != label:
+                problems.append(f"{step}: label {label} became {bench.label()}")
+    assert not problems, "\n".join(problems)
+
+
+def killed(
+    bench: Bench,
+    words: Sequence[object],
+    again: Callable[[Ended, str], None],
+    *,
+    prepare: Callable[[], None] = lambda: None,
+    mounted: bool = True,
+) -> None:
+    """SIGKILL at every step; ``again`` runs the next command and brings back the state before."""
+    problems = []
+    for at in moments(steps_of(*words)):
+        prepare()
+        before = bench.look()
+        ended = forked(*words, at=at, send=(signal.SIGKILL,))
+        step = f"{' '.join(map(str, words))} killed after step {at}"
+        assert ended.code == -signal.SIGKILL, f"{step}: {ended}"
+        resumed = wait_resumed()
+        if resumed:
+            problems.append(f"{step}: suspended {resumed}")
+        try:
+            again(ended, step)
+            if mounted:
+                bench.require_in_use(step)
+        except (AssertionError, OSError) as error:
+            problems.append(f"{step}: {str(error)[:600]}")
+            break
+        problems += [f"{step}: {what}" for what in differences(before, bench.look())]
+    assert not problems, "\n".join(problems)
+
+
+def wait_resumed(deadline_seconds: float = 8) -> list[str]:
+    """What is still suspended when the watchdog had its time."""
+    ends = time.monotonic() + deadline_seconds
+    while True:
+        rows = run("dmsetup", "info", "-c", "--noheadings", "--separator", " ", "-o",
+                   "name,suspended,inactive").splitlines()  # fmt: skip
+        # A snapshot that was loaded and never activated counts as suspended: it holds up nobody.
+        stuck = [row for row in rows if " Suspended" in row and "-point-" not in row]
+        if not stuck or time.monotonic() > ends:
+            return stuck
+        time.sleep(0.1)
+
+
+def points_of(name: str) -> list[str]:
+    return [point["id"] for point in dmsnap("point", "list", name)]
+
+
+def live_points_of(name: str) -> list[str]:
+    return [
+        point["id"]
+        for point in dmsnap("point", "list", name)
+        if any(place["kind"] == "live" for place in point["places"])
+    ]
+
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+# signals: undone
+
+
+@SIGNALS
+def test_protect(lab: Lab, number: int) -> None:
+    bench = Bench.made(lab, protected=False)
+
+    def again() -> None:
+        dmsnap("unprotect", bench.name, "--forget")
+
+    interrupted(bench, bench.protect, again, number=number, labelled=False)
+    assert dm_devices() == []
+    assert catalogue_rows("select * from volume where removed_ns is null") == []
+    # The recovery device carries no label of a copy that was given up.
+    dmsnap("inspect", "label", bench.recovery, expected=13)
+
+
+@SIGNALS
+def test_point_create(lab: Lab, number: int) -> None:
+    bench = Bench.made(lab)
+
+    def again() -> None:
+        for point in live_points_of(bench.name):
+            dmsnap("point", "delete", point)
+
+    interrupted(bench, ["point", "create", bench.name], again, number=number)
+
+
+@pytest.mark.selection
+@SIGNALS
+def test_sync(lab: Lab, number: int) -> None:
+    """The replica is the former point or the next one, byte for byte, and the label knows which."""
+    bench = Bench.made(lab)
+    interrupted(bench, ["sync", bench.name], lambda: None, number=number, prepare=bench.dirty)
+    run("umount", bench.mount_point)
+    dmsnap("sync", bench.name)
+    assert sha256(bench.recovery, SIZE) == sha256(bench.primary)
+
+
+def test_sync_takes_the_replica_back(lab: Lab) -> None:
+    """SIGTERM while the new content is written: the old bytes are there again."""
+    bench = Bench.made(lab)
+    label = bench.label()
+    replica = sha256(bench.recovery, SIZE)
+    bench.dirty()
+    names = [step for step, in catalogue_rows(
+        "select name from job_step where job_id = (select max(id) from job)")]  # fmt: skip
+    assert names
+    applying = 5
+    for after in (0, 0.002, 0.01, 0.03):
+        ended = forked("sync", bench.name, at=(applying, "begun"), send=(signal.SIGTERM,),
+                       after=after)  # fmt: skip
+        if ended.code == 0:
+            break
+        assert ended.code == 143
+        assert bench.label() == label
+        assert sha256(bench.recovery, SIZE) == replica
+
+
+@SIGNALS
+def test_swap(lab: Lab, number: int) -> None:
+    bench = Bench.made(lab)
+
+    def again() -> None:
+        dmsnap("swap", "revert", bench.name)
+
+    interrupted(bench, ["swap", bench.name, "--trial"], again, number=number)
+
+
+def test_swap_to_an_earlier_point(lab: Lab) -> None:
+    bench = Bench.made(lab)
+    bench.dirty()
+    dmsnap("sync", bench.name)
+    earlier = points_of(bench.name)[0]
+
+    def again() -> None:
+        dmsnap("swap", "revert", bench.name)
+
+    interrupted(
+        bench, ["swap", bench.name, "--to", earlier, "--trial"], again, number=signal.SIGTERM
+    )
+
+
+@SIGNALS
+def test_swap_revert(lab: Lab, number: int) -> None:
+    """Undone, it is still in trial, with what was written in the trial."""
+    bench = Bench.made(lab)
+    dmsnap("swap", bench.name, "--trial")
+    written = bench.mount_point / "in-trial"
+    written.write_text("x")
+
+    def again() -> None:
+        assert not written.exists()
+        dmsnap("swap", bench.name, "--trial")
+        written.write_text("x")
+
+    interrupted(bench, ["swap", "revert", bench.name], again, number=number)
+    assert written.exists()
+
+
+@SIGNALS
+def test_point_mount(lab: Lab, number: int) -> None:
+    bench = Bench.made(lab)
+    bench.dirty()
+    dmsnap("sync", bench.name)
+    earlier = points_of(bench.name)[0]
+
+    def again() -> None:
+        dmsnap("point", "umount", earlier)
+
+    interrupted(bench, ["point", "mount", earlier], again, number=number)
+
+
+@SIGNALS
+def test_unprotect(lab: Lab, number: int) -> None:
+    """From the removal of the front on there is no way back: then it is through."""
+    bench = Bench.made(lab)
+    problems = []
+    count = steps_of("unprotect", bench.name)
+    for at in moments(count):
+        before = bench.look()
+        ended = forked("unprotect", bench.name, at=at, send=(number,))
+        step = f"unprotect after {at}: {ended}"
+        bench.require_in_use(step)
+        if ended.code == 0:
+            if dm_devices():
+                problems.append(f"{step}: left {dm_devices()}")
+            dmsnap(*bench.protect)
+        elif ended.code not in (128 + number, -number):
+            problems.append(step)
+            break
+        else:
+            # The stack may have been built anew: then tracking starts again, and no more.
+            now = replace(bench.look(), loops=before.loops, dm_tables=before.dm_tables)
+            problems += [f"{step}: {what}" for what in differences(before, now)]
+            dmsnap("status", bench.name)
+    assert not problems, "\n".join(problems)
+
+
+# SIGKILL: the next command clears what is left
+
+
+def test_protect_killed(lab: Lab) -> None:
+    bench = Bench.made(lab, protected=False)
+
+    def again(_ended: Ended, step: str) -> None:
+        states = catalogue_rows("select state from volume where removed_ns is null")
+        if states:
+            dmsnap("unprotect", bench.name, "--forget")
+        assert catalogue_rows("select * from volume where removed_ns is null") == [], step
+
+    killed(bench, bench.protect, again)
+
+
+def test_point_create_killed(lab: Lab) -> None:
+    bench = Bench.made(lab)
+
+    def again(_ended: Ended, step: str) -> None:
+        dmsnap("point", "create", bench.name)
+        dmsnap("status", bench.name)
+        for point in live_points_of(bench.name):
+            dmsnap("point", "delete", point)
+
+    killed(bench, ["point", "create", bench.name], again)
+
+
+@pytest.mark.selection
+def test_sync_killed(lab: Lab) -> None:
+    bench = Bench.made(lab)
+
+    def again(_ended: Ended, step: str) -> None:
+        result = dmsnap("sync", bench.name, "--audit", "full")
+        assert result["tracker"] == "era", (step, result["reason"])
+        dmsnap("status", bench.name)
+
+    def without_points() -> World:
+        looked = world(lab)
+        looked.catalogue.pop("point")
+        return looked
+
+    bench.look = without_points  # type: ignore[method-assign]
+    killed(bench, ["sync", bench.name], again, prepare=bench.dirty)
+    run("umount", bench.mount_point)
+    dmsnap("sync", bench.name)
+    assert sha256(bench.recovery, SIZE) == sha256(bench.primary)
+
+
+def trial_state(name: str) -> str:
+    ((state,),) = catalogue_rows(
+        f"select state from volume where name = '{name}' and removed_ns is null"  # noqa: S608
+    )
+    return str(state)
+
+
+def test_swap_killed(lab: Lab) -> None:
+    bench = Bench.made(lab)
+
+    def again(_ended: Ended, step: str) -> None:
+        if trial_state(bench.name) == "trial":
+            dmsnap("swap", "revert", bench.name)
+        else:
+            dmsnap("swap", bench.name, "--trial")
+            bench.require_in_use(step)
+            dmsnap("swap", "revert", bench.name)
+        dmsnap("status", bench.name)
+
+    killed(bench, ["swap", bench.name, "--trial"], again)
+    dmsnap("sync", bench.name, "--audit", "full")
+
+
+def test_swap_to_an_earlier_point_killed_and_synced(lab: Lab) -> None:
+    """The next command need not be a swap."""
+    bench = Bench.made(lab)
+    bench.dirty()
+    dmsnap("sync", bench.name)
+    earlier = points_of(bench.name)[0]
+
+    def again(_ended: Ended, step: str) -> None:
+        if trial_state(bench.name) == "trial":
+            dmsnap("swap", "revert", bench.name)
+        (point,) = dmsnap("point", "create", bench.name)
+        dmsnap("point", "delete", point["id"])
+        dmsnap("status", bench.name)
+
+    killed(bench, ["swap", bench.name, "--to", earlier, "--trial"], again)
+
+
+def test_swap_revert_killed(lab: Lab) -> None:
+    bench = Bench.made(lab)
+    dmsnap("swap", bench.name, "--trial")
+
+    def again(_ended: Ended, step: str) -> None:
+        if trial_state(bench.name) == "trial":
+            dmsnap("swap", "revert", bench.name)
+        bench.require_in_use(step)
+        dmsnap("swap", bench.name, "--trial")
+        dmsnap("status", bench.name)
+
+    def named_alike() -> World:
+        """Each trial has areas of its own: their names and loop devices are new."""
+        looked = world(lab)
+        looked.catalogue.pop("area")
+        return replace(looked, loops={}, stores=[str(len(looked.stores))],
+                       dm_tables=[row.split()[0] for row in looked.dm_tables])  # fmt: skip
+
+    bench.look = named_alike  # type: ignore[method-assign]
+    killed(bench, ["swap", "revert", bench.name], again)
+
+
+def test_point_mount_killed(lab: Lab) -> None:
+    bench = Bench.made(lab)
+    bench.dirty()
+    dmsnap("sync", bench.name)
+    earlier = points_of(bench.name)[0]
+
+    def again(ended: Ended, step: str) -> None:
+        if any(earlier[:4] in line for line in run("findmnt", "-rn", "-o", "SOURCE").splitlines()):
+            dmsnap("point", "umount", earlier)
+        else:
+            dmsnap("point", "mount", earlier)
+            dmsnap("point", "umount", earlier)
+
+    killed(bench, ["point", "mount", earlier], again)
+
+
+def test_unprotect_killed(lab: Lab) -> None:
+    bench = Bench.made(lab)
+
+    def again(_ended: Ended, step: str) -> None:
+        if catalogue_rows("select * from volume where removed_ns is null"):
+            dmsnap("unprotect", bench.name)
+        bench.require_in_use(step)
+        assert dm_devices() == [], step
+        dmsnap(*bench.protect)
+
+    def named_alike() -> World:
+        looked = world(lab)
+        for table in ("area", "point"):
+            looked.catalogue.pop(table)
+        return replace(looked, loops={}, dm_tables=[], stores=[str(len(looked.stores))])
+
+    bench.look = named_alike  # type: ignore[method-assign]
+    killed(bench, ["unprotect", bench.name], again)
+
+
+# processes as users start them
+
+
+@pytest.mark.selection
+@pytest.mark.parametrize("seconds", [0.05, 1.0, 2.2, 2.6])
+def test_ctrl_c_on_a_terminal(lab: Lab, seconds: float) -> None:
+    """SIGINT for the whole process group, at any time from its start on."""
+    bench = Bench.made(lab)
+    bench.dirty()
+    before, label = bench.look(), bench.label()
+    with subprocess.Popen(
+        ["dmsnap", "sync", bench.name, "--audit", "full"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        time.sleep(seconds)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode in (0, 130, -signal.SIGINT), stderr
+    assert "Traceback" not in stderr
+    assert wait_resumed() == []
+    bench.require_in_use(stderr)
+    if process.returncode:
+        assert differences(before, bench.look()) == []
+        assert bench.label() == label
+    assert run("ipcs", "-s").count("0x0d4d") == 0
+
+
+def test_window_killed(lab: Lab) -> None:
+    """SIGKILL at random moments around the window: the watchdog resumes, nobody hangs."""
+    bench = Bench.made(lab)
+    for after in (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016):
+        bench.dirty()
+        forked("point", "create", bench.name, at=(2, "begun"), send=(signal.SIGKILL,), after=after)
+        assert wait_resumed() == []
+        bench.require_in_use(f"killed {after} s into the window's step")
+    dmsnap("sync", bench.name, "--audit", "full")
+    for point in live_points_of(bench.name):
+        dmsnap("point", "delete", point)
+    assert len(dm_devices()) == 2

@@ -1,0 +1,195 @@
+"""Two commands at once: on one volume one after the other, on two side by side."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import MIB, Lab, dm_devices, dmsnap, dmsnap_process, locks_held, refused, run, world
+
+from dmsnap.errors import ExitCode
+from dmsnap.host.locks import volume_lock
+
+SIZE = 32 * MIB
+RECOVERY_SIZE = 64 * MIB
+LOCKS = Path("/run/dmsnap/locks")
+
+
+@contextmanager
+def lock_wait(seconds: float) -> Iterator[None]:
+    path = Path("/etc/dmsnap/dmsnap.toml")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"lock_wait_seconds = {seconds}\n")
+    try:
+        yield
+    finally:
+        path.unlink()
+
+
+def protected(lab: Lab) -> str:
+    return lab.protect(lab.disk(SIZE), lab.disk(RECOVERY_SIZE))
+
+
+@pytest.mark.selection
+def test_who_holds_the_lock_is_named(lab: Lab) -> None:
+    """Every command that changes a volume waits, and then says for whom."""
+    name = protected(lab)
+    (point,) = dmsnap("point", "create", name)
+    before = world(lab)
+    commands: list[tuple[str, ...]] = [
+        ("sync", name), ("point", "create", name), ("swap", name, "--trial"),
+        ("swap", "revert", name), ("unprotect", name), ("point", "mount", point["id"]),
+        ("point", "delete", point["id"]), ("assemble", name),
+    ]  # fmt: skip
+    with lock_wait(0.1), volume_lock(LOCKS, name, 0, command="dmsnap held for the test"):
+        for words in commands:
+            sentence = refused(ExitCode.LOCKED, *words)
+            assert f"pid {os.getpid()}" in sentence
+            assert "'dmsnap held for the test'" in sentence
+            assert name in sentence
+        # What only looks waits for nobody.
+        dmsnap("status", name)
+        dmsnap("point", "list", name)
+    assert world(lab) == before
+
+
+def test_the_second_waits(lab: Lab) -> None:
+    name = protected(lab)
+    with volume_lock(LOCKS, name, 0):
+        waiting = dmsnap_process("sync", name)
+        time.sleep(4)
+        assert waiting.poll() is None
+    _, stderr = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, stderr
+    assert locks_held() == []
+
+
+def test_a_waiting_command_can_be_interrupted(lab: Lab) -> None:
+    name = protected(lab)
+    before = world(lab)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with volume_lock(LOCKS, name, 0):
+            waiting = dmsnap_process("sync", name)
+            time.sleep(4)
+            assert waiting.poll() is None
+            waiting.send_signal(number)
+            _, stderr = waiting.communicate(timeout=20)
+        assert waiting.returncode in (128 + number, -number), stderr
+        assert "Traceback" not in stderr
+        # Nothing that it started goes on waiting, and takes the lock when it is free.
+        assert locks_held() == []
+        assert subprocess.run(["pgrep", "-x", "flock"], check=False).returncode == 1
+    assert world(lab) == before
+
+
+def test_a_killed_holder_holds_nothing(lab: Lab) -> None:
+    name = protected(lab)
+    holder = subprocess.Popen(["flock", LOCKS / f"{name}.lock", "sleep", "60"])
+    while locks_held() == []:
+        time.sleep(0.05)
+    holder.kill()
+    holder.wait()
+    subprocess.run(["pkill", "-x", "sleep"], check=False)
+    with lock_wait(5):
+        dmsnap("sync", name)
+
+
+def test_two_commands_at_once(lab: Lab) -> None:
+    """Six processes on one volume: all are through in the end, and nothing is left behind."""
+    name = protected(lab)
+    words: list[tuple[str, ...]] = [("sync", name), ("point", "create", name)] * 2
+    processes = [dmsnap_process(*each) for each in words]
+    ends = [process.communicate(timeout=120) for process in processes]
+    codes = [process.returncode for process in processes]
+    assert codes == [0] * len(words), ends
+    live = [row for row in dm_devices() if "-point-" in row]
+    assert len(live) == 2
+    dmsnap("status", name)
+    assert dmsnap("inspect", "label", run_recovery(name))["state"] == "consistent"
+
+
+def run_recovery(name: str) -> str:
+    (status,) = dmsnap("status", name)
+    return str(status["replica"]["device"])
+
+
+def test_two_volumes_side_by_side(lab: Lab) -> None:
+    """While one volume's lock is held, another's commands do not wait."""
+    first, second = protected(lab), protected(lab)
+    with lock_wait(0), volume_lock(LOCKS, first, 0):
+        dmsnap("sync", second)
+        refused(ExitCode.LOCKED, "sync", first)
+        refused(ExitCode.LOCKED, "point", "create", second, first)
+    processes = [dmsnap_process("sync", name) for name in (first, second)]
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+
+
+@pytest.mark.selection
+def test_sets_named_in_another_order_do_not_deadlock(lab: Lab) -> None:
+    first, second = protected(lab), protected(lab)
+    orders = [(first, second), (second, first)] * 2
+    processes = [dmsnap_process("point", "create", *order) for order in orders]
+    for process in processes:
+        _, stderr = process.communicate(timeout=150)
+        assert process.returncode == 0, stderr
+    assert len([row for row in dm_devices() if "-point-" in row]) == 8
+    assert locks_held() == []
+
+
+def test_protecting_one_name_twice_at_once(lab: Lab) -> None:
+    """One of them makes it, the other says why not; and one device is not protected twice."""
+    primary, store = lab.disk(SIZE), lab.store()
+    name = lab.name()
+    recoveries = [lab.disk(RECOVERY_SIZE) for _ in range(2)]
+    processes = [
+        dmsnap_process("protect", primary, "--name", name, "--recovery", recovery, "--store", store)
+        for recovery in recoveries
+    ]
+    ends = [process.communicate(timeout=120)[1] for process in processes]
+    codes = sorted(process.returncode for process in processes)
+    assert codes == [0, ExitCode.ALREADY_PROTECTED], ends
+    dmsnap("status", name)
+
+
+def test_protecting_one_device_under_two_names_at_once(lab: Lab) -> None:
+    primary, store = lab.disk(SIZE), lab.store()
+    processes = [
+        dmsnap_process("protect", primary, "--name", lab.name(), "--recovery",
+                       lab.disk(RECOVERY_SIZE), "--store", store)
+        for _ in range(2)
+    ]  # fmt: skip
+    ends = [process.communicate(timeout=120)[1] for process in processes]
+    codes = sorted(process.returncode for process in processes)
+    assert codes[0] == 0, ends
+    assert codes[1] in (ExitCode.ALREADY_PROTECTED, ExitCode.BUSY), ends
+    (status,) = dmsnap("status")
+    assert status["problems"] == []
+    assert len(dm_devices()) == 2
+
+
+def test_the_catalogue_is_read_while_others_write(lab: Lab) -> None:
+    name = protected(lab)
+    failures: list[str] = []
+
+    def look() -> None:
+        for _ in range(5):
+            completed = subprocess.run(
+                ["dmsnap", "status", name], capture_output=True, text=True, check=False
+            )
+            if completed.returncode not in (ExitCode.OK, ExitCode.UNHEALTHY):
+                failures.append(completed.stderr)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    while looker.is_alive():
+        dmsnap("sync", name)
+    looker.join()
+    assert failures == []
+    run("dmsetup", "status")

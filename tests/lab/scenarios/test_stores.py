@@ -1,0 +1,122 @@
+"""A volume group as the store: every LV carries the tag, and all are gone afterwards."""
+
+import os
+
+import pytest
+from conftest import MIB, Lab, administrator, dm_devices, dmsnap, refused, run, sha256
+
+from dmsnap.errors import ExitCode
+
+SIZE = 64 * MIB
+
+
+def volumes(group: str) -> dict[str, str]:
+    """The tags of every LV of a group, by its name."""
+    listing = run("lvs", "--noheadings", "--separator", "|", "-o", "lv_name,lv_tags", group)
+    rows = [line.strip().split("|") for line in listing.splitlines()]
+    return {row[0]: row[1] for row in rows}
+
+
+def ours(group: str) -> list[str]:
+    found = {name: tags for name, tags in volumes(group).items() if name != "foreign"}
+    assert set(found.values()) <= {"dmsnap"}
+    assert all(name.startswith("dmsnap-") for name in found)
+    return sorted(found)
+
+
+@pytest.mark.selection
+def test_volume_group(lab: Lab) -> None:
+    group = lab.group(lab.disk(256 * MIB), lab.disk(256 * MIB))
+    administrator("lvcreate", "-qq", "-y", "-L", "16M", "-n", "foreign", group)
+    foreign = f"/dev/{group}/foreign"
+    run("dd", "if=/dev/urandom", f"of={foreign}", "bs=1M", "count=16", "oflag=direct")
+    untouched = sha256(foreign)
+
+    primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+    mount_point = lab.mounted(primary)
+    (mount_point / "file").write_text("one")
+    name = lab.name()
+    dmsnap("protect", primary, "--name", name, "--recovery", recovery, "--store", group)
+    assert len(ours(group)) == 1
+
+    (point,) = dmsnap("point", "create", name)
+    assert len(ours(group)) == 2
+    (mount_point / "file").write_text("two")
+    assert dmsnap("sync", name, "--audit", "full")["tracker"] == "era"
+    assert len(ours(group)) == 2
+    mounted = dmsnap("point", "mount", point["id"])
+    assert len(ours(group)) == 3
+    assert run("cat", f"{mounted['mount_point']}/file") == "one"
+    dmsnap("point", "umount", point["id"])
+
+    (mount_point / "file").write_text("spoiled")
+    dmsnap("swap", name, "--trial")
+    assert (mount_point / "file").read_text() == "two"
+    assert len(ours(group)) == 4
+    dmsnap("swap", "revert", name)
+    assert (mount_point / "file").read_text() == "spoiled"
+    assert len(ours(group)) == 2
+    dmsnap("status", name)
+    dmsnap("point", "delete", point["id"])
+
+    dmsnap("swap", name, "--trial")
+    (mount_point / "large").write_bytes(os.urandom(4 * MIB))
+    dmsnap("swap", "commit", name)
+    assert len(ours(group)) == 1
+    assert (mount_point / "file").read_text() == "two"
+    dmsnap("unprotect", name)
+    assert volumes(group) == {"foreign": ""}
+    assert sha256(foreign) == untouched
+    assert dm_devices() == []
+    run("umount", mount_point)
+    run("e2fsck", "-fn", recovery)
+
+
+def test_protected_logical_volume_with_its_store_in_the_same_group(lab: Lab) -> None:
+    """Volume, recovery volume and store are LVs: none of them is taken for another."""
+    group = lab.group(lab.disk(512 * MIB))
+    for volume, size in (("data", 64), ("replica", 128)):
+        administrator("lvcreate", "-qq", "-y", "-L", f"{size}M", "-n", volume, group)
+    data, replica = f"/dev/{group}/data", f"/dev/{group}/replica"
+    run("dd", "if=/dev/urandom", f"of={data}", "bs=1M", "count=64", "oflag=direct")
+    before = sha256(data)
+    name = lab.protect(data, replica, "--store", group)
+    assert sha256(replica, SIZE) == before
+    run("dd", "if=/dev/urandom", f"of=/dev/mapper/{name}", "bs=1M", "count=2", "oflag=direct")
+    dmsnap("sync", name, "--audit", "full")
+    dmsnap("unprotect", name)
+    assert set(volumes(group)) == {"data", "replica"}
+    assert sha256(data) == sha256(replica, SIZE)
+    assert sha256(data) != before
+
+
+def test_full_volume_group(lab: Lab) -> None:
+    """A point that finds no room leaves nothing, and the volume goes on."""
+    group = lab.group(lab.disk(64 * MIB))
+    primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+    name = lab.protect(primary, recovery, "--store", group)
+    administrator("lvcreate", "-qq", "-y", "-l", "100%FREE", "-n", "foreign", group)
+    before = volumes(group)
+    for words in (("sync", name), ("point", "create", name), ("swap", name, "--trial")):
+        assert group in refused(ExitCode.NO_SPACE, *words)
+        assert volumes(group) == before
+    dmsnap("status", name)
+    administrator("lvremove", "-qq", "-y", f"{group}/foreign")
+    dmsnap("sync", name)
+    dmsnap("unprotect", name)
+    assert volumes(group) == {}
+
+
+def test_default_store_and_relative_directory(lab: Lab) -> None:
+    """Without ``--store`` the configured place counts; a path is taken from where one stands."""
+    primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+    name = lab.name()
+    words = ["protect", primary, "--name", name, "--recovery", recovery]
+    sentence = refused(ExitCode.NOT_FOUND, *words)
+    assert "/var/lib/dmsnap/store" in sentence
+    store = lab.directory / "here"
+    store.mkdir()
+    run("sh", "-c", f"cd {lab.directory} && dmsnap {' '.join(words)} --store ./here")
+    assert list(store.glob(f"{name}-era-metadata-*.img"))
+    dmsnap("unprotect", name)
+    assert list(store.iterdir()) == []

@@ -1,0 +1,390 @@
+"""Trials, reverting, and committing while somebody writes: in every order that users find."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import (
+    MIB,
+    Lab,
+    catalogue_rows,
+    dm_devices,
+    dmsnap,
+    forked,
+    refused,
+    run,
+    sha256,
+    world,
+)
+
+from dmsnap.errors import ExitCode
+
+SIZE = 64 * MIB
+RECOVERY_SIZE = 160 * MIB
+CHECKERS = {"ext4": ("e2fsck", "-fn"), "xfs": ("xfs_repair", "-n")}
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[Path]:
+    """A process that writes numbered lines with fsync and random data, and never stops."""
+    script = (
+        "import os, sys\n"
+        "log = os.open(sys.argv[1] + '/log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
+        "data = os.open(sys.argv[1] + '/data', os.O_RDWR | os.O_CREAT)\n"
+        "number = 0\n"
+        "while True:\n"
+        "    os.pwrite(data, os.urandom(8192), number * 65536 % (6 << 20))\n"
+        "    os.write(log, b'%08d\\n' % number)\n"
+        "    os.fsync(log)\n"
+        "    number += 1\n"
+    )
+    writer = subprocess.Popen(["python3", "-c", script, str(directory)])
+    try:
+        ends = time.monotonic() + 30
+        while not (directory / "log").exists() or not (directory / "log").stat().st_size:
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        yield directory / "log"
+        assert writer.poll() is None, "the writer saw an error"
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+def lines(log: Path) -> list[str]:
+    return log.read_text().splitlines()
+
+
+def require_complete(log: Path) -> None:
+    assert lines(log) == [f"{number:08d}" for number in range(len(lines(log)))]
+
+
+def three_points(lab: Lab, fs_type: str = "ext4") -> tuple[str, str, str, Path, list[bytes]]:
+    """A volume with four points on its recovery volume, and the content of ``file`` in each."""
+    factor = 5 if fs_type == "xfs" else 1
+    primary, recovery = lab.disk(SIZE * factor), lab.disk(RECOVERY_SIZE * factor)
+    mount_point = lab.mounted(primary, fs_type, "noatime")
+    (mount_point / "untouched").write_bytes(os.urandom(3 * MIB))
+    contents = [os.urandom(100_000)]
+    (mount_point / "file").write_bytes(contents[0])
+    name = lab.protect(primary, recovery)
+    for _ in range(3):
+        contents.append(os.urandom(100_000))
+        (mount_point / "file").write_bytes(contents[-1])
+        dmsnap("sync", name)
+    return name, primary, recovery, mount_point, contents
+
+
+def newest_first(name: str) -> list[str]:
+    return [point["id"] for point in reversed(dmsnap("point", "list", name))]
+
+
+@pytest.mark.parametrize(
+    ("fs_type", "steps_back"), [("ext4", 0), ("ext4", 1), ("ext4", 3), ("xfs", 3)]
+)
+def test_commit_while_somebody_writes(lab: Lab, fs_type: str, steps_back: int) -> None:
+    name, primary, recovery, mount_point, contents = three_points(lab, fs_type)
+    untouched = (mount_point / "untouched").read_bytes()
+    wanted = newest_first(name)[steps_back]
+    dmsnap("swap", name, "--to", wanted, "--trial")
+    before = sha256(primary)
+    with writing(mount_point) as log:
+        result = dmsnap("swap", "commit", name)
+        committed = len(lines(log))
+        time.sleep(0.2)
+        assert len(lines(log)) >= committed
+    assert result["state"] == "promoted"
+    assert [step for step in result["steps"] if step.startswith("merge-")][-1] == "merge-overlay"
+    assert len([step for step in result["steps"] if step.startswith("merge-")]) == steps_back + 1
+    require_complete(log)
+    assert (mount_point / "file").read_bytes() == contents[3 - steps_back]
+    assert (mount_point / "untouched").read_bytes() == untouched
+
+    # The stack is that of any volume, over the former recovery volume, and points can be taken.
+    assert sha256(primary) == before
+    assert len(dm_devices()) == 2
+    (point,) = dmsnap("point", "create", name)
+    (mount_point / "file").write_bytes(b"later")
+    at = Path(dmsnap("point", "mount", point["id"])["mount_point"])
+    assert (at / "file").read_bytes() == contents[3 - steps_back]
+    dmsnap("point", "umount", point["id"])
+    dmsnap("point", "delete", point["id"])
+    refused(ExitCode.WRONG_STATE, "sync", name)
+    dmsnap("unprotect", name)
+    assert f"{recovery} {mount_point} {fs_type}" in Path("/proc/mounts").read_text()
+    assert (mount_point / "file").read_bytes() == b"later"
+    run("umount", mount_point)
+    run(*CHECKERS[fs_type], recovery)
+    assert sha256(primary) == before
+    assert list((lab.directory / "store").iterdir()) == []
+
+
+def commit_steps(name: str) -> int:
+    return len(dmsnap("swap", "commit", name, "--dry-run")["steps"])
+
+
+@pytest.mark.selection
+def test_commit_killed_at_every_step_is_finished_by_running_it_again(lab: Lab) -> None:
+    """One volume, one commit, killed again and again: data is served all the time."""
+    name, primary, recovery, mount_point, contents = three_points(lab)
+    dmsnap("swap", name, "--to", newest_first(name)[2], "--trial")
+    before = sha256(primary)
+    (mount_point / "in-trial").write_bytes(os.urandom(5 * MIB))
+    written = (mount_point / "in-trial").read_bytes()
+    moments = [
+        (number, state) for number in range(commit_steps(name)) for state in ("begun", "done")
+    ]
+    for at in moments:
+        ended = forked("swap", "commit", name, at=at, send=(signal.SIGKILL,))
+        if ended.code == 0 or ended.code == ExitCode.WRONG_STATE:
+            break
+        assert ended.code == -signal.SIGKILL, (at, ended)
+        subprocess.run(
+            ["sh", "-c", f"echo {at[0]} >{mount_point}/probe; sync -f {mount_point}"],
+            check=True, timeout=20,
+        )  # fmt: skip
+        ((state,),) = catalogue_rows("select state from volume where removed_ns is null")
+        if state == "promoted":
+            break
+        assert state in ("trial", "committing"), at
+        if state == "committing":
+            # Nothing else may touch it now, and everything says what to do.
+            refused(ExitCode.WRONG_STATE, "swap", "revert", name)
+            refused(ExitCode.WRONG_STATE, "sync", name)
+            refused(ExitCode.WRONG_STATE, "unprotect", name)
+            (status,) = dmsnap("status", name, expected=ExitCode.UNHEALTHY)
+            assert any("commit" in problem for problem in status["problems"])
+    if catalogue_rows("select * from volume where state != 'promoted' and removed_ns is null"):
+        assert dmsnap("swap", "commit", name)["state"] == "promoted"
+    assert (mount_point / "file").read_bytes() == contents[1]
+    assert (mount_point / "in-trial").read_bytes() == written
+    assert sha256(primary) == before
+    (point,) = dmsnap("point", "create", name)
+    dmsnap("point", "delete", point["id"])
+    assert len(dm_devices()) == 2
+    dmsnap("unprotect", name)
+    run("umount", mount_point)
+    run("e2fsck", "-fn", recovery)
+    assert list((lab.directory / "store").iterdir()) == []
+
+
+@pytest.mark.parametrize("after", [0.01, 0.1, 0.4])
+def test_commit_killed_while_the_kernel_merges(lab: Lab, after: float) -> None:
+    """The merge goes on or stands still; the front serves, and the second run ends it."""
+    name, _, recovery, mount_point, contents = three_points(lab)
+    dmsnap("swap", name, "--to", newest_first(name)[1], "--trial")
+    (mount_point / "large").write_bytes(os.urandom(9 * MIB))
+    large = (mount_point / "large").read_bytes()
+    run("sync")
+    with writing(mount_point) as log:
+        forked("swap", "commit", name, at=(1, "begun"), send=(signal.SIGKILL,), after=after)
+        if catalogue_rows("select * from volume where state != 'promoted' and removed_ns is null"):
+            dmsnap("swap", "commit", name)
+    require_complete(log)
+    assert (mount_point / "large").read_bytes() == large
+    assert (mount_point / "file").read_bytes() == contents[2]
+    dmsnap("unprotect", name)
+    run("umount", mount_point)
+    run("e2fsck", "-fn", recovery)
+
+
+def test_interrupted_commit_serves_and_is_finished(lab: Lab) -> None:
+    name, _, recovery, mount_point, contents = three_points(lab)
+    dmsnap("swap", name, "--trial")
+    (mount_point / "large").write_bytes(os.urandom(9 * MIB))
+    ended = forked("swap", "commit", name, at=(1, "begun"), send=(signal.SIGTERM,), after=0.05)
+    assert ended.code in (0, 143), ended
+    (mount_point / "probe").write_text("x")
+    run("sync", "-f", mount_point)
+    if ended.code:
+        dmsnap("swap", "commit", name)
+    assert (mount_point / "file").read_bytes() == contents[3]
+    dmsnap("unprotect", name)
+    run("umount", mount_point)
+    run("e2fsck", "-fn", recovery)
+
+
+@pytest.mark.selection
+def test_swap_while_the_mount_is_busy(lab: Lab) -> None:
+    """The process is named, and everything is as before: in a trial's begin and at its end."""
+    name, primary, recovery, mount_point, _ = three_points(lab)
+    path = Path("/etc/dmsnap/dmsnap.toml")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("unmount_wait_seconds = 0.5\n")
+    try:
+        for words in (("swap", name, "--trial"), ("swap", "revert", name), ("unprotect", name)):
+            with (mount_point / "open").open("w"):
+                before = world(lab)
+                replica = sha256(recovery, SIZE)
+                sentence = refused(ExitCode.BUSY, *words)
+                assert f"pid {os.getpid()}" in sentence
+                assert str(mount_point / "open") in sentence
+                assert world(lab) == before
+                assert sha256(recovery, SIZE) == replica
+            dmsnap(*words)
+    finally:
+        path.unlink()
+    assert f"{primary} {mount_point}" in Path("/proc/mounts").read_text()
+
+
+def test_swap_while_the_front_is_open(lab: Lab) -> None:
+    """Not mounted, and still in use: what it shows must not change under its user."""
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    name = lab.protect(primary, recovery)
+    for words in (("swap", name, "--trial"), ("swap", "revert", name), ("unprotect", name)):
+        with open(f"/dev/mapper/{name}", "rb"):
+            before = world(lab, recovery)
+            sentence = refused(ExitCode.BUSY, *words)
+            assert f"pid {os.getpid()}" in sentence
+            assert world(lab, recovery) == before
+        dmsnap(*words)
+
+
+@pytest.mark.selection
+def test_swap_of_an_unmounted_volume(lab: Lab) -> None:
+    """Byte for byte, without a file system."""
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    run("dd", "if=/dev/urandom", f"of={primary}", "bs=1M", "count=8", "oflag=direct")
+    name = lab.protect(primary, recovery)
+    front = f"/dev/mapper/{name}"
+    contents = [sha256(front)]
+    for seek in (1, 3):
+        run("dd", "if=/dev/urandom", f"of={front}", "bs=1M", "count=4", f"seek={seek}",
+            "oflag=direct")  # fmt: skip
+        dmsnap("sync", name)
+        contents.append(sha256(front))
+    run("dd", "if=/dev/zero", f"of={front}", "bs=1M", "count=32", "oflag=direct")
+    spoiled = sha256(front)
+    replica = sha256(recovery, SIZE)
+    for point, content in zip(newest_first(name), reversed(contents), strict=True):
+        dmsnap("swap", name, "--to", point, "--trial")
+        assert sha256(front) == content
+        run("dd", "if=/dev/urandom", f"of={front}", "bs=1M", "count=2", "oflag=direct")
+        dmsnap("status", name)
+        dmsnap("swap", "revert", name)
+        assert sha256(front) == spoiled
+        assert sha256(recovery, SIZE) == replica
+    # The trial's era metadata is gone with it: the next sync sees what was written before it.
+    assert dmsnap("sync", name, "--audit", "full")["audit"]["bytes_different"] == 0
+    assert sha256(recovery, SIZE) == spoiled
+    assert catalogue_rows("select * from area where role != 'era-metadata'") == []
+
+
+def test_trial_and_live_points(lab: Lab) -> None:
+    """Live points outlive a trial; a commit asks before it loses them."""
+    name, _, _, mount_point, contents = three_points(lab)
+    (live,) = dmsnap("point", "create", name)
+    (mount_point / "file").write_bytes(b"after the point")
+    dmsnap("swap", name, "--trial")
+    refused(ExitCode.WRONG_STATE, "swap", name, "--trial")
+    refused(ExitCode.WRONG_STATE, "sync", name)
+    refused(ExitCode.WRONG_STATE, "point", "create", name)
+    refused(ExitCode.WRONG_STATE, "unprotect", name)
+    refused(ExitCode.WRONG_STATE, "swap", "commit", name)
+    at = Path(dmsnap("point", "mount", live["id"])["mount_point"])
+    assert (at / "file").read_bytes() == contents[3]
+    refused(ExitCode.BUSY, "swap", "commit", name, "--drop-points")
+    dmsnap("point", "umount", live["id"])
+    dmsnap("status", name)
+    dmsnap("swap", "revert", name)
+    assert (mount_point / "file").read_bytes() == b"after the point"
+    at = Path(dmsnap("point", "mount", live["id"])["mount_point"])
+    assert (at / "file").read_bytes() == contents[3]
+    dmsnap("point", "umount", live["id"])
+    dmsnap("swap", name, "--trial")
+    dmsnap("swap", "commit", name, "--drop-points")
+    assert (mount_point / "file").read_bytes() == contents[3]
+    assert len(dm_devices()) == 2
+    refused(ExitCode.NOT_FOUND, "point", "show", live["id"])
+
+
+def test_full_overlay(lab: Lab) -> None:
+    """A trial that writes more than its overlay takes: the primary is still there."""
+    path = Path("/etc/dmsnap/dmsnap.toml")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("cow_percent = 1\n")
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    run("dd", "if=/dev/urandom", f"of={primary}", "bs=1M", "count=8", "oflag=direct")
+    before = sha256(primary)
+    try:
+        name = lab.protect(primary, recovery)
+        dmsnap("swap", name, "--trial")
+    finally:
+        path.unlink()
+    subprocess.run(
+        ["dd", "if=/dev/urandom", f"of=/dev/mapper/{name}", "bs=1M", "count=48", "oflag=direct"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    (status,) = dmsnap("status", name, expected=ExitCode.UNHEALTHY)
+    assert status["problems"]
+    refused(ExitCode.POINT_INVALID, "swap", "commit", name)
+    dmsnap("swap", "revert", name)
+    assert sha256(f"/dev/mapper/{name}") == before
+    dmsnap("status", name)
+
+
+@pytest.mark.selection
+def test_a_window_of_several_volumes_is_one_moment(lab: Lab) -> None:
+    """One writer numbers A, then B: no pair of points may have B ahead of A."""
+    names, primaries = [], []
+    for _ in range(2):
+        primary = lab.disk(32 * MIB)
+        primaries.append(primary)
+        names.append(lab.protect(primary, lab.disk(48 * MIB)))
+    script = (
+        "import mmap, os, sys\n"
+        "flags = os.O_RDWR | os.O_SYNC | os.O_DIRECT\n"
+        "disks = [os.open(path, flags) for path in sys.argv[1:]]\n"
+        "page = mmap.mmap(-1, 4096)\n"
+        "number = 1\n"
+        "while True:\n"
+        "    page[:8] = number.to_bytes(8, 'little')\n"
+        "    for disk in disks:\n"
+        "        os.pwrite(disk, page, 4096 * (number % 1024))\n"
+        "        os.pwrite(disk, page, 16 << 20)\n"
+        "    number += 1\n"
+    )
+    fronts = [f"/dev/mapper/{name}" for name in names]
+    pairs = []
+    with subprocess.Popen(["python3", "-c", script, *fronts]) as writer:
+        try:
+            time.sleep(1)
+            for round_number in range(6):
+                order = names if round_number % 2 else list(reversed(names))
+                points = {point["volume"]: point["id"]
+                          for point in dmsnap("point", "create", *order)}  # fmt: skip
+                pairs.append(tuple(number_in(name, points[name]) for name in names))
+                for point in points.values():
+                    dmsnap("point", "delete", point)
+            assert writer.poll() is None
+        finally:
+            writer.kill()
+    assert all(first - second in (0, 1) for first, second in pairs), pairs
+    assert len(set(pairs)) == len(pairs), "the writer stood still"
+
+
+def number_in(name: str, point: str) -> int:
+    """The sequence number that a live point of a raw volume holds."""
+    device = f"/dev/mapper/dmsnap-{name}-point-{point.replace('-', '')[:12]}"
+    with open(device, "rb") as file:
+        file.seek(16 * MIB)
+        return int.from_bytes(file.read(8), "little")
+
+
+def test_results(lab: Lab) -> None:
+    """The shape of what swap writes."""
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    name = lab.protect(primary, recovery)
+    (point,) = dmsnap("point", "list", name)
+    started = dmsnap("swap", name)
+    assert (started["volume"], started["state"], started["point"]) == (name, "trial", point["id"])
+    assert started["seconds"] == pytest.approx(sum(started["steps"].values()))
+    reverted = dmsnap("swap", "revert", name)
+    assert (reverted["state"], reverted["point"]) == ("protected", None)
+    json.dumps([started, reverted])

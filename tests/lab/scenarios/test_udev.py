@@ -1,0 +1,191 @@
+"""With udev: links lead to the front, twins get none, nobody waits for ever."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import MIB, Lab, dm_devices, dmsnap, dmsnap_process, run
+
+RULES = Path(__file__).resolve().parents[3] / "udev-rules" / "11-dmsnap.rules"
+INSTALLED = Path("/run/udev/rules.d") / RULES.name
+LINKS = ("by-uuid", "by-label")
+SIZE = 64 * MIB
+RECOVERY_SIZE = 128 * MIB
+
+pytestmark = pytest.mark.systemd
+
+
+@pytest.fixture(autouse=True)
+def rules() -> Iterator[None]:
+    """dmsnap's rules, as a package installs them."""
+    assert Path("/run/udev/control").exists(), "no udevd: boot the guest with --systemd"
+    INSTALLED.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(RULES, INSTALLED)
+    run("udevadm", "control", "--reload")
+    before = semaphores()
+    yield
+    assert semaphores() == before
+    INSTALLED.unlink()
+    run("udevadm", "control", "--reload")
+
+
+def semaphores() -> list[str]:
+    """The udev cookies in use (ipcs shows a header and an empty line, too)."""
+    rows = run("ipcs", "-s").splitlines()
+    return [row for row in rows if row.startswith("0x0d4d")]
+
+
+def settle() -> None:
+    run("udevadm", "settle", "--timeout=60")
+
+
+def uuid_of(device: str) -> str:
+    return run("blkid", "-p", "-o", "value", "-s", "UUID", device).strip()
+
+
+def volume(lab: Lab, fs_type: str = "ext4", factor: int = 1) -> tuple[str, str, str, Path, str]:
+    primary, recovery = lab.disk(SIZE * factor), lab.disk(RECOVERY_SIZE * factor)
+    run(f"mkfs.{fs_type}", "-q", "-L", "LABDATA", primary)
+    mount_point = lab.directory / "mnt"
+    mount_point.mkdir()
+    run("mount", primary, mount_point)
+    lab.mounts.append(mount_point)
+    settle()
+    uuid = uuid_of(primary)
+    assert target("by-uuid", uuid) == Path(primary).resolve()
+    return lab.protect(primary, recovery), primary, recovery, mount_point, uuid
+
+
+def target(directory: str, name: str) -> Path | None:
+    link = Path("/dev/disk", directory, name)
+    return link.resolve() if link.exists() else None
+
+
+def front_of(name: str) -> Path:
+    return Path(f"/dev/mapper/{name}").resolve()
+
+
+def require_links(name: str, uuid: str, moment: str) -> None:
+    """Every way of naming the file system leads to the front."""
+    settle()
+    assert target("by-uuid", uuid) == front_of(name), moment
+    assert target("by-label", "LABDATA") == front_of(name), moment
+    for device in dm_devices():
+        node = Path(f"/dev/mapper/{device}")
+        if device == name or not node.exists():
+            continue
+        links = links_of(node)
+        wrong = [link for link in links if any(kind in link for kind in LINKS)]
+        assert wrong == [], (moment, device)
+
+
+def links_of(node: Path) -> list[str]:
+    return run("udevadm", "info", "--query=symlink", "--name", node).split()
+
+
+@pytest.mark.parametrize(("fs_type", "factor"), [("ext4", 1), ("xfs", 5)])
+def test_links_through_a_volumes_life(lab: Lab, fs_type: str, factor: int) -> None:
+    name, primary, _, mount_point, uuid = volume(lab, fs_type, factor)
+    (mount_point / "file").write_text("one")
+    require_links(name, uuid, "protected")
+    assert target_of(f"/dev/dmsnap/{name}") == front_of(name)
+
+    (live,) = dmsnap("point", "create", name)
+    require_links(name, uuid, "with a live point")
+    dmsnap("sync", name, "--audit", "full")
+    (mount_point / "file").write_text("two")
+    dmsnap("sync", name)
+    require_links(name, uuid, "synced")
+    historic = dmsnap("point", "list", name)[0]["id"]
+    for point in (live["id"], historic):
+        dmsnap("point", "mount", point)
+        require_links(name, uuid, "with a mounted point")
+        dmsnap("point", "umount", point)
+
+    dmsnap("swap", name, "--to", historic)
+    require_links(name, uuid, "in trial")
+    # What udev does on its own account: every device is looked at again.
+    run("udevadm", "trigger", "--settle", "--action=change", "--subsystem-match=block")
+    require_links(name, uuid, "after a trigger")
+    run("mount", "-o", "remount", mount_point)
+    dmsnap("swap", "revert", name)
+    require_links(name, uuid, "reverted")
+
+    dmsnap("swap", name)
+    dmsnap("swap", "commit", name, "--drop-points")
+    require_links(name, uuid, "committed")
+    dmsnap("unprotect", name)
+    settle()
+    assert dm_devices() == []
+    assert uuid_of(primary) == uuid
+
+
+def target_of(link: str) -> Path | None:
+    return Path(link).resolve() if Path(link).exists() else None
+
+
+def test_unprotect_gives_the_links_back(lab: Lab) -> None:
+    name, primary, recovery, mount_point, uuid = volume(lab)
+    dmsnap("unprotect", name)
+    settle()
+    assert f"{primary} {mount_point}" in Path("/proc/mounts").read_text()
+    found = target("by-uuid", uuid)
+    assert found in (Path(primary).resolve(), Path(recovery).resolve())
+    assert not Path(f"/dev/mapper/{name}").exists()
+    assert not Path(f"/dev/dmsnap/{name}").exists()
+
+
+def test_windows_under_udev(lab: Lab) -> None:
+    """A cookie that nobody completes would be waited for: each point takes well under that."""
+    name, _, _, mount_point, uuid = volume(lab)
+    began = time.monotonic()
+    points = []
+    for number in range(4):
+        (mount_point / "file").write_text(str(number))
+        points += [point["id"] for point in dmsnap("point", "create", name)]
+    assert time.monotonic() - began < 40
+    nodes = [row for row in dm_devices() if "-point-" in row]
+    assert len(nodes) == 4
+    assert all(Path(f"/dev/mapper/{row}").exists() for row in nodes)
+    require_links(name, uuid, "with four points")
+    for point in points:
+        dmsnap("point", "delete", point)
+    assert not any(Path("/dev/mapper").glob("*-point-*"))
+
+
+def test_udev_that_is_busy(lab: Lab) -> None:
+    """Devices that come and go meanwhile hold ours open for a moment: removing waits for udev."""
+    name, _, _, mount_point, uuid = volume(lab)
+    trigger = subprocess.Popen(
+        ["sh", "-c", "while :; do udevadm trigger --action=change --subsystem-match=block; done"]
+    )
+    try:
+        for number in range(3):
+            (mount_point / "file").write_text(str(number))
+            dmsnap("sync", name)
+        dmsnap("swap", name)
+        dmsnap("swap", "revert", name)
+    finally:
+        trigger.kill()
+        trigger.wait()
+    require_links(name, uuid, "after all that")
+    dmsnap("status", name)
+
+
+def test_interrupted_under_udev(lab: Lab) -> None:
+    """No cookie is left behind by a command that was ended (the fixture counts them)."""
+    name, _, _, mount_point, uuid = volume(lab)
+    for seconds in (1.5, 2.0, 2.5, 3.0):
+        (mount_point / "file").write_bytes(os.urandom(MIB))
+        process = dmsnap_process("sync", name)
+        time.sleep(seconds)
+        process.terminate()
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode in (0, 143, -15), stderr
+    dmsnap("sync", name, "--audit", "full")
+    require_links(name, uuid, "after the interrupts")
+    dmsnap("status", name)
