@@ -32,6 +32,7 @@ class MountWatch(threading.Thread):
         self._notes = dict(watched)
         self._mounted = dict.fromkeys(self._notes, True)
         self._changes: list[Change] = []
+        self._lock = threading.Lock()
         self._ended = threading.Event()
         self._file = MOUNTINFO.open()
 
@@ -43,15 +44,16 @@ class MountWatch(threading.Thread):
                 self._look()
 
     def _look(self) -> None:
-        moment = time.monotonic()
-        self._file.seek(0)
-        present = {Path(line.split()[4]) for line in self._file}
-        for mount_point, before in self._mounted.items():
-            mounted = mount_point in present
-            if mounted is not before:
-                position = notes.position(self._notes[mount_point])
-                self._changes.append(Change(mount_point, mounted, moment, position))
-                self._mounted[mount_point] = mounted
+        with self._lock:
+            moment = time.monotonic()
+            self._file.seek(0)
+            present = {Path(line.split()[4]) for line in self._file}
+            for mount_point, before in self._mounted.items():
+                mounted = mount_point in present
+                if mounted is not before:
+                    position = notes.position(self._notes[mount_point])
+                    self._changes.append(Change(mount_point, mounted, moment, position))
+                    self._mounted[mount_point] = mounted
 
     def stop(self) -> None:
         self._ended.set()
@@ -60,10 +62,10 @@ class MountWatch(threading.Thread):
 
     def changes(self, mount_point: Path, since: float) -> list[Change]:
         """What happened to a mount point since a moment."""
-        found = list(self._changes)
+        self._look()
         return [
             change
-            for change in found
+            for change in self._changes
             if change.mount_point == mount_point and change.moment >= since
         ]
 

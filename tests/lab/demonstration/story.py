@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from demonstration.notes import Lineage
 from demonstration.program import Dmsnap, FailedError, run
 from demonstration.volume import MIB, Volume
 
+WIDTH = 100
 LAB = Path(__file__).resolve().parents[1]
 DEADLINE_SECONDS = 60.0
 LOOK_SECONDS = 0.02
@@ -73,7 +75,10 @@ class Story:
         self.recoveries: list[Recovery] = []
 
     def tell(self, text: str) -> None:
-        print(f"{time.monotonic() - self.began:6.1f} s  {text}", flush=True)
+        moment = f"{time.monotonic() - self.began:6.1f} s  "
+        indent = " " * len(moment)
+        wrapped = textwrap.fill(text, WIDTH, initial_indent=moment, subsequent_indent=indent)
+        print(wrapped, flush=True)
 
     def run(self) -> None:
         size_bytes, directory = self.options.size_bytes, self.options.directory
@@ -175,8 +180,8 @@ class Story:
     def spoil(self, orders: Protected, archive: Protected) -> None:
         time.sleep(self.options.work_seconds)
         if self.options.spoil_replica:
-            name = disaster.spoil_replica(self.dmsnap, archive.volume, archive.points[-1].id)
-            self.tell(f"asked to fail: a sector of {name} on {archive.volume.recovery} is changed")
+            name = disaster.spoil_replica(self.dmsnap, orders.volume, orders.points[-1].id)
+            self.tell(f"asked to fail: a sector of {name} on {orders.volume.recovery} is changed")
         disaster.overwrite_start(orders.volume)
         orders.disaster = "64 MiB garbage"
         self.tell(f"DISASTER: garbage over the first 64 MiB of {orders.volume.primary} (orders)")
@@ -193,10 +198,10 @@ class Story:
         steps_seconds = float(outcome.result["seconds"])
         self.recoveries.append(Recovery(item.name, item.disaster, steps_seconds, mounted, first))
         self.tell(
-            f"{item.name} is back at point {point.id[:8]}, mounted {mounted:.2f} s after the "
-            f"command began"
+            f"{item.name} is back at point {point.id[:8]}: mounted {mounted:.2f} s after the "
+            f"command began (its steps: {steps_seconds:.2f} s), the application goes on at "
+            f"{first:.2f} s"
         )
-        self.tell(f"  (its steps: {steps_seconds:.2f} s); the application commits at {first:.2f} s")
 
     def trial(self, item: Protected, point: SyncedPoint) -> tuple[Any, float, float]:
         """Swap to a point; the seconds to the mount and to the application's next commit."""
@@ -216,16 +221,13 @@ class Story:
         command = checks.check_point(subject, self.options.directory)
         recovered = subject.commits(item.lineage.recovered)
         self.tell(
-            f"{item.name} checked: {found.files} files have the checksums noted, "
-            f"{found.transactions} transactions are there,"
+            f"{item.name} checked: {found.files} files with the checksums noted, "
+            f"{found.transactions} transactions, PRAGMA integrity_check ok, {command} clean; "
+            f"transactions {recovered[0].sequence} to {recovered[-1].sequence} are new"
         )
         self.tell(
-            f"  PRAGMA integrity_check ok, {command} clean; transactions "
-            f"{recovered[0].sequence} to {recovered[-1].sequence} since"
-        )
-        self.tell(
-            f"  (not there: {found.lost_transactions} transactions that came after the point, in "
-            f"{found.lost_seconds:.1f} s)"
+            f"not there: {found.lost_transactions} transactions that came after the point, in "
+            f"{found.lost_seconds:.1f} s"
         )
 
     def copy_back(self, both: tuple[Protected, ...], process: "subprocess.Popen[str]") -> None:
@@ -252,25 +254,32 @@ class Story:
             run("losetup", "--detach", target)
             image.unlink()
         self.tell(
-            f"beside it: dd of {subject.recovery} ({subject.name}) to a new disk, the applications "
-            f"standing still, {seconds:.2f} s"
+            f"beside it: {subject.recovery} ({subject.name}) copied to a new disk by dd, "
+            f"{seconds:.2f} s"
         )
         return seconds
 
     def look_back(self, item: Protected) -> None:
         """The second oldest point in trial; back; and the newest once more."""
-        subject, older = item.volume, item.points[1]
+        older = self.second_oldest(item)
         self.revert(item)
         outcome, _, _ = self.trial(item, older)
-        back = plural(len(item.points) - 2, "sync")
         self.tell(
-            f"{item.name} shows point {older.id[:8]}, {back} before the newest, in trial: "
+            f"{item.name} shows its second oldest point, {older.id[:8]}, in trial: "
             f"{outcome.result['seconds']:.2f} s"
         )
         self.check(item)
         self.revert(item)
         self.trial(item, item.points[-1])
-        self.tell(f"{subject.name} is at its newest point {item.points[-1].id[:8]} again")
+        self.tell(f"{item.name} is at its newest point {item.points[-1].id[:8]} again")
+
+    def second_oldest(self, item: Protected) -> SyncedPoint:
+        """The oldest is that of the first copy, the second oldest that of the first sync."""
+        listed = self.dmsnap("point", "list", item.name).result
+        expected = [point.id for point in item.points]
+        if [point["id"] for point in listed][1:] != expected:
+            raise FailedError(f"the points of {item.name} are not {expected}: {listed}")
+        return item.points[0]
 
     def revert(self, item: Protected) -> None:
         """Back to the primary, which the disaster emptied."""
@@ -333,7 +342,3 @@ class Story:
                     return record.error
             time.sleep(LOOK_SECONDS)
         raise FailedError(f"the application on {subject.name} did not notice the disaster")
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -50,7 +50,7 @@ class Application(threading.Thread):
         self.files = 0
         self.sequence = 0
         self.failure = ""
-        self.random = random.Random(mount_point.name)  # noqa: S311 - no secret
+        self.random = random.Random(mount_point.name)
 
     def start_with(self, files: int) -> None:
         """Write the first content."""
