@@ -57,7 +57,7 @@ deps: deps-build ## install the Debian packages that building, checking and the 
 lint: build ## ruff, mypy, gcc and clang with -Werror, cppcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy dmsnap tests/unit tests/native
+	MYPYPATH=tests/lab $(BIN)/mypy dmsnap tests/unit tests/native
 	$(BIN)/mypy tests/lab
 	[ ! -d tests/bench ] || $(BIN)/mypy tests/bench
 	$(MAKE) -C native all CC=gcc
