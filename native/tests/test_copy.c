@@ -1,73 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #define _GNU_SOURCE 1
 
-#include <sys/stat.h>
-
-#include <dmsnap/copy.h>
-
-#include "../src/exception_store_writer.h"
 #include "../src/zero.h"
-#include "engine_test.h"
+#include "copy_sides.h"
 
 DEFINE_FAULTS;
-
-#define VOLUME ((2u << 20) + 512u * 5) /* ends inside a page */
-#define BEHIND (1u << 20) /* what lies behind the replica on its device */
-
-static struct dms_copy_options options;
-static int direct;
-
-struct sides {
-	int source;
-	int destination;
-	char *new;
-	char *old;
-};
-
-static void sides_open(struct sides *sides, uint64_t size, unsigned int pages_changed,
-		       uint64_t seed)
-{
-	unsigned int i;
-
-	sides->source = scratch_file(size, 0, direct);
-	sides->destination = scratch_file(size + BEHIND, 0x5a, direct);
-	sides->new = malloc(size);
-	sides->old = malloc(size);
-	fill_random(sides->old, size, seed);
-	memcpy(sides->new, sides->old, size);
-	for (i = 0; i < pages_changed; i++)
-		sides->new[next_random(&seed) % size] ^= 0x40;
-	put(sides->source, 0, sides->new, size);
-	put(sides->destination, 0, sides->old, size);
-}
-
-static void sides_close(struct sides *sides)
-{
-	close(sides->source);
-	close(sides->destination);
-	free(sides->new);
-	free(sides->old);
-}
-
-static struct dms_extent_set *whole(uint64_t size)
-{
-	struct dms_extent_set *set;
-
-	CHECK_OK(dms_extent_set_create(&set));
-	CHECK_OK(dms_extent_set_add(set, 0, size));
-	return set;
-}
-
-static void check_content(int fd, const char *expected, uint64_t size)
-{
-	char *all = contents(fd, 0, size + BEHIND);
-	uint64_t i;
-
-	CHECK(!memcmp(all, expected, size));
-	for (i = size; i < size + BEHIND; i++)
-		CHECK(all[i] == 0x5a);
-	free(all);
-}
 
 /* The slow and obvious comparison. */
 static void check_different(const struct sides *sides, const struct dms_extent_set *different,
@@ -281,16 +218,6 @@ static void test_bad_arguments(void)
 	sides_close(&sides);
 }
 
-static bool has_valid_header(int fd, uint64_t offset)
-{
-	char *header = contents(fd, offset, 4096);
-	uint32_t magic;
-
-	memcpy(&magic, header, sizeof(magic));
-	free(header);
-	return magic == DMS_STORE_MAGIC || !magic;
-}
-
 static void test_undo_full(void)
 {
 	struct dms_extent_set *all = whole(VOLUME), *different;
@@ -350,93 +277,6 @@ static void test_progress(void)
 	sides_close(&sides);
 }
 
-struct fault_case {
-	struct sides sides;
-	struct dms_undo_store undo;
-	struct dms_extent_set *all;
-};
-
-static struct dms_error *run_compare(struct fault_case *test)
-{
-	_cleanup_extent_set_ struct dms_extent_set *different = NULL;
-	struct dms_copy_stats stats;
-
-	return dms_copy_compare(test->sides.source, test->sides.destination, VOLUME, test->all,
-				&options, &test->undo, &stats, &different);
-}
-
-static struct dms_error *run_apply(struct fault_case *test)
-{
-	struct dms_copy_stats stats;
-
-	return dms_copy_apply(test->sides.source, test->sides.destination, VOLUME, test->all, true,
-			      &options, &stats);
-}
-
-static struct dms_error *run_roll_back(struct fault_case *test)
-{
-	struct dms_copy_stats stats;
-
-	return dms_copy_roll_back(test->undo.fd, 0, test->undo.length_bytes,
-				  test->sides.destination, VOLUME, &options, &stats);
-}
-
-/* Every read, write and flush fails in turn: never a success, and the error says what happened. */
-static void fail_each(struct fault_case *test, struct dms_error *(*run)(struct fault_case *),
-		      bool undo_is_written)
-{
-	int i, total;
-
-	fault = (struct fault){ .fd = -1 };
-	CHECK_OK(run(test));
-	total = fault.seen;
-	CHECK(total >= 3);
-	/* With hundreds of transfers: the first and the last ones, and some between. */
-	for (i = 1; i <= total; i += total > 60 && i > 5 && i < total * 4 / 5 ? total / 5 : 1) {
-		if (total > 60 && i > total * 4 / 5 && i < total - 5)
-			i = total - 5;
-		struct dms_error *error;
-
-		fault = (struct fault){ .countdown = i, .fd = -1, .result = -EIO };
-		error = run(test);
-		CHECK(fault.fired == 1);
-		CHECK(error && error->code == DMS_ERR_OS && error->errnum == EIO);
-		dms_error_destroy(error);
-		fault = (struct fault){ .fd = -1 };
-		CHECK(!undo_is_written || i == 1 || !has_valid_header(test->undo.fd, 0));
-	}
-}
-
-static void test_faults(void)
-{
-	struct fault_case test = { .all = whole(VOLUME),
-				   .undo = { .fd = scratch_file(8 << 20, 0x5a, direct),
-					     .length_bytes = 8 << 20, .chunk_size = 8 } };
-
-	sides_open(&test.sides, VOLUME, 600, 6);
-	memset(test.sides.new + 100000, 0, 900000);
-	put(test.sides.source, 0, test.sides.new, VOLUME);
-	fail_each(&test, run_compare, true);
-	check_content(test.sides.destination, test.sides.old, VOLUME);
-	CHECK_OK(run_compare(&test));
-	fail_each(&test, run_apply, false);
-	CHECK_OK(run_apply(&test));
-	check_content(test.sides.destination, test.sides.new, VOLUME);
-	fail_each(&test, run_roll_back, false);
-	CHECK_OK(run_roll_back(&test));
-	check_content(test.sides.destination, test.sides.old, VOLUME);
-	/* Short transfers everywhere change nothing. */
-	fault = (struct fault){ .countdown = 1, .fd = -1, .result = 4096, .repeat = true,
-				.kinds = 1 << DMS_IO_READ | 1 << DMS_IO_WRITE };
-	CHECK_OK(run_compare(&test));
-	CHECK_OK(run_apply(&test));
-	fault = (struct fault){ .fd = -1 };
-	check_content(test.sides.destination, test.sides.new, VOLUME);
-	dms_extent_set_destroy(test.all);
-	sides_close(&test.sides);
-	close(test.undo.fd);
-}
-
 static void test_all(size_t nr_chunk_sizes)
 {
 	static const uint32_t chunk_sizes[] = { 8, 16, 128, 2048 };
@@ -455,7 +295,6 @@ static void test_all(size_t nr_chunk_sizes)
 	test_zero_detection();
 	test_undo_full();
 	test_progress();
-	test_faults();
 }
 
 int main(void)

@@ -58,7 +58,7 @@ def devices(lab: Lab) -> Iterator[Devices]:
 
 
 def chance(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - the same places every time
+    return random.Random(seed)
 
 
 def sectors(path: Path) -> int:

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A kernel made of shared memory: devices that are suspended and resumed,
+ * some of them badly. The file they live in is named in every UUID, so that
+ * another process finds it.
+ */
+#ifndef DMSNAP_TESTS_FAKE_DM_H
+#define DMSNAP_TESTS_FAKE_DM_H
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "../src/dm_control.h"
+#include "engine_test.h"
+
+#define MAX_DEVICES 8
+#define MAX_CALLS 4096
+#define FRONT 0
+#define ORIGIN 1
+#define SNAPSHOT 2
+
+/* What a device does when it is suspended. */
+enum behaviour {
+	PLAIN,
+	FAIL, /* with EIO */
+	FAIL_RESUME, /* with EIO, the first time */
+	HANG, /* until a signal comes, as dm_wait_for_completion() */
+	SLOW, /* 300 ms that no signal ends, as freezing a file system; then it succeeds */
+	SHORT_SLOW, /* a few ms */
+	SIGNAL, /* SIGINT to ourselves, then a plain success */
+};
+
+struct device {
+	char name[16];
+	bool active;
+	bool inactive;
+	volatile bool suspended;
+	enum behaviour behaviour;
+	int resumes;
+};
+
+struct call {
+	int device;
+	uint32_t flags;
+	uint32_t event_nr;
+	pid_t pid;
+};
+
+struct kernel {
+	struct device devices[MAX_DEVICES];
+	struct call calls[MAX_CALLS];
+	volatile int nr_calls;
+};
+
+static struct kernel *kernel;
+static char path[64];
+
+static void kernel_map(const char *file)
+{
+	int fd = open(file, O_RDWR | O_CLOEXEC);
+
+	CHECK(fd >= 0);
+	kernel = mmap(NULL, sizeof(*kernel), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(kernel != MAP_FAILED);
+	close(fd);
+}
+
+static int pause_ms(int ms, bool interruptible)
+{
+	struct timespec left = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000l };
+
+	while (nanosleep(&left, &left) < 0)
+		if (interruptible)
+			return -1;
+	return 0;
+}
+
+static int do_suspend(struct device *device)
+{
+	if (device->suspended)
+		return 0;
+	switch (device->behaviour) {
+	case FAIL:
+		errno = EIO;
+		return -1;
+	case HANG:
+		if (pause_ms(20000, true) < 0) {
+			errno = EINTR;
+			return -1;
+		}
+		break;
+	case SLOW:
+		pause_ms(300, false);
+		break;
+	case SHORT_SLOW:
+		pause_ms(2, false);
+		break;
+	case SIGNAL:
+		kill(getpid(), SIGINT);
+		kill(getpid(), SIGTERM);
+		break;
+	default:
+		break;
+	}
+	device->suspended = true;
+	return 0;
+}
+
+static int do_resume(struct device *device, struct dm_ioctl *request)
+{
+	if (device->behaviour == FAIL_RESUME && !device->resumes++) {
+		errno = EIO;
+		return -1;
+	}
+	if (device->inactive || device->suspended)
+		request->flags |= DM_UEVENT_GENERATED_FLAG;
+	device->inactive = false;
+	device->active = true;
+	device->suspended = false;
+	return 0;
+}
+
+int dms_dm_inject(unsigned long command, struct dm_ioctl *request)
+{
+	char *name = strrchr(request->uuid, ':');
+	struct call *call;
+	int i;
+
+	CHECK(request->version[0] == 4 && request->data_size == sizeof(*request));
+	CHECK(!request->name[0] && name);
+	if (!kernel) {
+		char file[DM_UUID_LEN];
+
+		snprintf(file, sizeof(file), "%.*s", (int)(name - request->uuid), request->uuid);
+		kernel_map(file);
+	}
+	for (i = 0; i < MAX_DEVICES && strcmp(kernel->devices[i].name, name + 1) != 0; i++)
+		;
+	if (i == MAX_DEVICES) {
+		errno = ENXIO;
+		return -1;
+	}
+	strcpy(request->name, name + 1); /* as the kernel does */
+	if (command == DM_DEV_STATUS) {
+		request->flags = (kernel->devices[i].suspended ? DM_SUSPEND_FLAG : 0) |
+				 (kernel->devices[i].active ? DM_ACTIVE_PRESENT_FLAG : 0) |
+				 (kernel->devices[i].inactive ? DM_INACTIVE_PRESENT_FLAG : 0);
+		return 0;
+	}
+	CHECK(command == DM_DEV_SUSPEND);
+	call = &kernel->calls[__atomic_fetch_add(&kernel->nr_calls, 1, __ATOMIC_SEQ_CST) %
+			      MAX_CALLS];
+	*call = (struct call){ .device = i, .flags = request->flags,
+			       .event_nr = request->event_nr, .pid = getpid() };
+	if (request->flags & DM_SUSPEND_FLAG)
+		return do_suspend(&kernel->devices[i]);
+	return do_resume(&kernel->devices[i], request);
+}
+
+static void kernel_reset(void)
+{
+	static const char *const names[] = { "front", "origin", "snapshot" };
+	size_t i;
+
+	memset(kernel, 0, sizeof(*kernel));
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		strcpy(kernel->devices[i].name, names[i]);
+		kernel->devices[i].active = i != SNAPSHOT;
+		kernel->devices[i].inactive = i == SNAPSHOT;
+	}
+}
+
+#endif
