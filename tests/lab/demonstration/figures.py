@@ -27,10 +27,12 @@ def show(syncs: list[dict[str, Any]], recoveries: list[Recovery], size_bytes: in
     """Print both tables."""
     console = Console(width=WIDTH, highlight=False)
     with console.capture() as captured:
+        console.print()
         console.print(syncs_table(syncs))
         console.print(recoveries_table(recoveries, size_bytes))
-    for line in captured.get().splitlines():
+    for line in captured.get().rstrip().splitlines():
         print(line.rstrip())
+    print()
 
 
 def table(title: str, *headings: str) -> Table:

@@ -1,9 +1,6 @@
 """What the demonstration does, in order, told as it happens."""
 
 import os
-import signal
-import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -12,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from demonstration import checks, disaster, figures, volume
+from demonstration import applications, checks, disaster, figures, volume
+from demonstration.applications import Applications
 from demonstration.figures import Recovery
 from demonstration.mount_watch import MountWatch
 from demonstration.notes import Lineage
@@ -20,9 +18,6 @@ from demonstration.program import Dmsnap, FailedError, run
 from demonstration.volume import MIB, Volume
 
 WIDTH = 100
-LAB = Path(__file__).resolve().parents[1]
-DEADLINE_SECONDS = 60.0
-LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +84,7 @@ class Story:
             f"two volumes of {size_bytes // MIB} MiB: orders (ext4) on {orders.volume.primary}, "
             f"archive (XFS) on {archive.volume.primary}"
         )
-        with self.workload(both) as process, self.watch(both):
+        with self.applications(both) as running, self.watch(both):
             for item in both:
                 self.protect(item)
             for _ in range(self.options.syncs):
@@ -101,37 +96,24 @@ class Story:
                 self.recover(item)
             for item in both:
                 self.check(item)
-            self.copy_back(both, process)
+            self.copy_back(both, running)
             self.look_back(archive)
             for item in both:
                 self.commit(item)
-            self.end_workload(process)
+            self.end(running)
         for item in both:
             self.last_look(item)
         figures.show(self.syncs, self.recoveries, size_bytes)
 
     @contextmanager
-    def workload(self, both: tuple[Protected, ...]) -> Iterator["subprocess.Popen[str]"]:
-        """The applications, killed at the latest when the story ends."""
-        volumes = [f"{v.name}={v.mount_point}={v.notes}" for v in (item.volume for item in both)]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "demonstration.workload", str(self.options.files), *volumes],
-            cwd=LAB,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            if process.stdout.readline() != "ready\n":
-                raise FailedError("the applications did not start")
+    def applications(self, both: tuple[Protected, ...]) -> Iterator[Applications]:
+        volumes = [item.volume for item in both]
+        with applications.started(volumes, self.options.files) as running:
             self.tell(
-                f"the applications (process {process.pid}) wrote {self.options.files} files and an "
+                f"the applications (process {running.pid}) wrote {self.options.files} files and an "
                 f"SQLite database on each, and go on"
             )
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+            yield running
 
     @contextmanager
     def watch(self, both: tuple[Protected, ...]) -> Iterator[None]:
@@ -152,7 +134,7 @@ class Story:
             "--store", store,
         )  # fmt: skip
         vanished, returned = self.mounts.absence(subject.mount_point, outcome.started)
-        self.wait_for_commit(subject, subject.position)
+        applications.wait_for_commit(subject, subject.position)
         self.tell(
             f"{item.name} is protected, {outcome.seconds:.1f} s: first copy "
             f"{figures.mib(outcome.result['bytes_written'])} MiB, "
@@ -185,10 +167,11 @@ class Story:
         disaster.overwrite_start(orders.volume)
         orders.disaster = "64 MiB garbage"
         self.tell(f"DISASTER: garbage over the first 64 MiB of {orders.volume.primary} (orders)")
+        before = archive.volume.position
         disaster.delete_everything(archive.volume)
         archive.disaster = "rm -rf"
         self.tell(f"DISASTER: everything in {archive.volume.mount_point} (archive) is deleted")
-        failure = self.wait_for_failure(archive.volume)
+        failure = applications.wait_for_failure(archive.volume, before)
         self.tell(f"the application on archive fails: {failure}")
 
     def recover(self, item: Protected) -> None:
@@ -211,7 +194,7 @@ class Story:
             raise FailedError(f"the swap did not show point {point.id}: {outcome.result}")
         vanished, returned = self.mounts.absence(subject.mount_point, outcome.started)
         item.lineage = Lineage(point.before, point.after, vanished.position)
-        first = self.wait_for_commit(subject, vanished.position)
+        first = applications.wait_for_commit(subject, vanished.position)
         return outcome, returned.moment - outcome.started, first - outcome.started
 
     def check(self, item: Protected) -> None:
@@ -230,14 +213,11 @@ class Story:
             f"{found.lost_seconds:.1f} s"
         )
 
-    def copy_back(self, both: tuple[Protected, ...], process: "subprocess.Popen[str]") -> None:
+    def copy_back(self, both: tuple[Protected, ...], running: Applications) -> None:
         """The same by dd, with the disks to itself: the applications stand still."""
-        process.send_signal(signal.SIGSTOP)
-        try:
+        with running.standing_still():
             for recovery, item in zip(self.recoveries, both, strict=True):
                 recovery.copy_seconds = self.copy(item.volume)
-        finally:
-            process.send_signal(signal.SIGCONT)
 
     def copy(self, subject: Volume) -> float:
         image = self.options.directory / "copied-back.img"
@@ -307,11 +287,9 @@ class Story:
             f"{outcome.result['seconds']:.2f} s, {written} transactions meanwhile"
         )
 
-    def end_workload(self, process: "subprocess.Popen[str]") -> None:
-        process.terminate()
-        if process.wait(DEADLINE_SECONDS) != 0:
-            raise FailedError(f"the applications ended with status {process.returncode}")
-        self.tell(f"the applications (process {process.pid}) are stopped")
+    def end(self, running: Applications) -> None:
+        running.end()
+        self.tell(f"the applications (process {running.pid}) are stopped")
 
     def last_look(self, item: Protected) -> None:
         """Everything once more on the volume itself, and its file system without a twin."""
@@ -323,22 +301,3 @@ class Story:
             f"{item.name} at the end: {found.transactions} transactions and {found.files} files "
             f"right, {command} clean"
         )
-
-    def wait_for_commit(self, subject: Volume, position: int) -> float:
-        """When the application noted its first commit from a position on."""
-        ends = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < ends:
-            for record in subject.commits(position):
-                return record.moment
-            time.sleep(LOOK_SECONDS)
-        raise FailedError(f"the application on {subject.name} does not go on")
-
-    def wait_for_failure(self, subject: Volume) -> str:
-        """What the application says of its first failure."""
-        ends = time.monotonic() + DEADLINE_SECONDS
-        while time.monotonic() < ends:
-            for record in subject.records():
-                if record.kind == "failed":
-                    return record.error
-            time.sleep(LOOK_SECONDS)
-        raise FailedError(f"the application on {subject.name} did not notice the disaster")
