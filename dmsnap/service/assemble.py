@@ -60,11 +60,11 @@ class Assembly:
 
 
 def assemble(session: Session, name: str, *, dry_run: bool) -> Plan | None:
-    """Build what is missing of a volume's stack, and mount it where it was. Needs root."""
+    """Build what is missing or wrong of a volume's stack, and mount it. Needs root."""
     with held(session, name) as volume:
         areas = session.catalogue.areas(volume.id)
         points = session.catalogue.points(volume.id)
-        if not stack.differences(stack.expected_tables(volume, areas, points)):
+        if not stack.problems(volume, areas, points):
             return None
         plan = Assembly(session, volume).plan()
         if dry_run:

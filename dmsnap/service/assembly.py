@@ -4,24 +4,46 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmsnap.catalogue.model import Area, Volume
+from dmsnap.errors import StackChangedError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
+from dmsnap.host.dm.target import Era, Table, format_table
 from dmsnap.service import mounting
 from dmsnap.snapshot import stack
+from dmsnap.snapshot.stack import DmName
 
 
 def build(volume: Volume, areas: Sequence[Area]) -> None:
-    """Make the origin and the front where they are missing."""
-    origin, front = stack.origin(volume), stack.front(volume)
-    if dm.info(uuid=origin.uuid) is None:
-        backing = BlockDevice.probe(Path(volume.backing))
-        dm.create(origin.name, origin.uuid, stack.origin_table(volume, backing))
-    if dm.info(uuid=front.uuid) is None:
-        metadata = stack.attach_area(volume, stack.era_area(volume, areas))
-        table = stack.front_table(volume, metadata)
-        dm.create(front.name, front.uuid, table, udev=UdevFlags.SHOWN)
-        stack.turn_discards_off(volume)
+    """Make the origin and the front where they are missing or have a table of somebody else."""
+    backing = BlockDevice.probe(Path(volume.backing))
+    settle(stack.origin(volume), stack.origin_table(volume, backing))
+    metadata = stack.attach_area(volume, stack.era_area(volume, areas))
+    settle(stack.front(volume), stack.front_table(volume, metadata), UdevFlags.SHOWN)
+    stack.turn_discards_off(volume)
+
+
+def settle(device: DmName, table: Table, udev: UdevFlags = UdevFlags.HIDDEN) -> None:
+    """Have one of our devices with ``table``, and not suspended.
+
+    An era target is never loaded over another one, which may have the same metadata open and
+    would then destroy it.
+    """
+    info = dm.info(uuid=device.uuid)
+    if info is None:
+        dm.create(device.name, device.uuid, table, udev=udev)
+        return
+    live = dm.table(info.name)
+    if live == table:
+        if info.suspended:
+            dm.resume(info.name, udev=udev)
+        return
+    if any(isinstance(line.target, Era) for line in live):
+        raise StackChangedError(
+            f"{device.name} has another table of dm-era: {format_table(live)}",
+            hint=f"unmount it, remove it with dmsetup remove {device.name}, and assemble it again",
+        )
+    dm.reload(info.name, table, udev=udev)
 
 
 def tear_down(volume: Volume) -> None:

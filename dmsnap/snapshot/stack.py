@@ -159,15 +159,24 @@ def differences(expected: dict[DmName, Table]) -> list[str]:
     return found
 
 
+def problems(volume: Volume, areas: list[Area], points: list[Point]) -> list[str]:
+    """What is wrong with a protected volume's devices, a sentence each; none when all is well."""
+    below = origin(volume)
+    if not exists(below):
+        # Without it nobody can say what the front's table should be.
+        return [f"{below.name} is missing"]
+    return differences(expected_tables(volume, areas, points))
+
+
 def check(volume: Volume, areas: list[Area], points: list[Point]) -> None:
     """Raise :class:`StackChangedError` unless the live tables are what they should be."""
     if volume.state not in (VolumeState.PROTECTED, VolumeState.PROMOTED):
         return
-    found = differences(expected_tables(volume, areas, points))
+    found = problems(volume, areas, points)
     if found:
         raise StackChangedError(
             f"the stack of {volume.name} is not as dmsnap left it: {'; '.join(found)}",
-            hint=f"dmsnap assemble {volume.name} builds what is missing",
+            hint=f"dmsnap assemble {volume.name} puts it right",
             differences=found,
         )
 
