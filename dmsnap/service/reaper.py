@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
+from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError
 from dmsnap.host.dm import device as dm
-from dmsnap.recovery import chain
+from dmsnap.recovery import chain, replica
 from dmsnap.service import assembly
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
@@ -43,11 +43,21 @@ def reap(session: Session, volume: Volume) -> None:
 
 
 def remove_temporary_points(session: Session, volume: Volume) -> None:
-    """Points whose sync did not live to remove them."""
+    """Points whose sync did not live to remove them. One that it brought to the replica stays."""
     for point in session.catalogue.points(volume.id):
-        if point.temporary:
+        if point.temporary and is_on_replica(volume, point):
+            session.settle_on_replica(volume, point)
+        elif point.temporary:
             session.remove_live_point(volume, point)
             session.catalogue.delete_point(point.id)
+
+
+def is_on_replica(volume: Volume, point: Point) -> bool:
+    """Whether the replica holds a point; no, when that cannot be told."""
+    try:
+        return replica.holds(replica.label_of(volume), point.id)
+    except DmsnapError:
+        return False
 
 
 def remove_stray_snapshots(session: Session, volume: Volume) -> None:

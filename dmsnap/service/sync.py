@@ -12,7 +12,7 @@ from dmsnap._native.copy import CopyStats
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue.model import Point, Volume, VolumeState
-from dmsnap.errors import AuditError, WrongStateError
+from dmsnap.errors import AuditError, OperatingSystemError, WrongStateError
 from dmsnap.extent import Extent
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
@@ -141,8 +141,13 @@ class Sync:
     @contextmanager
     def _sides(self) -> Iterator[tuple[int, Replica]]:
         source = dm.node(stack.live_point(self.volume, self.point.id).name)
-        with open_shared(source) as source_fd, replica.opened(self.volume) as current:
-            yield source_fd, current
+        try:
+            with open_shared(source) as source_fd, replica.opened(self.volume) as current:
+                yield source_fd, current
+        except OperatingSystemError:
+            # Reading an overflowed snapshot fails: that is the error then, not its symptom.
+            live.require_valid(self.volume, self.point)
+            raise
 
     def _write_undo(self) -> None:
         assert self.dirty is not None  # noqa: S101 - the step before

@@ -44,7 +44,10 @@ def choose(
     if replica_point is None:
         return compare("the catalogue does not know the replica's point")
     if replica_point.tracking_id != volume.tracking_id:
-        return compare("the stack was built anew since the replica's point")
+        return compare(
+            "tracking began anew since the replica's point: the stack was built anew, "
+            "or an audit failed"
+        )
     if current_era < replica_point.era_since:
         return compare(
             f"the front is at era {current_era}, the replica's point began era "
