@@ -1,0 +1,116 @@
+"""A disk that fails where and when a scenario wants, and one that logs every write."""
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from conftest import Lab, run
+from raw_volume import SECTOR, Range
+
+from dmsnap._native import label
+
+
+@dataclass
+class FaultyDisk:
+    """A dm device over a loop device, whose parts can be made to fail.
+
+    ``error_writes``: writes fail. ``drop_writes``: they succeed and are forgotten. ``error``: all
+    I/O fails.
+    """
+
+    lab: Lab
+    size_bytes: int
+    name: str = field(default_factory=lambda: f"faulty-{uuid4().hex[:6]}")
+
+    def __post_init__(self) -> None:
+        self.loop = self.lab.disk(self.size_bytes)
+        run("dmsetup", "create", self.name, "--table", self.table([]))
+        run("dmsetup", "mknodes")
+
+    @property
+    def path(self) -> str:
+        return f"/dev/mapper/{self.name}"
+
+    @property
+    def label_range(self) -> Range:
+        return label.offset(self.size_bytes), label.AREA_BYTES
+
+    def table(self, faults: Sequence[tuple[Range, str]]) -> str:
+        lines, position = [], 0
+        for (offset, length), fault in sorted(faults):
+            lines.append(self._line(position, offset - position, "linear"))
+            lines.append(self._line(offset, length, fault))
+            position = offset + length
+        lines.append(self._line(position, self.size_bytes - position, "linear"))
+        return "\n".join(line for line in lines if line)
+
+    def _line(self, offset: int, length: int, kind: str) -> str:
+        if length == 0:
+            return ""
+        start, sectors = offset // SECTOR, length // SECTOR
+        if kind == "error":
+            return f"{start} {sectors} error"
+        if kind == "linear":
+            return f"{start} {sectors} linear {self.loop} {start}"
+        return f"{start} {sectors} flakey {self.loop} {start} 0 3600 1 {kind}"
+
+    def load(self, *faults: tuple[Range, str]) -> None:
+        """Fail like this from now on; nothing: whole again."""
+        run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
+        run("dmsetup", "load", self.name, "--table", self.table(faults))
+        run("dmsetup", "resume", self.name)
+
+    def close(self) -> None:
+        run("dmsetup", "remove", "--retry", self.name)
+
+
+@contextmanager
+def faulty_disk(lab: Lab, size_bytes: int) -> Iterator[FaultyDisk]:
+    disk = FaultyDisk(lab, size_bytes)
+    try:
+        yield disk
+    finally:
+        disk.close()
+
+
+# dm-log-writes: struct log_write_super and log_write_entry of drivers/md/dm-log-writes.c
+
+SUPER = struct.Struct("<QQQI")
+ENTRY = struct.Struct("<QQQQ")
+MAGIC = 0x6A736677736872
+FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8
+
+
+@dataclass(frozen=True)
+class Write:
+    """A write that the disk completed. Flushes have no data."""
+
+    offset: int
+    data: bytes
+    flushed: bool
+    fua: bool
+
+
+def logged_writes(log: Path | str) -> list[Write]:
+    """All that dm-log-writes recorded, in order."""
+    found: list[Write] = []
+    with open(log, "rb") as file:
+        magic, _, count, sector_bytes = SUPER.unpack(file.read(SECTOR)[: SUPER.size])
+        assert magic == MAGIC
+        position = sector_bytes
+        for _ in range(count):
+            file.seek(position)
+            sector, sectors, flags, _ = ENTRY.unpack(file.read(ENTRY.size))
+            position += sector_bytes
+            length = 0 if flags & (DISCARD | MARK) else sectors * sector_bytes
+            file.seek(position)
+            data = bytes(sectors * sector_bytes) if flags & DISCARD else file.read(length)
+            position += length
+            if not flags & MARK:
+                found.append(
+                    Write(sector * sector_bytes, data, bool(flags & FLUSH), bool(flags & FUA))
+                )
+    return found

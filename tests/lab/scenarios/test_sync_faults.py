@@ -1,0 +1,451 @@
+"""Whatever fails under a sync, the replica is a point, or its label leads back to one."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MIB, Lab, dmsnap, run, sha256
+from faulty_disk import FaultyDisk, Write, faulty_disk, logged_writes
+from raw_volume import (
+    KIB,
+    SECTOR,
+    Protected,
+    check_tidy,
+    fill,
+    protected,
+    write_direct,
+)
+
+from dmsnap._native.label import HistoryFlag, LabelState
+from dmsnap.catalogue.model import Volume
+from dmsnap.cli.main import main
+from dmsnap.errors import ExitCode
+from dmsnap.recovery import apply, replica
+from dmsnap.service.session import Session
+
+SIZE = 12 * MIB
+RECOVERY_SIZE = 32 * MIB
+
+
+def recorded(name: str) -> Volume:
+    with Session.open() as session:
+        return session.catalogue.volume(name)
+
+
+def dirty(volume: Protected, seed: int, count: int = 24) -> None:
+    """Change some runs of sectors."""
+    choices = random.Random(seed)
+    for _ in range(count):
+        length = choices.choice((SECTOR, 4 * KIB, 40 * KIB, 200 * KIB))
+        offset = choices.randrange((volume.size_bytes - length) // SECTOR) * SECTOR
+        write_direct(volume.front, os.urandom(length), offset)
+
+
+def on_faulty_disk(lab: Lab, disk: FaultyDisk) -> Protected:
+    primary = lab.disk(SIZE)
+    fill(Path(primary), SIZE)
+    return Protected(lab.protect(primary, disk.path), primary, disk.path, SIZE)
+
+
+def before_first_call(
+    monkeypatch: pytest.MonkeyPatch, function: str, action: Callable[[], object]
+) -> None:
+    """Run ``action`` right before a step of ``recovery.apply`` begins, once."""
+    original = getattr(apply, function)
+
+    def hooked(*arguments: Any, **keywords: Any) -> Any:
+        monkeypatch.setattr(apply, function, original)
+        action()
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(apply, function, hooked)
+
+
+def after_first_call(
+    monkeypatch: pytest.MonkeyPatch, function: str, action: Callable[[], object]
+) -> None:
+    """Run ``action`` when a step of ``recovery.apply`` ended, well or not, once."""
+    original = getattr(apply, function)
+
+    def hooked(*arguments: Any, **keywords: Any) -> Any:
+        monkeypatch.setattr(apply, function, original)
+        try:
+            return original(*arguments, **keywords)
+        finally:
+            action()
+
+    monkeypatch.setattr(apply, function, hooked)
+
+
+# COW stores that overflow
+
+
+@pytest.mark.parametrize("step", ["write_undo", "mark_applying", "write_new", "mark_consistent"])
+def test_a_cow_store_that_overflows(lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """More is written to the volume than the point's store takes, before and in every step."""
+    volume = protected(lab, 40 * MIB, history_bytes=48 * MIB, filled=False)
+    write_direct(volume.front, os.urandom(4 * MIB), 8 * MIB)
+    before, content = volume.label(), volume.replica_sha256()
+
+    def overflow() -> None:
+        data = os.urandom(MIB)
+        for offset in range(0, 18 * MIB, MIB):
+            write_direct(volume.front, data, offset)
+
+    # The last of the steps comes after the last look at the snapshot: all was read by then.
+    too_late = step == "mark_consistent"
+    before_first_call(monkeypatch, step, overflow)
+    result = volume.sync("--cow-percent", 1, expected=0 if too_late else ExitCode.POINT_INVALID)
+    if not too_late:
+        assert "COW store could not take" in result["error"]
+        after = volume.label()
+        assert (after["state"], after["point_uuid"]) == ("consistent", before["point_uuid"])
+        assert after["history"] == before["history"]
+        assert volume.replica_sha256() == content
+    check_tidy(volume, lab)
+    assert volume.sync("--audit", "full")["tracker"] == "era"
+    volume.check_equal()
+
+
+# disks that fail
+
+
+@pytest.mark.selection
+def test_a_disk_that_fails_before_the_replica_is_touched(lab: Lab) -> None:
+    """The undo store, reading the replica, the label: the replica stays what it was."""
+    with faulty_disk(lab, RECOVERY_SIZE) as disk:
+        volume = on_faulty_disk(lab, disk)
+        label_offset, _ = disk.label_range
+        history = (SIZE, label_offset - SIZE)
+        before, content = volume.label(), volume.replica_sha256()
+        dirty(volume, 1)
+        for place, fault in (
+            (history, "error_writes"),
+            ((MIB, 8 * MIB), "error"),
+            (disk.label_range, "error_writes"),
+        ):
+            disk.load((place, fault))
+            failed = volume.sync(expected=ExitCode.OS)
+            assert disk.path in failed["error"]
+            disk.load()
+            assert volume.label() == before
+            assert volume.replica_sha256() == content
+            check_tidy(volume, lab)
+        assert volume.sync()["tracker"] == "era"
+        volume.check_equal()
+
+
+def test_a_disk_that_fails_while_the_replica_is_written(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails the way back, too: the label says so, and the next sync goes back first."""
+    with faulty_disk(lab, RECOVERY_SIZE) as disk:
+        volume = on_faulty_disk(lab, disk)
+        before, content = volume.label(), volume.replica_sha256()
+        dirty(volume, 2)
+        failing = ((SIZE // 2, SIZE // 2), "error_writes")
+        before_first_call(monkeypatch, "write_new", partial(disk.load, failing))
+        failed = volume.sync(expected=ExitCode.FAILURE)
+        assert "undoing it failed" in failed["error"]
+        # Torn, and nobody may take it for a point.
+        torn = volume.label()
+        assert (torn["state"], torn["point_uuid"]) == ("applying", before["point_uuid"])
+        (status,) = dmsnap("status", volume.name, expected=ExitCode.UNHEALTHY)
+        assert status["replica"]["point"] is None
+        for point in dmsnap("point", "list", volume.name):
+            assert point["places"] == []
+        disk.load()
+        with replica.opened(recorded(volume.name)) as current:
+            current.roll_back()
+        assert volume.replica_sha256() == content
+        assert volume.label()["point_uuid"] == before["point_uuid"]
+        # As it was torn, once more, and now left to the next sync.
+        before_first_call(monkeypatch, "write_new", partial(disk.load, failing))
+        volume.sync(expected=ExitCode.FAILURE)
+        disk.load()
+        assert volume.label()["state"] == "applying"
+        volume.sync()
+        new = volume.check_equal()
+        dmsnap("swap", volume.name, "--to", before["point_uuid"], "--trial")
+        assert sha256(volume.front) == content
+        dmsnap("swap", "revert", volume.name)
+        assert sha256(volume.front) == new
+        check_tidy(volume, lab)
+
+
+def test_a_disk_that_fails_for_a_moment(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole again when the sync goes back: at its former point, at once."""
+    with faulty_disk(lab, RECOVERY_SIZE) as disk:
+        volume = on_faulty_disk(lab, disk)
+        before, content = volume.label(), volume.replica_sha256()
+        dirty(volume, 3)
+        failing = ((SIZE // 2, SIZE // 2), "error_writes")
+        before_first_call(monkeypatch, "write_new", partial(disk.load, failing))
+        after_first_call(monkeypatch, "write_new", disk.load)
+        volume.sync(expected=ExitCode.OS)
+        after = volume.label()
+        assert (after["state"], after["point_uuid"]) == ("consistent", before["point_uuid"])
+        assert volume.replica_sha256() == content
+        check_tidy(volume, lab)
+        volume.sync()
+        volume.check_equal()
+
+
+def test_a_label_that_cannot_be_written_at_the_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All data is there, and nothing says so: it is not a point."""
+    with faulty_disk(lab, RECOVERY_SIZE) as disk:
+        volume = on_faulty_disk(lab, disk)
+        dirty(volume, 4)
+        failing = (disk.label_range, "error_writes")
+        before_first_call(monkeypatch, "mark_consistent", partial(disk.load, failing))
+        volume.sync(expected=ExitCode.FAILURE)
+        assert volume.label()["state"] == "applying"
+        disk.load()
+        volume.sync()
+        volume.check_equal()
+        check_tidy(volume, lab)
+
+
+def test_a_disk_that_forgets_writes_fails_the_audit(lab: Lab) -> None:
+    with faulty_disk(lab, RECOVERY_SIZE) as disk:
+        volume = on_faulty_disk(lab, disk)
+        before, content = volume.label(), volume.replica_sha256()
+        dirty(volume, 5)
+        disk.load(((0, SIZE), "drop_writes"))
+        volume.sync("--audit", "full", expected=ExitCode.AUDIT_FAILED)
+        disk.load()
+        assert volume.label()["point_uuid"] == before["point_uuid"]
+        assert volume.replica_sha256() == content
+        assert volume.sync("--audit", "full")["tracker"] == "compare"
+        volume.check_equal()
+
+
+# a process that is killed
+
+
+def in_child(*argv: str) -> int:
+    """Start a command in a forked process, which is much faster than a new Python."""
+    child = os.fork()
+    if child == 0:
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (1, 2):
+            os.dup2(null, descriptor)
+        try:
+            main(argv)
+        finally:
+            os._exit(0)
+    return child
+
+
+def kill_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_sync_that_is_killed_anywhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At random moments, and in the middle of the apply.
+
+    The replica is the old point or the new one, or goes back to the old.
+    """
+    volume = protected(lab, SIZE, history_bytes=48 * MIB)
+    choices = random.Random(6)
+    old = volume.check_equal()
+    started = time.monotonic()
+    child = in_child("sync", volume.name)
+    os.waitpid(child, 0)
+    longest = time.monotonic() - started
+    states: list[str] = []
+    for number in range(8):
+        dirty(volume, 100 + number, 40)
+        with monkeypatch.context() as patched:
+            if number % 4 == 0:
+                before_first_call(patched, "write_new", kill_this_process)
+            elif number % 4 == 1:
+                after_first_call(patched, "write_new", kill_this_process)
+            child = in_child("sync", volume.name)
+        time.sleep(choices.uniform(0.1, 1.1) * longest)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        wait_until_resumed(volume)
+        new = sha256(volume.front)
+        states.append(volume.label()["state"])
+        if states[-1] == "consistent":
+            assert volume.replica_sha256() in (old, new)
+        else:
+            assert states[-1] == "applying"
+            if number % 3:
+                with replica.opened(recorded(volume.name)) as current:
+                    current.roll_back()
+                assert volume.replica_sha256() == old
+        volume.sync()
+        old = volume.check_equal()
+        assert old == new
+        check_tidy(volume, lab)
+    assert "applying" in states
+
+
+def test_a_sync_that_is_killed_when_all_was_written(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica holds the new point: the next sync goes on from it by the era."""
+    volume = protected(lab, SIZE)
+    dirty(volume, 10)
+    after_first_call(monkeypatch, "mark_consistent", kill_this_process)
+    child = in_child("sync", volume.name)
+    os.waitpid(child, 0)
+    monkeypatch.undo()
+    volume.check_equal()
+    write_direct(volume.front, os.urandom(4 * KIB), MIB)
+    result = volume.sync("--audit", "full")
+    assert (result["tracker"], result["bytes_dirty"]) == ("era", volume.block_bytes)
+    check_tidy(volume, lab)
+
+
+def wait_until_resumed(volume: Protected) -> None:
+    """The watchdog does it when its master died inside the window."""
+    minor = os.minor(volume.front.stat().st_rdev)
+    suspended = Path(f"/sys/block/dm-{minor}/dm/suspended")
+    deadline = time.monotonic() + 10
+    while suspended.read_text() == "1\n":
+        assert time.monotonic() < deadline, "nobody resumed the front"
+        time.sleep(0.01)
+
+
+# a history that is full
+
+
+def test_a_history_that_is_full(lab: Lab) -> None:
+    """The oldest points go, those that stay can be recovered, and one that is kept refuses."""
+    volume = protected(lab, SIZE, history_bytes=8 * MIB)
+    contents = {volume.label()["point_uuid"]: volume.check_equal()}
+    for number in range(5):
+        write_direct(volume.front, os.urandom(2 * MIB), (number % 4) * 2 * MIB)
+        point = volume.sync()["point"]
+        contents[point] = volume.check_equal()
+    kept = [entry["point_uuid"] for entry in volume.label()["history"]]
+    assert kept == list(contents)[-len(kept) - 1 : -1][::-1]
+    assert 2 <= len(kept) < 5
+    listed = {point["id"] for point in dmsnap("point", "list", volume.name)}
+    assert listed == {*kept, point}
+    oldest = kept[-1]
+    dmsnap("swap", volume.name, "--to", oldest, "--trial")
+    assert sha256(volume.front) == contents[oldest]
+    dmsnap("swap", "revert", volume.name)
+
+    # More than the whole history can undo: nothing changes, not even the oldest point goes.
+    before = volume.label()
+    write_direct(volume.front, os.urandom(11 * MIB), 0)
+    volume.sync(expected=ExitCode.NO_SPACE)
+    assert volume.label() == before
+    assert volume.replica_sha256() == contents[point]
+    check_tidy(volume, lab)
+
+
+def test_a_kept_point_is_not_dropped_to_make_room(lab: Lab) -> None:
+    volume = protected(lab, SIZE, history_bytes=4 * MIB)
+    with replica.opened(recorded(volume.name)) as current:
+        current.write_label(replace(current.label, flags=HistoryFlag.KEEP))
+    for offset in (0, 3 * MIB):
+        write_direct(volume.front, os.urandom(3 * MIB), offset)
+        before, content = volume.label(), volume.replica_sha256()
+        volume.sync(expected=ExitCode.NO_SPACE if offset else ExitCode.OK)
+    assert volume.label() == before
+    assert volume.replica_sha256() == content
+    assert before["history"][-1]["point_uuid"] in [
+        point["id"] for point in dmsnap("point", "list", volume.name)
+    ]
+
+
+# every state that a power failure can leave
+
+
+def test_every_prefix_of_a_sync_leads_to_a_point(lab: Lab) -> None:
+    """dm-log-writes: each prefix of the log, and random losses since the last flush of each."""
+    size_bytes, recovery_bytes = 8 * MIB, 16 * MIB
+    primary, base, log = lab.disk(size_bytes), lab.disk(recovery_bytes), lab.disk(64 * MIB)
+    judged = lab.disk(recovery_bytes)
+    fill(Path(primary), size_bytes)
+    name = f"logged-{base.removeprefix('/dev/')}"
+    sectors = recovery_bytes // SECTOR
+    run("dmsetup", "create", name, "--table", f"0 {sectors} linear {base} 0")
+    run("dmsetup", "mknodes")
+    try:
+        path = f"/dev/mapper/{name}"
+        volume = Protected(lab.protect(primary, path), primary, path, size_bytes)
+        dirty(volume, 7)
+        volume.sync()
+        start = Path(base).read_bytes()
+        dirty(volume, 8, 16)
+        load(name, f"0 {sectors} log-writes {base} {log}")
+        volume.sync()
+        load(name, f"0 {sectors} linear {base} 0")
+        old, new = start[:size_bytes], Path(volume.front).read_bytes()
+        writes = logged_writes(log)
+        assert Path(volume.recovery).read_bytes() == replayed(start, writes)
+        volume_as_recorded = replace(recorded(volume.name), recovery=judged)
+        outcomes = [judge(volume_as_recorded, image, old, new) for image in images(start, writes)]
+    finally:
+        run("dmsetup", "remove", "--retry", name)
+    assert set(outcomes) == {"old", "rolled back", "new"}
+
+
+def load(name: str, table: str) -> None:
+    run("dmsetup", "load", name, "--table", table)
+    run("dmsetup", "resume", name)
+
+
+def replayed(start: bytes | bytearray, writes: list[Write]) -> bytes:
+    image = bytearray(start)
+    for write in writes:
+        image[write.offset : write.offset + len(write.data)] = write.data
+    return bytes(image)
+
+
+def images(start: bytes, writes: list[Write]) -> Iterator[bytes]:
+    """What may be on the disk: each prefix, and each with some of its unflushed writes lost."""
+    choices = random.Random(9)
+    durable = bytearray(start)
+    pending: list[Write] = []
+    yield start
+    for write in writes:
+        if write.flushed:
+            for earlier in pending:
+                durable[earlier.offset : earlier.offset + len(earlier.data)] = earlier.data
+            pending = []
+        if not write.data:
+            continue
+        pending.append(write)
+        yield replayed(durable, pending)
+        survivors = [item for item in pending if item.fua or choices.random() < 0.5]
+        if len(survivors) < len(pending):
+            yield replayed(durable, survivors)
+
+
+def judge(volume: Volume, image: bytes, old: bytes, new: bytes) -> str:
+    """Open ``image`` as the recovery volume, as the next sync does; what it is then."""
+    device = str(volume.recovery)
+    with open(device, "r+b", buffering=0) as file:
+        file.write(image)
+        os.fsync(file.fileno())
+    with replica.opened(volume) as current:
+        applying = current.label.state is LabelState.APPLYING
+        point = current.label.point_uuid
+        if applying:
+            current.roll_back()
+        current.require_consistent()
+        assert current.label.point_uuid == point
+    with open(device, "rb") as file:
+        content = file.read(len(old))
+    if applying:
+        assert content == old
+        return "rolled back"
+    assert content in (old, new)
+    return "old" if content == old else "new"

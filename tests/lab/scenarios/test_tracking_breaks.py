@@ -1,0 +1,153 @@
+"""What breaks tracking makes the next sync compare both sides in full, and say why."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import MIB, Lab, dm_devices, dmsnap, run
+from raw_volume import KIB, SECTOR, Protected, check_tidy, protected, write_direct
+
+from dmsnap.errors import ExitCode
+
+SIZE = 12 * MIB
+
+
+@pytest.fixture
+def volume(lab: Lab) -> Protected:
+    """Protected and synced, so that the era would be used."""
+    made = protected(lab, SIZE)
+    write_direct(made.front, os.urandom(4 * KIB), MIB)
+    assert made.sync()["tracker"] == "era"
+    return made
+
+
+def check_compared(volume: Protected, reason: str) -> None:
+    """The next sync compares everything and says why; the one after it trusts the era again."""
+    result = volume.sync()
+    assert result["tracker"] == "compare"
+    assert reason in result["reason"]
+    assert result["bytes_dirty"] == volume.size_bytes
+    volume.check_equal()
+    write_direct(volume.front, os.urandom(4 * KIB), 2 * MIB)
+    result = volume.sync("--audit", "full")
+    assert result["tracker"] == "era"
+    assert result["bytes_dirty"] == volume.block_bytes
+
+
+def remove_stack(volume: Protected) -> None:
+    run("dmsetup", "remove", volume.name)
+    for name in dm_devices():
+        run("dmsetup", "remove", name)
+
+
+@pytest.mark.selection
+def test_the_volume_was_written_while_the_stack_was_gone(lab: Lab, volume: Protected) -> None:
+    remove_stack(volume)
+    write_direct(volume.primary, os.urandom(64 * KIB), 5 * MIB)
+    before = volume.label()
+    volume.sync(expected=ExitCode.STACK_CHANGED)
+    assert volume.label() == before
+    dmsnap("assemble", volume.name)
+    check_compared(volume, "built anew")
+    check_tidy(volume, lab)
+
+
+def test_only_the_front_was_gone(lab: Lab, volume: Protected) -> None:
+    run("dmsetup", "remove", volume.name)
+    write_direct(volume.primary, os.urandom(64 * KIB), 5 * MIB)
+    volume.sync(expected=ExitCode.STACK_CHANGED)
+    dmsnap("assemble", volume.name)
+    check_compared(volume, "built anew")
+    check_tidy(volume, lab)
+
+
+def test_a_foreign_table_in_the_front(lab: Lab, volume: Protected) -> None:
+    """What LVM's refresh does to a layer that it does not know."""
+    table = f"0 {SIZE // SECTOR} linear {volume.primary} 0"
+    run("dmsetup", "load", volume.name, "--table", table)
+    run("dmsetup", "resume", volume.name)
+    write_direct(volume.front, os.urandom(64 * KIB), 5 * MIB)
+    before = volume.label()
+    refused = volume.sync(expected=ExitCode.STACK_CHANGED)
+    assert "another table" in refused["error"]
+    assert volume.label() == before
+    (status,) = dmsnap("status", volume.name, expected=ExitCode.UNHEALTHY)
+    assert any("another table" in problem for problem in status["problems"])
+    dmsnap("assemble", volume.name)
+    assert run("dmsetup", "table", volume.name).split()[2] == "era"
+    check_compared(volume, "built anew")
+    check_tidy(volume, lab)
+
+
+def test_a_foreign_table_in_the_origin(lab: Lab, volume: Protected) -> None:
+    """Points would be taken and hold nothing: writes past the snapshot-origin copy nothing."""
+    (origin,) = (name for name in dm_devices() if "-origin-" in name)
+    run("dmsetup", "load", origin, "--table", f"0 {SIZE // SECTOR} linear {volume.primary} 0")
+    run("dmsetup", "resume", origin)
+    volume.sync(expected=ExitCode.STACK_CHANGED)
+    dmsnap("assemble", volume.name)
+    assert run("dmsetup", "table", origin).split()[2] == "snapshot-origin"
+    check_compared(volume, "built anew")
+    check_tidy(volume, lab)
+
+
+def test_a_front_that_somebody_suspended(lab: Lab, volume: Protected) -> None:
+    """An era device that is suspended answers nothing: it must not be asked."""
+    run("dmsetup", "suspend", volume.name)
+    refused = volume.sync(expected=ExitCode.STACK_CHANGED)
+    assert "is suspended" in refused["error"]
+    dmsnap("assemble", volume.name)
+    check_compared(volume, "built anew")
+    check_tidy(volume, lab)
+
+
+def test_the_catalogue_was_deleted(volume: Protected) -> None:
+    """Commands say that they know no such volume; what is on the devices stays as it is."""
+    before, content = volume.label(), volume.replica_sha256()
+    for path in Path("/var/lib/dmsnap").glob("catalogue.db*"):
+        path.unlink()
+    refused = volume.sync(expected=ExitCode.NOT_FOUND)
+    assert volume.name in refused["error"]
+    assert dmsnap("status") == []
+    assert volume.label() == before
+    assert volume.replica_sha256() == content
+
+
+def test_the_era_metadata_was_replaced(volume: Protected) -> None:
+    """By hand, under a front that looks as it should: the era went back."""
+    table = run("dmsetup", "table", volume.name).strip()
+    uuid = run("dmsetup", "info", "-c", "--noheadings", "-o", "uuid", volume.name).strip()
+    metadata = f"/dev/{Path(f'/sys/dev/block/{table.split()[3]}').resolve().name}"
+    run("dmsetup", "remove", volume.name)
+    run("dd", "if=/dev/zero", f"of={metadata}", "bs=64k", "count=1", "oflag=direct", "status=none")
+    write_direct(volume.primary, os.urandom(64 * KIB), 5 * MIB)
+    run("dmsetup", "create", volume.name, "--uuid", uuid, "--table", table)
+    run("dmsetup", "mknodes")
+    check_compared(volume, "the era metadata was replaced")
+
+
+@pytest.mark.selection
+def test_an_audit_finds_what_tracking_missed(lab: Lab, volume: Protected) -> None:
+    """A block of the replica that differs where nothing was written, as after a lost mark."""
+    before, content = volume.label(), volume.replica_sha256()
+    write_direct(volume.recovery, os.urandom(4 * KIB), 8 * MIB)
+    spoiled = volume.replica_sha256()
+    assert spoiled != content
+    write_direct(volume.front, os.urandom(64 * KIB), 3 * MIB)
+    found = volume.sync("--audit", "full", expected=ExitCode.AUDIT_FAILED)
+    assert f"the first at {8 * MIB}" in found["error"]
+    assert "compare" in found["hint"]
+    # Rolled back to its former point: what the sync wrote is gone again.
+    after = volume.label()
+    assert (after["state"], after["point_uuid"]) == ("consistent", before["point_uuid"])
+    assert after["history"] == before["history"]
+    assert volume.replica_sha256() == spoiled
+    check_tidy(volume, lab)
+    check_compared(volume, "audit")
+
+
+def test_an_audit_of_a_sample_finds_much_damage(volume: Protected) -> None:
+    for offset in range(0, SIZE, MIB):
+        write_direct(volume.recovery, os.urandom(4 * KIB), offset + 8 * KIB)
+    volume.sync("--audit", "sample", expected=ExitCode.AUDIT_FAILED)
+    check_compared(volume, "audit")
