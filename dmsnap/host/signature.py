@@ -49,6 +49,14 @@ def probe(path: Path) -> Signature | None:
     return parse_export(completed.text)
 
 
+def wipe(path: Path) -> None:
+    """Make every signature on a device unrecognisable (wipefs(8)). Root.
+
+    Raises ``ProgramError`` when it is in use.
+    """
+    run("wipefs", "--all", "--", str(path))
+
+
 def parse_export(text: str) -> Signature | None:
     """Read ``KEY=value`` lines; unsafe characters of a value stand behind a backslash."""
     pairs = (line.partition("=") for line in text.splitlines())

@@ -8,7 +8,7 @@ from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue.model import Point, Volume, VolumeState
 from dmsnap.extent import Extent
-from dmsnap.host import kernel
+from dmsnap.host import kernel, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import history
@@ -50,7 +50,7 @@ class FirstCopy:
         return [
             *self.points.steps(),
             Step("label", f"label {device} as being copied to", self._label, self._unlabel),
-            Step("copy", f"copy the point in full to {device}", self._copy),
+            Step("copy", f"copy the point in full to {device}", self._copy, self._wipe_copy),
             Step("mark-consistent", "mark the replica as consistent", self._mark_consistent),
             Step("remove-point", "remove the live snapshot of the point", self._release_point),
         ]
@@ -83,6 +83,10 @@ class FirstCopy:
                 name=str(self.recovery.path),
             )
         self.bytes_written = stats.bytes_written
+
+    def _wipe_copy(self) -> None:
+        """A part of a file system must not be found by its UUID beside the whole one."""
+        signature.wipe(self.recovery.path)
 
     def _mark_consistent(self) -> None:
         live.require_valid(self.volume, self.point)

@@ -28,7 +28,7 @@ from dmsnap.service import browse, journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
-from dmsnap.service.swap import OVERLAY_CHUNK_BYTES, SwapResult, result
+from dmsnap.service.swap import OVERLAY_CHUNK_BYTES, SwapResult, require_overlay, result
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.stack import DmName
 
@@ -43,6 +43,8 @@ class Promotion:
         if volume.state not in (VolumeState.TRIAL, VolumeState.COMMITTING):
             raise WrongStateError(f"{volume.name} is in state {volume.state}, there is no trial")
         browse.require_unmounted(session, volume)
+        if volume.state is VolumeState.TRIAL:
+            require_overlay(volume)
         self.live = [
             point for point in session.catalogue.points(volume.id) if point.area_id is not None
         ]

@@ -95,7 +95,8 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
     areas = session.catalogue.areas(volume.id)
     try:
         if volume.state is VolumeState.TRIAL:
-            return stack.differences(swap.expected_tables(volume, areas))
+            found = stack.differences(swap.expected_tables(volume, areas))
+            return found or swap.overlay_problems(volume)
         if volume.state is VolumeState.BUILDING:
             return [f"protecting {volume.name} was interrupted: unprotect it"]
         if volume.state is VolumeState.COMMITTING:

@@ -17,6 +17,7 @@ from dmsnap.host import blockdev
 from dmsnap.host.blockdev import BlockDevice, describe_users_of
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
+from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.host.dm.target import Snapshot, Table, single
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service import assembly, journal, mounting
@@ -29,6 +30,7 @@ from dmsnap.snapshot.space import era_metadata_bytes, plan_area
 from dmsnap.snapshot.stack import DmName
 
 OVERLAY_CHUNK_BYTES = 4096
+OVERLAY_WARNING_PERCENT = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +297,30 @@ def require_unopened(volume: Volume) -> None:
     if info.open_count:
         users = describe_users_of(info.devno) or "the kernel or another mount namespace"
         raise BusyError(f"/dev/mapper/{volume.name} is in use: {users}")
+
+
+def overlay_usage(volume: Volume) -> SnapshotStatus:
+    """How full a trial's overlay is, and whether the kernel gave it up."""
+    return dm.snapshot_status(stack.require(stack.origin(volume)).name)
+
+
+def overlay_problems(volume: Volume) -> list[str]:
+    """A trial whose overlay is full is lost: the front gives errors, only reverting is left."""
+    usage = overlay_usage(volume)
+    if usage.state is not SnapshotState.OK:
+        return [
+            f"the overlay of the trial of {volume.name} is {usage.state.value}: what the trial "
+            f"wrote is lost, dmsnap swap revert {volume.name} returns to the primary"
+        ]
+    if usage.used_sectors * 100 > usage.total_sectors * OVERLAY_WARNING_PERCENT:
+        return [f"the overlay of the trial is over {OVERLAY_WARNING_PERCENT} % full"]
+    return []
+
+
+def require_overlay(volume: Volume) -> None:
+    """Raise :class:`PointInvalidError` when the trial's overlay cannot be merged any more."""
+    if overlay_usage(volume).state is not SnapshotState.OK:
+        raise PointInvalidError(overlay_problems(volume)[0])
 
 
 def require_trial(volume: Volume) -> None:

@@ -5,6 +5,7 @@ failed scenario does not spoil the next.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -222,11 +223,43 @@ def catalogue_rows(query: str) -> list[tuple[Any, ...]]:
 
 def locks_held() -> list[str]:
     """The volumes whose lock somebody holds now."""
-    paths = Path("/run/dmsnap/locks").glob("*.lock")
-    free = ("flock", "--nonblock", "--exclusive")
-    return [
-        path.name for path in paths if subprocess.run([*free, path, "true"], check=False).returncode
-    ]
+    held = []
+    for path in sorted(Path("/run/dmsnap/locks").glob("*.lock")):
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(path.name)
+    return held
+
+
+def suspended() -> list[str]:
+    """The dm devices that hold back I/O now.
+
+    A snapshot that is loaded and was never activated counts as suspended: it holds up nobody.
+    """
+    found = []
+    for device in Path("/sys/block").glob("dm-*"):
+        with contextlib.suppress(FileNotFoundError):
+            name = (device / "dm/name").read_text().strip()
+            if (device / "dm/suspended").read_text().strip() == "1" and "-point-" not in name:
+                found.append(name)
+    return sorted(found)
+
+
+def loop_files() -> dict[str, str]:
+    """The files that loop devices are attached to."""
+    found = {}
+    for attribute in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            found[attribute.read_text().strip()] = attribute.parts[3]
+    return found
+
+
+def mount_lines() -> list[str]:
+    """Every mount: where, what, its options and its file system's."""
+    rows = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return sorted(" ".join([*row[3:6], *row[row.index("-") :]]) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -249,19 +282,9 @@ def world(lab: Lab, *devices: str | Path) -> World:
     """Look at everything; ``devices`` are read in full."""
     return World(
         dm_tables=sorted(run("dmsetup", "table").splitlines()),
-        suspended=sorted(
-            row
-            for row in run("dmsetup", "info", "-c", "--noheadings", "-o", "name,attr").splitlines()
-            if "s" in row.rpartition(":")[2]
-        ),
-        loops={
-            words[1]: words[0]
-            for line in run("losetup", "-l", "-n", "-O", "NAME,BACK-FILE").splitlines()
-            if (words := line.split(None, 1))
-        },
-        mounts=sorted(
-            run("findmnt", "-rn", "-o", "TARGET,SOURCE,FSTYPE,VFS-OPTIONS,FS-OPTIONS").splitlines()
-        ),
+        suspended=suspended(),
+        loops=loop_files(),
+        mounts=mount_lines(),
         stores=sorted(str(path) for path in (lab.directory / "store").rglob("*")),
         logical_volumes=run("lvs", "--noheadings", "-o", "vg_name,lv_name,lv_tags").splitlines()
         if lab.groups

@@ -39,7 +39,7 @@ def writing(directory: Path) -> Iterator[Path]:
         "data = os.open(sys.argv[1] + '/data', os.O_RDWR | os.O_CREAT)\n"
         "number = 0\n"
         "while True:\n"
-        "    os.pwrite(data, os.urandom(8192), number * 65536 % (6 << 20))\n"
+        "    os.pwrite(data, os.urandom(8192), number * 65536 % (2 << 20))\n"
         "    os.write(log, b'%08d\\n' % number)\n"
         "    os.fsync(log)\n"
         "    number += 1\n"
@@ -179,7 +179,7 @@ def test_commit_killed_while_the_kernel_merges(lab: Lab, after: float) -> None:
     """The merge goes on or stands still; the front serves, and the second run ends it."""
     name, _, recovery, mount_point, contents = three_points(lab)
     dmsnap("swap", name, "--to", newest_first(name)[1], "--trial")
-    (mount_point / "large").write_bytes(os.urandom(9 * MIB))
+    (mount_point / "large").write_bytes(os.urandom(5 * MIB))
     large = (mount_point / "large").read_bytes()
     run("sync")
     with writing(mount_point) as log:
@@ -197,7 +197,7 @@ def test_commit_killed_while_the_kernel_merges(lab: Lab, after: float) -> None:
 def test_interrupted_commit_serves_and_is_finished(lab: Lab) -> None:
     name, _, recovery, mount_point, contents = three_points(lab)
     dmsnap("swap", name, "--trial")
-    (mount_point / "large").write_bytes(os.urandom(9 * MIB))
+    (mount_point / "large").write_bytes(os.urandom(5 * MIB))
     ended = forked("swap", "commit", name, at=(1, "begun"), send=(signal.SIGTERM,), after=0.05)
     assert ended.code in (0, 143), ended
     (mount_point / "probe").write_text("x")
