@@ -74,7 +74,7 @@ class ExtentSet:
             return iter(())
         extents = lib.dms_extent_set_extents(self.cdata)
         packed = ffi.buffer(extents, count * _PAIR.size)[:]
-        return iter(list(_PAIR.iter_unpack(packed)))
+        return _PAIR.iter_unpack(packed)
 
     def __len__(self) -> int:
         return lib.dms_extent_set_count(self.cdata)

@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 from uuid import UUID, uuid4
 
 from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import NotPermittedError
+from dmsnap.errors import NotPermittedError, OperatingSystemError
 from dmsnap.host import kernel
 from dmsnap.host.locks import volume_lock
 from dmsnap.recovery import history, replica
@@ -32,6 +33,9 @@ class Session:
         if os.geteuid() != 0:
             raise NotPermittedError("dmsnap changes devices: it must be run as root")
         settings = configuration.load()
+        if settings.store is None:
+            # The store that is used unless another is named exists from the first command on.
+            make_directory(Path(settings.default_store))
         return cls(settings, Catalogue.open(settings.catalogue_path))
 
     def __enter__(self) -> Self:
@@ -96,3 +100,13 @@ class Session:
         """Make the next sync compare in full: tracking before now cannot be trusted."""
         tracking_id = f"{kernel.boot_id()}:{uuid4()}"
         self.catalogue.update_volume(replace(volume, tracking_id=tracking_id))
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory for root alone; nothing happens when it exists."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperatingSystemError(
+            f"the directory {path} cannot be made: {error.strerror}", errnum=error.errno
+        ) from error
