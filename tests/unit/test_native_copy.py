@@ -141,8 +141,8 @@ def test_a_signal_ends_a_copy_within_a_second(tmp_path: Path) -> None:
         for fd in fds:
             os.ftruncate(fd, 2**40)
         extents = ExtentSet.from_extents([Extent(0, 2**40)])
-        print("begins", flush=True)
         with interruptible():
+            print("begins", flush=True)
             try:
                 copy.compare(*fds, 2**40, extents, name="x")
             except InterruptedBySignal as error:
