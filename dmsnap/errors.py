@@ -52,6 +52,12 @@ class DmsnapError(Exception):
         self.fields = fields
 
 
+class WrongWordError(DmsnapError):
+    """A word of the command line that cannot be what it is meant to be."""
+
+    exit_code = ExitCode.USAGE
+
+
 class NotPermittedError(DmsnapError):
     exit_code = ExitCode.NOT_PERMITTED
 

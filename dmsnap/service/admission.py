@@ -13,12 +13,12 @@ from dmsnap.errors import (
     AlreadyProtectedError,
     BlockSizeError,
     BusyError,
-    DmsnapError,
     ForeignDeviceError,
     NoSpaceError,
     ReadOnlyError,
     StoreOnVolumeError,
     TooSmallError,
+    WrongWordError,
 )
 from dmsnap.host import blockdev, filesystem, lvm, signature
 from dmsnap.host.blockdev import BlockDevice
@@ -77,6 +77,8 @@ def admit(session: Session, request: "ProtectRequest") -> Admitted:
     check_backing(session, backing)
     content = signature.probe(backing.path)
     check_content(backing, content)
+    if recovery.devno != backing.devno:
+        check_not_ours(session, recovery)
     found = check_recovery(request, backing, recovery, content)
     check_block_sizes(backing, recovery, content)
     check_store(request, backing, recovery)
@@ -92,7 +94,7 @@ def admit(session: Session, request: "ProtectRequest") -> Admitted:
 def check_name(name: str) -> None:
     """A name must be usable in dm names, file names and unit names as it is."""
     if not NAME.fullmatch(name) or name.startswith(stack.NAME_PREFIX) or name in RESERVED:
-        raise DmsnapError(
+        raise WrongWordError(
             f"{name!r} cannot be a volume's name",
             hint="use up to 64 letters, digits and . _ + -, beginning with a letter or digit, "
             f"not with {stack.NAME_PREFIX}; {' and '.join(RESERVED)} are taken by dmsnap swap",
@@ -115,24 +117,25 @@ def check_name_is_free(session: Session, name: str) -> None:
         raise BusyError(f"there is a dm device named {name!r} already", hint="use another --name")
 
 
-def check_backing(session: Session, backing: BlockDevice) -> None:
-    """The device must be free but for mounts, writable, and not part of any stack of ours."""
+def check_not_ours(session: Session, device: BlockDevice) -> None:
+    """The device must be no part of any protected volume, not even with ``--overwrite``."""
     for volume in session.catalogue.volumes():
         for path in (volume.backing, volume.recovery):
-            if (
-                path
-                and Path(path).exists()
-                and BlockDevice.probe(Path(path)).devno == backing.devno
-            ):
+            if path and Path(path).exists() and BlockDevice.probe(Path(path)).devno == device.devno:
                 part = "protected" if path == volume.backing else "the recovery volume"
                 raise AlreadyProtectedError(
-                    f"{backing.path} is {part} already, as part of {volume.name}",
+                    f"{device.path} is {part} already, as part of {volume.name}",
                     volume=volume.name,
                 )
-    if (SYSFS.dm_uuid(backing.devno) or "").startswith(dm.UUID_PREFIX):
+    if (SYSFS.dm_uuid(device.devno) or "").startswith(dm.UUID_PREFIX):
         raise AlreadyProtectedError(
-            f"{backing.path} is {SYSFS.display_name(backing.devno)}, a device of dmsnap's own"
+            f"{device.path} is {SYSFS.display_name(device.devno)}, a device of dmsnap's own"
         )
+
+
+def check_backing(session: Session, backing: BlockDevice) -> None:
+    """The device must be free but for mounts, writable, and not part of any stack of ours."""
+    check_not_ours(session, backing)
     if backing.read_only:
         raise ReadOnlyError(str(backing.path), "a protected volume")
     found = replica.read_label(backing.path)

@@ -207,8 +207,15 @@ def unmount_point(session: Session, text: str, *, dry_run: bool) -> Plan | None:
             volume.id,
             [
                 Step("unmount", f"unmount point {wanted.id}", unmount),
-                Step("hide-point", "remove its overlay", lambda: hide(volume, wanted.id)),
-                Step("release-overlay", f"give back what it used of {volume.store}", release),
+                Step(
+                    "hide-point", "remove its overlay", lambda: hide(volume, wanted.id), final=True
+                ),
+                Step(
+                    "release-overlay",
+                    f"give back what it used of {volume.store}",
+                    release,
+                    final=True,
+                ),
             ],
         )
         if dry_run:

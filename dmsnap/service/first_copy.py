@@ -52,7 +52,12 @@ class FirstCopy:
             Step("label", f"label {device} as being copied to", self._label, self._unlabel),
             Step("copy", f"copy the point in full to {device}", self._copy, self._wipe_copy),
             Step("mark-consistent", "mark the replica as consistent", self._mark_consistent),
-            Step("remove-point", "remove the live snapshot of the point", self._release_point),
+            Step(
+                "remove-point",
+                "remove the live snapshot of the point",
+                self._release_point,
+                final=True,
+            ),
         ]
 
     def _label(self) -> None:

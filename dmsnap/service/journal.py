@@ -17,12 +17,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a plan. ``undo`` must hold on a step that was begun and not finished, too."""
+    """One step of a plan. ``undo`` must hold on a step that was begun and not finished, too.
+
+    From the first ``final`` step on there is no way back, because it gives up what undoing would
+    need: signals are held back, and a failure is reported without undoing anything.
+    """
 
     name: str
     description: str
     do: Callable[[], None]
     undo: Callable[[], None] | None = None
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +57,24 @@ class StepTimes:
 def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
     """Do the steps. On any failure or signal the ones begun are undone, the last one first.
 
-    Undoing is not interrupted by SIGINT or SIGTERM. When it fails too, the error says both.
+    Neither undoing nor the final steps are interrupted by SIGINT or SIGTERM. When undoing fails
+    too, the error says both.
     """
     names = [step.name for step in plan.steps]
     with interruptible():
         job_id = catalogue.begin_job(plan.operation, plan.volume_id, os.getpid(), names)
         journal = _Journal(catalogue, job_id)
         try:
-            for position, step in enumerate(plan.steps):
-                log.debug("%s: %s", plan.operation, step.description)
-                journal.do(position, step)
+            journal.do_all(plan)
         except BaseException as error:
-            failures = journal.give_up(error)
-            if failures:
-                raise UndoFailedError(error, failures) from error
-            raise
+            if not journal.final:
+                failures = journal.give_up(error)
+                if failures:
+                    raise UndoFailedError(error, failures) from error
+                raise
+            if not isinstance(error, InterruptedBySignal):
+                journal.end(f"failed: {error}")
+                raise
         journal.end("done")
     return journal.times
 
@@ -78,7 +86,21 @@ class _Journal:
         self._catalogue = catalogue
         self._job_id = job_id
         self._begun: list[tuple[int, Step]] = []
+        self.final = False
         self.times = StepTimes()
+
+    def do_all(self, plan: Plan) -> None:
+        """A signal that came during the final steps raises after the last of them."""
+        steps = list(enumerate(plan.steps))
+        final = next((position for position, step in steps if step.final), len(steps))
+        for position, step in steps[:final]:
+            log.debug("%s: %s", plan.operation, step.description)
+            self.do(position, step)
+        with held_back():
+            for position, step in steps[final:]:
+                self.final = True
+                log.debug("%s: %s", plan.operation, step.description)
+                self.do(position, step)
 
     def do(self, position: int, step: Step) -> None:
         self._begun.append((position, step))

@@ -204,6 +204,7 @@ def deletion_steps(session: Session, volume: Volume, wanted: PointView) -> list[
                 "remove-live",
                 f"remove the live snapshot of point {wanted.id}",
                 partial(session.remove_live_point, volume, recorded),
+                final=True,
             )
         )
     if any(place.kind == "replica" for place in wanted.places):
@@ -217,10 +218,11 @@ def deletion_steps(session: Session, volume: Volume, wanted: PointView) -> list[
                 "drop-history",
                 f"drop point {wanted.id} from the history of {volume.recovery}",
                 partial(drop_from_history, volume, wanted.id),
+                final=True,
             )
         )
     forget = partial(session.catalogue.delete_point, wanted.id)
-    return [*steps, Step("forget", f"mark point {wanted.id} as deleted", forget)]
+    return [*steps, Step("forget", f"mark point {wanted.id} as deleted", forget, final=True)]
 
 
 def drop_from_history(volume: Volume, point_id: UUID) -> None:

@@ -111,13 +111,18 @@ class Protection:
                     self._unmount_front,
                 )
             )
-        return Plan("protect", volume.id, [*steps, *self.copy.steps()])
+        record = f"record that {volume.name} is protected"
+        finish = Step("record-protected", record, self._finish, final=True)
+        return Plan("protect", volume.id, [*steps, *self.copy.steps(), finish])
 
     def _record(self) -> None:
         self.session.catalogue.add_volume(self.volume)
 
     def _forget(self) -> None:
         self.session.catalogue.remove_volume(self.volume.id)
+
+    def _finish(self) -> None:
+        self.session.catalogue.update_volume(replace(self.volume, state=VolumeState.PROTECTED))
 
     def _unmount(self) -> None:
         mounting.unmount(self.backing.devno, self.session.configuration.unmount_wait_seconds)
@@ -185,7 +190,4 @@ def protect(
         plan = protection.plan()
         if dry_run:
             return plan
-        times = journal.run(session.catalogue, plan)
-        finished = replace(protection.volume, state=VolumeState.PROTECTED)
-        session.catalogue.update_volume(finished)
-        return protection.result(times)
+        return protection.result(journal.run(session.catalogue, plan))

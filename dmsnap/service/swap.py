@@ -184,7 +184,7 @@ class Revert:
                 partial(assembly.mount_front, self.after),
                 self._unmount,
             ),
-            Step("drop-overlay", "drop the overlay and what it held", self._drop),
+            Step("drop-overlay", "drop the overlay and what it held", self._drop, final=True),
         ]
         return Plan("swap revert", self.volume.id, steps)
 

@@ -114,7 +114,12 @@ class Sync:
                 Step("audit", f"compare {device} with the point ({self.audit})", self._audit)
             )
         steps.append(
-            Step("remove-point", "remove the live snapshot of the point", self._release_point)
+            Step(
+                "remove-point",
+                "remove the live snapshot of the point",
+                self._release_point,
+                final=True,
+            )
         )
         return steps
 

@@ -4,10 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmsnap._native import label
-from dmsnap._native.label import Label
-from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
+from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
 from dmsnap.errors import BusyError, WrongStateError
-from dmsnap.host.blockdev import BlockDevice, open_exclusive
+from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
 from dmsnap.service import assembly, journal, mounting
@@ -15,14 +14,14 @@ from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
-from dmsnap.snapshot.space import era_metadata_bytes, plan_area
 
 
 class Release:
     """The plan that takes a volume out of protection.
 
-    Everything that could fail comes first. When it is undone, tracking starts again and the points
-    on the primary are gone: the device was the user's in between.
+    Everything that could fail comes first. Undone, tracking starts again and the points on the
+    primary are gone; from giving back the store on, it is only finished, if need be by running
+    it again.
     """
 
     def __init__(self, session: Session, volume: Volume, *, forget: bool) -> None:
@@ -43,7 +42,6 @@ class Release:
         self.session = session
         self.volume = volume
         self.forget = forget
-        self.label: Label | None = None
         # A protect or an unprotect that was killed may have unmounted it and come no further.
         unfinished = volume.state is VolumeState.BUILDING or not stack.exists(stack.front(volume))
         self.mounts = volume.mounts if unfinished else ()
@@ -64,13 +62,18 @@ class Release:
                 self._mount,
                 self._unmount_backing,
             ),
-            Step("release-store", f"give back what {name} used of {volume.store}", self._store),
+            Step(
+                "release-store",
+                f"give back what {name} used of {volume.store}",
+                self._store,
+                final=True,
+            ),
         ]
         if self.forget and volume.recovery is not None:
             wipe = f"wipe the label of {volume.recovery}"
-            steps.append(Step("forget", wipe, self._wipe, self._write_label_again))
+            steps.append(Step("forget", wipe, self._wipe, final=True))
         record = f"record that {name} is not protected any more"
-        steps.append(Step("record", record, self._record, self._record_again))
+        steps.append(Step("record", record, self._record, final=True))
         return Plan("unprotect", volume.id, steps)
 
     def _unmount(self) -> None:
@@ -104,8 +107,6 @@ class Release:
             self._mount()
             return
         self.session.distrust(self.volume)
-        if not self.session.catalogue.areas(self.volume.id, AreaRole.ERA_METADATA):
-            self.session.create_area(self.volume, era_metadata(self.volume))
         assembly.build(self.volume, self.session.catalogue.areas(self.volume.id))
 
     def _mount(self) -> None:
@@ -125,26 +126,10 @@ class Release:
         path = replica.recovery_path(self.volume)
         if replica.read_label(path) is not None:
             with replica.opened(self.volume) as current:
-                self.label = current.label
                 label.wipe(current.fd, current.device.size_bytes, str(path))
-
-    def _write_label_again(self) -> None:
-        if self.label is not None:
-            device = BlockDevice.probe(replica.recovery_path(self.volume))
-            with open_exclusive(device.path, write=True) as fd:
-                label.write(fd, device.size_bytes, self.label, str(device.path))
 
     def _record(self) -> None:
         self.session.catalogue.remove_volume(self.volume.id)
-
-    def _record_again(self) -> None:
-        self.session.catalogue.add_volume(self.volume)
-
-
-def era_metadata(volume: Volume) -> Area:
-    """New era metadata for a volume whose own was given back already."""
-    size_bytes = era_metadata_bytes(volume.size_bytes, volume.block_bytes)
-    return plan_area(volume, AreaRole.ERA_METADATA, size_bytes)
 
 
 def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Plan | None:

@@ -1,6 +1,7 @@
 """A volume group as the store: every LV carries the tag, and all are gone afterwards."""
 
 import os
+from pathlib import Path
 
 import pytest
 from conftest import MIB, Lab, administrator, dm_devices, dmsnap, refused, run, sha256
@@ -112,8 +113,10 @@ def test_default_store_and_relative_directory(lab: Lab) -> None:
     primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
     name = lab.name()
     words = ["protect", primary, "--name", name, "--recovery", recovery]
-    sentence = refused(ExitCode.NOT_FOUND, *words)
-    assert "/var/lib/dmsnap/store" in sentence
+    dmsnap(*words)
+    assert list(Path("/var/lib/dmsnap/store").glob(f"{name}-era-metadata-*.img"))
+    dmsnap("unprotect", name)
+    assert list(Path("/var/lib/dmsnap/store").iterdir()) == []
     store = lab.directory / "here"
     store.mkdir()
     run("sh", "-c", f"cd {lab.directory} && dmsnap {' '.join(words)} --store ./here")
