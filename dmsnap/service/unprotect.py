@@ -127,6 +127,8 @@ class Release:
         if replica.read_label(path) is not None:
             with replica.opened(self.volume) as current:
                 label.wipe(current.fd, current.device.size_bytes, str(path))
+        for point in self.session.catalogue.points(self.volume.id):
+            self.session.catalogue.delete_point(point.id)
 
     def _record(self) -> None:
         self.session.catalogue.remove_volume(self.volume.id)
