@@ -82,8 +82,8 @@ test: ## install what is missing, then every check and test
 	$(MAKE) test-lab
 
 demo: ## the main job, in the lab: spoil two volumes and recover them
-	tests/lab/install-host-packages
-	tests/lab/run --timeout 1500 python3 tests/lab/demo
+	$(MAKE) deps
+	tests/lab/run --timeout 1500 tests/lab/demo
 
 bench: build ## measure, as ratios in one run
 	tests/bench/run

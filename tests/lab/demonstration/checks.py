@@ -132,6 +132,16 @@ def point_device(volume: Volume) -> str:
     return str(found[0])
 
 
+def overlay_bytes(volume: Volume) -> int:
+    """How much a trial's overlay holds."""
+    status = run("dmsetup", "status")
+    shown = rf"^dmsnap-{re.escape(volume.name)}-origin-\d+: 0 \d+ snapshot (\d+)/\d+ \d+$"
+    found = re.findall(shown, status, re.MULTILINE)
+    if len(found) != 1:
+        raise FailedError(f"the overlay of {volume.name} is not there, or not valid:\n{status}")
+    return int(found[0]) * 512
+
+
 def replay_journal(volume: Volume, device: Path, directory: Path) -> None:
     """fsck without repair takes a journal that was not replayed for damage."""
     mount_point = directory / "check"

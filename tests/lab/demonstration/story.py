@@ -276,6 +276,7 @@ class Story:
         """For good, while the application goes on."""
         subject = item.volume
         before = subject.position
+        held = checks.overlay_bytes(subject)
         outcome = self.dmsnap("swap", "commit", item.name)
         written = len(subject.commits(before))
         if self.mounts.changes(subject.mount_point, outcome.started):
@@ -283,8 +284,9 @@ class Story:
         if outcome.result["state"] != "promoted" or not written:
             raise FailedError(f"{written} transactions during the commit: {outcome.result}")
         self.tell(
-            f"{item.name} is committed: {subject.recovery} is its primary now, merged in "
-            f"{outcome.result['seconds']:.2f} s, {written} transactions meanwhile"
+            f"{item.name} is committed: {subject.recovery} is its primary now, "
+            f"{figures.mib(held)} MiB of overlay "
+            f"merged in {outcome.result['seconds']:.2f} s, {written} transactions meanwhile"
         )
 
     def end(self, running: Applications) -> None:
