@@ -4,7 +4,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from dmsnap._native import label
@@ -32,9 +31,6 @@ from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.space import era_metadata_bytes, open_space
 from dmsnap.units import MIB, PAGE_BYTES, format_size
 
-if TYPE_CHECKING:
-    from dmsnap.service.protect import ProtectRequest
-
 # The dm names made of it must stay under DM_NAME_LEN (128), and a label holds 64 bytes.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
@@ -53,6 +49,20 @@ MANAGED = {
 
 
 @dataclass(frozen=True, slots=True)
+class ProtectRequest:
+    """What the user asked for. Sizes in bytes; ``cow_percent`` 0: what the configuration says."""
+
+    device: Path
+    name: str
+    recovery: Path
+    store: str
+    block_bytes: int
+    chunk_bytes: int
+    overwrite: bool = False
+    cow_percent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     """Devices that passed. ``label`` is that of an earlier protection of the same volume."""
 
@@ -67,7 +77,7 @@ class Admitted:
         return self.label.volume_uuid if self.label else None
 
 
-def admit(session: Session, request: "ProtectRequest") -> Admitted:
+def admit(session: Session, request: ProtectRequest) -> Admitted:
     """Check everything that ``protect`` needs; nothing is changed."""
     dm.require_targets(*stack.TARGETS)
     check_sizes(request.block_bytes, request.chunk_bytes)
@@ -153,7 +163,7 @@ def check_content(backing: BlockDevice, content: Signature | None) -> None:
 
 
 def check_recovery(
-    request: "ProtectRequest",
+    request: ProtectRequest,
     backing: BlockDevice,
     recovery: BlockDevice,
     content: Signature | None,
@@ -180,7 +190,7 @@ def check_recovery(
     return check_label(request, backing, recovery, content, found)
 
 
-def check_empty(request: "ProtectRequest", recovery: BlockDevice) -> None:
+def check_empty(request: ProtectRequest, recovery: BlockDevice) -> None:
     content = signature.probe(recovery.path)
     if content is not None and not request.overwrite:
         raise ForeignDeviceError(
@@ -190,7 +200,7 @@ def check_empty(request: "ProtectRequest", recovery: BlockDevice) -> None:
 
 
 def check_label(
-    request: "ProtectRequest",
+    request: ProtectRequest,
     backing: BlockDevice,
     recovery: BlockDevice,
     content: Signature | None,
@@ -230,7 +240,7 @@ def check_block_sizes(
         )
 
 
-def check_store(request: "ProtectRequest", backing: BlockDevice, recovery: BlockDevice) -> None:
+def check_store(request: ProtectRequest, backing: BlockDevice, recovery: BlockDevice) -> None:
     """The store must lie neither on the volume nor on its replica, and have room for a point."""
     space = open_space(request.store)
     space.require()

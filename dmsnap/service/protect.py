@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from uuid import UUID, uuid4
 
 from dmsnap._native import label
@@ -12,27 +11,13 @@ from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.recovery import history
 from dmsnap.service import admission, assembly, journal, mounting
-from dmsnap.service.admission import Admitted
+from dmsnap.service.admission import Admitted, ProtectRequest
 from dmsnap.service.first_copy import FirstCopy
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.progress import Progress
 from dmsnap.service.session import Session
 from dmsnap.service.sync import Sync
 from dmsnap.snapshot.space import era_metadata_bytes, plan_area
-
-
-@dataclass(frozen=True, slots=True)
-class ProtectRequest:
-    """What the user asked for. Sizes in bytes; ``cow_percent`` 0: what the configuration says."""
-
-    device: Path
-    name: str
-    recovery: Path
-    store: str
-    block_bytes: int
-    chunk_bytes: int
-    overwrite: bool = False
-    cow_percent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pytest
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.cli import program
 from dmsnap.errors import ExitCode
-from dmsnap.service import (
+from dmsnap.service import admission, (
     assemble,
     browse,
     point,
@@ -126,7 +126,7 @@ def test_protect_asks_for_what_was_written(service: Service, shown: Shown) -> No
         "--cow-percent", "7",
     )  # fmt: skip
     ((_, (request,), options),) = service.calls
-    assert request == protect.ProtectRequest(
+    assert request == admission.ProtectRequest(
         device=Path("/dev/sdb"), name="srv", recovery=Path("/dev/sdc"), store="vg0",
         block_bytes=MIB, chunk_bytes=16384, overwrite=True, cow_percent=7,
     )  # fmt: skip

@@ -11,8 +11,9 @@ from dmsnap.service import protect as protection
 from dmsnap.service import status as state
 from dmsnap.service import sync as syncing
 from dmsnap.service import unprotect as release
+from dmsnap.service.admission import ProtectRequest
 from dmsnap.service.journal import Plan
-from dmsnap.service.protect import ProtectRequest, ProtectResult
+from dmsnap.service.protect import ProtectResult
 from dmsnap.service.session import Session
 from dmsnap.service.status import VolumeStatus
 from dmsnap.service.sync import Audit, SyncResult
