@@ -11,6 +11,7 @@ from dmsnap.host import mount, mountinfo
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Snapshot, single
+from dmsnap.host.system_call import system_call
 from dmsnap.recovery import chain, replica
 from dmsnap.recovery.chain import Level
 from dmsnap.service import journal
@@ -113,7 +114,8 @@ class Browse:
 
     def _mount(self) -> None:
         if not self.directory.is_dir():
-            self.directory.mkdir(parents=True)
+            with system_call(f"make the directory {self.directory}"):
+                self.directory.mkdir(parents=True)
             self.made_directory = True
         options = (*OPTIONS, *TWIN_OPTIONS[self.volume.fs_type])
         node = dm.node(stack.browse(self.volume, self.view.id).name)

