@@ -13,7 +13,8 @@ import pytest
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.cli import program
 from dmsnap.errors import ExitCode
-from dmsnap.service import admission, (
+from dmsnap.service import (
+    admission,
     assemble,
     browse,
     point,
