@@ -39,7 +39,8 @@ class FirstCopy:
         self.recovery = recovery
         self.progress = progress
         self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
-        self.bytes_written = 0
+        self.bytes_written = 0  # as data; what was given as zeroes is counted apart
+        self.bytes_zero = 0
 
     @property
     def point(self) -> Point:
@@ -87,7 +88,8 @@ class FirstCopy:
                 progress=of_total(self.progress, size_bytes),
                 name=str(self.recovery.path),
             )
-        self.bytes_written = stats.bytes_written
+        self.bytes_written = stats.bytes_written - stats.bytes_zero
+        self.bytes_zero = stats.bytes_zero
 
     def _wipe_copy(self) -> None:
         """A part of a file system must not be found by its UUID beside the whole one."""

@@ -31,6 +31,7 @@ class ProtectResult:
     size_bytes: int
     point: UUID
     bytes_written: int
+    bytes_zero: int
     history_bytes: int
     window_seconds: float
     seconds: float
@@ -135,6 +136,7 @@ class Protection:
             size_bytes=self.volume.size_bytes,
             point=self.copy.point.id,
             bytes_written=self.copy.bytes_written,
+            bytes_zero=self.copy.bytes_zero,
             history_bytes=region.length_bytes,
             window_seconds=self.copy.point.window_seconds,
             seconds=times.total,

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from uuid import UUID
 
 from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
@@ -101,6 +102,7 @@ def remove_stray_trial(session: Session, volume: Volume) -> None:
     if not strays:
         return
     for generation in {area.generation for area in strays}:
+        stack.remove(stack.era_maker(replace(volume, generation=generation)))
         stack.remove(stack.origin(volume, generation))
     chain.remove(chain.existing(volume, chain.TRIAL))
     for area in strays:

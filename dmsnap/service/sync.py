@@ -100,6 +100,10 @@ class Sync:
     def bytes_written(self) -> int:
         return self.stats.bytes_written
 
+    @property
+    def bytes_zero(self) -> int:
+        return self.stats.bytes_zero
+
     def steps(self) -> list[Step]:
         name, device = self.volume.name, self.volume.recovery
         steps = [

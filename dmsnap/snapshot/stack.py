@@ -43,6 +43,11 @@ def origin(volume: Volume, generation: int | None = None) -> DmName:
     return _hidden(volume, "origin", str(generation or volume.generation))
 
 
+def era_maker(volume: Volume) -> DmName:
+    """A device that exists for a moment, for dm-era to make the metadata of a generation."""
+    return _hidden(volume, "era", str(volume.generation))
+
+
 def live_point(volume: Volume, point_id: UUID) -> DmName:
     """A live COW snapshot on the primary."""
     return _hidden(volume, "point", point_id.hex[:12])

@@ -44,7 +44,8 @@ STEPS = {"track": 0.01, "apply": 0.5}
 PLAN = Plan("sync", None, [Step("a", "find it", lambda: None), Step("b", "copy it", lambda: None)])
 
 PROTECTED = ProtectResult(
-    "srv", "/dev/mapper/srv", "/dev/sdb", "/dev/sdc", GIB, POINT, 512 * MIB, 64 * MIB, 0.0034, 7.25,
+    "srv", "/dev/mapper/srv", "/dev/sdb", "/dev/sdc", GIB, POINT, 512 * MIB, 512 * MIB, 64 * MIB,
+    0.0034, 7.25,
     STEPS,
 )  # fmt: skip
 SYNCED = SyncResult(
@@ -238,7 +239,7 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
     protected = json.loads(shown(*PROTECT, "--json"))
     assert set(protected) == {
         "volume", "front", "device", "recovery", "size_bytes", "point", "bytes_written",
-        "history_bytes", "window_seconds", "seconds", "steps",
+        "bytes_zero", "history_bytes", "window_seconds", "seconds", "steps",
     }  # fmt: skip
     assert json.loads(shown("swap", "srv", "--json")) == {
         "volume": "srv", "state": "trial", "point": str(POINT), "steps": STEPS, "seconds": 0.51,

@@ -142,8 +142,8 @@ def test_a_signal_ends_a_copy_within_a_second(tmp_path: Path) -> None:
             os.ftruncate(fd, 2**40)
         extents = ExtentSet.from_extents([Extent(0, 2**40)])
         with interruptible():
-            print("begins", flush=True)
             try:
+                print("begins", flush=True)
                 copy.compare(*fds, 2**40, extents, name="x")
             except InterruptedBySignal as error:
                 sys.exit(40 + error.signal_number)

@@ -38,7 +38,7 @@ def found(era: EraMetadata, since: int, *, from_snapshot: bool = False) -> set[i
 def models(draw: st.DrawFn) -> Model:
     nr_blocks = draw(st.integers(1, 2500))
     current_era = draw(st.integers(1, 12))
-    seed = random.Random(draw(st.integers(0, 2**32)))  # noqa: S311 - blocks, not secrets
+    seed = random.Random(draw(st.integers(0, 2**32)))
     share = draw(st.sampled_from([0.0, 0.01, 0.5, 1.0]))
 
     def some(bits: int) -> set[int]:
