@@ -557,7 +557,7 @@ def test_wrong_names(lab: Lab, name: str) -> None:
     refused(ExitCode.USAGE, *words)
     assert world(lab) == before
     for command in (("status",), ("sync",), ("unprotect",), ("point", "create")):
-        refused(ExitCode.NOT_FOUND, *command, "--", name)
+        refused(ExitCode.USAGE if name == "-x" else ExitCode.NOT_FOUND, *command, name)
 
 
 def test_longest_name(lab: Lab) -> None:
@@ -619,18 +619,18 @@ def test_era_metadata_with_one_bit_turned(lab: Lab) -> None:
     """Every block has a checksum: a bit in one that is read is seen, any other changes nothing."""
     image = era_image()
     good = dmsnap("inspect", "era", "--since", "0", damaged(lab, image, "good"))
-    blocks = [at for at in range(0, len(image), 4096) if any(image[at : at + 4096])][:24]
+    blocks = [at for at in range(0, len(image), 4096) if any(image[at : at + 4096])]
     seen = 0
     for at in blocks:
-        for byte, bit in ((0, 0), (77, 3), (4095, 7)):
-            spoiled = bytearray(image)
-            spoiled[at + byte] ^= 1 << bit
-            path = damaged(lab, bytes(spoiled), "bit")
-            if inspect_here(path, "era", "--since", "0"):
-                seen += 1
-            else:
-                assert dmsnap("inspect", "era", "--since", "0", path) == good
-    assert seen >= 6
+        spoiled = bytearray(image)
+        spoiled[at + 77] ^= 8
+        path = damaged(lab, bytes(spoiled), "bit")
+        if inspect_here(path, "era", "--since", "0"):
+            seen += 1
+        else:
+            assert dmsnap("inspect", "era", "--since", "0", path) == good
+    # The superblock, the writeset tree and what it leads to, the era array.
+    assert seen >= 3, (seen, len(blocks))
 
 
 def crc32c(data: bytes) -> int:
