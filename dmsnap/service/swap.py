@@ -13,8 +13,8 @@ from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.errors import BusyError, NotFoundError, PointInvalidError, WrongStateError
-from dmsnap.host import blockdev
-from dmsnap.host.blockdev import BlockDevice, describe_users_of
+from dmsnap.host import blockdev, udev
+from dmsnap.host.blockdev import BlockDevice, describe_users_of, lasting_users
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
@@ -312,6 +312,10 @@ def load_front(volume: Volume, metadata: BlockDevice) -> None:
 def require_unopened(volume: Volume) -> None:
     """Raise while somebody has the front open: its content is about to change under them."""
     info = stack.require(stack.front(volume))
+    if info.open_count and udev.is_running() and not lasting_users(info.devno):
+        # udev looks at a device that was closed after writing, and holds it open for a moment.
+        udev.settle()
+        info = stack.require(stack.front(volume))
     if info.open_count:
         users = describe_users_of(info.devno) or "the kernel or another mount namespace"
         raise BusyError(f"/dev/mapper/{volume.name} is in use: {users}")
