@@ -28,7 +28,7 @@ from dmsnap.service import browse, journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
-from dmsnap.service.swap import OVERLAY_CHUNK_BYTES, SwapResult, require_overlay, result
+from dmsnap.service.trial import OVERLAY_CHUNK_BYTES, SwapResult, require_overlay, result
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.stack import DmName
 

@@ -12,7 +12,7 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.recovery import history, replica
-from dmsnap.service import swap
+from dmsnap.service import trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 from dmsnap.units import to_bytes
@@ -95,8 +95,8 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
     areas = session.catalogue.areas(volume.id)
     try:
         if volume.state is VolumeState.TRIAL:
-            found = stack.differences(swap.expected_tables(volume, areas))
-            return found or swap.overlay_problems(volume)
+            found = stack.differences(trial.expected_tables(volume, areas))
+            return found or trial.overlay_problems(volume)
         if volume.state is VolumeState.BUILDING:
             return [f"protecting {volume.name} was interrupted: unprotect it"]
         if volume.state is VolumeState.COMMITTING:

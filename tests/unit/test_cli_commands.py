@@ -20,6 +20,7 @@ from dmsnap.service import (
     point,
     promotion,
     protect,
+    revert,
     status,
     swap,
     sync,
@@ -31,8 +32,8 @@ from dmsnap.service.point import Place, PointView
 from dmsnap.service.protect import ProtectResult
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
-from dmsnap.service.swap import SwapResult
 from dmsnap.service.sync import Audit, AuditResult, SyncResult
+from dmsnap.service.trial import SwapResult
 from dmsnap.tracking.choice import Tracker
 from dmsnap.units import GIB, MIB
 
@@ -98,7 +99,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (point, "create", [LIVE]), (point, "list_points", [LIVE, LOST]), (point, "find", LIVE),
         (point, "delete", None), (browse, "unmount_point", None),
         (browse, "mount_point", BrowseResult(POINT, "srv", "/run/dmsnap/points/3f2a")),
-        (swap, "swap", SWAPPED), (swap, "revert", SWAPPED), (promotion, "commit", SWAPPED),
+        (swap, "swap", SWAPPED), (revert, "revert", SWAPPED), (promotion, "commit", SWAPPED),
     ):  # fmt: skip
         fake.answers(module, name, answer)
     return fake

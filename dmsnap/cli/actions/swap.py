@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.service import promotion
+from dmsnap.service import revert as reverting
 from dmsnap.service import swap as swapping
 from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
-from dmsnap.service.swap import SwapResult
+from dmsnap.service.trial import SwapResult
 
 
 def start(output: Output, *, name: str, to: str | None, trial: bool, dry_run: bool) -> None:
@@ -19,7 +20,7 @@ def start(output: Output, *, name: str, to: str | None, trial: bool, dry_run: bo
 
 def revert(output: Output, *, name: str, dry_run: bool) -> None:
     with Session.open() as session:
-        result = swapping.revert(session, name, dry_run=dry_run)
+        result = reverting.revert(session, name, dry_run=dry_run)
     _show(output, result, describe_reverted)
 
 

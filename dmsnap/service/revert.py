@@ -1,0 +1,95 @@
+"""Revert: end a trial and go back to the primary as it was left."""
+
+from dataclasses import replace
+from functools import partial
+
+from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
+from dmsnap.recovery import chain, history, replica
+from dmsnap.service import assembly, journal, trial
+from dmsnap.service.journal import Plan, Step
+from dmsnap.service.reaper import held
+from dmsnap.service.session import Session
+from dmsnap.service.trial import SwapResult
+from dmsnap.snapshot import stack
+
+
+class Revert:
+    """The plan that returns from a trial to the primary; what the trial wrote is dropped."""
+
+    def __init__(self, session: Session, volume: Volume) -> None:
+        trial.require_trial(volume)
+        self.session = session
+        self.volume = volume
+        self.label = replica.label_of(volume)
+        steps_back = history.position_of(self.label, volume.trial_point) or 0
+        self.chain = chain.levels(volume, self.label, steps_back, chain.TRIAL)
+        self.after = replace(
+            volume,
+            state=VolumeState.PROTECTED,
+            generation=volume.generation - 1,
+            trial_point=None,
+        )
+
+    def plan(self) -> Plan:
+        name = self.volume.name
+        steps = [
+            Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_trial),
+            Step(
+                "load-front",
+                f"put the primary back under /dev/mapper/{name}",
+                self._load,
+                self._unload,
+            ),
+            Step(
+                "record", f"record that {name} is back on its primary", self._record, self._unrecord
+            ),
+            Step(
+                "mount",
+                f"mount /dev/mapper/{name}",
+                partial(assembly.mount_front, self.after),
+                self._unmount,
+            ),
+            Step("drop-overlay", "drop the overlay and what it held", self._drop, final=True),
+        ]
+        return Plan("swap revert", self.volume.id, steps)
+
+    def _unmount(self) -> None:
+        wait_seconds = self.session.configuration.unmount_wait_seconds
+        assembly.unmount_front(self.volume, wait_seconds)
+        trial.require_unopened(self.volume)
+
+    def _mount_trial(self) -> None:
+        assembly.mount_front(self.volume)
+
+    def _load(self) -> None:
+        self._load_generation(self.after)
+
+    def _unload(self) -> None:
+        self._load_generation(self.volume)
+
+    def _load_generation(self, volume: Volume) -> None:
+        areas = self.session.catalogue.areas(volume.id)
+        trial.load_front(volume, stack.attach_area(volume, stack.era_area(volume, areas)))
+
+    def _record(self) -> None:
+        self.session.catalogue.update_volume(self.after)
+
+    def _unrecord(self) -> None:
+        self.session.catalogue.update_volume(self.volume)
+
+    def _drop(self) -> None:
+        trial.hide(self.volume, self.chain)
+        for role in (AreaRole.OVERLAY, AreaRole.ERA_METADATA):
+            for area in self.session.catalogue.areas(self.volume.id, role):
+                if area.generation == self.volume.generation:
+                    self.session.release_area(self.volume, area)
+
+
+def revert(session: Session, name: str, *, dry_run: bool) -> SwapResult | Plan:
+    """End a trial: back to the primary as it was left."""
+    with held(session, name) as volume:
+        ending = Revert(session, volume)
+        plan = ending.plan()
+        if dry_run:
+            return plan
+        return trial.result(ending.after, journal.run(session.catalogue, plan))

@@ -1,0 +1,126 @@
+"""A trial: the front over a writable overlay over a point of the recovery volume."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
+from dmsnap.errors import BusyError, PointInvalidError, WrongStateError
+from dmsnap.host import blockdev, udev
+from dmsnap.host.blockdev import BlockDevice, describe_users_of, lasting_users
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.cookie import UdevFlags
+from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
+from dmsnap.host.dm.target import Snapshot, Table, single
+from dmsnap.recovery import chain, history, replica
+from dmsnap.service.journal import StepTimes
+from dmsnap.snapshot import stack
+from dmsnap.snapshot.stack import DmName
+
+OVERLAY_CHUNK_BYTES = 4096
+OVERLAY_WARNING_PERCENT = 80
+
+
+@dataclass(frozen=True, slots=True)
+class SwapResult:
+    """What the front shows now, and the seconds of every step."""
+
+    volume: str
+    state: VolumeState
+    point: UUID | None
+    steps: dict[str, float]
+    seconds: float
+
+
+def result(volume: Volume, times: StepTimes) -> SwapResult:
+    """What the front shows now."""
+    return SwapResult(volume.name, volume.state, volume.trial_point, times.seconds, times.total)
+
+
+def overlay_table(volume: Volume, below: int, cow: BlockDevice) -> Table:
+    """A writable overlay over a point."""
+    return single(volume.size_bytes, Snapshot(below, cow.devno, OVERLAY_CHUNK_BYTES))
+
+
+def expected_tables(volume: Volume, areas: Sequence[Area]) -> dict[DmName, Table]:
+    """What the devices of a volume in trial should look like now."""
+    label = replica.label_of(volume)
+    below = BlockDevice.probe(replica.recovery_path(volume)).devno
+    tables: dict[DmName, Table] = {}
+    steps_back = history.position_of(label, volume.trial_point) or 0
+    for level in chain.levels(volume, label, steps_back, chain.TRIAL):
+        store = stack.require(level.store).devno
+        tables[level.shown] = chain.level_table(volume, below, store, level.chunk_bytes)
+        below = stack.require(level.shown).devno
+    overlay = next(
+        area
+        for area in areas
+        if area.role is AreaRole.OVERLAY and area.generation == volume.generation
+    )
+    cow = stack.attach_area(volume, overlay)
+    tables[stack.origin(volume)] = overlay_table(volume, below, cow)
+    metadata = stack.attach_area(volume, stack.era_area(volume, areas))
+    tables[stack.front(volume)] = stack.front_table(volume, metadata)
+    return tables
+
+
+def hide(volume: Volume, levels: list[chain.Level]) -> None:
+    """Remove the overlay's device and the levels below it."""
+    device = stack.origin(volume)
+    stack.remove(device)
+    chain.remove(levels)
+
+
+def load_front(volume: Volume, metadata: BlockDevice) -> None:
+    """Reload the unmounted front for the volume's generation, and drop what was cached of it.
+
+    Never loaded twice: a second era target on metadata in use would destroy it.
+    """
+    front = stack.front(volume)
+    table = stack.front_table(volume, metadata)
+    if dm.table(front.name) != table:
+        dm.reload(front.name, table, udev=UdevFlags.SHOWN)
+    stack.turn_discards_off(volume)
+    blockdev.flush_buffers(dm.node(front.name))
+
+
+def require_unopened(volume: Volume) -> None:
+    """Raise while somebody has the front open: its content is about to change under them."""
+    info = stack.require(stack.front(volume))
+    if info.open_count and udev.is_running() and not lasting_users(info.devno):
+        # udev looks at a device that was closed after writing, and holds it open for a moment.
+        udev.settle()
+        info = stack.require(stack.front(volume))
+    if info.open_count:
+        users = describe_users_of(info.devno) or "the kernel or another mount namespace"
+        raise BusyError(f"/dev/mapper/{volume.name} is in use: {users}")
+
+
+def overlay_usage(volume: Volume) -> SnapshotStatus:
+    """How full a trial's overlay is, and whether the kernel gave it up."""
+    return dm.snapshot_status(stack.require(stack.origin(volume)).name)
+
+
+def overlay_problems(volume: Volume) -> list[str]:
+    """A trial whose overlay is full is lost: the front gives errors, only reverting is left."""
+    usage = overlay_usage(volume)
+    if usage.state is not SnapshotState.OK:
+        return [
+            f"the overlay of the trial of {volume.name} is {usage.state.value}: what the trial "
+            f"wrote is lost, dmsnap swap revert {volume.name} returns to the primary"
+        ]
+    if usage.used_sectors * 100 > usage.total_sectors * OVERLAY_WARNING_PERCENT:
+        return [f"the overlay of the trial is over {OVERLAY_WARNING_PERCENT} % full"]
+    return []
+
+
+def require_overlay(volume: Volume) -> None:
+    """Raise :class:`PointInvalidError` when the trial's overlay cannot be merged any more."""
+    if overlay_usage(volume).state is not SnapshotState.OK:
+        raise PointInvalidError(overlay_problems(volume)[0])
+
+
+def require_trial(volume: Volume) -> None:
+    """Raise unless the volume is in trial."""
+    if volume.state is not VolumeState.TRIAL:
+        raise WrongStateError(f"{volume.name} is in state {volume.state}, there is no trial")
