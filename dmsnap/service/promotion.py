@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
-from dmsnap.errors import WrongStateError
+from dmsnap.errors import StackChangedError, WrongStateError
 from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -28,7 +28,13 @@ from dmsnap.service import browse, journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
-from dmsnap.service.trial import OVERLAY_CHUNK_BYTES, SwapResult, require_overlay, result
+from dmsnap.service.trial import (
+    OVERLAY_CHUNK_BYTES,
+    SwapResult,
+    is_loaded,
+    require_overlay,
+    result,
+)
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.stack import DmName
 
@@ -42,6 +48,11 @@ class Promotion:
     def __init__(self, session: Session, volume: Volume, *, drop_points: bool) -> None:
         if volume.state not in (VolumeState.TRIAL, VolumeState.COMMITTING):
             raise WrongStateError(f"{volume.name} is in state {volume.state}, there is no trial")
+        if not is_loaded(volume, session.catalogue.areas(volume.id)):
+            raise StackChangedError(
+                f"/dev/mapper/{volume.name} does not show the trial: a swap or a revert was killed",
+                hint=f"dmsnap swap revert {volume.name} goes back to the primary",
+            )
         browse.require_unmounted(session, volume)
         if volume.state is VolumeState.TRIAL:
             require_overlay(volume)

@@ -10,7 +10,7 @@ from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import chain, replica
-from dmsnap.service import assembly
+from dmsnap.service import assembly, trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 
@@ -39,8 +39,15 @@ def reap(session: Session, volume: Volume) -> None:
     abandoned = session.catalogue.abandon_jobs(volume.id)
     if volume.state in SETTLED:
         remove_stray_trial(session, volume)
-        if "unmount" in abandoned and stack.exists(stack.front(volume)):
-            assembly.mount_front(volume)
+    if "unmount" in abandoned and shows_what_it_should(session, volume):
+        assembly.mount_front(volume)
+
+
+def shows_what_it_should(session: Session, volume: Volume) -> bool:
+    """Whether the front is there, and over what the catalogue says."""
+    if volume.state is VolumeState.TRIAL:
+        return trial.is_loaded(volume, session.catalogue.areas(volume.id))
+    return volume.state in SETTLED and stack.exists(stack.front(volume))
 
 
 def remove_temporary_points(session: Session, volume: Volume) -> None:

@@ -84,6 +84,17 @@ def load_front(volume: Volume, metadata: BlockDevice) -> None:
     blockdev.flush_buffers(dm.node(front.name))
 
 
+def is_loaded(volume: Volume, areas: Sequence[Area]) -> bool:
+    """Whether the front lies over the volume's present generation.
+
+    It does not when a swap or a revert was killed between loading the front and recording it.
+    """
+    if not stack.exists(stack.front(volume)):
+        return False
+    metadata = stack.attach_area(volume, stack.era_area(volume, areas))
+    return dm.table(stack.front(volume).name) == stack.front_table(volume, metadata)
+
+
 def require_unopened(volume: Volume) -> None:
     """Raise while somebody has the front open: its content is about to change under them."""
     info = stack.require(stack.front(volume))

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ from conftest import (
 )
 
 from dmsnap.errors import ExitCode
+from dmsnap.service import trial
+from dmsnap.service.session import Session
+from dmsnap.snapshot import stack
 
 SIZE = 64 * MIB
 RECOVERY_SIZE = 160 * MIB
@@ -388,3 +392,30 @@ def test_results(lab: Lab) -> None:
     reverted = dmsnap("swap", "revert", name)
     assert (reverted["state"], reverted["point"]) == ("protected", None)
     json.dumps([started, reverted])
+
+
+def test_a_revert_killed_after_its_load_cannot_be_committed(lab: Lab) -> None:
+    """The front is on the primary again and the catalogue still says trial: only revert ends it."""
+    primary, recovery = lab.disk(64 * MIB), lab.disk(128 * MIB)
+    mount_point = lab.mounted(primary)
+    (mount_point / "state").write_text("at the point")
+    name = lab.protect(primary, recovery)
+    (mount_point / "state").write_text("on the primary")
+    run("sync")
+    dmsnap("swap", name)
+    run("umount", mount_point)
+    trial_table = run("dmsetup", "table", name)
+    with Session.open() as session:
+        volume = session.catalogue.volume(name)
+        primary_volume = replace(volume, generation=volume.generation - 1)
+        areas = session.catalogue.areas(volume.id)
+        metadata = stack.attach_area(volume, stack.era_area(primary_volume, areas))
+        trial.load_front(primary_volume, metadata)
+    assert run("dmsetup", "table", name) != trial_table
+
+    before = sha256(recovery)
+    dmsnap("swap", "commit", name, expected=ExitCode.STACK_CHANGED)
+    assert sha256(recovery) == before
+    dmsnap("swap", "revert", name)
+    assert (mount_point / "state").read_text() == "on the primary"
+    assert dmsnap("status", name)[0]["problems"] == []
