@@ -59,7 +59,7 @@ lint: build ## ruff, mypy, gcc and clang with -Werror, cppcheck
 	$(BIN)/ruff format --check .
 	MYPYPATH=tests/lab $(BIN)/mypy dmsnap tests/unit tests/native
 	$(BIN)/mypy tests/lab
-	[ ! -d tests/bench ] || $(BIN)/mypy tests/bench
+	MYPYPATH=tests/lab $(BIN)/mypy tests/bench
 	$(MAKE) -C native all CC=gcc
 	$(MAKE) -C native all CC=clang
 	$(MAKE) -C native analyze
