@@ -9,6 +9,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dmsnap.catalogue import schema
 from dmsnap.catalogue.clock import now_ns
@@ -55,13 +56,16 @@ class Catalogue:
 
     def _create_schema(self) -> None:
         with self._transaction() as connection:
-            schema.metadata.create_all(connection)
+            # Each statement says "if not": two first commands may do this at once.
+            for table in schema.metadata.sorted_tables:
+                connection.execute(CreateTable(table, if_not_exists=True))
+                for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                    connection.execute(CreateIndex(index, if_not_exists=True))
+            empty = ~sa.exists(sa.select(schema.schema_version.c.version))
+            first = sa.select(sa.literal(schema.SCHEMA_VERSION)).where(empty)
+            connection.execute(schema.schema_version.insert().from_select(["version"], first))
             version = connection.scalar(sa.select(schema.schema_version.c.version))
-            if version is None:
-                connection.execute(
-                    schema.schema_version.insert().values(version=schema.SCHEMA_VERSION)
-                )
-            elif version != schema.SCHEMA_VERSION:
+            if version != schema.SCHEMA_VERSION:
                 raise CorruptError(
                     f"the catalogue {self.path} has schema {version}, "
                     f"this dmsnap knows {schema.SCHEMA_VERSION}"

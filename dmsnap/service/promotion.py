@@ -103,6 +103,8 @@ class Promotion:
 
     def _merge_level(self, position: int) -> None:
         level = self.chain[position - 1]
+        if not stack.exists(level.shown):
+            return  # merged, and removed by a commit that was cut off after that
         below = self._below(position - 1)
         store = stack.require(level.store).devno
         merge(
@@ -119,6 +121,9 @@ class Promotion:
         return stack.require(self.chain[position - 1].shown).devno
 
     def _merge_overlay(self) -> None:
+        (line,) = dm.table(stack.origin(self.volume).name)
+        if isinstance(line.target, SnapshotOrigin):
+            return
         cow = stack.attach_area(self.volume, self._overlay())
         merge(
             self.volume,

@@ -13,6 +13,7 @@ from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotPermittedError, OperatingSystemError
 from dmsnap.host import kernel
 from dmsnap.host.locks import volume_lock
+from dmsnap.host.signals import interruptible
 from dmsnap.recovery import history, replica
 from dmsnap.service import configuration
 from dmsnap.service.configuration import Configuration
@@ -46,9 +47,12 @@ class Session:
 
     @contextmanager
     def locked(self, names: Sequence[str]) -> Iterator[None]:
-        """Hold the locks of volumes, taken in one order by everybody."""
+        """Hold the locks of volumes, taken in one order by everybody.
+
+        SIGINT and SIGTERM raise from here on: what waits for a lock in our place must end with us.
+        """
         directory = self.configuration.run_directory / "locks"
-        with ExitStack() as stack:
+        with interruptible(), ExitStack() as stack:
             for name in sorted(set(names)):
                 stack.enter_context(
                     volume_lock(directory, name, self.configuration.lock_wait_seconds)

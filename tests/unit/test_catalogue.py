@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -269,3 +271,25 @@ def test_any_text_survives(
 
 def test_times_are_utc() -> None:
     assert format_time(1_790_000_000_999_999_999) == "2026-09-21T14:13:20Z"
+
+
+def test_two_first_commands_make_it_at_once(tmp_path: Path) -> None:
+    script = "import sys; from pathlib import Path; from dmsnap.catalogue.store import Catalogue\n"
+    script += "sys.stdin.read(1); Catalogue.open(Path(sys.argv[1])).volumes()"
+    for attempt in range(3):
+        path = str(tmp_path / f"catalogue-{attempt}.db")
+        racers = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, path],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(4)
+        ]
+        for racer in racers:
+            assert racer.stdin is not None
+            racer.stdin.write("x")
+            racer.stdin.flush()
+        ends = [racer.communicate(timeout=60)[1] for racer in racers]
+        assert [racer.returncode for racer in racers] == [0] * 4, ends

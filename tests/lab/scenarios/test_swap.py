@@ -24,7 +24,9 @@ from conftest import (
     world,
 )
 
-from dmsnap.errors import ExitCode
+from dmsnap._native.label import Label, LabelState
+from dmsnap.errors import DmsnapError, ExitCode
+from dmsnap.recovery.replica import Replica
 from dmsnap.service import trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
@@ -419,3 +421,35 @@ def test_a_revert_killed_after_its_load_cannot_be_committed(lab: Lab) -> None:
     dmsnap("swap", "revert", name)
     assert (mount_point / "state").read_text() == "on the primary"
     assert dmsnap("status", name)[0]["problems"] == []
+
+
+def test_a_commit_cut_off_before_its_last_label_is_finished(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The levels are merged and removed, and the label still says merging."""
+    primary, recovery = lab.disk(64 * MIB), lab.disk(128 * MIB)
+    mount_point = lab.mounted(primary)
+    (mount_point / "state").write_text("at the point")
+    name = lab.protect(primary, recovery)
+    (mount_point / "state").write_text("later")
+    dmsnap("sync", name)
+    oldest = dmsnap("point", "list", name)[0]["id"]
+    dmsnap("swap", name, "--to", oldest)
+    (mount_point / "trial").write_text("written on trial")
+
+    write_label = Replica.write_label
+
+    def cut_off(replica: Replica, label: Label) -> None:
+        if label.state is LabelState.PRIMARY:
+            raise DmsnapError("the plug is pulled")
+        write_label(replica, label)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Replica, "write_label", cut_off)
+        dmsnap("swap", "commit", name, expected=ExitCode.FAILURE)
+    assert dmsnap("status", name, expected=ExitCode.UNHEALTHY)[0]["state"] == "committing"
+    dmsnap("swap", "commit", name)
+    assert (mount_point / "state").read_text() == "at the point"
+    assert (mount_point / "trial").read_text() == "written on trial"
+    run("umount", mount_point)
+    run("e2fsck", "-fn", f"/dev/mapper/{name}")
