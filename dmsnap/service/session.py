@@ -79,6 +79,8 @@ class Session:
     def plan_cow(self, volume: Volume, role: AreaRole = AreaRole.COW, percent: int = 0) -> Area:
         """A COW store for ``percent`` of the volume, by default what the configuration says."""
         size_bytes = live.cow_bytes(volume, percent or self.configuration.cow_percent)
+        if self.configuration.cow_limit_bytes is not None:
+            size_bytes = min(size_bytes, self.configuration.cow_limit_bytes)
         return plan_area(volume, role, size_bytes)
 
     def remove_live_point(self, volume: Volume, point: Point) -> None:

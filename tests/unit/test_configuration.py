@@ -36,3 +36,9 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="does not exist"):
         configuration.load(tmp_path / "none.toml")
+
+
+def test_a_limit_below_the_smallest_store_is_refused(tmp_path: Path) -> None:
+    assert load(tmp_path, "cow_limit_bytes = 16777216\n").cow_limit_bytes == 16 << 20
+    with pytest.raises(ConfigurationError, match="cow_limit_bytes"):
+        load(tmp_path, "cow_limit_bytes = 4096\n")

@@ -6,6 +6,7 @@ kernel leaves them after a while.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -38,13 +39,16 @@ def measure(program: Path) -> None:
     ratio = statistics.median(times[1]) / statistics.median(times[0])
     row("times faster (goal: over 1)", f"{ratio:.1f}")
     row("extents, the same from both", nr_extents)
+    with tempfile.TemporaryDirectory(prefix="dmsnap-bench-") as directory:
+        image = make_image(Path(directory), 16 * TIB, 1_000_000)
+        row("peak memory, 16 TiB and 1,000,000 dirty, MiB", peak_mib(program, image))
 
 
-def make_image(directory: Path) -> Path:
+def make_image(directory: Path, size: int = SIZE, dirty: int = DIRTY) -> Path:
     builder = CHECKOUT / "build" / "native-gcc" / "era_image"
     run("make", "-s", "-C", CHECKOUT / "native", f"../{builder.relative_to(CHECKOUT)}")
     image = directory / "era.img"
-    run(builder, image, SIZE // BLOCK, BLOCK // 512, DIRTY)
+    run(builder, image, size // BLOCK, BLOCK // 512, dirty)
     return image
 
 
@@ -79,3 +83,14 @@ def extent(element: ET.Element) -> list[int]:
 
 def read(image: Path) -> None:
     subprocess.run(["cat", image], stdout=subprocess.DEVNULL, check=True)
+
+
+def peak_mib(program: Path, image: Path) -> int:
+    """The peak resident memory of ``inspect era`` in MiB."""
+    words = [str(program), "inspect", "era", str(image), "--since", str(SINCE), "--json"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(words)}: {process.returncode}")
+    return usage.ru_maxrss // KIB
