@@ -95,6 +95,17 @@ class Sysfs:
     def read_only(self, devno: int) -> bool:
         return self.integer(devno, "ro") == 1
 
+    def sectors_written(self, devno: int) -> int:
+        """Sectors of 512 bytes written since the device exists; counted as each write completes.
+
+        The seventh field of ``stat`` (Documentation/block/stat.rst). Discards are not in it.
+        """
+        return int((self.attribute(devno, "stat") or "").split()[6])
+
+    def in_flight(self, devno: int) -> int:
+        """Reads and writes that the device has begun and not completed."""
+        return sum(int(count) for count in (self.attribute(devno, "inflight") or "").split())
+
     def logical_block_bytes(self, devno: int) -> int:
         return self.integer(devno, "queue/logical_block_size") or 512
 

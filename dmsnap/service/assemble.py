@@ -53,7 +53,7 @@ class Assembly:
         self.session.catalogue.update_volume(self.volume)
 
     def _build(self) -> None:
-        build(self.volume, self.session.catalogue.areas(self.volume.id))
+        build(self.session, self.volume, self.session.catalogue.areas(self.volume.id))
 
     def _mount(self) -> None:
         mount_front(self.volume)

@@ -10,14 +10,18 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.target import Era, Table, format_table
 from dmsnap.service import mounting
-from dmsnap.snapshot import stack
+from dmsnap.service.session import Session
+from dmsnap.snapshot import stack, write_count
 from dmsnap.snapshot.stack import DmName
 
 
-def build(volume: Volume, areas: Sequence[Area]) -> None:
+def build(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
     """Make the origin and the front where they are missing or have a table of somebody else."""
     backing = BlockDevice.probe(Path(volume.backing))
+    is_new = not stack.exists(stack.origin(volume))
     settle(stack.origin(volume), stack.origin_table(volume, backing))
+    if is_new:
+        write_count.remember(session.configuration.run_directory, volume)
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     settle(stack.front(volume), stack.front_table(volume, metadata), UdevFlags.SHOWN)
     stack.turn_discards_off(volume)

@@ -124,7 +124,7 @@ class Protection:
         # (another mount namespace, a raw user) must not be stacked upon.
         with open_exclusive(self.backing.path, write=True):
             pass
-        assembly.build(self.volume, [self.metadata])
+        assembly.build(self.session, self.volume, [self.metadata])
 
     def result(self, times: StepTimes) -> ProtectResult:
         region = history.region(self.volume.size_bytes, label.offset(self.recovery.size_bytes))

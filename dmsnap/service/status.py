@@ -14,8 +14,8 @@ from dmsnap.host.mountinfo import mounts_of
 from dmsnap.recovery import history, replica
 from dmsnap.service import trial
 from dmsnap.service.session import Session
-from dmsnap.snapshot import live, stack
-from dmsnap.units import to_bytes
+from dmsnap.snapshot import live, stack, write_count
+from dmsnap.units import format_size, to_bytes
 
 COW_WARNING_PERCENT = 80
 
@@ -101,9 +101,21 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
             return [f"protecting {volume.name} was interrupted: unprotect it"]
         if volume.state is VolumeState.COMMITTING:
             return [f"committing {volume.name} was interrupted: run dmsnap swap commit again"]
-        return stack.differences(stack.expected_tables(volume, areas, points))
+        found = stack.differences(stack.expected_tables(volume, areas, points))
+        return found or written_beside(session, volume)
     except DmsnapError as error:
         return [str(error)]
+
+
+def written_beside(session: Session, volume: Volume) -> list[str]:
+    """Somebody wrote to the backing device itself."""
+    count = write_count.bytes_beside(session.configuration.run_directory, volume)
+    if not count:
+        return []
+    return [
+        f"{format_size(count)} were written to {volume.backing} past /dev/mapper/{volume.name}: "
+        f"the next sync compares in full"
+    ]
 
 
 def mount_points(volume: Volume) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from uuid import UUID
 
 from dmsnap._native import copy
@@ -25,7 +26,7 @@ from dmsnap.service.point import PointSet
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
-from dmsnap.snapshot import live, stack
+from dmsnap.snapshot import live, stack, write_count
 from dmsnap.tracking import choice, era
 from dmsnap.tracking.choice import Tracker, TrackerChoice
 from dmsnap.units import MIB, align_down
@@ -86,6 +87,7 @@ class Sync:
         self.progress = progress
         self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
         self.choice = TrackerChoice(Tracker.COMPARE)
+        self.bytes_beside: int | None = None
         self.dirty: ExtentSet | None = None
         self.bytes_dirty = 0
         self.undo: Undo | None = None
@@ -132,12 +134,23 @@ class Sync:
             if current.label.state is LabelState.APPLYING:
                 current.roll_back()
             current.require_consistent()
+        # Before the point: what comes later is not in it, and must not count as seen.
+        self.bytes_beside = write_count.bytes_beside(self._counts, self.volume)
+
+    @property
+    def _counts(self) -> Path:
+        return self.session.configuration.run_directory
 
     def _track(self) -> None:
         label = replica.label_of(self.volume)
         known = self.session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
         front = stack.front(self.volume).name
-        self.choice = choice.choose(self.volume, known, live.current_era(self.volume))
+        self.choice = choice.choose(
+            self.volume,
+            known,
+            live.current_era(self.volume),
+            bytes_beside=self.bytes_beside or 0,
+        )
         size_bytes = self.volume.size_bytes
         if self.choice.tracker is Tracker.ERA:
             areas = self.session.catalogue.areas(self.volume.id)
@@ -215,6 +228,8 @@ class Sync:
             )
 
     def _release_point(self) -> None:
+        if self.bytes_beside:
+            write_count.acknowledge(self._counts, self.volume, self.bytes_beside)
         self.session.settle_on_replica(self.volume, self.point)
         self.session.forget_dropped(self.volume)
 

@@ -107,7 +107,7 @@ class Release:
             self._mount()
             return
         self.session.distrust(self.volume)
-        assembly.build(self.volume, self.session.catalogue.areas(self.volume.id))
+        assembly.build(self.session, self.volume, self.session.catalogue.areas(self.volume.id))
 
     def _mount(self) -> None:
         device = BlockDevice.probe(Path(self.volume.backing))

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from dmsnap.catalogue.model import Point, Volume
 from dmsnap.host import kernel
+from dmsnap.units import format_size
 
 # Linux 5.12 has "Recover committed writeset after crash" and "Update in-core bitset after
 # committing the metadata"; before them dm-era could lose marks.
@@ -37,6 +38,8 @@ def choose(
     replica_point: Point | None,
     current_era: int,
     kernel_version: tuple[int, int] | None = None,
+    *,
+    bytes_beside: int = 0,
 ) -> TrackerChoice:
     """The era, unless anything speaks against it; then ``compare`` with the reason."""
     if (kernel_version or kernel.version()) < OLDEST_KERNEL:
@@ -52,5 +55,10 @@ def choose(
         return compare(
             f"the front is at era {current_era}, the replica's point began era "
             f"{replica_point.era_since}: the era metadata was replaced"
+        )
+    if bytes_beside:
+        return compare(
+            f"{format_size(bytes_beside)} were written to {volume.backing} past "
+            f"/dev/mapper/{volume.name}"
         )
     return TrackerChoice(Tracker.ERA, since=replica_point.era_since)

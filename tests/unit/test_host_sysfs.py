@@ -196,3 +196,14 @@ def test_open_shared_closes(tmp_path: Path) -> None:
 
 def test_busy_is_its_own_error() -> None:
     assert BusyError("x").exit_code != NotFoundError("x").exit_code
+
+
+def test_writes_are_counted_from_the_statistics(tree: Tree) -> None:
+    tree.device(
+        "sda",
+        SDA,
+        stat="     117    5   9304  12   46   3  1112  30  0  52  42  0 0 7 0 0 0\n",
+        inflight="       1        2\n",
+    )
+    assert tree.sysfs.sectors_written(SDA) == 1112
+    assert tree.sysfs.in_flight(SDA) == 3

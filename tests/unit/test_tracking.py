@@ -35,6 +35,7 @@ def test_every_break_in_tracking_forces_a_comparison_with_its_reason() -> None:
         "does not know": choose(VOLUME, None, 9, MODERN),
         "built anew": choose(replace(VOLUME, tracking_id="boot:2"), POINT, 9, MODERN),
         "was replaced": choose(VOLUME, POINT, 6, MODERN),
+        "8 KiB were written to": choose(VOLUME, POINT, 9, MODERN, bytes_beside=8192),
     }
     for words, choice in breaks.items():
         assert choice.tracker is Tracker.COMPARE

@@ -342,3 +342,27 @@ def test_a_store_that_the_snapshot_fills_reports_overflow(bench: Bench) -> None:
     assert status(snapshot)[1] == "Overflow"
     with open(node(snapshot), "rb", buffering=0) as file:
         assert len(file.read(CHUNK_BYTES)) == CHUNK_BYTES
+
+
+def sectors_written(device: str) -> int:
+    """Return the kernel's count of a device's written sectors."""
+    node_number = Path(device).stat().st_rdev
+    return int(Path(f"/sys/dev/block/{os.major(node_number)}:{os.minor(node_number)}/stat")
+               .read_text().split()[6])  # fmt: skip
+
+
+def test_a_stack_and_the_device_below_count_the_same_writes(bench: Bench) -> None:
+    """At rest, sector for sector, with a live snapshot, too; what goes past the stack is extra."""
+    disk, store = bench.disk(), bench.disk(16 * MIB)
+    origin = bench.device(f"0 {SIZE_SECTORS} snapshot-origin {disk}")
+    begun = sectors_written(disk)
+    write(node(origin), 0, MIB, 4096)
+    bench.device(snapshot_table(disk, store))
+    roll(origin)
+    write(node(origin), 0, 2 * MIB, MIB)
+    with open(node(origin), "r+b") as file:
+        file.write(os.urandom(12345))
+        os.fsync(file.fileno())
+    assert sectors_written(disk) - begun == sectors_written(node(origin))
+    write(disk, 4 * MIB, 8192, 8192)
+    assert sectors_written(disk) - begun == sectors_written(node(origin)) + 16

@@ -1,6 +1,7 @@
 """What breaks tracking makes the next sync compare both sides in full, and say why."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,32 @@ def test_a_front_that_somebody_suspended(lab: Lab, volume: Protected) -> None:
     dmsnap("assemble", volume.name)
     check_compared(volume, "built anew")
     check_tidy(volume, lab)
+
+
+@pytest.mark.selection
+def test_somebody_wrote_past_the_front(lab: Lab, volume: Protected) -> None:
+    """As root may, with the stack in place: no layer of dmsnap's sees it."""
+    write_direct(volume.primary, os.urandom(8 * KIB), 7 * MIB)
+    (told,) = dmsnap("status", volume.name, expected=ExitCode.UNHEALTHY)
+    assert f"8 KiB were written to {volume.primary} past" in told["problems"][0]
+    check_compared(volume, f"8 KiB were written to {volume.primary} past")
+    (told,) = dmsnap("status", volume.name)
+    check_tidy(volume, lab)
+
+
+def test_somebody_wrote_past_the_front_while_it_was_busy(lab: Lab, volume: Protected) -> None:
+    command = ["fio", "--name=load", f"--filename={volume.front}", "--rw=randwrite", "--bs=4k",
+               "--direct=1", "--iodepth=8", "--ioengine=libaio", "--time_based",
+               "--runtime=60", "--rate_iops=500"]  # fmt: skip
+    load = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        write_direct(volume.primary, os.urandom(MIB), 7 * MIB)
+        result = volume.sync()
+    finally:
+        load.terminate()
+        load.wait()
+    assert result["tracker"] == "compare"
+    assert "past" in result["reason"]
 
 
 def test_the_catalogue_was_deleted(volume: Protected) -> None:

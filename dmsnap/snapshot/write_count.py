@@ -1,0 +1,113 @@
+"""Writes to a backing device past its stack, found by the kernel's own counters.
+
+What is written through the stack is counted by the origin's dm device and by the backing device,
+sector for sector. What the backing device counts beyond that was written by somebody who opened it
+directly: dm-era did not see it, and no tracker but ``compare`` finds it.
+
+The counters begin anew at every boot, so what is remembered of them lies in the run directory.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsnap.catalogue.model import Volume
+from dmsnap.errors import DmsnapError
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
+from dmsnap.host.system_call import system_call
+from dmsnap.snapshot import stack
+
+# A volume that is written to without pause is never seen at rest. Each look takes some 50 us.
+LOOKS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Surplus:
+    """Sectors that the backing device counts beyond the origin, since both exist.
+
+    At rest the number is exact. Under writes it is a lower bound, as a write completes on the
+    backing device before it does on the origin, and is counted then.
+    """
+
+    sectors: int
+    at_rest: bool
+
+
+def surplus(backing: int, origin: int, sysfs: Sysfs = SYSFS) -> Surplus:
+    """Compare the counters of two devices, given by their numbers; at rest, if that can be had."""
+    lowest = None
+    for _ in range(LOOKS):
+        before = sysfs.sectors_written(origin)
+        busy = sysfs.in_flight(origin)
+        sectors = sysfs.sectors_written(backing)
+        after = sysfs.sectors_written(origin)
+        if not busy and before == after and not sysfs.in_flight(origin):
+            return Surplus(sectors - after, True)
+        lowest = min(sectors - after, lowest if lowest is not None else sectors - after)
+    assert lowest is not None  # noqa: S101 - looked at least once
+    return Surplus(lowest, False)
+
+
+def remember(directory: Path, volume: Volume) -> None:
+    """Count from now on, when the volume is at rest; otherwise nothing is known of it."""
+    now = _surplus_of(volume)
+    if now.at_rest:
+        _write(directory, volume, now.sectors)
+    else:
+        forget(directory, volume)
+
+
+def bytes_beside(directory: Path, volume: Volume) -> int | None:
+    """Bytes written to the backing device past the stack since it was built; None: not known."""
+    base = _read(directory, volume)
+    if base is None:
+        return None
+    return max(_surplus_of(volume).sectors - base, 0) * 512
+
+
+def acknowledge(directory: Path, volume: Volume, length_bytes: int) -> None:
+    """Count ``length_bytes`` as seen: both sides were compared since they were written."""
+    base = _read(directory, volume)
+    if base is not None:
+        _write(directory, volume, base + length_bytes // 512)
+
+
+def forget(directory: Path, volume: Volume) -> None:
+    """Know nothing any more."""
+    with system_call(f"remove {_path(directory, volume)}"):
+        _path(directory, volume).unlink(missing_ok=True)
+
+
+def _surplus_of(volume: Volume) -> Surplus:
+    backing = BlockDevice.probe(Path(volume.backing)).devno
+    return surplus(backing, stack.require(stack.origin(volume)).devno)
+
+
+def _path(directory: Path, volume: Volume) -> Path:
+    return directory / "writes" / f"{volume.id}-{volume.generation}"
+
+
+def _identity(volume: Volume) -> str:
+    """The counters of a device that was attached anew began anew, too."""
+    backing = BlockDevice.probe(Path(volume.backing)).devno
+    origin = stack.require(stack.origin(volume)).devno
+    return f"{format_devno(backing)} under {format_devno(origin)}"
+
+
+def _write(directory: Path, volume: Volume, sectors: int) -> None:
+    path = _path(directory, volume)
+    with system_call(f"write {path}"):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({"devices": _identity(volume), "sectors": sectors}))
+        new.replace(path)
+
+
+def _read(directory: Path, volume: Volume) -> int | None:
+    try:
+        known = json.loads(_path(directory, volume).read_text())
+        same = known["devices"] == _identity(volume)
+        return int(known["sectors"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError, DmsnapError):
+        return None
