@@ -57,8 +57,8 @@ def in_debian_13(directory: Path, *argv: object) -> list[str]:
     sys.path.insert(0, str(CHECKOUT / "tests" / "lab"))
     from harness import tree
     from harness.cache import Layers
-    from harness.main import cache_directory
     from harness.report import Report
+    from harness.supplies import cache_directory
 
     root = tree.obtain(Layers(cache_directory(), Report(False)), "trixie")
     script = f'mount --bind "$1" {root}/mnt && shift && exec chroot {root} "$@"'

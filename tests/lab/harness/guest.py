@@ -37,7 +37,11 @@ class Stock:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """What a guest is made of; `stock` is what emulated machines boot from."""
+    """What a guest is made of; `stock` is what emulated machines boot from.
+
+    `disks` are images beside the scratch disk. With `keep` the scratch disk holds what is written
+    to the root file system, so that the next boot finds it.
+    """
 
     kernel: Kernel
     init: Init
@@ -47,6 +51,8 @@ class Guest:
     venv: Path
     dmsnap: Path
     stock: Stock | None = None
+    disks: tuple[Path, ...] = ()
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ Launcher = Callable[[Guest, RunDirectory, int], list[str]]
 LAUNCHERS: dict[str, Launcher] = {"uml": uml.argv, "qemu": qemu.argv}
 CHANNELS = {"uml": uml.CHANNEL, "qemu": qemu.CHANNEL}
 SCRATCH_DEVICES = {"uml": uml.SCRATCH, "qemu": qemu.SCRATCH}
+DISKS = {"uml": uml.disk, "qemu": qemu.disk}
 
 END_SECONDS = 10
 

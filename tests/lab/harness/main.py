@@ -7,20 +7,17 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
-from harness import arguments, program, python_layers, scratch, stock_kernel, tree
+from harness import arguments, program, scratch, supplies
 from harness.arguments import Options
-from harness.cache import Layers
 from harness.errors import LAB_FAILED, LabError
-from harness.guest import Guest, RunDirectory, Stock, run_directory, write_command
+from harness.guest import Guest, RunDirectory, run_directory, write_command
 from harness.kernels import KERNELS
-from harness.machine import CHANNELS, SCRATCH_DEVICES, Machine
+from harness.machine import Machine
 from harness.relay import Relay, TimedOutError, raw_terminal
 from harness.report import Report
 
-CHECKOUT = Path(__file__).resolve().parents[3]
 CONSOLE_LINES = 200
 
 
@@ -32,57 +29,24 @@ class Interrupted(BaseException):
         self.number = number
 
 
-def cache_directory() -> Path:
-    """Return where layers and runs live."""
-    given = os.environ.get("DMSNAP_LAB_CACHE")
-    if given:
-        return Path(given).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "dmsnap-lab"
-
-
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)  # cleaning up is not to be interrupted again
     raise Interrupted(number)
 
 
-def _guest(options: Options, layers: Layers, run: RunDirectory) -> Guest:
-    suite = options.kernel.suite
-    root = tree.obtain(layers, suite)
-    python = python_layers.PythonLayers(layers, suite, root, tree.key(suite), CHECKOUT)
-    venv = python.obtain_venv()
-    stock = None
-    if options.kernel.machine == "qemu":
-        kernel = stock_kernel.obtain_kernel(layers, suite)
-        stock = Stock(kernel, stock_kernel.obtain_root(layers, suite, root, tree.key(suite)))
-    return Guest(
-        kernel=options.kernel,
-        init=options.init,
-        memory_mib=options.memory_mib,
-        checkout=CHECKOUT,
-        tree=root,
-        venv=venv,
-        dmsnap=python.obtain_dmsnap(venv) if options.install else run.nothing,
-        stock=stock,
-    )
-
-
 def _prepare(options: Options, run: RunDirectory) -> None:
     size = shutil.get_terminal_size()
     facts = {
-        "LAB_CHANNEL": CHANNELS[options.kernel.machine],
-        "LAB_SCRATCH": SCRATCH_DEVICES[options.kernel.machine],
-        "LAB_INIT": options.init,
+        **supplies.facts(options.kernel, options.init),
+        "LAB_ATTENDED": "0",
         "LAB_SHELL": str(int(options.shell)),
         "LAB_ROWS": str(size.lines),
         "LAB_COLUMNS": str(size.columns),
     }
     terminal = {"TERM": os.environ.get("TERM", "vt100")} if options.shell else {}
-    # libdevmapper leaves device nodes to udev even where none runs.
-    nodes = {"DM_DISABLE_UDEV": "1"} if options.init == "minimal" else {}
-    lab = {"LAB_KERNEL": options.kernel.name, "LAB_INIT": options.init}
-    environment = {**terminal, **nodes, **lab, **options.environment}
+    always = supplies.environment(options.kernel, options.init)
+    environment = {**terminal, **always, **options.environment}
     write_command(run.work, options.command, environment, facts)
     scratch.create(run.scratch)
 
@@ -121,14 +85,10 @@ def _boot(options: Options, guest: Guest, run: RunDirectory, report: Report) -> 
 
 def run(options: Options) -> int:
     """Do what the command line asks for and return the exit status."""
-    if os.geteuid() != 0:
-        raise LabError("The lab builds and mounts root trees, which only root may do.")
     report = Report(options.verbose)
-    directory = cache_directory()
-    directory.mkdir(parents=True, exist_ok=True)
-    layers = Layers(directory, report)
-    with run_directory(directory / "runs", options.scratch) as here:
-        guest = _guest(options, layers, here)
+    with run_directory(supplies.cache_directory() / "runs", options.scratch) as here:
+        kernel, init, memory_mib = options.kernel, options.init, options.memory_mib
+        guest = supplies.guest(report, here, kernel, init, memory_mib, install=options.install)
         _prepare(options, here)
         status = _boot(options, guest, here, report)
         left = here.work / "out"

@@ -12,6 +12,11 @@ SCRATCH = "/dev/lab-scratch"
 PROCESSORS = 2  # user-mode-linux has one: here is where code meets another
 
 
+def disk(number: int) -> str:
+    """Return the device of a guest's disk, counted from 1."""
+    return f"/dev/disk/by-id/virtio-disk{number}"
+
+
 def _disk(name: str, path: Path, *, read_only: bool) -> list[str]:
     escaped = str(path).replace(",", ",,")
     drive = f"if=none,id={name},format=raw,file={escaped},discard=unmap,cache=writeback"
@@ -54,13 +59,18 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         *("-smp", str(PROCESSORS), "-m", f"{guest.memory_mib}M"),
         *("-kernel", str(guest.stock.kernel / stock_kernel.KERNEL)),
         *("-initrd", str(guest.stock.kernel / stock_kernel.INITRD)),
-        *("-append", "console=ttyS0 panic=-1 mitigations=off"),
+        *("-append", f"console=ttyS0 panic=-1 mitigations=off{' LAB_KEEP=1' * guest.keep}"),
         *("-chardev", f"file,id=console,path={console},append=on", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=channel,fd={channel}"),
         *("-device", "virtio-serial-pci", "-device", "virtconsole,chardev=channel"),
         *_disk("scratch", run.scratch, read_only=False),
         *_disk("root", guest.stock.root / stock_kernel.ROOT, read_only=True),
         *_disk("modules", guest.stock.kernel / stock_kernel.MODULES, read_only=True),
+        *(
+            word
+            for number, image in enumerate(guest.disks, 1)
+            for word in _disk(f"disk{number}", image, read_only=False)
+        ),
         *_share("src", guest.checkout, read_only=True),
         *_share("guest", SCRIPTS, read_only=True),
         *_share("venv", guest.venv, read_only=True),

@@ -12,6 +12,15 @@ OVERHEAD_MIB = (
 )
 
 
+def disk(number: int) -> str:
+    """Return the device of a guest's disk, counted from 1."""
+    return f"/dev/ubd{chr(ord('a') + number)}"
+
+
+def _seen(number: int) -> str:
+    return f"/tmp/disk{number}"  # noqa: S108 - the jail's own
+
+
 def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
     """Return the argument list that boots `guest`, its channel the socket `channel`.
 
@@ -29,6 +38,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         Mount("ro", str(guest.dmsnap), DMSNAP),
         Mount("rw", str(run.work), "/lab/work"),
         Mount("rw", str(run.scratch), "/lab/scratch"),
+        *(Mount("rw", str(disk), _seen(number)) for number, disk in enumerate(guest.disks, 1)),
     )
     kernel = [
         "linux.uml",
@@ -42,6 +52,8 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         "con=null",
         "con0=null,fd:2",
         f"ssl0=fd:{channel},fd:{channel}",
+        *(f"ubd{number}={_seen(number)}" for number in range(1, len(guest.disks) + 1)),
+        *(["LAB_KEEP=1"] if guest.keep else []),  # what the kernel does not know is init's
     ]
     path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
     scrubbed = ["env", "-i", path, "HOME=/tmp", f"TMPDIR={MEMORY_DIRECTORY}"]
