@@ -12,7 +12,7 @@ class VolumeState(StrEnum):
     PROTECTED = "protected"
     TRIAL = "trial"  # the front shows the recovery volume, under an overlay
     COMMITTING = "committing"  # the overlay is being merged into the recovery volume
-    PROMOTED = "promoted"  # the former recovery volume is the primary, without a replica
+    PROMOTED = "promoted"  # the former recovery volume is the primary; failback leads back
 
 
 class AreaRole(StrEnum):
@@ -31,6 +31,23 @@ class MountRecord:
     mount_point: str
     fs_type: str
     options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """Where a promoted volume and its former primary parted: what failback needs of that moment.
+
+    ``since`` is the first era of the former primary's metadata that counts. ``reason`` says why its
+    marks cannot be trusted, None: they can, as long as neither side was written past its stack:
+    ``tracking_id`` is the promoted volume's then, ``boot_id`` and ``sectors_written`` are of the
+    kernel's count of writes to the former primary.
+    """
+
+    since: int
+    reason: str | None
+    tracking_id: str
+    boot_id: str
+    sectors_written: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +72,7 @@ class Volume:
     created_ns: int
     trial_point: UUID | None = None
     previous_backing: str | None = None
+    parting: Parting | None = None
 
 
 @dataclass(frozen=True, slots=True)

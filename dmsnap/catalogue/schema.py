@@ -14,7 +14,10 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+# What brings a catalogue from each version to the next.
+UPGRADES = {1: ("ALTER TABLE volume ADD COLUMN parting JSON",)}
 
 metadata = MetaData()
 
@@ -40,6 +43,7 @@ volume = Table(
     Column("tracking_id", Text, nullable=False),
     Column("trial_point", Text),
     Column("previous_backing", Text),
+    Column("parting", JSON(none_as_null=True)),
     Column("created_ns", BigInteger, nullable=False),
     Column("removed_ns", BigInteger),
 )

@@ -13,7 +13,15 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from dmsnap.catalogue import schema
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import Area, AreaRole, MountRecord, Point, Volume, VolumeState
+from dmsnap.catalogue.model import (
+    Area,
+    AreaRole,
+    MountRecord,
+    Parting,
+    Point,
+    Volume,
+    VolumeState,
+)
 from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError, WrongStateError
 
 Row = TypeVar("Row", Volume, Area, Point)
@@ -64,7 +72,7 @@ class Catalogue:
             empty = ~sa.exists(sa.select(schema.schema_version.c.version))
             first = sa.select(sa.literal(schema.SCHEMA_VERSION)).where(empty)
             connection.execute(schema.schema_version.insert().from_select(["version"], first))
-            version = connection.scalar(sa.select(schema.schema_version.c.version))
+            version = _upgrade(connection)
             if version != schema.SCHEMA_VERSION:
                 raise CorruptError(
                     f"the catalogue {self.path} has schema {version}, "
@@ -270,6 +278,17 @@ class Catalogue:
             connection.execute(statement)
 
 
+def _upgrade(connection: sa.Connection) -> int | None:
+    """Bring an older catalogue to what this dmsnap knows; returns the version it has now."""
+    version: int | None = connection.scalar(sa.select(schema.schema_version.c.version))
+    while version in schema.UPGRADES:
+        for statement in schema.UPGRADES[version]:
+            connection.execute(sa.text(statement))
+        version += 1
+        connection.execute(schema.schema_version.update().values(version=version))
+    return version
+
+
 def _configure_connection(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
@@ -282,6 +301,7 @@ def _columns(value: Row) -> dict[str, object]:
     columns = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Volume):
         columns["mounts"] = [asdict(mount) for mount in value.mounts]
+        columns["parting"] = asdict(value.parting) if value.parting else None
     return {
         name: str(column) if isinstance(column, UUID) else column
         for name, column in columns.items()
@@ -306,6 +326,7 @@ def _volume(row: Mapping[str, Any]) -> Volume:
             "recovery_id": _uuid(row["recovery_id"]),
             "trial_point": _uuid(row["trial_point"]),
             "mounts": mounts,
+            "parting": Parting(**row["parting"]) if row["parting"] else None,
         }
     )
 

@@ -24,7 +24,7 @@ from dmsnap.host.dm.target import (
     single,
 )
 from dmsnap.recovery import chain, history, replica
-from dmsnap.service import browse, journal
+from dmsnap.service import browse, journal, parting
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
@@ -162,17 +162,18 @@ class Promotion:
             previous_backing=self.volume.backing,
             tracking_id=f"{kernel.boot_id()}:{uuid4()}",
         )
+        promoted = replace(promoted, parting=parting.part(self.session, self.volume, promoted))
         self.session.catalogue.update_volume(promoted)
 
     def _retire(self) -> None:
-        """The old primary is free: its points, its origin and its era metadata go."""
+        """The old primary is free: points and origin go, its era metadata is kept for failback."""
         for point in self.session.catalogue.points(self.volume.id):
             if point.area_id is not None:
                 self.session.remove_live_point(self.volume, point)
             self.session.catalogue.delete_point(point.id)
         stack.remove(stack.origin(self.volume, self.volume.generation - 1))
         for area in self.session.catalogue.areas(self.volume.id):
-            if area.generation != self.volume.generation or area.role is AreaRole.OVERLAY:
+            if area.role is not AreaRole.ERA_METADATA:
                 self.session.release_area(self.volume, area)
 
 

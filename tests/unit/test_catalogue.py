@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from dmsnap.catalogue import schema
 from dmsnap.catalogue.clock import format_time
-from dmsnap.catalogue.model import Area, AreaRole, MountRecord, Point, Volume, VolumeState
+from dmsnap.catalogue.model import (
+    Area,
+    AreaRole,
+    MountRecord,
+    Parting,
+    Point,
+    Volume,
+    VolumeState,
+)
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError, WrongStateError
 
@@ -215,6 +223,21 @@ def test_a_damaged_file_is_a_sentence(path: Path, damage: str) -> None:
         Catalogue.open(path).volumes()
     assert caught.value.hint
     assert str(path) in str(caught.value)
+
+
+def test_a_catalogue_of_the_first_version_is_brought_up(path: Path) -> None:
+    volume = a_volume()
+    with Catalogue.open(path) as catalogue:
+        catalogue.add_volume(volume)
+    with sqlite3.connect(path) as raw:
+        raw.execute("ALTER TABLE volume DROP COLUMN parting")
+        raw.execute("UPDATE schema_version SET version = 1")
+    parted = replace(volume, parting=Parting(7, None, "boot:2", "boot", 4096))
+    with Catalogue.open(path) as catalogue:
+        assert catalogue.volume(volume.name) == volume
+        catalogue.update_volume(parted)
+    with Catalogue.open(path) as catalogue:
+        assert catalogue.volume(volume.name) == parted
 
 
 def test_a_catalogue_of_a_later_version_is_left_alone(path: Path) -> None:

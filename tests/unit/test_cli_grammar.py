@@ -27,7 +27,7 @@ def commands(noun: Noun = ROOT, words: tuple[str, ...] = ()) -> Iterator[tuple[s
 COMMANDS = dict(commands())
 CHANGING = {
     "protect", "unprotect", "assemble", "sync", "point create", "point delete", "point mount",
-    "point umount", "swap start", "swap revert", "swap commit",
+    "point umount", "swap start", "swap revert", "swap commit", "failback",
 }  # fmt: skip
 
 

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator
 
 from dmsnap.cli.output import Output, Table, Text
+from dmsnap.service import failback as returning
 from dmsnap.service import promotion
 from dmsnap.service import revert as reverting
 from dmsnap.service import swap as swapping
+from dmsnap.service.failback import FailbackResult
 from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 from dmsnap.service.trial import SwapResult
+from dmsnap.units import format_size
 
 
 def start(output: Output, *, name: str, to: str | None, trial: bool, dry_run: bool) -> None:
@@ -28,6 +31,24 @@ def commit(output: Output, *, name: str, drop_points: bool, dry_run: bool) -> No
     with Session.open() as session:
         result = promotion.commit(session, name, drop_points=drop_points, dry_run=dry_run)
     _show(output, result, describe_committed)
+
+
+def failback(output: Output, *, name: str, dry_run: bool) -> None:
+    with Session.open() as session, output.progress(f"copying {name} back") as progress:
+        result = returning.failback(session, name, dry_run=dry_run, progress=progress)
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_returned)
+
+
+def describe_returned(result: FailbackResult) -> Iterator[Text]:
+    tracked = f"by {result.tracker}" + (f" ({result.reason})" if result.reason else "")
+    yield f"{result.volume} is back on {result.device}; {result.recovery} is its recovery volume"
+    yield (
+        f"{format_size(result.bytes_copied)} of {format_size(result.bytes_volume)} copied, found "
+        f"{tracked}; {result.unmounted_seconds:.2f} s without mount, {result.seconds:.1f} s in all"
+    )
 
 
 def _show(

@@ -13,6 +13,7 @@ ROOT = Noun(
         point.POINT,
         volume.SYNC,
         swap.SWAP,
+        swap.FAILBACK,
         volume.STATUS,
         inspect.INSPECT,
         host.DOCTOR,

@@ -49,6 +49,17 @@ COMMIT = Command(
     changes_devices=True,
 )
 
+FAILBACK = Command(
+    "failback",
+    "After a commit: go back to the former volume, copying only what changed.",
+    "swap.failback",
+    (NAME,),
+    details="The former volume is brought up to date while the recovery volume serves, by what "
+    "either changed since they parted, and takes over again; the recovery volume is one again. "
+    "The volume is unmounted for the last of it.",
+    changes_devices=True,
+)
+
 SWAP = Noun(
     "swap",
     "Put a recovery volume in its volume's place.",

@@ -1,0 +1,86 @@
+"""What a promoted volume and its former primary have in common, and what either changed since.
+
+A swap's commit leaves two volumes that were equal at one point. What the former primary was written
+to after that point is in its era metadata, which is kept; what the promoted volume was written to
+is in its own, which began with the trial. The union is all in which the two can differ, as long as
+nobody wrote to either past its stack.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dmsnap._native.era import EraMetadata
+from dmsnap._native.extent_set import ExtentSet
+from dmsnap.catalogue.model import Area, Parting, Volume
+from dmsnap.errors import DmsnapError
+from dmsnap.host import kernel
+from dmsnap.host.blockdev import BlockDevice, open_shared
+from dmsnap.host.sysfs import SYSFS
+from dmsnap.service.session import Session
+from dmsnap.snapshot import stack, write_count
+from dmsnap.tracking.choice import OLDEST_KERNEL
+
+
+def part(session: Session, volume: Volume, promoted: Volume) -> Parting:
+    """Take down where the two part. ``volume`` as it is in trial, its old origin still there."""
+    point = session.catalogue.find_point(volume.trial_point) if volume.trial_point else None
+    known = point is not None and point.tracking_id == volume.tracking_id
+    return Parting(
+        since=point.era_since if point is not None and known else 0,
+        reason=_doubt(session, volume, known=known),
+        tracking_id=promoted.tracking_id,
+        boot_id=kernel.boot_id(),
+        sectors_written=sectors_written(volume.backing),
+    )
+
+
+def _doubt(session: Session, volume: Volume, *, known: bool) -> str | None:
+    """Why the former primary's marks do not tell everything that was written to it."""
+    if kernel.version() < OLDEST_KERNEL:
+        return "dm-era can lose marks on a crash before Linux 5.12"
+    if not known:
+        return "tracking began anew between the point and the swap"
+    former = replace(volume, generation=volume.generation - 1)
+    try:
+        untouched = write_count.is_untouched(session.configuration.run_directory, former)
+    except DmsnapError:
+        untouched = False
+    if not untouched:
+        return f"{volume.backing} may have been written to past its stack before the swap"
+    return None
+
+
+def sectors_written(device: str) -> int:
+    """The kernel's count for the former primary; 0 when it is gone."""
+    try:
+        return SYSFS.sectors_written(BlockDevice.probe(Path(device)).devno)
+    except DmsnapError:
+        return 0
+
+
+def doubt(volume: Volume, former: BlockDevice) -> str | None:
+    """Why the marks of both sides cannot be trusted now; None: they can."""
+    known = volume.parting
+    if known is None:
+        return "it is not known where the two parted"
+    if known.reason is not None:
+        return known.reason
+    if known.boot_id != kernel.boot_id():
+        return f"the host was started anew since the two parted: who wrote to {former.path} is lost"
+    if known.sectors_written != SYSFS.sectors_written(former.devno):
+        return f"{former.path} was written to since the two parted"
+    if known.tracking_id != volume.tracking_id:
+        return f"tracking of {volume.name} began anew since the two parted"
+    return None
+
+
+def written_to_former(volume: Volume, areas: Sequence[Area]) -> ExtentSet:
+    """What was written to the former primary since the point that both had."""
+    assert volume.parting is not None  # noqa: S101 - doubt() was asked before
+    former = replace(volume, generation=volume.generation - 1)
+    metadata = stack.attach_area(volume, stack.era_area(former, areas))
+    with open_shared(metadata.path) as fd, EraMetadata.open(fd, str(metadata.path)) as era:
+        extents = era.written_since(volume.parting.since)
+    extents.clamp(volume.size_bytes)
+    return extents

@@ -1,0 +1,246 @@
+"""Failback: after a commit, back to the former primary by what either side changed."""
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import (
+    MIB,
+    Ended,
+    Lab,
+    World,
+    catalogue_rows,
+    dm_devices,
+    dmsnap,
+    refused,
+    run,
+    sha256,
+)
+from raw_volume import KIB, Protected, protected, write_direct
+from test_everyday import checksums, write_files
+from test_interrupts import RECOVERY_SIZE, SIZE, Bench, interrupted, killed
+
+from dmsnap.errors import ExitCode
+
+RAW_SIZE = 64 * MIB
+
+
+def scribble(volume: Protected, blocks: int, seed: int) -> None:
+    """Overwrite a page in each of ``blocks`` blocks, through the front."""
+    chosen = random.Random(seed).sample(range(volume.size_bytes // volume.block_bytes), blocks)
+    for block in chosen:
+        write_direct(volume.front, os.urandom(4 * KIB), block * volume.block_bytes + 8 * KIB)
+
+
+def committed(lab: Lab, blocks: int = 5) -> Protected:
+    """A raw volume that both sides changed since they parted: in all, a little of it."""
+    volume = protected(lab, RAW_SIZE)
+    volume.sync()
+    scribble(volume, blocks, 1)
+    dmsnap("swap", volume.name, "--trial")
+    scribble(volume, blocks, 2)
+    dmsnap("swap", "commit", volume.name)
+    scribble(volume, blocks, 3)
+    return volume
+
+
+def check_back(lab: Lab, volume: Protected, content: str) -> None:
+    """The front shows what it showed, from the former primary; the replica is that, too."""
+    assert sha256(volume.front) == content
+    assert sha256(volume.primary) == content
+    assert volume.replica_sha256() == content
+    (status,) = dmsnap("status", volume.name)
+    assert status["device"] == volume.primary
+    scribble(volume, 3, 4)
+    result = volume.sync("--audit", "full")
+    assert (result["tracker"], result["reason"]) == ("era", None)
+    assert result["bytes_dirty"] == 3 * volume.block_bytes
+    volume.check_equal()
+    dmsnap("swap", volume.name, "--trial")
+    dmsnap("swap", "revert", volume.name)
+    dmsnap("unprotect", volume.name)
+    assert dm_devices() == []
+    assert list((lab.directory / "store").iterdir()) == []
+
+
+@pytest.mark.selection
+def test_it_copies_what_either_side_changed(lab: Lab) -> None:
+    """1 % of the blocks: less than 2 % of the volume is copied."""
+    volume = committed(lab, blocks=RAW_SIZE // (64 * KIB) // 300)
+    content = sha256(volume.front)
+    assert content != sha256(volume.primary)
+    result = dmsnap("failback", volume.name)
+    assert (result["tracker"], result["reason"]) == ("era", None)
+    assert 0 < result["bytes_copied"] <= result["bytes_compared"] < RAW_SIZE * 2 // 100
+    assert result["bytes_volume"] == RAW_SIZE
+    check_back(lab, volume, content)
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+def test_a_mounted_file_system_goes_back(lab: Lab, fs_type: str) -> None:
+    primary, recovery = lab.disk(512 * MIB), lab.disk(800 * MIB)
+    mount_point = lab.mounted(primary, fs_type, "noatime")
+    write_files(mount_point, 30, 0)
+    name = lab.protect(primary, recovery)
+    earlier = dmsnap("sync", name)["point"]
+    write_files(mount_point, 30, 1)
+    dmsnap("sync", name)
+    run("sh", "-c", f"rm -rf {mount_point}/*; sync")
+    dmsnap("swap", name, "--to", earlier, "--trial")
+    write_files(mount_point, 10, 2)
+    dmsnap("swap", "commit", name)
+    write_files(mount_point, 10, 3)
+    files = checksums(mount_point)
+    result = dmsnap("failback", name)
+    assert (result["tracker"], result["reason"]) == ("era", None)
+    assert result["bytes_copied"] < 64 * MIB
+    assert checksums(mount_point) == files
+    assert "noatime" in run("findmnt", "-no", "OPTIONS", mount_point)
+    assert dmsnap("sync", name, "--audit", "full")["tracker"] == "era"
+    run("umount", mount_point)
+    judge = ["e2fsck", "-fn"] if fs_type == "ext4" else ["xfs_repair", "-n"]
+    run(*judge, f"/dev/mapper/{name}")
+    run("mount", f"/dev/mapper/{name}", mount_point)
+
+
+def test_a_primary_that_was_spoiled_past_its_stack_is_compared(lab: Lab) -> None:
+    """The garbage that made the swap necessary is in no mark of dm-era."""
+    volume = protected(lab, RAW_SIZE)
+    volume.sync()
+    write_direct(volume.primary, os.urandom(MIB), 20 * MIB)
+    dmsnap("swap", volume.name, "--trial")
+    dmsnap("swap", "commit", volume.name)
+    content = sha256(volume.front)
+    result = dmsnap("failback", volume.name)
+    assert result["tracker"] == "compare"
+    assert "past its stack" in result["reason"]
+    assert result["bytes_copied"] == MIB
+    check_back(lab, volume, content)
+
+
+def test_a_former_primary_that_somebody_wrote_to_is_compared(lab: Lab) -> None:
+    volume = committed(lab)
+    content = sha256(volume.front)
+    write_direct(volume.primary, os.urandom(8 * KIB), 33 * MIB)
+    result = dmsnap("failback", volume.name)
+    assert result["tracker"] == "compare"
+    assert "was written to since" in result["reason"]
+    check_back(lab, volume, content)
+
+
+def test_a_promoted_volume_whose_stack_was_built_anew_is_compared(lab: Lab) -> None:
+    volume = committed(lab)
+    for name in [volume.name, *(name for name in dm_devices() if name != volume.name)]:
+        run("dmsetup", "remove", name)
+    write_direct(volume.recovery, os.urandom(8 * KIB), 33 * MIB)
+    dmsnap("assemble", volume.name)
+    content = sha256(volume.front)
+    result = dmsnap("failback", volume.name)
+    assert result["tracker"] == "compare"
+    assert "began anew" in result["reason"]
+    check_back(lab, volume, content)
+
+
+def test_what_is_not_the_former_primary_is_refused(lab: Lab) -> None:
+    volume = committed(lab)
+    before = sha256(volume.primary)
+    run("mkfs.ext4", "-qF", volume.primary)
+    formatted = sha256(volume.primary)
+    assert formatted != before
+    sentence = refused(ExitCode.FOREIGN_DEVICE, "failback", volume.name)
+    assert "ext4" in sentence
+    mount_point = lab.directory / "other"
+    mount_point.mkdir()
+    run("mount", volume.primary, mount_point)
+    lab.mounts.append(mount_point)
+    refused(ExitCode.FOREIGN_DEVICE, "failback", volume.name)
+    run("umount", mount_point)
+    run("wipefs", "-qa", volume.primary)
+    assert dmsnap("failback", volume.name)["tracker"] == "compare"
+    volume.check_equal()
+
+
+def test_there_must_be_a_former_primary(lab: Lab) -> None:
+    volume = protected(lab, 8 * MIB)
+    assert "no former primary" in refused(ExitCode.WRONG_STATE, "failback", volume.name)
+    dmsnap("swap", volume.name, "--trial")
+    refused(ExitCode.WRONG_STATE, "failback", volume.name)
+    dmsnap("swap", "commit", volume.name)
+    (point,) = dmsnap("point", "create", volume.name)
+    assert "live points" in refused(ExitCode.WRONG_STATE, "failback", volume.name)
+    dmsnap("point", "delete", point["id"])
+    with Path(volume.primary).open("rb"):
+        assert dmsnap("failback", volume.name, "--dry-run")["steps"]
+    dmsnap("failback", volume.name)
+
+
+def bench_of(lab: Lab) -> Bench:
+    bench = Bench.made(lab)
+    bench.dirty()
+    dmsnap("swap", bench.name, "--trial")
+    dmsnap("swap", "commit", bench.name)
+    bench.dirty()
+    return bench
+
+
+def forth(bench: Bench) -> None:
+    """From the former primary to the promoted recovery volume again."""
+    dmsnap("swap", bench.name, "--trial")
+    dmsnap("swap", "commit", bench.name)
+
+
+def state_of(bench: Bench) -> str:
+    ((state,),) = catalogue_rows(
+        f"select state from volume where name = '{bench.name}' and removed_ns is null"  # noqa: S608
+    )
+    return str(state)
+
+
+def look_at(lab: Lab, bench: Bench) -> World:
+    """Generations, and with them the names of devices and areas, go on rising."""
+    from conftest import world
+
+    looked = world(lab)
+    looked.catalogue.clear()
+    tables = [row.split()[3] for row in looked.dm_tables]
+    return World(
+        **{
+            **{name: getattr(looked, name) for name in World.__dataclass_fields__},
+            "loops": {},
+            "dm_tables": tables,
+            "stores": [str(len(looked.stores))],
+        }
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_is_undone(lab: Lab, number: int) -> None:
+    bench = bench_of(lab)
+    bench.look = lambda: look_at(lab, bench)  # type: ignore[method-assign]
+    words = ["failback", bench.name]
+    interrupted(bench, words, lambda: forth(bench), number=number, labelled=False)
+    assert state_of(bench) == "promoted"
+    dmsnap("failback", bench.name)
+    run("umount", bench.mount_point)
+    assert sha256(bench.recovery, SIZE) == sha256(bench.primary)
+    assert RECOVERY_SIZE > SIZE
+
+
+def test_killed_it_is_finished_or_forgotten(lab: Lab) -> None:
+    bench = bench_of(lab)
+    bench.look = lambda: look_at(lab, bench)  # type: ignore[method-assign]
+
+    def again(_ended: Ended, step: str) -> None:
+        dmsnap("point", "create", bench.name)
+        for row in dmsnap("point", "list", bench.name):
+            if any(place["kind"] == "live" for place in row["places"]):
+                dmsnap("point", "delete", row["id"])
+        if state_of(bench) == "promoted":
+            dmsnap("failback", bench.name)
+        assert dmsnap("sync", bench.name, "--audit", "full")["tracker"] == "era", step
+        bench.require_in_use(step)
+        forth(bench)
+
+    killed(bench, ["failback", bench.name], again)
