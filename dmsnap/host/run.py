@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmsnap.errors import DeadlineError, ProgramError
+from dmsnap.host.signals import deferred
 
 LOGGER = logging.getLogger(__name__)
 
@@ -90,8 +91,11 @@ def run(
     ``expected`` (a death by signal N counts as -N), ``DeadlineError`` after ``timeout_seconds``.
     """
     started = time.monotonic()
-    process = _start(argv, input is not None, descriptors)
+    process = None
     try:
+        # A signal between the fork and here would leave a program that nobody knows of.
+        with deferred():
+            process = _start(argv, input is not None, descriptors)
         stdout, stderr = process.communicate(input, timeout=timeout_seconds)
     except subprocess.TimeoutExpired as error:
         raise DeadlineError(
@@ -99,7 +103,8 @@ def run(
             argv=list(argv),
         ) from error
     finally:
-        _kill(process)
+        if process is not None:
+            _kill(process)
     completed = Completed(argv, process.returncode, stdout, stderr)
     LOGGER.debug(
         "%s: %d after %.3f s", shlex.join(argv), completed.returncode, time.monotonic() - started

@@ -16,11 +16,29 @@ class _RaiseOnce:
 
     def __init__(self) -> None:
         self._raised = False
+        self._deferring = False
+        self._pending: int | None = None
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if not self._raised:
-            self._raised = True
-            raise InterruptedBySignal(number)
+        if self._raised:
+            return
+        if self._deferring:
+            self._pending = number
+            return
+        self._raised = True
+        raise InterruptedBySignal(number)
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Raise at the end of the block instead of within."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+            if self._pending is not None:
+                number, self._pending = self._pending, None
+                self(number, None)
 
 
 @contextmanager
@@ -42,6 +60,19 @@ def interruptible() -> Iterator[None]:
         for number, former in before.items():
             # None: a handler that was not set by Python cannot be set again from here.
             signal.signal(number, signal.SIG_DFL if former is None else former)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """What arrives in the block raises at its end. Unlike ``held_back``, a program that is started
+    in it has nothing blocked, which it would inherit.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if isinstance(handler, _RaiseOnce):
+        with handler.deferring():
+            yield
+    else:
+        yield
 
 
 @contextmanager

@@ -136,3 +136,23 @@ def test_descriptors_are_inherited_only_when_named(tmp_path: Path) -> None:
         inside = [sys.executable, "-c", f"import os; os.fstat({number})"]
         assert run(*inside, expected=(0, 1)).returncode == 1
         assert run(*inside, descriptors=(number,)).returncode == 0
+
+
+def test_a_signal_while_a_program_starts_does_not_leave_it_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Python's own Popen forgets the child when its constructor is torn apart."""
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[call-overload]
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("dmsnap.host.run.subprocess.Popen", Interrupted)
+    before = children()
+    done = tmp_path / "done"
+    with pytest.raises(InterruptedBySignal), signals.interruptible():
+        run("sh", "-c", f"sleep 1; touch {done}")
+    assert children() == before
+    time.sleep(1.2)
+    assert not done.exists()
