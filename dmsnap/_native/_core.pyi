@@ -37,6 +37,7 @@ class _Lib:
     DMS_ERR_STORE_INVALID: int
     DMS_ERR_CANCELLED: int
     DMS_ERR_DEADLINE: int
+    DMS_ERR_CHANGED: int
     def dms_error_destroy(self, error: CData, /) -> None: ...
 
     # extent_set.h

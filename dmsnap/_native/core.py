@@ -38,6 +38,7 @@ _CLASSES: dict[int, type[DmsnapError]] = {
     lib.DMS_ERR_STORE_FULL: NoSpaceError,
     lib.DMS_ERR_STORE_INVALID: PointInvalidError,
     lib.DMS_ERR_DEADLINE: DeadlineError,
+    lib.DMS_ERR_CHANGED: WrongStateError,
 }
 
 

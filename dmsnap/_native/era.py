@@ -63,7 +63,8 @@ class EraMetadata:
         """The bytes of every block written in era ``since`` or later.
 
         With ``from_snapshot`` as of the moment the metadata snapshot was taken, else
-        :class:`WrongStateError` when none is held. The last extent may reach beyond a device
+        :class:`WrongStateError` when none is held, and when the metadata was written while it was
+        read (or the snapshot dropped). The last extent may reach beyond a device
         whose size is no multiple of the block size: clamp it. Eras begin at 1: ``since`` 0 gives
         every block, written or not.
         """

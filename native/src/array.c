@@ -13,6 +13,13 @@
 #define HEADER_BYTES 24
 #define CHILD_BYTES 8
 
+/*
+ * Blocks of metadata are fewer than 2^32, and so are an array's: four bytes
+ * for each block of the medium say which of the array's it is, which is its
+ * order on the medium, too. Pages of the map that no block falls in take no memory.
+ */
+_Static_assert(DMS_METADATA_MAX_BLOCKS < UINT32_MAX, "an index and one more fit 32 bits");
+
 struct array {
 	struct dms_metadata_walk *walk;
 	const char *what;
@@ -20,7 +27,10 @@ struct array {
 	uint32_t max_entries;
 	dms_array_fn fn;
 	void *context;
-	struct dms_block_list blocks; /* key: the index of the block in the array */
+	uint32_t *indices; /* of the array's block at each metadata block, plus 1; 0: not the array's */
+	uint64_t lowest; /* metadata block of the array, later the next one to look at */
+	uint64_t highest;
+	uint64_t nr_array_blocks;
 	uint64_t last_index;
 	uint64_t nr_entries;
 };
@@ -29,12 +39,34 @@ static struct dms_error *collect(void *context, uint64_t blocknr, uint64_t key,
 				 const uint8_t *value)
 {
 	struct array *array = context;
-	struct dms_block_ref ref = { .blocknr = dms_load_le64(value), .key = key };
+	uint64_t child = dms_load_le64(value);
 
+	DMS_TRY(dms_metadata_walk_visit(array->walk, array->what, child, blocknr));
+	array->nr_array_blocks++;
+	/* What does not fit 32 bits is out of place, and refused by the last index. */
 	if (key > array->last_index)
 		array->last_index = key;
-	DMS_TRY(dms_metadata_walk_visit(array->walk, array->what, ref.blocknr, blocknr));
-	return dms_block_list_add(&array->blocks, ref);
+	array->indices[child] = (uint32_t)key + 1;
+	if (child < array->lowest)
+		array->lowest = child;
+	if (child > array->highest)
+		array->highest = child;
+	return NULL;
+}
+
+static bool next_block(void *context, struct dms_block_ref *ref)
+{
+	struct array *array = context;
+
+	while (array->lowest <= array->highest) {
+		uint64_t blocknr = array->lowest++;
+
+		if (!array->indices[blocknr])
+			continue;
+		*ref = (struct dms_block_ref){ blocknr, array->indices[blocknr] - 1, 0 };
+		return true;
+	}
+	return false;
 }
 
 static struct dms_error *corrupt(const struct array *array, uint64_t blocknr, const char *field,
@@ -92,18 +124,19 @@ static struct dms_error *walk_array(struct array *array, uint64_t root)
 {
 	DMS_TRY(dms_btree_walk(array->walk, array->what, root, CHILD_BYTES, collect, array));
 	/* Keys come once each, so the count and the largest tell whether one is missing. */
-	if (array->blocks.count && array->last_index != array->blocks.count - 1)
+	if (array->nr_array_blocks && array->last_index != array->nr_array_blocks - 1)
 		return dms_error_create_at(DMS_ERR_CORRUPT, root * DMS_BLOCK_BYTES,
-					   "%s: %zu blocks, the last is number %" PRIu64,
-					   array->what, array->blocks.count, array->last_index);
-	return dms_block_io_read_blocks(array->walk->io, array->what, array->blocks.refs,
-					array->blocks.count, visit_block, array);
+					   "%s: %" PRIu64 " blocks, the last is number %" PRIu64,
+					   array->what, array->nr_array_blocks, array->last_index);
+	return dms_block_reader_run(array->walk->reader, array->what, next_block, visit_block,
+				    array);
 }
 
 struct dms_error *dms_array_walk(struct dms_metadata_walk *walk, const char *what, uint64_t root,
 				 uint32_t value_size, dms_array_fn fn, void *context,
 				 uint64_t *nr_entries)
 {
+	_cleanup_free_ uint32_t *indices = calloc(walk->nr_blocks, sizeof(*indices));
 	struct array array = {
 		.walk = walk,
 		.what = what,
@@ -111,11 +144,13 @@ struct dms_error *dms_array_walk(struct dms_metadata_walk *walk, const char *wha
 		.max_entries = (DMS_BLOCK_BYTES - HEADER_BYTES) / value_size,
 		.fn = fn,
 		.context = context,
+		.indices = indices,
+		.lowest = walk->nr_blocks,
 	};
-	struct dms_error *error = walk_array(&array, root);
 
-	dms_cleanup_block_list(&array.blocks);
-	if (!error)
-		*nr_entries = array.nr_entries;
-	return error;
+	if (!indices)
+		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for the map of an array");
+	DMS_TRY(walk_array(&array, root));
+	*nr_entries = array.nr_entries;
+	return NULL;
 }

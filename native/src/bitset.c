@@ -32,6 +32,24 @@ void dms_bitmap_destroy(struct dms_bitmap *bitmap)
 	free(bitmap);
 }
 
+void dms_bitmap_merge(struct dms_bitmap *bitmap, uint64_t first, const uint64_t *words,
+		      size_t nr_bits)
+{
+	uint64_t *at = bitmap->words + first / DMS_WORD_BITS;
+	unsigned int shift = first % DMS_WORD_BITS;
+
+	for (size_t i = 0; i * DMS_WORD_BITS < nr_bits; i++) {
+		uint64_t high = words[i] >> (DMS_WORD_BITS - 1 - shift) >> 1;
+
+		/* Most words are zero; a store would take memory for them. */
+		if (!words[i])
+			continue;
+		at[i] |= words[i] << shift;
+		if (high)
+			at[i + 1] |= high;
+	}
+}
+
 /* Add the runs of one word to set; touching runs of neighbouring words are joined there. */
 static struct dms_error *add_word(uint64_t word, uint64_t first_block, uint64_t block_bytes,
 				  struct dms_extent_set *set)

@@ -23,6 +23,13 @@ void dms_bitmap_destroy(struct dms_bitmap *bitmap);
 DMS_DEFINE_CLEANUP(dms_cleanup_bitmap, struct dms_bitmap, dms_bitmap_destroy);
 #define _cleanup_bitmap_ DMS_CLEANUP(dms_cleanup_bitmap)
 
+/*
+ * Set in bitmap the bits from first on that are set among the nr in words, the lowest bit first.
+ * Those behind nr are 0, and all of them lie within bitmap.
+ */
+void dms_bitmap_merge(struct dms_bitmap *bitmap, uint64_t first, const uint64_t *words,
+		      size_t nr_bits);
+
 /* Set bits are blocks of block_bytes: add them to set. */
 struct dms_error *dms_bitmap_extents(const struct dms_bitmap *bitmap, uint64_t block_bytes,
 				     struct dms_extent_set *set);

@@ -12,11 +12,7 @@
 
 #include "block_io.h"
 #include "cleanup.h"
-
-/* The largest read: small enough to stay in the processor's cache until it is checked. */
-#define BATCH_BLOCKS 256
-/* Reading this many unwanted blocks costs less than another request. */
-#define MAX_GAP_BLOCKS 8
+#include "io_queue.h"
 
 struct dms_error *dms_buffer_create(size_t size, uint8_t **buffer)
 {
@@ -68,6 +64,21 @@ struct dms_error *dms_block_io_init(struct dms_block_io *io, int fd)
 	return NULL;
 }
 
+/* One pread(), or what a test has in its place; a negative errno. */
+static ssize_t transfer(int fd, uint8_t *buffer, size_t size, uint64_t offset_bytes)
+{
+	ssize_t injected = 0, result;
+
+	if (dms_io_inject)
+		injected = dms_io_inject(DMS_IO_READ, fd, offset_bytes, (uint32_t)size);
+	if (injected < 0)
+		return injected;
+	if (injected > 0 && (size_t)injected < size)
+		size = (size_t)injected;
+	result = pread(fd, buffer, size, (off_t)offset_bytes);
+	return result < 0 ? -errno : result;
+}
+
 /*
  * Read up to size bytes, at least needed. The two differ at the end of a
  * medium that is no whole number of blocks: O_DIRECT wants a whole block
@@ -79,13 +90,12 @@ static struct dms_error *read_at(int fd, const char *what, uint8_t *buffer, size
 	size_t done = 0;
 
 	while (done < needed) {
-		ssize_t result = pread(fd, buffer + done, size - done,
-				       (off_t)(offset_bytes + done));
+		ssize_t result = transfer(fd, buffer + done, size - done, offset_bytes + done);
 
-		if (result < 0 && errno == EINTR)
+		if (result == -EINTR)
 			continue;
 		if (result < 0)
-			return dms_error_create_os_at(errno, offset_bytes + done, "%s: read", what);
+			return dms_error_create_os_at((int)-result, offset_bytes + done, "%s: read", what);
 		if (!result)
 			return dms_error_create_at(DMS_ERR_OUT_OF_BOUNDS, offset_bytes + done,
 						   "%s: %zu bytes wanted, the medium ends after %zu",
@@ -111,103 +121,6 @@ struct dms_error *dms_block_io_read_bytes(const struct dms_block_io *io, const c
 	if (!error)
 		*bytes = buffer + head;
 	return error;
-}
-
-static int compare_refs(const void *left, const void *right)
-{
-	uint64_t a = ((const struct dms_block_ref *)left)->blocknr;
-	uint64_t b = ((const struct dms_block_ref *)right)->blocknr;
-
-	return (a > b) - (a < b);
-}
-
-static void sort_refs(struct dms_block_ref *refs, size_t nr_refs)
-{
-	for (size_t i = 1; i < nr_refs; i++) {
-		if (refs[i - 1].blocknr > refs[i].blocknr) {
-			qsort(refs, nr_refs, sizeof(*refs), compare_refs);
-			return;
-		}
-	}
-}
-
-/* How many of the refs one read takes. */
-static size_t run_length(const struct dms_block_ref *refs, size_t nr_refs)
-{
-	size_t i = 1;
-
-	while (i < nr_refs && refs[i].blocknr - refs[i - 1].blocknr <= MAX_GAP_BLOCKS + 1 &&
-	       refs[i].blocknr - refs[0].blocknr < BATCH_BLOCKS)
-		i++;
-	return i;
-}
-
-static size_t run_bytes(const struct dms_block_ref *refs, size_t nr_refs)
-{
-	return (size_t)(refs[nr_refs - 1].blocknr - refs[0].blocknr + 1) * DMS_BLOCK_BYTES;
-}
-
-static struct dms_error *read_run(const struct dms_block_io *io, const char *what,
-				  const struct dms_block_ref *refs, size_t nr_refs, uint8_t *buffer,
-				  dms_block_fn fn, void *context)
-{
-	size_t size = run_bytes(refs, nr_refs);
-	struct dms_error *error = read_at(io->fd, what, buffer, size, size,
-					  refs[0].blocknr * DMS_BLOCK_BYTES);
-
-	if (error && nr_refs > 1) {
-		/* What failed may lie in a gap; if not, the block by itself says where. */
-		dms_error_destroy(error);
-		for (size_t i = 0; i < nr_refs; i++) {
-			error = read_run(io, what, &refs[i], 1, buffer, fn, context);
-			if (error)
-				return error;
-		}
-		return NULL;
-	}
-	for (size_t i = 0; !error && i < nr_refs; i++)
-		error = fn(context, &refs[i],
-			   buffer + (refs[i].blocknr - refs[0].blocknr) * DMS_BLOCK_BYTES);
-	return error;
-}
-
-/* Let the kernel begin with the next read while this one is worked on. */
-static void announce(const struct dms_block_io *io, const struct dms_block_ref *refs,
-		     size_t nr_refs)
-{
-	if (nr_refs && !io->direct)
-		posix_fadvise(io->fd, (off_t)(refs[0].blocknr * DMS_BLOCK_BYTES),
-			      (off_t)run_bytes(refs, run_length(refs, nr_refs)),
-			      POSIX_FADV_WILLNEED);
-}
-
-struct dms_error *dms_block_io_read_blocks(const struct dms_block_io *io, const char *what,
-					   struct dms_block_ref *refs, size_t nr_refs,
-					   dms_block_fn fn, void *context)
-{
-	_cleanup_free_ uint8_t *buffer = NULL;
-	struct dms_error *error;
-	size_t run;
-
-	if (!nr_refs)
-		return NULL;
-	sort_refs(refs, nr_refs);
-	if (refs[nr_refs - 1].blocknr >= io->nr_blocks)
-		return dms_error_create(DMS_ERR_OUT_OF_BOUNDS,
-					"%s block %" PRIu64 ": the medium has %" PRIu64 " blocks",
-					what, refs[nr_refs - 1].blocknr, io->nr_blocks);
-	error = dms_buffer_create(nr_refs > 1 ? BATCH_BLOCKS * DMS_BLOCK_BYTES : DMS_BLOCK_BYTES,
-				  &buffer);
-	if (error)
-		return error;
-	for (; nr_refs; refs += run, nr_refs -= run) {
-		run = run_length(refs, nr_refs);
-		announce(io, refs + run, nr_refs - run);
-		error = read_run(io, what, refs, run, buffer, fn, context);
-		if (error)
-			return error;
-	}
-	return NULL;
 }
 
 struct dms_error *dms_write_at(int fd, const char *what, const void *buffer, size_t size,

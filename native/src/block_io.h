@@ -20,17 +20,8 @@ struct dms_block_io {
 	uint64_t size_bytes;
 	uint64_t nr_blocks; /* whole ones */
 	bool direct;
+	bool without_io_uring; /* tests set it */
 };
-
-/* A block to be read; the rest is for whoever asked. */
-struct dms_block_ref {
-	uint64_t blocknr;
-	uint64_t key;
-	uint64_t key_end;
-};
-
-typedef struct dms_error *(*dms_block_fn)(void *context, const struct dms_block_ref *ref,
-					  const uint8_t *block);
 
 /* A buffer that O_DIRECT takes; free() it. size is rounded up to whole blocks. */
 struct dms_error *dms_buffer_create(size_t size, uint8_t **buffer);
@@ -46,15 +37,6 @@ struct dms_error *dms_block_io_init(struct dms_block_io *io, int fd);
 struct dms_error *dms_block_io_read_bytes(const struct dms_block_io *io, const char *what,
 					  uint64_t offset_bytes, size_t length, uint8_t *buffer,
 					  const uint8_t **bytes);
-
-/*
- * Hand every block of refs to fn, in ascending order of block numbers: refs
- * are sorted in place. Neighbours are read together, through small gaps, too.
- * A block that lies outside the medium is DMS_ERR_OUT_OF_BOUNDS.
- */
-struct dms_error *dms_block_io_read_blocks(const struct dms_block_io *io, const char *what,
-					   struct dms_block_ref *refs, size_t nr_refs,
-					   dms_block_fn fn, void *context);
 
 /* Write all of size bytes; everything aligned by the caller. */
 struct dms_error *dms_write_at(int fd, const char *what, const void *buffer, size_t size,

@@ -156,8 +156,8 @@ static struct dms_error *walk_level(struct level *level, struct dms_block_list *
 
 	level->known = false;
 	level->children = (struct dms_block_list){ 0 };
-	error = dms_block_io_read_blocks(level->walk->io, level->what, refs->refs, refs->count,
-					 visit_node, level);
+	error = dms_block_reader_run_refs(level->walk->reader, level->what, refs->refs, refs->count,
+					  visit_node, level);
 	done = *refs;
 	*refs = level->children;
 	dms_cleanup_block_list(&done);

@@ -14,17 +14,25 @@
 #include "bitset.h"
 #include "btree.h"
 #include "cleanup.h"
+#include "era_filter.h"
 #include "era_superblock.h"
 #include "le_cursor.h"
 #include "metadata_walk.h"
 
 #define SECTOR_BYTES 512
-#define ERA_BYTES 4
 #define WRITESET_BYTES 12
 
 struct dms_era_metadata {
 	struct dms_block_io io;
 	struct dms_era_superblock superblock;
+	uint32_t csum; /* the superblock's */
+};
+
+/* Where a query begins: in the live superblock, or in its clone. */
+struct roots {
+	struct dms_era_superblock superblock;
+	uint64_t blocknr;
+	uint32_t csum;
 };
 
 /* An archived writeset that counts. */
@@ -50,7 +58,7 @@ static struct dms_error *open_metadata(int fd, struct dms_era_metadata *metadata
 		return dms_error_create(DMS_ERR_BAD_MAGIC,
 					"era superblock: the medium has %" PRIu64 " bytes",
 					metadata->io.size_bytes);
-	DMS_TRY(dms_era_superblock_read(&metadata->io, 0, &metadata->superblock));
+	DMS_TRY(dms_era_superblock_read(&metadata->io, 0, &metadata->superblock, &metadata->csum));
 	return dms_era_superblock_check_geometry(&metadata->superblock, &metadata->io);
 }
 
@@ -120,66 +128,23 @@ static struct dms_error *merge_archived(struct query *query, uint64_t writeset_t
 	return NULL;
 }
 
-/* Sixteen eras at a time: nearly all of them are older than what is asked for. */
-#define GROUP 16
-
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-typedef uint32_t eras __attribute__((vector_size(16)));
-
-static bool any_since(const uint8_t *values, uint32_t since)
-{
-	eras lanes[GROUP * ERA_BYTES / sizeof(eras)];
-	eras limit = { since, since, since, since };
-	uint64_t halves[2];
-
-	memcpy(lanes, values, sizeof(lanes));
-	lanes[0] = (eras)(lanes[0] >= limit) | (eras)(lanes[1] >= limit) |
-		   (eras)(lanes[2] >= limit) | (eras)(lanes[3] >= limit);
-	memcpy(halves, lanes, sizeof(halves));
-	return halves[0] | halves[1];
-}
-#else
-static bool any_since(const uint8_t *values, uint32_t since)
-{
-	bool any = false;
-
-	for (uint32_t i = 0; i < GROUP; i++)
-		any |= dms_load_le32(values + i * ERA_BYTES) >= since;
-	return any;
-}
-#endif
-
-static struct dms_error *mark_eras(struct query *query, const struct dms_array_run *run,
-				   uint32_t begin, uint32_t end)
-{
-	for (uint32_t i = begin; i < end; i++) {
-		uint32_t era = dms_load_le32(run->values + (size_t)i * ERA_BYTES);
-		uint64_t block = run->first + i;
-
-		if (era < query->since)
-			continue;
-		if (era > query->current_era)
-			return from_the_future("era array", run->blocknr, era, query);
-		query->bitmap->words[block / DMS_WORD_BITS] |= 1ull << block % DMS_WORD_BITS;
-	}
-	return NULL;
-}
-
 static struct dms_error *filter_eras(void *context, const struct dms_array_run *run)
 {
 	struct query *query = context;
 	uint64_t nr_blocks = query->bitmap->nr_bits;
-	uint32_t nr = run->nr_entries, i = 0;
+	uint64_t masks[DMS_BLOCK_BYTES / DMS_ERA_BYTES / DMS_WORD_BITS];
+	uint32_t nr = run->nr_entries, latest;
 
 	/* After the device shrank, a metadata snapshot's array is longer than the device. */
 	if (run->first >= nr_blocks)
 		return NULL;
 	if (nr > nr_blocks - run->first)
 		nr = (uint32_t)(nr_blocks - run->first);
-	for (; nr - i >= GROUP; i += GROUP)
-		if (any_since(run->values + (size_t)i * ERA_BYTES, query->since))
-			DMS_TRY(mark_eras(query, run, i, i + GROUP));
-	return mark_eras(query, run, i, nr);
+	latest = dms_era_filter(run->values, nr, query->since, masks);
+	if (latest > query->current_era)
+		return from_the_future("era array", run->blocknr, latest, query);
+	dms_bitmap_merge(query->bitmap, run->first, masks, nr);
+	return NULL;
 }
 
 static struct dms_error *merge_array(struct query *query, uint64_t era_array_root,
@@ -187,7 +152,7 @@ static struct dms_error *merge_array(struct query *query, uint64_t era_array_roo
 {
 	uint64_t nr_entries;
 
-	DMS_TRY(dms_array_walk(query->walk, "era array", era_array_root, ERA_BYTES, filter_eras,
+	DMS_TRY(dms_array_walk(query->walk, "era array", era_array_root, DMS_ERA_BYTES, filter_eras,
 			       query, &nr_entries));
 	/* A snapshot's array is shorter when the device has grown since it was taken. */
 	if (!from_snapshot && nr_entries < query->bitmap->nr_bits)
@@ -209,18 +174,74 @@ static struct dms_error *run_query(struct query *query, const struct dms_era_sup
 	return merge_array(query, roots->era_array_root, from_snapshot);
 }
 
-/* Where the roots are: in the live superblock, or in its clone. */
 static struct dms_error *find_roots(const struct dms_era_metadata *metadata, bool from_snapshot,
-				    struct dms_era_superblock *roots)
+				    struct roots *roots)
 {
 	if (!from_snapshot) {
-		*roots = metadata->superblock;
+		*roots = (struct roots){ metadata->superblock, 0, metadata->csum };
 		return NULL;
 	}
-	if (!metadata->superblock.metadata_snap)
+	roots->blocknr = metadata->superblock.metadata_snap;
+	if (!roots->blocknr)
 		return dms_error_create(DMS_ERR_NO_METADATA_SNAPSHOT,
 					"no metadata snapshot is held");
-	return dms_era_superblock_read(&metadata->io, metadata->superblock.metadata_snap, roots);
+	return dms_era_superblock_read(&metadata->io, roots->blocknr, &roots->superblock,
+				       &roots->csum);
+}
+
+/*
+ * Whether what the roots lead to is still what was read. The kernel writes what
+ * changes in a block to another place, and the superblock last: as long as that
+ * is the same (or holds the same metadata snapshot), no block that it leads to
+ * was used for something else. Two commits could bring the same bytes again;
+ * this finds who forgot that the metadata is in use, and replaces no snapshot.
+ */
+static struct dms_error *check_unchanged(const struct dms_era_metadata *metadata,
+					 const struct roots *roots)
+{
+	struct dms_era_superblock live, clone;
+	uint32_t csum;
+
+	DMS_TRY(dms_era_superblock_read(&metadata->io, 0, &live, &csum));
+	if (!roots->blocknr) {
+		if (csum == roots->csum)
+			return NULL;
+		return dms_error_create_at(DMS_ERR_CHANGED, 0,
+					   "era metadata was written while it was read (current_era "
+					   "%u, now %u): it is in use, and a metadata snapshot is "
+					   "needed",
+					   metadata->superblock.current_era, live.current_era);
+	}
+	if (live.metadata_snap == roots->blocknr) {
+		DMS_TRY(dms_era_superblock_read(&metadata->io, roots->blocknr, &clone, &csum));
+		if (csum == roots->csum)
+			return NULL;
+	}
+	return dms_error_create_at(DMS_ERR_CHANGED, 0,
+				   "the metadata snapshot at block %" PRIu64
+				   " was dropped while it was read", roots->blocknr);
+}
+
+/*
+ * What is made of a result, or of an error that the medium's content gave:
+ * when the metadata was written meanwhile, both mean nothing.
+ */
+static struct dms_error *distrust(const struct dms_era_metadata *metadata,
+				  const struct roots *roots, struct dms_error *error)
+{
+	struct dms_error *change;
+
+	if (error && (error->code == DMS_ERR_OS || error->code == DMS_ERR_NO_MEMORY))
+		return error;
+	change = check_unchanged(metadata, roots);
+	if (error && change && change->code != DMS_ERR_CHANGED) {
+		dms_error_destroy(change);
+		return error;
+	}
+	if (!change)
+		return error;
+	dms_error_destroy(error);
+	return change;
 }
 
 static struct dms_error *extents_of(const struct dms_bitmap *bitmap, uint64_t block_bytes,
@@ -240,7 +261,7 @@ struct dms_error *dms_era_written_since(struct dms_era_metadata *metadata, uint3
 	const struct dms_era_superblock *superblock = &metadata->superblock;
 	_cleanup_metadata_walk_ struct dms_metadata_walk *walk = NULL;
 	_cleanup_bitmap_ struct dms_bitmap *bitmap = NULL;
-	struct dms_era_superblock roots;
+	struct roots roots;
 	struct query query = { .since = since, .current_era = superblock->current_era };
 	struct dms_error *error;
 
@@ -249,7 +270,7 @@ struct dms_error *dms_era_written_since(struct dms_era_metadata *metadata, uint3
 	DMS_TRY(dms_bitmap_create(superblock->nr_blocks, &bitmap));
 	query.walk = walk;
 	query.bitmap = bitmap;
-	error = run_query(&query, &roots, from_snapshot);
+	error = distrust(metadata, &roots, run_query(&query, &roots.superblock, from_snapshot));
 	free(query.writesets);
 	if (error)
 		return error;

@@ -51,7 +51,7 @@ static struct dms_error *parse(struct dms_le_cursor *cursor, struct preamble *pr
 }
 
 struct dms_error *dms_era_superblock_read(const struct dms_block_io *io, uint64_t blocknr,
-					  struct dms_era_superblock *superblock)
+					  struct dms_era_superblock *superblock, uint32_t *csum)
 {
 	_cleanup_free_ uint8_t *buffer = NULL;
 	struct dms_era_superblock found = { 0 };
@@ -77,6 +77,7 @@ struct dms_error *dms_era_superblock_read(const struct dms_block_io *io, uint64_
 					   WHAT ": version %u, known is %d", found.version,
 					   VERSION);
 	*superblock = found;
+	*csum = preamble.csum;
 	return NULL;
 }
 

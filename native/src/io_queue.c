@@ -157,6 +157,8 @@ static void prepare(struct io_uring_sqe *sqe, struct dms_io_request *request, ui
 		io_uring_prep_write(sqe, request->fd, buffer, length, offset);
 	else
 		io_uring_prep_read(sqe, request->fd, buffer, length, offset);
+	if (request->aside)
+		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 	io_uring_sqe_set_data(sqe, request);
 }
 

@@ -29,6 +29,7 @@ struct dms_io_request {
 	void *buffer;
 	uint64_t offset_bytes;
 	uint32_t length_bytes;
+	bool aside; /* by a thread of the kernel, not in submit(): for what lies in the page cache */
 	void *context; /* the caller's */
 
 	uint32_t done_bytes;

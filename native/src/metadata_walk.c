@@ -7,20 +7,28 @@
 #define WORD_BITS 64
 #define FIRST_CAPACITY 256
 
+static struct dms_error *prepare(struct dms_metadata_walk *walk, const struct dms_block_io *io)
+{
+	walk->nr_blocks = io->nr_blocks < DMS_METADATA_MAX_BLOCKS ? io->nr_blocks :
+								    DMS_METADATA_MAX_BLOCKS;
+	walk->visited = calloc(walk->nr_blocks / WORD_BITS + 1, sizeof(*walk->visited));
+	if (!walk->visited)
+		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for a walk");
+	return dms_block_reader_create(io, &walk->reader);
+}
+
 struct dms_error *dms_metadata_walk_create(const struct dms_block_io *io,
 					   struct dms_metadata_walk **walk)
 {
 	struct dms_metadata_walk *new = calloc(1, sizeof(*new));
+	struct dms_error *error;
 
 	if (!new)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for a walk");
-	new->io = io;
-	new->nr_blocks = io->nr_blocks < DMS_METADATA_MAX_BLOCKS ? io->nr_blocks :
-								   DMS_METADATA_MAX_BLOCKS;
-	new->visited = calloc(new->nr_blocks / WORD_BITS + 1, sizeof(*new->visited));
-	if (!new->visited) {
-		free(new);
-		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for a walk");
+	error = prepare(new, io);
+	if (error) {
+		dms_metadata_walk_destroy(new);
+		return error;
 	}
 	*walk = new;
 	return NULL;
@@ -28,6 +36,7 @@ struct dms_error *dms_metadata_walk_create(const struct dms_block_io *io,
 
 void dms_metadata_walk_destroy(struct dms_metadata_walk *walk)
 {
+	dms_block_reader_destroy(walk->reader);
 	free(walk->visited);
 	free(walk);
 }

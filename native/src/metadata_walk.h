@@ -13,18 +13,19 @@
 
 #include <dmsnap/error.h>
 
-#include "block_io.h"
+#include "block_reader.h"
 #include "cleanup.h"
 
 /* DM_SM_METADATA_MAX_BLOCKS: the kernel's space map reaches no further. */
 #define DMS_METADATA_MAX_BLOCKS (255ull * 16320)
 
 struct dms_metadata_walk {
-	const struct dms_block_io *io;
+	struct dms_block_reader *reader;
 	uint64_t nr_blocks;
 	uint64_t *visited; /* a bit per block */
 };
 
+/* io stays the caller's, and outlives the walk. */
 struct dms_error *dms_metadata_walk_create(const struct dms_block_io *io,
 					   struct dms_metadata_walk **walk);
 void dms_metadata_walk_destroy(struct dms_metadata_walk *walk);

@@ -16,11 +16,38 @@ void image_init(struct image *image, uint64_t nr_blocks)
 	CHECK(image->bytes);
 	image->nr_blocks = nr_blocks;
 	image->next = 1;
+	image->order = NULL;
 }
 
 void image_free(struct image *image)
 {
 	free(image->bytes);
+	free(image->order);
+}
+
+void image_shuffle(struct image *image, uint64_t seed)
+{
+	struct random random = { seed };
+
+	image->order = malloc(image->nr_blocks * sizeof(*image->order));
+	CHECK(image->order);
+	for (uint64_t i = 0; i < image->nr_blocks; i++)
+		image->order[i] = i;
+	for (uint64_t i = image->nr_blocks - 1; i > image->next; i--) {
+		uint64_t other = image->next + next_random(&random) % (i - image->next + 1);
+		uint64_t block = image->order[i];
+
+		image->order[i] = image->order[other];
+		image->order[other] = block;
+	}
+}
+
+uint64_t image_take(struct image *image)
+{
+	uint64_t i = image->next++;
+
+	CHECK(i < image->nr_blocks);
+	return image->order ? image->order[i] : i;
 }
 
 int image_fd(const struct image *image, uint64_t size_bytes)
@@ -76,7 +103,7 @@ void image_seal(const struct image *image, uint64_t blocknr, uint32_t salt)
 uint64_t image_node(struct image *image, bool leaf, uint32_t value_size, uint32_t fan_out,
 		    uint32_t nr, const uint64_t *keys, const uint8_t *values)
 {
-	uint64_t blocknr = image->next++;
+	uint64_t blocknr = image_take(image);
 	uint8_t *block = image_block(image, blocknr);
 
 	CHECK(nr <= fan_out && 32 + (uint64_t)fan_out * (8 + value_size) <= IMAGE_BLOCK);
@@ -140,7 +167,7 @@ uint64_t image_btree(struct image *image, uint32_t value_size, uint32_t fan_out,
 uint64_t image_array_block(struct image *image, uint32_t value_size, uint32_t nr,
 			   const uint8_t *values)
 {
-	uint64_t blocknr = image->next++;
+	uint64_t blocknr = image_take(image);
 	uint8_t *block = image_block(image, blocknr);
 
 	put_le32(block + 4, (IMAGE_BLOCK - 24) / value_size);

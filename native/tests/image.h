@@ -19,10 +19,15 @@ struct image {
 	uint8_t *bytes;
 	uint64_t nr_blocks;
 	uint64_t next; /* the first block that is free */
+	uint64_t *order; /* NULL, or which block is taken instead of the i-th */
 };
 
 void image_init(struct image *image, uint64_t nr_blocks);
 void image_free(struct image *image);
+/* Hand blocks out at random from now on, as old metadata has them: seed is not 0. */
+void image_shuffle(struct image *image, uint64_t seed);
+/* The next free block. */
+uint64_t image_take(struct image *image);
 /* A memory file with the image's first size_bytes. */
 int image_fd(const struct image *image, uint64_t size_bytes);
 

@@ -72,7 +72,7 @@ static void build(struct world *world, bool snapshot)
 	world->superblock.era_array_root =
 		image_era_array(&world->image, 2, NR_BLOCKS, array_eras);
 	if (snapshot) {
-		world->superblock.metadata_snap = world->image.next++;
+		world->superblock.metadata_snap = image_take(&world->image);
 		image_superblock(&world->image, world->superblock.metadata_snap,
 				 &world->superblock);
 	} else {

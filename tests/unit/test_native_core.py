@@ -36,6 +36,7 @@ CODES = {
     "DMS_ERR_STORE_INVALID": PointInvalidError,
     "DMS_ERR_CANCELLED": InterruptedBySignal,
     "DMS_ERR_DEADLINE": DeadlineError,
+    "DMS_ERR_CHANGED": WrongStateError,
 }
 
 

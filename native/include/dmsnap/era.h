@@ -48,6 +48,8 @@ const struct dms_era_superblock *dms_era_metadata_superblock(const struct dms_er
  * in bytes of the data device; the last may reach beyond a device whose size
  * is no multiple of the block size, so clamp. The kernel's first era is 1, and
  * 0 in the era array says never written: since 0 gives every block.
+ * DMS_ERR_CHANGED when the superblock was written while the metadata was read, or
+ * the metadata snapshot dropped: nothing of what was read can be trusted then.
  */
 struct dms_error *dms_era_written_since(struct dms_era_metadata *metadata, uint32_t since,
 					bool from_snapshot, struct dms_extent_set **set);

@@ -24,6 +24,7 @@ enum dms_error_code {
 	DMS_ERR_STORE_INVALID = 11, /* the kernel marked the store as overflowed or failed */
 	DMS_ERR_CANCELLED = 12, /* the progress callback asked to stop */
 	DMS_ERR_DEADLINE = 13, /* the window's deadline passed; everything was resumed */
+	DMS_ERR_CHANGED = 14, /* the medium was written while it was read */
 };
 
 struct dms_error {

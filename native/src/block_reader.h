@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Many metadata blocks, read in the order in which they lie on the medium:
+ * neighbours together, several reads in flight while what has come is worked
+ * on. Without io_uring one read at a time, otherwise the same.
+ */
+#ifndef DMSNAP_SRC_BLOCK_READER_H
+#define DMSNAP_SRC_BLOCK_READER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <dmsnap/error.h>
+
+#include "block_io.h"
+
+/* A block to be read; the rest is for whoever asked. */
+struct dms_block_ref {
+	uint64_t blocknr;
+	uint64_t key;
+	uint64_t key_end;
+};
+
+/* The next block to be read, never below the one before it. False: there is none. */
+typedef bool (*dms_block_next_fn)(void *context, struct dms_block_ref *ref);
+typedef struct dms_error *(*dms_block_fn)(void *context, const struct dms_block_ref *ref,
+					  const uint8_t *block);
+
+struct dms_block_reader;
+
+/* io stays the caller's, and outlives the reader. */
+struct dms_error *dms_block_reader_create(const struct dms_block_io *io,
+					  struct dms_block_reader **reader);
+void dms_block_reader_destroy(struct dms_block_reader *reader);
+
+/*
+ * Hand every block that next() names to fn, in that order; both get context.
+ * Neighbours are read together, through small gaps, too, whose errors do not
+ * matter. A block that lies outside the medium is DMS_ERR_OUT_OF_BOUNDS.
+ */
+struct dms_error *dms_block_reader_run(struct dms_block_reader *reader, const char *what,
+				       dms_block_next_fn next, dms_block_fn fn, void *context);
+/* The same for a vector, which is sorted in place. */
+struct dms_error *dms_block_reader_run_refs(struct dms_block_reader *reader, const char *what,
+					    struct dms_block_ref *refs, size_t nr_refs,
+					    dms_block_fn fn, void *context);
+
+#endif
