@@ -11,7 +11,17 @@ from pathlib import Path
 from cffi import FFI
 
 NATIVE = Path("native")
-HEADERS = ("error", "extent_set", "era", "exception_store", "label", "copy", "window")
+HEADERS = (
+    "error",
+    "extent_set",
+    "extent_text",
+    "block_set",
+    "era",
+    "exception_store",
+    "label",
+    "copy",
+    "window",
+)
 LIBRARIES = ("uring",)
 COMPILE_ARGUMENTS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra")
 

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from dmsnap._native._core import ffi, lib
+from dmsnap._native.block_set import BlockSet
 from dmsnap._native.core import check
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.units import SECTOR_BYTES
@@ -59,15 +60,21 @@ class EraMetadata:
         fields = {field: int(getattr(superblock, field)) for field in EraSuperblock.__slots__}
         return cls(place[0], name, EraSuperblock(**fields))
 
-    def written_since(self, since: int, *, from_snapshot: bool = False) -> ExtentSet:
-        """The bytes of every block written in era ``since`` or later.
+    def written_blocks(self, since: int, *, from_snapshot: bool = False) -> BlockSet:
+        """Every block written in era ``since`` or later.
 
-        With ``from_snapshot`` as of the moment the metadata snapshot was taken, else
+        With ``from_snapshot`` as of the moment the metadata snapshot was taken.
         :class:`WrongStateError` when none is held, and when the metadata was written while it was
-        read (or the snapshot dropped). The last extent may reach beyond a device
-        whose size is no multiple of the block size: clamp it. Eras begin at 1: ``since`` 0 gives
-        every block, written or not.
+        read, or the snapshot dropped. The last block may reach beyond a device whose size is no
+        multiple of the block size: clamp it. Eras begin at 1: ``since`` 0 gives every block,
+        written or not.
         """
+        place = ffi.new("struct dms_block_set **")
+        check(lib.dms_era_written_blocks(self._open(), since, from_snapshot, place), self._name)
+        return BlockSet.adopt(place[0])
+
+    def written_since(self, since: int, *, from_snapshot: bool = False) -> ExtentSet:
+        """The same as extents, which are 16 bytes each."""
         place = ffi.new("struct dms_extent_set **")
         check(lib.dms_era_written_since(self._open(), since, from_snapshot, place), self._name)
         return ExtentSet.adopt(place[0])

@@ -1,17 +1,15 @@
 """Sets of byte ranges that live in the native core."""
 
-import struct
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Self
 
 from dmsnap._native._core import ffi, lib
 from dmsnap._native.core import check
+from dmsnap._native.extent_text import BATCH, pairs_of, text_of
 from dmsnap.extent import Extent
 
 if TYPE_CHECKING:
     from dmsnap._native._core import CData
-
-_PAIR = struct.Struct("=QQ")
 
 
 class ExtentSet:
@@ -72,9 +70,14 @@ class ExtentSet:
         count = lib.dms_extent_set_count(self.cdata)
         if not count:
             return iter(())
+        return pairs_of(lib.dms_extent_set_extents(self.cdata), count)
+
+    def texts(self, *, json: bool) -> Iterator[str]:
+        """The extents as text, a batch in each: as :func:`text_of` writes them."""
         extents = lib.dms_extent_set_extents(self.cdata)
-        packed = ffi.buffer(extents, count * _PAIR.size)[:]
-        return _PAIR.iter_unpack(packed)
+        count = lib.dms_extent_set_count(self.cdata)
+        for first in range(0, count, BATCH):
+            yield text_of(extents + first, min(BATCH, count - first), json=json)
 
     def __len__(self) -> int:
         return lib.dms_extent_set_count(self.cdata)

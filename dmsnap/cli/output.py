@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import islice
 from typing import Protocol, TextIO, TypeVar, cast
 
 from dmsnap.cli import json_value
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
-
-BATCH = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +36,12 @@ class PlanLike(Protocol):
     def operation(self) -> str: ...
 
     def descriptions(self) -> list[str]: ...
+
+
+class Extents(Protocol):
+    """Extents that write themselves: the core's sets, known here by their shape."""
+
+    def texts(self, *, json: bool) -> Iterator[str]: ...
 
 
 class Rich(Protocol):
@@ -94,25 +97,25 @@ class Output:
     def show_extents(
         self,
         members: Mapping[str, object],
-        pairs: Iterator[tuple[int, int]],
+        extents: Extents,
         description: Iterable[Text],
     ) -> None:
         """Write ``members`` and any number of extents, never more than a batch of them in memory.
 
-        In JSON they follow the members as ``"extents": [[offset_bytes, length_bytes], …]``.
+        In JSON they follow the members as ``"extents": [[offset_bytes,length_bytes],…]``.
         """
         if self.json:
             head = json.dumps(json_value.to_json(members))[:-1]
             self.out.write(f'{head}, "extents": [')
-            for first, batch in _batches(pairs):
-                listed = json.dumps(batch, separators=(",", ":"))[1:-1]
-                self.out.write(listed if first else f",{listed}")
+            separator = ""
+            for text in extents.texts(json=True):
+                self.out.writelines((separator, text))
+                separator = ","
             self.line("]}")
             return
         for item in description:
             self.text(item)
-        for _, batch in _batches(pairs):
-            self.out.writelines(f"{offset:>20} {length:>16}\n" for offset, length in batch)
+        self.out.writelines(extents.texts(json=False))
 
     def text(self, item: Text) -> None:
         if isinstance(item, str):
@@ -154,16 +157,6 @@ def plain_table(table: Table) -> Iterator[str]:
             for cell, width, (_, right) in zip(row, widths, columns, strict=True)
         )
         yield "  ".join(cells).rstrip()
-
-
-def _batches(
-    pairs: Iterator[tuple[int, int]],
-) -> Iterator[tuple[bool, list[tuple[int, int]]]]:
-    """``pairs`` in lists; True with the first."""
-    first = True
-    while batch := list(islice(pairs, BATCH)):
-        yield first, batch
-        first = False
 
 
 def _rich() -> Rich:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dmsnap._native import label
+from dmsnap._native.block_set import BlockSet
 from dmsnap._native.era import EraMetadata
 from dmsnap._native.exception_store import ExceptionStore
 from dmsnap._native.extent_set import ExtentSet
@@ -41,7 +42,7 @@ class EraInspection:
     current_era: int
     metadata_snapshot: int | None
     since: int
-    extents: ExtentSet
+    extents: BlockSet
     front: str | None = None
     taken: bool = False
 
@@ -93,7 +94,7 @@ def _inspection(
     metadata: EraMetadata, since: int, front: EraFront | None, *, taken: bool
 ) -> EraInspection:
     superblock = metadata.superblock
-    extents = metadata.written_since(since, from_snapshot=front is not None)
+    extents = metadata.written_blocks(since, from_snapshot=front is not None)
     whole_bytes = superblock.nr_blocks * superblock.block_size_bytes
     extents.clamp(min(front.size_bytes, whole_bytes) if front else whole_bytes)
     return EraInspection(

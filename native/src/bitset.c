@@ -50,33 +50,6 @@ void dms_bitmap_merge(struct dms_bitmap *bitmap, uint64_t first, const uint64_t 
 	}
 }
 
-/* Add the runs of one word to set; touching runs of neighbouring words are joined there. */
-static struct dms_error *add_word(uint64_t word, uint64_t first_block, uint64_t block_bytes,
-				  struct dms_extent_set *set)
-{
-	while (word) {
-		unsigned int start = (unsigned int)__builtin_ctzll(word);
-		uint64_t rest = ~(word >> start);
-		unsigned int length = rest ? (unsigned int)__builtin_ctzll(rest) : DMS_WORD_BITS;
-
-		DMS_TRY(dms_extent_set_add(set, (first_block + start) * block_bytes,
-					   length * block_bytes));
-		if (start + length == DMS_WORD_BITS)
-			break;
-		word &= ~0ull << (start + length);
-	}
-	return NULL;
-}
-
-struct dms_error *dms_bitmap_extents(const struct dms_bitmap *bitmap, uint64_t block_bytes,
-				     struct dms_extent_set *set)
-{
-	for (uint64_t i = 0; i <= bitmap->nr_bits / DMS_WORD_BITS; i++)
-		if (bitmap->words[i])
-			DMS_TRY(add_word(bitmap->words[i], i * DMS_WORD_BITS, block_bytes, set));
-	return NULL;
-}
-
 struct merge {
 	struct dms_bitmap *bitmap;
 	uint64_t nr_bits; /* the smaller of the two */

@@ -6,7 +6,6 @@
 #include <stdint.h>
 
 #include <dmsnap/error.h>
-#include <dmsnap/extent_set.h>
 
 #include "metadata_walk.h"
 
@@ -29,10 +28,6 @@ DMS_DEFINE_CLEANUP(dms_cleanup_bitmap, struct dms_bitmap, dms_bitmap_destroy);
  */
 void dms_bitmap_merge(struct dms_bitmap *bitmap, uint64_t first, const uint64_t *words,
 		      size_t nr_bits);
-
-/* Set bits are blocks of block_bytes: add them to set. */
-struct dms_error *dms_bitmap_extents(const struct dms_bitmap *bitmap, uint64_t block_bytes,
-				     struct dms_extent_set *set);
 
 /*
  * Set in bitmap what is set among the first nr_bits of the bitset at root.

@@ -12,6 +12,7 @@
 
 #include "array.h"
 #include "bitset.h"
+#include "block_set.h"
 #include "btree.h"
 #include "cleanup.h"
 #include "era_filter.h"
@@ -244,13 +245,26 @@ static struct dms_error *distrust(const struct dms_era_metadata *metadata,
 	return change;
 }
 
-static struct dms_error *extents_of(const struct dms_bitmap *bitmap, uint64_t block_bytes,
-				    struct dms_extent_set **set)
+struct dms_error *dms_era_written_blocks(struct dms_era_metadata *metadata, uint32_t since,
+					 bool from_snapshot, struct dms_block_set **set)
 {
-	_cleanup_extent_set_ struct dms_extent_set *new = NULL;
+	const struct dms_era_superblock *superblock = &metadata->superblock;
+	_cleanup_metadata_walk_ struct dms_metadata_walk *walk = NULL;
+	_cleanup_block_set_ struct dms_block_set *new = NULL;
+	struct roots roots;
+	struct query query = { .since = since, .current_era = superblock->current_era };
+	struct dms_error *error;
 
-	DMS_TRY(dms_extent_set_create(&new));
-	DMS_TRY(dms_bitmap_extents(bitmap, block_bytes, new));
+	DMS_TRY(find_roots(metadata, from_snapshot, &roots));
+	DMS_TRY(dms_metadata_walk_create(&metadata->io, &walk));
+	DMS_TRY(dms_block_set_create(superblock->nr_blocks,
+				     (uint64_t)superblock->data_block_size * SECTOR_BYTES, &new));
+	query.walk = walk;
+	query.bitmap = new->bitmap;
+	error = distrust(metadata, &roots, run_query(&query, &roots.superblock, from_snapshot));
+	free(query.writesets);
+	if (error)
+		return error;
 	*set = dms_steal(new);
 	return NULL;
 }
@@ -258,21 +272,8 @@ static struct dms_error *extents_of(const struct dms_bitmap *bitmap, uint64_t bl
 struct dms_error *dms_era_written_since(struct dms_era_metadata *metadata, uint32_t since,
 					bool from_snapshot, struct dms_extent_set **set)
 {
-	const struct dms_era_superblock *superblock = &metadata->superblock;
-	_cleanup_metadata_walk_ struct dms_metadata_walk *walk = NULL;
-	_cleanup_bitmap_ struct dms_bitmap *bitmap = NULL;
-	struct roots roots;
-	struct query query = { .since = since, .current_era = superblock->current_era };
-	struct dms_error *error;
+	_cleanup_block_set_ struct dms_block_set *blocks = NULL;
 
-	DMS_TRY(find_roots(metadata, from_snapshot, &roots));
-	DMS_TRY(dms_metadata_walk_create(&metadata->io, &walk));
-	DMS_TRY(dms_bitmap_create(superblock->nr_blocks, &bitmap));
-	query.walk = walk;
-	query.bitmap = bitmap;
-	error = distrust(metadata, &roots, run_query(&query, &roots.superblock, from_snapshot));
-	free(query.writesets);
-	if (error)
-		return error;
-	return extents_of(bitmap, (uint64_t)superblock->data_block_size * SECTOR_BYTES, set);
+	DMS_TRY(dms_era_written_blocks(metadata, since, from_snapshot, &blocks));
+	return dms_block_set_extents(blocks, set);
 }

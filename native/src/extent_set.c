@@ -97,10 +97,23 @@ static const struct dms_extent_set *normal(const struct dms_extent_set *set)
 	return set;
 }
 
-static struct dms_error *reserve(struct dms_extent_set *set, size_t count)
+struct dms_error *dms_extent_set_reserve(struct dms_extent_set *set, size_t count)
+{
+	struct dms_extent *extents;
+
+	if (count <= set->capacity)
+		return NULL;
+	extents = reallocarray(set->extents, count, sizeof(*extents));
+	if (!extents)
+		return no_memory(count);
+	set->extents = extents;
+	set->capacity = count;
+	return NULL;
+}
+
+static struct dms_error *make_room(struct dms_extent_set *set, size_t count)
 {
 	size_t capacity = set->capacity ? set->capacity : FIRST_CAPACITY;
-	struct dms_extent *extents;
 
 	if (count <= set->capacity)
 		return NULL;
@@ -112,12 +125,7 @@ static struct dms_error *reserve(struct dms_extent_set *set, size_t count)
 	}
 	while (capacity < count)
 		capacity *= 2;
-	extents = reallocarray(set->extents, capacity, sizeof(*extents));
-	if (!extents)
-		return no_memory(capacity);
-	set->extents = extents;
-	set->capacity = capacity;
-	return NULL;
+	return dms_extent_set_reserve(set, capacity);
 }
 
 struct dms_error *dms_extent_set_add(struct dms_extent_set *set, uint64_t offset_bytes,
@@ -132,7 +140,7 @@ struct dms_error *dms_extent_set_add(struct dms_extent_set *set, uint64_t offset
 		return dms_error_create_at(DMS_ERR_INVALID_ARGUMENT, offset_bytes,
 					   "an extent of %llu bytes ends beyond 2^64",
 					   (unsigned long long)length_bytes);
-	error = reserve(set, set->count + 1);
+	error = make_room(set, set->count + 1);
 	if (error)
 		return error;
 	if (!set->dirty && set->count && offset_bytes < set->extents[set->count - 1].offset_bytes)

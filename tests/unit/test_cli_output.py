@@ -16,8 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.extent_text import BATCH
 from dmsnap.cli.json_value import dumps, to_json
-from dmsnap.cli.output import BATCH, Output, Table, plain_table
+from dmsnap.cli.output import Output, Table, plain_table
+from dmsnap.extent import Extent
 
 TABLE = Table(("NAME", "SIZE>"), [("a", "1 KiB"), ("longer name", "12 MiB")])
 
@@ -110,11 +113,15 @@ def test_a_table_for_a_terminal_has_the_same_cells(
 EXTENTS = [(number * 131072, 65536) for number in range(2 * BATCH + 7)]
 
 
-@pytest.mark.parametrize("count", [0, 1, BATCH, len(EXTENTS)])
+def extents(count: int) -> ExtentSet:
+    return ExtentSet.from_extents(Extent(*pair) for pair in EXTENTS[:count])
+
+
+@pytest.mark.parametrize("count", [0, 1, BATCH, BATCH + 1, len(EXTENTS)])
 def test_extents_follow_the_other_members(count: int) -> None:
     out = io.StringIO()
     output = Output(json=True, stdout=out)
-    output.show_extents({"since": 3, "held": None}, iter(EXTENTS[:count]), [])
+    output.show_extents({"since": 3, "held": None}, extents(count), [])
     assert out.getvalue().count("\n") == 1
     assert json.loads(out.getvalue()) == {
         "since": 3,
@@ -125,7 +132,7 @@ def test_extents_follow_the_other_members(count: int) -> None:
 
 def test_extents_for_people_are_two_columns() -> None:
     out = io.StringIO()
-    Output(stdout=out).show_extents({"since": 3}, iter(EXTENTS[:2]), ["written since 3"])
+    Output(stdout=out).show_extents({"since": 3}, extents(2), ["written since 3"])
     first, *lines = out.getvalue().splitlines()
     assert first == "written since 3"
     assert [line.split() for line in lines] == [["0", "65536"], ["131072", "65536"]]

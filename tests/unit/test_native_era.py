@@ -27,9 +27,15 @@ def opened(content: bytes) -> Iterator[EraMetadata]:
 
 def found(era: EraMetadata, since: int, *, from_snapshot: bool = False) -> set[int]:
     size = era.superblock.block_size_bytes
+    blocks = era.written_blocks(since, from_snapshot=from_snapshot)
+    extents = era.written_since(since, from_snapshot=from_snapshot)
+    assert list(blocks.pairs()) == list(extents.pairs())
+    assert (len(blocks), blocks.bytes) == (len(extents), extents.bytes)
+    for json in (True, False):
+        assert "".join(blocks.texts(json=json)) == "".join(extents.texts(json=json))
     return {
         block
-        for offset, length in era.written_since(since, from_snapshot=from_snapshot).pairs()
+        for offset, length in extents.pairs()
         for block in range(offset // size, (offset + length) // size)
     }
 
@@ -88,10 +94,11 @@ def test_no_snapshot() -> None:
 
 def test_last_block_may_reach_beyond_the_device() -> None:
     with opened(build(Model(current_era=1, eras=[0, 1]))) as era:
-        extents = era.written_since(1)
-    assert list(extents.pairs()) == [(BLOCK_BYTES, BLOCK_BYTES)]
-    extents.clamp(BLOCK_BYTES + 512)
-    assert list(extents.pairs()) == [(BLOCK_BYTES, 512)]
+        found = (era.written_since(1), era.written_blocks(1))
+    for extents in found:
+        assert list(extents.pairs()) == [(BLOCK_BYTES, BLOCK_BYTES)]
+        extents.clamp(BLOCK_BYTES + 512)
+        assert list(extents.pairs()) == [(BLOCK_BYTES, 512)]
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(BLOCK), b"\xff" * 3 * BLOCK])

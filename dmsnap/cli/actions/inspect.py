@@ -25,7 +25,7 @@ def era(output: Output, *, device: Path, since: int) -> None:
         "metadata_snapshot": found.metadata_snapshot,
         "since": found.since,
     }
-    output.show_extents(members, found.extents.pairs(), describe_era(found))
+    output.show_extents(members, found.extents, describe_era(found))
 
 
 def describe_era(found: EraInspection) -> Iterator[Text]:
@@ -46,7 +46,7 @@ def store(output: Output, *, device: Path) -> None:
         "valid": found.valid,
         "exceptions": found.exceptions,
     }
-    output.show_extents(members, found.extents.pairs(), describe_store(found))
+    output.show_extents(members, found.extents, describe_store(found))
 
 
 def describe_store(found: StoreInspection) -> Iterator[Text]:

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <dmsnap/block_set.h>
 #include <dmsnap/error.h>
 #include <dmsnap/extent_set.h>
 
@@ -41,16 +42,19 @@ void dms_era_metadata_close(struct dms_era_metadata *metadata);
 const struct dms_era_superblock *dms_era_metadata_superblock(const struct dms_era_metadata *metadata);
 
 /*
- * The bytes of every block whose era is since or later, out of the archived
- * writesets, the current writeset and the era array. With from_snapshot the
- * roots are those of the metadata snapshot (DMS_ERR_NO_METADATA_SNAPSHOT when
- * none is held), the geometry always that of the live superblock. Extents are
- * in bytes of the data device; the last may reach beyond a device whose size
- * is no multiple of the block size, so clamp. The kernel's first era is 1, and
- * 0 in the era array says never written: since 0 gives every block.
- * DMS_ERR_CHANGED when the superblock was written while the metadata was read, or
- * the metadata snapshot dropped: nothing of what was read can be trusted then.
+ * Every block whose era is since or later, out of the archived writesets, the
+ * current writeset and the era array. With from_snapshot the roots are those of
+ * the metadata snapshot (DMS_ERR_NO_METADATA_SNAPSHOT when none is held), the
+ * geometry always that of the live superblock. The last block may reach beyond
+ * a device whose size is no multiple of the block size, so clamp. The kernel's
+ * first era is 1, and 0 in the era array says never written: since 0 gives
+ * every block. DMS_ERR_CHANGED when the superblock was written while the
+ * metadata was read, or the metadata snapshot dropped: nothing of what was read
+ * can be trusted then.
  */
+struct dms_error *dms_era_written_blocks(struct dms_era_metadata *metadata, uint32_t since,
+					 bool from_snapshot, struct dms_block_set **set);
+/* The same as extents, in bytes of the data device. */
 struct dms_error *dms_era_written_since(struct dms_era_metadata *metadata, uint32_t since,
 					bool from_snapshot, struct dms_extent_set **set);
 /* cffi: end */

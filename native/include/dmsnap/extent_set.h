@@ -22,6 +22,8 @@ struct dms_extent_set;
 struct dms_error *dms_extent_set_create(struct dms_extent_set **set);
 void dms_extent_set_destroy(struct dms_extent_set *set);
 
+/* Room for count extents in all, and for no more than that. */
+struct dms_error *dms_extent_set_reserve(struct dms_extent_set *set, size_t count);
 /* Amortised O(1) when added in ascending order, otherwise sorted at the next read. */
 struct dms_error *dms_extent_set_add(struct dms_extent_set *set, uint64_t offset_bytes,
 				     uint64_t length_bytes);
