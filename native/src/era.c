@@ -164,7 +164,7 @@ static struct dms_error *merge_array(struct query *query, uint64_t era_array_roo
 	return NULL;
 }
 
-static struct dms_error *run_query(struct query *query, const struct dms_era_superblock *roots,
+static struct dms_error *merge_all(struct query *query, const struct dms_era_superblock *roots,
 				   bool from_snapshot)
 {
 	DMS_TRY(merge_archived(query, roots->writeset_tree_root));
@@ -232,7 +232,8 @@ static struct dms_error *distrust(const struct dms_era_metadata *metadata,
 {
 	struct dms_error *change;
 
-	if (error && (error->code == DMS_ERR_OS || error->code == DMS_ERR_NO_MEMORY))
+	if (error && (error->code == DMS_ERR_OS || error->code == DMS_ERR_NO_MEMORY ||
+		      error->code == DMS_ERR_NO_METADATA_SNAPSHOT))
 		return error;
 	change = check_unchanged(metadata, roots);
 	if (error && change && change->code != DMS_ERR_CHANGED) {
@@ -245,23 +246,32 @@ static struct dms_error *distrust(const struct dms_era_metadata *metadata,
 	return change;
 }
 
+static struct dms_error *run_query(const struct dms_era_metadata *metadata, struct query *query,
+				   bool from_snapshot)
+{
+	struct roots roots = { .blocknr = 0 };
+	struct dms_error *error = find_roots(metadata, from_snapshot, &roots);
+
+	if (!error)
+		error = merge_all(query, &roots.superblock, from_snapshot);
+	return distrust(metadata, &roots, error);
+}
+
 struct dms_error *dms_era_written_blocks(struct dms_era_metadata *metadata, uint32_t since,
 					 bool from_snapshot, struct dms_block_set **set)
 {
 	const struct dms_era_superblock *superblock = &metadata->superblock;
 	_cleanup_metadata_walk_ struct dms_metadata_walk *walk = NULL;
 	_cleanup_block_set_ struct dms_block_set *new = NULL;
-	struct roots roots;
 	struct query query = { .since = since, .current_era = superblock->current_era };
 	struct dms_error *error;
 
-	DMS_TRY(find_roots(metadata, from_snapshot, &roots));
 	DMS_TRY(dms_metadata_walk_create(&metadata->io, &walk));
 	DMS_TRY(dms_block_set_create(superblock->nr_blocks,
 				     (uint64_t)superblock->data_block_size * SECTOR_BYTES, &new));
 	query.walk = walk;
 	query.bitmap = new->bitmap;
-	error = distrust(metadata, &roots, run_query(&query, &roots.superblock, from_snapshot));
+	error = run_query(metadata, &query, from_snapshot);
 	free(query.writesets);
 	if (error)
 		return error;

@@ -24,6 +24,7 @@ from dmsnap.errors import (
     WrongStateError,
 )
 from dmsnap.host.dm.target import Era, Linear, TableLine
+from dmsnap.service import era_front, inspect_era
 from dmsnap.service import inspect as inspecting
 from dmsnap.units import GIB, MIB
 
@@ -173,12 +174,12 @@ def test_truncated_and_flipped_images_never_pass_silently(tmp_path: Path) -> Non
     whole = path.read_bytes()
     path.write_bytes(whole[:4096])
     with pytest.raises(CorruptError):
-        inspecting.inspect_era(path, 1)
+        inspect_era.inspect_era(path, 1)
     flipped = bytearray(whole)
     flipped[40] ^= 1
     path.write_bytes(flipped)
     with pytest.raises(CorruptError):
-        inspecting.inspect_era(path, 1)
+        inspect_era.inspect_era(path, 1)
 
 
 def test_other_paths_are_told(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_other_paths_are_told(tmp_path: Path) -> None:
         with pytest.raises(NotFoundError, match="no block device"):
             inspection(tmp_path)
     with pytest.raises(NotFoundError, match="no block device"):
-        inspecting.inspect_era(Path("/dev/null"), 1)
+        inspect_era.inspect_era(Path("/dev/null"), 1)
     (tmp_path / "label").write_bytes(bytes(4096))
     with pytest.raises(CorruptError):
         inspecting.inspect_label(tmp_path / "label")
@@ -240,7 +241,7 @@ class Host:
         return self.image
 
     @contextmanager
-    def lock_of(self, front: inspecting.EraFront) -> Iterator[None]:
+    def lock_of(self, front: era_front.EraFront) -> Iterator[None]:
         self.locked.append(front.name)
         yield
 
@@ -250,10 +251,10 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     image = expected(WITH_SNAPSHOT)
     found = Host(unpacked(WITH_SNAPSHOT, tmp_path), None)
     found.size_bytes = image["nr_blocks"] * image["block_size"]
-    monkeypatch.setattr(inspecting, "dm", found)
-    monkeypatch.setattr(inspecting, "SYSFS", found)
-    monkeypatch.setattr(inspecting, "lock_of", found.lock_of)
-    monkeypatch.setattr(inspecting, "open_shared", lambda path: open_file(path))
+    monkeypatch.setattr(era_front, "dm", found)
+    monkeypatch.setattr(era_front, "SYSFS", found)
+    monkeypatch.setattr(era_front, "lock_of", found.lock_of)
+    monkeypatch.setattr(era_front, "open_shared", lambda path: open_file(path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return found
 
@@ -265,7 +266,7 @@ def open_file(path: Path) -> Iterator[int]:
 
 
 def at(monkeypatch: pytest.MonkeyPatch, devno: int) -> Path:
-    monkeypatch.setattr(inspecting, "block_device_of", lambda _device: devno)
+    monkeypatch.setattr(inspect_era, "block_device_of", lambda _device: devno)
     return Path("/dev/dm")
 
 
@@ -279,7 +280,7 @@ def snapshot_extents() -> list[tuple[int, int]]:
 def test_metadata_in_use_is_read_through_a_snapshot_of_its_own(
     host: Host, monkeypatch: pytest.MonkeyPatch, devno: int
 ) -> None:
-    found = inspecting.inspect_era(at(monkeypatch, devno), 1)
+    found = inspect_era.inspect_era(at(monkeypatch, devno), 1)
     assert host.messages == ["take_metadata_snap", "drop_metadata_snap"]
     assert host.locked == ["srv"]
     assert (found.front, found.taken) == ("srv", True)
@@ -290,7 +291,7 @@ def test_a_snapshot_that_is_held_is_used_and_left(
     host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host.snapshot = 12
-    found = inspecting.inspect_era(at(monkeypatch, FRONT), 1)
+    found = inspect_era.inspect_era(at(monkeypatch, FRONT), 1)
     assert host.messages == []
     assert not found.taken
     assert program.main(["inspect", "era", "/dev/dm", "--since", "1", "--json"]) == 0
@@ -302,7 +303,7 @@ def test_a_snapshot_that_is_held_is_used_and_left(
 def test_extents_end_with_the_volume(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device whose size is no multiple of the block size: known from its table alone."""
     host.size_bytes -= 61440
-    found = inspecting.inspect_era(at(monkeypatch, FRONT), 0)
+    found = inspect_era.inspect_era(at(monkeypatch, FRONT), 0)
     assert list(found.extents.pairs()) == [(0, host.size_bytes)]
 
 
@@ -311,7 +312,7 @@ def test_the_snapshot_is_dropped_whatever_fails(
 ) -> None:
     host.image.write_bytes(bytes(MIB))
     with pytest.raises(CorruptError):
-        inspecting.inspect_era(at(monkeypatch, FRONT), 1)
+        inspect_era.inspect_era(at(monkeypatch, FRONT), 1)
     assert host.messages == ["take_metadata_snap", "drop_metadata_snap"]
 
 
@@ -324,9 +325,9 @@ def test_a_snapshot_that_others_drop_makes_the_answer_worthless(
             yield fd
         host.snapshot = 99
 
-    monkeypatch.setattr(inspecting, "open_shared", dropped_meanwhile)
+    monkeypatch.setattr(era_front, "open_shared", dropped_meanwhile)
     with pytest.raises(WrongStateError, match="dropped by somebody else"):
-        inspecting.inspect_era(at(monkeypatch, FRONT), 1)
+        inspect_era.inspect_era(at(monkeypatch, FRONT), 1)
     assert host.messages == ["take_metadata_snap"]
 
 
@@ -335,21 +336,21 @@ def test_what_is_no_metadata_of_an_era_device_is_read_as_it_is(
 ) -> None:
     """The origin below it is held by the same front."""
     at(monkeypatch, ORIGIN)
-    assert inspecting.find_front(ORIGIN) is None
-    assert inspecting.find_front(os.makedev(8, 0)) is None
+    assert era_front.find_front(ORIGIN) is None
+    assert era_front.find_front(os.makedev(8, 0)) is None
 
 
 def test_metadata_in_use_needs_root(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(NotPermittedError, match="in use by srv"):
-        inspecting.find_front(METADATA)
+        era_front.find_front(METADATA)
 
 
 def test_the_volume_is_locked_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tmp_path / "dmsnap.toml"
     settings.write_text(f'run_directory = "{tmp_path}"\n')
     monkeypatch.setenv("DMSNAP_CONFIG", str(settings))
-    with inspecting.lock_of(inspecting.EraFront("srv", True, METADATA, GIB)):
+    with era_front.lock_of(era_front.EraFront("srv", True, METADATA, GIB)):
         assert (tmp_path / "locks" / "srv.lock").read_bytes()
-    with inspecting.lock_of(inspecting.EraFront("foreign", False, METADATA, GIB)):
+    with era_front.lock_of(era_front.EraFront("foreign", False, METADATA, GIB)):
         assert not (tmp_path / "locks" / "foreign.lock").exists()

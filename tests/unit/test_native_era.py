@@ -92,6 +92,29 @@ def test_no_snapshot() -> None:
         era.written_since(1, from_snapshot=True)
 
 
+@pytest.mark.parametrize("from_snapshot", [False, True])
+def test_metadata_that_is_written_meanwhile(from_snapshot: bool) -> None:
+    """Without a metadata snapshot nothing holds it still; with one only its drop counts."""
+    model = Model(current_era=3, eras=[1, 2, 0], nr_blocks=3)
+    with tempfile.TemporaryFile() as file:
+        file.write(build(model, snapshot=True))
+        file.flush()
+        with EraMetadata.open(file.fileno(), "meta") as era:
+            model.current_era = 4
+            file.seek(0)
+            file.write(build(model, snapshot=from_snapshot))
+            file.flush()
+            if from_snapshot:
+                assert len(era.written_blocks(2, from_snapshot=True)) == 1
+                file.seek(0)
+                file.write(build(model, snapshot=False))
+                file.flush()
+            with pytest.raises(WrongStateError) as caught:
+                era.written_blocks(2, from_snapshot=from_snapshot)
+    part = "was dropped while" if from_snapshot else "current_era 3, now 4): it is in use"
+    assert part in str(caught.value)
+
+
 def test_last_block_may_reach_beyond_the_device() -> None:
     with opened(build(Model(current_era=1, eras=[0, 1]))) as era:
         found = (era.written_since(1), era.written_blocks(1))
