@@ -18,6 +18,7 @@ HEADERS = (
     "block_set",
     "era",
     "exception_store",
+    "thin",
     "label",
     "copy",
     "window",

@@ -14,8 +14,6 @@
 #define CHILD_BYTES 8
 #define FLAG_INTERNAL 1
 #define FLAG_LEAF 2
-/* A node of the smallest fan-out that the kernel makes still covers 2^64 keys in fewer levels. */
-#define MAX_DEPTH 24
 
 struct node {
 	uint64_t blocknr;
@@ -175,9 +173,23 @@ struct dms_error *dms_btree_walk(struct dms_metadata_walk *walk, const char *wha
 	DMS_TRY(dms_metadata_walk_visit(walk, what, root, 0));
 	DMS_TRY(dms_block_list_add(&refs, (struct dms_block_ref){ root, 0, UINT64_MAX }));
 	for (unsigned int depth = 0; refs.count; depth++) {
-		if (depth == MAX_DEPTH)
-			return corrupt(&level, root, "deeper than levels:", MAX_DEPTH);
+		if (depth == DMS_BTREE_MAX_DEPTH)
+			return corrupt(&level, root, "deeper than levels:",
+				       DMS_BTREE_MAX_DEPTH);
 		DMS_TRY(walk_level(&level, &refs));
 	}
+	return NULL;
+}
+
+struct dms_error *dms_btree_read_level(struct dms_metadata_walk *walk, const char *what,
+				       struct dms_block_list *refs, uint32_t value_size,
+				       dms_btree_fn fn, void *context, bool *internal)
+{
+	struct level level = {
+		.walk = walk, .what = what, .value_size = value_size, .fn = fn, .context = context,
+	};
+
+	DMS_TRY(walk_level(&level, refs));
+	*internal = level.internal;
 	return NULL;
 }

@@ -62,6 +62,13 @@ struct dms_error *dms_metadata_walk_visit(struct dms_metadata_walk *walk, const 
 	return NULL;
 }
 
+void dms_metadata_walk_exclude(struct dms_metadata_walk *walk,
+			       const struct dms_metadata_walk *other)
+{
+	for (uint64_t i = 0; i <= walk->nr_blocks / WORD_BITS; i++)
+		walk->visited[i] |= other->visited[i];
+}
+
 struct dms_error *dms_metadata_check_block(const char *what, uint64_t blocknr,
 					   uint64_t stored_blocknr, uint32_t stored_csum,
 					   uint32_t computed_csum)

@@ -3,7 +3,7 @@
  * A walk over the blocks of drivers/md/persistent-data structures. Every block
  * may be reached once: that ends cycles and shared subtrees, and bounds the
  * time by the size of the medium. (Sharing is between a live tree and its
- * metadata snapshot only, and a walk is over one of the two.)
+ * metadata snapshot and between thin devices; a walk is over one of them.)
  */
 #ifndef DMSNAP_SRC_METADATA_WALK_H
 #define DMSNAP_SRC_METADATA_WALK_H
@@ -38,6 +38,10 @@ DMS_DEFINE_CLEANUP(dms_cleanup_metadata_walk, struct dms_metadata_walk, dms_meta
  */
 struct dms_error *dms_metadata_walk_visit(struct dms_metadata_walk *walk, const char *what,
 					  uint64_t blocknr, uint64_t parent);
+
+/* What other, a walk over the same medium, has reached must not be reached by walk. */
+void dms_metadata_walk_exclude(struct dms_metadata_walk *walk,
+			       const struct dms_metadata_walk *other);
 
 /* The header that all kinds of blocks have in some form, checked against where the block lies. */
 struct dms_error *dms_metadata_check_block(const char *what, uint64_t blocknr,

@@ -14,6 +14,7 @@
 #define SUPERBLOCK_SALT 146538381u
 #define NODE_SALT 121107u
 #define ARRAY_SALT 595846735u
+#define THIN_SUPERBLOCK_SALT 160774u
 
 struct image {
 	uint8_t *bytes;
