@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
+from json import dumps
 from typing import Protocol, TextIO, TypeVar, cast
 
 from dmsnap.cli import json_value
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
+
+BATCH = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,21 @@ class Extents(Protocol):
     """Extents that write themselves: the core's sets, known here by their shape."""
 
     def texts(self, *, json: bool) -> Iterator[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Extents each of which has something more to say: ``[offset_bytes,length_bytes,more]``."""
+
+    rows: Iterator[tuple[int, int, int | str]]
+
+    def texts(self, *, json: bool) -> Iterator[str]:
+        """A batch of them in each."""
+        while batch := list(islice(self.rows, BATCH)):
+            if json:
+                yield dumps(batch, separators=(",", ":"))[1:-1]
+            else:
+                yield "".join(f"{row[0]:>20} {row[1]:>16} {row[2]}\n" for row in batch)
 
 
 class Rich(Protocol):

@@ -8,13 +8,14 @@ from importlib import import_module
 from typing import Any
 
 from dmsnap._native.era import EraMetadata
-from dmsnap.errors import NotPermittedError, WrongStateError
+from dmsnap.errors import NotPermittedError
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Era
 from dmsnap.host.locks import volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.sysfs import SYSFS
+from dmsnap.service.metadata_snapshot import holding
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +68,14 @@ def _era_front(name: str) -> EraFront | None:
     return None
 
 
-@contextmanager
-def metadata_snapshot(name: str) -> Iterator[bool]:
-    """A metadata snapshot of the era device ``name``: True when it was taken here.
-
-    Raises ``WrongStateError`` at the end when it was dropped meanwhile: what was read is worth
-    nothing then.
-    """
-    taken = dm.era_status(name).metadata_snap is None
-    if taken:
-        dm.message(name, "take_metadata_snap")
-    held = dm.era_status(name).metadata_snap
-    try:
-        yield taken
-    finally:
-        still_held = dm.era_status(name).metadata_snap
-        if taken and still_held == held:
-            dm.message(name, "drop_metadata_snap")
-    if still_held != held:
-        raise WrongStateError(
-            f"the metadata snapshot of {name} was dropped by somebody else while it was read",
-            hint="run the command again",
-        )
+def metadata_snapshot(name: str) -> AbstractContextManager[bool]:
+    """A metadata snapshot of the era device ``name``: True when it was taken here."""
+    return holding(
+        name,
+        lambda: dm.era_status(name).metadata_snap,
+        lambda: dm.message(name, "take_metadata_snap"),
+        lambda: dm.message(name, "drop_metadata_snap"),
+    )
 
 
 def lock_of(front: EraFront) -> AbstractContextManager[None]:

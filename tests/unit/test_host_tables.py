@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from dmsnap.errors import CorruptError
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.device import flags_for
-from dmsnap.host.dm.status import EraStatus, MirrorStatus, SnapshotState, SnapshotStatus
+from dmsnap.host.dm.status import (
+    EraStatus,
+    MirrorStatus,
+    SnapshotState,
+    SnapshotStatus,
+    ThinPoolStatus,
+)
 from dmsnap.host.dm.target import (
     Era,
     Error,
@@ -23,6 +29,7 @@ from dmsnap.host.dm.target import (
     Table,
     TableLine,
     Target,
+    ThinPool,
     Zero,
     format_table,
     parse_table,
@@ -50,6 +57,14 @@ targets: st.SearchStrategy[Target] = st.one_of(
         sizes,
         st.booleans(),
         st.booleans(),
+    ),
+    st.builds(
+        ThinPool,
+        devices,
+        devices,
+        sizes,
+        st.integers(0, 1 << 40),
+        st.lists(st.sampled_from(["skip_block_zeroing", "read_only"]), unique=True).map(tuple),
     ),
     st.just(Zero()),
     st.just(Error()),
@@ -110,7 +125,8 @@ def test_sizes_that_are_no_sectors_are_refused() -> None:
 @pytest.mark.parametrize(
     ("type_name", "parameters"),
     [
-        ("thin-pool", "253:0 253:1 128 0 1 skip_block_zeroing"),
+        ("thin", "253:0 1"),
+        ("thin-pool", "253:0 253:1 128 0 2 skip_block_zeroing"),
         ("snapshot", "7:0 7:1 P 8 1 discard_zeroes_cow"),
         ("linear", "7:0"),
         ("mirror", "disk 2 253:1 1024 2 7:0 0 7:1 0"),
@@ -147,6 +163,29 @@ def test_era_status(text: str, status: EraStatus) -> None:
 def test_era_status_of_a_failed_device(text: str) -> None:
     with pytest.raises(CorruptError, match="cannot be relied on"):
         EraStatus.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (
+            "0 19/512 3/16384 - rw discard_passdown queue_if_no_space - 1024",
+            ThinPoolStatus(0, None),
+        ),
+        (
+            "5 100/512 16384/16384 92 ro no_discard_passdown error_if_no_space needs_check",
+            ThinPoolStatus(5, 92),
+        ),
+    ],
+)
+def test_thin_pool_status(text: str, status: ThinPoolStatus) -> None:
+    assert ThinPoolStatus.parse(text) == status
+
+
+@pytest.mark.parametrize("text", ["Fail", "Error", ""])
+def test_thin_pool_status_of_a_failed_pool(text: str) -> None:
+    with pytest.raises(CorruptError, match="cannot be relied on"):
+        ThinPoolStatus.parse(text)
 
 
 @pytest.mark.parametrize(

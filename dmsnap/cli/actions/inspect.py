@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsnap.catalogue.clock import format_time
-from dmsnap.cli.output import Output, Table, Text
+from dmsnap.cli.output import Output, Rows, Table, Text
+from dmsnap.errors import WrongWordError
 from dmsnap.units import format_size
 
 if TYPE_CHECKING:
     from dmsnap._native.label import Label
     from dmsnap.service.inspect import StoreInspection
     from dmsnap.service.inspect_era import EraInspection
+    from dmsnap.service.inspect_thin import PoolInspection
 
 
 def era(output: Output, *, device: Path, since: int) -> None:
@@ -42,6 +44,65 @@ def describe_era(found: "EraInspection") -> Iterator[Text]:
         f"written since era {found.since}: {format_size(found.extents.bytes)} "
         f"in {len(found.extents)} extents"
     )
+
+
+def thin(output: Output, *, device: Path, dev_id: int | None, since: int | None) -> None:
+    if dev_id is None and since is not None:
+        raise WrongWordError("--since says what --device is compared with: give both")
+    from dmsnap.service.inspect_thin import inspect_thin
+
+    found = inspect_thin(device, dev_id, since)
+    tell_about_pool(output, found)
+    members: dict[str, object] = {
+        "block_size": found.block_size,
+        "transaction_id": found.transaction_id,
+        "metadata_snapshot": found.metadata_snapshot,
+        "needs_check": found.needs_check,
+    }
+    if found.rows is None:
+        members["devices"] = found.devices
+        output.show(members, lambda _: describe_pool(found))
+        return
+    members |= {"device": dev_id, "since": since}
+    output.show_extents(members, Rows(found.rows), describe_thin(found, dev_id, since))
+
+
+def tell_about_pool(output: Output, found: "PoolInspection") -> None:
+    if found.pool is not None and not found.taken:
+        output.notice(
+            f"{found.pool} holds a metadata snapshot already: what was written after it was taken "
+            f"is not shown"
+        )
+    if found.needs_check:
+        output.notice("the kernel found the metadata damaged and wants thin_check to look at it")
+
+
+def describe_pool(found: "PoolInspection") -> Iterator[Text]:
+    yield (
+        f"a thin pool of {found.data_nr_blocks} blocks of {format_size(found.block_size)}, "
+        f"transaction {found.transaction_id}, {len(found.devices)} devices"
+    )
+    if found.devices:
+        yield Table(
+            ("DEVICE>", "MAPPED>", "TRANSACTION>", "CREATED AT>", "SNAPSHOTTED AT>"),
+            [
+                (
+                    str(device.dev_id),
+                    format_size(device.mapped_blocks * found.block_size),
+                    str(device.transaction_id),
+                    str(device.creation_time),
+                    str(device.snapshotted_time),
+                )
+                for device in found.devices
+            ],
+        )
+
+
+def describe_thin(found: "PoolInspection", dev_id: int | None, since: int | None) -> Iterator[Text]:
+    if since is None:
+        yield f"thin device {dev_id} maps {format_size(found.total_bytes)}: extent, data offset"
+    else:
+        yield f"thin device {dev_id} differs from {since} in {format_size(found.total_bytes)}"
 
 
 def store(output: Output, *, device: Path) -> None:

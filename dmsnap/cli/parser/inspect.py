@@ -34,4 +34,33 @@ STORE = Command(
 
 LABEL = Command("label", "Show the label of a recovery volume.", "inspect.label", (DEVICE,))
 
-INSPECT = Noun("inspect", "Read era metadata, exception stores and labels.", (ERA, STORE, LABEL))
+DEV_ID = click.IntRange(0, 2**24 - 1)
+
+THIN = Command(
+    "thin",
+    "Show the devices of a thin pool, what one maps, or in what two differ.",
+    "inspect.thin",
+    (
+        DEVICE,
+        click.Option(
+            ["--device", "dev_id"],
+            type=DEV_ID,
+            metavar="ID",
+            help="Show what this thin device maps.",
+        ),
+        click.Option(
+            ["--since"],
+            type=DEV_ID,
+            metavar="ID",
+            help="With --device: show only in what it differs from this thin device.",
+        ),
+    ),
+    details="DEVICE is a thin pool, its metadata device, or an image of that. Metadata in use is "
+    "read through a metadata snapshot, taken and dropped here unless one is held.",
+)
+
+INSPECT = Noun(
+    "inspect",
+    "Read era metadata, thin pools, exception stores and labels.",
+    (ERA, THIN, STORE, LABEL),
+)

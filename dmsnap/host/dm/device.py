@@ -31,6 +31,7 @@ from dmsnap.host.dm.state import (
     snapshot_status,
     status,
     table,
+    thin_pool_status,
 )
 from dmsnap.host.dm.state import table as live_table
 from dmsnap.host.dm.target import Table, TableLine
@@ -66,6 +67,7 @@ __all__ = [
     "suspended",
     "table",
     "targets",
+    "thin_pool_status",
     "wait_event",
     "wait_merged",
 ]

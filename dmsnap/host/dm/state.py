@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dmsnap.errors import NotFoundError, WrongStateError
 from dmsnap.host.dm._libdm import ffi, lib
-from dmsnap.host.dm.status import EraStatus, MirrorStatus, SnapshotStatus
+from dmsnap.host.dm.status import EraStatus, MirrorStatus, SnapshotStatus, ThinPoolStatus
 from dmsnap.host.dm.target import RawLine, Table, TableLine, parse_target
 from dmsnap.host.dm.task import Task
 from dmsnap.host.sysfs import SYSFS, Sysfs
@@ -132,6 +132,11 @@ def snapshot_status(name: str) -> SnapshotStatus:
 def mirror_status(name: str) -> MirrorStatus:
     """The status of a device that is one mirror target."""
     return MirrorStatus.parse(_only_status(name, "mirror"))
+
+
+def thin_pool_status(name: str) -> ThinPoolStatus:
+    """The status of a device that is one thin-pool target."""
+    return ThinPoolStatus.parse(_only_status(name, "thin-pool"))
 
 
 def deps(name: str) -> list[int]:

@@ -9,6 +9,7 @@ from dmsnap.host.sysfs import parse_devno
 
 _ERA = re.compile(r"(\d+) (\d+)/(\d+) (\d+) (\d+|-)")
 _SNAPSHOT = re.compile(r"(\d+)/(\d+)(?: (\d+))?")
+_THIN_POOL = re.compile(r"(\d+) \d+/\d+ \d+/\d+ (\d+|-) .*")
 _MIRROR = re.compile(r"(\d+) ((?:\d+:\d+ )+)(\d+)/(\d+) 1 (\w+)(?: .*)?")
 
 
@@ -68,6 +69,22 @@ class SnapshotStatus:
             return cls(SnapshotState(text.strip()))
         except ValueError as error:
             raise CorruptError(f"dm-snapshot reports {text!r}, which is no status") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ThinPoolStatus:
+    """The transaction of the pool's user, and the metadata block of a held snapshot."""
+
+    transaction_id: int
+    held_root: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> "ThinPoolStatus":
+        """``CorruptError`` when it is none: ``Fail`` or ``Error`` is what a failed pool says."""
+        match = _THIN_POOL.fullmatch(text.strip())
+        if match is None:
+            raise CorruptError(f"dm-thin reports {text!r}: the pool cannot be relied on")
+        return cls(int(match[1]), None if match[2] == "-" else int(match[2]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,6 +184,31 @@ class Mirror:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinPool:
+    """Blocks of ``data`` for thin devices; what they map is in ``metadata``. Never loaded by us."""
+
+    type_name: ClassVar[str] = "thin-pool"
+    metadata: int
+    data: int
+    block_bytes: int
+    low_water_blocks: int
+    features: tuple[str, ...] = ()
+
+    def parameters(self) -> str:
+        devices = f"{format_devno(self.metadata)} {format_devno(self.data)}"
+        numbers = f"{to_sectors(self.block_bytes)} {self.low_water_blocks} {len(self.features)}"
+        return " ".join((devices, numbers, *self.features))
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> "ThinPool":
+        metadata, data, block, low_water, count, *features = words
+        if len(features) != int(count):
+            raise ValueError(f"{count} features announced, {len(features)} given")
+        devices = parse_devno(metadata), parse_devno(data)
+        return cls(*devices, to_bytes(int(block)), int(low_water), tuple(features))
+
+
+@dataclass(frozen=True, slots=True)
 class Foreign:
     """A target that dmsnap never loads, or one with parameters it never writes, as text."""
 
@@ -229,6 +254,7 @@ _PARSERS: dict[str, Callable[[Sequence[str]], Target]] = {
     "zero": Zero.parse,
     "error": Error.parse,
     "mirror": Mirror.parse,
+    "thin-pool": ThinPool.parse,
 }
 
 

@@ -1,0 +1,35 @@
+"""Metadata snapshots of live dm targets, which alone can be read while the target is in use."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from dmsnap.errors import WrongStateError
+
+
+@contextmanager
+def holding(
+    name: str,
+    held: Callable[[], int | None],
+    take: Callable[[], object],
+    drop: Callable[[], object],
+) -> Iterator[bool]:
+    """A metadata snapshot of the device ``name``: True when it was taken here.
+
+    ``held`` tells the block of the one that there is. Raises ``WrongStateError`` at the end when
+    it was dropped meanwhile: what was read is worth nothing then.
+    """
+    taken = held() is None
+    if taken:
+        take()
+    block = held()
+    try:
+        yield taken
+    finally:
+        still_held = held()
+        if taken and still_held == block:
+            drop()
+    if still_held != block:
+        raise WrongStateError(
+            f"the metadata snapshot of {name} was dropped by somebody else while it was read",
+            hint="run the command again",
+        )
