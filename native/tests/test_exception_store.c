@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The reader of exception stores on stores built here; the kernel's own are in test_images. */
 #define _GNU_SOURCE /* memfd_create */
+#include <errno.h>
+#include <stdbool.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <dmsnap/exception_store.h>
@@ -12,6 +15,29 @@
 #define OFFSET 12288u
 #define GUARD 65536u
 #define MAGIC 0x70416e53u
+
+/*
+ * What is read of the medium. While the log is kept, a read of a byte outside
+ * the allowed places fails as a bad sector does.
+ */
+static struct {
+	bool kept;
+	const struct store *store;
+	uint64_t areas_read; /* a bit each */
+	bool header_read;
+} reads;
+
+static bool is_metadata(uint64_t offset_bytes, uint64_t length_bytes);
+
+/* In the place of libc's: the core reads stores with it. */
+ssize_t pread(int fd, void *buffer, size_t count, off_t offset)
+{
+	if (reads.kept && !is_metadata((uint64_t)offset, count)) {
+		errno = EIO;
+		return -1;
+	}
+	return syscall(SYS_pread64, fd, buffer, count, offset);
+}
 
 /* A store of nr_chunks at OFFSET of a medium that goes on behind it. */
 struct store {
@@ -236,6 +262,120 @@ static void invalid(void)
 	free(store.bytes);
 }
 
+/* The header's chunk, or an area: whole blocks are read, for the sake of O_DIRECT. */
+static bool is_metadata(uint64_t offset_bytes, uint64_t length_bytes)
+{
+	const struct store *store = reads.store;
+	uint64_t first = (offset_bytes - OFFSET) / store->chunk_bytes;
+	uint64_t last = (offset_bytes - OFFSET + length_bytes - 1) / store->chunk_bytes;
+
+	if (offset_bytes < OFFSET || first != last)
+		return false;
+	if (!first)
+		reads.header_read = true;
+	else if ((first - 1) % (pairs_of(store) + 1))
+		return false;
+	else
+		reads.areas_read |= 1ull << (first - 1) / (pairs_of(store) + 1);
+	return true;
+}
+
+/* Every data chunk is a bad sector: the store is read all the same, and every area of it was. */
+static void only_metadata_is_read(uint32_t chunk_size, uint64_t count)
+{
+	struct dms_exception_store *opened;
+	struct dms_extent_set *set;
+	struct store store;
+	uint64_t nr_areas;
+	char byte;
+
+	store_init(&store, chunk_size,
+		   dms_exception_store_size(count, chunk_size) / (chunk_size * 512ull));
+	nr_areas = count / pairs_of(&store) + 1;
+	for (uint64_t i = 0; i < count; i++)
+		append(&store, i * 5);
+	reads.store = &store;
+	reads.header_read = false;
+	reads.areas_read = 0;
+	reads.kept = true;
+	CHECK(count == 0 || pread(0, &byte, 1, (off_t)(OFFSET + 2 * store.chunk_bytes)) < 0);
+	CHECK_OK(open_store(&store, &opened));
+	CHECK(dms_exception_store_count(opened) == count);
+	CHECK_OK(dms_exception_store_extents(opened, &set));
+	reads.kept = false;
+	CHECK(reads.header_read && reads.areas_read == (2ull << (nr_areas - 1)) - 1);
+	dms_extent_set_destroy(set);
+	dms_exception_store_close(opened);
+	free(store.bytes);
+}
+
+static void reading(void)
+{
+	only_metadata_is_read(8, 0);
+	only_metadata_is_read(8, 100);
+	only_metadata_is_read(8, 256);
+	only_metadata_is_read(8, 2000);
+	only_metadata_is_read(16, 600);
+	only_metadata_is_read(128, 4097);
+	only_metadata_is_read(2048, 3);
+}
+
+static void put_sparse(int fd, const void *bytes, size_t size, uint64_t offset)
+{
+	CHECK(pwrite(fd, bytes, size, (off_t)offset) == (ssize_t)size);
+}
+
+/*
+ * On a medium as large as there can be, 2^63 bytes: chunks of both sides that
+ * lie at its end, and one behind it.
+ */
+static void largest(uint32_t chunk_size)
+{
+	uint64_t chunk_bytes = chunk_size * 512ull, length = INT64_MAX - INT64_MAX % chunk_bytes;
+	uint64_t nr_chunks = length / chunk_bytes, last = nr_chunks - 1;
+	struct dms_exception_store *opened;
+	struct dms_extent_set *set;
+	uint8_t header[16], pair[16];
+	int fd = memfd_create("store", MFD_CLOEXEC);
+
+	CHECK(fd >= 0 && !ftruncate(fd, (off_t)length));
+	put_le32(header, MAGIC);
+	put_le32(header + 4, 1);
+	put_le32(header + 8, 1);
+	put_le32(header + 12, chunk_size);
+	put_sparse(fd, header, sizeof(header), 0);
+	/* The last chunk is an area for some chunk sizes; what lies before it then is data. */
+	if ((last - 1) % (chunk_bytes / 16 + 1) == 0)
+		last--;
+	put_le64(pair, nr_chunks - 2);
+	put_le64(pair + 8, last);
+	put_sparse(fd, pair, sizeof(pair), chunk_bytes);
+	CHECK_OK(dms_exception_store_open(fd, 0, length, &opened));
+	CHECK(dms_exception_store_count(opened) == 1);
+	CHECK(dms_exception_store_exceptions(opened)[0].new_chunk == last);
+	CHECK_OK(dms_exception_store_extents(opened, &set));
+	CHECK(dms_extent_set_extents(set)[0].offset_bytes == (nr_chunks - 2) * chunk_bytes);
+	CHECK(dms_extent_set_extents(set)[0].length_bytes == chunk_bytes);
+	dms_extent_set_destroy(set);
+	dms_exception_store_close(opened);
+
+	put_le64(pair + 8, nr_chunks);
+	put_sparse(fd, pair, sizeof(pair), chunk_bytes);
+	CHECK_MESSAGE(dms_exception_store_open(fd, 0, length, &opened), DMS_ERR_OUT_OF_BOUNDS,
+		      "exception 0 lies in chunk");
+	/* The kernel would take the highest byte for a count of neighbours. */
+	put_le64(pair + 8, 2 | 1ull << 56);
+	put_sparse(fd, pair, sizeof(pair), chunk_bytes);
+	CHECK_MESSAGE(dms_exception_store_open(fd, 0, length, &opened), DMS_ERR_OUT_OF_BOUNDS,
+		      "exception 0 lies in chunk 72057594037927938");
+	put_le64(pair, nr_chunks);
+	put_le64(pair + 8, 2);
+	put_sparse(fd, pair, sizeof(pair), chunk_bytes);
+	CHECK_MESSAGE(dms_exception_store_open(fd, 0, length, &opened), DMS_ERR_OUT_OF_BOUNDS,
+		      "beyond 2^63 bytes");
+	close(fd);
+}
+
 /* The medium ends anywhere: an error, or what the metadata says; never less. */
 static void cut(void)
 {
@@ -260,5 +400,8 @@ int main(void)
 	pairs();
 	invalid();
 	cut();
+	reading();
+	for (uint32_t chunk_size = 1; chunk_size <= 2048; chunk_size *= 2)
+		largest(chunk_size);
 	return 0;
 }

@@ -2,14 +2,34 @@
 #define _GNU_SOURCE 1
 
 #include <endian.h>
+#include <sys/mman.h>
 
 #include "../src/exception_store_writer.h"
 #include "engine_test.h"
 
-DEFINE_FAULTS;
-
 #define OFFSET 12288u
 #define GUARD 65536u
+
+/* What was written in which order: told before each transfer. */
+static struct {
+	bool kept;
+	int fd;
+	uint32_t chunk_size;
+	uint64_t count;
+	uint64_t data_end; /* behind the last data that was written */
+	uint64_t areas; /* that were written, a bit each */
+	unsigned int headers;
+	unsigned int flushes_since; /* the last write */
+} order;
+
+static void observe(enum dms_io_kind kind, int fd, uint64_t offset_bytes, uint32_t length_bytes);
+
+ssize_t dms_io_inject(enum dms_io_kind kind, int fd, uint64_t offset_bytes, uint32_t length_bytes)
+{
+	if (order.kept && fd == order.fd)
+		observe(kind, fd, offset_bytes, length_bytes);
+	return fault_inject(kind, fd);
+}
 
 /* What the kernel's read_exceptions() does, the slow and obvious way. */
 static uint64_t read_as_kernel(const char *store, uint64_t store_bytes, uint32_t chunk_size,
@@ -108,6 +128,130 @@ static bool has_valid_header(int fd)
 	return le32toh(magic) == DMS_STORE_MAGIC || !magic;
 }
 
+/* Every chunk that an area names is on the medium, to be read back. */
+static void check_data_of_area(int fd, uint64_t area)
+{
+	uint64_t chunk_bytes = order.chunk_size * 512ull, pairs = chunk_bytes / 16;
+	char *expected = malloc(chunk_bytes);
+
+	for (uint64_t i = area * pairs; i < order.count && i < (area + 1) * pairs; i++) {
+		char *found = contents(fd, OFFSET + (2 + i + i / pairs) * chunk_bytes, chunk_bytes);
+
+		fill_random(expected, chunk_bytes, i);
+		CHECK(!memcmp(found, expected, chunk_bytes));
+		free(found);
+	}
+	free(expected);
+}
+
+static uint64_t areas_of(uint64_t count, uint64_t pairs)
+{
+	return (2ull << count / pairs) - 1;
+}
+
+static void observe_header(void)
+{
+	order.headers++;
+	if (order.headers == 1) {
+		CHECK(!order.areas && order.data_end == OFFSET);
+		return;
+	}
+	/* Everything else was flushed, and nothing comes behind it. */
+	CHECK(order.flushes_since && order.headers == 2);
+	CHECK(order.areas == areas_of(order.count, order.chunk_size * 32ull));
+}
+
+static void observe_write(int fd, uint64_t offset_bytes, uint32_t length_bytes)
+{
+	uint64_t chunk_bytes = order.chunk_size * 512ull, stride = chunk_bytes / 16 + 1;
+	uint64_t chunk = (offset_bytes - OFFSET) / chunk_bytes;
+
+	CHECK(order.headers < 2);
+	if (!chunk)
+		return observe_header();
+	/* The old header is gone for good, before anything else is overwritten. */
+	CHECK(order.headers == 1);
+	if ((chunk - 1) % stride == 0) {
+		/* In the order in which their data is done, which is that of the areas or nearly so. */
+		CHECK(length_bytes == chunk_bytes);
+		CHECK(!(order.areas & 1ull << (chunk - 1) / stride));
+		order.areas |= 1ull << (chunk - 1) / stride;
+		check_data_of_area(fd, (chunk - 1) / stride);
+		return;
+	}
+	CHECK(offset_bytes >= order.data_end);
+	CHECK(offset_bytes - order.data_end <= 2 * chunk_bytes);
+	order.data_end = offset_bytes + length_bytes;
+}
+
+static void observe(enum dms_io_kind kind, int fd, uint64_t offset_bytes, uint32_t length_bytes)
+{
+	if (kind == DMS_IO_FLUSH) {
+		order.flushes_since++;
+		return;
+	}
+	CHECK(kind == DMS_IO_WRITE);
+	/* Only a flush says that the old header is gone. */
+	CHECK(!order.headers || order.data_end > OFFSET || order.areas || order.flushes_since);
+	observe_write(fd, offset_bytes, length_bytes);
+	order.flushes_since = 0;
+}
+
+/* Data in ascending order, each area behind its data, a flush, the header, a flush. */
+static void test_order(uint32_t chunk_size, uint64_t count, bool without_io_uring, int flags)
+{
+	uint64_t used, size = dms_exception_store_size(count, chunk_size);
+	int fd = scratch_file(OFFSET + size, 0x5a, flags);
+
+	memset(&order, 0, sizeof(order));
+	order.fd = fd;
+	order.chunk_size = chunk_size;
+	order.count = count;
+	order.data_end = OFFSET;
+	order.kept = true;
+	write_store(fd, size, chunk_size, count, without_io_uring, &used);
+	order.kept = false;
+	CHECK(order.headers == 2 && order.flushes_since);
+	CHECK(order.areas == areas_of(count, chunk_size * 32ull));
+	CHECK(used == size);
+	close(fd);
+}
+
+/* At the very end of a medium of 2^63 bytes, where an offset that overflows is negative. */
+static void test_far_out(uint32_t chunk_size, uint64_t count)
+{
+	uint64_t size = dms_exception_store_size(count, chunk_size), used, i, nr_exceptions;
+	uint64_t end = INT64_MAX - INT64_MAX % 4096, offset = end - size;
+	int fd = memfd_create("store", MFD_CLOEXEC);
+	struct dms_exception_store_writer *writer;
+	struct dms_exception_store *store;
+	char *chunk = malloc(chunk_size * 512);
+
+	CHECK(fd >= 0 && chunk && ftruncate(fd, (off_t)end) == 0);
+	CHECK_ERROR(dms_exception_store_writer_create(fd, offset + chunk_size * 512, size,
+						      chunk_size, &writer), DMS_ERR_OUT_OF_BOUNDS);
+	CHECK_OK(dms_exception_store_writer_create(fd, offset, size, chunk_size, &writer));
+	for (i = 0; i < count; i++) {
+		fill_random(chunk, chunk_size * 512, i);
+		CHECK_OK(dms_exception_store_writer_append(writer, end / chunk_size / 512 - 1 - i,
+							   chunk));
+	}
+	CHECK_ERROR(dms_exception_store_writer_append(writer, 0, chunk), DMS_ERR_STORE_FULL);
+	dms_exception_store_writer_destroy(writer);
+	CHECK_OK(dms_exception_store_writer_create(fd, offset, size, chunk_size, &writer));
+	for (i = 0; i < count; i++)
+		CHECK_OK(dms_exception_store_writer_append(writer, end / chunk_size / 512 - 1 - i,
+							   chunk));
+	CHECK_OK(dms_exception_store_writer_finish(writer, &nr_exceptions, &used));
+	dms_exception_store_writer_destroy(writer);
+	CHECK(nr_exceptions == count && used == size);
+	CHECK_OK(dms_exception_store_open(fd, offset, size, &store));
+	CHECK(dms_exception_store_count(store) == count);
+	dms_exception_store_close(store);
+	free(chunk);
+	close(fd);
+}
+
 static void test_full(uint32_t chunk_size, uint64_t count, uint64_t slack)
 {
 	uint64_t size = dms_exception_store_size(count, chunk_size) + slack, i, used;
@@ -143,6 +287,14 @@ static void test_sizes(void)
 	CHECK(dms_exception_store_size(1, 0) == UINT64_MAX);
 	CHECK(dms_exception_store_size(UINT64_MAX, 8) == UINT64_MAX);
 	CHECK(dms_exception_store_size(UINT64_MAX / 4096, 8) == UINT64_MAX);
+	/* On the largest medium, no chunk number reaches what the kernel keeps beside it. */
+	for (uint32_t chunk_size = 8; chunk_size <= 2048; chunk_size *= 2) {
+		uint64_t most = dms_store_capacity(INT64_MAX, chunk_size * 512);
+
+		CHECK(dms_exception_store_size(most, chunk_size) <= INT64_MAX);
+		CHECK(dms_exception_store_size(most + 1, chunk_size) > INT64_MAX);
+		CHECK(dms_exception_store_size(most, chunk_size) / (chunk_size * 512) < 1ull << 56);
+	}
 	for (count = 0; count < 2000; count++) {
 		uint64_t size = dms_exception_store_size(count, 8);
 		uint64_t next = dms_exception_store_size(count + 1, 8);
@@ -242,6 +394,22 @@ int main(void)
 		test_exact(32, 1024, without_io_uring, flags);
 		test_exact(32, 1025, without_io_uring, flags);
 	}
+	for (variant = 0; variant < 4; variant++) {
+		bool without_io_uring = variant & 1;
+		int flags = variant & 2 ? O_DIRECT : 0;
+
+		for (chunk_size = 8; chunk_size <= 2048; chunk_size *= 2) {
+			test_order(chunk_size, 0, without_io_uring, flags);
+			test_order(chunk_size, 7, without_io_uring, flags);
+		}
+		test_order(8, 256, without_io_uring, flags);
+		test_order(8, 2000, without_io_uring, flags);
+		test_order(16, 512, without_io_uring, flags);
+		test_order(32, 1025, without_io_uring, flags);
+	}
+	for (chunk_size = 8; chunk_size <= 2048; chunk_size *= 2)
+		test_far_out(chunk_size, 3);
+	test_far_out(8, 256);
 	test_full(8, 255, 0);
 	test_full(8, 256, 0);
 	test_full(8, 256, 4095);
