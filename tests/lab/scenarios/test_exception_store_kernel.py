@@ -1,5 +1,6 @@
 """Exception stores between us and the kernel: it shows what we wrote, we read what it wrote."""
 
+import mmap
 import os
 import random
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import MIB, Lab, run, sha256
+from conftest import MIB, Lab, dmsnap, run, sha256
 
 from dmsnap._native import copy, exception_store
 from dmsnap._native.copy import UndoStore
@@ -168,13 +169,93 @@ def test_two_stores_stacked_and_merged(devices: Devices) -> None:
     devices.remove(upper)
 
     for step, store in ((1, stores[1]), (0, stores[0])):
-        merge = devices.create(f"0 {size // 512} snapshot-merge {replica} {store} P 8")
-        event = 0
-        while (used := usage(merge))[0] != used[1]:
-            event += 1
-            run("dmsetup", "wait", merge.name, event, timeout=60)
-        devices.remove(merge)
+        merge(devices, replica, store, 8)
         assert sha256(replica) == sums[step]
+
+
+@pytest.mark.parametrize(
+    ("chunk_size", "nr_pages"), [(8, 256), (8, 700), (16, 512), (64, 40), (512, 9), (2048, 5)]
+)
+def test_the_kernel_merges_full_stores(devices: Devices, chunk_size: int, nr_pages: int) -> None:
+    """The store fills its device to the last chunk; 256 and 512 fill their areas as well."""
+    size = 9 * MIB
+    step = chunk_size * 512 // PAGE
+    new, replica = devices.disk(size), devices.disk(size)
+    change_pages(replica, [0, 1, size // PAGE - 1], size)
+    run("dd", f"if={replica}", f"of={new}", "bs=1M", "status=none", "conv=fsync")
+    before = sha256(replica)
+    chosen = chance(nr_pages).sample(range(size // PAGE // step), nr_pages)
+    change_pages(new, [chunk * step for chunk in chosen], size)
+    exact = exception_store.size_bytes(nr_pages, chunk_size * 512)
+    store = devices.disk(exact)
+    assert keep_and_apply(new, replica, store, chunk_size, size, exact) == nr_pages
+    assert sha256(replica) != before
+    merge(devices, replica, store, chunk_size)
+    assert sha256(replica) == before
+
+
+def merge(devices: Devices, replica: Path, store: Path, chunk_size: int) -> None:
+    """By the kernel's snapshot-merge, to the end."""
+    table = f"0 {sectors(replica)} snapshot-merge {replica} {store} P {chunk_size}"
+    device = devices.create(table)
+    event = 0
+    while (used := usage(device))[0] != used[1]:
+        event += 1
+        run("dmsetup", "wait", device.name, event, timeout=60)
+    devices.remove(device)
+
+
+@pytest.mark.parametrize("chunk_size", [8, 64, 2048])
+def test_data_is_never_read(devices: Devices, chunk_size: int) -> None:
+    """A store whose every data chunk is a bad sector: all that is asked for lies elsewhere."""
+    size, nr_pages = 9 * MIB, 5 if chunk_size == 2048 else 40 if chunk_size == 64 else 600
+    step = chunk_size * 512 // PAGE
+    new, replica = devices.disk(size), devices.disk(size)
+    chosen = sorted(chance(1).sample(range(size // PAGE // step), nr_pages))
+    change_pages(new, [chunk * step for chunk in chosen], size)
+    exact = exception_store.size_bytes(nr_pages, chunk_size * 512)
+    store = devices.disk(exact)
+    keep_and_apply(new, replica, store, chunk_size, size, exact)
+    bad = devices.create(table_without_data(store, chunk_size, exact))
+    run("dd", f"if={bad}", "of=/dev/null", f"bs={chunk_size * 512}", "skip=2", "count=1",
+        "iflag=direct", expected=1)  # fmt: skip
+    found = dmsnap("inspect", "store", bad)
+    assert found["exceptions"] == nr_pages
+    assert sum(length for _, length in found["extents"]) == nr_pages * chunk_size * 512
+    assert {offset // (chunk_size * 512) for offset, _ in found["extents"]} <= set(chosen)
+
+
+def table_without_data(store: Path, chunk_size: int, length_bytes: int) -> str:
+    """A table in which header and areas are what they are, and all else is an error."""
+    lines = [f"0 {chunk_size} linear {store} 0"]
+    chunk, chunks = 1, length_bytes // 512 // chunk_size
+    pairs = chunk_size * 512 // 16
+    while chunk < chunks:
+        at = chunk * chunk_size
+        lines.append(f"{at} {chunk_size} linear {store} {at}")
+        nr_data = min(pairs, chunks - chunk - 1)
+        if nr_data:
+            lines.append(f"{at + chunk_size} {nr_data * chunk_size} error")
+        chunk += pairs + 1
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("chunk_size", [8, 2048])
+def test_a_chunk_at_the_end_of_an_exbibyte(devices: Devices, chunk_size: int) -> None:
+    """Chunk numbers as large as the kernel makes them, on an origin of 4 EiB that needs no room."""
+    origin_sectors = 1 << 53
+    origin = devices.create(f"0 {origin_sectors} zero")
+    cow = devices.disk(STORE)
+    snapshot = devices.create(f"0 {origin_sectors} snapshot {origin} {cow} P {chunk_size}")
+    last = origin_sectors * 512 - chunk_size * 512
+    fd = os.open(snapshot, os.O_WRONLY | os.O_DIRECT)
+    try:
+        data = mmap.mmap(-1, PAGE)
+        assert os.pwrite(fd, data, last) == PAGE
+    finally:
+        os.close(fd)
+    devices.remove(snapshot)
+    assert dmsnap("inspect", "store", cow)["extents"] == [[last, chunk_size * 512]]
 
 
 def test_we_roll_back_what_we_kept(devices: Devices) -> None:
