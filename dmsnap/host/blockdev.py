@@ -137,8 +137,8 @@ def slaves(devno: int, sysfs: Sysfs = SYSFS) -> list[str]:
 def depends_on(devno: int, other_devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> bool:
     """Whether ``devno`` is, or at any depth lies on, ``other_devno``.
 
-    Goes down through dm and md tables, from partitions to their disk and from loop devices to the
-    file system of their backing file.
+    Goes down through dm and md tables, from partitions to their disk, from loop devices to the
+    file system of their backing file, and to all devices of a btrfs that has several.
     """
     pending, seen = [devno], {devno}
     while pending:
@@ -157,7 +157,10 @@ def file_depends_on(path: Path, devno: int, *, sysfs: Sysfs = SYSFS, proc: Path 
 
 
 def _below(devno: int, sysfs: Sysfs, proc: Path) -> set[int]:
-    below = set(sysfs.slaves(devno))
+    # The number of a file system without a device (tmpfs) is in sysfs for none.
+    if not sysfs.exists(devno):
+        return set()
+    below = {*sysfs.slaves(devno), *sysfs.btrfs_siblings(devno)}
     parent = sysfs.partition_parent(devno)
     if parent is not None:
         below.add(parent)

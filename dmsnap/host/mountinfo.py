@@ -105,14 +105,51 @@ def mount_at(path: Path, *, proc: Path = PROC) -> Mount | None:
     return visible[-1] if visible else None
 
 
+def mount_id_of(fdinfo: Path) -> int | None:
+    """The mount that an open file was reached through (proc(5), ``fdinfo``); None: it is gone."""
+    try:
+        lines = fdinfo.read_text().splitlines()
+    except OSError:
+        return None
+    values = (line.partition(":") for line in lines)
+    return next((int(value) for name, _, value in values if name == "mnt_id"), None)
+
+
+def mount_holding(path: Path, *, proc: Path = PROC) -> Mount | None:
+    """The mount that ``path`` lies in, whatever its ``st_dev`` says."""
+    with system_call(f"look at {path}"):
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        mount_id = mount_id_of(PROC / "self" / "fdinfo" / str(descriptor))
+    finally:
+        os.close(descriptor)
+    return next((mount for mount in mounts(proc=proc) if mount.mount_id == mount_id), None)
+
+
 def file_system_devno(path: Path, *, proc: Path = PROC) -> int | None:
-    """The block device below the file system that holds ``path``; None: there is none (tmpfs)."""
+    """The block device below the file system that holds ``path``; None: there is none (tmpfs).
+
+    An anonymous ``st_dev`` is not in mountinfo either where a btrfs subvolume has its own: the
+    mount is asked for its source. An overlay keeps what is written in its upper directory; one
+    that is not to be seen from here (a container's root) is taken for none.
+    """
     with system_call(f"look at {path}"):
         devno = path.stat().st_dev
     if os.major(devno) != 0:
         return devno
-    found = (mount for mount in mounts(proc=proc) if mount.devno == devno)
-    return next((number for mount in found if (number := source_devno(mount))), None)
+    mount = mount_holding(path, proc=proc)
+    if mount is None:
+        return None
+    upper = _upper_directory(mount)
+    return file_system_devno(upper, proc=proc) if upper else source_devno(mount)
+
+
+def _upper_directory(mount: Mount) -> Path | None:
+    if mount.fs_type != "overlay":
+        return None
+    options = (option.partition("=") for option in mount.super_options)
+    found = next((Path(value) for name, _, value in options if name == "upperdir"), None)
+    return found if found and found.is_dir() else None
 
 
 @dataclass(frozen=True, slots=True)

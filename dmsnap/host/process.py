@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmsnap.host.mountinfo import PROC, mount_at
+from dmsnap.host.mountinfo import PROC, mount_at, mount_id_of
 
 _LINKS = {"cwd": "working directory", "root": "root directory", "exe": "program"}
 _MAP_DEVICE = re.compile(r"([0-9a-f]+):([0-9a-f]+)")
@@ -51,7 +51,7 @@ def users_of(mount_point: Path, *, proc: Path = PROC) -> list[ProcessUse]:
 
     def below(link: Path, target: str) -> bool:
         if link.parent.name == "fd":
-            return _mount_id(link) == mount.mount_id
+            return mount_id_of(link.parent.parent / "fdinfo" / link.name) == mount.mount_id
         return _is_below(target, mount_point) and _file_system(link) == mount.devno
 
     return _scan(
@@ -83,15 +83,6 @@ def _file_system(link: Path) -> int | None:
         return link.stat().st_dev
     except OSError:
         return None
-
-
-def _mount_id(link: Path) -> int | None:
-    try:
-        lines = (link.parent.parent / "fdinfo" / link.name).read_text().splitlines()
-    except OSError:
-        return None
-    values = (line.partition(":") for line in lines)
-    return next((int(value) for name, _, value in values if name == "mnt_id"), None)
 
 
 def _scan(matches: Matches, maps: Callable[[int, str], bool], proc: Path) -> list[ProcessUse]:

@@ -159,6 +159,16 @@ class Sysfs:
                 return []
             return [parse_devno((entry / "dev").read_text()) for entry in entries]
 
+    def btrfs_siblings(self, devno: int) -> list[int]:
+        """All devices of the mounted btrfs that this device is one of; none where it is in none."""
+        name = self.kernel_name(devno)
+        for entry in sorted(self.root.glob("fs/btrfs/*/devices")):
+            with system_call(f"list {entry}"):
+                found = {link.name: link for link in entry.iterdir()}
+            if name in found:
+                return [parse_devno((link / "dev").read_text()) for link in found.values()]
+        return []
+
     def disks(self, prefix: str = "") -> dict[str, int]:
         """Every whole disk whose kernel name begins with ``prefix``, with its number."""
         directory = self.root / "block"

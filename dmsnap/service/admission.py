@@ -19,13 +19,14 @@ from dmsnap.errors import (
     TooSmallError,
     WrongWordError,
 )
-from dmsnap.host import blockdev, filesystem, lvm, signature
+from dmsnap.host import blockdev, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
-from dmsnap.host.mountinfo import file_system_devno, mounts_of
+from dmsnap.host.mountinfo import mounts_of
 from dmsnap.host.signature import Signature
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.recovery import history, replica
+from dmsnap.service import geometry
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.space import era_metadata_bytes, open_space
@@ -40,7 +41,6 @@ MIN_CHUNK_BYTES = PAGE_BYTES
 MAX_CHUNK_BYTES = MIB
 
 # What other software manages: protect what lies on top of it instead.
-KNOWN = ("ext2", "ext3", "ext4", "xfs")
 MANAGED = {
     "LVM2_member": "an LVM physical volume; protect the logical volumes on it",
     "linux_raid_member": "a member of an MD array; protect the array",
@@ -90,7 +90,7 @@ def admit(session: Session, request: ProtectRequest) -> Admitted:
     if recovery.devno != backing.devno:
         check_not_ours(session, recovery)
     found = check_recovery(request, backing, recovery, content)
-    check_block_sizes(backing, recovery, content)
+    geometry.check_block_sizes(request.store, backing, recovery, content)
     check_store(request, backing, recovery)
     return Admitted(
         backing=backing,
@@ -183,11 +183,21 @@ def check_recovery(
             f"a recovery volume of {backing.path} ({format_size(backing.size_bytes)}, "
             f"its history and its label)",
         )
+    require_apart(backing, recovery)
     found = replica.read_label(recovery.path)
     if found is None:
         check_empty(request, recovery)
         return None
     return check_label(request, backing, recovery, content, found)
+
+
+def require_apart(backing: BlockDevice, recovery: BlockDevice) -> None:
+    """A recovery volume made of the volume, or below it, dies with it."""
+    for upper, lower in ((recovery, backing), (backing, recovery)):
+        if blockdev.depends_on(upper.devno, lower.devno):
+            raise ForeignDeviceError(
+                f"{upper.path} lies on {lower.path}: a recovery volume must be another disk"
+            )
 
 
 def check_empty(request: ProtectRequest, recovery: BlockDevice) -> None:
@@ -223,29 +233,12 @@ def check_label(
     )
 
 
-def check_block_sizes(
-    backing: BlockDevice, recovery: BlockDevice, content: Signature | None
-) -> None:
-    """A file system must find blocks on the recovery volume that are no larger than its own."""
-    if recovery.logical_block_bytes <= backing.logical_block_bytes:
-        return
-    fs_type = content.fs_type if content else None
-    smallest = filesystem.block_size(backing.path, fs_type) if fs_type in KNOWN else None
-    if smallest is None or smallest < recovery.logical_block_bytes:
-        unit = smallest or backing.logical_block_bytes
-        raise BlockSizeError(
-            f"{recovery.path} has sectors of {recovery.logical_block_bytes} bytes, what is on "
-            f"{backing.path} works in units of {unit}: it could not be mounted from there",
-            hint="use a recovery volume with 512-byte sectors",
-        )
-
-
 def check_store(request: ProtectRequest, backing: BlockDevice, recovery: BlockDevice) -> None:
     """The store must lie neither on the volume nor on its replica, and have room for a point."""
     space = open_space(request.store)
     space.require()
     for device in (backing, recovery):
-        if any(blockdev.depends_on(below, device.devno) for below in store_devices(request.store)):
+        if any(blockdev.depends_on(below, device.devno) for below in space.devices()):
             raise StoreOnVolumeError(request.store, str(device.path))
     needed_bytes = era_metadata_bytes(backing.size_bytes, request.block_bytes) + live.MIN_COW_BYTES
     if space.free_bytes() < needed_bytes:
@@ -253,15 +246,6 @@ def check_store(request: ProtectRequest, backing: BlockDevice, recovery: BlockDe
             f"the store {request.store} has {format_size(space.free_bytes())} free, protecting "
             f"{backing.path} takes at least {format_size(needed_bytes)}"
         )
-
-
-def store_devices(store: str) -> list[int]:
-    """The devices that a store's bytes end up on."""
-    if store.startswith("/"):
-        below = file_system_devno(Path(store))
-        return [] if below is None else [below]
-    group = lvm.volume_group(store)
-    return [BlockDevice.probe(Path(path)).devno for path in group.physical_volumes] if group else []
 
 
 def require_unheld(device: BlockDevice, *, but_mounts: bool) -> None:

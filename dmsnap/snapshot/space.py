@@ -14,7 +14,9 @@ from dmsnap.catalogue.model import Area, AreaRole, Volume
 from dmsnap.errors import NotFoundError
 from dmsnap.host import loop, lvm
 from dmsnap.host.blockdev import BlockDevice
-from dmsnap.units import MIB, PAGE_BYTES, align_up
+from dmsnap.host.mountinfo import file_system_devno
+from dmsnap.host.sysfs import SYSFS
+from dmsnap.units import MIB, PAGE_BYTES, SECTOR_BYTES, align_up
 
 
 class Space(Protocol):
@@ -37,6 +39,12 @@ class Space(Protocol):
 
     def free_bytes(self) -> int:
         """What could still be taken."""
+
+    def devices(self) -> list[int]:
+        """The numbers of the devices that its bytes end up on."""
+
+    def logical_block_bytes(self) -> int:
+        """The sectors of a piece of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,13 @@ class DirectorySpace:
         status = os.statvfs(self.directory)
         return status.f_bavail * status.f_frsize
 
+    def devices(self) -> list[int]:
+        below = file_system_devno(self.directory)
+        return [] if below is None else [below]
+
+    def logical_block_bytes(self) -> int:
+        return SECTOR_BYTES  # the loop driver's, whatever lies below the file system
+
 
 @dataclass(frozen=True, slots=True)
 class VolumeGroupSpace:
@@ -106,6 +121,15 @@ class VolumeGroupSpace:
     def free_bytes(self) -> int:
         group = lvm.volume_group(self.volume_group)
         return group.free_bytes if group else 0
+
+    def devices(self) -> list[int]:
+        group = lvm.volume_group(self.volume_group)
+        paths = group.physical_volumes if group else ()
+        return [BlockDevice.probe(Path(path)).devno for path in paths]
+
+    def logical_block_bytes(self) -> int:
+        blocks = [SYSFS.logical_block_bytes(devno) for devno in self.devices()]
+        return max(blocks, default=SECTOR_BYTES)
 
 
 def open_space(store: str) -> Space:

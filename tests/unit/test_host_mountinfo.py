@@ -176,3 +176,12 @@ def test_command_of_a_process_that_is_gone(tmp_path: Path) -> None:
 def test_openers_ignore_everything_but_devices() -> None:
     with socket.socket(), Path(sys.executable).open("rb"):
         assert process.openers_of(os.makedev(4095, 4095)) == []
+
+
+def test_the_mount_that_holds_a_path_is_the_kernels_word(tmp_path: Path) -> None:
+    """Whatever the temporary directory lies on: the mount's number is what statx would say."""
+    found = mountinfo.mount_holding(tmp_path)
+    assert found is not None
+    assert tmp_path.is_relative_to(found.mount_point)
+    deeper = [m for m in mountinfo.mounts() if tmp_path.is_relative_to(m.mount_point)]
+    assert max(len(m.mount_point.parts) for m in deeper) == len(found.mount_point.parts)

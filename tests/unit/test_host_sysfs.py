@@ -154,6 +154,26 @@ def test_depends_on_through_every_layer(tree: Tree, tmp_path: Path) -> None:
     assert blockdev.file_depends_on(image, SDA, sysfs=tree.sysfs, proc=tree.proc)
 
 
+def test_depends_on_every_device_of_a_btrfs(tree: Tree) -> None:
+    tree.device("dm-0", DM0)
+    sda, sdb = tree.device("sda", SDA), tree.device("sdb", SDB)
+    devices = tree.sysfs.root / "fs" / "btrfs" / "5b5f" / "devices"
+    devices.mkdir(parents=True)
+    for device in (sda, sdb):
+        (devices / device.name).symlink_to(device)
+    (sda / "dev").write_text("8:0\n")
+    (sdb / "dev").write_text("8:16\n")
+    assert sorted(tree.sysfs.btrfs_siblings(SDA)) == [SDA, SDB]
+    assert tree.sysfs.btrfs_siblings(DM0) == []
+    assert blockdev.depends_on(SDA, SDB, sysfs=tree.sysfs, proc=tree.proc)
+    assert not blockdev.depends_on(SDA, DM0, sysfs=tree.sysfs, proc=tree.proc)
+
+
+def test_a_number_of_no_device_depends_on_nothing(tree: Tree) -> None:
+    tree.device("sda", SDA)
+    assert not blockdev.depends_on(os.makedev(0, 45), SDA, sysfs=tree.sysfs, proc=tree.proc)
+
+
 def test_depends_on_ends_on_a_cycle(tree: Tree) -> None:
     one, two = tree.device("dm-0", DM0), tree.device("dm-1", DM1)
     tree.stack(one, two)

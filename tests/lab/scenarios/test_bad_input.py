@@ -459,7 +459,8 @@ def test_store_that_does_not_exist(lab: Lab) -> None:
 def test_store_on_the_volume(lab: Lab) -> None:
     """Directly, through a loop device on it, and through LVM on that."""
     primary, recovery = lab.disk(256 * MIB), lab.disk(512 * MIB)
-    mount_point = lab.mounted(primary)
+    # Nothing may be written to the volume by itself while its content is compared.
+    mount_point = lab.mounted(primary, options="noinit_itable,noatime")
     wrong = ExitCode.STORE_ON_VOLUME
     store = mount_point / "store"
     store.mkdir()
@@ -468,7 +469,6 @@ def test_store_on_the_volume(lab: Lab) -> None:
     image = mount_point / "image"
     run("truncate", "-s", 128 * MIB, image)
     inner = run("losetup", "--find", "--show", image).strip()
-    # Nothing may be written to the volume by itself while its content is compared.
     inside = lab.mounted(inner, options="noinit_itable,noatime")
     run("sync")
     try:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, administrator, dm_devices, dmsnap, refused, run, sha256
+from conftest import MIB, Lab, administrator, dm_devices, dmsnap, refused, run, sha256, world
 
 from dmsnap.errors import ExitCode
 
@@ -128,3 +128,97 @@ def test_default_store_and_relative_directory(lab: Lab) -> None:
     assert list(store.glob(f"{name}-era-metadata-*.img"))
     dmsnap("unprotect", name)
     assert list(store.iterdir()) == []
+
+
+# where a store must not lie
+
+
+def refused_store(lab: Lab, primary: str, store: object) -> None:
+    """Refused, naming the device; nothing is made, on the volume least of all."""
+    words = ("protect", primary, "--name", "bad", "--recovery", lab.disk(512 * MIB))
+    before = world(lab)
+    sentence = refused(ExitCode.STORE_ON_VOLUME, *words, "--store", store)
+    assert primary in sentence
+    assert world(lab) == before
+
+
+def test_store_in_an_overlay_on_the_volume(lab: Lab) -> None:
+    """Its st_dev is no device's: what is written goes to the upper directory."""
+    primary = lab.disk(256 * MIB)
+    mount_point = lab.mounted(primary)
+    lower, merged = lab.directory / "lower", lab.directory / "merged"
+    for path in (mount_point / "upper", mount_point / "work", lower, merged):
+        path.mkdir()
+    options = f"lowerdir={lower},upperdir={mount_point / 'upper'},workdir={mount_point / 'work'}"
+    run("mount", "-t", "overlay", "-o", options, "overlay", merged)
+    lab.mounts.append(merged)
+    refused_store(lab, primary, merged)
+
+
+@pytest.mark.parametrize("subvolume", [False, True])
+def test_store_in_a_btrfs_on_the_volume(lab: Lab, subvolume: bool) -> None:
+    """A subvolume has a device number of its own, which is not in mountinfo either."""
+    primary = lab.disk(256 * MIB)
+    run("mkfs.btrfs", "-q", "-f", primary)
+    mount_point = lab.directory / "btrfs"
+    mount_point.mkdir()
+    run("mount", primary, mount_point)
+    lab.mounts.append(mount_point)
+    store = mount_point / "store"
+    if subvolume:
+        run("btrfs", "subvolume", "create", store)
+    else:
+        store.mkdir()
+    refused_store(lab, primary, store)
+
+
+def test_store_in_a_btrfs_of_which_one_device_lies_on_the_volume(lab: Lab) -> None:
+    """The mount names one device only, and it is the other one."""
+    primary = lab.disk(384 * MIB)
+    image = lab.mounted(primary) / "image"
+    run("truncate", "-s", 256 * MIB, image)
+    inner = run("losetup", "--find", "--show", image).strip()
+    outer = lab.disk(256 * MIB)
+    run("mkfs.btrfs", "-q", "-f", "-d", "single", outer, inner)
+    mount_point = lab.directory / "btrfs"
+    mount_point.mkdir()
+    run("mount", "-o", f"device={inner}", outer, mount_point)
+    try:
+        refused_store(lab, primary, mount_point)
+    finally:
+        run("umount", mount_point)
+        run("losetup", "-d", inner)
+
+
+def test_recovery_volume_on_the_volume(lab: Lab) -> None:
+    """A file on the volume that is to be protected is no other disk, whatever its size."""
+    primary = lab.disk(128 * MIB)
+    image = lab.mounted(primary) / "image"
+    run("truncate", "-s", 256 * MIB, image)
+    recovery = run("losetup", "--find", "--show", image).strip()
+    words = ("protect", primary, "--name", "bad", "--recovery", recovery, "--store", lab.store())
+    try:
+        before = world(lab)
+        sentence = refused(ExitCode.FOREIGN_DEVICE, *words)
+        assert f"{recovery} lies on {primary}" in sentence
+        assert world(lab) == before
+    finally:
+        run("losetup", "-d", recovery)
+
+
+def test_a_group_of_large_sectors_under_small_blocks(lab: Lab) -> None:
+    """An overlay or a point on it would have its sectors, which the file system could not use."""
+    primary, recovery = lab.disk(320 * MIB), lab.disk(640 * MIB)
+    run("mkfs.xfs", "-q", primary)
+    group = lab.group(lab.disk(256 * MIB, sector_bytes=4096))
+    words = ("protect", primary, "--name", lab.name(), "--recovery", recovery, "--store", group)
+    before = world(lab)
+    assert group in refused(ExitCode.BLOCK_SIZE, *words)
+    assert world(lab) == before
+
+    run("mkfs.xfs", "-q", "-f", "-s", "size=4096", primary)
+    name = dmsnap(*words)["volume"]
+    (point,) = dmsnap("point", "create", name)
+    for at in (point["id"], dmsnap("inspect", "label", recovery)["point_uuid"]):
+        dmsnap("point", "mount", at)
+        dmsnap("point", "umount", at)
