@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dmsnap.errors import BusyError, NoSpaceError, OperatingSystemError
+from dmsnap.errors import BusyError, NoSpaceError, NotFoundError, OperatingSystemError
 from dmsnap.host import loop_ioctl
 from dmsnap.host.blockdev import BlockDevice, describe_users
 from dmsnap.host.run import run
@@ -109,7 +109,10 @@ def find(file: Path, *, sysfs: Sysfs = SYSFS) -> Path | None:
         if sysfs.loop_backing_file(devno) is None:
             continue
         path = Path("/dev", name)
-        status = loop_ioctl.status(path)
+        try:
+            status = loop_ioctl.status(path)
+        except NotFoundError:  # detached by somebody since it was listed
+            continue
         if (status.device, status.inode) == (wanted.st_dev, wanted.st_ino):
             return path
     return None

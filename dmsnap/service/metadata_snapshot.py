@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dmsnap.errors import WrongStateError
+from dmsnap.host.signals import held_back
 
 
 @contextmanager
@@ -19,14 +20,17 @@ def holding(
     it was dropped meanwhile: what was read is worth nothing then.
     """
     taken = held() is None
-    if taken:
-        take()
-    block = held()
+    block = still_held = None
     try:
+        # A signal between the two would leave it: nobody knew any more whose it is.
+        with held_back():
+            if taken:
+                take()
+            block = held()
         yield taken
     finally:
         still_held = held()
-        if taken and still_held == block:
+        if taken and still_held is not None and still_held == block:
             drop()
     if still_held != block:
         raise WrongStateError(

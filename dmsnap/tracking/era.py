@@ -16,12 +16,17 @@ def metadata_snapshot(name: str) -> Iterator[None]:
 
     One that is held already was left by somebody who died; it is too old to be used.
     """
-    if dm.era_status(name).metadata_snap is not None:
-        dm.message(name, "drop_metadata_snap")
-    dm.message(name, "take_metadata_snap")
+    drop(name)
     try:
+        dm.message(name, "take_metadata_snap")
         yield
     finally:
+        drop(name)
+
+
+def drop(name: str) -> None:
+    """Drop the metadata snapshot of the era device ``name``, if it holds one."""
+    if dm.era_status(name).metadata_snap is not None:
         dm.message(name, "drop_metadata_snap")
 
 

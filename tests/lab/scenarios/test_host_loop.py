@@ -10,7 +10,7 @@ import pytest
 
 from dmsnap.errors import BusyError, NoSpaceError, NotFoundError, ReadOnlyError
 from dmsnap.host import blockdev, loop
-from dmsnap.host.sysfs import SYSFS
+from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
 from dmsnap.units import MIB
 
 ATTACH = """
@@ -189,3 +189,20 @@ def test_flush_buffers_drops_the_page_cache(directory: Path) -> None:
         subprocess.run([*past, "bs=4096", "count=1", "status=none"], check=True)
         blockdev.flush_buffers(device.path)
         assert os.pread(held, 4096, 0) != bytes(4096)
+
+
+def test_a_device_that_is_detached_while_others_are_looked_for(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Listed as attached, and free when it is asked: it is not the one, and no error."""
+    file = image(directory)
+    free = loop.attach(image(directory, "other"))
+    listed = tmp_path / "block" / free.path.name / "loop"
+    listed.mkdir(parents=True)
+    (listed.parent / "dev").write_text(f"{format_devno(free.devno)}\n")
+    (listed / "backing_file").write_text("/gone\n")
+    link = tmp_path / "dev" / "block" / format_devno(free.devno)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(listed.parent)
+    loop.detach(free.path)
+    assert loop.find(file, sysfs=Sysfs(tmp_path)) is None

@@ -6,11 +6,16 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MIB, Lab, dmsnap, run
 
+from dmsnap.errors import InterruptedBySignal
 from dmsnap.host.dm import device as dm
+from dmsnap.host.signals import interruptible
+from dmsnap.service import era_front
+from dmsnap.tracking import era
 
 SIZE = 64 * MIB + 12 * 1024  # no multiple of the block size
 BLOCK = 65536
@@ -133,3 +138,23 @@ def test_a_signal_leaves_no_metadata_snapshot(lab: Lab) -> None:
             time.sleep(whole * part / 10)
             it.send_signal(signal.SIGTERM)
         assert dm.era_status(name).metadata_snap is None
+
+
+@pytest.mark.parametrize("holder", [era_front.metadata_snapshot, era.metadata_snapshot])
+def test_a_signal_right_after_one_was_taken_leaves_none(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, holder: Any
+) -> None:
+    """Between taking it and looking at it nobody would know any more whose it is."""
+    name, _ = protected(lab)
+    message = dm.message
+
+    def taken_and_signalled(device: str, text: str) -> str:
+        answer = message(device, text)
+        if text.startswith("take"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer
+
+    monkeypatch.setattr(dm, "message", taken_and_signalled)
+    with pytest.raises(InterruptedBySignal), interruptible(), holder(name):
+        raise AssertionError("the signal was lost")
+    assert dm.era_status(name).metadata_snap is None
