@@ -110,6 +110,22 @@ def _write(descriptor: int, command: str) -> None:
         os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
 
 
+def holder_of(directory: Path, name: str) -> str | None:
+    """Who works on the volume ``name`` now, in words; None: nobody. Waits for nobody."""
+    path = directory / f"{name}.lock"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return str(read_holder(path) or "a command that is just starting")
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def read_holder(path: Path) -> Holder | None:
     """Who wrote the lock file last; None when nobody holds it or it is just being written.
 

@@ -13,6 +13,7 @@ from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
 from dmsnap.catalogue.model import Point
 from dmsnap.extent import Extent
+from dmsnap.host.signature import Signature
 from dmsnap.recovery import history
 from dmsnap.recovery.replica import Replica
 from dmsnap.units import PAGE_BYTES, align_up, to_sectors
@@ -120,9 +121,11 @@ def write_new(
     )
 
 
-def mark_consistent(replica: Replica, *, keep: bool) -> None:
-    """The replica is the next point now."""
+def mark_consistent(replica: Replica, *, keep: bool, content: Signature | None = None) -> None:
+    """The replica is the next point now; ``content`` is what the point holds, where it is known."""
     current = replica.label
+    if content is not None and content.fs_type is not None:
+        current = replace(current, fs_type=content.fs_type, fs_uuid=content.uuid or "")
     replica.write_label(
         replace(
             current,

@@ -222,13 +222,15 @@ def check_label(
         and found.size_bytes == backing.size_bytes
         and found.fs_uuid == ((content.uuid if content else None) or "")
     )
-    if same and found.state is LabelState.CONSISTENT:
+    # One that a killed sync left is rolled back by the sync that follows.
+    if same and found.state in (LabelState.CONSISTENT, LabelState.APPLYING):
         return found
     if request.overwrite or (same and found.state is LabelState.COPYING):
         return None
+    what = f"in state {found.state.name.lower()}" if same else f"not of {request.name} as it is now"
     raise ForeignDeviceError(
         f"{recovery.path} is the recovery volume of {found.name} ({found.volume_uuid}, "
-        f"written by {found.host or 'an unknown host'}), not of {request.name}",
+        f"written by {found.host or 'an unknown host'}), {what}",
         hint="--overwrite destroys it",
     )
 

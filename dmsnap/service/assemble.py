@@ -6,7 +6,7 @@ from uuid import uuid4
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import WrongStateError
 from dmsnap.host import kernel
-from dmsnap.service import journal
+from dmsnap.service import identity, journal
 from dmsnap.service.assembly import build, mount_front
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
@@ -20,6 +20,7 @@ class Assembly:
     def __init__(self, session: Session, volume: Volume) -> None:
         if volume.state not in (VolumeState.PROTECTED, VolumeState.PROMOTED):
             raise WrongStateError(f"{volume.name} is in state {volume.state}: not assembled")
+        identity.require_backing(volume)
         self.session = session
         # A new tracking id: what was written while the stack did not exist was not seen,
         # so the next sync compares.

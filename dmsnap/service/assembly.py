@@ -33,7 +33,7 @@ def settle(device: DmName, table: Table, udev: UdevFlags = UdevFlags.HIDDEN) -> 
     An era target is never loaded over another one, which may have the same metadata open and
     would then destroy it.
     """
-    info = dm.info(uuid=device.uuid)
+    info = stack.find(device)
     if info is None:
         dm.create(device.name, device.uuid, table, udev=udev)
         return

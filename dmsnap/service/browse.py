@@ -7,7 +7,7 @@ from uuid import UUID
 from dmsnap._native.label import Label
 from dmsnap.catalogue.model import AreaRole, Volume
 from dmsnap.errors import BusyError, NotFoundError, PointInvalidError, WrongStateError
-from dmsnap.host import mount, mountinfo
+from dmsnap.host import mount, mountinfo, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Snapshot, single
@@ -45,11 +45,6 @@ class Browse:
     """The plan that mounts a point."""
 
     def __init__(self, session: Session, volume: Volume, view: PointView, at: Path | None) -> None:
-        if volume.fs_type not in TWIN_OPTIONS:
-            raise WrongStateError(
-                f"{volume.name} holds {volume.fs_type or 'no file system'}: its points cannot be "
-                f"mounted beside it"
-            )
         if dm.info(uuid=stack.browse(volume, view.id).uuid) is not None:
             raise BusyError(f"point {view.id} is mounted already")
         self.session = session
@@ -113,13 +108,20 @@ class Browse:
         hide(self.volume, self.view.id)
 
     def _mount(self) -> None:
+        """The point itself says what it holds: the volume may have been formatted since."""
+        node = dm.node(stack.browse(self.volume, self.view.id).name)
+        content = signature.probe(node)
+        fs_type = (content.fs_type if content else None) or ""
+        if fs_type not in TWIN_OPTIONS:
+            raise WrongStateError(
+                f"point {self.view.id} of {self.volume.name} holds {content or 'no file system'}: "
+                f"it cannot be mounted beside the volume"
+            )
         if not self.directory.is_dir():
             with system_call(f"make the directory {self.directory}"):
                 self.directory.mkdir(parents=True)
             self.made_directory = True
-        options = (*OPTIONS, *TWIN_OPTIONS[self.volume.fs_type])
-        node = dm.node(stack.browse(self.volume, self.view.id).name)
-        mount.mount(node, self.directory, self.volume.fs_type, options)
+        mount.mount(node, self.directory, fs_type, (*OPTIONS, *TWIN_OPTIONS[fs_type]))
 
     def _unmount(self) -> None:
         unmount_browse(self.session, self.volume, self.view.id)

@@ -62,6 +62,12 @@ class FirstCopy:
         ]
 
     def _label(self) -> None:
+        """What was on the device goes first: behind the replica its signatures would stay.
+
+        A RAID superblock at the end of a disk, found beside the replica's file system, makes
+        blkid and mount refuse to choose.
+        """
+        signature.wipe(self.recovery.path)
         self._write_label(first_label(self.volume, self.recovery, self.point))
 
     def _unlabel(self) -> None:

@@ -12,8 +12,9 @@ from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotPermittedError, OperatingSystemError
 from dmsnap.host import kernel
-from dmsnap.host.locks import volume_lock
+from dmsnap.host.locks import holder_of, volume_lock
 from dmsnap.host.signals import interruptible
+from dmsnap.host.signature import Signature
 from dmsnap.recovery import history, replica
 from dmsnap.service import configuration
 from dmsnap.service.configuration import Configuration
@@ -59,6 +60,10 @@ class Session:
                 )
             yield
 
+    def running(self, name: str) -> str | None:
+        """The command that works on a volume now; None: there is none."""
+        return holder_of(self.configuration.run_directory / "locks", name)
+
     # the volume's store
 
     def create_area(self, volume: Volume, area: Area) -> None:
@@ -95,6 +100,15 @@ class Session:
         self.remove_live_point(volume, point)
         self.catalogue.update_point(replace(point, temporary=False, area_id=None))
 
+    def note_content(self, volume: Volume, content: Signature | None) -> None:
+        """Record the file system that a volume holds; nothing that is known changes nothing."""
+        if content is None or content.fs_type is None:
+            return
+        recorded = self.catalogue.volume_by_id(volume.id)
+        now = replace(recorded, fs_type=content.fs_type, fs_uuid=content.uuid or "")
+        if now != recorded:
+            self.catalogue.update_volume(now)
+
     def forget_dropped(self, volume: Volume) -> None:
         """Mark points as deleted that the replica's history had no room for any more."""
         current = replica.label_of(volume)
@@ -104,8 +118,9 @@ class Session:
 
     def distrust(self, volume: Volume) -> None:
         """Make the next sync compare in full: tracking before now cannot be trusted."""
+        recorded = self.catalogue.volume_by_id(volume.id)
         tracking_id = f"{kernel.boot_id()}:{uuid4()}"
-        self.catalogue.update_volume(replace(volume, tracking_id=tracking_id))
+        self.catalogue.update_volume(replace(recorded, tracking_id=tracking_id))
 
 
 def make_directory(path: Path) -> None:

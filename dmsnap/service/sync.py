@@ -13,10 +13,12 @@ from dmsnap._native.copy import CopyStats
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue.model import Point, Volume, VolumeState
-from dmsnap.errors import AuditError, OperatingSystemError, WrongStateError
+from dmsnap.errors import AuditError, OperatingSystemError, ProgramError, WrongStateError
 from dmsnap.extent import Extent
+from dmsnap.host import signature
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
+from dmsnap.host.signature import Signature
 from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
@@ -90,6 +92,7 @@ class Sync:
         self.bytes_beside: int | None = None
         self.dirty: ExtentSet | None = None
         self.bytes_dirty = 0
+        self.content: Signature | None = None
         self.undo: Undo | None = None
         self.stats = CopyStats()
         self.audited = AuditResult(audit, 0, 0)
@@ -159,6 +162,15 @@ class Sync:
         else:
             self.dirty = ExtentSet.from_extents([Extent(0, size_bytes)])
         self.bytes_dirty = self.dirty.bytes
+        self.content = self._probe_point()
+
+    def _probe_point(self) -> Signature | None:
+        """What the point holds: the volume may have been formatted since it was protected."""
+        try:
+            return signature.probe(dm.node(stack.live_point(self.volume, self.point.id).name))
+        except ProgramError:
+            live.require_valid(self.volume, self.point)
+            raise
 
     @contextmanager
     def _sides(self) -> Iterator[tuple[int, Replica]]:
@@ -192,7 +204,7 @@ class Sync:
                 of_total(self.progress, self.undo.stats.bytes_different),
             )
             live.require_valid(self.volume, self.point)
-            apply.mark_consistent(current, keep=self.point.keep)
+            apply.mark_consistent(current, keep=self.point.keep, content=self.content)
         self.stats = replace(
             written,
             bytes_compared=self.undo.stats.bytes_compared,
@@ -231,6 +243,7 @@ class Sync:
         if self.bytes_beside:
             write_count.acknowledge(self._counts, self.volume, self.bytes_beside)
         self.session.settle_on_replica(self.volume, self.point)
+        self.session.note_content(self.volume, self.content)
         self.session.forget_dropped(self.volume)
 
     def result(self, times: StepTimes) -> SyncResult:

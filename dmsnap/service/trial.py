@@ -88,7 +88,7 @@ def load_front(volume: Volume, metadata: BlockDevice) -> None:
 
     Never loaded twice: a second era target on metadata in use would destroy it.
     """
-    front = stack.front(volume)
+    front = stack.require(stack.front(volume))
     table = stack.front_table(volume, metadata)
     if dm.table(front.name) != table:
         dm.reload(front.name, table, udev=UdevFlags.SHOWN)
@@ -101,7 +101,7 @@ def is_loaded(volume: Volume, areas: Sequence[Area]) -> bool:
 
     It does not when a swap or a revert was killed between loading the front and recording it.
     """
-    if not stack.exists(stack.front(volume)):
+    if not stack.exists(stack.front(volume)) or not stack.exists(stack.origin(volume)):
         return False
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     return dm.table(stack.front(volume).name) == stack.front_table(volume, metadata)

@@ -9,7 +9,7 @@ from dmsnap.errors import BusyError, WrongStateError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
-from dmsnap.service import assembly, journal, mounting
+from dmsnap.service import assembly, identity, journal, mounting
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
@@ -41,10 +41,14 @@ class Release:
             replica.label_of(volume)
         self.session = session
         self.volume = volume
+        # Looked up now: undoing must not depend on a catalogue whose disk is full.
+        self.areas = session.catalogue.areas(volume.id)
         self.forget = forget
         # A protect or an unprotect that was killed may have unmounted it and come no further.
         unfinished = volume.state is VolumeState.BUILDING or not stack.exists(stack.front(volume))
         self.mounts = volume.mounts if unfinished else ()
+        if self.mounts:
+            identity.require_no_replica(volume)
 
     def plan(self) -> Plan:
         name, volume = self.volume.name, self.volume
@@ -92,6 +96,8 @@ class Release:
             )
 
     def _remove(self) -> None:
+        # What is written from here on is not seen: said while it can be, should this be undone.
+        self.session.distrust(self.volume)
         # The front goes first: while it can still be held by a user, nothing else is lost.
         front = stack.front(self.volume)
         stack.remove(front)
@@ -106,15 +112,16 @@ class Release:
         if self.volume.state is VolumeState.BUILDING:
             self._mount()
             return
-        self.session.distrust(self.volume)
-        assembly.build(self.session, self.volume, self.session.catalogue.areas(self.volume.id))
+        assembly.build(self.session, self.volume, self.areas)
 
     def _mount(self) -> None:
+        if not self.mounts:
+            return  # the device may be what was lost
         device = BlockDevice.probe(Path(self.volume.backing))
         mounting.mount_all(device.path, device.devno, self.mounts)
 
     def _unmount_backing(self) -> None:
-        if self.volume.state is not VolumeState.BUILDING:
+        if self.mounts and self.volume.state is not VolumeState.BUILDING:
             device = BlockDevice.probe(Path(self.volume.backing))
             mounting.unmount(device.devno, self.session.configuration.unmount_wait_seconds)
 

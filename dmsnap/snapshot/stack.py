@@ -75,9 +75,25 @@ def _hidden(volume: Volume, role: str, suffix: str) -> DmName:
     )
 
 
-def require(device: DmName) -> DmInfo:
-    """The state of one of our devices, found by UUID, else :class:`StackChangedError`."""
+def find(device: DmName) -> DmInfo | None:
+    """The state of one of our devices, found by UUID; None when it is not there.
+
+    :class:`StackChangedError` when somebody renamed it: what is done by name, a table loaded into
+    the front above all, would hit whoever has that name now.
+    """
     info = dm.info(uuid=device.uuid)
+    if info is not None and info.name != device.name:
+        raise StackChangedError(
+            f"the dm device {device.name} was renamed to {info.name}",
+            hint=f"give it its name back: dmsetup rename {info.name} {device.name}",
+            device=device.name,
+        )
+    return info
+
+
+def require(device: DmName) -> DmInfo:
+    """As :func:`find`; a device that is missing is a :class:`StackChangedError`, too."""
+    info = find(device)
     if info is None:
         raise StackChangedError(f"the dm device {device.name} is missing", device=device.name)
     return info
@@ -85,7 +101,7 @@ def require(device: DmName) -> DmInfo:
 
 def exists(device: DmName) -> bool:
     """Whether one of our devices is there."""
-    return dm.info(uuid=device.uuid) is not None
+    return find(device) is not None
 
 
 def remove(device: DmName) -> None:
@@ -154,7 +170,7 @@ def differences(expected: dict[DmName, Table]) -> list[str]:
     """A sentence for every device that is missing, suspended or has another table."""
     found = []
     for device, table in expected.items():
-        info = dm.info(uuid=device.uuid)
+        info = find(device)
         if info is None or not info.live_table:
             found.append(f"{device.name} is missing")
         elif info.suspended:
