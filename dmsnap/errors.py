@@ -194,8 +194,10 @@ class DeadlineError(DmsnapError):
 
 
 class InterruptedBySignal(DmsnapError):  # noqa: N818 - it is no failure of anything
-    """SIGINT or SIGTERM arrived; everything begun is undone on the way out."""
+    """SIGINT or SIGTERM arrived; unless the sentence says otherwise, all is undone on the way."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__("interrupted; what was begun has been undone")
+    def __init__(
+        self, signal_number: int, sentence: str = "interrupted; what was begun has been undone"
+    ) -> None:
+        super().__init__(sentence)
         self.signal_number = signal_number

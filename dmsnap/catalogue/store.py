@@ -258,20 +258,19 @@ class Catalogue:
 
         Only with the volume's lock held: else the job may be running.
         """
-        unfinished = sa.select(schema.job.c.id).where(
-            schema.job.c.volume_id == str(volume_id), schema.job.c.finished_ns.is_(None)
-        )
-        begun = sa.select(schema.job_step.c.name).where(
-            schema.job_step.c.job_id.in_(unfinished), schema.job_step.c.state != "planned"
-        )
         with self._transaction() as connection:
-            names = list(connection.scalars(begun))
+            names = list(connection.scalars(_begun_steps(volume_id)))
             connection.execute(
                 schema.job.update()
-                .where(schema.job.c.id.in_(unfinished))
+                .where(schema.job.c.id.in_(_unfinished_jobs(volume_id)))
                 .values(finished_ns=now_ns(), outcome="abandoned: its process was killed")
             )
         return names
+
+    def unfinished_steps(self, volume_id: UUID) -> list[str]:
+        """The steps that unfinished jobs of a volume have begun."""
+        with self._transaction() as connection:
+            return [*connection.scalars(_begun_steps(volume_id))]
 
     def _execute(self, statement: sa.Executable) -> None:
         with self._transaction() as connection:
@@ -287,6 +286,19 @@ def _upgrade(connection: sa.Connection) -> int | None:
         version += 1
         connection.execute(schema.schema_version.update().values(version=version))
     return version
+
+
+def _unfinished_jobs(volume_id: UUID) -> sa.Select[Any]:
+    return sa.select(schema.job.c.id).where(
+        schema.job.c.volume_id == str(volume_id), schema.job.c.finished_ns.is_(None)
+    )
+
+
+def _begun_steps(volume_id: UUID) -> sa.Select[Any]:
+    return sa.select(schema.job_step.c.name).where(
+        schema.job_step.c.job_id.in_(_unfinished_jobs(volume_id)),
+        schema.job_step.c.state != "planned",
+    )
 
 
 def _configure_connection(connection: Any, _record: object) -> None:

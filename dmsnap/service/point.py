@@ -131,7 +131,7 @@ def create(
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
-        return [view(session, taken.volumes[point.volume_id], point) for point in taken.points]
+        return [view(taken.volumes[point.volume_id], point) for point in taken.points]
 
 
 def list_points(session: Session, names: Sequence[str] = ()) -> list[PointView]:
@@ -141,7 +141,7 @@ def list_points(session: Session, names: Sequence[str] = ()) -> list[PointView]:
     for volume in volumes:
         label = _label(volume)
         known = {point.id: point for point in session.catalogue.points(volume.id)}
-        views += [view(session, volume, point, label) for point in known.values()]
+        views += [view(volume, point, label) for point in known.values()]
         views += [unknown for unknown in _only_in_label(volume, label) if unknown.id not in known]
     return sorted(views, key=lambda item: item.created_ns)
 
@@ -159,11 +159,12 @@ def find(session: Session, text: str, names: Sequence[str] = ()) -> PointView:
     )
 
 
-def view(session: Session, volume: Volume, point: Point, label: Label | None = None) -> PointView:
-    """A point and its places. A place that is not good any more is not listed."""
+def view(volume: Volume, point: Point, label: Label | None = None) -> PointView:
+    """A point and its places. A place that is not good any more is not listed.
+
+    Nothing is recorded: who only looks holds no lock, and would undo what a command records.
+    """
     checked = live.with_validity(volume, point)
-    if checked != point:
-        session.catalogue.update_point(checked)
     places = []
     if checked.area_id is not None and checked.invalid_reason is None:
         places.append(Place("live", f"/dev/mapper/{stack.live_point(volume, point.id).name}"))

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
-from dmsnap.errors import StackChangedError, WrongStateError
+from dmsnap.errors import InterruptedBySignal, StackChangedError, WrongStateError
 from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -26,7 +26,7 @@ from dmsnap.host.dm.target import (
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service import browse, journal, parting
 from dmsnap.service.journal import Plan, Step
-from dmsnap.service.reaper import held
+from dmsnap.service.reaper import held, retire
 from dmsnap.service.session import Session
 from dmsnap.service.trial import (
     OVERLAY_CHUNK_BYTES,
@@ -121,7 +121,7 @@ class Promotion:
         return stack.require(self.chain[position - 1].shown).devno
 
     def _merge_overlay(self) -> None:
-        (line,) = dm.table(stack.origin(self.volume).name)
+        (line,) = dm.table(stack.require(stack.origin(self.volume)).name)
         if isinstance(line.target, SnapshotOrigin):
             return
         cow = stack.attach_area(self.volume, self._overlay())
@@ -166,15 +166,7 @@ class Promotion:
         self.session.catalogue.update_volume(promoted)
 
     def _retire(self) -> None:
-        """The old primary is free: points and origin go, its era metadata is kept for failback."""
-        for point in self.session.catalogue.points(self.volume.id):
-            if point.area_id is not None:
-                self.session.remove_live_point(self.volume, point)
-            self.session.catalogue.delete_point(point.id)
-        stack.remove(stack.origin(self.volume, self.volume.generation - 1))
-        for area in self.session.catalogue.areas(self.volume.id):
-            if area.role is not AreaRole.ERA_METADATA:
-                self.session.release_area(self.volume, area)
+        retire(self.session, self.session.catalogue.volume_by_id(self.volume.id))
 
 
 def _merging(merge_level: Callable[[int], None], position: int) -> Callable[[], None]:
@@ -183,7 +175,7 @@ def _merging(merge_level: Callable[[int], None], position: int) -> Callable[[], 
 
 def merge(volume: Volume, device: DmName, merging: SnapshotMerge, finished: Target) -> None:
     """Merge a level down and put ``finished`` in its place; goes on where it was left."""
-    (line,) = dm.table(device.name)
+    (line,) = dm.table(stack.require(device).name)
     target: Target = line.target
     if isinstance(target, Snapshot):
         dm.reload(device.name, single(volume.size_bytes, merging), freeze=False)
@@ -200,5 +192,13 @@ def commit(session: Session, name: str, *, drop_points: bool, dry_run: bool) -> 
         plan = promotion.plan()
         if dry_run:
             return plan
-        times = journal.run(session.catalogue, plan)
+        try:
+            times = journal.run(session.catalogue, plan)
+        except InterruptedBySignal as signalled:
+            # Nothing was undone, and nothing has to be.
+            raise InterruptedBySignal(
+                signalled.signal_number,
+                f"interrupted; {name} goes on serving what the trial shows, "
+                f"dmsnap swap commit {name} finishes",
+            ) from signalled
         return result(session.catalogue.volume(name), times)

@@ -33,6 +33,8 @@ def reap(session: Session, volume: Volume) -> None:
 
     Called with the volume's lock held: whoever began these things is dead.
     """
+    resume_suspended(session, volume)
+    note_invalid_points(session, volume)
     remove_temporary_points(session, volume)
     remove_stray_snapshots(session, volume)
     remove_stray_overlays(session, volume)
@@ -42,6 +44,8 @@ def reap(session: Session, volume: Volume) -> None:
         return
     if volume.state in SETTLED:
         remove_stray_trial(session, volume)
+    if volume.state is VolumeState.PROMOTED and is_retired_in_part(session, volume):
+        retire(session, volume)
     if "unmount" in abandoned and shows_what_it_should(session, volume):
         assembly.mount_front(volume)
 
@@ -59,6 +63,29 @@ def shows_what_it_should(session: Session, volume: Volume) -> bool:
     if volume.state is VolumeState.TRIAL:
         return trial.is_loaded(volume, session.catalogue.areas(volume.id))
     return volume.state in SETTLED and stack.exists(stack.front(volume))
+
+
+def resume_suspended(session: Session, volume: Volume) -> None:
+    """A command that was killed between a suspend and its resume left the users hanging.
+
+    Inside a window its watchdog resumes; a table that is exchanged (a merge, a swap) has none.
+    The table that was loaded and not made live goes: whatever was begun is begun anew.
+    """
+    if not session.catalogue.unfinished_steps(volume.id):
+        return
+    for info in dm.list_devices(f"{dm.UUID_PREFIX}{volume.id}-"):
+        if info.suspended and info.live_table:
+            if info.inactive_table:
+                dm.clear(info.name)
+            dm.resume(info.name)
+
+
+def note_invalid_points(session: Session, volume: Volume) -> None:
+    """Record what the kernel says of live points, so that nothing waits for one that is lost."""
+    for point in session.catalogue.points(volume.id):
+        checked = live.with_validity(volume, point)
+        if checked != point:
+            session.catalogue.update_point(checked)
 
 
 def remove_temporary_points(session: Session, volume: Volume) -> None:
@@ -128,3 +155,33 @@ def remove_stray_trial(session: Session, volume: Volume) -> None:
             session.release_area(volume, area)
         except DmsnapError:
             log.warning("%s could not be given back", area.path, exc_info=True)
+
+
+def is_retired_in_part(session: Session, volume: Volume) -> bool:
+    """Whether a commit that made the recovery volume the primary was killed after that."""
+    if stack.exists(stack.origin(volume, volume.generation - 1)):
+        return True
+    return any(is_former(volume, area) for area in session.catalogue.areas(volume.id))
+
+
+def is_former(volume: Volume, area: Area) -> bool:
+    """Whether an area served the former primary's points, or the trial before it was merged.
+
+    The former primary's era metadata is kept for failback.
+    """
+    if area.role is AreaRole.ERA_METADATA:
+        return False
+    return area.generation != volume.generation or area.role is AreaRole.OVERLAY
+
+
+def retire(session: Session, volume: Volume) -> None:
+    """The former primary of a promoted volume is free: its points and its origin go."""
+    former = {area.id for area in session.catalogue.areas(volume.id) if is_former(volume, area)}
+    for point in session.catalogue.points(volume.id):
+        if point.area_id is None or point.area_id in former:
+            session.remove_live_point(volume, point)
+            session.catalogue.delete_point(point.id)
+    stack.remove(stack.origin(volume, volume.generation - 1))
+    for area in session.catalogue.areas(volume.id):
+        if area.id in former:
+            session.release_area(volume, area)

@@ -20,6 +20,8 @@ class Revert:
         trial.require_trial(volume)
         self.session = session
         self.volume = volume
+        # Looked up now: undoing must not depend on a catalogue whose disk is full.
+        self.areas = session.catalogue.areas(volume.id)
         self.label = replica.label_of(volume)
         steps_back = history.position_of(self.label, volume.trial_point) or 0
         self.chain = chain.levels(volume, self.label, steps_back, chain.TRIAL)
@@ -68,8 +70,8 @@ class Revert:
         self._load_generation(self.volume)
 
     def _load_generation(self, volume: Volume) -> None:
-        areas = self.session.catalogue.areas(volume.id)
-        trial.load_front(volume, stack.attach_area(volume, stack.era_area(volume, areas)))
+        metadata = stack.attach_area(volume, stack.era_area(volume, self.areas))
+        trial.load_front(volume, metadata)
 
     def _record(self) -> None:
         self.session.catalogue.update_volume(self.after)

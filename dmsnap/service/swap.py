@@ -39,6 +39,8 @@ class Trial:
         repair(volume)
         self.session = session
         self.before = volume
+        # Looked up now: undoing must not depend on a catalogue whose disk is full.
+        self.before_metadata = stack.era_area(volume, session.catalogue.areas(volume.id))
         self.label: Label = replica.label_of(volume)
         self.point, self.steps_back = choose_point(volume, self.label, wanted)
         self.volume = replace(
@@ -133,10 +135,7 @@ class Trial:
         trial.load_front(self.volume, stack.attach_area(self.volume, self.metadata))
 
     def _unload(self) -> None:
-        areas = self.session.catalogue.areas(self.before.id)
-        trial.load_front(
-            self.before, stack.attach_area(self.before, stack.era_area(self.before, areas))
-        )
+        trial.load_front(self.before, stack.attach_area(self.before, self.before_metadata))
 
 
 def repair(volume: Volume) -> None:

@@ -9,7 +9,7 @@ from dmsnap._native import window
 from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, Point, Volume
-from dmsnap.errors import PointInvalidError
+from dmsnap.errors import NotFoundError, PointInvalidError
 from dmsnap.host import fsfreeze
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -148,10 +148,14 @@ def with_validity(volume: Volume, point: Point) -> Point:
     """``point`` with the reason why its snapshot is worth nothing any more, if there is one."""
     if point.area_id is None or point.invalid_reason is not None:
         return point
-    info = dm.info(uuid=stack.live_point(volume, point.id).uuid)
+    info = stack.find(stack.live_point(volume, point.id))
+    gone = replace(point, invalid_reason="its snapshot device is gone")
     if info is None or not info.live_table:
-        return replace(point, invalid_reason="its snapshot device is gone")
-    state = usage(volume, point).state
+        return gone
+    try:
+        state = usage(volume, point).state
+    except NotFoundError:  # removed since, by a command that works on the volume
+        return gone
     if state is SnapshotState.OK:
         return point
     return replace(point, invalid_reason=f"the kernel reports its snapshot as {state.value}")

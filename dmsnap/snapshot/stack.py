@@ -40,7 +40,7 @@ def front(volume: Volume) -> DmName:
 
 def origin(volume: Volume, generation: int | None = None) -> DmName:
     """The device under the front; its generation rises with every swap."""
-    return _hidden(volume, "origin", str(generation or volume.generation))
+    return _hidden(volume, "origin", str(volume.generation if generation is None else generation))
 
 
 def era_maker(volume: Volume) -> DmName:

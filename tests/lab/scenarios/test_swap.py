@@ -21,8 +21,10 @@ from conftest import (
     refused,
     run,
     sha256,
+    suspended,
     world,
 )
+from faulty_disk import faulty_disk
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.errors import DmsnapError, ExitCode
@@ -131,8 +133,8 @@ def test_commit_while_somebody_writes(lab: Lab, fs_type: str, steps_back: int) -
     assert list((lab.directory / "store").iterdir()) == []
 
 
-def commit_steps(name: str) -> int:
-    return len(dmsnap("swap", "commit", name, "--dry-run")["steps"])
+def commit_steps(name: str, *options: str) -> int:
+    return len(dmsnap("swap", "commit", name, "--dry-run", *options)["steps"])
 
 
 @pytest.mark.selection
@@ -206,6 +208,8 @@ def test_interrupted_commit_serves_and_is_finished(lab: Lab) -> None:
     (mount_point / "large").write_bytes(os.urandom(5 * MIB))
     ended = forked("swap", "commit", name, at=(1, "begun"), send=(signal.SIGTERM,), after=0.05)
     assert ended.code in (0, 143), ended
+    if ended.code:
+        assert f"swap commit {name} finishes" in ended.stderr
     (mount_point / "probe").write_text("x")
     run("sync", "-f", mount_point)
     if ended.code:
@@ -453,3 +457,73 @@ def test_a_commit_cut_off_before_its_last_label_is_finished(
     assert (mount_point / "trial").read_text() == "written on trial"
     run("umount", mount_point)
     run("e2fsck", "-fn", f"/dev/mapper/{name}")
+
+
+def test_commit_killed_when_all_but_tidying_was_done(lab: Lab) -> None:
+    """The next command, whatever it is, gives the former primary back."""
+    name, primary, _, mount_point, contents = three_points(lab)
+    dmsnap("swap", name)
+    dmsnap("swap", "revert", name)
+    (live,) = dmsnap("point", "create", name)
+    dmsnap("swap", name)
+    last = commit_steps(name, "--drop-points") - 1
+    words = ("swap", "commit", name, "--drop-points")
+    ended = forked(*words, at=(last, "begun"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL
+    (point,) = dmsnap("point", "create", name)
+    assert [known["id"] for known in dmsnap("point", "list", name)] == [point["id"]]
+    assert point["id"] != live["id"]
+    dmsnap("point", "delete", point["id"])
+    assert len(dm_devices()) == 2
+    # The former primary's era metadata is kept for failback.
+    assert catalogue_rows("select role, generation from area order by generation") == [
+        ("era-metadata", 1), ("era-metadata", 2),
+    ]  # fmt: skip
+    assert len(list((lab.directory / "store").iterdir())) == 2
+    assert (mount_point / "file").read_bytes() == contents[3]
+    # Free for anybody.
+    run("wipefs", "-qa", primary)
+
+
+def test_commit_killed_between_a_suspend_and_its_resume(lab: Lab) -> None:
+    """No window, so no watchdog: what hangs then goes on with the next command."""
+    name, _, _, mount_point, contents = three_points(lab)
+    dmsnap("swap", name)
+    script = (
+        "import os\n"
+        "from dmsnap.cli.main import main\n"
+        "from dmsnap.host.dm import device\n"
+        "device.resume = lambda *a, **k: os.kill(os.getpid(), 9)\n"
+        f"main(['swap', 'commit', {name!r}])\n"
+    )
+    killed = subprocess.run(["python3", "-c", script], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert suspended() != []
+    # Refused, as it is committing; and the users go on.
+    refused(ExitCode.WRONG_STATE, "sync", name)
+    assert suspended() == []
+    run("timeout", 20, "sh", "-c", f"echo x >{mount_point}/probe; sync -f {mount_point}")
+    assert dmsnap("swap", "commit", name)["state"] == "promoted"
+    assert (mount_point / "file").read_bytes() == contents[3]
+
+
+def test_swap_when_the_primary_is_dead(lab: Lab) -> None:
+    """Every request to it fails, under a mounted file system: nothing of it is needed."""
+    with faulty_disk(lab, SIZE) as disk:
+        mount_point = lab.mounted(disk.path)
+        (mount_point / "file").write_text("one")
+        name = lab.protect(disk.path, lab.disk(RECOVERY_SIZE))
+        dmsnap("sync", name)
+        (mount_point / "file").write_text("two")
+        disk.load(((0, SIZE), "error"))
+        dmsnap("swap", name)
+        assert (mount_point / "file").read_text() == "one"
+        # There is nothing to go back to: still in trial.
+        refused(ExitCode.PROGRAM_FAILED, "swap", "revert", name)
+        assert (mount_point / "file").read_text() == "one"
+        (mount_point / "file").write_text("three")
+        dmsnap("swap", "commit", name)
+        assert (mount_point / "file").read_text() == "three"
+        dmsnap("unprotect", name)
+        assert dm_devices() == []
+        run("umount", mount_point)

@@ -1,0 +1,168 @@
+"""A catalogue whose disk is full or read-only: refused or undone, and in order afterwards."""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import MIB, Lab, dm_devices, dmsnap, refused, run, sha256, suspended
+
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.cli.main import main
+from dmsnap.errors import ExitCode
+
+SIZE = 64 * MIB
+STATE = Path("/var/lib/dmsnap")
+WORDS = (("sync",), ("point", "create"), ("swap",), ("unprotect",))
+
+
+@pytest.fixture
+def state(lab: Lab) -> Iterator[Path]:
+    """The catalogue on a small disk of its own."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    disk = lab.disk(8 * MIB)
+    run("mkfs.ext4", "-q", "-F", disk)
+    run("mount", disk, STATE)
+    try:
+        yield STATE
+    finally:
+        for name in lab.names:
+            run("sh", "-c", f"umount /dev/mapper/{name} 2>/dev/null; true")
+        for row in sorted(dm_devices(), key=lambda row: row.startswith("dmsnap-")):
+            run("sh", "-c", f"dmsetup remove {row} || true")
+        run("umount", STATE)
+
+
+@contextmanager
+def full(directory: Path) -> Iterator[None]:
+    """Not one block is left; SQLite's files have the size that they have."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    run("mount", "-o", "remount,ro", directory)
+    try:
+        yield
+    finally:
+        run("mount", "-o", "remount,rw", directory)
+
+
+Trouble = Callable[[Path], AbstractContextManager[None]]
+
+
+@pytest.mark.parametrize("trouble", [full, read_only])
+def test_nothing_is_lost(lab: Lab, state: Path, trouble: Trouble) -> None:
+    """The volume serves all the time, its replica is a point, and the next command tidies up."""
+    primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+    mount_point = lab.mounted(primary)
+    (mount_point / "file").write_text("one")
+    name = lab.protect(primary, recovery)
+    (mount_point / "file").write_text("two")
+    dmsnap("sync", name)
+    replica, label = sha256(recovery, SIZE), dmsnap("inspect", "label", recovery)
+    (mount_point / "file").write_text("three")
+    with trouble(state):
+        for words in WORDS:
+            sentence = refused(ExitCode.OS, *words, name)
+            assert str(state) in sentence
+            assert suspended() == []
+            assert (mount_point / "file").read_text() == "three"
+            (mount_point / "probe").write_text("".join(words))
+            assert sha256(recovery, SIZE) == replica
+            assert dmsnap("inspect", "label", recovery)["point_uuid"] == label["point_uuid"]
+    assert dmsnap("sync", name, "--audit", "full")["tracker"] in ("era", "compare")
+    dmsnap("status", name)
+    assert len(dm_devices()) == 2
+    assert len(list(Path(lab.store()).iterdir())) == 1
+    dmsnap("unprotect", name)
+
+
+def full_from(position: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full as soon as a step has begun."""
+    recorded = Catalogue.record_step
+
+    def record_step(
+        self: Catalogue, job_id: int, at: int, state: str, seconds: float | None
+    ) -> None:
+        recorded(self, job_id, at, state, seconds)
+        if (at, state) == (position, "begun"):
+            stack.enter_context(full(STATE))
+
+    monkeypatch.setattr(Catalogue, "record_step", record_step)
+
+
+def exit_code(*words: str) -> int:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return main([*words, "--json"])
+
+
+@pytest.mark.parametrize("words", [("point", "create"), ("sync",), ("swap",)])
+def test_full_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...]) -> None:
+    """What was begun is undone without the catalogue; what it says wrongly is put right after."""
+    primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+    mount_point = lab.mounted(primary)
+    name = lab.protect(primary, recovery)
+    for position in range(len(dmsnap(*words, name, "--dry-run")["steps"])):
+        content = f"before step {position}"
+        (mount_point / "file").write_text(content)
+        with ExitStack() as trouble, pytest.MonkeyPatch.context() as monkeypatch:
+            full_from(position, trouble, monkeypatch)
+            code = exit_code(*words, name)
+        assert code not in (0, ExitCode.USAGE), position
+        assert suspended() == []
+        assert (mount_point / "file").read_text() == content
+        if dmsnap_state(name) == "trial":
+            dmsnap("swap", "revert", name)
+            assert (mount_point / "file").read_text() == content
+        dmsnap("sync", name)
+        dmsnap("status", name)
+        assert len(dm_devices()) == 2, position
+        assert len(list(Path(lab.store()).iterdir())) == 1, position
+
+
+def test_unprotect_full_from_any_step_on(lab: Lab, state: Path) -> None:
+    """The file system is mounted whatever happens, from the front or from the device."""
+    primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+    mount_point = lab.mounted(primary)
+    words = ("protect", primary, "--name", lab.name(), "--recovery", recovery)
+    name = dmsnap(*words, "--store", lab.store())["volume"]
+    for position in range(len(dmsnap("unprotect", name, "--dry-run")["steps"])):
+        content = f"before step {position}"
+        (mount_point / "file").write_text(content)
+        with ExitStack() as trouble, pytest.MonkeyPatch.context() as monkeypatch:
+            full_from(position, trouble, monkeypatch)
+            code = exit_code("unprotect", name)
+        assert code not in (0, ExitCode.USAGE), position
+        assert suspended() == []
+        assert os.path.ismount(mount_point), position
+        assert (mount_point / "file").read_text() == content
+        # Written past the front, or through it: never missed.
+        (mount_point / "file").write_text("written since")
+        if len(dm_devices()) == 2:
+            assert dmsnap("sync", name, "--audit", "full")["audit"]["bytes_different"] == 0
+        dmsnap("unprotect", name)
+        assert dm_devices() == []
+        assert list(Path(lab.store()).iterdir()) == []
+        assert (mount_point / "file").read_text() == "written since"
+        dmsnap(*words, "--store", lab.store())
+
+
+def dmsnap_state(name: str) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        main(["status", name, "--json"])
+    return str(json.loads(out.getvalue())[0]["state"])
