@@ -9,6 +9,7 @@ from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
+from dmsnap.host.sysfs import format_devno
 from dmsnap.recovery import history
 from dmsnap.service import admission, assembly, journal, mounting
 from dmsnap.service.admission import Admitted, ProtectRequest
@@ -167,12 +168,21 @@ def new_volume(request: ProtectRequest, admitted: Admitted) -> Volume:
     )
 
 
+def device_locks(request: ProtectRequest) -> list[str]:
+    """Locks that no volume's name can be: one device cannot be admitted for two volumes at once.
+
+    From the first step on the catalogue says whose it is.
+    """
+    devices = (BlockDevice.probe(path) for path in (request.device, request.recovery))
+    return [f"device:{format_devno(device.devno)}" for device in devices]
+
+
 def protect(
     session: Session, request: ProtectRequest, *, dry_run: bool, progress: Progress | None = None
 ) -> ProtectResult | Plan:
     """Protect a device. On any failure it is given back as it was. Needs root."""
     admission.check_name(request.name)
-    with session.locked([request.name]):
+    with session.locked([request.name, *device_locks(request)]):
         protection = Protection(session, request, progress)
         plan = protection.plan()
         if dry_run:

@@ -7,7 +7,7 @@ from pathlib import Path
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.clock import format_time, now_ns
 from dmsnap.catalogue.model import AreaRole, Point, Volume, VolumeState
-from dmsnap.errors import DmsnapError
+from dmsnap.errors import DmsnapError, NotFoundError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.mountinfo import mounts_of
@@ -47,7 +47,11 @@ class LivePointStatus:
 
 @dataclass(frozen=True, slots=True)
 class VolumeStatus:
-    """One volume. ``problems`` is empty when all is well."""
+    """One volume. ``problems`` is empty when all is well.
+
+    ``running`` is the command that works on it now: its devices and its label are on their way
+    then, and not judged.
+    """
 
     volume: str
     state: VolumeState
@@ -60,6 +64,7 @@ class VolumeStatus:
     replica: ReplicaStatus | None
     live_points: tuple[LivePointStatus, ...]
     problems: tuple[str, ...]
+    running: str | None = None
 
 
 def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
@@ -70,9 +75,14 @@ def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
 
 def volume_status(session: Session, volume: Volume) -> VolumeStatus:
     """Look at one volume's devices, label and points."""
-    problems: list[str] = []
+    running = session.running(volume.name)
     points = session.catalogue.points(volume.id)
-    problems += stack_problems(session, volume, points)
+    passing = stack_problems(session, volume, points)
+    replica_now = replica_status(volume, passing)
+    problems: list[str] = []
+    live_now = live_points(volume, points, problems)
+    # It may have begun since.
+    running = running or session.running(volume.name)
     return VolumeStatus(
         volume=volume.name,
         state=volume.state,
@@ -84,9 +94,10 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
         mounted_points=tuple(
             str(area.point_id) for area in session.catalogue.areas(volume.id, AreaRole.BROWSE)
         ),
-        replica=replica_status(volume, problems),
-        live_points=live_points(volume, points, problems),
-        problems=tuple(problems),
+        replica=replica_now,
+        live_points=live_now,
+        problems=tuple(problems if running else [*passing, *problems]),
+        running=running,
     )
 
 
@@ -166,7 +177,10 @@ def live_points(
     for point in points:
         if point.area_id is None or dm.info(uuid=stack.live_point(volume, point.id).uuid) is None:
             continue
-        usage = live.usage(volume, point)
+        try:
+            usage = live.usage(volume, point)
+        except NotFoundError:  # removed since
+            continue
         found.append(
             LivePointStatus(
                 point=str(point.id),

@@ -140,6 +140,8 @@ def describe_status(found: list[VolumeStatus]) -> Iterator[Text]:
         [_status_row(volume) for volume in found],
     )
     for volume in found:
+        if volume.running:
+            yield f"{volume.volume}: {volume.running} works on it"
         for problem in volume.problems:
             yield f"{volume.volume}: {problem}"
 

@@ -10,10 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dm_devices, dmsnap, dmsnap_process, locks_held, refused, run, world
+from conftest import (
+    MIB,
+    Lab,
+    dm_devices,
+    dmsnap,
+    dmsnap_process,
+    locks_held,
+    refused,
+    run,
+    sha256,
+    world,
+)
 
 from dmsnap.errors import ExitCode
 from dmsnap.host.locks import volume_lock
+from dmsnap.service.session import Session
 
 SIZE = 32 * MIB
 RECOVERY_SIZE = 64 * MIB
@@ -193,3 +205,56 @@ def test_the_catalogue_is_read_while_others_write(lab: Lab) -> None:
     looker.join()
     assert failures == []
     run("dmsetup", "status")
+
+
+def test_one_recovery_volume_for_two_volumes_at_once(lab: Lab) -> None:
+    """One of them gets it, whole; the other leaves nothing, and nothing of the first is undone."""
+    recovery, store = lab.disk(RECOVERY_SIZE), lab.store()
+    primaries = [lab.disk(SIZE) for _ in range(2)]
+    for primary in primaries:
+        run("dd", "if=/dev/urandom", f"of={primary}", "bs=1M", "count=16", "oflag=direct")
+    processes = [
+        dmsnap_process("protect", primary, "--name", lab.name(), "--recovery", recovery,
+                       "--store", store)
+        for primary in primaries
+    ]  # fmt: skip
+    ends = [process.communicate(timeout=120)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert sorted(codes) == [0, ExitCode.ALREADY_PROTECTED], ends
+    winner = primaries[codes.index(0)]
+    (status,) = dmsnap("status")
+    assert status["device"] == winner
+    assert sha256(recovery, SIZE) == sha256(winner)
+    assert len(dm_devices()) == 2
+
+
+def test_a_command_that_works_on_a_volume_is_no_fault_of_it(lab: Lab) -> None:
+    """While it is at work, devices and label are on their way: status says who it is."""
+    name = protected(lab)
+    run("dmsetup", "suspend", name)
+    try:
+        with volume_lock(LOCKS, name, 0, command="dmsnap sync it"):
+            (status,) = dmsnap("status", name)
+            assert "dmsnap sync it" in status["running"]
+            assert status["problems"] == []
+        (status,) = dmsnap("status", name, expected=ExitCode.UNHEALTHY)
+        assert status["running"] is None
+        assert any("suspended" in problem for problem in status["problems"])
+    finally:
+        run("dmsetup", "resume", name)
+
+
+def test_looking_at_points_records_nothing(lab: Lab) -> None:
+    """Listing holds no lock: what it wrote would undo what a command records meanwhile."""
+    name = protected(lab)
+    (live,) = dmsnap("point", "create", name)
+    (device,) = (row for row in dm_devices() if "-point-" in row)
+    run("dmsetup", "remove", device)
+    with Session.open() as session:
+        before = session.catalogue.points()
+        (shown,) = [point for point in dmsnap("point", "list", name) if point["id"] == live["id"]]
+        assert shown["places"] == []
+        assert session.catalogue.points() == before
+    # The next command on the volume records it, and does not wait for the point to come back.
+    dmsnap("sync", name)
+    assert "gone" in dmsnap("point", "show", live["id"])["invalid_reason"]
