@@ -4,6 +4,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 from dmsnap.catalogue.model import Point, Volume, VolumeState
+from dmsnap.snapshot import stack
 from dmsnap.tracking.choice import Tracker, choose
 
 MODERN = (6, 1)
@@ -41,3 +42,9 @@ def test_every_break_in_tracking_forces_a_comparison_with_its_reason() -> None:
         assert choice.tracker is Tracker.COMPARE
         assert choice.reason is not None
         assert words in choice.reason
+
+
+def test_the_generation_before_the_first_has_an_origin_of_its_own() -> None:
+    """Asked for by what clears up after a failback: it must not find the one in use."""
+    assert stack.origin(VOLUME) == stack.origin(VOLUME, 1)
+    assert stack.origin(VOLUME, 0) != stack.origin(VOLUME)

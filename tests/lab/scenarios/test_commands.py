@@ -341,6 +341,18 @@ def dmsnap_code(*words: str) -> int:
         return main([*words, "--json"])
 
 
+def test_a_volume_that_somebody_unmounted_stays_unmounted(lab: Lab) -> None:
+    """No command mounts what none had unmounted; what a killed one left is cleared all the same."""
+    name, _, _, mount_point = mounted_volume(lab)
+    run("umount", mount_point)
+    dmsnap("sync", name)
+    (point,) = dmsnap("point", "create", name)
+    dmsnap("point", "delete", point["id"])
+    assert not os.path.ismount(mount_point)
+    dmsnap("unprotect", name)
+    assert not os.path.ismount(mount_point)
+
+
 @pytest.mark.selection
 def test_sync_while_a_point_is_mounted(lab: Lab) -> None:
     """A live point is on the primary: no matter. The replica must not change under its users."""
