@@ -16,6 +16,8 @@ STAMP := $(VENV)/.dmsnap-built
 BUILD_PACKAGES := gcc libc6-dev libdevmapper-dev liburing-dev pkg-config python3-dev python3-venv
 RUN_PACKAGES := e2fsprogs kmod mount util-linux xfsprogs
 CHECK_PACKAGES := clang cppcheck
+# What the bench measures with and against; the lab's trees have their own.
+BENCH_PACKAGES := coreutils diffutils fio gddrescue libnbd-bin nbdkit qemu-utils rsync time
 
 # What the extension modules and the package's metadata are made of. Python files are used from the
 # checkout as they are.
@@ -57,7 +59,7 @@ deps: deps-build ## install the Debian packages that building, checking and the 
 lint: build ## ruff, mypy, gcc and clang with -Werror, cppcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	MYPYPATH=tests/lab $(BIN)/mypy dmsnap tests/unit tests/native
+	MYPYPATH=tests/lab:tests/bench $(BIN)/mypy dmsnap tests/unit tests/native
 	$(BIN)/mypy tests/lab
 	MYPYPATH=tests/lab $(BIN)/mypy tests/bench
 	$(MAKE) -C native all CC=gcc
@@ -85,8 +87,12 @@ demo: ## the main job, in the lab: spoil two volumes and recover them
 	$(MAKE) deps
 	tests/lab/run --timeout 1500 tests/lab/demo
 
-bench: build ## measure, as ratios in one run
-	tests/bench/run
+# make bench SECTION="era sync" measures some of it again, QUICK=1 only proves that it runs.
+bench: build ## measure beside other tools and write docs/benchmarks.md (SECTION=, QUICK=1)
+	.ci/install-packages $(BENCH_PACKAGES)
+	tests/lab/install-host-packages
+	$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(PIP) install --no-build-isolation --editable '.[bench]'
+	$(BIN)/python tests/bench/run $(if $(QUICK),--quick) $(SECTION)
 
 lab: ## a shell in the lab
 	tests/lab/install-host-packages

@@ -3,13 +3,13 @@
 import importlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from measure import machine
 from measure.model import Figure, Section
-from measure.setting import Setting
+from measure.setting import CHECKOUT, Setting
 
 
 class Place(Enum):
@@ -46,7 +46,8 @@ def measure(chapter: Chapter, setting: Setting) -> Section:
     """Measure a section here. Its revision is filled in by who knows it: a guest has no git."""
     here = machine.describe(chapter.place.value, setting.scratch)
     begun_ns, begun = time.time_ns(), time.monotonic()
-    figures = tuple(told(importlib.import_module(f"figures.{chapter.module}").measure(setting)))
+    measured = importlib.import_module(f"figures.{chapter.module}").measure(setting)
+    figures = tuple(placed(figure, setting) for figure in told(measured))
     return Section(
         name=chapter.name,
         title=chapter.title,
@@ -64,6 +65,23 @@ def told(figures: Iterator[Figure]) -> Iterator[Figure]:
     for figure in figures:
         print(f"  {figure.key}: {len(figure.series)} series", flush=True)
         yield figure
+
+
+def placed(figure: Figure, setting: Setting) -> Figure:
+    """Name directories in command lines by what they are: where they lie is no one's business."""
+    names = {
+        f"{CHECKOUT}/": "",
+        str(setting.scratch): "$DISK",
+        str(setting.memory): "$TMPFS",
+    }
+
+    def readable(command: str) -> str:
+        for path in sorted(names, key=len, reverse=True):
+            command = command.replace(path, names[path])
+        return command
+
+    series = (replace(each, command=readable(each.command)) for each in figure.series)
+    return replace(figure, series=tuple(series))
 
 
 def setting(*, quick: bool, program: Path, scratch: Path, memory: Path) -> Setting:

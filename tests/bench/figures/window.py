@@ -1,75 +1,96 @@
-"""The window under random writes, beside the same work done by one dmsetup process a step."""
+"""How long the file system stands still for a point, beside the same by one dmsetup a step."""
 
-import json
-import statistics
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from figures.bench import GIB, MIB, SCRATCH, detach, heading, loop, row, run, spread
+from measure.devices import GIB, MIB, loop, sectors
+from measure.model import Figure, Goal, Plot, Series, Statistic, Unit
+from measure.process import run
+from measure.setting import Setting
 
-ROUNDS = 12
-MS = 1e-3
+from dmsnap.service import point
+from dmsnap.service.session import Session
+from figures import load
+from figures.protected import NAME, ORIGIN, Protected, protected
 
-
-def measure() -> None:
-    """Alternate both ways on the same volume under the same load."""
-    heading("how long the file system stands still for a point, under 4 KiB random writes")
-    primary, recovery = loop("primary", 2 * GIB), loop("recovery", 3 * GIB)
-    cow = loop("cow", 256 * MIB)
-    mount_point, store = SCRATCH / "mnt", SCRATCH / "store"
-    for directory in (mount_point, store):
-        directory.mkdir(exist_ok=True)
-    run("mkfs.ext4", "-q", "-F", primary)
-    run("mount", primary, mount_point)
-    run("dmsnap", "protect", primary, "--name", "bench", "--recovery", recovery, "--store", store)
-    ours, theirs = [], []
-    with random_writes(mount_point):
-        for _ in range(ROUNDS):
-            ours.append(by_dmsnap())
-            theirs.append(by_dmsetup(primary, cow))
-    row("milliseconds, median (min-max)", "dmsnap", "dmsetup, step by step")
-    row("window", spread(ours, MS, 1), spread(theirs, MS, 1))
-    ratio = statistics.median(ours) / statistics.median(theirs)
-    row("ratio of the medians (goal: under 0.1)", f"{ratio:.3f}")
-    run("dmsnap", "unprotect", "bench", "--forget")
-    run("umount", mount_point)
-    detach(primary, recovery, cow)
+SIZE_BYTES = 2 * GIB
+COW_BYTES = 64 * MIB
+COW_PERCENT = 3
+TIMES, QUICK_TIMES = 200, 10
+BY_STEPS_EVERY = 5  # dmsetup stands still for long, and a fifth of the samples shows it
+OURS, THEIRS = "dmsnap", "dmsetup"
+COMMANDS = {
+    OURS: f"dmsnap point create {NAME} --cow-percent {COW_PERCENT}",
+    THEIRS: f"dmsetup suspend {NAME}; dmsetup suspend --nolockfs {ORIGIN}; dmsetup create point "
+    f"--table '0 SECTORS snapshot PRIMARY COW P 8'; dmsetup resume {ORIGIN}; dmsetup resume {NAME}",
+}
+RANDOM = "4 KiB random buffered"
 
 
-@contextmanager
-def random_writes(mount_point: Path) -> Iterator[None]:
-    """Buffered 4 KiB random writes at full rate, until the block ends."""
-    command = ["fio", "--name=load", f"--directory={mount_point}", "--size=512m", "--bs=4k",
-               "--rw=randwrite", "--ioengine=psync", "--time_based", "--runtime=600"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
-        time.sleep(5)
-        try:
-            yield
-        finally:
-            load.terminate()
+def measure(setting: Setting) -> Iterator[Figure]:
+    """Both ways in turn on one mounted volume, under each load."""
+    mount_point = setting.scratch / "mnt"
+    series: list[Series] = []
+    with (
+        protected(setting.scratch, SIZE_BYTES, mount_point=mount_point) as volume,
+        loop(setting.scratch / "cow", COW_BYTES, allocated=True) as cow,
+    ):
+        for name in load.COMMANDS:
+            with load.running(name, mount_point):
+                series += under(name, volume, cow, mount_point, setting.rounds(TIMES, QUICK_TIMES))
+    yield Figure(
+        key="window",
+        title="How long the file system stands still for a point",
+        text=f"An ext4 of {SIZE_BYTES // GIB} GiB, from before the first suspend until after the "
+        "last resume. Both flush the file system before that.",
+        unit=Unit.SECONDS,
+        series=tuple(series),
+        plot=Plot.DISTRIBUTION,
+        axis="load",
+        goals=(
+            Goal("the window's median under 4 KiB random writes", RANDOM, OURS, 5e-3),
+            Goal("its 99th percentile", RANDOM, OURS, 60e-3, Statistic.P99),
+            Goal("its median beside dmsetup step by step", RANDOM, OURS, 0.1, against=THEIRS),
+        ),
+    )
+
+
+def under(name: str, volume: Protected, cow: Path, mount_point: Path, times: int) -> list[Series]:
+    """The seconds of many windows of ours, and of some by dmsetup between them."""
+    taken: dict[str, list[float]] = {OURS: [], THEIRS: []}
+    for number in range(times):
+        taken[OURS].append(by_dmsnap())
+        if number % BY_STEPS_EVERY == 0:
+            taken[THEIRS].append(by_dmsetup(volume.primary, cow, mount_point))
+    return [
+        Series(contestant, name, tuple(samples), command=COMMANDS[contestant])
+        for contestant, samples in taken.items()
+    ]
 
 
 def by_dmsnap() -> float:
-    """A point; the window's seconds are measured inside it."""
-    (point,) = json.loads(run("dmsnap", "point", "create", "bench", "--cow-percent", 20, "--json"))
-    run("dmsnap", "point", "delete", point["id"])
-    return float(point["window_seconds"])
+    """A point; its window is timed in the window. As the command does it, without its start."""
+    with Session.open() as session:
+        created = point.create(session, [NAME], keep=False, dry_run=False, cow_percent=COW_PERCENT)
+        assert isinstance(created, list)
+        (taken,) = created
+        point.delete(session, str(taken.id), dry_run=False)
+    assert taken.window_seconds is not None
+    return taken.window_seconds
 
 
-def by_dmsetup(primary: str, cow: str) -> float:
+def by_dmsetup(primary: Path, cow: Path, mount_point: Path) -> float:
     """The classic order: suspend, make the snapshot, resume. From the first suspend to the end."""
     run("dd", "if=/dev/zero", f"of={cow}", "bs=4k", "count=1", "oflag=direct")
-    origin = "dmsnap-bench-origin-1"
-    sectors = run("blockdev", "--getsz", primary).strip()
+    table = f"0 {sectors(primary)} snapshot {primary} {cow} P 8"
+    run("sync", "--file-system", mount_point)
     begun = time.perf_counter()
-    run("dmsetup", "suspend", "bench")
-    run("dmsetup", "suspend", "--nolockfs", origin)
-    run("dmsetup", "create", "classic", "--table", f"0 {sectors} snapshot {primary} {cow} P 8")
-    run("dmsetup", "resume", origin)
-    run("dmsetup", "resume", "bench")
-    taken = time.perf_counter() - begun
-    run("dmsetup", "remove", "--retry", "classic")
-    return taken
+    run("dmsetup", "suspend", NAME)
+    run("dmsetup", "suspend", "--nolockfs", ORIGIN)
+    run("dmsetup", "create", "point", "--table", table)
+    run("dmsetup", "resume", ORIGIN)
+    run("dmsetup", "resume", NAME)
+    seconds = time.perf_counter() - begun
+    run("dmsetup", "remove", "--retry", "point")
+    return seconds

@@ -77,7 +77,10 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One question. Ratios are to ``subject``; ``key`` names the plot's file."""
+    """One question. Ratios are to ``subject``; ``key`` names the plot's file.
+
+    ``limits`` are contestants that show what the machine can do, and that nobody uses instead.
+    """
 
     key: str
     title: str
@@ -85,6 +88,7 @@ class Figure:
     unit: Unit
     series: tuple[Series, ...]
     subject: str = "dmsnap"
+    limits: tuple[str, ...] = ()
     plot: Plot = Plot.BARS
     axis: str = ""
     axis_unit: Unit = Unit.BYTES

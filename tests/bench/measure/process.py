@@ -1,5 +1,6 @@
 """Programs under measurement: wall clock, processor and peak memory, contestants in turn."""
 
+import resource
 import shlex
 import subprocess
 import tempfile
@@ -50,16 +51,22 @@ def run(*argv: object, timeout: float = DEADLINE_SECONDS, expected: Sequence[int
 def used(*argv: object, timeout: float = DEADLINE_SECONDS, expected: Sequence[int] = (0,)) -> Usage:
     """Run a program and say what it took.
 
-    GNU time starts it: a child's peak begins with that of the process it was forked from, and ours
-    is larger than many a contestant's. Its own start costs about a millisecond.
+    GNU time starts it and tells its peak memory: a child's begins with that of the process it was
+    forked from, and ours is larger than many a contestant's. Its start costs about a millisecond.
     """
     with tempfile.NamedTemporaryFile(prefix="dmsnap-bench-") as file:
-        prefix = ["/usr/bin/time", "--quiet", "--format=%U %S %M", f"--output={file.name}"]
-        begun = time.perf_counter()
+        prefix = ["/usr/bin/time", "--quiet", "--format=%M", f"--output={file.name}"]
+        before, begun = children_seconds(), time.perf_counter()
         run(*prefix, *argv, timeout=timeout, expected=expected)
         seconds = time.perf_counter() - begun
-        user, system, peak_kib = file.read().split()
-    return Usage(seconds, float(user) + float(system), int(peak_kib) * 1024)
+        peak_bytes = int(file.read().split()[-1]) * 1024
+        return Usage(seconds, children_seconds() - before, peak_bytes)
+
+
+def children_seconds() -> float:
+    """What all children that have ended took of the processor; GNU time rounds to 10 ms."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def programs(commands: Mapping[str, Sequence[object]]) -> dict[str, Work]:

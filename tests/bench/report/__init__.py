@@ -1,0 +1,1 @@
+"""From measured sections to a page with tables and plots."""
