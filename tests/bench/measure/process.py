@@ -16,7 +16,11 @@ DEADLINE_SECONDS = 900
 
 
 class BenchError(Exception):
-    """What ends a section: a program that failed, results that differ."""
+    """What ends a section: a program that failed (with its status), results that differ."""
+
+    def __init__(self, text: str, status: int = 0) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,8 @@ def run(*argv: object, timeout: float = DEADLINE_SECONDS, expected: Sequence[int
         stdin=subprocess.DEVNULL,
     )
     if completed.returncode not in expected:
-        raise BenchError(f"{shlex.join(words)}: {completed.returncode}\n{completed.stderr}")
+        said = f"{shlex.join(words)}: {completed.returncode}\n{completed.stderr}"
+        raise BenchError(said, completed.returncode)
     return completed.stdout
 
 

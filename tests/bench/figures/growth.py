@@ -1,0 +1,184 @@
+"""How commands grow with the volume: an XFS on sparse files, 8 MiB of it dirty."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from measure.devices import GIB, MIB, TIB, loop
+from measure.model import Figure, Goal, Plot, Series, Unit
+from measure.process import BenchError, Usage, run, series, used
+from measure.setting import Setting
+
+from dmsnap.host.dm import device
+from figures.protected import NAME
+
+SIZES = {
+    "1 GiB": GIB, "16 GiB": 16 * GIB, "256 GiB": 256 * GIB, "1 TiB": TIB, "4 TiB": 4 * TIB,
+    "16 TiB": 16 * TIB,
+}  # fmt: skip
+QUICK_SIZES = ("1 GiB", "16 GiB")
+HISTORY_BYTES = 2 * GIB
+DIRTY_BYTES = 8 * MIB
+PROTECT_LIMIT_SECONDS = 240
+MEMORY_LIMIT = 150 * MIB
+CONFIGURATION = Path("/etc/dmsnap/dmsnap.toml")
+SECTOR = 512
+TIMED_OUT = 124  # timeout(1)
+
+
+@dataclass(slots=True)
+class Growth:
+    """What was measured so far: commands, and the metadata of dm-era."""
+
+    commands: list[Series] = field(default_factory=list)
+    metadata: list[Series] = field(default_factory=list)
+    unfinished: str = ""
+
+    def add(self, name: str, case: str, command: Sequence[object], usage: Usage) -> None:
+        self.commands.append(series(name, case, [usage], command, position=SIZES[case]))
+
+
+def measure(setting: Setting) -> Iterator[Figure]:
+    """Every command once at every size; a size that cannot be protected in time ends it."""
+    growth = Growth()
+    CONFIGURATION.parent.mkdir(exist_ok=True)
+    CONFIGURATION.write_text(f"cow_limit_bytes = {256 * MIB}\n")
+    try:
+        with sparse_files(setting.scratch) as directory:
+            for case in QUICK_SIZES if setting.quick else SIZES:
+                if not at_size(case, directory, setting, growth):
+                    break
+    finally:
+        CONFIGURATION.unlink()
+    yield from figures(growth)
+
+
+@contextmanager
+def sparse_files(scratch: Path) -> Iterator[Path]:
+    """A directory for files of any size: ext4's end at 16 TiB."""
+    with loop(scratch / "xfs", 6 * GIB) as disk:
+        directory = scratch / "sparse"
+        directory.mkdir()
+        run("mkfs.xfs", "-q", disk)
+        run("mount", disk, directory)
+        try:
+            yield directory
+        finally:
+            run("umount", directory)
+
+
+def at_size(case: str, directory: Path, setting: Setting, growth: Growth) -> bool:
+    """All commands on a volume of one size; false if its first copy did not end in time."""
+    mount_point, store = setting.scratch / "mnt", setting.scratch / "store"
+    for each in (mount_point, store):
+        each.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        primary = stack.enter_context(loop(directory / "primary", SIZES[case]))
+        recovery_bytes = SIZES[case] + HISTORY_BYTES
+        recovery = stack.enter_context(loop(directory / "recovery", recovery_bytes))
+        run("mkfs.xfs", "-q", "-l", "size=64m", primary)
+        run("mount", primary, mount_point)
+        stack.callback(run, "umount", mount_point)
+        protect = ("dmsnap", "protect", primary, "--name", NAME, "--recovery", recovery,
+                   "--store", store)  # fmt: skip
+        usage = within(PROTECT_LIMIT_SECONDS, protect)
+        if usage is None:
+            growth.unfinished = case
+            return False
+        growth.add("protect", case, protect, usage)
+        try:
+            commands(case, mount_point, growth)
+        finally:
+            run("dmsnap", "unprotect", NAME, "--forget")
+    return True
+
+
+def within(limit_seconds: int, command: Sequence[object]) -> Usage | None:
+    """What a command took, or nothing when SIGTERM had to end it; it rolls back by itself."""
+    try:
+        return used("timeout", limit_seconds, *command, timeout=1200)
+    except BenchError as error:
+        if error.status == TIMED_OUT:
+            return None
+        raise
+
+
+def commands(case: str, mount_point: Path, growth: Growth) -> None:
+    """The everyday commands, each once: they leave the volume as it was."""
+    status = device.era_status(NAME)
+    used_bytes = status.used * status.metadata_block_size_sectors * SECTOR
+    growth.metadata.append(
+        Series("era metadata", case, (used_bytes,), position=SIZES[case],
+               command=f"dmsetup status {NAME}")
+    )  # fmt: skip
+    dirty(mount_point / "dirty")
+    for name, command in (
+        ("status", ("dmsnap", "status")),
+        ("point create", ("dmsnap", "point", "create", NAME)),
+        ("sync", ("dmsnap", "sync", NAME)),
+        ("swap", ("dmsnap", "swap", NAME)),
+        ("swap revert", ("dmsnap", "swap", "revert", NAME)),
+    ):
+        growth.add(name, case, command, used(*command))
+    for point in json.loads(run("dmsnap", "point", "list", NAME, "--json")):
+        if any(place["kind"] == "live" for place in point["places"]):
+            run("dmsnap", "point", "delete", point["id"])
+
+
+def dirty(path: Path) -> None:
+    path.write_bytes(os.urandom(DIRTY_BYTES))
+    run("sync", "--file-system", path)
+
+
+def figures(growth: Growth) -> Iterator[Figure]:
+    """Seconds, memory and metadata over the size."""
+    ended = (
+        f" The first copy of {growth.unfinished} did not end within {PROTECT_LIMIT_SECONDS} s and "
+        "was ended: larger volumes are missing."
+        if growth.unfinished
+        else ""
+    )
+    text = (
+        "A mounted XFS on sparse files, with 8 MiB written since the last sync; era blocks of "
+        f"64 KiB.{ended}"
+    )
+    yield Figure(
+        key="growth-seconds",
+        title="Seconds of each command over the size of the volume",
+        text=text,
+        unit=Unit.SECONDS,
+        series=tuple(growth.commands),
+        plot=Plot.LINES,
+        axis="volume",
+    )
+    largest = growth.commands[-1].case
+    memory = tuple(
+        Series(each.contestant, each.case, each.peak_bytes, position=each.position)
+        for each in growth.commands
+    )
+    yield Figure(
+        key="growth-memory",
+        title="Peak resident memory of each command over the size of the volume",
+        text=text,
+        unit=Unit.BYTES,
+        series=memory,
+        plot=Plot.LINES,
+        axis="volume",
+        goals=tuple(
+            Goal(f"memory of dmsnap {each.contestant} on {largest}", largest, each.contestant,
+                 MEMORY_LIMIT)
+            for each in memory if each.case == largest
+        ),
+    )  # fmt: skip
+    yield Figure(
+        key="growth-metadata",
+        title="dm-era's metadata over the size of the volume",
+        text=text,
+        unit=Unit.BYTES,
+        series=tuple(growth.metadata),
+        plot=Plot.LINES,
+        axis="volume",
+    )
