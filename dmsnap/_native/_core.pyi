@@ -169,6 +169,8 @@ class _Lib:
         self,
         steps: CData,
         nr_steps: int,
+        file_systems: CData,
+        nr_file_systems: int,
         deadline_ms: int,
         watchdog_path: bytes,
         result: CData,

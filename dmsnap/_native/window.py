@@ -35,9 +35,14 @@ class WindowStep:
 
 @dataclass(frozen=True, slots=True)
 class WindowTimes:
-    """``seconds`` from before the first suspend until after the last resume."""
+    """``seconds`` from before the first suspend until after the last resume.
+
+    ``flush_seconds`` went to writing back file systems before that, ``nr_flushes`` times.
+    """
 
     seconds: float
+    flush_seconds: float
+    nr_flushes: int
     steps: tuple[WindowStep, ...]
 
 
@@ -47,9 +52,16 @@ def watchdog_path() -> Path:
 
 
 def run(
-    steps: Sequence[WindowStep], deadline_ms: int, *, watchdog: Path | None = None
+    steps: Sequence[WindowStep],
+    deadline_ms: int,
+    *,
+    file_systems: Sequence[int] = (),
+    watchdog: Path | None = None,
 ) -> WindowTimes:
     """Run ``steps`` in order; every device that is suspended must be resumed by a later step.
+
+    ``file_systems`` are descriptors on the file systems that the window freezes: they are written
+    back as the last thing before it, until little is left, for a few seconds at most.
 
     Raises :class:`~dmsnap.errors.DeadlineError` when ``deadline_ms`` passed, and other errors
     when a step failed or could not begin. After any of them everything is resumed, unless the
@@ -63,13 +75,17 @@ def run(
         place.uuid = step.uuid.encode()
         place.action = step.action
         place.event_nr = step.event_nr
+    descriptors = ffi.new("int[]", list(file_systems))
     result = ffi.new("struct dms_window_result *")
     path = str(watchdog or watchdog_path()).encode()
-    check(lib.dms_window_run(array, len(steps), deadline_ms, path, result), "")
+    error = lib.dms_window_run(
+        array, len(steps), descriptors, len(file_systems), deadline_ms, path, result
+    )
+    check(error, "")
     done = tuple(
         WindowStep(
             step.uuid, step.action, step.event_nr, bool(place.uevent_generated), place.seconds
         )
         for place, step in zip(array, steps, strict=True)
     )
-    return WindowTimes(result.seconds, done)
+    return WindowTimes(result.seconds, result.flush_seconds, result.nr_flushes, done)

@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dmsnap.host.system_call import failure, system_call
@@ -9,10 +11,12 @@ from dmsnap.host.system_call import failure, system_call
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def syncfs(path: Path) -> None:
+@contextmanager
+def flushed(path: Path) -> Iterator[int]:
     """Write out all dirty data of the file system that holds ``path``, and wait for it.
 
-    The freeze itself is dm's, in the window: the less is dirty then, the shorter the window.
+    Yields a descriptor by which the window flushes what was written meanwhile. The freeze itself
+    is dm's, in the window: the less is dirty then, the shorter the window.
     Raises ``OperatingSystemError`` also for writeback errors (Linux 5.8).
     """
     with system_call(f"open {path}"):
@@ -20,5 +24,6 @@ def syncfs(path: Path) -> None:
     try:
         if _LIBC.syncfs(descriptor):
             raise failure(f"sync the file system of {path}", ctypes.get_errno())
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -1,6 +1,7 @@
 """Live points: COW snapshots on the primary, all of a set taken in one window."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
@@ -60,16 +61,20 @@ def take(
 ) -> list[Point]:
     """Run the window: one moment for all. Returns the points, to be recorded.
 
-    Dirty pages are flushed before it, so that the freeze has little left to write. The era is read
-    before the window too: reading it inside hangs, and after it a foreign suspend could have
-    rolled it once more. Every write after the window carries at least that era + 1.
+    Dirty pages are flushed before it, so that the freeze has little left to write: the bulk here,
+    where a signal can end it, and what was written meanwhile right before the first suspend. The
+    era is read before the window too: reading it inside hangs, and after it a foreign suspend
+    could have rolled it once more. Every write after the window carries at least that era + 1.
     """
     eras = [current_era(item.volume) for item in prepared]
-    for item in prepared:
-        flush(item.volume)
-    with Cookie() as cookie:
+    with ExitStack() as opened, Cookie() as cookie:
+        file_systems = [
+            opened.enter_context(fsfreeze.flushed(mount_point))
+            for item in prepared
+            for mount_point in mounted(item.volume)
+        ]
         steps = window_steps(prepared, cookie)
-        times = window.run(steps, deadline_ms)
+        times = window.run(steps, deadline_ms, file_systems=file_systems)
         created_ns = now_ns()
         for step in times.steps:
             if step.event_nr and not step.uevent_generated:
@@ -115,11 +120,10 @@ def window_steps(prepared: Sequence[PreparedPoint], cookie: Cookie) -> list[Wind
     ]
 
 
-def flush(volume: Volume) -> None:
-    """Write back the dirty pages of every file system mounted from the front."""
+def mounted(volume: Volume) -> list[Path]:
+    """A place where the front's file system is mounted, if it is; one stands for all."""
     info = stack.require(stack.front(volume))
-    for mount in mounts_of(info.devno):
-        fsfreeze.syncfs(mount.mount_point)
+    return [mount.mount_point for mount in mounts_of(info.devno)[:1]]
 
 
 def current_era(volume: Volume) -> int:

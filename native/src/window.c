@@ -11,6 +11,7 @@
 
 #include "cleanup.h"
 #include "dm_control.h"
+#include "window_flush.h"
 #include "window_guard.h"
 #include "window_watchdog.h"
 
@@ -295,6 +296,17 @@ static struct dms_error *run_guarded(struct window *window, uint32_t deadline_ms
 	return merge_errors(describe(window, &failure), error);
 }
 
+static struct dms_error *flush(const int *file_systems, size_t nr_file_systems,
+			       struct dms_window_result *taken)
+{
+	uint64_t begin = now_ns();
+	struct dms_error *error = dms_window_flush(file_systems, nr_file_systems,
+						   &taken->nr_flushes);
+
+	taken->flush_seconds = (double)(now_ns() - begin) / NS_PER_S;
+	return error;
+}
+
 static struct dms_error *prepare(struct window *window, const char *watchdog_path)
 {
 	struct dms_error *error = NULL;
@@ -318,6 +330,7 @@ static struct dms_error *prepare(struct window *window, const char *watchdog_pat
 }
 
 struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
+				 const int *file_systems, size_t nr_file_systems,
 				 uint32_t deadline_ms, const char *watchdog_path,
 				 struct dms_window_result *result)
 {
@@ -328,16 +341,18 @@ struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
 		.watchdog = { .fd = -1 },
 	};
 	struct dms_error *error = prepare(&window, watchdog_path);
+	struct dms_window_result taken = { 0 };
 	struct dms_window_guard guard = { 0 };
-	double seconds = 0;
 
 	if (!error)
 		error = dms_window_guard_begin(&guard);
 	if (error)
 		return error;
-	error = run_guarded(&window, deadline_ms, &seconds);
+	error = flush(file_systems, nr_file_systems, &taken);
+	if (!error)
+		error = run_guarded(&window, deadline_ms, &taken.seconds);
 	dms_window_guard_end(&guard);
 	if (!error)
-		result->seconds = seconds;
+		*result = taken;
 	return error;
 }

@@ -21,6 +21,12 @@
 
 static char program[4096];
 
+/* How long each pass over a file system takes; the last one stays. No file system: none is there. */
+static const int *passes_ms;
+static int nr_passes;
+static const int file_systems[] = { 7, 8 };
+static size_t nr_file_systems;
+
 static void make_steps(struct dms_window_step *steps)
 {
 	static const struct { const char *name; enum dms_window_action action; } all[NR_STEPS] = {
@@ -45,9 +51,25 @@ static struct dms_error *run(struct dms_window_step *steps, uint32_t deadline_ms
 	struct dms_error *error;
 
 	make_steps(steps);
-	error = dms_window_run(steps, NR_STEPS, deadline_ms, program, &result);
+	error = dms_window_run(steps, NR_STEPS, file_systems, nr_file_systems, deadline_ms,
+			       program, &result);
 	CHECK(error ? result.seconds < 0 : result.seconds > 0);
 	return error;
+}
+
+int dms_syncfs_inject(int fd)
+{
+	int ms = passes_ms[nr_passes];
+
+	/* The watchdog is armed, and nothing is suspended yet. */
+	CHECK(!kernel->nr_calls && (fd == file_systems[0] || fd == file_systems[1]));
+	if (ms < 0) {
+		errno = EIO;
+		return -1;
+	}
+	pause_ms(ms, false);
+	nr_passes += passes_ms[nr_passes + 1] != 0 && fd == file_systems[nr_file_systems - 1];
+	return 0;
 }
 
 static bool any_suspended(void)
@@ -84,6 +106,42 @@ static void test_success(void)
 	CHECK(kernel->calls[0].flags == DM_SUSPEND_FLAG);
 	CHECK(kernel->calls[1].flags == (DM_SUSPEND_FLAG | DM_SKIP_LOCKFS_FLAG));
 	CHECK(kernel->calls[2].flags == 0);
+}
+
+/* File systems are written back until little is left, or for a few seconds. */
+static void test_flush(void)
+{
+	static const int ever_less[] = { 40, 10, 4, 1, 500, 0 }, never_less[] = { 900, 0 };
+	static const int failing[] = { 40, -1, 0 };
+	struct dms_window_result result;
+	struct dms_window_step steps[NR_STEPS];
+	struct dms_error *error;
+
+	for (nr_file_systems = 1; nr_file_systems <= 2; nr_file_systems++) {
+		kernel_reset();
+		nr_passes = 0;
+		passes_ms = ever_less;
+		make_steps(steps);
+		CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, nr_file_systems, 5000,
+					program, &result));
+		CHECK(nr_passes >= 4 && result.nr_flushes >= 4);
+		CHECK(result.flush_seconds > 0.05 && kernel->nr_calls == NR_STEPS);
+	}
+	nr_file_systems = 1;
+	kernel_reset();
+	nr_passes = 0;
+	passes_ms = never_less;
+	make_steps(steps);
+	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, 5000, program, &result));
+	CHECK(result.nr_flushes > 1 && result.nr_flushes <= 4);
+	kernel_reset();
+	nr_passes = 0;
+	passes_ms = failing;
+	error = run(steps, 2000);
+	CHECK(error && error->code == DMS_ERR_OS && error->errnum == EIO);
+	CHECK(strstr(error->message, "file system 1 of 1") && !kernel->nr_calls);
+	dms_error_destroy(error);
+	nr_file_systems = 0;
 }
 
 /* A step that fails: everything is resumed, with the cookies of the steps that did not come. */
@@ -165,29 +223,29 @@ static void test_refusals(void)
 
 	kernel_reset();
 	make_steps(steps);
-	CHECK_ERROR(dms_window_run(steps, 0, 100, program, &result), DMS_ERR_INVALID_ARGUMENT);
-	CHECK_ERROR(dms_window_run(steps, 4, 100, program, &result), DMS_ERR_INVALID_ARGUMENT);
-	CHECK_ERROR(dms_window_run(steps + 2, 1, 100, program, &result),
+	CHECK_ERROR(dms_window_run(steps, 0, NULL, 0, 100, program, &result), DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_window_run(steps, 4, NULL, 0, 100, program, &result), DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_window_run(steps + 2, 1, NULL, 0, 100, program, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 	steps[1].action = DMS_WINDOW_RESUME;
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, program, &result),
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 	make_steps(steps);
 	memset(steps[2].uuid, 'x', sizeof(steps[2].uuid));
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, program, &result),
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 
 	make_steps(steps);
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, "/nonexistent", &result), DMS_ERR_OS);
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, "/bin/true", &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, "/nonexistent", &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, "/bin/true", &result), DMS_ERR_OS);
 	kernel->devices[ORIGIN].suspended = true;
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, program, &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, &result), DMS_ERR_OS);
 	kernel->devices[ORIGIN].suspended = false;
 	kernel->devices[SNAPSHOT].inactive = false;
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, program, &result),
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 	kernel->devices[SNAPSHOT].name[0] = 'X';
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, 100, program, &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, &result), DMS_ERR_OS);
 	CHECK(kernel->nr_calls == 0);
 }
 
@@ -310,6 +368,7 @@ int main(int argc, char **argv)
 	close(fd);
 	kernel_map(path);
 	test_success();
+	test_flush();
 	test_failing_steps();
 	test_deadline(HANG, FRONT);
 	test_deadline(HANG, ORIGIN);

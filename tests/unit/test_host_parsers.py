@@ -15,7 +15,7 @@ from dmsnap.errors import (
     WrongStateError,
 )
 from dmsnap.host import filesystem, kernel, loop, lvm, signature
-from dmsnap.host.fsfreeze import syncfs
+from dmsnap.host.fsfreeze import flushed
 from dmsnap.host.run import Completed
 from dmsnap.host.signature import Signature, parse_export
 from dmsnap.units import GIB, MIB
@@ -232,4 +232,5 @@ def test_this_kernel(tmp_path: Path) -> None:
     assert kernel.version() >= (3, 0)
     assert kernel.host_name() == os.uname().nodename
     assert len(kernel.boot_id()) == 36
-    syncfs(tmp_path)
+    with flushed(tmp_path) as descriptor:
+        assert os.fstat(descriptor).st_dev == tmp_path.stat().st_dev

@@ -2,7 +2,10 @@
 /*
  * The window: the suspends and resumes that make a point, run as bare
  * DM_DEV_SUSPEND ioctls on requests that were prepared beforehand. Inside it
- * nothing forks, allocates, logs or touches a disk.
+ * nothing forks, allocates, logs or touches a disk. The last thing before it is
+ * to write back the file systems that it freezes: whatever else is done in
+ * between gives a busy writer time to make more dirty, which the freeze then
+ * writes out.
  *
  * A watchdog process, locked in memory, is armed before the first suspend. It
  * resumes every device when the caller dies or the deadline passes.
@@ -33,10 +36,14 @@ struct dms_window_step {
 
 struct dms_window_result {
 	double seconds; /* from before the first suspend until after the last resume */
+	double flush_seconds; /* before that, with the watchdog armed */
+	uint32_t nr_flushes; /* how often all file systems were written back */
 };
 
 /*
- * Run the steps in order. watchdog_path is the watchdog program's.
+ * Write back the file systems that the descriptors in file_systems lie on, for
+ * a few seconds at most, and run the steps in order. watchdog_path is the
+ * watchdog program's.
  *
  * On success every step was run before the deadline and the watchdog
  * confirmed that it did nothing. On any error, everything that was suspended
@@ -46,6 +53,7 @@ struct dms_window_result {
  * SIGINT and SIGTERM are held back until the last resume.
  */
 struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
+				 const int *file_systems, size_t nr_file_systems,
 				 uint32_t deadline_ms, const char *watchdog_path,
 				 struct dms_window_result *result);
 /* cffi: end */

@@ -1,5 +1,6 @@
 """Mounts on a real kernel: options that survive, users that are named, twins."""
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from dmsnap.errors import BusyError, DmsnapError, ProgramError
 from dmsnap.host import blockdev, filesystem, loop, mount, signature
 from dmsnap.host.blockdev import BlockDevice
-from dmsnap.host.fsfreeze import syncfs
+from dmsnap.host.fsfreeze import flushed
 from dmsnap.host.mountinfo import Mount, mount_at, mounts_of, swaps
 from dmsnap.units import MIB
 
@@ -67,7 +68,8 @@ def test_mount_and_unmount(disk: BlockDevice, target: Path, fs_type: str) -> Non
     exclusive = blockdev.open_exclusive(disk.path, write=True)
     with pytest.raises(BusyError, match="in use: mounted on"), exclusive:
         pytest.fail("opened a device that is mounted")
-    syncfs(target)
+    with flushed(target) as descriptor:
+        assert os.fstat(descriptor).st_dev == disk.devno
     mount.unmount(target)
     assert mount_at(target) is None
     with blockdev.open_exclusive(disk.path, write=True):
