@@ -1,0 +1,170 @@
+"""Syncing a list of dirty blocks: compared, with and without an undo log."""
+
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from measure.devices import GIB, KIB, MIB
+from measure.model import Figure, Goal, Plot, Series, Unit
+from measure.process import BenchError, Work, alternating, drop_caches, run, series, used
+from measure.setting import Setting
+
+from figures import disks
+from figures.disks import REQUEST_BYTES, Command
+
+BLOCK, PAGE = 64 * KIB, 4 * KIB
+PAGES_CHANGED = 4  # of the 16 of a block
+FRACTIONS = {"0.1 %": 0.001, "1 %": 0.01, "10 %": 0.1, "50 %": 0.5}
+CLUSTER_BLOCKS = 64
+SCATTERED, CLUSTERED = "scattered", "clustered"
+OURS, NO_UNDO, BLIND = "dmsnap", "dmsnap without undo", "blind loop"
+RSYNC = "rsync --inplace"
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """``old`` is what ``destination`` held before the sync, ``source`` what it shall hold."""
+
+    source: Path
+    old: Path
+    destination: Path
+    undo: Path
+
+
+def measure(setting: Setting) -> Iterator[Figure]:
+    """Scattered and clustered blocks, each at every share of dirty ones, on the disk."""
+    size_bytes = setting.size(2 * GIB, 256 * MIB)
+    names = ("source", "old", "destination", "undo")
+    for layout in (SCATTERED, CLUSTERED):
+        found: list[Series] = []
+        for case, fraction in FRACTIONS.items():
+            with disks.loops(setting.scratch, size_bytes, *names) as paths:
+                devices = Devices(*paths)
+                blocks = dirty_blocks(size_bytes // BLOCK, fraction, layout)
+                prepare(devices, size_bytes, blocks)
+                found += at(case, layout, devices, blocks, setting)
+        yield figure(layout, size_bytes, tuple(found))
+
+
+def figure(layout: str, size_bytes: int, found: tuple[Series, ...]) -> Figure:
+    """The goals are about scattered blocks, which are harder."""
+    goals = (
+        Goal("a sync of 1 % with undo, beside blindly copying the blocks", "1 %", OURS, 1.3,
+             against=BLIND),
+        Goal("of 10 %", "10 %", OURS, 1.5, against=BLIND),
+        Goal("of 1 %, beside ddrescue with the same list", "1 %", OURS, 1.0, against="ddrescue"),
+        Goal("of 1 %, beside rsync", "1 %", OURS, 0.01, against=RSYNC),
+    )  # fmt: skip
+    return Figure(
+        key=f"sync-{layout}",
+        title=f"Sync of dirty blocks, {layout}",
+        text=f"{size_bytes // MIB} MiB between loop devices on the disk, in blocks of 64 KiB; in a "
+        f"dirty block {PAGES_CHANGED} of 16 pages differ. dmsnap compares them, saves what it will "
+        "overwrite durably, writes and flushes; the blind loop copies whole blocks with io_uring "
+        "and flushes; rsync finds the differences by itself. Caches are dropped before each.",
+        unit=Unit.SECONDS,
+        series=found,
+        limits=(BLIND,),
+        plot=Plot.LINES,
+        axis="dirty blocks",
+        goals=goals if layout == SCATTERED else (),
+    )
+
+
+def dirty_blocks(nr_blocks: int, fraction: float, layout: str) -> list[int]:
+    """Ascending block numbers: single ones, or runs of 64."""
+    random_source = random.Random(nr_blocks)
+    count = max(1, round(nr_blocks * fraction))
+    if layout == SCATTERED:
+        return sorted(random_source.sample(range(nr_blocks), count))
+    clusters = random_source.sample(range(nr_blocks // CLUSTER_BLOCKS), -(-count // CLUSTER_BLOCKS))
+    return sorted(
+        cluster * CLUSTER_BLOCKS + number
+        for cluster in clusters
+        for number in range(min(count, CLUSTER_BLOCKS))
+    )
+
+
+def prepare(devices: Devices, size_bytes: int, blocks: Sequence[int]) -> None:
+    """Two equal devices, and a third on which some pages of the dirty blocks are others."""
+    disks.fill(devices.old, size_bytes)
+    for device in (devices.source, devices.destination):
+        run("dd", f"if={devices.old}", f"of={device}", "bs=4M", "conv=fsync")
+    random_source = random.Random(1)
+    with devices.source.open("r+b", buffering=0) as file:
+        for block in blocks:
+            for page in random_source.sample(range(BLOCK // PAGE), PAGES_CHANGED):
+                os.pwrite(file.fileno(), os.urandom(PAGE), block * BLOCK + page * PAGE)
+        os.fsync(file.fileno())
+
+
+def at(
+    case: str, layout: str, devices: Devices, blocks: Sequence[int], setting: Setting
+) -> Iterator[Series]:
+    """All programs at one share; what takes long is measured once, and not for every layout."""
+    extents, domain = lists(blocks, setting.memory)
+    words = commands(devices, extents, domain)
+    works: dict[str, Work] = {name: partial(used, *command) for name, command in words.items()}
+    restore = partial(run, *disks.engine("blind", devices.old, devices.destination, extents))
+    check(works, devices, restore)
+
+    def before(_contestant: str) -> None:
+        restore()
+        drop_caches()
+
+    taken = alternating(setting.rounds(5), works, before=before)
+    if layout == SCATTERED:
+        words[RSYNC] = rsync(devices)
+        taken |= alternating(1, {RSYNC: partial(used, *words[RSYNC])}, before=before)
+    for name, usages in taken.items():
+        yield series(name, case, usages, words[name], position=len(blocks) * BLOCK)
+
+
+def lists(blocks: Sequence[int], directory: Path) -> tuple[Path, Path]:
+    """The dirty blocks as the engine's list and as ddrescue's domain."""
+    extents, domain = directory / "dirty.list", directory / "dirty.map"
+    extents.write_text("".join(f"{block * BLOCK} {BLOCK}\n" for block in blocks))
+    lines, position = ["0x0 ?"], 0
+    for block in blocks:
+        if block * BLOCK > position:
+            lines.append(f"{position:#x} {block * BLOCK - position:#x} ?")
+        lines.append(f"{block * BLOCK:#x} {BLOCK:#x} +")
+        position = (block + 1) * BLOCK
+    domain.write_text("\n".join(lines) + "\n")
+    return extents, domain
+
+
+def commands(devices: Devices, extents: Path, domain: Path) -> dict[str, Command]:
+    """Who works by the list, and the fastest of those that copy everything."""
+    source, destination = devices.source, devices.destination
+    ddrescue = ["ddrescue", "--force", "--quiet", "--idirect", "--odirect",
+                f"--domain-mapfile={domain}", source, destination]  # fmt: skip
+    return {
+        OURS: disks.engine("sync", source, destination, extents, devices.undo),
+        NO_UNDO: disks.engine("sync", source, destination, extents, "-"),
+        BLIND: disks.engine("blind", source, destination, extents),
+        "ddrescue": disks.flushed(ddrescue, destination),
+        "nbdcopy of everything": ["nbdcopy", "--flush", f"--request-size={REQUEST_BYTES}", source,
+                                  destination],
+    }  # fmt: skip
+
+
+def rsync(devices: Devices) -> Command:
+    command = ["rsync", "--inplace", "--no-whole-file", "--copy-devices", "--write-devices",
+               devices.source, devices.destination]  # fmt: skip
+    return disks.flushed(command, devices.destination)
+
+
+def check(works: Mapping[str, Work], devices: Devices, restore: partial[str]) -> None:
+    """After each the destination is the source, after restoring it is what it was."""
+    for name, work in works.items():
+        restore()
+        run("cmp", devices.old, devices.destination)
+        work()
+        try:
+            run("cmp", devices.source, devices.destination)
+        except BenchError as error:
+            raise BenchError(f"{name} did not bring everything over: {error}") from error
