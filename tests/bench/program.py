@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import sections
 from measure import machine, store
@@ -83,12 +85,18 @@ def measure(chapter: Chapter, *, quick: bool) -> Section:
     return replace(section, revision=machine.revision(CHECKOUT))
 
 
+def end(number: int, _frame: FrameType | None) -> None:
+    """A signal leaves no loop device behind."""
+    raise SystemExit(128 + number)
+
+
 def main(argv: Sequence[str]) -> int:
     """Measure, keep, render; a section that fails leaves what it had before, and status 1."""
     options = arguments(argv)
     if os.geteuid() != 0:
         print("bench: loop devices and the lab need root", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, end)
     results = RESULTS / "quick" if options.quick else RESULTS
     results.mkdir(parents=True, exist_ok=True)
     failed = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from measure.devices import GIB, MIB
 from measure.model import Figure, Goal, Series, Unit
-from measure.process import BenchError, Work, alternating, run, series, used
+from measure.process import Work, alternating, run, series, used
 from measure.setting import Setting
 
 from figures import disks
@@ -67,5 +67,4 @@ def check_finds(words: dict[str, Command], one: Path, other: Path, size_bytes: i
     run(*words["dmsnap"])
     run("dd", f"if={one}", f"of={other}", "bs=4096", f"skip={last // 4096}",
         f"seek={last // 4096}", "count=1", "conv=notrunc,fsync")  # fmt: skip
-    if run("cmp", one, other):
-        raise BenchError("the devices differ")
+    run("cmp", one, other)

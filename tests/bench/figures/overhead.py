@@ -15,7 +15,7 @@ from figures.protected import FRONT, NAME, protected
 
 OURS, LINEAR = "dmsnap", "dm-linear"
 COW_PERCENT = 60
-SECONDS = 4
+SECONDS = 3
 STEADY, FRESH = "no live point, blocks marked", "no live point, first write in an era"
 
 
@@ -64,7 +64,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
 def figure(pattern: Pattern, linear: Path, setting: Setting) -> Figure:
     """One pattern in all cases."""
     taken: dict[tuple[str, str], list[float]] = {}
-    for number in range(setting.rounds(5)):
+    for number in range(setting.rounds(4)):
         for case, nr_points in CASES.items():
             for contestant in (OURS, LINEAR) if number % 2 else (LINEAR, OURS):
                 rate = one(pattern, contestant, linear, nr_points, setting)

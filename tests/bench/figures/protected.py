@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure.devices import GIB, MIB, loop
+from measure.devices import MIB, loop
 from measure.process import run
 
 NAME = "bench"
@@ -31,7 +31,7 @@ def protected(
     store.mkdir(exist_ok=True)
     recovery_bytes = size_bytes + size_bytes // 2 + 64 * MIB
     with (
-        loop(scratch / "primary", size_bytes, allocated=size_bytes <= 4 * GIB) as primary,
+        loop(scratch / "primary", size_bytes, allocated=True) as primary,
         loop(scratch / "recovery", recovery_bytes) as recovery,
     ):
         if mount_point is not None:

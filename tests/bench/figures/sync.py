@@ -3,11 +3,12 @@
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from measure.devices import GIB, KIB, MIB
+from measure.devices import GIB, KIB, MIB, loop
 from measure.model import Figure, Goal, Plot, Series, Unit
 from measure.process import BenchError, Work, alternating, drop_caches, run, series, used
 from measure.setting import Setting
@@ -17,6 +18,7 @@ from figures.disks import REQUEST_BYTES, Command
 
 BLOCK, PAGE = 64 * KIB, 4 * KIB
 PAGES_CHANGED = 4  # of the 16 of a block
+UNDO_SHARE = 4  # of the volume: room for a quarter of the pages of all blocks, and more
 FRACTIONS = {"0.1 %": 0.001, "1 %": 0.01, "10 %": 0.1, "50 %": 0.5}
 CLUSTER_BLOCKS = 64
 SCATTERED, CLUSTERED = "scattered", "clustered"
@@ -36,17 +38,21 @@ class Devices:
 
 def measure(setting: Setting) -> Iterator[Figure]:
     """Scattered and clustered blocks, each at every share of dirty ones, on the disk."""
-    size_bytes = setting.size(2 * GIB, 256 * MIB)
-    names = ("source", "old", "destination", "undo")
-    for layout in (SCATTERED, CLUSTERED):
-        found: list[Series] = []
-        for case, fraction in FRACTIONS.items():
-            with disks.loops(setting.scratch, size_bytes, *names) as paths:
-                devices = Devices(*paths)
+    size_bytes = setting.size(GIB, 128 * MIB)
+    names = ("source", "old", "destination")
+    with (
+        disks.loops(setting.scratch, size_bytes, *names) as (source, old, destination),
+        loop(setting.scratch / "undo", size_bytes // UNDO_SHARE, allocated=True) as undo,
+    ):
+        devices = Devices(source, old, destination, undo)
+        make_equal(devices, size_bytes)
+        for layout in (SCATTERED, CLUSTERED):
+            found: list[Series] = []
+            for case, fraction in FRACTIONS.items():
                 blocks = dirty_blocks(size_bytes // BLOCK, fraction, layout)
-                prepare(devices, size_bytes, blocks)
-                found += at(case, layout, devices, blocks, setting)
-        yield figure(layout, size_bytes, tuple(found))
+                with dirtied(devices, blocks, setting) as extents:
+                    found += at(case, layout, devices, blocks, extents, setting)
+            yield figure(layout, size_bytes, tuple(found))
 
 
 def figure(layout: str, size_bytes: int, found: tuple[Series, ...]) -> Figure:
@@ -88,11 +94,28 @@ def dirty_blocks(nr_blocks: int, fraction: float, layout: str) -> list[int]:
     )
 
 
-def prepare(devices: Devices, size_bytes: int, blocks: Sequence[int]) -> None:
-    """Two equal devices, and a third on which some pages of the dirty blocks are others."""
+def make_equal(devices: Devices, size_bytes: int) -> None:
+    """The same random bytes on all three devices."""
     disks.fill(devices.old, size_bytes)
     for device in (devices.source, devices.destination):
         run("dd", f"if={devices.old}", f"of={device}", "bs=4M", "conv=fsync")
+
+
+@contextmanager
+def dirtied(devices: Devices, blocks: Sequence[int], setting: Setting) -> Iterator[Path]:
+    """Change some pages of the dirty blocks on the source, and yield the list of the blocks."""
+    extents = setting.memory / "dirty.list"
+    extents.write_text("".join(f"{block * BLOCK} {BLOCK}\n" for block in blocks))
+    change_pages(devices, blocks)
+    try:
+        yield extents
+    finally:
+        run(*disks.engine("blind", devices.old, devices.source, extents))
+        run(*disks.engine("blind", devices.old, devices.destination, extents))
+
+
+def change_pages(devices: Devices, blocks: Sequence[int]) -> None:
+    """A quarter of the pages of each block, at random."""
     random_source = random.Random(1)
     with devices.source.open("r+b", buffering=0) as file:
         for block in blocks:
@@ -102,10 +125,16 @@ def prepare(devices: Devices, size_bytes: int, blocks: Sequence[int]) -> None:
 
 
 def at(
-    case: str, layout: str, devices: Devices, blocks: Sequence[int], setting: Setting
+    case: str,
+    layout: str,
+    devices: Devices,
+    blocks: Sequence[int],
+    extents: Path,
+    setting: Setting,
 ) -> Iterator[Series]:
     """All programs at one share; what takes long is measured once, and not for every layout."""
-    extents, domain = lists(blocks, setting.memory)
+    domain = setting.memory / "dirty.map"
+    domain.write_text(ddrescue_domain(blocks))
     words = commands(devices, extents, domain)
     works: dict[str, Work] = {name: partial(used, *command) for name, command in words.items()}
     restore = partial(run, *disks.engine("blind", devices.old, devices.destination, extents))
@@ -123,18 +152,15 @@ def at(
         yield series(name, case, usages, words[name], position=len(blocks) * BLOCK)
 
 
-def lists(blocks: Sequence[int], directory: Path) -> tuple[Path, Path]:
-    """The dirty blocks as the engine's list and as ddrescue's domain."""
-    extents, domain = directory / "dirty.list", directory / "dirty.map"
-    extents.write_text("".join(f"{block * BLOCK} {BLOCK}\n" for block in blocks))
+def ddrescue_domain(blocks: Sequence[int]) -> str:
+    """The dirty blocks as a mapfile of ddrescue, which wants all of the device described."""
     lines, position = ["0x0 ?"], 0
     for block in blocks:
         if block * BLOCK > position:
             lines.append(f"{position:#x} {block * BLOCK - position:#x} ?")
         lines.append(f"{block * BLOCK:#x} {BLOCK:#x} +")
         position = (block + 1) * BLOCK
-    domain.write_text("\n".join(lines) + "\n")
-    return extents, domain
+    return "\n".join(lines) + "\n"
 
 
 def commands(devices: Devices, extents: Path, domain: Path) -> dict[str, Command]:
@@ -159,10 +185,9 @@ def rsync(devices: Devices) -> Command:
 
 
 def check(works: Mapping[str, Work], devices: Devices, restore: partial[str]) -> None:
-    """After each the destination is the source, after restoring it is what it was."""
+    """After each the destination is the source, whose blocks were all restored before."""
     for name, work in works.items():
         restore()
-        run("cmp", devices.old, devices.destination)
         work()
         try:
             run("cmp", devices.source, devices.destination)

@@ -123,6 +123,8 @@ def outcome(figure: Figure, contestant: str, beside: Spread) -> str:
     """Says in words where the subject loses, and where the spread leaves it open."""
     if contestant in figure.limits:
         return "limit"
+    if contestant.startswith(figure.subject):
+        return ""  # the subject itself, done otherwise
     if beside.low < 1 < beside.high:
         return "not decided"
     loses = beside.median > 1 if figure.more_is_better else beside.median < 1
