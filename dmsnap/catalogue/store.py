@@ -23,6 +23,7 @@ from dmsnap.catalogue.model import (
     VolumeState,
 )
 from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError, WrongStateError
+from dmsnap.host.locks import directory_lock
 
 Row = TypeVar("Row", Volume, Area, Point)
 
@@ -53,7 +54,9 @@ class Catalogue:
         )
         sa.event.listen(engine, "connect", _configure_connection)
         catalogue = cls(engine, path)
-        catalogue._create_schema()
+        # SQLite's own waiting does not cover the change to WAL mode.
+        with directory_lock(path.parent):
+            catalogue._create_schema()
         return catalogue
 
     def __enter__(self) -> Self:

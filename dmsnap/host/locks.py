@@ -54,6 +54,19 @@ def volume_lock(
 
 
 @contextmanager
+def directory_lock(directory: Path) -> Iterator[None]:
+    """One process at a time in a moment's work on a directory: waits without a deadline."""
+    with system_call(f"lock {directory}"):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with system_call(f"lock {directory}"):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def _opened(path: Path) -> Iterator[int]:
     with system_call(f"open the lock {path}"):
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
