@@ -15,7 +15,7 @@ STAMP := $(VENV)/.dmsnap-built
 
 BUILD_PACKAGES := gcc libc6-dev libdevmapper-dev liburing-dev pkg-config python3-dev python3-venv
 RUN_PACKAGES := e2fsprogs kmod mount util-linux xfsprogs
-CHECK_PACKAGES := clang cppcheck
+CHECK_PACKAGES := clang clang-tidy cppcheck libclang-rt-dev valgrind
 # What the bench measures with and against; the lab's trees have their own.
 BENCH_PACKAGES := coreutils diffutils fio gddrescue libnbd-bin nbdkit qemu-utils rsync time
 
@@ -30,7 +30,12 @@ UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
 DOC := $(DESTDIR)$(PREFIX)/share/doc/dmsnap
 STATE := $(DESTDIR)/var/lib/dmsnap
 
-.PHONY: help all build deps deps-build lint test test-unit test-native test-lab demo bench lab \
+# Of `make fuzz`: how long each harness runs, or how often; which ones.
+SECONDS := 60
+RUNS :=
+HARNESSES :=
+
+.PHONY: help all build deps deps-build lint test test-unit test-native test-lab fuzz demo bench lab \
 	install uninstall clean
 
 help: ## list the targets
@@ -75,12 +80,17 @@ test-native: ## tests of the C core under ASan and UBSan
 test-lab: ## scenarios on real kernels, in virtual machines
 	tests/lab/run-all
 
+fuzz: ## attack the parsers: SECONDS=60 each, or RUNS=n; HARNESSES='era label'
+	$(MAKE) -C native fuzz
+	$(PYTHON) tests/native/fuzz/run.py $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS)) $(HARNESSES)
+
 test: ## install what is missing, then every check and test
 	$(MAKE) deps
 	$(MAKE) build
 	$(MAKE) lint
 	$(MAKE) test-unit
 	$(MAKE) test-native
+	$(MAKE) fuzz
 	$(MAKE) test-lab
 
 demo: ## the main job, in the lab: spoil two volumes and recover them

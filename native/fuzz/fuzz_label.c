@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Labels: each sector decoded, the choice between the two, and a write that is torn.
+ * control: u32 size of the device, modulo its limit; u32 where the write stops; u64 not used.
+ */
+#include <unistd.h>
+
+#include <dmsnap/checksum.h>
+#include <dmsnap/label.h>
+
+#include "../tests/image.h"
+#include "../tests/test.h"
+#include "fuzz.h"
+
+#define SECTOR DMS_LABEL_SECTOR_BYTES
+#define CHECKSUM_XOR 0x4d534e4c
+#define CHECKSUM_AT 8
+
+static uint32_t checksum(const uint8_t *sector)
+{
+	uint8_t copy[SECTOR];
+
+	memcpy(copy, sector, SECTOR);
+	put_le32(copy + CHECKSUM_AT, 0);
+	return dms_bm_checksum(copy, SECTOR, CHECKSUM_XOR);
+}
+
+static bool is_label(const uint8_t *sector)
+{
+	return get_le32(sector + CHECKSUM_AT) == checksum(sector);
+}
+
+static void seal_label(uint8_t *sector)
+{
+	put_le32(sector + CHECKSUM_AT, checksum(sector));
+}
+
+static const struct fuzz_kind label_kind = {
+	.is_sealed = is_label,
+	.seal = seal_label,
+	/* magic, version, generation, size; state, flags; history region, nr_history; two entries */
+	.fields = { { 0, 8 }, { 12, 4 }, { 16, 8 }, { 24, 8 }, { 64, 4 }, { 68, 4 }, { 88, 8 },
+		    { 120, 8 }, { 128, 8 }, { 136, 4 }, { 140, 4 }, { 144, 8 }, { 208, 4 },
+		    { 1048, 8 }, { 1056, 8 }, { 1064, 4 }, { 1068, 4 }, { 1096, 8 }, { 1104, 8 },
+		    { 1112, 4 }, { 1116, 4 } },
+};
+
+const struct fuzz_layout fuzz_layout = {
+	.block_bytes = SECTOR,
+	.max_blocks = 2,
+	.nr_kinds = 1,
+	.kinds = { &label_kind },
+};
+
+/* Whether there is a label in the sector; if so, encoding it must give the same bytes. */
+static bool decode(const uint8_t *sector, uint64_t device_bytes, struct dms_label *label)
+{
+	struct dms_error *error = dms_label_decode(sector, device_bytes, label);
+	uint8_t encoded[SECTOR];
+
+	if (error) {
+		fuzz_refused(error);
+		return false;
+	}
+	CHECK_OK(dms_label_encode(label, encoded));
+	CHECK(!memcmp(encoded, sector, SECTOR));
+	return true;
+}
+
+static void check_regions(const struct dms_label *label, uint64_t device_bytes)
+{
+	uint64_t end = device_bytes / SECTOR * SECTOR - 2 * SECTOR;
+
+	CHECK(label->generation && label->size_bytes && label->size_bytes <= end);
+	CHECK(label->nr_history <= DMS_LABEL_MAX_HISTORY);
+	for (uint32_t i = 0; i < label->nr_history; i++) {
+		const struct dms_label_history *entry = &label->history[i];
+
+		CHECK(entry->store_offset_bytes >= label->size_bytes);
+		CHECK(entry->store_offset_bytes <= end);
+		CHECK(entry->store_length_bytes <= end - entry->store_offset_bytes);
+	}
+}
+
+/* The sector with the truth, by the words of docs/FORMATS.md; 2: neither. */
+static unsigned int newest(const uint8_t *sectors, uint64_t device_bytes, struct dms_label *label)
+{
+	struct dms_label labels[2];
+	bool found[2];
+
+	for (unsigned int i = 0; i < 2; i++)
+		found[i] = decode(sectors + i * SECTOR, device_bytes, &labels[i]);
+	for (unsigned int i = 0; i < 2; i++) {
+		if (!found[i] || (found[1 - i] && labels[1 - i].generation > labels[i].generation))
+			continue;
+		*label = labels[i];
+		return i;
+	}
+	return 2;
+}
+
+static bool same(const struct dms_label *a, const struct dms_label *b)
+{
+	uint8_t encoded[2][SECTOR];
+
+	CHECK_OK(dms_label_encode(a, encoded[0]));
+	CHECK_OK(dms_label_encode(b, encoded[1]));
+	return !memcmp(encoded[0], encoded[1], SECTOR);
+}
+
+static void check_read(int fd, uint64_t device_bytes, const struct dms_label *expected)
+{
+	struct dms_label label;
+
+	CHECK_OK(dms_label_read(fd, device_bytes, &label));
+	CHECK(same(&label, expected));
+}
+
+/* What is written is read again; while it is only half there, what was read before still is. */
+static void write_torn(int fd, uint64_t device_bytes, const struct dms_label *before,
+		       unsigned int slot, size_t torn)
+{
+	uint64_t area = dms_label_offset(device_bytes), other = area + (1 - slot) * SECTOR;
+	struct dms_label written = *before;
+	uint8_t sectors[2 * SECTOR], after[SECTOR];
+
+	memcpy(sectors, fuzz_medium_bytes() + area, sizeof(sectors));
+	if (before->generation == UINT64_MAX) {
+		CHECK_ERROR(dms_label_write(fd, device_bytes, &written), DMS_ERR_UNSUPPORTED);
+		return;
+	}
+	CHECK_OK(dms_label_write(fd, device_bytes, &written));
+	CHECK(written.generation == before->generation + 1);
+	check_read(fd, device_bytes, &written);
+	CHECK(!memcmp(fuzz_medium_bytes() + area + slot * SECTOR, sectors + slot * SECTOR, SECTOR));
+	memcpy(after, fuzz_medium_bytes() + other, SECTOR);
+	CHECK(pwrite(fd, sectors + (1 - slot) * SECTOR + torn, SECTOR - torn,
+		     (off_t)(other + torn)) == (ssize_t)(SECTOR - torn));
+	/* What was not written may have been the same bytes. */
+	check_read(fd, device_bytes,
+		   memcmp(after, fuzz_medium_bytes() + other, SECTOR) ? before : &written);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	uint8_t sectors[2 * SECTOR] = { 0 };
+	struct dms_label expected, found;
+	struct dms_error *error;
+	uint64_t device_bytes;
+	unsigned int slot;
+	int fd;
+
+	if (!fuzz_is_input(size))
+		return 0;
+	device_bytes = 2 * SECTOR + get_le32(data) % (FUZZ_MAX_MEDIUM_BYTES - 2 * SECTOR);
+	size -= FUZZ_CONTROL_BYTES;
+	memcpy(sectors, data + FUZZ_CONTROL_BYTES, size < sizeof(sectors) ? size : sizeof(sectors));
+	fd = fuzz_medium(sectors, sizeof(sectors), dms_label_offset(device_bytes), device_bytes);
+	slot = newest(sectors, device_bytes, &expected);
+	error = dms_label_read(fd, device_bytes, &found);
+	CHECK((slot == 2) == (error != NULL));
+	if (error) {
+		fuzz_refused(error);
+		return 0;
+	}
+	CHECK(same(&found, &expected));
+	check_regions(&found, device_bytes);
+	write_torn(fd, device_bytes, &found, slot, get_le32(data + 4) % (SECTOR + 1));
+	return 0;
+}
