@@ -61,7 +61,7 @@ deps: deps-build ## install the Debian packages that building, checking and the 
 	tests/lab/install-host-packages
 
 # Scenarios may be called as unit tests are: mypy looks at one directory of top-level modules at a time.
-lint: build ## ruff, mypy, gcc and clang with -Werror, cppcheck
+lint: build ## ruff, mypy, gcc and clang with -Werror, gcc -fanalyzer, clang-tidy, cppcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=tests/lab:tests/bench $(BIN)/mypy dmsnap tests/unit tests/native
@@ -69,7 +69,7 @@ lint: build ## ruff, mypy, gcc and clang with -Werror, cppcheck
 	MYPYPATH=tests/lab $(BIN)/mypy tests/bench
 	$(MAKE) -C native all CC=gcc
 	$(MAKE) -C native all CC=clang
-	$(MAKE) -C native analyze
+	$(MAKE) -j 2 -C native analyze
 
 test-unit: build ## tests that need no root and no device-mapper
 	$(BIN)/pytest -q

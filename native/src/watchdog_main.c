@@ -88,8 +88,8 @@ static int parse(struct watchdog *watchdog, int argc, char **argv)
 
 	if (argc < 4)
 		return -EINVAL;
-	watchdog->process = atoi(argv[1]);
-	watchdog->thread = atoi(argv[2]);
+	watchdog->process = (pid_t)strtol(argv[1], NULL, 10);
+	watchdog->thread = (pid_t)strtol(argv[2], NULL, 10);
 	watchdog->nr_devices = argc - 3;
 	watchdog->requests = calloc((size_t)watchdog->nr_devices, sizeof(*watchdog->requests));
 	if (!watchdog->requests)

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "window_guard.h"
@@ -16,15 +18,16 @@ static void ignore_wake(int signal_number)
 
 static bool has_locked_memory(void)
 {
+	static const char field[] = "VmLck:";
 	char line[128];
 	bool locked = false;
-	unsigned long kib;
 	FILE *file = fopen("/proc/self/status", "re");
 
 	if (!file)
 		return false;
 	while (!locked && fgets(line, sizeof(line), file))
-		locked = sscanf(line, "VmLck: %lu", &kib) == 1 && kib > 0;
+		locked = !strncmp(line, field, sizeof(field) - 1) &&
+			 strtoul(line + sizeof(field) - 1, NULL, 10) > 0;
 	fclose(file);
 	return locked;
 }

@@ -260,8 +260,12 @@ static pid_t start_windows(uint32_t deadline_ms)
 		struct dms_window_step steps[NR_STEPS];
 		struct dms_error *error = run(steps, deadline_ms);
 
-		if (error)
-			_exit(error->code);
+		if (error) {
+			int code = error->code;
+
+			dms_error_destroy(error);
+			_exit(code);
+		}
 	}
 }
 
