@@ -74,8 +74,9 @@ lint: build ## ruff, mypy, gcc and clang with -Werror, gcc -fanalyzer, clang-tid
 test-unit: build ## tests that need no root and no device-mapper
 	$(BIN)/pytest -q
 
-test-native: ## tests of the C core under ASan and UBSan
+test-native: ## tests of the C core under ASan and UBSan, and its threads under TSan
 	$(MAKE) -C native test
+	$(MAKE) -C native tsan
 
 test-lab: ## scenarios on real kernels, in virtual machines
 	tests/lab/run-all

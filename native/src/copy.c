@@ -4,8 +4,10 @@
 #include <dmsnap/copy.h>
 
 #include "cleanup.h"
+#include "copy_kept.h"
 #include "copy_loop.h"
 #include "medium.h"
+#include "pace.h"
 
 #define SECTOR_BYTES 512u
 
@@ -19,12 +21,14 @@ static struct dms_error *check_size(uint64_t size_bytes)
 }
 
 struct dms_error *dms_copy_check_sides(int source_fd, int destination_fd, uint64_t size_bytes,
+				       const struct dms_copy_options *options,
 				       struct dms_medium *source, struct dms_medium *destination)
 {
+	const char *name = options && options->source_name ? options->source_name : "the source";
 	struct dms_error *error = check_size(size_bytes);
 
 	if (!error)
-		error = dms_medium_probe(source_fd, "the source", source);
+		error = dms_medium_probe(source_fd, name, source);
 	if (!error)
 		error = dms_medium_probe(destination_fd, "the destination", destination);
 	if (!error)
@@ -58,24 +62,40 @@ struct dms_error *dms_copy_choose_extents(const struct dms_extent_set *extents,
 	return error;
 }
 
-struct extent_runs {
-	const struct dms_extent *extents;
-	size_t count;
-	size_t next;
+/* What is kept comes from memory, and then the rest from the source. */
+struct apply_runs {
+	struct dms_extent_runs kept;
+	uint64_t kept_bytes; /* handed out */
+	const char *content;
+	struct dms_extent_runs rest;
 };
 
-static bool next_extent(void *context, struct dms_copy_run *run)
+static bool next_apply_run(void *context, struct dms_copy_run *run)
 {
-	struct extent_runs *runs = context;
+	struct apply_runs *runs = context;
 
-	if (runs->next == runs->count)
-		return false;
-	run->source_offset_bytes = runs->extents[runs->next].offset_bytes;
-	run->source_length_bytes = runs->extents[runs->next].length_bytes;
-	run->destination_offset_bytes = run->source_offset_bytes;
-	run->length_bytes = run->source_length_bytes;
-	runs->next++;
+	if (!dms_extent_runs_next(&runs->kept, run))
+		return dms_extent_runs_next(&runs->rest, run);
+	run->memory = runs->content;
+	run->source_offset_bytes = runs->kept_bytes;
+	runs->kept_bytes += run->length_bytes;
 	return true;
+}
+
+/* Split chosen: what is kept stays out of it. */
+static struct dms_error *take_kept(struct dms_extent_set *chosen, const struct dms_copy_kept *kept,
+				   struct apply_runs *runs)
+{
+	const struct dms_extent_set *extents = dms_copy_kept_extents(kept);
+	uint64_t bytes = dms_extent_set_bytes(chosen);
+	struct dms_error *error = dms_extent_set_subtract(chosen, extents);
+
+	if (!error && bytes - dms_extent_set_bytes(chosen) != dms_extent_set_bytes(extents))
+		error = dms_error_create(DMS_ERR_INVALID_ARGUMENT,
+					 "what was kept of a comparison is not all to be copied");
+	runs->kept = dms_extent_runs_of(extents);
+	runs->content = dms_copy_kept_content(kept);
+	return error;
 }
 
 struct dms_error *dms_copy_apply(int source_fd, int destination_fd, uint64_t size_bytes,
@@ -85,22 +105,24 @@ struct dms_error *dms_copy_apply(int source_fd, int destination_fd, uint64_t siz
 {
 	_cleanup_extent_set_ struct dms_extent_set *chosen = NULL;
 	struct dms_medium source, destination;
-	struct extent_runs runs = { 0 };
-	const struct dms_copy_job job = {
+	struct apply_runs runs = { 0 };
+	struct dms_copy_job job = {
 		.source = &source,
 		.destination = &destination,
-		.next_run = next_extent,
+		.next_run = next_apply_run,
 		.context = &runs,
 		.zero_detection = zero_detection,
 	};
 	struct dms_error *error = dms_copy_check_sides(source_fd, destination_fd, size_bytes,
-						       &source, &destination);
+						       options, &source, &destination);
 
 	if (!error)
 		error = dms_copy_choose_extents(extents, size_bytes, DMS_COPY_PAGE_BYTES, &chosen);
+	if (!error && options && options->kept)
+		error = take_kept(chosen, options->kept, &runs);
 	if (error)
 		return error;
-	runs.extents = dms_extent_set_extents(chosen);
-	runs.count = dms_extent_set_count(chosen);
+	runs.rest = dms_extent_runs_of(chosen);
+	job.bytes = dms_extent_set_bytes(chosen);
 	return dms_copy_loop_run(&job, options, stats);
 }

@@ -3,219 +3,245 @@
 
 #include "copy_loop.h"
 #include "io_queue.h"
+#include "pace.h"
 #include "progress.h"
 #include "zero.h"
 
+/* Writes in flight: as many as reads are, and small ones in great number. */
+#define NR_WRITES 128u
+
 /*
- * A slot is free, then reading, then waits for its turn, then writes its runs
- * of data one after the other, then is free again.
+ * A slot is free, then reads its piece, then waits for its turn, then hands
+ * out writes; it is free again when all of them are done.
  */
 struct slot {
-	struct dms_io_request request;
+	struct dms_copy_piece piece;
+	struct dms_io_request request; /* the read */
 	char *buffer;
-	uint64_t destination_offset_bytes;
-	uint32_t length_bytes; /* to write */
-	uint32_t written_bytes; /* written, or given as zeroes, from the beginning */
-	bool read;
+	const char *content; /* NULL: not read yet */
+	uint32_t segment; /* the first not handed out in full */
+	uint32_t position; /* in it */
+	uint32_t nr_writes; /* in flight */
+	bool handed_out;
 	struct slot *next; /* free, or behind in the order of reading */
+};
+
+struct write {
+	struct dms_io_request request;
+	struct slot *slot;
+	struct write *next; /* free */
 };
 
 struct loop {
 	const struct dms_copy_job *job;
-	struct dms_copy_sizes sizes;
+	struct dms_pace pace;
 	char *memory;
 	struct slot *slots;
+	struct write *writes;
 	struct dms_io_queue *queue;
-	struct slot *free;
-	struct slot *first; /* the oldest read whose turn has not come */
+	struct slot *free_slots;
+	struct write *free_writes;
+	struct slot *first; /* the oldest read that is not handed out */
 	struct slot **last;
-	struct dms_copy_run run; /* what is left of it */
-	bool exhausted;
+	struct dms_copy_cutter cutter;
 	struct dms_zero_out zero_out;
 	uint64_t bytes_data;
 	struct dms_progress progress;
 };
 
-struct dms_error *dms_copy_choose_sizes(const struct dms_copy_options *options, uint32_t buffers,
-					uint32_t multiple_bytes, struct dms_copy_sizes *sizes)
+static struct dms_error *allocate(struct loop *loop)
 {
-	uint32_t request = options ? options->request_bytes : 0;
-	uint32_t depth = options ? options->queue_depth : 0;
-	uint32_t most;
+	uint32_t i;
 
-	if (request % DMS_COPY_PAGE_BYTES || request > DMS_COPY_MAX_REQUEST_BYTES)
-		return dms_error_create(DMS_ERR_INVALID_ARGUMENT,
-					"requests of %u bytes are no multiple of %u up to %u",
-					request, DMS_COPY_PAGE_BYTES, DMS_COPY_MAX_REQUEST_BYTES);
-	request = request ? request : DMS_COPY_REQUEST_BYTES;
-	request = request < multiple_bytes ? multiple_bytes : request - request % multiple_bytes;
-	most = DMS_COPY_MAX_MEMORY_BYTES / (buffers * request);
-	depth = depth ? depth : DMS_COPY_QUEUE_DEPTH / buffers;
-	sizes->request_bytes = request;
-	sizes->depth = depth < most ? depth : most;
-	sizes->without_io_uring = options && options->without_io_uring;
+	loop->memory = dms_io_buffer((size_t)loop->pace.nr_slots * loop->pace.slot_bytes);
+	loop->slots = calloc(loop->pace.nr_slots, sizeof(*loop->slots));
+	loop->writes = calloc(NR_WRITES, sizeof(*loop->writes));
+	if (!loop->memory || !loop->slots || !loop->writes)
+		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for copy buffers");
+	for (i = 0; i < loop->pace.nr_slots; i++) {
+		loop->slots[i].buffer = loop->memory + (size_t)i * loop->pace.slot_bytes;
+		loop->slots[i].next = loop->free_slots;
+		loop->free_slots = &loop->slots[i];
+	}
+	for (i = 0; i < NR_WRITES; i++) {
+		loop->writes[i].next = loop->free_writes;
+		loop->free_writes = &loop->writes[i];
+	}
 	return NULL;
 }
 
 static struct dms_error *loop_create(const struct dms_copy_job *job,
 				     const struct dms_copy_options *options, struct loop *loop)
 {
-	struct dms_error *error = dms_copy_choose_sizes(options, 1, DMS_COPY_PAGE_BYTES,
-							&loop->sizes);
-	uint32_t i;
+	struct dms_error *error = dms_pace_start(&loop->pace, options, 1, DMS_COPY_PAGE_BYTES);
+	size_t memory_bytes = (size_t)loop->pace.nr_slots * loop->pace.slot_bytes;
 
 	if (error)
 		return error;
 	loop->job = job;
 	loop->last = &loop->first;
+	loop->cutter.next_run = job->next_run;
+	loop->cutter.context = job->context;
 	loop->zero_out.medium = job->destination;
-	loop->memory = dms_io_buffer((size_t)loop->sizes.depth * loop->sizes.request_bytes);
-	loop->slots = calloc(loop->sizes.depth, sizeof(*loop->slots));
-	if (!loop->memory || !loop->slots)
-		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for copy buffers");
-	for (i = 0; i < loop->sizes.depth; i++) {
-		loop->slots[i].buffer = loop->memory + (size_t)i * loop->sizes.request_bytes;
-		loop->slots[i].next = loop->free;
-		loop->free = &loop->slots[i];
-	}
+	error = allocate(loop);
+	if (!error)
+		error = dms_io_queue_create(loop->pace.nr_slots + NR_WRITES,
+					    loop->pace.without_io_uring, &loop->queue);
+	if (!error && job->bytes >= DMS_PACE_REGISTER_TIMES * memory_bytes)
+		dms_io_queue_register(loop->queue, loop->memory, memory_bytes);
 	dms_progress_start(&loop->progress, options);
-	return dms_io_queue_create(loop->sizes.depth, loop->sizes.without_io_uring, &loop->queue);
+	return error;
 }
 
 static void loop_destroy(struct loop *loop)
 {
 	/* The queue first: it waits for what is in flight in the buffers. */
 	dms_io_queue_destroy(loop->queue);
+	free(loop->writes);
 	free(loop->slots);
 	free(loop->memory);
 }
 
-/* The next piece of the current run, or of the next one; false at the end. */
-static bool next_piece(struct loop *loop, struct dms_copy_run *piece)
+/* Whether one more piece may be started now. */
+static bool may_start(struct loop *loop)
 {
-	struct dms_copy_run *run = &loop->run;
-	uint64_t length;
-
-	while (!run->length_bytes) {
-		if (loop->exhausted || !loop->job->next_run(loop->job->context, run)) {
-			loop->exhausted = true;
-			return false;
-		}
-	}
-	*piece = *run;
-	length = loop->sizes.request_bytes;
-	if (piece->length_bytes > length)
-		piece->length_bytes = length;
-	if (piece->source_length_bytes > length)
-		piece->source_length_bytes = length;
-	run->source_offset_bytes += piece->length_bytes;
-	run->source_length_bytes -= piece->length_bytes;
-	run->destination_offset_bytes += piece->length_bytes;
-	run->length_bytes -= piece->length_bytes;
-	return true;
+	return loop->free_slots && dms_pace_has_room(&loop->pace) &&
+	       dms_copy_cutter_has_more(&loop->cutter);
 }
 
-/* Whether one more read may be started now. */
-static bool may_read(const struct loop *loop)
+static struct dms_error *start_piece(struct loop *loop)
 {
-	return !loop->exhausted && loop->free && dms_io_queue_has_room(loop->queue);
-}
+	struct slot *slot = loop->free_slots;
 
-static struct dms_error *start_read(struct loop *loop)
-{
-	struct slot *slot = loop->free;
-	struct dms_copy_run piece;
-
-	if (!next_piece(loop, &piece))
-		return NULL;
-	loop->free = slot->next;
+	loop->free_slots = slot->next;
 	slot->next = NULL;
-	slot->read = false;
-	slot->written_bytes = 0;
-	slot->length_bytes = (uint32_t)piece.length_bytes;
-	slot->destination_offset_bytes = piece.destination_offset_bytes;
+	*loop->last = slot;
+	loop->last = &slot->next;
+	dms_copy_cutter_next(&loop->cutter, dms_pace_request_bytes(&loop->pace), &slot->piece);
+	dms_pace_begin(&loop->pace, slot->piece.length_bytes);
+	dms_pace_charge(&loop->pace, slot->piece.length_bytes);
+	slot->segment = 0;
+	slot->position = 0;
+	slot->handed_out = false;
+	slot->content = slot->piece.memory;
+	if (slot->content)
+		return NULL;
 	slot->request = (struct dms_io_request){
 		.fd = loop->job->source->fd,
 		.buffer = slot->buffer,
-		.offset_bytes = piece.source_offset_bytes,
-		.length_bytes = (uint32_t)piece.source_length_bytes,
+		.offset_bytes = slot->piece.source_offset_bytes,
+		.length_bytes = slot->piece.length_bytes,
 		.context = slot,
 	};
-	*loop->last = slot;
-	loop->last = &slot->next;
 	return dms_io_queue_submit(loop->queue, &slot->request);
 }
 
-static struct dms_error *write_run(struct loop *loop, struct slot *slot, uint32_t length)
+static void release_if_done(struct loop *loop, struct slot *slot)
 {
-	slot->request = (struct dms_io_request){
+	if (!slot->handed_out || slot->nr_writes)
+		return;
+	dms_pace_end(&loop->pace, slot->piece.length_bytes);
+	slot->next = loop->free_slots;
+	loop->free_slots = slot;
+}
+
+static struct dms_error *submit_write(struct loop *loop, struct slot *slot, const char *content,
+				      uint64_t offset, uint32_t length)
+{
+	struct write *write = loop->free_writes;
+
+	loop->free_writes = write->next;
+	write->slot = slot;
+	write->request = (struct dms_io_request){
 		.fd = loop->job->destination->fd,
 		.write = true,
-		.buffer = slot->buffer + slot->written_bytes,
-		.offset_bytes = slot->destination_offset_bytes + slot->written_bytes,
+		.buffer = (void *)content,
+		.offset_bytes = offset,
 		.length_bytes = length,
-		.context = slot,
+		.context = write,
 	};
-	return dms_io_queue_submit(loop->queue, &slot->request);
+	slot->nr_writes++;
+	return dms_io_queue_submit(loop->queue, &write->request);
 }
 
-/* Give zeroes away and write the next run of data; without any left the slot is free. */
-static struct dms_error *advance(struct loop *loop, struct slot *slot)
+/* One more run of a slot's data is written, or of zeroes given away. */
+static struct dms_error *hand_out_run(struct loop *loop, struct slot *slot)
 {
-	while (slot->written_bytes < slot->length_bytes) {
-		uint32_t length = slot->length_bytes - slot->written_bytes;
-		bool zero = false;
-		struct dms_error *error;
+	const struct dms_copy_segment *segment = &slot->piece.segments[slot->segment];
+	const char *content = slot->content + segment->buffer_offset_bytes + slot->position;
+	uint64_t offset = segment->destination_offset_bytes + slot->position;
+	uint32_t length = segment->length_bytes - slot->position;
+	bool zero = false;
 
-		if (loop->job->zero_detection)
-			length = (uint32_t)dms_zero_next_run(slot->buffer + slot->written_bytes,
-							     length, &zero);
-		if (!zero)
-			return write_run(loop, slot, length);
-		error = dms_zero_out_add(&loop->zero_out,
-					 slot->destination_offset_bytes + slot->written_bytes,
-					 length);
-		if (error)
-			return error;
-		slot->written_bytes += length;
+	if (loop->job->zero_detection && length)
+		length = (uint32_t)dms_zero_next_run(content, length, &zero);
+	slot->position += length;
+	if (slot->position == segment->length_bytes) {
+		slot->segment++;
+		slot->position = 0;
 	}
-	slot->next = loop->free;
-	loop->free = slot;
-	return NULL;
+	if (!length) /* read for its alignment alone */
+		return NULL;
+	if (zero)
+		return dms_zero_out_add(&loop->zero_out, offset, length);
+	return submit_write(loop, slot, content, offset, length);
 }
 
 static struct dms_error *take_turns(struct loop *loop)
 {
-	while (loop->first && loop->first->read) {
+	while (loop->first && loop->first->content) {
 		struct slot *slot = loop->first;
-		struct dms_error *error;
 
+		while (slot->segment < slot->piece.nr_segments) {
+			struct dms_error *error;
+
+			if (!loop->free_writes)
+				return NULL;
+			error = hand_out_run(loop, slot);
+			if (error)
+				return error;
+		}
 		loop->first = slot->next;
 		if (!loop->first)
 			loop->last = &loop->first;
-		error = advance(loop, slot);
-		if (error)
-			return error;
+		slot->handed_out = true;
+		release_if_done(loop, slot);
 	}
 	return NULL;
 }
 
-static struct dms_error *complete(struct loop *loop, struct dms_io_request *request)
+static struct dms_error *complete_write(struct loop *loop, struct write *write)
 {
-	struct slot *slot = request->context;
-	const struct dms_medium *medium = request->write ? loop->job->destination :
-							   loop->job->source;
-	struct dms_error *error = dms_io_request_error(request, medium->name);
+	struct dms_error *error = dms_io_request_error(&write->request,
+						       loop->job->destination->name);
 
+	write->slot->nr_writes--;
+	write->next = loop->free_writes;
+	loop->free_writes = write;
 	if (error)
 		return error;
-	if (request->write) {
-		loop->bytes_data += request->length_bytes;
-		slot->written_bytes += request->length_bytes;
-		return advance(loop, slot);
-	}
-	slot->read = true;
+	loop->bytes_data += write->request.length_bytes;
+	release_if_done(loop, write->slot);
 	return NULL;
+}
+
+static struct dms_error *complete_read(struct loop *loop, struct slot *slot)
+{
+	const struct dms_medium *source = loop->job->source;
+	struct dms_error *error = dms_io_request_error(&slot->request, source->name);
+
+	if (error && slot->piece.nr_segments > 1) {
+		dms_error_destroy(error);
+		error = dms_copy_piece_read(&slot->piece, source, slot->buffer);
+	}
+	slot->content = slot->buffer;
+	return error;
+}
+
+static struct dms_error *complete(struct loop *loop, struct dms_io_request *request)
+{
+	return request->write ? complete_write(loop, request->context) :
+				complete_read(loop, request->context);
 }
 
 static uint64_t bytes_done(const struct loop *loop)
@@ -224,28 +250,34 @@ static uint64_t bytes_done(const struct loop *loop)
 }
 
 /*
- * One more read, then one completion, waited for only when nothing more can be
+ * One more piece, then one completion, waited for only when nothing more can be
  * started: a medium that answers at once (page cache, tmpfs) is written from
  * a buffer that is still in the processor's cache.
  */
 static struct dms_error *step(struct loop *loop)
 {
 	struct dms_io_request *request;
-	struct dms_error *error = may_read(loop) ? start_read(loop) : NULL;
-	int timeout_ms = may_read(loop) ? 0 : DMS_PROGRESS_INTERVAL_MS;
+	struct dms_error *error = NULL;
+	int timeout_ms;
 
+	if (may_start(loop) && dms_pace_is_paid(&loop->pace))
+		error = start_piece(loop);
+	if (!error)
+		error = take_turns(loop);
+	timeout_ms = dms_pace_timeout_ms(&loop->pace, may_start(loop));
 	if (!error)
 		error = dms_io_queue_wait(loop->queue, timeout_ms, &request);
 	if (!error && request)
 		error = complete(loop, request);
-	if (!error)
-		error = take_turns(loop);
+	else if (!error && !dms_io_queue_in_flight(loop->queue))
+		dms_pace_sleep(&loop->pace);
 	return error ? error : dms_progress_report(&loop->progress, bytes_done(loop));
 }
 
-static bool busy(const struct loop *loop)
+static bool busy(struct loop *loop)
 {
-	return !loop->exhausted || dms_io_queue_in_flight(loop->queue);
+	return loop->first || dms_io_queue_in_flight(loop->queue) ||
+	       dms_copy_cutter_has_more(&loop->cutter);
 }
 
 struct dms_error *dms_copy_loop_run(const struct dms_copy_job *job,

@@ -15,6 +15,8 @@
 #define NR_BUFFERS 4u
 #define NR_AREAS 4u
 
+_Static_assert(NR_BUFFERS + NR_AREAS == DMS_STORE_QUEUE_DEPTH, "all of them can be in flight");
+
 struct pair {
 	uint64_t old_chunk; /* little-endian */
 	uint64_t new_chunk; /* little-endian */
@@ -44,6 +46,8 @@ struct dms_exception_store_writer {
 	uint64_t max_exceptions;
 	uint64_t nr_exceptions;
 	struct dms_io_queue *queue;
+	struct dms_io_queue *own_queue; /* NULL: it is another's */
+	uint32_t in_flight;
 	char *memory; /* of all buffers and areas, and one chunk for the header */
 	char *header;
 	uint32_t buffer_bytes;
@@ -85,20 +89,33 @@ static struct dms_error *allocate(struct dms_exception_store_writer *writer)
 	return NULL;
 }
 
+static struct dms_error *submit(struct dms_exception_store_writer *writer,
+				struct dms_io_request *request)
+{
+	struct dms_error *error;
+
+	request->context = writer;
+	error = dms_io_queue_submit(writer->queue, request);
+	if (!error)
+		writer->in_flight++;
+	return error;
+}
+
 static struct dms_error *submit_area(struct dms_exception_store_writer *writer, struct area *area)
 {
 	area->request.buffer = area->pairs;
-	return dms_io_queue_submit(writer->queue, &area->request);
+	return submit(writer, &area->request);
 }
 
-/* Take in one completed request, which may let an area go. */
-static struct dms_error *complete(struct dms_exception_store_writer *writer,
-				  const struct dms_io_request *request)
+/* A completed request may let an area go. */
+struct dms_error *dms_exception_store_writer_complete(struct dms_exception_store_writer *writer,
+						      const struct dms_io_request *request)
 {
 	struct dms_error *error = dms_io_request_error(request, DMS_STORE_MEDIUM);
 	struct area *area = NULL;
 	uint32_t i;
 
+	writer->in_flight--;
 	for (i = 0; i < NR_BUFFERS; i++)
 		if (request == &writer->buffers[i].request) {
 			area = writer->buffers[i].area;
@@ -117,14 +134,16 @@ static struct dms_error *complete(struct dms_exception_store_writer *writer,
 static struct dms_error *wait_one(struct dms_exception_store_writer *writer)
 {
 	struct dms_io_request *request;
-	struct dms_error *error = dms_io_queue_wait(writer->queue, -1, &request);
+	struct dms_error *error = dms_io_queue_wait_for(writer->queue, writer, &request);
 
-	return error || !request ? error : complete(writer, request);
+	if (error || !request)
+		return error;
+	return dms_exception_store_writer_complete(writer, request);
 }
 
 static struct dms_error *wait_all(struct dms_exception_store_writer *writer)
 {
-	while (dms_io_queue_in_flight(writer->queue)) {
+	while (writer->in_flight) {
 		struct dms_error *error = wait_one(writer);
 
 		if (error)
@@ -141,7 +160,7 @@ static struct dms_error *submit_buffer(struct dms_exception_store_writer *writer
 	if (!buffer)
 		return NULL;
 	buffer->area->outstanding++;
-	return dms_io_queue_submit(writer->queue, &buffer->request);
+	return submit(writer, &buffer->request);
 }
 
 /* No data will be added to the current area: write it behind its data. */
@@ -268,13 +287,8 @@ static struct dms_error *write_header(struct dms_exception_store_writer *writer)
 		.offset_bytes = writer->offset_bytes,
 		.length_bytes = writer->chunk_bytes,
 	};
-	struct dms_error *error = dms_io_queue_submit(writer->queue, &request);
-	struct dms_io_request *completed = NULL;
+	struct dms_error *error = dms_io_transfer(&request, DMS_STORE_MEDIUM);
 
-	while (!error && !completed)
-		error = dms_io_queue_wait(writer->queue, -1, &completed);
-	if (!error)
-		error = dms_io_request_error(&request, DMS_STORE_MEDIUM);
 	return error ? error : dms_io_flush(writer->fd, DMS_STORE_MEDIUM);
 }
 
@@ -300,9 +314,9 @@ static struct dms_error *validate(struct dms_exception_store_writer *writer)
 }
 
 struct dms_error *
-dms_exception_store_writer_create_with(int fd, uint64_t offset_bytes, uint64_t length_bytes,
-				       uint32_t chunk_size_sectors, bool without_io_uring,
-				       struct dms_exception_store_writer **writer)
+dms_exception_store_writer_create_on(struct dms_io_queue *queue, int fd, uint64_t offset_bytes,
+				     uint64_t length_bytes, uint32_t chunk_size_sectors,
+				     struct dms_exception_store_writer **writer)
 {
 	_cleanup_store_writer_ struct dms_exception_store_writer *new = NULL;
 	struct dms_error *error = dms_store_check_region(fd, offset_bytes, length_bytes,
@@ -313,6 +327,7 @@ dms_exception_store_writer_create_with(int fd, uint64_t offset_bytes, uint64_t l
 	new = calloc(1, sizeof(*new));
 	if (!new)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for a store writer");
+	new->queue = queue;
 	new->fd = fd;
 	new->offset_bytes = offset_bytes;
 	new->chunk_bytes = chunk_size_sectors * DMS_STORE_SECTOR_BYTES;
@@ -320,11 +335,26 @@ dms_exception_store_writer_create_with(int fd, uint64_t offset_bytes, uint64_t l
 	new->max_exceptions = dms_store_capacity(length_bytes, new->chunk_bytes);
 	error = allocate(new);
 	if (!error)
-		error = dms_io_queue_create(NR_BUFFERS + NR_AREAS, without_io_uring, &new->queue);
-	if (!error)
 		error = invalidate(new);
 	if (!error)
 		*writer = dms_steal(new);
+	return error;
+}
+
+struct dms_error *
+dms_exception_store_writer_create_with(int fd, uint64_t offset_bytes, uint64_t length_bytes,
+				       uint32_t chunk_size_sectors, bool without_io_uring,
+				       struct dms_exception_store_writer **writer)
+{
+	_cleanup_io_queue_ struct dms_io_queue *queue = NULL;
+	struct dms_error *error = dms_io_queue_create(DMS_STORE_QUEUE_DEPTH, without_io_uring,
+						      &queue);
+
+	if (!error)
+		error = dms_exception_store_writer_create_on(queue, fd, offset_bytes, length_bytes,
+							     chunk_size_sectors, writer);
+	if (!error)
+		(*writer)->own_queue = dms_steal(queue);
 	return error;
 }
 
@@ -342,7 +372,7 @@ void dms_exception_store_writer_destroy(struct dms_exception_store_writer *write
 	if (!writer)
 		return;
 	/* The queue first: its requests are in the buffers. */
-	dms_io_queue_destroy(writer->queue);
+	dms_io_queue_destroy(writer->own_queue);
 	free(writer->memory);
 	free(writer);
 }

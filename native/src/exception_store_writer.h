@@ -32,6 +32,24 @@ struct dms_error *
 dms_exception_store_writer_create_with(int fd, uint64_t offset_bytes, uint64_t length_bytes,
 				       uint32_t chunk_size_sectors, bool without_io_uring,
 				       struct dms_exception_store_writer **writer);
+
+/* The most requests that a writer has in flight. */
+#define DMS_STORE_QUEUE_DEPTH 8u
+
+struct dms_io_queue;
+struct dms_io_request;
+
+/*
+ * A writer whose requests share a queue with others. Their context is the
+ * writer: whoever waits for the queue gives them to complete(). The queue is
+ * destroyed before the writer, whose buffers they are in.
+ */
+struct dms_error *
+dms_exception_store_writer_create_on(struct dms_io_queue *queue, int fd, uint64_t offset_bytes,
+				     uint64_t length_bytes, uint32_t chunk_size_sectors,
+				     struct dms_exception_store_writer **writer);
+struct dms_error *dms_exception_store_writer_complete(struct dms_exception_store_writer *writer,
+						      const struct dms_io_request *request);
 DMS_DEFINE_CLEANUP(dms_cleanup_store_writer, struct dms_exception_store_writer,
 		   dms_exception_store_writer_destroy);
 #define _cleanup_store_writer_ DMS_CLEANUP(dms_cleanup_store_writer)

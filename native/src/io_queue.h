@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A queue of positioned reads and writes, completed in any order. The backend
- * is io_uring; where the kernel refuses it (too old, sysctl, seccomp, limits),
- * or when it is not wanted, pread and pwrite.
+ * A queue of positioned reads and writes, completed in any order. Under it is
+ * an io_uring; where the kernel refuses it (too old, sysctl, seccomp, limits),
+ * or when it is not wanted, threads that call pread and pwrite.
  */
 #ifndef DMSNAP_SRC_IO_QUEUE_H
 #define DMSNAP_SRC_IO_QUEUE_H
@@ -35,7 +35,7 @@ struct dms_io_request {
 	uint32_t done_bytes;
 	int errnum; /* 0: complete; ENODATA: the medium ended (a read of 0 bytes) */
 	uint32_t retries;
-	struct dms_io_request *next; /* in the list of those completed without the kernel's queue */
+	struct dms_io_request *next; /* in the list it is in */
 };
 
 struct dms_io_queue;
@@ -49,14 +49,19 @@ DMS_DEFINE_CLEANUP(dms_cleanup_io_queue, struct dms_io_queue, dms_io_queue_destr
 
 bool dms_io_queue_is_io_uring(const struct dms_io_queue *queue);
 uint32_t dms_io_queue_in_flight(const struct dms_io_queue *queue);
-/*
- * Whether it makes sense to submit more before waiting: without io_uring a
- * submit() is the transfer itself, and a queue of them would only delay a
- * cancel.
- */
-bool dms_io_queue_has_room(const struct dms_io_queue *queue);
+uint32_t dms_io_queue_room(const struct dms_io_queue *queue);
 
-/* At most depth requests at a time. An error means that the request was not taken. */
+/*
+ * All buffers of a long work, as one region: the kernel pins them once where it
+ * can. Whoever transfers little is better off without, since all of it is touched.
+ */
+void dms_io_queue_register(struct dms_io_queue *queue, void *memory, size_t length_bytes);
+
+/*
+ * At most depth requests at a time. An error means that the request was not
+ * taken. Requests may be held back until a few are together, or the next wait
+ * with a timeout.
+ */
 struct dms_error *dms_io_queue_submit(struct dms_io_queue *queue, struct dms_io_request *request);
 /*
  * The next completed request, or NULL when none completed within timeout_ms, a
@@ -64,17 +69,23 @@ struct dms_error *dms_io_queue_submit(struct dms_io_queue *queue, struct dms_io_
  */
 struct dms_error *dms_io_queue_wait(struct dms_io_queue *queue, int timeout_ms,
 				    struct dms_io_request **completed);
+/* The same of requests with this context alone; others that complete wait for wait(). */
+struct dms_error *dms_io_queue_wait_for(struct dms_io_queue *queue, const void *context,
+					struct dms_io_request **completed);
 /* Wait for everything in flight, without looking at results: before buffers are given back. */
 void dms_io_queue_drain(struct dms_io_queue *queue);
 
 /* NULL when the request is complete; medium says whose it was, for people. */
 struct dms_error *dms_io_request_error(const struct dms_io_request *request, const char *medium);
 
+/* One request, here and now; an error names it as dms_io_request_error() does. */
+struct dms_error *dms_io_transfer(struct dms_io_request *request, const char *medium);
 struct dms_error *dms_io_flush(int fd, const char *medium);
 /* Memory aligned for O_DIRECT, with no content; free() gives it back. */
 void *dms_io_buffer(size_t length_bytes);
 
-/* Milliseconds of a clock that does not jump. */
+/* Clocks that do not jump. */
+uint64_t dms_io_clock_us(void);
 uint64_t dms_io_clock_ms(void);
 
 enum dms_io_kind {
@@ -84,8 +95,8 @@ enum dms_io_kind {
 };
 
 /*
- * Only tests define this. Called before every transfer: a negative errno fails
- * it, a positive value shortens it to that many bytes, 0 lets it pass.
+ * Only tests define this. Called before every transfer, by any thread: a negative
+ * errno fails it, a positive value shortens it to that many bytes, 0 lets it pass.
  */
 ssize_t dms_io_inject(enum dms_io_kind kind, int fd, uint64_t offset_bytes, uint32_t length_bytes)
 	__attribute__((weak, visibility("hidden")));

@@ -35,6 +35,7 @@ static bool next_exceptions(void *context, struct dms_copy_run *run)
 	       first[count].new_chunk == first->new_chunk + count)
 		count++;
 	runs->next += count;
+	run->memory = NULL;
 	run->source_offset_bytes = runs->offset_bytes + first->new_chunk * runs->chunk_bytes;
 	run->source_length_bytes = count * runs->chunk_bytes;
 	run->destination_offset_bytes = first->old_chunk * runs->chunk_bytes;
@@ -99,7 +100,7 @@ struct dms_error *dms_copy_roll_back(int store_fd, uint64_t offset_bytes, uint64
 	DMS_CLEANUP(cleanup_store) struct dms_exception_store *store = NULL;
 	struct store_runs runs = { .offset_bytes = offset_bytes, .size_bytes = size_bytes };
 	struct dms_medium source, destination;
-	const struct dms_copy_job job = {
+	struct dms_copy_job job = {
 		.source = &source,
 		.destination = &destination,
 		.next_run = next_exceptions,
@@ -118,6 +119,7 @@ struct dms_error *dms_copy_roll_back(int store_fd, uint64_t offset_bytes, uint64
 	runs.chunk_bytes = (uint64_t)dms_exception_store_header(store)->chunk_size * SECTOR_BYTES;
 	runs.exceptions = dms_exception_store_exceptions(store);
 	runs.count = dms_exception_store_count(store);
+	job.bytes = runs.count * runs.chunk_bytes;
 	error = check_exceptions(&runs);
 	return error ? error : dms_copy_loop_run(&job, options, stats);
 }

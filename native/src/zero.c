@@ -97,15 +97,12 @@ static struct dms_error *write_zeroes(const struct dms_medium *medium, uint64_t 
 				      uint64_t length_bytes)
 {
 	_cleanup_free_ void *pattern = dms_io_buffer(PATTERN_BYTES);
-	_cleanup_io_queue_ struct dms_io_queue *queue = NULL;
-	struct dms_error *error;
+	struct dms_error *error = NULL;
 
 	if (!pattern)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for zeroes");
 	memset(pattern, 0, PATTERN_BYTES);
-	error = dms_io_queue_create(1, true, &queue);
 	while (!error && length_bytes) {
-		struct dms_io_request *completed;
 		struct dms_io_request request = {
 			.fd = medium->fd,
 			.write = true,
@@ -115,11 +112,7 @@ static struct dms_error *write_zeroes(const struct dms_medium *medium, uint64_t 
 								       PATTERN_BYTES,
 		};
 
-		error = dms_io_queue_submit(queue, &request);
-		if (!error)
-			error = dms_io_queue_wait(queue, -1, &completed);
-		if (!error)
-			error = dms_io_request_error(&request, medium->name);
+		error = dms_io_transfer(&request, medium->name);
 		offset_bytes += request.length_bytes;
 		length_bytes -= request.length_bytes;
 	}

@@ -277,6 +277,149 @@ static void test_progress(void)
 	sides_close(&sides);
 }
 
+/* What is kept is not read again, and everything else is. */
+static void test_kept(uint64_t limit_bytes)
+{
+	struct dms_extent_set *all = whole(VOLUME), *different, *none;
+	struct dms_copy_options with = options;
+	struct dms_copy_stats stats;
+	struct sides sides;
+	struct dms_undo_store undo = { .fd = scratch_file(4 << 20, 0x5a, direct),
+				       .length_bytes = 4 << 20, .chunk_size = 16 };
+
+	CHECK_OK(dms_copy_kept_create(limit_bytes, &with.kept));
+	CHECK_OK(dms_extent_set_create(&none));
+	sides_open(&sides, VOLUME, 200, 11);
+	sides.new[VOLUME - 1] ^= 1; /* the page that is none */
+	put(sides.source, 0, sides.new, VOLUME);
+	CHECK_OK(dms_copy_compare(sides.source, sides.destination, VOLUME, all, &with, &undo,
+				  &stats, &different));
+	if (limit_bytes == VOLUME)
+		CHECK(dms_copy_kept_bytes(with.kept) == stats.bytes_different);
+	else
+		CHECK(dms_copy_kept_bytes(with.kept) == limit_bytes / 4096 * 4096);
+	if (dms_copy_kept_bytes(with.kept)) {
+		CHECK_ERROR(dms_copy_compare(sides.source, sides.destination, VOLUME, all, &with,
+					     NULL, &stats, &none), DMS_ERR_INVALID_ARGUMENT);
+		CHECK_ERROR(dms_copy_apply(sides.source, sides.destination, VOLUME, none, false,
+					   &with, &stats), DMS_ERR_INVALID_ARGUMENT);
+		check_content(sides.destination, sides.old, VOLUME);
+	}
+	fault = (struct fault){ .fd = sides.source };
+	CHECK_OK(dms_copy_apply(sides.source, sides.destination, VOLUME, different, false, &with,
+				&stats));
+	CHECK((fault.seen == 0) == (limit_bytes == VOLUME));
+	fault = (struct fault){ .fd = -1 };
+	CHECK(stats.bytes_written == dms_extent_set_bytes(different));
+	check_content(sides.destination, sides.new, VOLUME);
+	CHECK_OK(dms_copy_roll_back(undo.fd, 0, undo.length_bytes, sides.destination, VOLUME,
+				    &options, &stats));
+	check_content(sides.destination, sides.old, VOLUME);
+	dms_copy_kept_destroy(with.kept);
+	dms_extent_set_destroy(different);
+	dms_extent_set_destroy(none);
+	dms_extent_set_destroy(all);
+	sides_close(&sides);
+	close(undo.fd);
+}
+
+#define GAPPED 6u
+#define GAPPED_BYTES (GAPPED * 8192u)
+
+/* From now on, reading any of length bytes at offset fails. */
+static void spoil(int fd, uint64_t offset, uint64_t length)
+{
+	fault = (struct fault){ .fd = fd, .lasting = true, .fired = 1, .result = -EIO,
+				.bad = { DMS_IO_READ, fd, offset, offset + length } };
+}
+
+static void check_gapped(struct sides *sides, const struct dms_extent_set *some)
+{
+	struct dms_extent_set *different;
+	struct dms_copy_stats stats;
+	char *expected = malloc(VOLUME);
+	unsigned int i;
+
+	memcpy(expected, sides->old, VOLUME);
+	for (i = 0; i < GAPPED; i++)
+		memcpy(expected + i * 8192, sides->new + i * 8192, 4096);
+	CHECK_OK(dms_copy_compare(sides->source, sides->destination, VOLUME, some, &options, NULL,
+				  &stats, &different));
+	CHECK(stats.bytes_compared == GAPPED * 4096 && stats.bytes_different == GAPPED * 4096);
+	CHECK(dms_extent_set_count(different) == GAPPED);
+	CHECK_OK(dms_copy_apply(sides->source, sides->destination, VOLUME, some, false, &options,
+				&stats));
+	CHECK(stats.bytes_written == GAPPED * 4096);
+	fault = (struct fault){ .fd = -1 };
+	check_content(sides->destination, expected, VOLUME);
+	put(sides->destination, 0, sides->old, VOLUME);
+	dms_extent_set_destroy(different);
+	free(expected);
+}
+
+/* Reading goes through a gap; what differs or cannot be read in it does not matter. */
+static void test_gaps(void)
+{
+	struct dms_copy_options named = options;
+	struct dms_copy_stats stats;
+	struct dms_extent_set *some;
+	struct dms_error *error;
+	struct sides sides;
+	unsigned int i;
+
+	named.source_name = "/dev/named";
+	sides_open(&sides, VOLUME, 0, 12);
+	memset(sides.new, 1, GAPPED_BYTES);
+	put(sides.source, 0, sides.new, VOLUME);
+	CHECK_OK(dms_extent_set_create(&some));
+	for (i = 0; i < GAPPED; i++)
+		CHECK_OK(dms_extent_set_add(some, i * 8192, 4096));
+	check_gapped(&sides, some);
+	spoil(sides.source, 2 * 8192 + 4096, 4096);
+	check_gapped(&sides, some);
+	spoil(sides.destination, 2 * 8192 + 4096, 4096);
+	check_gapped(&sides, some);
+	/* In what is wanted it is an error, which names the place. */
+	spoil(sides.source, 8192, 512);
+	error = dms_copy_apply(sides.source, sides.destination, VOLUME, some, false, &named,
+			       &stats);
+	CHECK(error && error->errnum == EIO && error->offset_bytes == 8192);
+	CHECK(strstr(error->message, "8192 of /dev/named"));
+	dms_error_destroy(error);
+	fault = (struct fault){ .fd = -1 };
+	dms_extent_set_destroy(some);
+	sides_close(&sides);
+}
+
+/* A limit of bytes a second is kept, over the burst of a tenth of a second, and cancelled under. */
+static void test_rate(void)
+{
+	struct dms_extent_set *all = whole(VOLUME), *different;
+	struct dms_copy_options with = options;
+	uint64_t calls[2] = { 0, 3 }, begun = dms_io_clock_ms();
+	struct dms_copy_stats stats;
+	struct sides sides;
+
+	sides_open(&sides, VOLUME, 20, 14);
+	with.bytes_per_second = 8 << 20;
+	CHECK_OK(dms_copy_apply(sides.source, sides.destination, VOLUME, all, false, &with,
+				&stats));
+	CHECK(dms_io_clock_ms() - begun >= 100);
+	check_content(sides.destination, sides.new, VOLUME);
+	with.bytes_per_second = 1000; /* hours */
+	with.progress = count_calls;
+	with.progress_context = calls;
+	begun = dms_io_clock_ms();
+	CHECK_ERROR(dms_copy_apply(sides.source, sides.destination, VOLUME, all, false, &with,
+				   &stats), DMS_ERR_CANCELLED);
+	calls[0] = 0;
+	CHECK_ERROR(dms_copy_compare(sides.source, sides.destination, VOLUME, all, &with, NULL,
+				     &stats, &different), DMS_ERR_CANCELLED);
+	CHECK(dms_io_clock_ms() - begun < 60000);
+	dms_extent_set_destroy(all);
+	sides_close(&sides);
+}
+
 static void test_all(size_t nr_chunk_sizes)
 {
 	static const uint32_t chunk_sizes[] = { 8, 16, 128, 2048 };
@@ -295,6 +438,11 @@ static void test_all(size_t nr_chunk_sizes)
 	test_zero_detection();
 	test_undo_full();
 	test_progress();
+	test_kept(0);
+	test_kept(3 * 4096 + 100);
+	test_kept(VOLUME);
+	test_gaps();
+	test_rate();
 }
 
 int main(void)
@@ -311,12 +459,14 @@ int main(void)
 	test_zero_runs();
 	for (i = 0; i < sizeof(variants) / sizeof(variants[0]); i++) {
 		options = variants[i];
+		options.without_io_uring |= io_uring_is_left_out();
 		direct = i % 2 ? 0 : O_DIRECT;
 		test_all(i < 2 ? 4 : 1);
 	}
 	options = variants[1];
 	direct = O_DIRECT;
 	test_all(1);
+	options.without_io_uring = io_uring_is_left_out();
 	test_bad_arguments();
 	return 0;
 }

@@ -52,9 +52,15 @@ static void fail_each(struct fault_case *test, struct dms_error *(*run)(struct f
 			i = total - 5;
 		struct dms_error *error;
 
-		fault = (struct fault){ .countdown = i, .fd = -1, .result = -EIO };
+		fault = (struct fault){ .countdown = i, .fd = -1, .result = -EIO,
+					.lasting = true };
 		error = run(test);
-		CHECK(fault.fired == 1);
+		/* How requests are cut depends on the time they take: this run had fewer. */
+		if (!fault.fired) {
+			CHECK_OK(error);
+			CHECK(i > total / 2);
+			continue;
+		}
 		CHECK(error && error->code == DMS_ERR_OS && error->errnum == EIO);
 		dms_error_destroy(error);
 		fault = (struct fault){ .fd = -1 };
@@ -103,6 +109,7 @@ int main(void)
 
 	for (i = 0; i < sizeof(variants) / sizeof(variants[0]); i++) {
 		options = variants[i];
+		options.without_io_uring |= io_uring_is_left_out();
 		direct = i % 2 ? 0 : O_DIRECT;
 		test_faults();
 	}

@@ -31,11 +31,12 @@ static struct dms_error *run_one(struct dms_io_queue *queue, struct dms_io_reque
 	return dms_io_request_error(request, "a file");
 }
 
-static void test_many(struct dms_io_queue *queue, int flags)
+/* memory: what is read into; NULL: some is made. */
+static void test_transfers(struct dms_io_queue *queue, int flags, char *memory)
 {
 	int fd = scratch_file(64 * LENGTH, 0, flags);
 	char *out = dms_io_buffer(64 * LENGTH);
-	char *in = dms_io_buffer(64 * LENGTH);
+	char *in = memory ? memory : dms_io_buffer(64 * LENGTH);
 	struct dms_io_request requests[64];
 	int direction;
 
@@ -64,7 +65,8 @@ static void test_many(struct dms_io_queue *queue, int flags)
 	}
 	CHECK(!memcmp(in, out, 64 * LENGTH));
 	CHECK_OK(dms_io_flush(fd, "a file"));
-	free(in);
+	if (!memory)
+		free(in);
 	free(out);
 	close(fd);
 }
@@ -166,7 +168,7 @@ static void test_limits(bool without_io_uring)
 		requests[i] = request_at(fd, false, buffer + i * LENGTH, i * LENGTH);
 	CHECK_OK(dms_io_queue_submit(queue, &requests[0]));
 	CHECK_OK(dms_io_queue_submit(queue, &requests[1]));
-	CHECK(!dms_io_queue_has_room(queue));
+	CHECK(dms_io_queue_room(queue) == 0);
 	CHECK_ERROR(dms_io_queue_submit(queue, &requests[2]), DMS_ERR_INVALID_ARGUMENT);
 	dms_io_queue_drain(queue);
 	CHECK(dms_io_queue_in_flight(queue) == 0);
@@ -174,6 +176,51 @@ static void test_limits(bool without_io_uring)
 	CHECK_ERROR(dms_io_queue_submit(queue, &requests[2]), DMS_ERR_INVALID_ARGUMENT);
 	/* destroy() waits for this one: ASan would see a write into freed memory. */
 	CHECK_OK(dms_io_queue_submit(queue, &requests[0]));
+	dms_io_queue_destroy(queue);
+	free(buffer);
+	close(fd);
+}
+
+/* Memory that is registered, and a file opened in both ways, give the same bytes. */
+static void test_registered(bool without_io_uring)
+{
+	char *memory = dms_io_buffer(4 << 20);
+	struct dms_io_queue *queue;
+
+	CHECK_OK(dms_io_queue_create(DEPTH, without_io_uring, &queue));
+	dms_io_queue_register(queue, memory, 4 << 20);
+	test_transfers(queue, 0, memory);
+	test_transfers(queue, O_DIRECT, memory);
+	test_transfers(queue, O_DIRECT, NULL);
+	dms_io_queue_destroy(queue);
+	free(memory);
+}
+
+/* Who waits for its own requests alone leaves the others for later. */
+static void test_wait_for(bool without_io_uring)
+{
+	int fd = scratch_file(DEPTH * LENGTH, 1, 0), owners[2];
+	char *buffer = dms_io_buffer(DEPTH * LENGTH);
+	struct dms_io_request requests[DEPTH], *completed;
+	struct dms_io_queue *queue;
+	unsigned int i, owner;
+
+	CHECK_OK(dms_io_queue_create(DEPTH, without_io_uring, &queue));
+	for (i = 0; i < DEPTH; i++) {
+		requests[i] = request_at(fd, false, buffer + i * LENGTH, i * LENGTH);
+		requests[i].context = &owners[i % 2];
+		CHECK_OK(dms_io_queue_submit(queue, &requests[i]));
+	}
+	for (owner = 2; owner--;) {
+		for (i = 0; i < DEPTH / 2; i++) {
+			do
+				CHECK_OK(dms_io_queue_wait_for(queue, &owners[owner], &completed));
+			while (!completed);
+			CHECK(completed->context == &owners[owner]);
+			CHECK_OK(dms_io_request_error(completed, "a file"));
+		}
+	}
+	CHECK(dms_io_queue_in_flight(queue) == 0);
 	dms_io_queue_destroy(queue);
 	free(buffer);
 	close(fd);
@@ -196,19 +243,21 @@ int main(void)
 	int without_io_uring;
 
 	fault.fd = -1;
-	for (without_io_uring = 0; without_io_uring < 2; without_io_uring++) {
+	for (without_io_uring = io_uring_is_left_out(); without_io_uring < 2; without_io_uring++) {
 		struct dms_io_queue *queue;
 
 		CHECK_OK(dms_io_queue_create(DEPTH, without_io_uring, &queue));
 		CHECK(!without_io_uring || !dms_io_queue_is_io_uring(queue));
 		if (!without_io_uring && !dms_io_queue_is_io_uring(queue))
 			fprintf(stderr, "io_uring is refused here: tested without it\n");
-		test_many(queue, 0);
-		test_many(queue, O_DIRECT);
+		test_transfers(queue, 0, NULL);
+		test_transfers(queue, O_DIRECT, NULL);
 		test_short(queue);
 		test_errors(queue);
 		dms_io_queue_destroy(queue);
 		test_limits(without_io_uring);
+		test_registered(without_io_uring);
+		test_wait_for(without_io_uring);
 	}
 	test_flush();
 	return 0;

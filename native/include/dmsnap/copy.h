@@ -19,12 +19,25 @@
 /* Called about ten times a second with the bytes done so far; nonzero cancels. */
 typedef int (*dms_progress_fn)(void *context, uint64_t bytes_done);
 
+/*
+ * The source's content of what differs, from a comparison to the apply behind
+ * it, which then need not read it again. Without room for all, the beginning.
+ */
+struct dms_copy_kept;
+
+struct dms_error *dms_copy_kept_create(uint64_t limit_bytes, struct dms_copy_kept **kept);
+void dms_copy_kept_destroy(struct dms_copy_kept *kept);
+uint64_t dms_copy_kept_bytes(const struct dms_copy_kept *kept);
+
 struct dms_copy_options {
 	dms_progress_fn progress; /* may be NULL */
 	void *progress_context;
-	uint32_t queue_depth; /* requests in flight; 0: the engine chooses */
+	uint32_t queue_depth; /* requests read at the same time; 0: as many as make it faster */
 	uint32_t request_bytes; /* the largest request; 0: the engine chooses */
 	bool without_io_uring; /* use pread and pwrite, also chosen when io_uring is refused */
+	uint64_t bytes_per_second; /* read from the source, or written behind it; 0: no limit */
+	struct dms_copy_kept *kept; /* filled by compare, used by apply; may be NULL */
+	const char *source_name; /* for errors; NULL: "the source" */
 };
 
 struct dms_copy_stats {
@@ -61,9 +74,9 @@ struct dms_error *dms_copy_compare(int source_fd, int destination_fd, uint64_t s
 				   struct dms_extent_set **different);
 
 /*
- * Copy extents from source to destination and flush the destination. With
- * zero_detection, runs of zeroes are given to the destination as zeroes
- * (BLKZEROOUT, which deallocates where the device can and reads as zeroes
+ * Copy extents from source to destination and flush the destination. What is
+ * kept must be among them. With
+ * zero_detection, runs of zeroes are given to the destination as zeroes (BLKZEROOUT, which deallocates where the device can and reads as zeroes
  * everywhere; fallocate on a file).
  */
 struct dms_error *dms_copy_apply(int source_fd, int destination_fd, uint64_t size_bytes,

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <time.h>
+
+#include "io_queue.h"
+#include "pace.h"
+#include "progress.h"
+
+#define FIRST_LIMIT_BYTES (2u << 20)
+#define MIN_LIMIT_BYTES (64u << 10)
+#define MIN_REQUEST_BYTES (64u << 10)
+/* So many requests of the largest size fit into the limit. */
+#define REQUESTS_IN_LIMIT 4u
+/* The longest that what is in flight may take. */
+#define MAX_LATENCY_US 250000u
+/* A measurement takes so many times the limit. */
+#define WINDOW_LIMITS 8u
+/* How long a limit that could not be raised is kept before the next attempt. */
+#define HOLD_WINDOWS 32u
+#define US_PER_MS 1000u
+#define NS_PER_MS 1000000l
+#define MS_PER_S 1000u
+
+static uint32_t cut(uint64_t bytes, uint32_t multiple_bytes)
+{
+	return bytes < multiple_bytes ? multiple_bytes : (uint32_t)(bytes - bytes % multiple_bytes);
+}
+
+struct dms_error *dms_pace_start(struct dms_pace *pace, const struct dms_copy_options *options,
+				 uint32_t buffers, uint32_t multiple_bytes)
+{
+	uint32_t request = options ? options->request_bytes : 0;
+	uint32_t depth = options ? options->queue_depth : 0;
+	uint32_t most;
+
+	if (request % DMS_COPY_PAGE_BYTES || request > DMS_COPY_MAX_REQUEST_BYTES)
+		return dms_error_create(DMS_ERR_INVALID_ARGUMENT,
+					"requests of %u bytes are no multiple of %u up to %u",
+					request, DMS_COPY_PAGE_BYTES, DMS_COPY_MAX_REQUEST_BYTES);
+	*pace = (struct dms_pace){
+		.fixed = request || depth,
+		.multiple_bytes = multiple_bytes,
+		.slot_bytes = cut(request ? request : DMS_COPY_REQUEST_BYTES, multiple_bytes),
+		.without_io_uring = options && options->without_io_uring,
+		.limit_bytes = FIRST_LIMIT_BYTES,
+		.begun_us = dms_io_clock_us(),
+	};
+	most = DMS_COPY_MAX_MEMORY_BYTES / (buffers * pace->slot_bytes);
+	pace->nr_slots = depth && depth < most ? depth : most;
+	dms_rate_start(&pace->rate, options ? options->bytes_per_second : 0);
+	return NULL;
+}
+
+uint32_t dms_pace_request_bytes(const struct dms_pace *pace)
+{
+	uint64_t request = pace->fixed ? pace->slot_bytes : pace->limit_bytes / REQUESTS_IN_LIMIT;
+	uint64_t paid = pace->rate.bytes_per_second * DMS_RATE_PIECE_MS / MS_PER_S;
+
+	if (request < MIN_REQUEST_BYTES && !pace->fixed)
+		request = MIN_REQUEST_BYTES;
+	if (pace->rate.bytes_per_second && request > paid)
+		request = paid;
+	if (request > pace->slot_bytes)
+		request = pace->slot_bytes;
+	return cut(request, pace->multiple_bytes);
+}
+
+bool dms_pace_has_room(const struct dms_pace *pace)
+{
+	return pace->fixed || pace->in_flight_bytes < pace->limit_bytes;
+}
+
+bool dms_pace_is_paid(const struct dms_pace *pace)
+{
+	return !dms_rate_wait_ms(&pace->rate);
+}
+
+int dms_pace_timeout_ms(const struct dms_pace *pace, bool may_start)
+{
+	uint64_t wait_ms = may_start ? dms_rate_wait_ms(&pace->rate) : DMS_PROGRESS_INTERVAL_MS;
+
+	return wait_ms < DMS_PROGRESS_INTERVAL_MS ? (int)wait_ms : DMS_PROGRESS_INTERVAL_MS;
+}
+
+void dms_pace_sleep(const struct dms_pace *pace)
+{
+	const struct timespec length = {
+		.tv_nsec = (long)dms_pace_timeout_ms(pace, true) * NS_PER_MS,
+	};
+
+	/* A signal may end it early: the caller looks again in any case. */
+	if (length.tv_nsec)
+		nanosleep(&length, NULL);
+}
+
+void dms_pace_charge(struct dms_pace *pace, uint64_t bytes)
+{
+	dms_rate_take(&pace->rate, bytes);
+}
+
+void dms_pace_begin(struct dms_pace *pace, uint64_t bytes)
+{
+	pace->in_flight_bytes += bytes;
+}
+
+/* Less, until it is finished in time. */
+static void shrink(struct dms_pace *pace)
+{
+	if (pace->limit_bytes > MIN_LIMIT_BYTES)
+		pace->limit_bytes /= 2;
+	pace->former_rate = 0;
+	pace->windows_to_hold = HOLD_WINDOWS;
+}
+
+/* Twice as much, as long as a tenth more comes of it; else back, and some time later again. */
+static void grow(struct dms_pace *pace, uint64_t rate)
+{
+	if (pace->former_rate && rate < pace->former_rate + pace->former_rate / 10) {
+		pace->limit_bytes /= 2;
+		pace->former_rate = 0;
+		pace->windows_to_hold = HOLD_WINDOWS;
+	} else if (pace->limit_bytes < DMS_COPY_MAX_MEMORY_BYTES / 2) {
+		pace->limit_bytes *= 2;
+		pace->former_rate = rate;
+	}
+}
+
+static void judge(struct dms_pace *pace, uint64_t elapsed_us)
+{
+	uint64_t rate = pace->finished_bytes * US_PER_MS / elapsed_us;
+
+	if (pace->limit_bytes * US_PER_MS > rate * MAX_LATENCY_US)
+		shrink(pace);
+	else if (pace->rate.bytes_per_second)
+		return; /* the limit is what is measured, not the media */
+	else if (pace->windows_to_hold)
+		pace->windows_to_hold--;
+	else
+		grow(pace, rate);
+}
+
+void dms_pace_end(struct dms_pace *pace, uint64_t bytes)
+{
+	uint64_t now;
+
+	pace->in_flight_bytes -= bytes;
+	pace->finished_bytes += bytes;
+	if (pace->fixed)
+		return;
+	now = dms_io_clock_us();
+	if (pace->finished_bytes < WINDOW_LIMITS * pace->limit_bytes &&
+	    now < pace->begun_us + MAX_LATENCY_US)
+		return;
+	if (now > pace->begun_us)
+		judge(pace, now - pace->begun_us);
+	pace->begun_us = now;
+	pace->finished_bytes = 0;
+}
