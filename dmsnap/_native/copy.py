@@ -5,6 +5,7 @@ is written. Each call runs until it is done; SIGINT and SIGTERM are noticed with
 Python's signal handlers run in the progress callback, and what they raise goes on from here.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING
 from dmsnap._native._core import ffi, lib
 from dmsnap._native.core import check
 from dmsnap._native.extent_set import ExtentSet
+from dmsnap.units import MIB
 
 if TYPE_CHECKING:
     from dmsnap._native._core import CData
 
 # Called about ten times a second, and at the end, with the bytes done so far.
 Progress = Callable[[int], None]
+
+KEEP_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +55,52 @@ class UndoResult:
 
 @dataclass(frozen=True, slots=True)
 class CopyOptions:
-    """How requests are cut; 0 leaves it to the engine, whose buffers stay below 64 MiB."""
+    """How requests are cut; 0 leaves it to the engine, whose buffers stay below 64 MiB.
+
+    With ``bytes_per_second``, neither the source is read nor anything written faster than that; 0
+    is no limit. ``source_name`` is what errors call the source.
+    """
 
     queue_depth: int = 0
     request_bytes: int = 0
     without_io_uring: bool = False
+    bytes_per_second: int = 0
+    source_name: str = ""
+
+
+class Kept:
+    """What a comparison found to differ, in memory, so that the apply need not read it again.
+
+    Of more than ``limit_bytes``, the beginning is kept. For one comparison and one apply.
+    """
+
+    __slots__ = ("cdata",)
+
+    def __init__(self, limit_bytes: int = KEEP_BYTES) -> None:
+        place = ffi.new("struct dms_copy_kept **")
+        check(lib.dms_copy_kept_create(limit_bytes, place), "")
+        self.cdata = ffi.gc(place[0], lib.dms_copy_kept_destroy)
+
+    @property
+    def bytes(self) -> int:
+        return lib.dms_copy_kept_bytes(self.cdata)
 
 
 class _ProgressCall:
     """What the C callback gets a handle of: the function, and what it raised."""
 
-    __slots__ = ("function", "handle", "raised")
+    __slots__ = ("function", "handle", "raised", "source_name")
 
     def __init__(self, function: Progress | None) -> None:
         self.function = function
         self.raised: BaseException | None = None
         self.handle = ffi.new_handle(self)
+        self.source_name = ffi.NULL
 
-    def options(self, options: CopyOptions) -> "CData":
+    def options(self, options: CopyOptions, kept: Kept | None = None) -> "CData":
         """The C options; the callback is always there, so that signals are noticed."""
+        if options.source_name:
+            self.source_name = ffi.new("char []", os.fsencode(options.source_name))
         return ffi.new(
             "struct dms_copy_options *",
             {
@@ -78,6 +109,9 @@ class _ProgressCall:
                 "queue_depth": options.queue_depth,
                 "request_bytes": options.request_bytes,
                 "without_io_uring": options.without_io_uring,
+                "bytes_per_second": options.bytes_per_second,
+                "kept": ffi.NULL if kept is None else kept.cdata,
+                "source_name": self.source_name,
             },
         )
 
@@ -111,6 +145,7 @@ def compare(
     extents: ExtentSet,
     *,
     undo: UndoStore | None = None,
+    kept: Kept | None = None,
     progress: Progress | None = None,
     options: CopyOptions = CopyOptions(),
     name: str,
@@ -119,7 +154,8 @@ def compare(
 
     The destination is not written. With ``undo``, its content in every chunk that differs goes to
     the store, which is complete and on the disk when this returns, and worthless when it raises:
-    :class:`~dmsnap.errors.NoSpaceError` when the region is too small.
+    :class:`~dmsnap.errors.NoSpaceError` when the region is too small. ``kept``, an empty one, takes
+    the source's content of what differs.
     """
     call = _ProgressCall(progress)
     stats = ffi.new("struct dms_copy_stats *")
@@ -140,7 +176,7 @@ def compare(
         destination_fd,
         size_bytes,
         extents.cdata,
-        call.options(options),
+        call.options(options, kept),
         store,
         stats,
         different,
@@ -157,13 +193,15 @@ def apply(
     extents: ExtentSet,
     *,
     zero_detection: bool = False,
+    kept: Kept | None = None,
     progress: Progress | None = None,
     options: CopyOptions = CopyOptions(),
     name: str,
 ) -> CopyStats:
     """Copy ``extents``, grown to pages and cut at ``size_bytes``, and flush the destination.
 
-    With ``zero_detection`` zeroes are deallocated where the destination can do that.
+    With ``zero_detection`` zeroes are deallocated where the destination can do that. What is
+    ``kept`` of a comparison must be among ``extents``, and is not read again.
     """
     call = _ProgressCall(progress)
     stats = ffi.new("struct dms_copy_stats *")
@@ -173,7 +211,7 @@ def apply(
         size_bytes,
         extents.cdata,
         zero_detection,
-        call.options(options),
+        call.options(options, kept),
         stats,
     )
     check(error, name, raised=call.raised)

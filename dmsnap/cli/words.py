@@ -16,6 +16,16 @@ def size(context: click.Context, parameter: click.Parameter, value: str) -> int:
         raise click.BadParameter(str(error), context, parameter) from error
 
 
+def rate(context: click.Context, parameter: click.Parameter, value: str | None) -> int:
+    """``50MiB``: bytes a second. Without the option 0, which is no limit."""
+    if value is None:
+        return 0
+    chosen = size(context, parameter, value)
+    if not chosen:
+        raise click.BadParameter("nothing would ever be copied", context, parameter)
+    return chosen
+
+
 def new_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """The name of a volume to be; what else it may be is the service's to say."""
     if value in RESERVED_NAMES:

@@ -8,7 +8,7 @@ between the labels the undo store leads back.
 from dataclasses import dataclass, replace
 
 from dmsnap._native import copy, exception_store
-from dmsnap._native.copy import CopyStats, Progress, UndoStore
+from dmsnap._native.copy import CopyOptions, CopyStats, Kept, Progress, UndoStore
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
 from dmsnap.catalogue.model import Point
@@ -19,6 +19,7 @@ from dmsnap.recovery.replica import Replica
 from dmsnap.units import PAGE_BYTES, align_up, to_sectors
 
 UNDO_CHUNK_BYTES = PAGE_BYTES
+NO_OPTIONS = CopyOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Undo:
     stats: CopyStats
     different: ExtentSet
     store: Extent
+    kept: Kept
 
 
 def store_bytes(different_bytes: int) -> int:
@@ -38,7 +40,11 @@ def store_bytes(different_bytes: int) -> int:
 
 
 def write_undo(
-    replica: Replica, source_fd: int, dirty: ExtentSet, progress: Progress | None = None
+    replica: Replica,
+    source_fd: int,
+    dirty: ExtentSet,
+    progress: Progress | None = None,
+    options: CopyOptions = NO_OPTIONS,
 ) -> Undo:
     """Compare ``dirty`` with the point, and write the old content of what differs.
 
@@ -53,13 +59,20 @@ def write_undo(
     room = history.largest_free(replica.label)
     if room is None or room.length_bytes < store_bytes(dirty.bytes):
         counted, dirty, _ = copy.compare(
-            source_fd, replica.fd, size_bytes, dirty, progress=progress, name=name
+            source_fd,
+            replica.fd,
+            size_bytes,
+            dirty,
+            progress=progress,
+            options=options,
+            name=name,
         )
         compared = counted.bytes_compared
     current, room = history.make_room(replica.label, store_bytes(dirty.bytes))
     if current != replica.label:
         # The stores about to be overwritten must not be in the label any more.
         replica.write_label(current)
+    kept = Kept()
     stats, different, undo = copy.compare(
         source_fd,
         replica.fd,
@@ -68,13 +81,15 @@ def write_undo(
         undo=UndoStore(
             replica.fd, room.offset_bytes, room.length_bytes, to_sectors(UNDO_CHUNK_BYTES)
         ),
+        kept=kept,
         progress=progress,
+        options=options,
         name=name,
     )
     assert undo is not None  # noqa: S101 - a store was given
     stats = replace(stats, bytes_compared=stats.bytes_compared + compared)
     store = Extent(room.offset_bytes, align_up(undo.used_bytes, PAGE_BYTES))
-    return Undo(replica.label, stats, different, store)
+    return Undo(replica.label, stats, different, store, kept)
 
 
 def aligned(dirty: ExtentSet, size_bytes: int) -> ExtentSet:
@@ -108,15 +123,21 @@ def mark_applying(replica: Replica, undo: Undo, point: Point) -> None:
 
 
 def write_new(
-    replica: Replica, source_fd: int, undo: Undo, progress: Progress | None = None
+    replica: Replica,
+    source_fd: int,
+    undo: Undo,
+    progress: Progress | None = None,
+    options: CopyOptions = NO_OPTIONS,
 ) -> CopyStats:
-    """Copy what differs from the point, and flush."""
+    """Copy what differs, from memory what was kept of it, and from the point; and flush."""
     return copy.apply(
         source_fd,
         replica.fd,
         replica.label.size_bytes,
         undo.different,
+        kept=undo.kept,
         progress=progress,
+        options=options,
         name=str(replica.device.path),
     )
 

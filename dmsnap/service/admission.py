@@ -50,7 +50,10 @@ MANAGED = {
 
 @dataclass(frozen=True, slots=True)
 class ProtectRequest:
-    """What the user asked for. Sizes in bytes; ``cow_percent`` 0: what the configuration says."""
+    """What the user asked for. Sizes in bytes; ``cow_percent`` 0: what the configuration says.
+
+    ``bandwidth`` in bytes a second, 0: no limit.
+    """
 
     device: Path
     name: str
@@ -60,6 +63,7 @@ class ProtectRequest:
     chunk_bytes: int
     overwrite: bool = False
     cow_percent: int = 0
+    bandwidth: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from dmsnap._native import copy, label
+from dmsnap._native.copy import CopyOptions
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue.model import Point, Volume, VolumeState
@@ -32,12 +33,14 @@ class FirstCopy:
         volume: Volume,
         recovery: BlockDevice,
         cow_percent: int,
+        bandwidth: int,
         progress: Progress | None,
     ) -> None:
         self.session = session
         self.volume = volume
         self.recovery = recovery
         self.progress = progress
+        self.options = CopyOptions(bytes_per_second=bandwidth)
         self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
         self.bytes_written = 0  # as data; what was given as zeroes is counted apart
         self.bytes_zero = 0
@@ -92,6 +95,7 @@ class FirstCopy:
                 ExtentSet.from_extents([Extent(0, size_bytes)]),
                 zero_detection=True,
                 progress=of_total(self.progress, size_bytes),
+                options=replace(self.options, source_name=str(source)),
                 name=str(self.recovery.path),
             )
         self.bytes_written = stats.bytes_written - stats.bytes_zero

@@ -58,9 +58,22 @@ class Protection:
         # A recovery volume that served this volume before is brought up to date instead of
         # copied to in full, and keeps its history.
         self.copy: FirstCopy | Sync = (
-            Sync(session, self.volume, cow_percent=request.cow_percent, progress=progress)
+            Sync(
+                session,
+                self.volume,
+                cow_percent=request.cow_percent,
+                bandwidth=request.bandwidth,
+                progress=progress,
+            )
             if admitted.label
-            else FirstCopy(session, self.volume, self.recovery, request.cow_percent, progress)
+            else FirstCopy(
+                session,
+                self.volume,
+                self.recovery,
+                request.cow_percent,
+                request.bandwidth,
+                progress,
+            )
         )
 
     def plan(self) -> Plan:

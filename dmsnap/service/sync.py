@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 from dmsnap._native import copy
-from dmsnap._native.copy import CopyStats
+from dmsnap._native.copy import CopyOptions, CopyStats
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue.model import Point, Volume, VolumeState
@@ -81,11 +81,13 @@ class Sync:
         *,
         audit: Audit = Audit.NONE,
         cow_percent: int = 0,
+        bandwidth: int = 0,
         progress: Progress | None = None,
     ) -> None:
         self.session = session
         self.volume = volume
         self.audit = audit
+        self.options = CopyOptions(bytes_per_second=bandwidth)
         self.progress = progress
         self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
         self.choice = TrackerChoice(Tracker.COMPARE)
@@ -175,6 +177,7 @@ class Sync:
     @contextmanager
     def _sides(self) -> Iterator[tuple[int, Replica]]:
         source = dm.node(stack.live_point(self.volume, self.point.id).name)
+        self.options = replace(self.options, source_name=str(source))
         try:
             with open_shared(source) as source_fd, replica.opened(self.volume) as current:
                 yield source_fd, current
@@ -187,7 +190,11 @@ class Sync:
         assert self.dirty is not None  # noqa: S101 - the step before
         with self._sides() as (source_fd, current):
             self.undo = apply.write_undo(
-                current, source_fd, self.dirty, of_total(self.progress, self.bytes_dirty)
+                current,
+                source_fd,
+                self.dirty,
+                of_total(self.progress, self.bytes_dirty),
+                self.options,
             )
         # What was read of an overflowed snapshot is worth nothing: found out before the
         # replica is touched.
@@ -202,6 +209,7 @@ class Sync:
                 source_fd,
                 self.undo,
                 of_total(self.progress, self.undo.stats.bytes_different),
+                self.options,
             )
             live.require_valid(self.volume, self.point)
             apply.mark_consistent(current, keep=self.point.keep, content=self.content)
@@ -224,7 +232,12 @@ class Sync:
         extents = whole if self.audit is Audit.FULL else sample(size_bytes)
         with self._sides() as (source_fd, current):
             stats, different, _ = copy.compare(
-                source_fd, current.fd, size_bytes, extents, name=str(current.device.path)
+                source_fd,
+                current.fd,
+                size_bytes,
+                extents,
+                options=self.options,
+                name=str(current.device.path),
             )
         live.require_valid(self.volume, self.point)
         self.audited = AuditResult(self.audit, stats.bytes_compared, stats.bytes_different)
@@ -279,9 +292,13 @@ def sync(
     audit: Audit = Audit.NONE,
     dry_run: bool = False,
     cow_percent: int = 0,
+    bandwidth: int = 0,
     progress: Progress | None = None,
 ) -> SyncResult | Plan:
-    """Bring the recovery volume of ``name`` up to date with a new point of now. Needs root."""
+    """Bring the recovery volume of ``name`` up to date with a new point of now. Needs root.
+
+    ``bandwidth``: bytes a second that are read from the volume, or written; 0: no limit.
+    """
     with held(session, name) as volume:
         if volume.state is not VolumeState.PROTECTED:
             raise WrongStateError(
@@ -289,7 +306,14 @@ def sync(
             )
         points = session.catalogue.points(volume.id)
         stack.check(volume, session.catalogue.areas(volume.id), points)
-        running = Sync(session, volume, audit=audit, cow_percent=cow_percent, progress=progress)
+        running = Sync(
+            session,
+            volume,
+            audit=audit,
+            cow_percent=cow_percent,
+            bandwidth=bandwidth,
+            progress=progress,
+        )
         plan = Plan("sync", volume.id, running.steps())
         if dry_run:
             return plan

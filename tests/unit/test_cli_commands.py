@@ -158,10 +158,13 @@ def test_a_store_with_a_slash_is_a_directory(
 @pytest.mark.parametrize(
     ("words", "called"),
     [
-        (("sync", "srv"), ("sync", ("srv",), {"audit": Audit.NONE, "cow_percent": 0})),
         (
-            ("sync", "srv", "--audit", "full", "--cow-percent", "9"),
-            ("sync", ("srv",), {"audit": Audit.FULL, "cow_percent": 9}),
+            ("sync", "srv"),
+            ("sync", ("srv",), {"audit": Audit.NONE, "cow_percent": 0, "bandwidth": 0}),
+        ),
+        (
+            ("sync", "srv", "--audit", "full", "--cow-percent", "9", "--bandwidth", "2MiB"),
+            ("sync", ("srv",), {"audit": Audit.FULL, "cow_percent": 9, "bandwidth": 2 * MIB}),
         ),
         (("swap", "srv"), ("swap", ("srv",), {"to": None})),
         (("swap", "srv", "--trial"), ("swap", ("srv",), {"to": None})),

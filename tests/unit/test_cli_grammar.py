@@ -92,6 +92,8 @@ def test_a_noun_alone_shows_its_verbs(
         (["swap", "--to"], "option '--to' requires an argument"),
         (["protect", "/d", "--recovery", "/r"], "missing option '--name'"),
         (["protect", "/d", "--recovery", "/r", "--name", "n", "--chunk", "4KB"], "is not a size"),
+        (["sync", "srv", "--bandwidth", "50MiB/s"], "is not a size"),
+        (["sync", "srv", "--bandwidth", "0"], "nothing would ever be copied"),
         (["protect", "/d", "--recovery", "/r", "--name", "revert"], "a word of dmsnap's own"),
         (["protect", "/d", "--recovery", "/r", "--name", "commit"], "a word of dmsnap's own"),
     ],

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dmsnap._native import copy, exception_store
-from dmsnap._native.copy import CopyOptions, CopyStats, UndoResult, UndoStore
+from dmsnap._native.copy import CopyOptions, CopyStats, Kept, UndoResult, UndoStore
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.errors import CorruptError, DmsnapError, NoSpaceError
 from dmsnap.extent import Extent
@@ -79,6 +80,46 @@ def test_compare_apply_and_back(sides: Sides, options: CopyOptions) -> None:
         sides.store, 8 * KIB, 2 * MIB, sides.destination, SIZE, options=options, name="x"
     )
     assert sides.content() == sides.old
+
+
+@pytest.mark.parametrize("limit", [0, 2 * PAGE, MIB])
+def test_what_is_kept_is_not_read_again(sides: Sides, limit: int) -> None:
+    kept = Kept(limit)
+    _, different, _ = copy.compare(
+        sides.source, sides.destination, SIZE, whole(), kept=kept, name="x"
+    )
+    assert kept.bytes == min(limit, different.bytes)
+    if limit == MIB:
+        os.ftruncate(sides.source, 0)  # nothing can be read of it any more
+        os.ftruncate(sides.source, SIZE)
+    copy.apply(sides.source, sides.destination, SIZE, different, kept=kept, name="x")
+    assert sides.content() == sides.new
+    if limit:
+        with pytest.raises(DmsnapError, match="an earlier comparison"):
+            copy.compare(sides.source, sides.destination, SIZE, whole(), kept=kept, name="x")
+        with pytest.raises(DmsnapError, match="not all to be copied"):
+            copy.apply(sides.source, sides.destination, SIZE, ExtentSet(), kept=kept, name="x")
+
+
+def test_a_limit_of_bytes_a_second(sides: Sides) -> None:
+    """Over what a tenth of a second may take at once; a busy machine only makes it longer."""
+    begun = time.monotonic()
+    options = CopyOptions(bytes_per_second=10 * MIB)
+    copy.apply(sides.source, sides.destination, SIZE, whole(), options=options, name="x")
+    assert time.monotonic() - begun >= SIZE / (10 * MIB) - 0.15
+    assert sides.content() == sides.new
+
+
+def test_the_source_is_named(sides: Sides) -> None:
+    with pytest.raises(CorruptError, match="x: /dev/named has"):
+        copy.apply(
+            sides.source,
+            sides.destination,
+            SIZE + 512,
+            whole(),
+            options=CopyOptions(source_name="/dev/named"),
+            name="x",
+        )
 
 
 def test_zeroes_are_given_without_data(sides: Sides) -> None:

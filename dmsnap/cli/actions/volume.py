@@ -32,6 +32,7 @@ def protect(
     block_size: int,
     chunk: int,
     cow_percent: int | None,
+    bandwidth: int,
     overwrite: bool,
     dry_run: bool,
 ) -> None:
@@ -45,6 +46,7 @@ def protect(
             chunk_bytes=chunk,
             overwrite=overwrite,
             cow_percent=cow_percent or 0,
+            bandwidth=bandwidth,
         )
         result = protection.protect(session, request, dry_run=dry_run, progress=progress)
     if isinstance(result, Plan):
@@ -91,7 +93,15 @@ def assemble(output: Output, *, name: str, dry_run: bool) -> None:
     )
 
 
-def sync(output: Output, *, name: str, audit: str, cow_percent: int | None, dry_run: bool) -> None:
+def sync(
+    output: Output,
+    *,
+    name: str,
+    audit: str,
+    cow_percent: int | None,
+    bandwidth: int,
+    dry_run: bool,
+) -> None:
     with Session.open() as session, output.progress(f"syncing {name}") as progress:
         result = syncing.sync(
             session,
@@ -99,6 +109,7 @@ def sync(output: Output, *, name: str, audit: str, cow_percent: int | None, dry_
             audit=Audit(audit),
             dry_run=dry_run,
             cow_percent=cow_percent or 0,
+            bandwidth=bandwidth,
             progress=progress,
         )
     if isinstance(result, Plan):

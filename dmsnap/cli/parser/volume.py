@@ -17,6 +17,13 @@ COW_PERCENT = click.Option(
     metavar="N",
     help="Room for what is written to the volume while the point is live, in percent of it.",
 )
+BANDWIDTH = click.Option(
+    ["--bandwidth"],
+    callback=words.rate,
+    default=None,
+    metavar="RATE",
+    help="The most that is read from the volume, or written, in a second, as 50MiB.",
+)
 
 PROTECT = Command(
     "protect",
@@ -62,6 +69,7 @@ PROTECT = Command(
             help="What live points copy as one chunk.",
         ),
         COW_PERCENT,
+        BANDWIDTH,
         click.Option(["--overwrite"], is_flag=True, help="Destroy what is on the recovery device."),
     ),
     details="DEVICE is unmounted for a moment where it is mounted, and mounted again through "
@@ -109,6 +117,7 @@ SYNC = Command(
             help="Compare the replica with the point afterwards: in samples, or in full.",
         ),
         COW_PERCENT,
+        BANDWIDTH,
     ),
     details="The replica's former point stays reachable in its history. Interrupted at any time, "
     "the replica goes back to it.",
