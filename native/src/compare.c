@@ -1,285 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * Both sides are read with several requests in flight and compared in
- * ascending order, so that what differs, and the undo store, are ascending too.
- */
-#include <stdlib.h>
-#include <string.h>
-
 #include <dmsnap/copy.h>
 
 #include "cleanup.h"
-#include "copy_kept.h"
+#include "compare_loop.h"
 #include "copy_loop.h"
 #include "exception_store_writer.h"
-#include "io_queue.h"
 #include "pace.h"
-#include "progress.h"
-
-#define PAGE_BYTES DMS_COPY_PAGE_BYTES
-#define SIDES 2u
-
-struct slot {
-	struct dms_copy_piece piece;
-	struct dms_io_request source;
-	struct dms_io_request destination;
-	uint32_t pending; /* of the two */
-	struct slot *next; /* free, or behind in the order of comparing */
-};
-
-struct comparison {
-	struct dms_pace pace;
-	uint64_t size_bytes;
-	const struct dms_medium *source;
-	const struct dms_medium *destination;
-	char *memory;
-	struct slot *slots;
-	struct slot *free;
-	struct slot *first; /* the oldest that is not compared */
-	struct slot **last;
-	struct dms_io_queue *queue;
-	struct dms_extent_runs runs;
-	struct dms_copy_cutter cutter;
-	struct dms_exception_store_writer *writer; /* NULL: no undo */
-	uint32_t chunk_bytes; /* of the undo store */
-	struct dms_extent_set *different;
-	struct dms_copy_kept *kept; /* NULL: nothing is */
-	uint64_t bytes_compared;
-	struct dms_progress progress;
-};
-
-static void comparison_destroy(struct comparison *comparison)
-{
-	/* The queue first: it waits for what is in flight in the buffers. */
-	dms_io_queue_destroy(comparison->queue);
-	dms_exception_store_writer_destroy(comparison->writer);
-	dms_extent_set_destroy(comparison->different);
-	free(comparison->slots);
-	free(comparison->memory);
-}
-
-static size_t memory_bytes(const struct comparison *comparison)
-{
-	return (size_t)comparison->pace.nr_slots * SIDES * comparison->pace.slot_bytes;
-}
-
-static struct dms_error *allocate(struct comparison *comparison)
-{
-	char *buffer;
-	uint32_t i;
-
-	comparison->memory = dms_io_buffer(memory_bytes(comparison));
-	comparison->slots = calloc(comparison->pace.nr_slots, sizeof(*comparison->slots));
-	if (!comparison->memory || !comparison->slots)
-		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for compare buffers");
-	buffer = comparison->memory;
-	comparison->last = &comparison->first;
-	for (i = 0; i < comparison->pace.nr_slots; i++) {
-		struct slot *slot = &comparison->slots[i];
-
-		slot->source.context = slot;
-		slot->destination.context = slot;
-		slot->source.buffer = buffer;
-		slot->destination.buffer = buffer + comparison->pace.slot_bytes;
-		slot->next = comparison->free;
-		comparison->free = slot;
-		buffer += (size_t)SIDES * comparison->pace.slot_bytes;
-	}
-	return NULL;
-}
-
-static struct dms_error *submit_read(struct comparison *comparison, struct slot *slot,
-				     struct dms_io_request *request, int fd)
-{
-	request->fd = fd;
-	request->write = false;
-	request->offset_bytes = slot->piece.source_offset_bytes;
-	request->length_bytes = slot->piece.length_bytes;
-	return dms_io_queue_submit(comparison->queue, request);
-}
-
-/* Whether one more pair of reads may be started now. */
-static bool may_read(struct comparison *comparison)
-{
-	return comparison->free && dms_pace_has_room(&comparison->pace) &&
-	       dms_copy_cutter_has_more(&comparison->cutter);
-}
-
-static struct dms_error *start_reads(struct comparison *comparison)
-{
-	struct slot *slot = comparison->free;
-	struct dms_error *error;
-
-	comparison->free = slot->next;
-	slot->next = NULL;
-	slot->pending = SIDES;
-	*comparison->last = slot;
-	comparison->last = &slot->next;
-	dms_copy_cutter_next(&comparison->cutter, dms_pace_request_bytes(&comparison->pace),
-			     &slot->piece);
-	dms_pace_begin(&comparison->pace, SIDES * slot->piece.length_bytes);
-	dms_pace_charge(&comparison->pace, slot->piece.length_bytes);
-	error = submit_read(comparison, slot, &slot->source, comparison->source->fd);
-	if (!error)
-		error = submit_read(comparison, slot, &slot->destination,
-				    comparison->destination->fd);
-	return error;
-}
-
-static struct dms_error *keep_chunk(struct comparison *comparison, struct slot *slot,
-				    uint32_t position, uint32_t length)
-{
-	char *old = (char *)slot->destination.buffer + position;
-
-	if (!comparison->writer)
-		return NULL;
-	/* At the volume's end: the store's chunk is whole, what is behind the end is zero. */
-	if (length < comparison->chunk_bytes)
-		memset(old + length, 0, comparison->chunk_bytes - length);
-	dms_pace_charge(&comparison->pace, comparison->chunk_bytes);
-	return dms_exception_store_writer_append(
-		comparison->writer,
-		(slot->piece.source_offset_bytes + position) / comparison->chunk_bytes, old);
-}
-
-static struct dms_error *add_page(struct comparison *comparison, uint64_t offset, const char *new,
-				  uint32_t length)
-{
-	struct dms_error *error = dms_extent_set_add(comparison->different, offset, length);
-
-	if (!error && comparison->kept)
-		error = dms_copy_kept_add(comparison->kept, offset, new, length);
-	return error;
-}
-
-/* Compare one chunk of the undo store (or one page, without undo) page by page. */
-static struct dms_error *compare_chunk(struct comparison *comparison, struct slot *slot,
-				       uint32_t position, uint32_t length)
-{
-	const char *new = (const char *)slot->source.buffer + position;
-	const char *old = (const char *)slot->destination.buffer + position;
-	uint64_t offset = slot->piece.source_offset_bytes + position;
-	struct dms_error *error = NULL;
-	bool differs = false;
-	uint32_t done, page;
-
-	for (done = 0; !error && done < length; done += page) {
-		page = length - done < PAGE_BYTES ? length - done : PAGE_BYTES;
-		if (!memcmp(new + done, old + done, page))
-			continue;
-		differs = true;
-		error = add_page(comparison, offset + done, new + done, page);
-	}
-	return error || !differs ? error : keep_chunk(comparison, slot, position, length);
-}
-
-static struct dms_error *compare_segment(struct comparison *comparison, struct slot *slot,
-					 const struct dms_copy_segment *segment)
-{
-	uint32_t position, chunk;
-
-	for (position = 0; position < segment->length_bytes; position += chunk) {
-		uint32_t left = segment->length_bytes - position;
-		struct dms_error *error;
-
-		chunk = left < comparison->chunk_bytes ? left : comparison->chunk_bytes;
-		error = compare_chunk(comparison, slot, segment->buffer_offset_bytes + position,
-				      chunk);
-		if (error)
-			return error;
-	}
-	comparison->bytes_compared += segment->length_bytes;
-	return NULL;
-}
-
-static struct dms_error *compare_slot(struct comparison *comparison, struct slot *slot)
-{
-	uint32_t i;
-
-	for (i = 0; i < slot->piece.nr_segments; i++) {
-		struct dms_error *error = compare_segment(comparison, slot,
-							  &slot->piece.segments[i]);
-
-		if (error)
-			return error;
-	}
-	return NULL;
-}
-
-static struct dms_error *take_turns(struct comparison *comparison)
-{
-	while (comparison->first && !comparison->first->pending) {
-		struct slot *slot = comparison->first;
-		struct dms_error *error = compare_slot(comparison, slot);
-
-		if (error)
-			return error;
-		dms_pace_end(&comparison->pace, SIDES * slot->piece.length_bytes);
-		comparison->first = slot->next;
-		if (!comparison->first)
-			comparison->last = &comparison->first;
-		slot->next = comparison->free;
-		comparison->free = slot;
-	}
-	return NULL;
-}
-
-static struct dms_error *complete_read(struct comparison *comparison,
-				       const struct dms_io_request *request)
-{
-	struct slot *slot = request->context;
-	const struct dms_medium *medium = request == &slot->source ? comparison->source :
-								     comparison->destination;
-	struct dms_error *error = dms_io_request_error(request, medium->name);
-
-	slot->pending--;
-	if (error && slot->piece.nr_segments > 1) {
-		dms_error_destroy(error);
-		error = dms_copy_piece_read(&slot->piece, medium, request->buffer);
-	}
-	return error;
-}
-
-static struct dms_error *complete(struct comparison *comparison,
-				  const struct dms_io_request *request)
-{
-	if (request->context == comparison->writer)
-		return dms_exception_store_writer_complete(comparison->writer, request);
-	return complete_read(comparison, request);
-}
-
-static struct dms_error *step(struct comparison *comparison)
-{
-	struct dms_io_request *request;
-	struct dms_error *error = NULL;
-	int timeout_ms;
-
-	if (may_read(comparison) && dms_pace_is_paid(&comparison->pace))
-		error = start_reads(comparison);
-	/* Without waiting while more can be started: see the copy's loop. */
-	timeout_ms = dms_pace_timeout_ms(&comparison->pace, may_read(comparison));
-	if (!error)
-		error = dms_io_queue_wait(comparison->queue, timeout_ms, &request);
-	if (!error && request)
-		error = complete(comparison, request);
-	else if (!error && !dms_io_queue_in_flight(comparison->queue))
-		dms_pace_sleep(&comparison->pace);
-	if (!error)
-		error = take_turns(comparison);
-	if (!error)
-		error = dms_progress_report(&comparison->progress, comparison->bytes_compared);
-	return error;
-}
-
-static bool busy(struct comparison *comparison)
-{
-	return comparison->first || dms_copy_cutter_has_more(&comparison->cutter);
-}
 
 /* The store may lie behind the replica on the same device, and must not lie in it. */
-static struct dms_error *check_undo(const struct comparison *comparison,
-				    const struct dms_undo_store *undo)
+static struct dms_error *check_undo(const struct dms_compare_job *job, uint64_t size_bytes)
 {
+	const struct dms_undo_store *undo = job->undo;
 	struct dms_medium store;
 	struct dms_error *error = dms_store_check_region(undo->fd, undo->offset_bytes,
 							 undo->length_bytes, undo->chunk_size);
@@ -288,13 +19,13 @@ static struct dms_error *check_undo(const struct comparison *comparison,
 		error = dms_medium_probe(undo->fd, DMS_STORE_MEDIUM, &store);
 	if (error)
 		return error;
-	if ((dms_medium_is_same(&store, comparison->destination) ||
-	     dms_medium_is_same(&store, comparison->source)) &&
-	    undo->offset_bytes < comparison->size_bytes)
+	if ((dms_medium_is_same(&store, job->destination) ||
+	     dms_medium_is_same(&store, job->source)) &&
+	    undo->offset_bytes < size_bytes)
 		return dms_error_create(DMS_ERR_INVALID_ARGUMENT,
 					"the exception store at %llu lies inside the volume of"
 					" %llu bytes", (unsigned long long)undo->offset_bytes,
-					(unsigned long long)comparison->size_bytes);
+					(unsigned long long)size_bytes);
 	return NULL;
 }
 
@@ -307,92 +38,31 @@ static struct dms_error *check_kept(const struct dms_copy_options *options)
 	return NULL;
 }
 
-static struct dms_error *prepare(struct comparison *comparison,
-				 const struct dms_copy_options *options,
-				 const struct dms_undo_store *undo)
-{
-	struct dms_error *error = check_kept(options);
-
-	if (!error && undo)
-		error = check_undo(comparison, undo);
-	if (error)
-		return error;
-	comparison->chunk_bytes = undo ? undo->chunk_size * DMS_STORE_SECTOR_BYTES : PAGE_BYTES;
-	comparison->kept = options ? options->kept : NULL;
-	error = dms_pace_start(&comparison->pace, options, SIDES, comparison->chunk_bytes);
-	if (!error)
-		error = allocate(comparison);
-	if (!error)
-		error = dms_io_queue_create(
-			SIDES * comparison->pace.nr_slots + DMS_STORE_QUEUE_DEPTH,
-			comparison->pace.without_io_uring, &comparison->queue);
-	if (!error)
-		error = dms_extent_set_create(&comparison->different);
-	if (!error && undo)
-		error = dms_exception_store_writer_create_on(
-			comparison->queue, undo->fd, undo->offset_bytes, undo->length_bytes,
-			undo->chunk_size, &comparison->writer);
-	dms_progress_start(&comparison->progress, options);
-	return error;
-}
-
-static struct dms_error *compare_all(struct comparison *comparison,
-				     const struct dms_extent_set *chosen,
-				     struct dms_undo_store *undo)
-{
-	struct dms_error *error = NULL;
-
-	comparison->runs = dms_extent_runs_of(chosen);
-	comparison->cutter.next_run = dms_extent_runs_next;
-	comparison->cutter.context = &comparison->runs;
-	if (SIDES * dms_extent_set_bytes(chosen) >=
-	    DMS_PACE_REGISTER_TIMES * memory_bytes(comparison))
-		dms_io_queue_register(comparison->queue, comparison->memory,
-				      memory_bytes(comparison));
-	while (!error && busy(comparison))
-		error = step(comparison);
-	/* The last chance to cancel: a finished store must not be followed by a failure. */
-	if (!error)
-		error = dms_progress_report_now(&comparison->progress,
-						comparison->bytes_compared);
-	if (!error && undo)
-		error = dms_exception_store_writer_finish(comparison->writer,
-							  &undo->nr_exceptions,
-							  &undo->used_bytes);
-	return error;
-}
-
 struct dms_error *dms_copy_compare(int source_fd, int destination_fd, uint64_t size_bytes,
 				   const struct dms_extent_set *extents,
 				   const struct dms_copy_options *options,
 				   struct dms_undo_store *undo, struct dms_copy_stats *stats,
 				   struct dms_extent_set **different)
 {
-	__attribute__((__cleanup__(comparison_destroy))) struct comparison comparison = {
-		.size_bytes = size_bytes,
-	};
 	_cleanup_extent_set_ struct dms_extent_set *chosen = NULL;
 	struct dms_medium source, destination;
+	struct dms_compare_job job = {
+		.source = &source,
+		.destination = &destination,
+		.chunk_bytes = undo ? undo->chunk_size * DMS_STORE_SECTOR_BYTES :
+				      DMS_COPY_PAGE_BYTES,
+		.undo = undo,
+	};
 	struct dms_error *error = dms_copy_check_sides(source_fd, destination_fd, size_bytes,
 						       options, &source, &destination);
 
-	if (error)
-		return error;
-	comparison.source = &source;
-	comparison.destination = &destination;
-	error = prepare(&comparison, options, undo);
+	if (!error)
+		error = check_kept(options);
+	if (!error && undo)
+		error = check_undo(&job, size_bytes);
 	/* Whole chunks are compared, since whole chunks are kept. */
 	if (!error)
-		error = dms_copy_choose_extents(extents, size_bytes, comparison.chunk_bytes,
-						&chosen);
-	if (!error)
-		error = compare_all(&comparison, chosen, undo);
-	if (error)
-		return error;
-	*stats = (struct dms_copy_stats){
-		.bytes_compared = comparison.bytes_compared,
-		.bytes_different = dms_extent_set_bytes(comparison.different),
-	};
-	*different = dms_steal(comparison.different);
-	return NULL;
+		error = dms_copy_choose_extents(extents, size_bytes, job.chunk_bytes, &chosen);
+	job.extents = chosen;
+	return error ? error : dms_compare_loop_run(&job, options, stats, different);
 }

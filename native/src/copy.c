@@ -124,5 +124,6 @@ struct dms_error *dms_copy_apply(int source_fd, int destination_fd, uint64_t siz
 		return error;
 	runs.rest = dms_extent_runs_of(chosen);
 	job.bytes = dms_extent_set_bytes(chosen);
+	job.nr_runs = dms_extent_set_count(chosen);
 	return dms_copy_loop_run(&job, options, stats);
 }

@@ -64,7 +64,7 @@ struct dms_error *dms_copy_kept_add(struct dms_copy_kept *kept, uint64_t offset_
 		return NULL;
 	}
 	if (!kept->content)
-		kept->content = dms_io_buffer(kept->limit_bytes);
+		kept->content = dms_io_huge_buffer(kept->limit_bytes);
 	if (!kept->content)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory to keep what differs");
 	error = dms_extent_set_add(kept->extents, offset_bytes, length_bytes);

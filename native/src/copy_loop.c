@@ -73,11 +73,14 @@ static struct dms_error *allocate(struct loop *loop)
 static struct dms_error *loop_create(const struct dms_copy_job *job,
 				     const struct dms_copy_options *options, struct loop *loop)
 {
-	struct dms_error *error = dms_pace_start(&loop->pace, options, 1, DMS_COPY_PAGE_BYTES);
-	size_t memory_bytes = (size_t)loop->pace.nr_slots * loop->pace.slot_bytes;
+	uint64_t usual_bytes = job->nr_runs ? job->bytes / job->nr_runs : 0;
+	struct dms_error *error = dms_pace_start(&loop->pace, options, 1, DMS_COPY_PAGE_BYTES,
+						 usual_bytes);
+	size_t memory_bytes;
 
 	if (error)
 		return error;
+	memory_bytes = (size_t)loop->pace.nr_slots * loop->pace.slot_bytes;
 	loop->job = job;
 	loop->last = &loop->first;
 	loop->cutter.next_run = job->next_run;
@@ -87,6 +90,10 @@ static struct dms_error *loop_create(const struct dms_copy_job *job,
 	if (!error)
 		error = dms_io_queue_create(loop->pace.nr_slots + NR_WRITES,
 					    loop->pace.without_io_uring, &loop->queue);
+	if (!error)
+		dms_io_queue_register_files(loop->queue,
+					    (const int[]){ job->source->fd, job->destination->fd },
+					    2);
 	if (!error && job->bytes >= DMS_PACE_REGISTER_TIMES * memory_bytes)
 		dms_io_queue_register(loop->queue, loop->memory, memory_bytes);
 	dms_progress_start(&loop->progress, options);

@@ -29,7 +29,8 @@ struct dms_copy_job {
 	const struct dms_medium *destination;
 	dms_copy_next_run_fn next_run;
 	void *context;
-	uint64_t bytes; /* of all runs, about: what preparations are worth it */
+	uint64_t bytes; /* of all runs that are read, about: what preparations are worth it */
+	uint64_t nr_runs; /* that are read, about */
 	bool zero_detection;
 };
 

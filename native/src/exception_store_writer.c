@@ -12,8 +12,8 @@
 #include "io_queue.h"
 
 #define BUFFER_BYTES (1u << 20)
-#define NR_BUFFERS 4u
-#define NR_AREAS 4u
+#define NR_BUFFERS 16u
+#define NR_AREAS 16u
 
 _Static_assert(NR_BUFFERS + NR_AREAS == DMS_STORE_QUEUE_DEPTH, "all of them can be in flight");
 

@@ -34,7 +34,7 @@ dms_exception_store_writer_create_with(int fd, uint64_t offset_bytes, uint64_t l
 				       struct dms_exception_store_writer **writer);
 
 /* The most requests that a writer has in flight. */
-#define DMS_STORE_QUEUE_DEPTH 8u
+#define DMS_STORE_QUEUE_DEPTH 32u
 
 struct dms_io_queue;
 struct dms_io_request;

@@ -79,6 +79,12 @@ void dms_io_queue_register(struct dms_io_queue *queue, void *memory, size_t leng
 		dms_io_ring_register(queue->ring, memory, length_bytes);
 }
 
+void dms_io_queue_register_files(struct dms_io_queue *queue, const int *fds, unsigned int count)
+{
+	if (queue->ring)
+		dms_io_ring_register_files(queue->ring, fds, count);
+}
+
 /*
  * Give the rest of a request to the ring. An injected error completes it at
  * once. The ring has room: it holds more than depth entries.
@@ -257,6 +263,15 @@ void *dms_io_buffer(size_t length_bytes)
 	/* Small transfers touch a little of many buffers: zeroing huge pages for them costs more. */
 	if (buffer && alignment == HUGE_PAGE_BYTES)
 		madvise(buffer, rounded, MADV_NOHUGEPAGE);
+	return buffer;
+}
+
+void *dms_io_huge_buffer(size_t length_bytes)
+{
+	void *buffer = dms_io_buffer(length_bytes);
+
+	if (buffer && length_bytes >= HUGE_PAGE_BYTES)
+		madvise(buffer, length_bytes, MADV_HUGEPAGE);
 	return buffer;
 }
 

@@ -56,6 +56,9 @@ uint32_t dms_io_queue_room(const struct dms_io_queue *queue);
  * can. Whoever transfers little is better off without, since all of it is touched.
  */
 void dms_io_queue_register(struct dms_io_queue *queue, void *memory, size_t length_bytes);
+/* Descriptors that stay open as long as the queue, which the kernel then looks up once. */
+#define DMS_IO_MAX_FILES 3u
+void dms_io_queue_register_files(struct dms_io_queue *queue, const int *fds, unsigned int count);
 
 /*
  * At most depth requests at a time. An error means that the request was not
@@ -83,6 +86,8 @@ struct dms_error *dms_io_transfer(struct dms_io_request *request, const char *me
 struct dms_error *dms_io_flush(int fd, const char *medium);
 /* Memory aligned for O_DIRECT, with no content; free() gives it back. */
 void *dms_io_buffer(size_t length_bytes);
+/* The same in huge pages, where there are some: to be filled from the beginning on. */
+void *dms_io_huge_buffer(size_t length_bytes);
 
 /* Clocks that do not jump. */
 uint64_t dms_io_clock_us(void);

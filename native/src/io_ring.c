@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "io_queue.h"
 #include "io_ring.h"
@@ -13,6 +14,8 @@ struct dms_io_ring {
 	struct io_uring ring;
 	const char *memory; /* registered as buffer 0; NULL: none is */
 	size_t memory_bytes;
+	int fds[DMS_IO_MAX_FILES]; /* registered, in this order */
+	unsigned int nr_fds;
 	/*
 	 * How many transfers to hold back. A medium that answers inside of
 	 * io_uring_enter(2), as a page cache does, gets one at a time: the answer
@@ -69,6 +72,27 @@ void dms_io_ring_register(struct dms_io_ring *ring, void *memory, size_t length_
 	ring->memory_bytes = length_bytes;
 }
 
+void dms_io_ring_register_files(struct dms_io_ring *ring, const int *fds, unsigned int count)
+{
+	if (ring->nr_fds || count > DMS_IO_MAX_FILES ||
+	    io_uring_register_files(&ring->ring, fds, count))
+		return;
+	memcpy(ring->fds, fds, count * sizeof(*fds));
+	ring->nr_fds = count;
+}
+
+static void use_registered_file(const struct dms_io_ring *ring, struct io_uring_sqe *sqe)
+{
+	unsigned int i;
+
+	for (i = 0; i < ring->nr_fds; i++)
+		if (ring->fds[i] == sqe->fd) {
+			sqe->fd = (int)i;
+			sqe->flags |= IOSQE_FIXED_FILE;
+			return;
+		}
+}
+
 static bool is_registered(const struct dms_io_ring *ring, const char *buffer, uint32_t length)
 {
 	return ring->memory && buffer >= ring->memory &&
@@ -93,7 +117,8 @@ bool dms_io_ring_put(struct dms_io_ring *ring, struct dms_io_request *request, u
 	else
 		io_uring_prep_read(sqe, request->fd, buffer, length, offset);
 	if (request->aside)
-		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
+		sqe->flags |= IOSQE_ASYNC;
+	use_registered_file(ring, sqe);
 	io_uring_sqe_set_data(sqe, request);
 	return true;
 }

@@ -10,13 +10,13 @@
 #define MIN_REQUEST_BYTES (64u << 10)
 /* So many requests of the largest size fit into the limit. */
 #define REQUESTS_IN_LIMIT 4u
-/* The longest that what is in flight may take. */
+/* How long what is in flight should take, and the longest that it may. */
+#define LATENCY_US 20000u
 #define MAX_LATENCY_US 250000u
+/* Slots for extents of up to half of this. */
+#define SMALL_REQUEST_BYTES (256u << 10)
 /* A measurement takes so many times the limit. */
-#define WINDOW_LIMITS 8u
-/* How long a limit that could not be raised is kept before the next attempt. */
-#define HOLD_WINDOWS 32u
-#define US_PER_MS 1000u
+#define WINDOW_LIMITS 2u
 #define NS_PER_MS 1000000l
 #define MS_PER_S 1000u
 
@@ -26,8 +26,10 @@ static uint32_t cut(uint64_t bytes, uint32_t multiple_bytes)
 }
 
 struct dms_error *dms_pace_start(struct dms_pace *pace, const struct dms_copy_options *options,
-				 uint32_t buffers, uint32_t multiple_bytes)
+				 uint32_t buffers, uint32_t multiple_bytes, uint64_t usual_bytes)
 {
+	uint32_t otherwise = usual_bytes <= SMALL_REQUEST_BYTES / 2 ? SMALL_REQUEST_BYTES :
+								      DMS_COPY_REQUEST_BYTES;
 	uint32_t request = options ? options->request_bytes : 0;
 	uint32_t depth = options ? options->queue_depth : 0;
 	uint32_t most;
@@ -39,7 +41,7 @@ struct dms_error *dms_pace_start(struct dms_pace *pace, const struct dms_copy_op
 	*pace = (struct dms_pace){
 		.fixed = request || depth,
 		.multiple_bytes = multiple_bytes,
-		.slot_bytes = cut(request ? request : DMS_COPY_REQUEST_BYTES, multiple_bytes),
+		.slot_bytes = cut(request ? request : otherwise, multiple_bytes),
 		.without_io_uring = options && options->without_io_uring,
 		.limit_bytes = FIRST_LIMIT_BYTES,
 		.begun_us = dms_io_clock_us(),
@@ -102,40 +104,31 @@ void dms_pace_begin(struct dms_pace *pace, uint64_t bytes)
 	pace->in_flight_bytes += bytes;
 }
 
-/* Less, until it is finished in time. */
-static void shrink(struct dms_pace *pace)
+static uint64_t wanted_us(const struct dms_pace *pace)
 {
-	if (pace->limit_bytes > MIN_LIMIT_BYTES)
-		pace->limit_bytes /= 2;
-	pace->former_rate = 0;
-	pace->windows_to_hold = HOLD_WINDOWS;
+	uint64_t wanted = 2 * pace->least_us;
+
+	if (wanted < LATENCY_US)
+		return LATENCY_US;
+	return wanted < MAX_LATENCY_US ? wanted : MAX_LATENCY_US;
 }
 
-/* Twice as much, as long as a tenth more comes of it; else back, and some time later again. */
-static void grow(struct dms_pace *pace, uint64_t rate)
-{
-	if (pace->former_rate && rate < pace->former_rate + pace->former_rate / 10) {
-		pace->limit_bytes /= 2;
-		pace->former_rate = 0;
-		pace->windows_to_hold = HOLD_WINDOWS;
-	} else if (pace->limit_bytes < DMS_COPY_MAX_MEMORY_BYTES / 2) {
-		pace->limit_bytes *= 2;
-		pace->former_rate = rate;
-	}
-}
-
+/* By half or to the double at most: one measurement may be of an odd moment. */
 static void judge(struct dms_pace *pace, uint64_t elapsed_us)
 {
-	uint64_t rate = pace->finished_bytes * US_PER_MS / elapsed_us;
+	uint64_t took_us = pace->limit_bytes * elapsed_us / pace->finished_bytes;
 
-	if (pace->limit_bytes * US_PER_MS > rate * MAX_LATENCY_US)
-		shrink(pace);
-	else if (pace->rate.bytes_per_second)
-		return; /* the limit is what is measured, not the media */
-	else if (pace->windows_to_hold)
-		pace->windows_to_hold--;
-	else
-		grow(pace, rate);
+	if (!pace->least_us || took_us < pace->least_us)
+		pace->least_us = took_us;
+	if (took_us > wanted_us(pace) + wanted_us(pace) / 2)
+		pace->limit_bytes /= 2;
+	/* With a limit of bytes a second, that is what was measured, and not the media. */
+	else if (took_us < wanted_us(pace) && !pace->rate.bytes_per_second)
+		pace->limit_bytes *= 2;
+	if (pace->limit_bytes < MIN_LIMIT_BYTES)
+		pace->limit_bytes = MIN_LIMIT_BYTES;
+	if (pace->limit_bytes > DMS_COPY_MAX_MEMORY_BYTES)
+		pace->limit_bytes = DMS_COPY_MAX_MEMORY_BYTES;
 }
 
 void dms_pace_end(struct dms_pace *pace, uint64_t bytes)
@@ -150,7 +143,7 @@ void dms_pace_end(struct dms_pace *pace, uint64_t bytes)
 	if (pace->finished_bytes < WINDOW_LIMITS * pace->limit_bytes &&
 	    now < pace->begun_us + MAX_LATENCY_US)
 		return;
-	if (now > pace->begun_us)
+	if (pace->finished_bytes)
 		judge(pace, now - pace->begun_us);
 	pace->begun_us = now;
 	pace->finished_bytes = 0;

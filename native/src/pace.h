@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How much the engine has in flight: it begins with little, doubles while the
- * throughput grows, and never keeps more than the media finish in a quarter of
- * a second, so that a cancel comes through however slow they are.
+ * How much the engine has in flight: it begins with little, and goes on to
+ * what the media finish in 20 ms, or in twice the shortest time seen where even
+ * that is longer. More would not be faster and would keep others waiting. It is
+ * never more than they finish in a quarter of a second, so that a cancel comes
+ * through however slow they are.
  */
 #ifndef DMSNAP_SRC_PACE_H
 #define DMSNAP_SRC_PACE_H
@@ -15,12 +17,12 @@
 #include "rate.h"
 
 #define DMS_COPY_PAGE_BYTES 4096u
-#define DMS_COPY_MAX_MEMORY_BYTES (64u << 20)
+#define DMS_COPY_MAX_MEMORY_BYTES (32u << 20)
 #define DMS_COPY_REQUEST_BYTES (1u << 20)
 #define DMS_COPY_MAX_REQUEST_BYTES (16u << 20)
 
-/* Pinning all buffers once costs as much as pinning them for so many times their size. */
-#define DMS_PACE_REGISTER_TIMES 8u
+/* Touching and pinning all buffers at once is worth it for so many times their size. */
+#define DMS_PACE_REGISTER_TIMES 32u
 
 struct dms_pace {
 	/* What buffers are made for. */
@@ -36,16 +38,16 @@ struct dms_pace {
 	/* The measurement that is going on. */
 	uint64_t begun_us;
 	uint64_t finished_bytes;
-	uint64_t former_rate; /* bytes a millisecond with half the limit; 0: not measured */
-	uint32_t windows_to_hold;
+	uint64_t least_us; /* the shortest time that as much as the limit took; 0: not measured */
 };
 
 /*
  * From the options, checked, and what they leave open. buffers: how many of
- * slot_bytes a slot needs.
+ * slot_bytes a slot needs; usual_bytes: how much most requests will be, since
+ * many small ones need many slots.
  */
 struct dms_error *dms_pace_start(struct dms_pace *pace, const struct dms_copy_options *options,
-				 uint32_t buffers, uint32_t multiple_bytes);
+				 uint32_t buffers, uint32_t multiple_bytes, uint64_t usual_bytes);
 /* How large a request may be now. */
 uint32_t dms_pace_request_bytes(const struct dms_pace *pace);
 /* Whether more may be put in flight now. */

@@ -119,7 +119,9 @@ struct dms_error *dms_copy_roll_back(int store_fd, uint64_t offset_bytes, uint64
 	runs.chunk_bytes = (uint64_t)dms_exception_store_header(store)->chunk_size * SECTOR_BYTES;
 	runs.exceptions = dms_exception_store_exceptions(store);
 	runs.count = dms_exception_store_count(store);
+	/* The store is read from its beginning to its end. */
 	job.bytes = runs.count * runs.chunk_bytes;
+	job.nr_runs = 1;
 	error = check_exceptions(&runs);
 	return error ? error : dms_copy_loop_run(&job, options, stats);
 }

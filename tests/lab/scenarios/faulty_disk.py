@@ -35,6 +35,10 @@ class FaultyDisk:
         return f"/dev/mapper/{self.name}"
 
     @property
+    def device(self) -> Path:
+        return Path(self.path)
+
+    @property
     def label_range(self) -> Range:
         return label.offset(self.size_bytes), label.AREA_BYTES
 
@@ -59,8 +63,15 @@ class FaultyDisk:
 
     def load(self, *faults: tuple[Range, str]) -> None:
         """Fail like this from now on; nothing: whole again."""
+        self._replace_table(self.table(faults))
+
+    def shrink(self, size_bytes: int) -> None:
+        """What is behind that is gone; ``load`` brings it back."""
+        self._replace_table(f"0 {size_bytes // SECTOR} linear {self.loop} 0")
+
+    def _replace_table(self, table: str) -> None:
         run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
-        run("dmsetup", "load", self.name, "--table", self.table(faults))
+        run("dmsetup", "load", self.name, "--table", table)
         run("dmsetup", "resume", self.name)
 
     def close(self) -> None:
