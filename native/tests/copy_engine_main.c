@@ -2,9 +2,9 @@
 /*
  * The copy engine as a program, for measurements:
  *	copy_engine copy|zero SOURCE DESTINATION	all of it; zero: with zero detection
- *	copy_engine compare SOURCE DESTINATION
- *	copy_engine sync SOURCE DESTINATION LIST UNDO	compare, undo to the file UNDO, apply;
- *						prints what both took
+ *	copy_engine compare SOURCE DESTINATION [LIST]
+ *	copy_engine sync SOURCE DESTINATION LIST UNDO	compare, keep the old in UNDO (-: do not),
+ *							apply; says what both took
  *	copy_engine blind SOURCE DESTINATION LIST	what sync is held against, below
  * LIST has a line "OFFSET LENGTH" for each extent, in bytes. Everything is O_DIRECT where the
  * medium takes it. DMSNAP_QUEUE_DEPTH, DMSNAP_REQUEST_BYTES, DMSNAP_WITHOUT_IO_URING and
@@ -167,22 +167,26 @@ static void blind(const int *fds, const struct dms_extent_set *list)
 static void sync_list(const int *fds, uint64_t size, const struct dms_extent_set *list,
 		      const char *undo_path, struct dms_copy_options *options)
 {
-	struct dms_undo_store undo = { .fd = open_direct(undo_path, O_RDWR), .chunk_size = 8 };
+	bool with_undo = strcmp(undo_path, "-") != 0;
+	struct dms_undo_store undo = { .fd = with_undo ? open_direct(undo_path, O_RDWR) : -1,
+				       .chunk_size = 8 };
 	struct dms_extent_set *different;
 	struct dms_copy_stats stats;
 	uint64_t begun = dms_io_clock_us(), compared;
 
 	CHECK_OK(dms_copy_kept_create((uint64_t)setting("DMSNAP_KEEP_MIB", 64) << 20,
 				      &options->kept));
-	undo.length_bytes = size_of(undo.fd);
-	CHECK_OK(dms_copy_compare(fds[0], fds[1], size, list, options, &undo, &stats, &different));
+	undo.length_bytes = with_undo ? size_of(undo.fd) : 0;
+	CHECK_OK(dms_copy_compare(fds[0], fds[1], size, list, options, with_undo ? &undo : NULL,
+				  &stats, &different));
 	compared = dms_io_clock_us();
 	CHECK_OK(dms_copy_apply(fds[0], fds[1], size, different, false, options, &stats));
 	printf("%.6f s to compare and keep, %.6f s to apply\n", (double)(compared - begun) / 1e6,
 	       (double)(dms_io_clock_us() - compared) / 1e6);
 	dms_copy_kept_destroy(options->kept);
 	dms_extent_set_destroy(different);
-	close(undo.fd);
+	if (with_undo)
+		close(undo.fd);
 }
 
 int main(int argc, char **argv)
