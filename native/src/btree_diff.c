@@ -36,15 +36,14 @@ static struct dms_error *uneven(const char *what, uint64_t root)
 }
 
 /* Down the lowest keys; the walk for it ends with it, as all of this is read again. */
-static struct dms_error *measure_height(const struct dms_block_io *io, const char *what,
-					const struct dms_btree_side *side, uint32_t value_size,
-					unsigned int *height)
+static struct dms_error *measure_height(const char *what, const struct dms_btree_side *side,
+					uint32_t value_size, unsigned int *height)
 {
 	_cleanup_metadata_walk_ struct dms_metadata_walk *walk = NULL;
 	_cleanup_block_list_ struct dms_block_list refs = { 0 };
 	bool internal = true;
 
-	DMS_TRY(dms_metadata_walk_create(io, &walk));
+	DMS_TRY(dms_metadata_walk_create_beside(side->walk, &walk));
 	DMS_TRY(dms_metadata_walk_visit(walk, what, side->root, 0));
 	DMS_TRY(dms_block_list_add(&refs, (struct dms_block_ref){ side->root, 0, UINT64_MAX }));
 	for (*height = 0;; ++*height) {
@@ -60,12 +59,11 @@ static struct dms_error *measure_height(const struct dms_block_io *io, const cha
 	}
 }
 
-static struct dms_error *tree_init(const struct dms_block_io *io, const char *what,
-				   struct dms_btree_side *side, uint32_t value_size,
-				   struct tree *tree)
+static struct dms_error *tree_init(const char *what, struct dms_btree_side *side,
+				   uint32_t value_size, struct tree *tree)
 {
 	tree->side = side;
-	DMS_TRY(measure_height(io, what, side, value_size, &tree->height));
+	DMS_TRY(measure_height(what, side, value_size, &tree->height));
 	DMS_TRY(dms_metadata_walk_visit(side->walk, what, side->root, 0));
 	return dms_block_list_add(&tree->refs,
 				  (struct dms_block_ref){ side->root, 0, UINT64_MAX });
@@ -132,9 +130,8 @@ static struct dms_error *read_tree(const char *what, struct tree *tree, uint32_t
 	return internal == (tree->height > 0) ? NULL : uneven(what, side->root);
 }
 
-struct dms_error *dms_btree_walk_unshared(const struct dms_block_io *io, const char *what,
-					  struct dms_btree_side *one, struct dms_btree_side *other,
-					  uint32_t value_size)
+struct dms_error *dms_btree_walk_unshared(const char *what, struct dms_btree_side *one,
+					  struct dms_btree_side *other, uint32_t value_size)
 {
 	DMS_CLEANUP(cleanup_tree) struct tree a = { 0 };
 	DMS_CLEANUP(cleanup_tree) struct tree b = { 0 };
@@ -142,8 +139,8 @@ struct dms_error *dms_btree_walk_unshared(const struct dms_block_io *io, const c
 
 	if (one->root == other->root)
 		return NULL;
-	DMS_TRY(tree_init(io, what, one, value_size, &a));
-	DMS_TRY(tree_init(io, what, other, value_size, &b));
+	DMS_TRY(tree_init(what, one, value_size, &a));
+	DMS_TRY(tree_init(what, other, value_size, &b));
 	for (height = a.height > b.height ? a.height : b.height;; height--) {
 		bool read_a = a.height == height, read_b = b.height == height;
 

@@ -4,7 +4,7 @@
 
 #include "btree.h"
 
-/* One of two trees that may share nodes: each has a walk of its own over the same medium, io. */
+/* One of two trees that may share nodes: each has a walk of its own over the same medium. */
 struct dms_btree_side {
 	struct dms_metadata_walk *walk;
 	uint64_t root;
@@ -17,8 +17,7 @@ struct dms_btree_side {
  * but for nodes that both have at the same height for the same keys: these and
  * what is below them are the same on both sides, and are not read.
  */
-struct dms_error *dms_btree_walk_unshared(const struct dms_block_io *io, const char *what,
-					  struct dms_btree_side *one, struct dms_btree_side *other,
-					  uint32_t value_size);
+struct dms_error *dms_btree_walk_unshared(const char *what, struct dms_btree_side *one,
+					  struct dms_btree_side *other, uint32_t value_size);
 
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "metadata_walk.h"
 
@@ -34,9 +35,33 @@ struct dms_error *dms_metadata_walk_create(const struct dms_block_io *io,
 	return NULL;
 }
 
+struct dms_error *dms_metadata_walk_create_beside(const struct dms_metadata_walk *other,
+						  struct dms_metadata_walk **walk)
+{
+	size_t size = (other->nr_blocks / WORD_BITS + 1) * sizeof(*other->visited);
+	struct dms_metadata_walk *new = calloc(1, sizeof(*new));
+	uint64_t *visited = malloc(size);
+
+	if (!new || !visited) {
+		free(new);
+		free(visited);
+		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for a walk");
+	}
+	memcpy(visited, other->visited, size);
+	*new = (struct dms_metadata_walk){
+		.reader = other->reader,
+		.reader_is_others = true,
+		.nr_blocks = other->nr_blocks,
+		.visited = visited,
+	};
+	*walk = new;
+	return NULL;
+}
+
 void dms_metadata_walk_destroy(struct dms_metadata_walk *walk)
 {
-	dms_block_reader_destroy(walk->reader);
+	if (!walk->reader_is_others)
+		dms_block_reader_destroy(walk->reader);
 	free(walk->visited);
 	free(walk);
 }
@@ -60,13 +85,6 @@ struct dms_error *dms_metadata_walk_visit(struct dms_metadata_walk *walk, const 
 					   what, blocknr, parent);
 	*word |= bit;
 	return NULL;
-}
-
-void dms_metadata_walk_exclude(struct dms_metadata_walk *walk,
-			       const struct dms_metadata_walk *other)
-{
-	for (uint64_t i = 0; i <= walk->nr_blocks / WORD_BITS; i++)
-		walk->visited[i] |= other->visited[i];
 }
 
 struct dms_error *dms_metadata_check_block(const char *what, uint64_t blocknr,

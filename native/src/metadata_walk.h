@@ -8,6 +8,7 @@
 #ifndef DMSNAP_SRC_METADATA_WALK_H
 #define DMSNAP_SRC_METADATA_WALK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,7 @@
 
 struct dms_metadata_walk {
 	struct dms_block_reader *reader;
+	bool reader_is_others;
 	uint64_t nr_blocks;
 	uint64_t *visited; /* a bit per block */
 };
@@ -39,9 +41,12 @@ DMS_DEFINE_CLEANUP(dms_cleanup_metadata_walk, struct dms_metadata_walk, dms_meta
 struct dms_error *dms_metadata_walk_visit(struct dms_metadata_walk *walk, const char *what,
 					  uint64_t blocknr, uint64_t parent);
 
-/* What other, a walk over the same medium, has reached must not be reached by walk. */
-void dms_metadata_walk_exclude(struct dms_metadata_walk *walk,
-			       const struct dms_metadata_walk *other);
+/*
+ * A walk beside another one, which outlives it: over the same medium, with the
+ * same reader. It must not reach what the other one has reached up to now.
+ */
+struct dms_error *dms_metadata_walk_create_beside(const struct dms_metadata_walk *other,
+						  struct dms_metadata_walk **walk);
 
 /* The header that all kinds of blocks have in some form, checked against where the block lies. */
 struct dms_error *dms_metadata_check_block(const char *what, uint64_t blocknr,

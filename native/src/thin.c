@@ -242,11 +242,3 @@ struct dms_error *dms_thin_find_device(const struct dms_thin_metadata *metadata,
 					"the pool has no thin device %u", dev_id);
 	return NULL;
 }
-
-struct dms_error *dms_thin_walk_create(const struct dms_thin_metadata *metadata,
-				       struct dms_metadata_walk **walk)
-{
-	DMS_TRY(dms_metadata_walk_create(&metadata->io, walk));
-	dms_metadata_walk_exclude(*walk, metadata->trees);
-	return NULL;
-}

@@ -11,7 +11,10 @@ struct dms_thin_metadata {
 	struct dms_thin_superblock superblock; /* the live one */
 	struct dms_thin_superblock roots; /* the same, or its clone in the metadata snapshot */
 	bool from_snapshot;
-	/* Whose blocks no device's tree may reach: superblocks, details tree, tree of devices. */
+	/*
+	 * Beside it go the walks of single devices: these may share blocks, but reach none of
+	 * superblocks, details tree and tree of devices.
+	 */
 	struct dms_metadata_walk *trees;
 	struct dms_thin_device *devices;
 	size_t nr_devices;
@@ -21,9 +24,6 @@ struct dms_thin_metadata {
 uint64_t dms_thin_block_bytes(const struct dms_thin_metadata *metadata);
 struct dms_error *dms_thin_find_device(const struct dms_thin_metadata *metadata, uint32_t dev_id,
 				       const struct dms_thin_device **device);
-/* For the tree of one device, which may share blocks with those of others. */
-struct dms_error *dms_thin_walk_create(const struct dms_thin_metadata *metadata,
-				       struct dms_metadata_walk **walk);
 /*
  * At the end of every query: what is made of its success, or of an error that
  * the medium's content gave. When the metadata was written meanwhile, both mean

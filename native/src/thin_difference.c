@@ -92,13 +92,13 @@ static struct dms_error *read_unshared(const struct dms_thin_metadata *metadata,
 	_cleanup_metadata_walk_ struct dms_metadata_walk *to_walk = NULL;
 	struct dms_btree_side one, other;
 
-	DMS_TRY(dms_thin_walk_create(metadata, &from_walk));
-	DMS_TRY(dms_thin_walk_create(metadata, &to_walk));
+	DMS_TRY(dms_metadata_walk_create_beside(metadata->trees, &from_walk));
+	DMS_TRY(dms_metadata_walk_create_beside(metadata->trees, &to_walk));
 	one = (struct dms_btree_side){ from_walk, from->mapping_root, dms_thin_mappings_add,
 				       from_mappings };
 	other = (struct dms_btree_side){ to_walk, to->mapping_root, dms_thin_mappings_add,
 					 to_mappings };
-	DMS_TRY(dms_btree_walk_unshared(&metadata->io, DMS_THIN_MAPPING_WHAT, &one, &other,
+	DMS_TRY(dms_btree_walk_unshared(DMS_THIN_MAPPING_WHAT, &one, &other,
 					DMS_THIN_MAPPING_BYTES));
 	dms_thin_mappings_sort(from_mappings);
 	dms_thin_mappings_sort(to_mappings);

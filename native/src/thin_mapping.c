@@ -126,7 +126,7 @@ static struct dms_error *read_tree(const struct dms_thin_metadata *metadata,
 {
 	_cleanup_metadata_walk_ struct dms_metadata_walk *walk = NULL;
 
-	DMS_TRY(dms_thin_walk_create(metadata, &walk));
+	DMS_TRY(dms_metadata_walk_create_beside(metadata->trees, &walk));
 	DMS_TRY(dms_btree_walk(walk, WHAT, device->mapping_root, DMS_THIN_MAPPING_BYTES,
 			       dms_thin_mappings_add, mappings));
 	if (mappings->total_blocks == device->mapped_blocks)

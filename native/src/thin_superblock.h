@@ -6,7 +6,7 @@
 
 #include "block_io.h"
 
-/* Of the live superblock (block 0) or its clone in a metadata snapshot: magic, checksum, place, version. */
+/* The live superblock (block 0) or its clone: magic, checksum, place, version. */
 struct dms_error *dms_thin_superblock_read(const struct dms_block_io *io, uint64_t blocknr,
 					   struct dms_thin_superblock *superblock);
 /* What only the live superblock says, against the medium. */
