@@ -1,6 +1,8 @@
 """Where results go: JSON, or text and tables for people. rich draws on a terminal only."""
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
 from json import dumps
+from pathlib import Path
 from typing import Protocol, TextIO, TypeVar, cast
 
 from dmsnap.cli import json_value
@@ -163,6 +166,26 @@ class Output:
             yield bar
         finally:
             bar.close()
+
+
+def whole(stream: TextIO | None) -> TextIO:
+    """``stream``, or one over the same file that goes on where a write comes short.
+
+    Without a standard output Python has None in its place: what is written then goes nowhere.
+    With PYTHONUNBUFFERED set Python writes each text by one write(2) and forgets what that leaves,
+    which is much when a signal comes, as it does from an io_uring that was closed.
+    """
+    if stream is None:
+        return Path(os.devnull).open("w", encoding="utf-8")
+    raw = getattr(stream, "buffer", None)
+    if not isinstance(raw, io.RawIOBase):
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=True,
+    )
 
 
 def plain_table(table: Table) -> Iterator[str]:

@@ -13,7 +13,7 @@ import click
 
 from dmsnap.cli import json_value
 from dmsnap.cli.grammar import FLAGS, build
-from dmsnap.cli.output import Output
+from dmsnap.cli.output import Output, whole
 from dmsnap.cli.parser import ROOT
 from dmsnap.errors import DmsnapError, ExitCode, InterruptedBySignal
 from dmsnap.version import __version__
@@ -79,6 +79,7 @@ def _version(context: click.Context, _parameter: click.Parameter, given: bool) -
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     flags = Flags.split(arguments)
+    sys.stdout = whole(sys.stdout)
     output = Output(json=flags.json)
     try:
         logging.basicConfig(
@@ -89,12 +90,20 @@ def main(arguments: Sequence[str]) -> int:
         exit_code = run(flags, output)
         output.out.flush()
     except BrokenPipeError:
-        # Whoever read has read enough. Python would complain of the same again at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILURE
+        # Whoever read has read enough.
+        exit_code = ExitCode.FAILURE
     except (Exception, KeyboardInterrupt) as error:
-        return report(error, flags, output)
+        exit_code = report(error, flags, output)
+    drop_what_cannot_be_written()
     return exit_code
+
+
+def drop_what_cannot_be_written() -> None:
+    """Python would complain of the same again at its end, and change the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(flags: Flags, output: Output) -> int:

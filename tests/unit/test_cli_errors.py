@@ -139,31 +139,46 @@ def test_a_trace_only_with_debug(
     assert "in use" in told.splitlines()[-1] or "--json" in flags
 
 
-def run(*arguments: str, stdout: int = subprocess.PIPE) -> "subprocess.Popen[str]":
+def run(
+    *arguments: str, stdout: int = subprocess.PIPE, unbuffered: bool = False
+) -> "subprocess.Popen[str]":
     script = "import sys; from dmsnap.cli.main import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else ""},
     )
 
 
-def test_a_reader_that_goes_away_is_no_error_to_tell_of() -> None:
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_reader_that_goes_away_is_no_error_to_tell_of(unbuffered: bool) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with run("--help", stdout=writing) as process:
+    with run("--help", stdout=writing, unbuffered=unbuffered) as process:
         os.close(writing)
         _, told = process.communicate(timeout=60)
     assert told == ""
     assert process.returncode == ExitCode.FAILURE
 
 
-def test_a_full_disk_under_the_output_is_a_sentence() -> None:
-    with Path("/dev/full").open("wb") as full, run("--help", stdout=full.fileno()) as process:
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_full_disk_under_the_output_is_a_sentence(unbuffered: bool) -> None:
+    with (
+        Path("/dev/full").open("wb") as full,
+        run("--help", stdout=full.fileno(), unbuffered=unbuffered) as process,
+    ):
         _, told = process.communicate(timeout=60)
-    assert told.splitlines()[0] == "dmsnap: cannot write the output: No space left on device"
+    assert told.rstrip() == "dmsnap: cannot write the output: No space left on device"
     assert process.returncode == ExitCode.OS
+
+
+def test_no_standard_output_at_all() -> None:
+    script = "import sys; from dmsnap.cli.main import main; sys.exit(main())"
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", script, "--help"]
+    completed = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (completed.returncode, completed.stderr) == (ExitCode.OK, "")
 
 
 def test_a_file_that_is_no_metadata_is_a_sentence(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Inspect: recorded images through the command line, and metadata in use through its snapshot."""
 
 import gzip
+import io
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -167,6 +169,35 @@ def test_what_is_no_metadata_is_told(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert str(path) in captured.err
+
+
+class ShortWrites(io.RawIOBase):
+    """A pipe that takes a little at a time, as one does when a signal comes."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.written += bytes(data)[:100]
+        return min(len(data), 100)
+
+
+def test_short_writes_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With PYTHONUNBUFFERED, Python writes texts to a bare file and forgets what that leaves."""
+    words = ["inspect", "era", str(unpacked("era-undigested-6.1", tmp_path)), "--since", "1"]
+    assert program.main([*words, "--json"]) == 0
+    whole = capsys.readouterr().out
+    raw = ShortWrites()
+    bare = io.TextIOWrapper(cast(io.BytesIO, raw), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", bare)
+    assert program.main([*words, "--json"]) == 0
+    assert len(whole) > 1000
+    assert raw.written.decode() == whole
 
 
 def test_truncated_and_flipped_images_never_pass_silently(tmp_path: Path) -> None:
