@@ -38,23 +38,31 @@ Work = Callable[[], Usage | None]
 
 def run(*argv: object, timeout: float = DEADLINE_SECONDS, expected: Sequence[int] = (0,)) -> str:
     """Run a program to its end and return what it wrote on stdout."""
+    return finished(argv, subprocess.PIPE, timeout, expected).stdout
+
+
+def finished(
+    argv: Sequence[object], stdout: int, timeout: float, expected: Sequence[int]
+) -> subprocess.CompletedProcess[str]:
+    """A program at its end; any exit status but those expected is an error with its last words."""
     words = [str(word) for word in argv]
     completed = subprocess.run(
         words,
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=timeout,
         check=False,
-        stdin=subprocess.DEVNULL,
     )
     if completed.returncode not in expected:
         said = f"{shlex.join(words)}: {completed.returncode}\n{completed.stderr}"
         raise BenchError(said, completed.returncode)
-    return completed.stdout
+    return completed
 
 
 def used(*argv: object, timeout: float = DEADLINE_SECONDS, expected: Sequence[int] = (0,)) -> Usage:
-    """Run a program and say what it took.
+    """Run a program, its output to /dev/null, since reading it costs time; say what it took.
 
     GNU time starts it and tells its peak memory: a child's begins with that of the process it was
     forked from, and ours is larger than many a contestant's. Its start costs about a millisecond.
@@ -62,7 +70,7 @@ def used(*argv: object, timeout: float = DEADLINE_SECONDS, expected: Sequence[in
     with tempfile.NamedTemporaryFile(prefix="dmsnap-bench-") as file:
         prefix = ["/usr/bin/time", "--quiet", "--format=%M", f"--output={file.name}"]
         before, begun = children_seconds(), time.perf_counter()
-        run(*prefix, *argv, timeout=timeout, expected=expected)
+        finished([*prefix, *argv], subprocess.DEVNULL, timeout, expected)
         seconds = time.perf_counter() - begun
         peak_bytes = int(file.read().split()[-1]) * 1024
         return Usage(seconds, children_seconds() - before, peak_bytes)
