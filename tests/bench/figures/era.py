@@ -8,7 +8,7 @@ hold writes are digested, as the kernel leaves them after a while.
 import json
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,7 +49,10 @@ def compare(setting: Setting) -> Figure:
         taken = alternating(setting.rounds(9), programs(commands))
         taken |= alternating(setting.rounds(OLD_ROUNDS, 1), programs(old))
         image_bytes = image.stat().st_size
-    words = commands | old
+    words: dict[str, Sequence[object] | str] = {
+        **commands,
+        **{name: told(name) for name in RELEASES},
+    }
     found = [series(name, CASE, taken[name], words[name]) for name in words]
     beyond = zip(taken[OURS], taken[START], strict=True)
     found.append(Series(ABOVE, CASE, tuple(ours.seconds - start.seconds for ours, start in beyond)))
@@ -133,6 +136,11 @@ def era_invalidate(name: str, image: Path) -> list[object]:
              f"/mnt/{image.name}"]  # fmt: skip
     script = f'mount --bind "$1" {root}/mnt && shift && exec chroot {root} "$@"'
     return ["unshare", "--mount", "sh", "-c", script, "sh", image.parent, *words]
+
+
+def told(name: str) -> str:
+    """The command line as one would type it."""
+    return f"era_invalidate --written-since {SINCE} -o out.xml era.img  # of {RELEASES[name]}"
 
 
 def check_same(image: Path, setting: Setting) -> int:
