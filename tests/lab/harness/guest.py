@@ -39,8 +39,8 @@ class Stock:
 class Guest:
     """What a guest is made of; `stock` is what emulated machines boot from.
 
-    `disks` are images beside the scratch disk. With `keep` the scratch disk holds what is written
-    to the root file system, so that the next boot finds it.
+    `disks` are images beside the scratch disk, None where one is not plugged in. With `keep` the
+    scratch disk holds what is written to the root file system, so that the next boot finds it.
     """
 
     kernel: Kernel
@@ -51,7 +51,7 @@ class Guest:
     venv: Path
     dmsnap: Path
     stock: Stock | None = None
-    disks: tuple[Path, ...] = ()
+    disks: tuple[Path | None, ...] = ()
     keep: bool = False
 
 

@@ -69,6 +69,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         *(
             word
             for number, image in enumerate(guest.disks, 1)
+            if image
             for word in _disk(f"disk{number}", image, read_only=False)
         ),
         *_share("src", guest.checkout, read_only=True),

@@ -27,6 +27,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
     hostfs gives root in the guest whatever the process may do on the host, so the process lives in
     a jail in which nothing can be written but the run's own work directory and scratch disk.
     """
+    disks = [(number, disk) for number, disk in enumerate(guest.disks, 1) if disk]
     mounts = (
         PROC,
         DEV,
@@ -38,7 +39,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         Mount("ro", str(guest.dmsnap), DMSNAP),
         Mount("rw", str(run.work), "/lab/work"),
         Mount("rw", str(run.scratch), "/lab/scratch"),
-        *(Mount("rw", str(disk), _seen(number)) for number, disk in enumerate(guest.disks, 1)),
+        *(Mount("rw", str(disk), _seen(number)) for number, disk in disks),
     )
     kernel = [
         "linux.uml",
@@ -52,7 +53,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         "con=null",
         "con0=null,fd:2",
         f"ssl0=fd:{channel},fd:{channel}",
-        *(f"ubd{number}={_seen(number)}" for number in range(1, len(guest.disks) + 1)),
+        *(f"ubd{number}={_seen(number)}" for number, _ in disks),
         *(["LAB_KEEP=1"] if guest.keep else []),  # what the kernel does not know is init's
     ]
     path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
