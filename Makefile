@@ -125,14 +125,18 @@ install: build ## install below PREFIX (/usr/local), staged in DESTDIR; root wit
 		sed "s|@PYTHON@|$$interpreter|" dmsnap/cli/launcher.in >"$(DESTDIR)$(PREFIX)/bin/dmsnap"
 	chmod 755 "$(DESTDIR)$(PREFIX)/bin/dmsnap"
 	install -D -m 644 -t "$(RULES)" udev-rules/*.rules
+	install -d "$(UNITS)"
 	for unit in $(wildcard systemd/*.service systemd/*.timer systemd/*.target); do \
-		install -D -m 644 -t "$(UNITS)" "$$unit"; \
+		sed "s|/usr/local/|$(PREFIX)/|g" "$$unit" >"$(UNITS)/$${unit##*/}"; \
 	done
+	chmod 644 "$(UNITS)"/dmsnap*
 	for page in README.md CHANGELOG.md LICENSE docs/*.md; do \
 		[ ! -e "$$page" ] || install -D -m 644 -t "$(DOC)" "$$page"; \
 	done
 	install -d -m 700 "$(STATE)" "$(STATE)/store"
 	[ -n "$(DESTDIR)" ] || ! command -v udevadm >/dev/null || udevadm control --reload || true
+	[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@echo "installed; dmsnap protect enables what a volume needs at boot, dmsnap doctor says whether it will be there"
 
 uninstall: ## remove what install put there; volumes, catalogue and stores stay
 	[ ! -e "$(LIBRARY)/dmsnap/version.py" ] || rm -rf "$(LIBRARY)"

@@ -1,7 +1,8 @@
 """udev and the kernel's own uevents."""
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pyudev
@@ -9,6 +10,7 @@ import pyudev
 from dmsnap.host.run import run
 
 CONTROL_SOCKET = Path("/run/udev/control")
+RULES = Path("/etc/udev/rules.d")
 
 
 def is_running() -> bool:
@@ -26,12 +28,15 @@ def settle(deadline_seconds: float = 30) -> None:
         run("udevadm", "settle", f"--timeout={seconds}", timeout_seconds=seconds + 5)
 
 
-def wait_for_uevent(done: Callable[[], bool], deadline_seconds: float) -> bool:
+def wait_for_uevent(
+    done: Callable[[], bool], deadline_seconds: float, *, source: str = "kernel"
+) -> bool:
     """Wait until ``done()``, asked anew after every block uevent; False: not before the deadline.
 
-    Listens to the kernel's broadcast and therefore needs no udevd.
+    Listens to the kernel's broadcast and therefore needs no udevd; with ``source`` "udev" to what
+    udevd says when it has handled an event.
     """
-    monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+    monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source=source)
     monitor.filter_by("block")
     monitor.start()
     ends = time.monotonic() + deadline_seconds
@@ -41,3 +46,38 @@ def wait_for_uevent(done: Callable[[], bool], deadline_seconds: float) -> bool:
             return False
         monitor.poll(timeout=remaining)
     return True
+
+
+def wait_for_nodes(paths: Collection[Path], deadline_seconds: float) -> list[Path]:
+    """Wait until all of ``paths`` exist; returns those that still do not at the deadline.
+
+    Where udevd runs its own announcements are listened to: it makes the links.
+    """
+
+    def missing() -> list[Path]:
+        return [path for path in paths if not path.exists()]
+
+    source = "udev" if is_running() else "kernel"
+    wait_for_uevent(lambda: not missing(), deadline_seconds, source=source)
+    return missing()
+
+
+def reload_rules() -> None:
+    """Have udevd read its rules again; nothing happens where it does not run."""
+    if is_running():
+        run("udevadm", "control", "--reload")
+
+
+def look_again(devices: Collection[Path]) -> None:
+    """Have udevd apply its rules to devices once more, and wait until it has."""
+    if is_running() and devices:
+        names = [f"--name-match={device}" for device in devices]
+        run("udevadm", "trigger", "--action=change", "--settle", *names)
+
+
+def pattern(link: str) -> str:
+    """A pattern of udev's for a link or a file name: what could have a meaning stands for itself.
+
+    fnmatch(3) and "|" in match keys of udev(7).
+    """
+    return re.sub(r"[^A-Za-z0-9_./:+@=,-]", "?", link)

@@ -11,7 +11,7 @@ snapshot target over the level below it. Levels are read-only; what writes goes 
 from dataclasses import dataclass
 from uuid import UUID
 
-from dmsnap._native.label import Label
+from dmsnap._native.label import HistoryEntry, Label
 from dmsnap.catalogue.model import Volume
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -58,9 +58,7 @@ def build(volume: Volume, label: Label, recovery: BlockDevice, chain: list[Level
     below = recovery.devno
     try:
         for level, entry in zip(chain, label.history, strict=False):
-            store = single(
-                entry.store_length_bytes, Linear(recovery.devno, entry.store_offset_bytes)
-            )
+            store = store_table(entry, recovery)
             store_info = dm.create(level.store.name, level.store.uuid, store)
             shown = level_table(volume, below, store_info.devno, level.chunk_bytes)
             below = dm.create(level.shown.name, level.shown.uuid, shown, read_only=True).devno
@@ -68,6 +66,11 @@ def build(volume: Volume, label: Label, recovery: BlockDevice, chain: list[Level
         remove(chain)
         raise
     return below
+
+
+def store_table(entry: HistoryEntry, recovery: BlockDevice) -> Table:
+    """The slice of the recovery volume that holds an undo store."""
+    return single(entry.store_length_bytes, Linear(recovery.devno, entry.store_offset_bytes))
 
 
 def level_table(volume: Volume, below: int, store: int, chunk_bytes: int) -> Table:

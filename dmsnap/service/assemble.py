@@ -1,39 +1,79 @@
 """Assemble: build the stack of a recorded volume again, after a reboot or a removal by others."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
-from dmsnap.catalogue.model import Volume, VolumeState
-from dmsnap.errors import WrongStateError
-from dmsnap.host import kernel
-from dmsnap.service import identity, journal
-from dmsnap.service.assembly import build, mount_front
+from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
+from dmsnap.errors import (
+    DmsnapError,
+    ExitCode,
+    InterruptedBySignal,
+    NotFoundError,
+    WrongStateError,
+)
+from dmsnap.host import kernel, udev
+from dmsnap.recovery import replica
+from dmsnap.service import assembly, boot, identity, journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 
+# The front lies over the recovery volume.
+OVER_REPLICA = (VolumeState.TRIAL, VolumeState.COMMITTING)
+
+# At boot a volume comes up as far as it was, for what is mounted from it: what a command left
+# half done is for the next command to finish or take back.
+ASSEMBLED_BY_HAND = (VolumeState.PROTECTED, VolumeState.PROMOTED, VolumeState.TRIAL)
+
+
+@dataclass(frozen=True, slots=True)
+class AssembleResult:
+    """How one of several volumes fared."""
+
+    volume: str
+    error: str | None
+    exit_code: ExitCode
+
 
 class Assembly:
     """Build the stack of a recorded volume again, after a reboot or a removal by others."""
 
-    def __init__(self, session: Session, volume: Volume) -> None:
-        if volume.state not in (VolumeState.PROTECTED, VolumeState.PROMOTED):
+    def __init__(self, session: Session, volume: Volume, *, at_boot: bool = False) -> None:
+        if not at_boot and volume.state not in ASSEMBLED_BY_HAND:
             raise WrongStateError(f"{volume.name} is in state {volume.state}: not assembled")
-        identity.require_backing(volume)
+        if volume.state not in OVER_REPLICA:  # else it may be dead, and is not needed
+            identity.require_backing(volume)
         self.session = session
+        self.at_boot = at_boot
         # A new tracking id: what was written while the stack did not exist was not seen,
         # so the next sync compares.
         self.volume = replace(volume, tracking_id=f"{kernel.boot_id()}:{uuid4()}")
 
     def plan(self) -> Plan:
-        name = self.volume.name
+        name, state_directory = self.volume.name, self.session.configuration.state_directory
         steps = [
             Step("drop-points", f"drop live points of {name} that broke", self._drop_points),
             Step("distrust", f"distrust the tracking of {name} so far", self._record),
             Step("create-stack", f"build the stack of {name}", self._build),
         ]
-        if self.volume.mounts:
+        if not self.at_boot:
+            steps += [
+                Step(
+                    "prepare-boot",
+                    f"have {name} assembled at boot",
+                    partial(boot.prepare, self.volume, state_directory),
+                ),
+                Step(
+                    "hide-twins",
+                    f"keep what carries the file system of {name} out of /dev/disk/by-uuid",
+                    partial(boot.hide, self.volume),
+                ),
+            ]
+        # At boot that is for the mount units, with the options that fstab has by now.
+        if self.volume.mounts and not self.at_boot:
             steps.append(Step("mount", f"mount /dev/mapper/{name}", self._mount))
         return Plan("assemble", self.volume.id, steps)
 
@@ -54,21 +94,76 @@ class Assembly:
         self.session.catalogue.update_volume(self.volume)
 
     def _build(self) -> None:
-        build(self.session, self.volume, self.session.catalogue.areas(self.volume.id))
+        areas = self.session.catalogue.areas(self.volume.id)
+        if self.volume.state in OVER_REPLICA:
+            assembly.build_trial(self.volume, areas)
+        else:
+            assembly.build(self.session, self.volume, areas)
 
     def _mount(self) -> None:
-        mount_front(self.volume)
+        assembly.mount_front(self.volume)
 
 
-def assemble(session: Session, name: str, *, dry_run: bool) -> Plan | None:
-    """Build what is missing or wrong of a volume's stack, and mount it. Needs root."""
+def is_assembled(session: Session, volume: Volume) -> bool:
+    """Whether nothing is missing. Over a replica a front that is there was built as a whole."""
+    if volume.state in OVER_REPLICA:
+        return stack.exists(stack.front(volume))
+    areas, points = session.catalogue.areas(volume.id), session.catalogue.points(volume.id)
+    return not stack.problems(volume, areas, points)
+
+
+def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = False) -> Plan | None:
+    """Build what is missing or wrong of a volume's stack, and mount it. Needs root.
+
+    With ``at_boot`` devices are waited for, whatever state the volume is in comes up as what it
+    was, and mounting is left to those who mount at boot.
+    """
+    if at_boot:
+        wait_for_devices(session, session.catalogue.volume(name))
     with held(session, name) as volume:
-        areas = session.catalogue.areas(volume.id)
-        points = session.catalogue.points(volume.id)
-        if not stack.problems(volume, areas, points):
+        state_directory = session.configuration.state_directory
+        prepared = at_boot or not any(boot.wrong_files(volume, state_directory))
+        if prepared and is_assembled(session, volume):
             return None
-        plan = Assembly(session, volume).plan()
+        plan = Assembly(session, volume, at_boot=at_boot).plan()
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
     return None
+
+
+def wait_for_devices(session: Session, volume: Volume) -> None:
+    """Wait for what the stack cannot be built without: not for the recovery volume otherwise."""
+    over_replica = volume.state in OVER_REPLICA
+    below = replica.recovery_path(volume) if over_replica else Path(volume.backing)
+    areas = [
+        Path(area.path)
+        for area in session.catalogue.areas(volume.id)
+        if not volume.store.startswith("/")
+        and area.generation == volume.generation
+        and area.role in (AreaRole.ERA_METADATA, AreaRole.OVERLAY)
+    ]
+    seconds = session.configuration.boot_wait_seconds
+    missing = udev.wait_for_nodes([below, *areas], seconds)
+    if missing:
+        raise NotFoundError(
+            f"{volume.name} cannot be assembled: {missing[0]} did not appear within {seconds:g} s",
+            hint=f"dmsnap assemble {volume.name} does it when the device is there",
+            device=str(missing[0]),
+        )
+
+
+def assemble_all(session: Session, *, at_boot: bool = False) -> list[AssembleResult]:
+    """Every volume; one that fails does not keep the others from it. Needs root."""
+    results = []
+    for volume in session.catalogue.volumes():
+        error: DmsnapError | None = None
+        try:
+            assemble(session, volume.name, dry_run=False, at_boot=at_boot)
+        except InterruptedBySignal:
+            raise
+        except DmsnapError as failure:
+            error = failure
+        code = error.exit_code if error else ExitCode.OK
+        results.append(AssembleResult(volume.name, str(error) if error else None, code))
+    return results

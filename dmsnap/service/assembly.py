@@ -9,7 +9,8 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.target import Era, Table, format_table
-from dmsnap.service import mounting
+from dmsnap.recovery import chain, history, replica
+from dmsnap.service import mounting, trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack, write_count
 from dmsnap.snapshot.stack import DmName
@@ -17,17 +18,52 @@ from dmsnap.snapshot.stack import DmName
 
 def build(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
     """Make the origin and the front where they are missing or have a table of somebody else."""
+    build_origin(session, volume)
+    build_front(volume, areas)
+
+
+def build_origin(session: Session, volume: Volume) -> None:
+    """The snapshot-origin over the backing device."""
     backing = BlockDevice.probe(Path(volume.backing))
     is_new = not stack.exists(stack.origin(volume))
     settle(stack.origin(volume), stack.origin_table(volume, backing))
     if is_new:
         write_count.remember(session.configuration.run_directory, volume)
+
+
+def build_front(volume: Volume, areas: Sequence[Area]) -> None:
+    """dm-era over the origin that is there."""
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     settle(stack.front(volume), stack.front_table(volume, metadata), UdevFlags.SHOWN)
     stack.turn_discards_off(volume)
 
 
-def settle(device: DmName, table: Table, udev: UdevFlags = UdevFlags.HIDDEN) -> None:
+def build_trial(volume: Volume, areas: Sequence[Area]) -> None:
+    """A trial's devices as a boot left them: nothing. What it wrote is in the overlay.
+
+    That of a commit that was cut off, too: what the kernel had merged is gone from the stores, and
+    an exception leaves a store only when the origin has its chunk, so that snapshots over what is
+    left show the same content. The commit is then finished by running it again.
+    """
+    label = replica.label_of(volume)
+    recovery = BlockDevice.probe(replica.recovery_path(volume))
+    below = recovery.devno
+    steps_back = history.position_of(label, volume.trial_point) or 0
+    levels = chain.levels(volume, label, steps_back, chain.TRIAL)
+    for level, entry in zip(levels, label.history, strict=False):
+        settle(level.store, chain.store_table(entry, recovery))
+        store = stack.require(level.store).devno
+        table = chain.level_table(volume, below, store, level.chunk_bytes)
+        settle(level.shown, table, read_only=True)
+        below = stack.require(level.shown).devno
+    cow = stack.attach_area(volume, trial.overlay_area(volume, areas))
+    settle(stack.origin(volume), trial.overlay_table(volume, below, cow))
+    build_front(volume, areas)
+
+
+def settle(
+    device: DmName, table: Table, udev: UdevFlags = UdevFlags.HIDDEN, *, read_only: bool = False
+) -> None:
     """Have one of our devices with ``table``, and not suspended.
 
     An era target is never loaded over another one, which may have the same metadata open and
@@ -35,7 +71,7 @@ def settle(device: DmName, table: Table, udev: UdevFlags = UdevFlags.HIDDEN) -> 
     """
     info = stack.find(device)
     if info is None:
-        dm.create(device.name, device.uuid, table, udev=udev)
+        dm.create(device.name, device.uuid, table, udev=udev, read_only=read_only)
         return
     live = dm.table(info.name)
     if live == table:
@@ -47,7 +83,7 @@ def settle(device: DmName, table: Table, udev: UdevFlags = UdevFlags.HIDDEN) -> 
             f"{device.name} has another table of dm-era: {format_table(live)}",
             hint=f"unmount it, remove it with dmsetup remove {device.name}, and assemble it again",
         )
-    dm.reload(info.name, table, udev=udev)
+    dm.reload(info.name, table, udev=udev, read_only=read_only)
 
 
 def tear_down(volume: Volume) -> None:

@@ -29,6 +29,7 @@ class Configuration:
     window_deadline_ms: Annotated[int, Ge(50), Le(60000)] = 5000
     lock_wait_seconds: Annotated[float, Ge(0)] = 30.0
     unmount_wait_seconds: Annotated[float, Ge(0)] = 10.0
+    boot_wait_seconds: Annotated[float, Ge(0)] = 60.0
 
     @property
     def default_store(self) -> str:

@@ -3,16 +3,16 @@
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError
-from dmsnap.host import capability, kernel, udev
+from dmsnap.host import capability, kernel, systemd, udev
 from dmsnap.host.dm import device as dm
 from dmsnap.host.run import PACKAGES, which
-from dmsnap.service import configuration
+from dmsnap.service import boot_check, configuration
 from dmsnap.service.configuration import Configuration
+from dmsnap.service.finding import Check, Level
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
 from dmsnap.tracking import choice
@@ -29,24 +29,6 @@ RULES_DIRECTORIES = tuple(
 LOW_SPACE_BYTES = 64 * MIB
 
 NOT_ROOT = "not checked: only root can"
-
-
-class Level(StrEnum):
-    """What a finding means for dmsnap."""
-
-    OK = "ok"
-    WARNING = "warning"
-    MISSING = "missing"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding. ``action`` is what to do about it, where there is something."""
-
-    name: str
-    level: Level
-    sentence: str
-    action: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +185,28 @@ def configured_checks(root: bool) -> Iterator[Check]:
     yield directory_check("run directory", settings.run_directory)
     yield catalogue_check(settings, root)
     yield store_check(settings.default_store, root)
+    yield from boot_checks(settings, root)
+
+
+def boot_checks(settings: Configuration, root: bool) -> Iterator[Check]:
+    """Whether the volumes will be there after a restart."""
+    if not root:
+        yield Check("boot", Level.WARNING, NOT_ROOT, "run it as root")
+        return
+    try:
+        volumes = []
+        if settings.catalogue_path.exists():
+            with Catalogue.open(settings.catalogue_path) as catalogue:
+                volumes = catalogue.volumes()
+        if not volumes:
+            return
+        yield from boot_check.host_checks(
+            systemd.UNIT_DIRECTORIES, RULES_DIRECTORIES, with_systemd=systemd.is_running()
+        )
+        for volume in volumes:
+            yield from boot_check.volume_checks(volume, settings.state_directory)
+    except DmsnapError as error:
+        yield Check("boot", Level.WARNING, f"not checked: {error}", error.hint)
 
 
 def directory_check(name: str, directory: Path) -> Check:

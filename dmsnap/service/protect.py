@@ -11,7 +11,7 @@ from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.sysfs import format_devno
 from dmsnap.recovery import history
-from dmsnap.service import admission, assembly, journal, mounting
+from dmsnap.service import admission, assembly, boot, journal, mounting
 from dmsnap.service.admission import Admitted, ProtectRequest
 from dmsnap.service.first_copy import FirstCopy
 from dmsnap.service.journal import Plan, Step, StepTimes
@@ -87,6 +87,13 @@ class Protection:
                 partial(self.session.create_area, volume, self.metadata),
                 partial(self.session.release_area, volume, self.metadata),
             ),
+            # From here on a boot builds the stack, finished or not: metadata comes before it.
+            Step(
+                "prepare-boot",
+                f"have {volume.name} assembled at boot, and fstab name /dev/mapper/{volume.name}",
+                partial(boot.prepare, volume, self.session.configuration.state_directory),
+                partial(boot.withdraw, volume),
+            ),
         ]
         if volume.mounts:
             steps.append(
@@ -96,11 +103,17 @@ class Protection:
             )
         steps += [
             Step(
+                "hide-twins",
+                f"keep {device} and {self.recovery.path} out of /dev/disk/by-uuid and by-label",
+                partial(boot.hide, volume),
+                partial(boot.show, volume),
+            ),
+            Step(
                 "create-stack",
                 f"put snapshot-origin and dm-era over {device} as /dev/mapper/{volume.name}",
                 self._build,
                 partial(assembly.tear_down, volume),
-            )
+            ),
         ]
         if volume.mounts:
             steps.append(

@@ -64,6 +64,8 @@ class Revert:
         assembly.mount_front(self.volume)
 
     def _load(self) -> None:
+        # After a boot during the trial it is not there: the primary may have been dead then.
+        assembly.build_origin(self.session, self.after)
         self._load_generation(self.after)
 
     def _unload(self) -> None:

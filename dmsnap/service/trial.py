@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
-from dmsnap.errors import BusyError, PointInvalidError, WrongStateError
+from dmsnap.errors import BusyError, PointInvalidError, StackChangedError, WrongStateError
 from dmsnap.host import blockdev, udev
 from dmsnap.host.blockdev import BlockDevice, describe_users_of, lasting_users
 from dmsnap.host.dm import device as dm
@@ -42,6 +42,14 @@ def overlay_table(volume: Volume, below: int, cow: BlockDevice) -> Table:
     return single(volume.size_bytes, Snapshot(below, cow.devno, OVERLAY_CHUNK_BYTES))
 
 
+def overlay_area(volume: Volume, areas: Sequence[Area]) -> Area:
+    """The piece of the store that takes what a trial writes."""
+    for area in areas:
+        if area.role is AreaRole.OVERLAY and area.generation == volume.generation:
+            return area
+    raise StackChangedError(f"the catalogue has no overlay for the trial of {volume.name}")
+
+
 def expected_tables(volume: Volume, areas: Sequence[Area]) -> dict[DmName, Table]:
     """What the devices of a volume in trial should look like now."""
     label = replica.label_of(volume)
@@ -52,12 +60,7 @@ def expected_tables(volume: Volume, areas: Sequence[Area]) -> dict[DmName, Table
         store = stack.require(level.store).devno
         tables[level.shown] = chain.level_table(volume, below, store, level.chunk_bytes)
         below = stack.require(level.shown).devno
-    overlay = next(
-        area
-        for area in areas
-        if area.role is AreaRole.OVERLAY and area.generation == volume.generation
-    )
-    cow = stack.attach_area(volume, overlay)
+    cow = stack.attach_area(volume, overlay_area(volume, areas))
     tables[stack.origin(volume)] = overlay_table(volume, below, cow)
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     tables[stack.front(volume)] = stack.front_table(volume, metadata)

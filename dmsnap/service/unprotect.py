@@ -1,6 +1,7 @@
 """Unprotect: give the device back, byte for byte; the replica and its label stay."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from dmsnap._native import label
@@ -9,7 +10,7 @@ from dmsnap.errors import BusyError, WrongStateError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
-from dmsnap.service import assembly, identity, journal, mounting
+from dmsnap.service import assembly, boot, identity, journal, mounting
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
@@ -51,7 +52,7 @@ class Release:
             identity.require_no_replica(volume)
 
     def plan(self) -> Plan:
-        name, volume = self.volume.name, self.volume
+        name, volume, session = self.volume.name, self.volume, self.session
         steps = [
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_front),
             Step(
@@ -61,10 +62,22 @@ class Release:
                 self._rebuild,
             ),
             Step(
+                "show-device",
+                f"give {volume.backing} its links back",
+                partial(boot.show, volume, forget=self.forget),
+                partial(boot.hide, volume),
+            ),
+            Step(
                 "mount",
                 f"mount {volume.backing} where {name} was",
                 self._mount,
                 self._unmount_backing,
+            ),
+            Step(
+                "withdraw-boot",
+                f"have {name} not assembled at boot, and fstab name {volume.backing}",
+                partial(boot.withdraw, volume),
+                partial(boot.prepare, volume, session.configuration.state_directory),
             ),
             Step(
                 "release-store",

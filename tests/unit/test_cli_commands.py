@@ -177,7 +177,8 @@ def test_a_store_with_a_slash_is_a_directory(
         (("swap", "commit", "srv", "--drop-points"), ("commit", ("srv",), {"drop_points": True})),
         (("unprotect", "srv"), ("unprotect", ("srv",), {"forget": False})),
         (("unprotect", "srv", "--forget"), ("unprotect", ("srv",), {"forget": True})),
-        (("assemble", "srv"), ("assemble", ("srv",), {})),
+        (("assemble", "srv"), ("assemble", ("srv",), {"at_boot": False})),
+        (("assemble", "--boot", "srv"), ("assemble", ("srv",), {"at_boot": True})),
         (("status",), ("status", ((),), {})),
         (("status", "a", "b"), ("status", (("a", "b"),), {})),
         (

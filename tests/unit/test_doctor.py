@@ -15,7 +15,8 @@ from dmsnap.host import capability
 from dmsnap.host.dm import device as dm
 from dmsnap.service import doctor
 from dmsnap.service.configuration import Configuration
-from dmsnap.service.doctor import Check, Level, Tool
+from dmsnap.service.doctor import Tool
+from dmsnap.service.finding import Check, Level
 from dmsnap.snapshot import stack
 
 

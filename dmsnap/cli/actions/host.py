@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dmsnap.cli.output import Output, Text
 from dmsnap.errors import ExitCode
 from dmsnap.service import doctor as examination
-from dmsnap.service.doctor import Check, Level
+from dmsnap.service.finding import Check, Level
 
 
 def doctor(output: Output) -> ExitCode:

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.errors import ExitCode
+from dmsnap.errors import ExitCode, WrongWordError
 from dmsnap.service import assemble as assembling
 from dmsnap.service import protect as protection
 from dmsnap.service import status as state
 from dmsnap.service import sync as syncing
 from dmsnap.service import unprotect as release
 from dmsnap.service.admission import ProtectRequest
+from dmsnap.service.assemble import AssembleResult
 from dmsnap.service.journal import Plan
 from dmsnap.service.protect import ProtectResult
 from dmsnap.service.session import Session
@@ -81,16 +82,43 @@ def unprotect(output: Output, *, name: str, forget: bool, dry_run: bool) -> None
     )
 
 
-def assemble(output: Output, *, name: str, dry_run: bool) -> None:
+def assemble(
+    output: Output,
+    *,
+    name: str | None,
+    all: bool,  # noqa: A002 - the option's name
+    boot: bool,
+    dry_run: bool,
+) -> ExitCode:
+    if (name is None) is not all:
+        raise WrongWordError("either NAME or --all", hint="dmsnap status lists the volumes")
+    if name is None:
+        return assemble_all(output, boot=boot, dry_run=dry_run)
     with Session.open() as session:
-        plan = assembling.assemble(session, name, dry_run=dry_run)
+        plan = assembling.assemble(session, name, dry_run=dry_run, at_boot=boot)
     if plan is not None:
         output.show_plan(plan)
-        return
+        return ExitCode.OK
     output.show(
         {"operation": "assemble", "volume": name},
         lambda _: [f"/dev/mapper/{name} is as it should be"],
     )
+    return ExitCode.OK
+
+
+def assemble_all(output: Output, *, boot: bool, dry_run: bool) -> ExitCode:
+    """One volume that fails does not stop the others: its exit code is the command's."""
+    if dry_run:
+        raise WrongWordError("--dry-run wants a NAME, not --all")
+    with Session.open() as session:
+        found = assembling.assemble_all(session, at_boot=boot)
+    output.show(found, describe_assembled)
+    return next((result.exit_code for result in found if result.error), ExitCode.OK)
+
+
+def describe_assembled(found: list[AssembleResult]) -> Iterator[Text]:
+    for result in found:
+        yield result.error or f"/dev/mapper/{result.volume} is as it should be"
 
 
 def sync(

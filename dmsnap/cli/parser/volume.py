@@ -99,7 +99,15 @@ ASSEMBLE = Command(
     "assemble",
     "Build what is missing of a volume's devices, as after a reboot.",
     "volume.assemble",
-    (NAME,),
+    (
+        click.Argument(["name"], required=False),
+        click.Option(["--all"], is_flag=True, help="Every volume, whichever fails."),
+        click.Option(
+            ["--boot"],
+            is_flag=True,
+            help="For the unit that runs at boot: wait for devices, leave mounting to others.",
+        ),
+    ),
     changes_devices=True,
 )
 

@@ -1,0 +1,89 @@
+"""/etc/fstab: what is mounted at boot, and from where (fstab(5))."""
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsnap.host.mountinfo import split_options, unescape
+from dmsnap.host.replacement import replace_file
+from dmsnap.host.system_call import system_call
+
+FSTAB = Path("/etc/fstab")
+
+# Tags that name a device whatever is on it. UUID= and LABEL= name what is on it.
+_LINKS = {"PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel", "ID": "by-id"}
+
+_FIRST_FIELD = re.compile(r"^(\s*)([^\s#]\S*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line that mounts something."""
+
+    spec: str
+    mount_point: str
+    fs_type: str
+    options: tuple[str, ...]
+
+
+def entries(*, path: Path | None = None) -> list[Entry]:
+    """All lines that say something; none where there is no file."""
+    text = _read(path or FSTAB)
+    return [entry for line in text.splitlines() if (entry := parse_line(line)) is not None]
+
+
+def _read(path: Path) -> str:
+    with system_call(f"read {path}"):
+        try:
+            return path.read_text(errors="surrogateescape")
+        except FileNotFoundError:
+            return ""
+
+
+def parse_line(line: str) -> Entry | None:
+    """One line; None for a comment or what has not the three fields that a mount needs."""
+    fields = line.split()
+    if len(fields) < 3 or fields[0].startswith("#"):
+        return None
+    options = split_options(fields[3]) if len(fields) > 3 else ("defaults",)
+    return Entry(unescape(fields[0]).replace('"', ""), unescape(fields[1]), fields[2], options)
+
+
+def devno_of(spec: str) -> int | None:
+    """The device that a path or a tag names whatever is on it; None: by content, or not there."""
+    tag, equals, value = spec.partition("=")
+    if equals and tag in _LINKS:
+        spec = f"/dev/disk/{_LINKS[tag]}/{value}"
+    if not spec.startswith("/"):
+        return None
+    try:
+        status = os.stat(spec)  # noqa: PTH116 - as good as Path.stat, and no error for ENOTDIR
+    except OSError:
+        return None
+    return status.st_rdev if stat.S_ISBLK(status.st_mode) else None
+
+
+def respell(new_spec: Callable[[Entry], str | None], *, path: Path | None = None) -> list[Entry]:
+    """Write other devices into the first field of lines; returns the lines as they were.
+
+    All else of the file stays byte for byte. ``new_spec`` gives None for a line to be left alone.
+    """
+    changed: list[Entry] = []
+
+    def respelled(line: str) -> str:
+        entry = parse_line(line)
+        spec = new_spec(entry) if entry is not None else None
+        if entry is None or spec is None or spec == entry.spec:
+            return line
+        changed.append(entry)
+        escaped = spec.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
+        return _FIRST_FIELD.sub(lambda match: match[1] + escaped, line, count=1)
+
+    text = _read(path or FSTAB)
+    after = "".join(respelled(line) for line in text.splitlines(keepends=True))
+    if changed:
+        replace_file(path or FSTAB, after)
+    return changed

@@ -1,0 +1,65 @@
+"""Files of the host's configuration: replaced as a whole, durable, or not at all."""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from dmsnap.host.system_call import system_call
+
+DEFAULT_MODE = 0o644
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put ``text`` in the place of a file; its owner and mode stay. Follows a link to a file.
+
+    Whoever reads it, even after a power failure, finds the old text or the new one.
+    """
+    path = path.resolve()
+    with system_call(f"write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(descriptor, "w", errors="surrogateescape") as file:
+                file.write(text)
+                _copy_attributes(path, descriptor)
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(name, path)  # noqa: PTH105 - the name is a string
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name)  # noqa: PTH108
+            raise
+        _sync(path.parent)
+
+
+def _copy_attributes(path: Path, descriptor: int) -> None:
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        os.fchmod(descriptor, DEFAULT_MODE)
+        return
+    os.fchmod(descriptor, before.st_mode & 0o7777)
+    os.fchown(descriptor, before.st_uid, before.st_gid)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file for good; none is no error."""
+    with system_call(f"remove {path}"):
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            _sync(path.parent)
+
+
+def remove_empty_directory(path: Path) -> None:
+    """Remove a directory that holds nothing; nothing happens to one that does."""
+    with suppress(OSError):
+        path.rmdir()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,232 @@
+"""What a volume leaves in /etc for the next boot: rules, a unit's ordering and its fstab lines.
+
+The backing device and the recovery volume carry the same file system as the front, and are there
+before it: udev rules keep them out of the links that name file systems, from the first event on.
+An instance of ``dmsnap-assemble@.service`` then builds the stack before what is mounted from it.
+A volume is ordered by itself, because its store may lie on a file system that is mounted at boot.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsnap.catalogue.model import Volume
+from dmsnap.errors import NotFoundError
+from dmsnap.host import fstab, replacement, systemd, udev
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.fstab import Entry
+from dmsnap.host.sysfs import SYSFS
+
+UNIT = "dmsnap-assemble@.service"
+LOCAL = "local-fs.target"
+REMOTE = "remote-fs.target"
+NETWORK = """Wants=network-online.target
+After=network-online.target iscsi.service open-iscsi.service
+"""
+HEADING = "# Written by dmsnap for the volume {name}; dmsnap unprotect takes it away.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class BootFile:
+    """A file of dmsnap's own in /etc, and what should be in it."""
+
+    path: Path
+    text: str
+
+    def is_right(self) -> bool:
+        try:
+            return self.path.read_text() == self.text
+        except OSError:
+            return False
+
+
+def rules_path(volume: Volume) -> Path:
+    """The udev rules that know a volume's devices."""
+    return udev.RULES / f"90-dmsnap-{volume.name}.rules"
+
+
+def unit_name(volume: Volume) -> str:
+    """The instance that assembles a volume."""
+    return UNIT.replace("@", f"@{systemd.escape(volume.name)}")
+
+
+# hiding the twins
+
+
+def hide(volume: Volume) -> None:
+    """Keep the devices that carry a volume's file system beside the front out of its links."""
+    rules = rules_file(volume)
+    replacement.replace_file(rules.path, rules.text)
+    udev.reload_rules()
+    udev.look_again(present(volume))
+
+
+def show(volume: Volume, *, forget: bool = True) -> None:
+    """Give a device its links back. With ``forget`` False the copies stay hidden, as long as they
+    carry the file system that the device has.
+    """
+    copies = [] if forget or not volume.fs_uuid else copies_of(volume)
+    if copies:
+        condition = f'ENV{{ID_FS_UUID}}=="{udev.pattern(volume.fs_uuid)}"'
+        text = "".join(rule_line(volume, path, condition) for path in copies)
+        replacement.replace_file(rules_path(volume), _headed(volume, text))
+    else:
+        replacement.remove_file(rules_path(volume))
+    udev.reload_rules()
+    udev.look_again(present(volume))
+
+
+def rules_file(volume: Volume) -> BootFile:
+    """What marks the backing device, the recovery volume and a former primary."""
+    text = "".join(rule_line(volume, path) for path in devices_of(volume))
+    return BootFile(rules_path(volume), _headed(volume, text))
+
+
+def copies_of(volume: Volume) -> list[str]:
+    """What carries the volume's file system and is not the volume's device."""
+    return [path for path in (volume.recovery, volume.previous_backing) if path]
+
+
+def devices_of(volume: Volume) -> list[str]:
+    """Device and copies: the same before a swap is committed and after it."""
+    return sorted({volume.backing, *copies_of(volume)})
+
+
+def present(volume: Volume) -> list[Path]:
+    """The devices of a volume that exist now."""
+    return [path.resolve() for path in map(Path, devices_of(volume)) if path.exists()]
+
+
+def rule_line(volume: Volume, path: str, *conditions: str) -> str:
+    """The rule that marks the device recorded as ``path``."""
+    words = ['SUBSYSTEM=="block"', device_match(path), *conditions]
+    return ", ".join([*words, f'ENV{{DMSNAP_TWIN}}="{volume.name}"']) + "\n"
+
+
+def device_match(path: str) -> str:
+    """How udev knows a device by the path that dmsnap knows it by."""
+    link = path.removeprefix("/dev/")
+    if path.startswith("/dev/disk/") or Path(path).is_symlink():
+        return f'SYMLINK=="{udev.pattern(link)}"'
+    try:
+        file = SYSFS.loop_backing_file(BlockDevice.probe(Path(path)).devno)
+    except NotFoundError:
+        file = None
+    # The number of a loop device is another one after a boot; its file is not.
+    attribute = f', ATTR{{loop/backing_file}}=="{udev.pattern(file)}"' if file else ""
+    kernel_name = "loop*" if file else udev.pattern(link.replace("/", "!"))
+    return f'KERNEL=="{kernel_name}"{attribute}'
+
+
+def _headed(volume: Volume, text: str) -> str:
+    return HEADING.format(name=volume.name) + text
+
+
+# the unit
+
+
+def prepare(volume: Volume, state_directory: Path) -> None:
+    """Have the stack built at boot, and what mounted its device mount the front."""
+    right = unit_files(volume, state_directory)
+    remove_unit_files(volume, but=[file.path for file in right])
+    for file in right:
+        replacement.replace_file(file.path, file.text)
+    respell_fstab(volume)
+    systemd.reload()
+
+
+def withdraw(volume: Volume) -> None:
+    """Take the unit's files away, and let fstab name the device again."""
+    remove_unit_files(volume)
+    restore_fstab(volume)
+    systemd.reload()
+
+
+def remove_unit_files(volume: Volume, but: Collection[Path] = ()) -> None:
+    """Remove the unit's drop-ins, of whichever target."""
+    paths = [ordering_path(volume), *(wish_path(volume, target) for target in (LOCAL, REMOTE))]
+    for path in paths:
+        if path not in but:
+            replacement.remove_file(path)
+            replacement.remove_empty_directory(path.parent)
+
+
+def ordering_path(volume: Volume) -> Path:
+    """The drop-in of the instance."""
+    return systemd.UNITS / f"{unit_name(volume)}.d" / "volume.conf"
+
+
+def wish_path(volume: Volume, target: str) -> Path:
+    """The drop-in of the target that pulls the instance in."""
+    return systemd.UNITS / f"{target}.d" / f"dmsnap-{volume.name}.conf"
+
+
+def unit_files(volume: Volume, state_directory: Path) -> list[BootFile]:
+    """Drop-ins: what the instance is ordered by, and that the target wants it."""
+    lines = [entry for entry in fstab.entries() if mounts_volume(entry, volume)]
+    remote = any("_netdev" in entry.options for entry in lines)
+    target = REMOTE if remote else LOCAL
+    points = {record.mount_point for record in volume.mounts}
+    points |= {entry.mount_point for entry in lines if entry.mount_point.startswith("/")}
+    needed = [str(state_directory), *([volume.store] if volume.store.startswith("/") else [])]
+    before = [*(systemd.mount_unit(point) for point in sorted(points)), target]
+    ordering = (
+        f"[Unit]\nRequiresMountsFor={' '.join(systemd.quoted(path) for path in needed)}\n"
+        f"Before={' '.join(before)}\n" + (NETWORK if remote else "")
+    )
+    return [
+        BootFile(ordering_path(volume), _headed(volume, ordering)),
+        BootFile(
+            wish_path(volume, target), _headed(volume, f"[Unit]\nWants={unit_name(volume)}\n")
+        ),
+    ]
+
+
+# fstab
+
+
+def mounts_volume(entry: Entry, volume: Volume) -> bool:
+    """Whether a line of fstab mounts the volume, by whichever name."""
+    if entry.spec in front_paths(volume):
+        return True
+    if volume.fs_uuid and entry.spec.casefold() == f"UUID={volume.fs_uuid}".casefold():
+        return True
+    return any(entry.mount_point == record.mount_point for record in volume.mounts) or (
+        names_device(entry, volume.backing)
+    )
+
+
+def front_paths(volume: Volume) -> tuple[str, str]:
+    return f"/dev/mapper/{volume.name}", f"/dev/dmsnap/{volume.name}"
+
+
+def names_device(entry: Entry, path: str) -> bool:
+    """Whether a line names this device, whatever is on it."""
+    devno = fstab.devno_of(entry.spec)
+    try:
+        return devno is not None and devno == BlockDevice.probe(Path(path)).devno
+    except NotFoundError:
+        return False
+
+
+def respell_fstab(volume: Volume) -> None:
+    """Lines that name the device below name the front from now on."""
+    front = front_paths(volume)[0]
+    fstab.respell(lambda entry: front if names_device(entry, volume.backing) else None)
+
+
+def restore_fstab(volume: Volume) -> None:
+    """Lines that name the front name the device again."""
+    fstab.respell(lambda entry: volume.backing if entry.spec in front_paths(volume) else None)
+
+
+def wrong_files(volume: Volume, state_directory: Path) -> Iterator[Path]:
+    """The files in /etc that are not what the volume needs."""
+    rules = rules_file(volume)
+    # How a device is matched is known while it is there.
+    known = len(present(volume)) == len(devices_of(volume))
+    if not rules.path.exists() or (known and not rules.is_right()):
+        yield rules.path
+    for file in unit_files(volume, state_directory):
+        if not file.is_right():
+            yield file.path

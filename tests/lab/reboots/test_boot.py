@@ -1,0 +1,290 @@
+"""Stacks at boot: before what is mounted from them, whichever way that is named."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from harness.computer import Computer, computer
+
+MIB = 1 << 20
+STORE = "/store"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume and how /etc names what is mounted on /NAME."""
+
+    name: str
+    fs_type: str = "ext4"
+
+    @property
+    def size_bytes(self) -> int:
+        return (320 if self.fs_type == "xfs" else 64) * MIB
+
+    @property
+    def front(self) -> str:
+        return f"/dev/mapper/{self.name}"
+
+
+BY_UUID, BY_MAPPER = Volume("uuid", "xfs"), Volume("a-mapper.1")
+BY_LABEL, BY_UNIT, BY_PATH = Volume("label"), Volume("unit"), Volume("path")
+VOLUMES = (BY_UUID, BY_MAPPER, BY_LABEL, BY_UNIT, BY_PATH)
+
+MOUNT_UNIT = """[Unit]
+Before=local-fs.target
+[Mount]
+What=/dev/mapper/unit
+Where=/unit
+Type=ext4
+Options=noatime
+[Install]
+WantedBy=local-fs.target
+"""
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[Computer]:
+    """Five protected volumes, their store on a file system that is itself mounted at boot."""
+    disks = {"store": 1024 * MIB}
+    for volume in VOLUMES:
+        disks |= {volume.name: volume.size_bytes, f"{volume.name}-r": 2 * volume.size_bytes}
+    with computer(disks) as made:
+        made.boot()
+        made.shell(f"""
+            mkfs.ext4 -q -L STORE {made.device("store")}
+            mkdir -p {STORE} /etc/systemd/system.conf.d
+            printf '[Manager]\nDefaultDeviceTimeoutSec=600\n' >/etc/systemd/system.conf.d/lab.conf
+            echo "LABEL=STORE {STORE} ext4 defaults 0 2" >>/etc/fstab
+            mount {STORE}
+        """)
+        for volume in VOLUMES:
+            prepare(made, volume)
+        yield made
+
+
+def prepare(guest: Computer, volume: Volume) -> None:
+    """A file system with content, protected, and a line in fstab as people write them."""
+    name, device = volume.name, guest.device(volume.name)
+    guest.shell(f"""
+        mkfs.{volume.fs_type} -q -L fs-{name} {device}
+        udevadm settle
+        mkdir /{name}
+        mount -o noatime {device} /{name}
+        mkdir /{name}/files
+        for i in $(seq 30); do head -c 200000 /dev/urandom >/{name}/files/$i; done
+    """)
+    uuid = guest.run("blkid", "-p", "-o", "value", "-s", "UUID", device).strip()
+    spec = {
+        BY_UUID: f"UUID={uuid}",
+        BY_LABEL: f"LABEL=fs-{name}",
+        BY_MAPPER: volume.front,
+        BY_PATH: by_path(guest, device),
+    }.get(volume)
+    if spec:
+        line = f"{spec}\t/{name}  {volume.fs_type} noatime,nofail 0 2"
+        guest.run("bash", "-c", f"echo '{line}' >>/etc/fstab")
+    guest.dmsnap(
+        "protect", device, "--name", name, "--recovery", guest.device(f"{name}-r"), "--store", STORE
+    )
+    if volume is BY_UNIT:
+        guest.shell(
+            f"echo '{MOUNT_UNIT}' >/etc/systemd/system/unit.mount; systemctl enable unit.mount"
+        )
+    guest.shell(f"cd /{name} && sha256sum files/* >/var/{name}.sums && sync")
+
+
+def by_path(guest: Computer, device: str) -> str:
+    links = guest.run("udevadm", "info", "--query=symlink", "--name", device).split()
+    return next(f"/dev/{link}" for link in links if link.startswith("disk/by-path/"))
+
+
+def require_up(guest: Computer, volume: Volume) -> None:
+    """Mounted from the front, with its content; all names lead there, none to a twin."""
+    name = volume.name
+    guest.run("udevadm", "settle")
+    mounted = guest.run("findmnt", "-no", "SOURCE,OPTIONS", "-M", f"/{name}")
+    assert mounted.split()[0] == volume.front
+    assert "noatime" in mounted
+    guest.shell(f"cd /{name} && sha256sum --quiet -c /var/{name}.sums")
+    front = guest.run("readlink", "-f", volume.front)
+    uuid = guest.run("blkid", "-p", "-o", "value", "-s", "UUID", volume.front).strip()
+    for link in (f"by-uuid/{uuid}", f"by-label/fs-{name}"):
+        assert guest.run("readlink", "-f", f"/dev/disk/{link}") == front, link
+    for twin in (guest.device(name), guest.device(f"{name}-r")):
+        require_hidden(guest, twin)
+
+
+def require_hidden(guest: Computer, device: str) -> None:
+    known = guest.run("udevadm", "info", "--query=all", "--name", device)
+    assert "disk/by-path/" in known
+    assert "disk/by-uuid" not in known, known
+    assert "disk/by-label" not in known, known
+    assert "SYSTEMD_READY=0" in known
+    assert "UDISKS_IGNORE=1" in known
+
+
+def require_running(guest: Computer) -> None:
+    state = guest.shell("systemctl is-system-running --wait || systemctl --failed")
+    assert state == "running\n", state + guest.run("journalctl", "-b", "-p", "warning")
+
+
+def require_syncs(guest: Computer, volume: Volume) -> None:
+    """The next sync compares, and leaves the source; the one after it needs not."""
+    result = guest.dmsnap("sync", volume.name, "--audit", "full")
+    assert result["tracker"] == "compare", result
+    guest.shell(f"date +%N >/{volume.name}/changed")
+    result = guest.dmsnap("sync", volume.name, "--audit", "full")
+    assert result["tracker"] == "era", result
+
+
+def test_the_line_that_named_the_device_names_the_front(guest: Computer) -> None:
+    lines = guest.run("cat", "/etc/fstab").splitlines()
+    assert "/dev/mapper/path\t/path  ext4 noatime,nofail 0 2" in lines
+    for volume in VOLUMES:
+        require_up(guest, volume)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["shut-down", "plug-pulled"])
+def test_all_are_there_after_a_boot(guest: Computer, cut: bool) -> None:
+    if cut:
+        guest.shell("for v in /uuid /unit; do cp -r /etc/systemd $v/more; done")
+        guest.pull_plug()
+        guest.boot()
+    else:
+        guest.reboot()
+    require_running(guest)
+    for volume in VOLUMES:
+        require_up(guest, volume)
+    assert not [problem for each in guest.dmsnap("status") for problem in each["problems"]]
+    for volume in (BY_UUID, BY_UNIT):
+        require_syncs(guest, volume)
+
+
+def write(guest: Computer, volume: Volume, text: str) -> None:
+    guest.shell(f"echo {text} >/{volume.name}/note && sync -f /{volume.name}")
+
+
+def note(guest: Computer, volume: Volume) -> str:
+    return guest.run("cat", f"/{volume.name}/note").strip()
+
+
+def state(guest: Computer, volume: Volume, *, problem: str = "") -> str:
+    """Its state; ``problem`` is a part of what is wrong with it, where something is meant to be."""
+    (status,) = guest.dmsnap("status", volume.name, expected=24 if problem else 0)
+    problems = "; ".join(status["problems"])
+    assert problem in problems
+    assert bool(problem) == bool(problems), problems
+    return str(status["state"])
+
+
+def test_a_trial_survives_a_boot_as_what_it_was(guest: Computer) -> None:
+    """One over the replica, one over an earlier point; the primaries stay as they were left."""
+    for volume, steps in ((BY_UUID, 0), (BY_UNIT, 1)):
+        for text in ("first", "second"):
+            write(guest, volume, text)
+            guest.dmsnap("sync", volume.name)
+        write(guest, volume, "primary")
+        points = guest.dmsnap("point", "list", volume.name)
+        to = ["--to", points[-1 - steps]["id"]] if steps else []
+        guest.dmsnap("swap", volume.name, *to)
+        assert note(guest, volume) == ("first" if steps else "second")
+        write(guest, volume, f"trial-{volume.name}")
+    guest.pull_plug()
+    guest.boot()
+    require_running(guest)
+    for volume in (BY_UUID, BY_UNIT):
+        require_up(guest, volume)
+        assert note(guest, volume) == f"trial-{volume.name}"
+        assert state(guest, volume) == "trial"
+    guest.dmsnap("swap", "revert", BY_UUID.name)
+    assert note(guest, BY_UUID) == "primary"
+    require_syncs(guest, BY_UUID)
+    guest.dmsnap("swap", "commit", BY_UNIT.name)
+    assert note(guest, BY_UNIT) == f"trial-{BY_UNIT.name}"
+
+
+def require_promoted(guest: Computer, volume: Volume) -> None:
+    """The former recovery volume is the primary, with what the trial wrote."""
+    require_up(guest, volume)
+    assert state(guest, volume, problem="has no recovery volume") == "promoted"
+    assert note(guest, volume) == "trial"
+    below = guest.run("dmsetup", "deps", "-o", "devname", f"dmsnap-{volume.name}-origin-2")
+    assert guest.device(f"{volume.name}-r").removeprefix("/dev/") in below
+
+
+def test_a_commit_that_was_cut_off_is_finished_after_the_boot(guest: Computer) -> None:
+    volume = BY_LABEL
+    write(guest, volume, "synced")
+    guest.dmsnap("sync", volume.name)
+    guest.dmsnap("swap", volume.name)
+    guest.shell(f"for i in 1 2 3 4; do head -c 1M /dev/urandom >/{volume.name}/$i; done; sync")
+    write(guest, volume, "trial")
+    guest.dies("""
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.cli.main import main
+recorded = Catalogue.record_step
+def record_step(self, job_id, position, state, seconds):
+    recorded(self, job_id, position, state, seconds)
+    if (position, state) == (1, "begun"):
+        pull_plug()
+Catalogue.record_step = record_step
+main(["swap", "commit", "label"])
+""")
+    guest.boot()
+    require_running(guest)
+    require_up(guest, volume)
+    assert state(guest, volume, problem="run dmsnap swap commit again") == "committing"
+    assert note(guest, volume) == "trial"
+    guest.dmsnap("swap", "commit", volume.name)
+    require_promoted(guest, volume)
+    guest.reboot()
+    require_running(guest)
+    require_promoted(guest, volume)
+
+
+def test_a_recovery_volume_that_is_missing_does_not_stop_the_boot(guest: Computer) -> None:
+    guest.reboot(without=["uuid-r"])
+    require_running(guest)
+    guest.shell("cd /uuid && sha256sum --quiet -c /var/uuid.sums")
+    (status,) = guest.dmsnap("status", BY_UUID.name, expected=24)
+    assert status["replica"] is None
+    (problem,) = status["problems"]
+    assert "/dev/disk/by-path/platform-uml-blkdev.3" in problem
+    for volume in (BY_MAPPER, BY_PATH):
+        require_up(guest, volume)
+    guest.reboot()
+    require_syncs(guest, BY_UUID)
+
+
+def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest: Computer) -> None:
+    guest.shell("mkdir -p /etc/dmsnap && echo 'boot_wait_seconds = 5' >/etc/dmsnap/dmsnap.toml")
+    guest.reboot(without=[BY_PATH.name])
+    failed = guest.run("systemctl", "--failed", "--no-legend", "--plain").split("\n")[:-1]
+    assert [line.split()[0] for line in failed] == ["dmsnap-assemble@path.service"]
+    said = guest.run("journalctl", "-b", "-o", "cat", "-u", "dmsnap-assemble@path.service")
+    assert "path cannot be assembled: " in said
+    assert " did not appear within 5 s" in said
+    for volume in (BY_UUID, BY_MAPPER, BY_UNIT):
+        require_up(guest, volume)
+    guest.run("findmnt", "/path", expected=1)
+    guest.reboot()
+    require_running(guest)
+    require_up(guest, BY_PATH)
+    require_syncs(guest, BY_PATH)
+
+
+def test_unprotect_leaves_nothing_for_the_boot(guest: Computer) -> None:
+    """The device is mounted again at boot by what fstab says, and has the links; the copy none."""
+    guest.dmsnap("unprotect", BY_PATH.name)
+    guest.dmsnap("unprotect", BY_MAPPER.name, "--forget")
+    guest.reboot()
+    require_running(guest)
+    left = guest.shell("ls -d /etc/systemd/system/*dmsnap* /etc/systemd/system/*.d/* || true")
+    assert "path" not in left
+    assert "mapper" not in left
+    device = guest.device(BY_PATH.name)
+    assert guest.run("findmnt", "-no", "SOURCE", "-M", "/path").strip() == device
+    uuid = guest.run("blkid", "-p", "-o", "value", "-s", "UUID", device).strip()
+    assert guest.run("readlink", "-f", f"/dev/disk/by-uuid/{uuid}").strip() == device
+    require_hidden(guest, guest.device("path-r"))
+    guest.run("ls", "/etc/udev/rules.d/90-dmsnap-a-mapper.1.rules", expected=2)

@@ -1,0 +1,113 @@
+"""fstab: reading it, and changing one field of it."""
+
+import os
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dmsnap.errors import NotPermittedError
+from dmsnap.host import fstab, replacement, systemd
+from dmsnap.host.fstab import Entry
+
+TEXT = """# a comment\tstays
+UUID=3f2a-11  /srv\text4   noatime,nofail 0 2
+\t/dev/vg0/my\\040data /my\\040data xfs defaults 0 0 # so does this
+
+half a line
+LABEL="boot" /boot vfat context="a,b",ro
+none swap
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "fstab"
+    path.write_text(TEXT)
+    path.chmod(0o640)
+    return path
+
+
+def test_lines(file: Path) -> None:
+    assert fstab.entries(path=file) == [
+        Entry("UUID=3f2a-11", "/srv", "ext4", ("noatime", "nofail")),
+        Entry("/dev/vg0/my data", "/my data", "xfs", ("defaults",)),
+        Entry("half", "a", "line", ("defaults",)),
+        Entry("LABEL=boot", "/boot", "vfat", ('context="a,b"', "ro")),
+    ]
+    assert fstab.entries(path=file.with_name("none")) == []
+
+
+def test_only_the_first_field_changes(file: Path) -> None:
+    changed = fstab.respell(
+        lambda entry: "/dev/mapper/a b" if entry.mount_point == "/my data" else None, path=file
+    )
+    assert [entry.spec for entry in changed] == ["/dev/vg0/my data"]
+    assert file.read_text() == TEXT.replace("/dev/vg0/my\\040data", "/dev/mapper/a\\040b")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    inode = file.stat().st_ino
+    assert fstab.respell(lambda entry: entry.spec, path=file) == []
+    assert file.stat().st_ino == inode, "nothing to change, nothing written"
+    assert os.listdir(file.parent) == ["fstab"]  # noqa: PTH208 - hidden ones too
+
+
+def test_a_link_to_fstab_stays_one(file: Path) -> None:
+    link = file.with_name("link")
+    link.symlink_to(file)
+    fstab.respell(lambda _: "/dev/x", path=link)
+    assert link.is_symlink()
+    assert "/dev/x /srv" in file.read_text().replace("  ", " ")
+
+
+def test_tags_that_name_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def status(path: str) -> SimpleNamespace:
+        asked.append(path)
+        if "missing" in path:
+            raise FileNotFoundError
+        return SimpleNamespace(st_mode=stat.S_IFCHR if "tty" in path else stat.S_IFBLK, st_rdev=7)
+
+    monkeypatch.setattr("dmsnap.host.fstab.os.stat", status)
+    assert fstab.devno_of("PARTUUID=12-34") == 7
+    assert fstab.devno_of("/dev/vg/a") == 7
+    assert fstab.devno_of("UUID=12") is None
+    assert fstab.devno_of("LABEL=12") is None
+    assert fstab.devno_of("tmpfs") is None
+    assert fstab.devno_of("/dev/missing") is None
+    assert fstab.devno_of("/dev/tty") is None
+    assert asked[:2] == ["/dev/disk/by-partuuid/12-34", "/dev/vg/a"]
+
+
+def test_a_file_is_replaced_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "made" / "file"
+    replacement.replace_file(path, "one")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+    def fails(_descriptor: int) -> None:
+        raise PermissionError(1, "no")
+
+    monkeypatch.setattr("dmsnap.host.replacement.os.fsync", fails)
+    with pytest.raises(NotPermittedError, match="cannot write"):
+        replacement.replace_file(path, "two")
+    assert path.read_text() == "one"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("path", "unit"),
+    [
+        ("/srv", "srv.mount"),
+        ("/", "-.mount"),
+        ("/var//lib/a-b/", "var-lib-a\\x2db.mount"),
+        ("/.hidden/ü", "\\x2ehidden-\\xc3\\xbc.mount"),
+    ],
+)
+def test_names_of_mount_units(path: str, unit: str) -> None:
+    assert systemd.mount_unit(path) == unit
+
+
+def test_words_in_unit_files() -> None:
+    assert systemd.escape("a-b.c+d") == "a\\x2db.c\\x2bd"
+    assert systemd.quoted('/a b"c\\%') == '"/a b\\"c\\\\%%"'
