@@ -9,7 +9,7 @@
 #include "io_threads.h"
 #include "io_transfer.h"
 
-#define NS_PER_S 1000000000l
+#define NS_PER_S 1000000000L
 
 struct dms_io_threads {
 	pthread_mutex_t lock;
@@ -108,7 +108,7 @@ static struct timespec deadline_in(int timeout_ms)
 
 	clock_gettime(CLOCK_MONOTONIC, &deadline);
 	deadline.tv_sec += timeout_ms / 1000;
-	deadline.tv_nsec += timeout_ms % 1000 * 1000000l;
+	deadline.tv_nsec += timeout_ms % 1000 * 1000000L;
 	if (deadline.tv_nsec >= NS_PER_S) {
 		deadline.tv_nsec -= NS_PER_S;
 		deadline.tv_sec++;

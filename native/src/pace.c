@@ -17,7 +17,7 @@
 #define SMALL_REQUEST_BYTES (256u << 10)
 /* A measurement takes so many times the limit. */
 #define WINDOW_LIMITS 2u
-#define NS_PER_MS 1000000l
+#define NS_PER_MS 1000000L
 #define MS_PER_S 1000u
 
 static uint32_t cut(uint64_t bytes, uint32_t multiple_bytes)
