@@ -13,9 +13,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.dmsnap-built
 
-BUILD_PACKAGES := gcc libc6-dev libdevmapper-dev liburing-dev pkg-config python3-dev python3-venv
+BUILD_PACKAGES := gcc libc6-dev libdevmapper-dev liburing-dev libxxhash-dev pkg-config python3-dev python3-venv
 RUN_PACKAGES := e2fsprogs kmod mount util-linux xfsprogs
-CHECK_PACKAGES := clang clang-tidy cppcheck libclang-rt-dev valgrind
+CHECK_PACKAGES := clang clang-tidy cppcheck libclang-rt-dev valgrind xxhash
 # What the bench measures with and against; the lab's trees have their own.
 BENCH_PACKAGES := coreutils diffutils fio gddrescue libnbd-bin nbdkit qemu-utils rsync time
 

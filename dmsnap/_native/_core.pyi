@@ -164,6 +164,27 @@ class _Lib:
         /,
     ) -> CData: ...
 
+    # digest.h
+    DMS_DIGEST_BYTES: int
+    def dms_digest_extents(
+        self, fd: int, size_bytes: int, extents: CData, options: CData, digest: CData, /
+    ) -> CData: ...
+    def dms_digest_compare(
+        self,
+        source_fd: int,
+        destination_fd: int,
+        size_bytes: int,
+        extents: CData,
+        options: CData,
+        bytes_compared: CData,
+        suspects: CData,
+        /,
+    ) -> CData: ...
+
+    # fs_map.h
+    def dms_fs_map_unused(self, fd: int, size_bytes: int, unused: CData, /) -> CData: ...
+    def dms_btrfs_map_unused(self, fd: int, size_bytes: int, unused: CData, /) -> CData: ...
+
     # window.h
     DMS_WINDOW_SUSPEND: int
     DMS_WINDOW_SUSPEND_NO_FREEZE: int

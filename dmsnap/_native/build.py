@@ -21,9 +21,11 @@ HEADERS = (
     "thin",
     "label",
     "copy",
+    "digest",
+    "fs_map",
     "window",
 )
-LIBRARIES = ("uring",)
+LIBRARIES = ("uring", "xxhash")
 COMPILE_ARGUMENTS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra")
 
 CALLBACKS = """

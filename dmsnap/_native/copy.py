@@ -86,7 +86,7 @@ class Kept:
         return lib.dms_copy_kept_bytes(self.cdata)
 
 
-class _ProgressCall:
+class ProgressCall:
     """What the C callback gets a handle of: the function, and what it raised."""
 
     __slots__ = ("function", "handle", "raised", "source_name")
@@ -126,7 +126,7 @@ def _raised_in_callback(
 
 @ffi.def_extern(name="dms_python_progress", error=1, onerror=_raised_in_callback)
 def _progress(context: "CData", bytes_done: int) -> int:
-    call: _ProgressCall = ffi.from_handle(context)
+    call: ProgressCall = ffi.from_handle(context)
     if call.function is not None:
         call.function(bytes_done)
     return 0
@@ -157,7 +157,7 @@ def compare(
     :class:`~dmsnap.errors.NoSpaceError` when the region is too small. ``kept``, an empty one, takes
     the source's content of what differs.
     """
-    call = _ProgressCall(progress)
+    call = ProgressCall(progress)
     stats = ffi.new("struct dms_copy_stats *")
     different = ffi.new("struct dms_extent_set **")
     store = ffi.NULL
@@ -203,7 +203,7 @@ def apply(
     With ``zero_detection`` zeroes are deallocated where the destination can do that. What is
     ``kept`` of a comparison must be among ``extents``, and is not read again.
     """
-    call = _ProgressCall(progress)
+    call = ProgressCall(progress)
     stats = ffi.new("struct dms_copy_stats *")
     error = lib.dms_copy_apply(
         source_fd,
@@ -233,7 +233,7 @@ def roll_back(
 
     May be repeated.
     """
-    call = _ProgressCall(progress)
+    call = ProgressCall(progress)
     stats = ffi.new("struct dms_copy_stats *")
     error = lib.dms_copy_roll_back(
         store_fd,

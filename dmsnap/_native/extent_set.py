@@ -40,6 +40,13 @@ class ExtentSet:
             new.add(extent.offset_bytes, extent.length_bytes)
         return new
 
+    @classmethod
+    def whole(cls, size_bytes: int) -> Self:
+        """All of a device."""
+        new = cls()
+        new.add(0, size_bytes)
+        return new
+
     def add(self, offset_bytes: int, length_bytes: int) -> None:
         """Add one range; an empty one adds nothing. Cheapest in ascending order."""
         check(lib.dms_extent_set_add(self.cdata, offset_bytes, length_bytes), "")
@@ -59,6 +66,17 @@ class ExtentSet:
     def subtract(self, other: "ExtentSet") -> None:
         """Remove every byte that is in ``other``."""
         check(lib.dms_extent_set_subtract(self.cdata, other.cdata), "")
+
+    def without(self, other: "ExtentSet") -> "ExtentSet":
+        """A new set of the bytes that are not in ``other``."""
+        new = ExtentSet()
+        new.merge(self)
+        new.subtract(other)
+        return new
+
+    def within(self, other: "ExtentSet") -> "ExtentSet":
+        """A new set of the bytes that are in both."""
+        return self.without(self.without(other))
 
     @property
     def bytes(self) -> int:
