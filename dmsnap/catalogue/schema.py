@@ -9,6 +9,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -76,6 +77,15 @@ point = Table(
     Column("area_id", Text),
     Column("invalid_reason", Text),
     Column("deleted_ns", BigInteger),
+)
+
+skipped = Table(
+    "skipped",
+    metadata,
+    Column("recovery_id", Text, primary_key=True),
+    Column("points", JSON, nullable=False),
+    # Pairs of 64-bit numbers, little-endian, offset and length; compressed by zlib.
+    Column("extents", LargeBinary, nullable=False),
 )
 
 job = Table(

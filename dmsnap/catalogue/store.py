@@ -66,7 +66,7 @@ class Catalogue:
         self._engine.dispose()
 
     def _create_schema(self) -> None:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             # Each statement says "if not": two first commands may do this at once.
             for table in schema.metadata.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
@@ -83,7 +83,8 @@ class Catalogue:
                 )
 
     @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One short transaction, committed at the end; for this package alone."""
         try:
             with self._engine.begin() as connection:
                 yield connection
@@ -106,7 +107,7 @@ class Catalogue:
             .where(schema.volume.c.removed_ns.is_(None))
             .order_by(schema.volume.c.name)
         )
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [_volume(dict(row)) for row in connection.execute(query).mappings()]
 
     def find_volume(self, name: str) -> Volume | None:
@@ -137,7 +138,7 @@ class Catalogue:
         former = schema.volume.update().where(
             schema.volume.c.id == str(volume.id), schema.volume.c.removed_ns.is_not(None)
         )
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             if not connection.execute(former.values(**columns, removed_ns=None)).rowcount:
                 connection.execute(schema.volume.insert().values(**columns))
 
@@ -164,7 +165,7 @@ class Catalogue:
         query = sa.select(schema.area).where(schema.area.c.volume_id == str(volume_id))
         if role is not None:
             query = query.where(schema.area.c.role == role)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [_area(dict(row)) for row in connection.execute(query).mappings()]
 
     def add_area(self, area: Area) -> None:
@@ -186,7 +187,7 @@ class Catalogue:
         )
         if volume_id is not None:
             query = query.where(schema.point.c.volume_id == str(volume_id))
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [_point(dict(row)) for row in connection.execute(query).mappings()]
 
     def find_point(self, point_id: UUID) -> Point | None:
@@ -219,7 +220,7 @@ class Catalogue:
         self, operation: str, volume_id: UUID | None, pid: int, steps: Sequence[str]
     ) -> int:
         """Record an operation and its steps before the first is done; returns the job's id."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             job_id: int = connection.execute(
                 schema.job.insert()
                 .values(
@@ -261,7 +262,7 @@ class Catalogue:
 
         Only with the volume's lock held: else the job may be running.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             names = list(connection.scalars(_begun_steps(volume_id)))
             connection.execute(
                 schema.job.update()
@@ -272,11 +273,11 @@ class Catalogue:
 
     def unfinished_steps(self, volume_id: UUID) -> list[str]:
         """The steps that unfinished jobs of a volume have begun."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [*connection.scalars(_begun_steps(volume_id))]
 
     def _execute(self, statement: sa.Executable) -> None:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(statement)
 
 

@@ -16,6 +16,7 @@ CHECK_SECONDS = 4 * 3600
 
 _SUPERBLOCKS_BYTES = 4096
 _EXT4_MAGIC = 0xEF53
+_EXT4_BIGALLOC = 0x200
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +78,28 @@ def block_size(device: Path, fs_type: str) -> int:
     That is ext4's block and XFS's sector. Devices with larger logical blocks cannot hold it.
     Raises ``CorruptError`` when there is no such superblock, ``WrongStateError`` for other types.
     """
-    with open_shared(device, direct=False) as descriptor, system_call(f"read {device}"):
-        start = os.pread(descriptor, _SUPERBLOCKS_BYTES, 0)
-    if len(start) < _SUPERBLOCKS_BYTES:
-        raise CorruptError(f"{device} is too small to hold {fs_type}")
+    start = _superblocks(device, fs_type)
     if fs_type in ("ext2", "ext3", "ext4"):
         return _ext4_block_bytes(device, start)
     if fs_type == "xfs":
         return _xfs_sector_bytes(device, start)
     raise WrongStateError(f"{device}: the block size of {fs_type} is not known", fs_type=fs_type)
+
+
+def ext4_has_bigalloc(device: Path) -> bool:
+    """Whether ext4 allocates clusters of blocks: EXT4_FEATURE_RO_COMPAT_BIGALLOC."""
+    start = _superblocks(device, "ext4")
+    _ext4_block_bytes(device, start)
+    (features,) = struct.unpack_from("<I", start, 1024 + 0x64)
+    return bool(features & _EXT4_BIGALLOC)
+
+
+def _superblocks(device: Path, fs_type: str) -> bytes:
+    with open_shared(device, direct=False) as descriptor, system_call(f"read {device}"):
+        start = os.pread(descriptor, _SUPERBLOCKS_BYTES, 0)
+    if len(start) < _SUPERBLOCKS_BYTES:
+        raise CorruptError(f"{device} is too small to hold {fs_type}")
+    return start
 
 
 def _ext4_block_bytes(device: Path, start: bytes) -> int:

@@ -46,6 +46,20 @@ def mount(source: Path, target: Path, fs_type: str, options: Sequence[str] = ())
     run("mount", "-t", fs_type, *arguments, "--", str(source), str(target))
 
 
+@contextmanager
+def opened_root(entry: Mount) -> Iterator[int]:
+    """A descriptor of the directory where ``entry`` is seen, else ``BusyError``."""
+    with system_call(f"open {entry.mount_point}"):
+        descriptor = os.open(entry.mount_point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        top = mount_at(entry.mount_point)
+        if top is None or top.mount_id != entry.mount_id:
+            raise BusyError(f"something else is mounted over {entry.mount_point}")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def unmount(target: Path, deadline_seconds: float = 10) -> None:
     """Unmount what is seen at ``target``; never lazily.
 

@@ -142,6 +142,24 @@ def write_new(
     )
 
 
+def write_left_out(
+    replica: Replica, source_fd: int, left_out: ExtentSet, progress: Progress | None = None
+) -> CopyStats:
+    """Copy what the replica's own point leaves out, without keeping what is there, and flush.
+
+    May come before the label says ``applying``: no point holds anything there.
+    """
+    return copy.apply(
+        source_fd,
+        replica.fd,
+        replica.label.size_bytes,
+        left_out,
+        zero_detection=True,
+        progress=progress,
+        name=str(replica.device.path),
+    )
+
+
 def mark_consistent(replica: Replica, *, keep: bool, content: Signature | None = None) -> None:
     """The replica is the next point now; ``content`` is what the point holds, where it is known."""
     current = replica.label

@@ -83,11 +83,11 @@ def recovery_path(volume: Volume) -> Path:
 
 
 @contextmanager
-def opened(volume: Volume) -> Iterator[Replica]:
-    """The recovery volume, opened O_EXCL for writing, its label checked against ``volume``."""
+def opened(volume: Volume, *, write: bool = True) -> Iterator[Replica]:
+    """The recovery volume, opened O_EXCL, its label checked against ``volume``."""
     path = recovery_path(volume)
     device = BlockDevice.probe(path)
-    with open_exclusive(path, write=True) as fd:
+    with open_exclusive(path, write=write) as fd:
         current = label.read(fd, device.size_bytes, str(path))
         check_identity(volume, device, current)
         yield Replica(device, fd, current)

@@ -53,6 +53,7 @@ class ProtectRequest:
     """What the user asked for. Sizes in bytes; ``cow_percent`` 0: what the configuration says.
 
     ``bandwidth`` in bytes a second, 0: no limit.
+    ``full``: copy what the file system does not use, too.
     """
 
     device: Path
@@ -64,6 +65,7 @@ class ProtectRequest:
     overwrite: bool = False
     cow_percent: int = 0
     bandwidth: int = 0
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)

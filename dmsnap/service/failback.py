@@ -21,8 +21,10 @@ from dmsnap._native import copy, window
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import Label, LabelState
 from dmsnap._native.window import WindowAction, WindowStep
+from dmsnap.catalogue import skipped
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import AreaRole, Point, Volume, VolumeState
+from dmsnap.catalogue.skipped import Skipped
 from dmsnap.errors import (
     ForeignDeviceError,
     ReadOnlyError,
@@ -93,6 +95,7 @@ class Failback:
         self.reason = parting.doubt(volume, self.former)
         self.point_id = uuid4()
         self.since = 0
+        self.compared = ExtentSet()
         self.bytes_compared = 0
         self.bytes_copied = 0
 
@@ -217,6 +220,7 @@ class Failback:
                 progress=of_total(self.progress, different.bytes),
                 name=str(self.former.path),
             )
+        self.compared.merge(extents)
         self.bytes_compared += compared.bytes_compared
         self.bytes_copied += written.bytes_written
 
@@ -261,7 +265,16 @@ class Failback:
                 window_seconds=0.0,
             )
         )
+        self._record_skipped()
         self.session.catalogue.update_volume(self.after)
+
+    def _record_skipped(self) -> None:
+        """What the promoted volume left out when they parted, and neither side changed since."""
+        catalogue, recovery_id = self.session.catalogue, self.label.recovery_uuid
+        left_out = skipped.of_replica(catalogue, recovery_id, self.volume.id)
+        points = (self.volume.id, self.point_id)
+        extents = left_out.without(self.compared)
+        skipped.record(catalogue, Skipped(recovery_id, points, extents))
 
     def _unrecord(self) -> None:
         self.session.catalogue.update_volume(self.volume)

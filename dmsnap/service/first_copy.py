@@ -7,8 +7,9 @@ from dmsnap._native import copy, label
 from dmsnap._native.copy import CopyOptions
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import HistoryFlag, Label, LabelState
+from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
-from dmsnap.extent import Extent
+from dmsnap.catalogue.skipped import Skipped
 from dmsnap.host import kernel, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
@@ -17,7 +18,9 @@ from dmsnap.service.journal import Step
 from dmsnap.service.point import PointSet
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.session import Session
-from dmsnap.snapshot import live, stack
+from dmsnap.snapshot import live, stack, usage, write_count
+from dmsnap.snapshot.usage import Usage
+from dmsnap.tracking import era
 
 
 class FirstCopy:
@@ -35,15 +38,28 @@ class FirstCopy:
         cow_percent: int,
         bandwidth: int,
         progress: Progress | None,
+        *,
+        full: bool = False,
     ) -> None:
         self.session = session
         self.volume = volume
         self.recovery = recovery
+        self.full = full
         self.progress = progress
         self.options = CopyOptions(bytes_per_second=bandwidth)
         self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
         self.bytes_written = 0  # as data; what was given as zeroes is counted apart
         self.bytes_zero = 0
+        self.usage = Usage(reason="all of it was asked for")
+        self.skipped = ExtentSet()
+
+    @property
+    def bytes_skipped(self) -> int:
+        return self.skipped.bytes
+
+    @property
+    def full_reason(self) -> str | None:
+        return self.usage.reason
 
     @property
     def point(self) -> Point:
@@ -51,10 +67,13 @@ class FirstCopy:
 
     def steps(self) -> list[Step]:
         device = self.recovery.path
+        copied = "in full" if self.full else "but for what its file system does not use"
+        ask = Step("ask-usage", "ask the file system what it does not use", self._ask_usage)
         return [
+            *([] if self.full else [ask]),
             *self.points.steps(),
             Step("label", f"label {device} as being copied to", self._label, self._unlabel),
-            Step("copy", f"copy the point in full to {device}", self._copy, self._wipe_copy),
+            Step("copy", f"copy the point to {device}, {copied}", self._copy, self._wipe_copy),
             Step("mark-consistent", "mark the replica as consistent", self._mark_consistent),
             Step(
                 "remove-point",
@@ -81,8 +100,28 @@ class FirstCopy:
         with open_exclusive(self.recovery.path, write=True) as fd:
             label.write(fd, self.recovery.size_bytes, new, str(self.recovery.path))
 
-    def _copy(self) -> None:
+    def _ask_usage(self) -> None:
+        self.usage = usage.ask(self.volume)
+
+    def _left_out(self) -> ExtentSet:
+        """What the point certainly does not use; the answer is older than the point."""
+        if not self.usage.free:
+            return ExtentSet()
+        if write_count.bytes_beside(self.session.configuration.run_directory, self.volume) != 0:
+            self.usage = Usage(reason="it may have been written to past its front")
+            return ExtentSet()
+        areas = self.session.catalogue.areas(self.volume.id)
+        metadata = stack.attach_area(self.volume, stack.era_area(self.volume, areas))
         size_bytes = self.volume.size_bytes
+        front = stack.front(self.volume).name
+        written = era.written_since(front, metadata.path, era.FIRST, size_bytes)
+        return usage.left_out(self.usage.free, written, size_bytes)
+
+    def _copy(self) -> None:
+        self.skipped = self._left_out()
+        self._record_skipped()
+        size_bytes = self.volume.size_bytes
+        extents = ExtentSet.whole(size_bytes).without(self.skipped)
         source = dm.node(stack.live_point(self.volume, self.point.id).name)
         with (
             open_shared(source) as source_fd,
@@ -92,17 +131,23 @@ class FirstCopy:
                 source_fd,
                 recovery_fd,
                 size_bytes,
-                ExtentSet.from_extents([Extent(0, size_bytes)]),
+                extents,
                 zero_detection=True,
-                progress=of_total(self.progress, size_bytes),
+                progress=of_total(self.progress, extents.bytes),
                 options=replace(self.options, source_name=str(source)),
                 name=str(self.recovery.path),
             )
         self.bytes_written = stats.bytes_written - stats.bytes_zero
         self.bytes_zero = stats.bytes_zero
 
+    def _record_skipped(self) -> None:
+        recovery_id = recovery_id_of(self.volume)
+        record = Skipped(recovery_id, (self.point.id,), self.skipped)
+        skipped.record(self.session.catalogue, record)
+
     def _wipe_copy(self) -> None:
         """A part of a file system must not be found by its UUID beside the whole one."""
+        skipped.forget(self.session.catalogue, recovery_id_of(self.volume))
         signature.wipe(self.recovery.path)
 
     def _mark_consistent(self) -> None:
@@ -124,15 +169,20 @@ class FirstCopy:
         self.session.settle_on_replica(self.volume, self.point)
 
 
+def recovery_id_of(volume: Volume) -> UUID:
+    """The identity of the recovery volume that is being made."""
+    assert volume.recovery_id is not None  # noqa: S101 - protect makes one
+    return volume.recovery_id
+
+
 def first_label(volume: Volume, recovery: BlockDevice, point: Point) -> Label:
     """The label of a recovery volume that ``point`` is being copied to."""
     region = history.region(volume.size_bytes, label.offset(recovery.size_bytes))
-    assert isinstance(volume.recovery_id, UUID)  # noqa: S101 - protect makes one
     return Label(
         generation=0,
         size_bytes=volume.size_bytes,
         volume_uuid=volume.id,
-        recovery_uuid=volume.recovery_id,
+        recovery_uuid=recovery_id_of(volume),
         state=LabelState.COPYING,
         flags=HistoryFlag(0),
         point_uuid=None,

@@ -176,7 +176,7 @@ def view(volume: Volume, point: Point, label: Label | None = None) -> PointView:
         keep=point.keep,
         window_seconds=point.window_seconds,
         places=tuple(places),
-        invalid_reason=checked.invalid_reason if not places else None,
+        invalid_reason=checked.invalid_reason,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 from dmsnap._native.label import LabelState
+from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, StackChangedError, WrongStateError
 from dmsnap.host import kernel
@@ -99,6 +100,14 @@ class Promotion:
         self.session.catalogue.update_volume(self.volume)
         with replica.opened_below_stack(self.volume) as current:
             if current.label.state is LabelState.CONSISTENT:
+                # No point of its history holds anything in what it leaves out: so it is, whichever
+                # of them becomes the primary.
+                skipped.carry_over(
+                    self.session.catalogue,
+                    current.label.recovery_uuid,
+                    current.label.point_uuid,
+                    self.volume.id,
+                )
                 current.write_label(replace(current.label, state=LabelState.MERGING))
 
     def _merge_level(self, position: int) -> None:

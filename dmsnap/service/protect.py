@@ -23,7 +23,10 @@ from dmsnap.snapshot.space import era_metadata_bytes, plan_area
 
 @dataclass(frozen=True, slots=True)
 class ProtectResult:
-    """What was built, and what the first copy took."""
+    """What was built, and what the first copy took.
+
+    ``full_reason`` is why nothing was left out; None when the file system said what it uses.
+    """
 
     volume: str
     front: str
@@ -33,6 +36,8 @@ class ProtectResult:
     point: UUID
     bytes_written: int
     bytes_zero: int
+    bytes_skipped: int
+    full_reason: str | None
     history_bytes: int
     window_seconds: float
     seconds: float
@@ -73,6 +78,7 @@ class Protection:
                 request.cow_percent,
                 request.bandwidth,
                 progress,
+                full=request.full,
             )
         )
 
@@ -164,6 +170,8 @@ class Protection:
             point=self.copy.point.id,
             bytes_written=self.copy.bytes_written,
             bytes_zero=self.copy.bytes_zero,
+            bytes_skipped=self.copy.bytes_skipped,
+            full_reason=self.copy.full_reason,
             history_bytes=region.length_bytes,
             window_seconds=self.copy.point.window_seconds,
             seconds=times.total,

@@ -1,10 +1,11 @@
 """What can be recovered now, and what is wrong: the stack as it is, not as it should be."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dmsnap._native.label import Label, LabelState
+from dmsnap.catalogue import skipped
 from dmsnap.catalogue.clock import format_time, now_ns
 from dmsnap.catalogue.model import AreaRole, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError, NotFoundError
@@ -32,6 +33,7 @@ class ReplicaStatus:
     history_points: int
     history_bytes: int
     history_used_bytes: int
+    bytes_skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
     running = session.running(volume.name)
     points = session.catalogue.points(volume.id)
     passing = stack_problems(session, volume, points)
-    replica_now = replica_status(volume, passing)
+    replica_now = replica_status(session, volume, passing)
     problems: list[str] = []
     live_now = live_points(volume, points, problems)
     # It may have begun since.
@@ -135,7 +137,7 @@ def mount_points(volume: Volume) -> tuple[str, ...]:
     return tuple(str(entry.mount_point) for entry in mounts_of(info.devno)) if info else ()
 
 
-def replica_status(volume: Volume, problems: list[str]) -> ReplicaStatus | None:
+def replica_status(session: Session, volume: Volume, problems: list[str]) -> ReplicaStatus | None:
     """What the label says; a replica that cannot be recovered from is a problem."""
     if volume.recovery is None:
         problems.append(f"{volume.name} has no recovery volume")
@@ -150,7 +152,20 @@ def replica_status(volume: Volume, problems: list[str]) -> ReplicaStatus | None:
             f"the recovery volume {volume.recovery} is {label.state.name.lower()}: "
             f"the next dmsnap sync repairs it"
         )
-    return described(Path(volume.recovery), label)
+    problems += replica_faults(session, volume, label)
+    left_out = skipped.of_replica(session.catalogue, label.recovery_uuid, label.point_uuid)
+    return replace(described(Path(volume.recovery), label), bytes_skipped=left_out.bytes)
+
+
+def replica_faults(session: Session, volume: Volume, label: Label) -> list[str]:
+    """What a verification found wrong with the point that the replica holds."""
+    point = session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
+    if point is None or point.invalid_reason is None:
+        return []
+    return [
+        f"the replica is not the point it should be: {point.invalid_reason}; "
+        f"dmsnap sync {volume.name} compares in full and puts it right"
+    ]
 
 
 def described(device: Path, label: Label) -> ReplicaStatus:

@@ -1,20 +1,18 @@
 """Sync: bring a replica up to date with a point, by what changed since its last one."""
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
 
-from dmsnap._native import copy
 from dmsnap._native.copy import CopyOptions, CopyStats
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import LabelState
+from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
-from dmsnap.errors import AuditError, OperatingSystemError, ProgramError, WrongStateError
-from dmsnap.extent import Extent
+from dmsnap.catalogue.skipped import Skipped
+from dmsnap.errors import OperatingSystemError, ProgramError, WrongStateError
 from dmsnap.host import signature
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
@@ -22,7 +20,9 @@ from dmsnap.host.signature import Signature
 from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
+from dmsnap.service import audit as auditing
 from dmsnap.service import journal
+from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.point import PointSet
 from dmsnap.service.progress import Progress, of_total
@@ -31,27 +31,6 @@ from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
 from dmsnap.tracking import choice, era
 from dmsnap.tracking.choice import Tracker, TrackerChoice
-from dmsnap.units import MIB, align_down
-
-SAMPLE_EXTENT_BYTES = MIB
-SAMPLE_EXTENTS = 64
-
-
-class Audit(StrEnum):
-    """How much of the replica is compared with the point after a sync."""
-
-    NONE = "none"
-    SAMPLE = "sample"
-    FULL = "full"
-
-
-@dataclass(frozen=True, slots=True)
-class AuditResult:
-    """``bytes_different`` is zero in every result: anything else is an :class:`AuditError`."""
-
-    kind: Audit
-    bytes_compared: int
-    bytes_different: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +76,9 @@ class Sync:
         self.content: Signature | None = None
         self.undo: Undo | None = None
         self.stats = CopyStats()
-        self.audited = AuditResult(audit, 0, 0)
+        self.catch_up = ExtentSet()  # dirty, and left out by the replica until now
+        self.skipped = ExtentSet()  # left out by it still
+        self.audited = AuditResult(audit)
 
     @property
     def point(self) -> Point:
@@ -110,6 +91,14 @@ class Sync:
     @property
     def bytes_zero(self) -> int:
         return self.stats.bytes_zero
+
+    @property
+    def bytes_skipped(self) -> int:
+        return self.skipped.bytes
+
+    @property
+    def full_reason(self) -> str | None:
+        return None
 
     def steps(self) -> list[Step]:
         name, device = self.volume.name, self.volume.recovery
@@ -160,10 +149,15 @@ class Sync:
         if self.choice.tracker is Tracker.ERA:
             areas = self.session.catalogue.areas(self.volume.id)
             metadata = stack.attach_area(self.volume, stack.era_area(self.volume, areas))
-            self.dirty = era.written_since(front, metadata.path, self.choice.since, size_bytes)
+            written = era.written_since(front, metadata.path, self.choice.since, size_bytes)
+            dirty = apply.aligned(written, size_bytes)
         else:
-            self.dirty = ExtentSet.from_extents([Extent(0, size_bytes)])
-        self.bytes_dirty = self.dirty.bytes
+            dirty = ExtentSet.whole(size_bytes)
+        self.bytes_dirty = dirty.bytes
+        left_out = skipped.of_replica(self.session.catalogue, label.recovery_uuid, label.point_uuid)
+        self.catch_up = dirty.within(left_out)
+        self.skipped = left_out.without(dirty)
+        self.dirty = dirty.without(left_out)
         self.content = self._probe_point()
 
     def _probe_point(self) -> Signature | None:
@@ -203,6 +197,7 @@ class Sync:
     def _apply(self) -> None:
         assert self.undo is not None  # noqa: S101 - the step before
         with self._sides() as (source_fd, current):
+            caught_up = self._catch_up(source_fd, current)
             apply.mark_applying(current, self.undo, self.point)
             written = apply.write_new(
                 current,
@@ -215,9 +210,27 @@ class Sync:
             apply.mark_consistent(current, keep=self.point.keep, content=self.content)
         self.stats = replace(
             written,
+            bytes_written=written.bytes_written + caught_up.bytes_written,
             bytes_compared=self.undo.stats.bytes_compared,
             bytes_different=self.undo.stats.bytes_different,
         )
+
+    def _catch_up(self, source_fd: int, current: Replica) -> CopyStats:
+        """Write what the replica left out and shall not any more, and record what is left.
+
+        What is there is not kept: no point that the replica can go back to holds anything there.
+        It is recorded before the label says more: what has content must not count as left out.
+        """
+        stats = CopyStats()
+        if self.catch_up:
+            stats = apply.write_left_out(
+                current, source_fd, self.catch_up, of_total(self.progress, self.catch_up.bytes)
+            )
+        if self.catch_up or self.skipped:
+            points = tuple(point for point in (current.label.point_uuid, self.point.id) if point)
+            record = Skipped(current.label.recovery_uuid, points, self.skipped)
+            skipped.record(self.session.catalogue, record)
+        return stats
 
     def _roll_back(self) -> None:
         """Back to the replica's former point, whether the apply was finished or not."""
@@ -227,30 +240,20 @@ class Sync:
                 current.roll_back()
 
     def _audit(self) -> None:
-        size_bytes = self.volume.size_bytes
-        whole = ExtentSet.from_extents([Extent(0, size_bytes)])
-        extents = whole if self.audit is Audit.FULL else sample(size_bytes)
+        """What was just written is read again from the disk, and compared besides the sample."""
+        assert self.undo is not None  # noqa: S101 - a step before
+        comparable = ExtentSet.whole(self.volume.size_bytes).without(self.skipped)
+        sample = auditing.choose(self.audit, comparable, self.volume.block_bytes)
+        extents = ExtentSet()
+        for part in (sample.extents, self.undo.different, self.catch_up):
+            extents.merge(part)
         with self._sides() as (source_fd, current):
-            stats, different, _ = copy.compare(
-                source_fd,
-                current.fd,
-                size_bytes,
-                extents,
-                options=self.options,
-                name=str(current.device.path),
-            )
+            compared, different = auditing.differences(source_fd, current, extents, self.progress)
         live.require_valid(self.volume, self.point)
-        self.audited = AuditResult(self.audit, stats.bytes_compared, stats.bytes_different)
-        if stats.bytes_different:
-            first = next(iter(different))
+        self.audited = auditing.result(self.audit, sample, compared, different, self.skipped)
+        if different:
             self.session.distrust(self.volume)
-            raise AuditError(
-                f"{stats.bytes_different} bytes of {self.volume.recovery} differ from the point "
-                f"after a sync by {self.choice.tracker}, the first at {first.offset_bytes}: "
-                f"the replica goes back to its former point",
-                hint="the next sync compares in full; please report this as a bug",
-                tracker=self.choice.tracker,
-            )
+            raise auditing.failure(str(self.volume.recovery), different, self.choice.tracker)
 
     def _release_point(self) -> None:
         if self.bytes_beside:
@@ -273,16 +276,6 @@ class Sync:
             audit=self.audited,
             steps=times.seconds,
         )
-
-
-def sample(size_bytes: int) -> ExtentSet:
-    """Extents spread at random over a volume, at most 64 MiB of it."""
-    last = align_down(max(size_bytes - SAMPLE_EXTENT_BYTES, 0), SAMPLE_EXTENT_BYTES)
-    chosen = ExtentSet()
-    for _ in range(SAMPLE_EXTENTS):
-        offset = random.randrange(0, last + 1, SAMPLE_EXTENT_BYTES)  # noqa: S311 - no secret
-        chosen.add(offset, min(SAMPLE_EXTENT_BYTES, size_bytes - offset))
-    return chosen
 
 
 def sync(

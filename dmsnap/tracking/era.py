@@ -9,6 +9,9 @@ from dmsnap._native.extent_set import ExtentSet
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
 
+# The kernel's first era; 0 stands for never written.
+FIRST = 1
+
 
 @contextmanager
 def metadata_snapshot(name: str) -> Iterator[None]:

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmsnap.catalogue import schema
+from dmsnap._native.extent_set import ExtentSet
+from dmsnap.catalogue import schema, skipped
 from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.model import (
     Area,
@@ -25,8 +26,10 @@ from dmsnap.catalogue.model import (
     Volume,
     VolumeState,
 )
+from dmsnap.catalogue.skipped import Skipped
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError, WrongStateError
+from dmsnap.extent import Extent
 
 
 @pytest.fixture
@@ -198,7 +201,7 @@ def test_it_is_kept_from_others_and_opens_again(catalogue: Catalogue, path: Path
 
 
 def test_every_transaction_is_written_through(catalogue: Catalogue) -> None:
-    with catalogue._transaction() as connection:
+    with catalogue.transaction() as connection:
         assert connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
         assert connection.scalar(sa.text("PRAGMA synchronous")) == 2
         assert connection.scalar(sa.text("PRAGMA foreign_keys")) == 1
@@ -241,7 +244,7 @@ def test_a_catalogue_of_the_first_version_is_brought_up(path: Path) -> None:
 
 
 def test_a_catalogue_of_a_later_version_is_left_alone(path: Path) -> None:
-    with Catalogue.open(path) as catalogue, catalogue._transaction() as connection:
+    with Catalogue.open(path) as catalogue, catalogue.transaction() as connection:
         connection.execute(schema.schema_version.update().values(version=99))
     with pytest.raises(CorruptError, match="has schema 99"):
         Catalogue.open(path)
@@ -316,3 +319,25 @@ def test_two_first_commands_make_it_at_once(tmp_path: Path) -> None:
             racer.stdin.flush()
         ends = [racer.communicate(timeout=60)[1] for racer in racers]
         assert [racer.returncode for racer in racers] == [0] * 4, ends
+
+
+def test_what_a_replica_leaves_out_is_good_for_its_points_only(tmp_path: Path) -> None:
+    recovery, other, point, next_point = (uuid4() for _ in range(4))
+    extents = ExtentSet.from_extents([Extent(4096, 8192), Extent(2**44, 4096)])
+    with Catalogue.open(tmp_path / "catalogue.db") as opened:
+        assert not skipped.of_replica(opened, recovery, point)
+        skipped.record(opened, Skipped(recovery, (point,), extents))
+    with Catalogue.open(tmp_path / "catalogue.db") as opened:
+        assert skipped.of_replica(opened, recovery, point) == extents
+        assert not skipped.of_replica(opened, recovery, next_point)
+        assert not skipped.of_replica(opened, recovery, None)
+        assert not skipped.of_replica(opened, other, point)
+        fewer = ExtentSet.from_extents([Extent(4096, 4096)])
+        skipped.record(opened, Skipped(recovery, (point, next_point), fewer))
+        assert skipped.of_replica(opened, recovery, point) == fewer
+        assert skipped.of_replica(opened, recovery, next_point) == fewer
+        skipped.record(opened, Skipped(recovery, (next_point,), ExtentSet()))
+        assert not skipped.of_replica(opened, recovery, next_point)
+        skipped.record(opened, Skipped(recovery, (point,), extents))
+        skipped.forget(opened, recovery)
+        assert not skipped.of_replica(opened, recovery, point)

@@ -25,15 +25,18 @@ from dmsnap.service import (
     swap,
     sync,
     unprotect,
+    verify,
 )
+from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.browse import BrowseResult
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.point import Place, PointView
 from dmsnap.service.protect import ProtectResult
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
-from dmsnap.service.sync import Audit, AuditResult, SyncResult
+from dmsnap.service.sync import SyncResult
 from dmsnap.service.trial import SwapResult
+from dmsnap.service.verify import VerifyResult
 from dmsnap.tracking.choice import Tracker
 from dmsnap.units import GIB, MIB
 
@@ -45,14 +48,16 @@ STEPS = {"track": 0.01, "apply": 0.5}
 PLAN = Plan("sync", None, [Step("a", "find it", lambda: None), Step("b", "copy it", lambda: None)])
 
 PROTECTED = ProtectResult(
-    "srv", "/dev/mapper/srv", "/dev/sdb", "/dev/sdc", GIB, POINT, 512 * MIB, 512 * MIB, 64 * MIB,
-    0.0034, 7.25,
-    STEPS,
+    "srv", "/dev/mapper/srv", "/dev/sdb", "/dev/sdc", GIB, POINT, 256 * MIB, 512 * MIB, 256 * MIB,
+    None, 64 * MIB, 0.0034, 7.25, STEPS,
 )  # fmt: skip
 SYNCED = SyncResult(
     "srv", POINT, Tracker.COMPARE, "the stack was built anew", 3 * MIB, 2 * MIB, MIB, 0.0034, 1.5,
-    AuditResult(Audit.SAMPLE, 64 * MIB, 0), STEPS,
+    AuditResult(Audit.SAMPLE, 64 * MIB, 0, 8 * MIB, 12_288, 1024, 0.0833), STEPS,
 )  # fmt: skip
+VERIFIED = VerifyResult(
+    "srv", POINT, 3 * MIB, 0.0034, 1.5, AuditResult(Audit.FULL, GIB, 0, 0, 16384, 16384, 1.0), STEPS
+)
 SWAPPED = SwapResult("srv", VolumeState.TRIAL, POINT, STEPS, 0.51)
 LIVE = PointView(
     POINT, "srv", SECOND_NS, True, 0.0034,
@@ -95,7 +100,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     fake = Service(monkeypatch)
     for module, name, answer in (
         (protect, "protect", PROTECTED), (unprotect, "unprotect", None),
-        (assemble, "assemble", None), (sync, "sync", SYNCED), (status, "status", [STATUS]),
+        (assemble, "assemble", None), (sync, "sync", SYNCED), (verify, "verify", VERIFIED),
+        (status, "status", [STATUS]),
         (point, "create", [LIVE]), (point, "list_points", [LIVE, LOST]), (point, "find", LIVE),
         (point, "delete", None), (browse, "unmount_point", None),
         (browse, "mount_point", BrowseResult(POINT, "srv", "/run/dmsnap/points/3f2a")),
@@ -126,12 +132,12 @@ PROTECT = ("protect", "/dev/sdb", "--name", "srv", "--recovery", "/dev/sdc")
 def test_protect_asks_for_what_was_written(service: Service, shown: Shown) -> None:
     shown(
         *PROTECT, "--store", "vg0", "--block-size", "1MiB", "--chunk", "16K", "--overwrite",
-        "--cow-percent", "7",
+        "--cow-percent", "7", "--full",
     )  # fmt: skip
     ((_, (request,), options),) = service.calls
     assert request == admission.ProtectRequest(
         device=Path("/dev/sdb"), name="srv", recovery=Path("/dev/sdc"), store="vg0",
-        block_bytes=MIB, chunk_bytes=16384, overwrite=True, cow_percent=7,
+        block_bytes=MIB, chunk_bytes=16384, overwrite=True, cow_percent=7, full=True,
     )  # fmt: skip
     assert options == {"dry_run": False, "progress": None}
 
@@ -165,6 +171,14 @@ def test_a_store_with_a_slash_is_a_directory(
         (
             ("sync", "srv", "--audit", "full", "--cow-percent", "9", "--bandwidth", "2MiB"),
             ("sync", ("srv",), {"audit": Audit.FULL, "cow_percent": 9, "bandwidth": 2 * MIB}),
+        ),
+        (
+            ("verify", "srv"),
+            ("verify", ("srv",), {"kind": Audit.SAMPLE, "sample_bytes": GIB, "cow_percent": 0}),
+        ),
+        (
+            ("verify", "--full", "srv", "--sample", "64KiB", "--cow-percent", "9"),
+            ("verify", ("srv",), {"kind": Audit.FULL, "sample_bytes": 65536, "cow_percent": 9}),
         ),
         (("swap", "srv"), ("swap", ("srv",), {"to": None})),
         (("swap", "srv", "--trial"), ("swap", ("srv",), {"to": None})),
@@ -208,9 +222,10 @@ def test_a_command_asks_for_what_was_written(
 
 
 CHANGING = (
-    PROTECT, ("sync", "srv"), ("swap", "srv"), ("swap", "revert", "srv"), ("swap", "commit", "srv"),
-    ("unprotect", "srv"), ("assemble", "srv"), ("point", "create", "srv"),
-    ("point", "delete", "3f2a"), ("point", "mount", "3f2a"), ("point", "umount", "3f2a"),
+    PROTECT, ("sync", "srv"), ("verify", "srv"), ("swap", "srv"), ("swap", "revert", "srv"),
+    ("swap", "commit", "srv"), ("unprotect", "srv"), ("assemble", "srv"),
+    ("point", "create", "srv"), ("point", "delete", "3f2a"), ("point", "mount", "3f2a"),
+    ("point", "umount", "3f2a"),
 )  # fmt: skip
 
 
@@ -235,7 +250,15 @@ def test_a_sync_as_json(service: Service, shown: Shown) -> None:
         "bytes_written": MIB,
         "window_seconds": 0.0034,
         "seconds": 1.5,
-        "audit": {"kind": "sample", "bytes_compared": 64 * MIB, "bytes_different": 0},
+        "audit": {
+            "kind": "sample",
+            "bytes_compared": 64 * MIB,
+            "bytes_different": 0,
+            "bytes_skipped": 8 * MIB,
+            "blocks": 12_288,
+            "blocks_compared": 1024,
+            "detection_probability": 0.0833,
+        },
         "steps": STEPS,
     }
 
@@ -244,7 +267,8 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
     protected = json.loads(shown(*PROTECT, "--json"))
     assert set(protected) == {
         "volume", "front", "device", "recovery", "size_bytes", "point", "bytes_written",
-        "bytes_zero", "history_bytes", "window_seconds", "seconds", "steps",
+        "bytes_zero", "bytes_skipped", "full_reason", "history_bytes", "window_seconds",
+        "seconds", "steps",
     }  # fmt: skip
     assert json.loads(shown("swap", "srv", "--json")) == {
         "volume": "srv", "state": "trial", "point": str(POINT), "steps": STEPS, "seconds": 0.51,
@@ -278,13 +302,22 @@ def test_results_for_people(service: Service, shown: Shown) -> None:
         f"srv: the recovery volume holds point {POINT}",
         "3 MiB dirty by compare (the stack was built anew), 2 MiB compared, 1 MiB written, "
         "window 3.4 ms, 1.5 s in all",
-        "audit (sample): 64 MiB compared, all equal",
+        "audit (sample): 1024 of 12288 blocks, 64 MiB compared, all equal",
+        "8 MiB were not compared: the first copy left them out, as the file system did not use "
+        "them",
+        "one wrong block in 10000 would have been found with a probability of 8.33 %",
+    ]
+    assert shown("verify", "srv").splitlines() == [
+        f"srv: the recovery volume holds point {POINT}",
+        "3 MiB were written since and not compared, window 3.4 ms, 1.5 s in all",
+        "audit (full): 16384 of 16384 blocks, 1 GiB compared, all equal",
     ]
     assert shown("point", "list").splitlines() == [
         f"POINT{'':33}VOLUME  CREATED               KEEP  RECOVERABLE FROM",
         f"{POINT}  srv     2026-09-21T14:13:20Z  keep  live, history (3 back)",
         f"{OTHER}  srv     2026-09-21T14:13:20Z        nowhere: the kernel reports it as Invalid",
     ]
+    assert shown(*PROTECT).endswith("256 MiB that its file system does not use were left out\n")
     assert shown(*PROTECT).startswith("/dev/sdb is protected as srv: use /dev/mapper/srv from now")
     assert "apply     0.500" in shown("swap", "srv")
     assert "is mounted on /run/dmsnap/points/3f2a" in shown("point", "mount", "3f2a")

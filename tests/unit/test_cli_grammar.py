@@ -26,8 +26,9 @@ def commands(noun: Noun = ROOT, words: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 COMMANDS = dict(commands())
 CHANGING = {
-    "protect", "unprotect", "assemble", "sync", "point create", "point delete", "point mount",
-    "point umount", "swap start", "swap revert", "swap commit", "failback",
+    "protect", "unprotect", "assemble", "sync", "verify", "point create", "point delete",
+    "point mount", "point umount", "swap start", "swap revert", "swap commit",
+    "failback",
 }  # fmt: skip
 
 

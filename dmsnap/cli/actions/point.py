@@ -64,7 +64,8 @@ def describe_list(found: list[PointView]) -> Iterator[Text]:
 
 def _places(point: PointView) -> str:
     if point.places:
-        return ", ".join(_place(place) for place in point.places)
+        places = ", ".join(_place(place) for place in point.places)
+        return f"{places}; {point.invalid_reason}" if point.invalid_reason else places
     return f"nowhere: {point.invalid_reason or 'it is in no place any more'}"
 
 

@@ -11,13 +11,17 @@ from dmsnap.service import protect as protection
 from dmsnap.service import status as state
 from dmsnap.service import sync as syncing
 from dmsnap.service import unprotect as release
+from dmsnap.service import verify as verification
 from dmsnap.service.admission import ProtectRequest
 from dmsnap.service.assemble import AssembleResult
+from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.journal import Plan
 from dmsnap.service.protect import ProtectResult
+from dmsnap.service.sampling import ONE_IN
 from dmsnap.service.session import Session
 from dmsnap.service.status import VolumeStatus
-from dmsnap.service.sync import Audit, SyncResult
+from dmsnap.service.sync import SyncResult
+from dmsnap.service.verify import VerifyResult
 from dmsnap.units import format_size
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -34,6 +38,7 @@ def protect(
     chunk: int,
     cow_percent: int | None,
     bandwidth: int,
+    full: bool,
     overwrite: bool,
     dry_run: bool,
 ) -> None:
@@ -48,6 +53,7 @@ def protect(
             overwrite=overwrite,
             cow_percent=cow_percent or 0,
             bandwidth=bandwidth,
+            full=full,
         )
         result = protection.protect(session, request, dry_run=dry_run, progress=progress)
     if isinstance(result, Plan):
@@ -68,6 +74,8 @@ def describe_protected(result: ProtectResult) -> Iterator[Text]:
         f"{format_size(result.size_bytes)} written, window {milliseconds(result.window_seconds)}, "
         f"{result.seconds:.1f} s in all"
     )
+    if result.bytes_skipped:
+        yield f"{format_size(result.bytes_skipped)} that its file system does not use were left out"
 
 
 def unprotect(output: Output, *, name: str, forget: bool, dry_run: bool) -> None:
@@ -156,10 +164,63 @@ def describe_synced(result: SyncResult) -> Iterator[Text]:
         f"window {milliseconds(result.window_seconds)}, {result.seconds:.1f} s in all"
     )
     if result.audit.kind is not Audit.NONE:
+        yield from describe_audit(result.audit)
+
+
+def describe_audit(audit: AuditResult) -> Iterator[Text]:
+    yield (
+        f"audit ({audit.kind}): {audit.blocks_compared} of {audit.blocks} blocks, "
+        f"{format_size(audit.bytes_compared)} compared, all equal"
+    )
+    if audit.bytes_skipped:
         yield (
-            f"audit ({result.audit.kind}): {format_size(result.audit.bytes_compared)} compared, "
-            f"all equal"
+            f"{format_size(audit.bytes_skipped)} were not compared: the first copy left them out, "
+            f"as the file system did not use them"
         )
+    if audit.blocks_compared < audit.blocks:
+        yield (
+            f"one wrong block in {min(ONE_IN, audit.blocks)} would have been found with a "
+            f"probability of {percent(audit.detection_probability)}"
+        )
+
+
+def percent(probability: float) -> str:
+    """Never rounded up to certainty."""
+    return f"{min(probability * 100, 99.99):.2f} %" if probability < 1 else "100 %"
+
+
+def verify(
+    output: Output,
+    *,
+    name: str,
+    sample: int,
+    full: bool,
+    cow_percent: int | None,
+    dry_run: bool,
+) -> None:
+    with Session.open() as session, output.progress(f"verifying {name}") as progress:
+        result = verification.verify(
+            session,
+            name,
+            kind=Audit.FULL if full else Audit.SAMPLE,
+            sample_bytes=sample,
+            dry_run=dry_run,
+            cow_percent=cow_percent or 0,
+            progress=progress,
+        )
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_verified)
+
+
+def describe_verified(result: VerifyResult) -> Iterator[Text]:
+    yield f"{result.volume}: the recovery volume holds point {result.point}"
+    yield (
+        f"{format_size(result.bytes_dirty)} were written since and not compared, "
+        f"window {milliseconds(result.window_seconds)}, {result.seconds:.1f} s in all"
+    )
+    yield from describe_audit(result.audit)
 
 
 def status(output: Output, *, names: tuple[str, ...]) -> ExitCode:

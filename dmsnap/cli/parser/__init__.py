@@ -12,6 +12,7 @@ ROOT = Noun(
         volume.ASSEMBLE,
         point.POINT,
         volume.SYNC,
+        volume.VERIFY,
         swap.SWAP,
         swap.FAILBACK,
         volume.STATUS,

@@ -70,6 +70,12 @@ PROTECT = Command(
         ),
         COW_PERCENT,
         BANDWIDTH,
+        click.Option(
+            ["--full"],
+            is_flag=True,
+            help="Copy what the file system does not use, too: the replica is then the volume "
+            "byte for byte.",
+        ),
         click.Option(["--overwrite"], is_flag=True, help="Destroy what is on the recovery device."),
     ),
     details="DEVICE is unmounted for a moment where it is mounted, and mounted again through "
@@ -122,13 +128,36 @@ SYNC = Command(
             type=click.Choice(["none", "sample", "full"]),
             default="none",
             show_default=True,
-            help="Compare the replica with the point afterwards: in samples, or in full.",
+            help="Compare the replica with the point afterwards, in a sample of 64 MiB or in "
+            "full, and what was written in any case.",
         ),
         COW_PERCENT,
         BANDWIDTH,
     ),
     details="The replica's former point stays reachable in its history. Interrupted at any time, "
     "the replica goes back to it.",
+    changes_devices=True,
+)
+
+VERIFY = Command(
+    "verify",
+    "Compare the recovery volume with the volume where nothing was written since.",
+    "volume.verify",
+    (
+        NAME,
+        click.Option(
+            ["--sample"],
+            callback=words.size,
+            metavar="SIZE",
+            default="1GiB",
+            show_default=True,
+            help="How much to compare, in blocks chosen at random.",
+        ),
+        click.Option(["--full"], is_flag=True, help="Compare all of it."),
+        COW_PERCENT,
+    ),
+    details="Changes neither. Where they differ, exit code 18: the points on the recovery volume "
+    "count as invalid, and the next dmsnap sync compares in full.",
     changes_devices=True,
 )
 

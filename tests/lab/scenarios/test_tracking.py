@@ -46,11 +46,9 @@ def test_writes_on_every_geometry(lab: Lab, geometry: str) -> None:
         check_way(volume, way)
     result = volume.sync("--audit", "full")
     assert result["bytes_dirty"] == 0
-    assert result["audit"] == {
-        "kind": "full",
-        "bytes_compared": size_bytes,
-        "bytes_different": 0,
-    }
+    audit = result["audit"]
+    assert (audit["kind"], audit["bytes_compared"]) == ("full", size_bytes)
+    assert (audit["bytes_different"], audit["bytes_skipped"]) == (0, 0)
 
 
 def test_a_sync_costs_what_was_written_not_what_there_is(lab: Lab) -> None:

@@ -1,0 +1,73 @@
+"""What a replica leaves out: extents that the first copy skipped and no sync has written since.
+
+To forget them is always safe: they are compared and written like any others then. To believe in
+one that was written since is not, so a record names the points of the replica that it is good for.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from dmsnap._native.extent_set import ExtentSet
+from dmsnap.catalogue import schema
+from dmsnap.catalogue.store import Catalogue
+
+_PAIR = struct.Struct("<QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """``points``: what the replica held, and holds when the sync under way is done.
+
+    While a recovery volume is the primary it holds no point: then its volume's id stands for one.
+    """
+
+    recovery_id: UUID
+    points: tuple[UUID, ...]
+    extents: ExtentSet
+
+
+def record(catalogue: Catalogue, skipped: Skipped) -> None:
+    """Record ``skipped`` in place of what was recorded of that recovery volume."""
+    forget = _of(schema.skipped.delete(), skipped.recovery_id)
+    pairs = b"".join(_PAIR.pack(*pair) for pair in skipped.extents.pairs())
+    with catalogue.transaction() as connection:
+        connection.execute(forget)
+        if skipped.extents:
+            connection.execute(
+                schema.skipped.insert().values(
+                    recovery_id=str(skipped.recovery_id),
+                    points=[str(point) for point in skipped.points],
+                    extents=zlib.compress(pairs, 1),
+                )
+            )
+
+
+def of_replica(catalogue: Catalogue, recovery_id: UUID, point_id: UUID | None) -> ExtentSet:
+    """What the replica leaves out while it holds ``point_id``; nothing, when that is not known."""
+    query = sa.select(schema.skipped).where(schema.skipped.c.recovery_id == str(recovery_id))
+    with catalogue.transaction() as connection:
+        row = connection.execute(query).mappings().first()
+    extents = ExtentSet()
+    if row is not None and str(point_id) in row["points"]:
+        for offset, length in _PAIR.iter_unpack(zlib.decompress(row["extents"])):
+            extents.add(offset, length)
+    return extents
+
+
+def carry_over(catalogue: Catalogue, recovery_id: UUID, point_id: UUID | None, to: UUID) -> None:
+    """What is left out at ``point_id`` counts for ``to`` from now on, and for nothing else."""
+    record(catalogue, Skipped(recovery_id, (to,), of_replica(catalogue, recovery_id, point_id)))
+
+
+def forget(catalogue: Catalogue, recovery_id: UUID) -> None:
+    """Know nothing of that recovery volume any more."""
+    with catalogue.transaction() as connection:
+        connection.execute(_of(schema.skipped.delete(), recovery_id))
+
+
+def _of(statement: sa.Delete, recovery_id: UUID) -> sa.Delete:
+    return statement.where(schema.skipped.c.recovery_id == str(recovery_id))
