@@ -26,7 +26,7 @@ struct pairing;
 
 struct side {
 	struct pairing *pairing;
-	struct dms_read_ahead *reader; /* the thread's while it runs */
+	struct dms_medium medium;
 	pthread_t thread;
 	bool started;
 	/* under the pairing's lock: */
@@ -42,6 +42,9 @@ struct pairing {
 	uint64_t consumed;
 	bool stop;
 	struct side sides[SIDES];
+	/* not changed while the threads run: */
+	struct dms_pace pace;
+	struct dms_piece_cursor begin;
 	/* the caller's thread's alone: */
 	struct dms_piece_cursor cursor;
 	struct dms_extent_set *suspects;
@@ -81,20 +84,30 @@ static void end_side(struct side *side, struct dms_error *error)
 	pthread_mutex_unlock(&side->pairing->lock);
 }
 
-static void *hash_side(void *argument)
+/* The reader is made and ended here: an io_uring may be for the thread alone that made it. */
+static struct dms_error *hash_all(struct side *side)
 {
-	struct side *side = argument;
+	const struct pairing *pairing = side->pairing;
+	_cleanup_read_ahead_ struct dms_read_ahead *reader = NULL;
 	enum dms_read_state read = DMS_READ_WAITING;
-	struct dms_error *error = NULL;
 	struct dms_extent piece;
 	const void *data;
 
-	while (!error && read != DMS_READ_END && !stopped(side->pairing)) {
-		error = dms_read_ahead_next(side->reader, &read, &piece, &data);
-		if (!error && read == DMS_READ_PIECE)
+	DMS_TRY(dms_read_ahead_create(&side->medium, &pairing->begin, pairing->pace.nr_slots,
+				      pairing->pace.without_io_uring, &reader));
+	while (read != DMS_READ_END && !stopped(side->pairing)) {
+		DMS_TRY(dms_read_ahead_next(reader, &read, &piece, &data));
+		if (read == DMS_READ_PIECE)
 			leave_digest(side, XXH3_128bits(data, piece.length_bytes));
 	}
-	end_side(side, error);
+	return NULL;
+}
+
+static void *hash_side(void *argument)
+{
+	struct side *side = argument;
+
+	end_side(side, hash_all(side));
 	return NULL;
 }
 
@@ -139,7 +152,6 @@ static void pairing_end(struct pairing *pairing)
 
 		if (side->started)
 			pthread_join(side->thread, NULL);
-		dms_read_ahead_destroy(side->reader);
 		dms_error_destroy(side->error);
 	}
 	dms_extent_set_destroy(pairing->suspects);
@@ -169,9 +181,9 @@ static void await(struct pairing *pairing)
 	int result = 0;
 
 	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += DMS_PROGRESS_INTERVAL_MS * 1000000l;
-	until.tv_sec += until.tv_nsec / 1000000000l;
-	until.tv_nsec %= 1000000000l;
+	until.tv_nsec += DMS_PROGRESS_INTERVAL_MS * 1000000L;
+	until.tv_sec += until.tv_nsec / 1000000000L;
+	until.tv_nsec %= 1000000000L;
 	while (!result && !ready(pairing) && !is_over(pairing))
 		result = pthread_cond_timedwait(&pairing->changed, &pairing->lock, &until);
 }
@@ -239,19 +251,13 @@ struct dms_error *dms_digest_compare(int source_fd, int destination_fd, uint64_t
 {
 	_cleanup_extent_set_ struct dms_extent_set *chosen = NULL;
 	DMS_CLEANUP(pairing_end) struct pairing pairing = { 0 };
-	struct dms_medium media[SIDES];
-	struct dms_pace pace;
-	int i;
-
 	DMS_TRY(pairing_init(&pairing));
-	DMS_TRY(dms_copy_check_sides(source_fd, destination_fd, size_bytes, options, &media[0],
-				     &media[1]));
-	DMS_TRY(dms_pace_start(&pace, options, SIDES, DMS_COPY_PAGE_BYTES, size_bytes));
+	DMS_TRY(dms_copy_check_sides(source_fd, destination_fd, size_bytes, options,
+				     &pairing.sides[0].medium, &pairing.sides[1].medium));
+	DMS_TRY(dms_pace_start(&pairing.pace, options, SIDES, DMS_COPY_PAGE_BYTES, size_bytes));
 	DMS_TRY(dms_copy_choose_extents(extents, size_bytes, DMS_COPY_PAGE_BYTES, &chosen));
-	dms_piece_cursor_init(&pairing.cursor, chosen, pace.slot_bytes);
-	for (i = 0; i < SIDES; i++)
-		DMS_TRY(dms_read_ahead_create(&media[i], &pairing.cursor, pace.nr_slots,
-					      pace.without_io_uring, &pairing.sides[i].reader));
+	dms_piece_cursor_init(&pairing.begin, chosen, pairing.pace.slot_bytes);
+	pairing.cursor = pairing.begin;
 	dms_progress_start(&pairing.progress, options);
 	DMS_TRY(compare_all(&pairing));
 	*bytes_compared = pairing.bytes_compared;
