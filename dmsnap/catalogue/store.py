@@ -198,6 +198,10 @@ class Catalogue:
         """Record a point."""
         self._execute(schema.point.insert().values(**_columns(point)))
 
+    def add_points(self, points: Sequence[Point]) -> None:
+        """Record the points of one moment: all of them, or, killed meanwhile, none."""
+        self._execute(schema.point.insert().values([_columns(point) for point in points]))
+
     def update_point(self, point: Point) -> None:
         """Record ``point`` as it is now."""
         self._execute(

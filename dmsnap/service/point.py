@@ -73,8 +73,7 @@ class PointSet:
         self.points = live.take(
             self._prepared, deadline_ms, keep=self.keep, temporary=self.temporary
         )
-        for point in self.points:
-            self.session.catalogue.add_point(point)
+        self.session.catalogue.add_points(self.points)
 
     def _forget(self) -> None:
         for point_id, _ in self.planned:

@@ -155,6 +155,18 @@ def test_areas_and_points_belong_to_a_volume(catalogue: Catalogue) -> None:
         catalogue.add_point(a_point(a_volume()))
 
 
+def test_the_points_of_one_moment_are_recorded_together(catalogue: Catalogue) -> None:
+    """As when a command is killed in between: a set of volumes has all of them or none."""
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    good, bad = a_point(volume), a_point(a_volume("other"))
+    with pytest.raises(WrongStateError, match="refuses"):
+        catalogue.add_points([good, bad])
+    assert catalogue.points() == []
+    catalogue.add_points([good, a_point(volume, 9)])
+    assert len(catalogue.points(volume.id)) == 2
+
+
 def test_points_come_back_oldest_first_and_stay_recorded(catalogue: Catalogue, path: Path) -> None:
     volume = a_volume()
     catalogue.add_volume(volume)
