@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmsnap.errors import BusyError, DmsnapError, NotFoundError, ReadOnlyError
-from dmsnap.host import loop_ioctl, process
+from dmsnap.host import loop_ioctl, process, udev
 from dmsnap.host.mountinfo import PROC, file_system_devno, mounts_of, swaps
 from dmsnap.host.sysfs import SYSFS, Sysfs
 from dmsnap.host.system_call import failure, system_call
 
 # linux/fs.h: both _IO(0x12, n), the same number on every architecture but alpha, mips, sparc, ppc.
 BLKFLSBUF = 0x1261
+
+UDEV_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +95,31 @@ def open_shared(path: Path, *, write: bool = False, direct: bool = True) -> Iter
 def _opened(path: Path, flags: int, direct: bool) -> Iterator[int]:
     flags |= os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = _open(path, flags)
     except OSError as error:
         raise _open_failure(path, flags, error.errno or errno.EIO) from error
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path, flags: int) -> int:
+    """Where nobody is seen that holds the device, it is udevd for a moment.
+
+    After a write to a whole disk it has the partition table read again (BLKRRPART, udevd's
+    synthesize_change), for which the kernel claims the disk.
+    """
+    for _ in range(UDEV_ATTEMPTS):
+        try:
+            return os.open(path, flags)
+        except OSError as error:
+            if error.errno != errno.EBUSY or not udev.is_running():
+                raise
+            if lasting_users(BlockDevice.probe(path).devno):
+                raise
+            udev.settle()
+    return os.open(path, flags)
 
 
 def _is_read_only(descriptor: int) -> bool:

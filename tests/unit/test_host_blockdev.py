@@ -1,0 +1,55 @@
+"""Opening block devices while udev looks at them, too."""
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dmsnap.errors import BusyError
+from dmsnap.host import blockdev, udev
+from dmsnap.host.blockdev import BlockDevice
+
+
+@pytest.fixture
+def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A device that cannot be opened before udev has settled twice."""
+    settled: list[int] = []
+    (tmp_path / "disk").write_bytes(b"")
+    real = os.open
+
+    def opened(path: Path, flags: int) -> int:
+        if flags & os.O_EXCL and len(settled) < 2:
+            raise OSError(errno.EBUSY, "busy")
+        return real(path, flags & ~(os.O_EXCL | os.O_DIRECT))
+
+    device = BlockDevice(tmp_path / "disk", 7, 0, 512, False)
+    monkeypatch.setattr("dmsnap.host.blockdev.os.open", opened)
+    monkeypatch.setattr(BlockDevice, "probe", lambda _path: device)
+    monkeypatch.setattr(blockdev, "describe_users", lambda _device: "held by dm-1")
+    monkeypatch.setattr(udev, "is_running", lambda: True)
+    monkeypatch.setattr(udev, "settle", lambda: settled.append(1))
+    return settled
+
+
+def test_udev_is_waited_for(
+    settled: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockdev, "lasting_users", lambda _devno: [])
+    with blockdev.open_exclusive(tmp_path / "disk", write=False):
+        pass
+    assert len(settled) == 2
+
+
+def test_others_are_not_waited_for(
+    settled: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockdev, "lasting_users", lambda _devno: ["held by dm-1"])
+    with pytest.raises(BusyError, match="held by dm-1"):
+        blockdev.open_exclusive(tmp_path / "disk", write=False).__enter__()
+    monkeypatch.setattr(blockdev, "lasting_users", lambda _devno: [])
+    monkeypatch.setattr(blockdev, "udev", SimpleNamespace(is_running=lambda: False))
+    with pytest.raises(BusyError):
+        blockdev.open_exclusive(tmp_path / "disk", write=False).__enter__()
+    assert settled == []
