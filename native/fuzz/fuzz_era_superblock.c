@@ -57,6 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct dms_block_io io;
 	struct dms_error *error;
 	uint64_t blocknr;
+	uint32_t csum;
 
 	if (!fuzz_is_input(size))
 		return 0;
@@ -66,13 +67,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	/* The live superblock is 0; a clone's number was held against the medium's size. */
 	if (blocknr >= io.nr_blocks)
 		blocknr = 0;
-	error = dms_era_superblock_read(&io, blocknr, &superblock);
+	error = dms_era_superblock_read(&io, blocknr, &superblock, &csum);
 	if (error) {
 		fuzz_refused(error);
 		return 0;
 	}
 	compare(&superblock, data + FUZZ_CONTROL_BYTES + blocknr * DMS_BLOCK_BYTES);
 	CHECK(superblock.blocknr == blocknr);
+	CHECK(csum == get_le32(data + FUZZ_CONTROL_BYTES + blocknr * DMS_BLOCK_BYTES));
 	check_geometry(&superblock, get_le64(data + 8));
 	return 0;
 }

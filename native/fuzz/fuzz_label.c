@@ -72,6 +72,10 @@ static void check_regions(const struct dms_label *label, uint64_t device_bytes)
 	uint64_t end = device_bytes / SECTOR * SECTOR - 2 * SECTOR;
 
 	CHECK(label->generation && label->size_bytes && label->size_bytes <= end);
+	CHECK(!label->history_length_bytes || (label->history_offset_bytes >= label->size_bytes &&
+					       label->history_offset_bytes <= end));
+	CHECK(!label->history_length_bytes ||
+	      label->history_length_bytes <= end - label->history_offset_bytes);
 	CHECK(label->nr_history <= DMS_LABEL_MAX_HISTORY);
 	for (uint32_t i = 0; i < label->nr_history; i++) {
 		const struct dms_label_history *entry = &label->history[i];

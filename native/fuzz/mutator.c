@@ -83,7 +83,7 @@ static uint64_t surprising(struct subject *subject, uint64_t old)
 		INT64_MAX, 1ull << 63, UINT64_MAX,
 	};
 
-	switch (below(subject, 6)) {
+	switch (below(subject, 7)) {
 	case 0:
 		return values[below(subject, sizeof(values) / sizeof(values[0]))];
 	case 1:
@@ -94,6 +94,9 @@ static uint64_t surprising(struct subject *subject, uint64_t old)
 		return old ^ 1ull << below(subject, 64);
 	case 4:
 		return next_random(&subject->random) >> below(subject, 64);
+	case 5:
+		/* What is a multiple of a block, and wraps when something is added to it. */
+		return old - FUZZ_BLOCK_BYTES * (1 + below(subject, 1024));
 	default:
 		return below(subject, nr_blocks(subject) + 2);
 	}

@@ -12,8 +12,12 @@ struct rest {
 
 static struct rest rest_of(const struct dms_thin_mappings *mappings)
 {
-	return (struct rest){ .next = mappings->mappings,
-			      .end = mappings->mappings + mappings->count };
+	struct rest rest = { .next = mappings->mappings, .end = mappings->mappings };
+
+	/* Without any it is NULL, which not even 0 may be added to. */
+	if (mappings->count)
+		rest.end += mappings->count;
+	return rest;
 }
 
 /* UINT64_MAX, where no block is, when nothing is left. */

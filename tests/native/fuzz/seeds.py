@@ -16,6 +16,7 @@ from uuid import UUID
 import era_model
 import exception_store_model
 import label_model
+import thin_model
 
 TESTS = Path(__file__).resolve().parents[2]
 IMAGES = TESTS / "native" / "images"
@@ -222,6 +223,23 @@ def extent_set() -> Seeds:
         yield f"{shift}", struct.pack("<IIQ", shift, shift % 2, 0) + operations
 
 
+def thin() -> Seeds:
+    """Devices that share nodes; the recorded images have more nodes than fit."""
+    origin = {block: (block + 100, 1) for block in range(40) if block % 17}
+    clone = {**origin, 5: (500, 2), 60: (501, 2), 61: (502, 2)}
+    del clone[12]
+    for per_node, fan_out in ((3, 9), (9, 5), (4, 252)):
+        model = thin_model.Model(time=2, trans_id=3)
+        for dev_id, mapping in ((0, origin), (1, clone), (7, {0: (9, 2)})):
+            shown = {block: to for block, to in mapping.items() if block < 7 * per_node}
+            model.devices[dev_id] = thin_model.Device(shown, per_node=per_node)
+        image = bytes(thin_model.build(model, fan_out=fan_out, spare=0))
+        yield f"{per_node}-{fan_out}", struct.pack("<IIII", 0, 0, 1, 0) + image
+    held = thin_model.Model(devices={3: thin_model.Device({1: (1, 1), 4: (2, 1)})})
+    image = bytes(thin_model.build(thin_model.Model(), held=held, spare=1))
+    yield "held", struct.pack("<IIII", 1, 0, 0, 0) + image
+
+
 HARNESSES: dict[str, Callable[[], Seeds]] = {
     "array": array,
     "bitset": bitset,
@@ -231,6 +249,7 @@ HARNESSES: dict[str, Callable[[], Seeds]] = {
     "exception_store": exception_store,
     "extent_set": extent_set,
     "label": label,
+    "thin": thin,
 }
 
 
