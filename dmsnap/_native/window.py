@@ -61,7 +61,8 @@ def run(
     """Run ``steps`` in order; every device that is suspended must be resumed by a later step.
 
     ``file_systems`` are descriptors on the file systems that the window freezes: they are written
-    back as the last thing before it, until little is left, for a few seconds at most.
+    back as the last thing before it, until little is left; after a few seconds only while every
+    pass leaves less.
 
     Raises :class:`~dmsnap.errors.DeadlineError` when ``deadline_ms`` passed, and other errors
     when a step failed or could not begin. After any of them everything is resumed, unless the

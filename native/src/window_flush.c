@@ -2,6 +2,7 @@
 #define _GNU_SOURCE 1
 
 #include <errno.h>
+#include <stdbool.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -10,7 +11,6 @@
 /* A pass that finds nothing takes about a millisecond: the journal's commit. */
 #define SHORT_PASS_NS 2000000ull
 #define ENOUGH_NS 3000000000ull
-#define MIN_PASSES 2 /* the first may have taken long, and as long for writers to write more */
 
 static uint64_t now_ns(void)
 {
@@ -32,20 +32,29 @@ static struct dms_error *flush_all(const int *fds, size_t nr_fds)
 	return NULL;
 }
 
+/* Is another pass worth its time? Each that is clearly shorter brings the end nearer. */
+static bool go_on(uint64_t before_ns, uint64_t last_ns, uint64_t all_ns)
+{
+	if (last_ns <= SHORT_PASS_NS)
+		return false;
+	return all_ns < ENOUGH_NS || last_ns < before_ns - before_ns / 4;
+}
+
 struct dms_error *dms_window_flush(const int *fds, size_t nr_fds, uint32_t *nr_passes)
 {
-	uint64_t begin = now_ns(), pass_begin, end = begin;
+	uint64_t begin = now_ns(), pass_begin, end = begin, before_ns, last_ns = UINT64_MAX;
 	struct dms_error *error = NULL;
 
 	*nr_passes = 0;
 	if (!nr_fds)
 		return NULL;
 	do {
+		before_ns = last_ns;
 		pass_begin = end;
 		error = flush_all(fds, nr_fds);
 		end = now_ns();
+		last_ns = end - pass_begin;
 		(*nr_passes)++;
-	} while (!error && end - pass_begin > SHORT_PASS_NS &&
-		 (end - begin < ENOUGH_NS || *nr_passes < MIN_PASSES));
+	} while (!error && go_on(before_ns, last_ns, end - begin));
 	return error;
 }

@@ -13,8 +13,9 @@ int dms_syncfs_inject(int fd) __attribute__((weak, visibility("hidden")));
 /*
  * Write file systems back until a pass over all of them was so short that
  * little can have become dirty meanwhile, which the freeze writes out. Writers
- * that are faster than their disk never let it come to that: so it ends after a
- * few seconds, too, with the second pass or a later one.
+ * that are faster than their disk never let it come to that: so after a few
+ * seconds it goes on only as long as every pass is clearly shorter than the one
+ * before.
  */
 struct dms_error *dms_window_flush(const int *fds, size_t nr_fds, uint32_t *nr_passes);
 

@@ -112,7 +112,7 @@ static void test_success(void)
 static void test_flush(void)
 {
 	static const int ever_less[] = { 40, 10, 4, 1, 500, 0 }, never_less[] = { 900, 0 };
-	static const int failing[] = { 40, -1, 0 };
+	static const int late[] = { 3100, 1500, 300, 1, 0 }, failing[] = { 40, -1, 0 };
 	struct dms_window_result result;
 	struct dms_window_step steps[NR_STEPS];
 	struct dms_error *error;
@@ -134,6 +134,12 @@ static void test_flush(void)
 	make_steps(steps);
 	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, 5000, program, &result));
 	CHECK(result.nr_flushes > 1 && result.nr_flushes <= 4);
+	kernel_reset();
+	nr_passes = 0;
+	passes_ms = late;
+	make_steps(steps);
+	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, 5000, program, &result));
+	CHECK(result.nr_flushes >= 4);
 	kernel_reset();
 	nr_passes = 0;
 	passes_ms = failing;

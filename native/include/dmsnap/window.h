@@ -41,9 +41,9 @@ struct dms_window_result {
 };
 
 /*
- * Write back the file systems that the descriptors in file_systems lie on, for
- * a few seconds at most, and run the steps in order. watchdog_path is the
- * watchdog program's.
+ * Write back the file systems that the descriptors in file_systems lie on until
+ * little is left, after a few seconds only while every pass leaves less, and run
+ * the steps in order. watchdog_path is the watchdog program's.
  *
  * On success every step was run before the deadline and the watchdog
  * confirmed that it did nothing. On any error, everything that was suspended
