@@ -21,6 +21,7 @@ BLOCK, SINCE = 64 * KIB, 6
 SIZE, DIRTY_PER_TIB = 4 * TIB, 25_000
 GROWTH_TIB, QUICK_GROWTH_TIB = (1, 4, 16, 64), (1, 4)
 OURS, START, READING = "dmsnap inspect era", "dmsnap --version", "cat"
+SHUFFLED = "dmsnap inspect era, blocks in random order"
 ABOVE = "the first beyond the second"
 OLD, NEW = "era_invalidate 0.9", "era_invalidate 1.x"
 RELEASES = {NEW: "trixie", OLD: "bookworm"}
@@ -37,10 +38,14 @@ def measure(setting: Setting) -> Iterator[Figure]:
 
 def compare(setting: Setting) -> Figure:
     """4 TiB by all three in turn, after their answers were found to be the same."""
-    with image_of(SIZE, setting) as image:
-        nr_extents = check_same(image, setting)
+    with (
+        image_of(SIZE, setting) as image,
+        image_of(SIZE, setting, shuffled="7") as shuffled,
+    ):
+        nr_extents = check_same(image, shuffled, setting)
         commands = {
             OURS: inspect(setting, image),
+            SHUFFLED: inspect(setting, shuffled),
             START: [setting.program, "--version"],
             READING: ["cat", image],
             NEW: era_invalidate(NEW, image),
@@ -105,13 +110,14 @@ def grow(setting: Setting) -> Figure:
 
 
 @contextmanager
-def image_of(size: int, setting: Setting) -> Iterator[Path]:
-    """An image in the page cache, gone with the block."""
+def image_of(size: int, setting: Setting, shuffled: str = "") -> Iterator[Path]:
+    """An image in the page cache, gone with the block; ``shuffled`` seeds its blocks' order."""
     builder = CHECKOUT / "build" / "native-gcc" / "era_image"
     target = f"../{builder.relative_to(CHECKOUT)}"
     run("make", "-s", "-C", CHECKOUT / "native", "CC=gcc", target)
-    image = setting.scratch / "era.img"
-    run(builder, image, size // BLOCK, BLOCK // 512, size // TIB * DIRTY_PER_TIB)
+    image = setting.scratch / f"era{shuffled}.img"
+    seed = [shuffled] if shuffled else []
+    run(builder, image, size // BLOCK, BLOCK // 512, size // TIB * DIRTY_PER_TIB, *seed)
     try:
         used("cat", image)
         yield image
@@ -143,9 +149,11 @@ def told(name: str) -> str:
     return f"era_invalidate --written-since {SINCE} -o out.xml era.img  # of {RELEASES[name]}"
 
 
-def check_same(image: Path, setting: Setting) -> int:
-    """All tools find the same extents; their number."""
+def check_same(image: Path, shuffled: Path, setting: Setting) -> int:
+    """All tools find the same extents, in whatever order blocks lie; their number."""
     found = json.loads(run(*inspect(setting, image)))["extents"]
+    if json.loads(run(*inspect(setting, shuffled)))["extents"] != found:
+        raise BenchError("the order of the blocks matters to what dmsnap finds")
     for name in RELEASES:
         run(*era_invalidate(name, image))
         expected = [extent(each) for each in ET.parse(image.with_name("out.xml")).getroot()]
