@@ -90,10 +90,21 @@ static struct dms_error *submit_read(struct comparison *comparison, struct slot 
 	return dms_io_queue_submit(comparison->queue, request);
 }
 
+/*
+ * Whether the undo store's writes keep up. When they do not, reading more would
+ * only make more of them, and all of them delay a cancel.
+ */
+static bool store_keeps_up(const struct comparison *comparison)
+{
+	return !comparison->writer ||
+	       dms_exception_store_writer_in_flight_bytes(comparison->writer) <
+		       comparison->pace.limit_bytes;
+}
+
 /* Whether one more pair of reads may be started now. */
 static bool may_read(struct comparison *comparison)
 {
-	return comparison->free && dms_pace_has_room(&comparison->pace) &&
+	return comparison->free && store_keeps_up(comparison) && dms_pace_has_room(&comparison->pace) &&
 	       dms_copy_cutter_has_more(&comparison->cutter);
 }
 

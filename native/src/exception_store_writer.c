@@ -101,6 +101,18 @@ static struct dms_error *submit(struct dms_exception_store_writer *writer,
 	return error;
 }
 
+/* Areas are as good as nothing beside their data. */
+uint64_t dms_exception_store_writer_in_flight_bytes(const struct dms_exception_store_writer *writer)
+{
+	uint64_t bytes = 0;
+	uint32_t i;
+
+	for (i = 0; i < NR_BUFFERS; i++)
+		if (writer->buffers[i].in_use && &writer->buffers[i] != writer->buffer)
+			bytes += writer->buffers[i].request.length_bytes;
+	return bytes;
+}
+
 static struct dms_error *submit_area(struct dms_exception_store_writer *writer, struct area *area)
 {
 	area->request.buffer = area->pairs;

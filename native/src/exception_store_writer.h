@@ -48,6 +48,7 @@ struct dms_error *
 dms_exception_store_writer_create_on(struct dms_io_queue *queue, int fd, uint64_t offset_bytes,
 				     uint64_t length_bytes, uint32_t chunk_size_sectors,
 				     struct dms_exception_store_writer **writer);
+uint64_t dms_exception_store_writer_in_flight_bytes(const struct dms_exception_store_writer *writer);
 struct dms_error *dms_exception_store_writer_complete(struct dms_exception_store_writer *writer,
 						      const struct dms_io_request *request);
 DMS_DEFINE_CLEANUP(dms_cleanup_store_writer, struct dms_exception_store_writer,
