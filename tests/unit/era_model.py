@@ -1,5 +1,6 @@
 """dm-era metadata, written the slow and obvious way: as drivers/md/dm-era-target.c leaves it."""
 
+import random
 import struct
 from dataclasses import dataclass, field
 
@@ -59,11 +60,15 @@ class Model:
 
 
 class Image:
-    """Blocks, allocated one after the other."""
+    """Blocks, allocated one after the other.
 
-    def __init__(self, fan_out: int) -> None:
+    With ``chance``, nodes are as full as chance has it: inserting and removing leaves any.
+    """
+
+    def __init__(self, fan_out: int, chance: random.Random | None = None) -> None:
         self.blocks: list[bytes] = [bytes(BLOCK)]
         self.fan_out = fan_out
+        self.chance = chance
 
     def put(self, salt: int, body: bytes) -> int:
         """Append a block of ``body``, which begins behind the checksum; returns its number."""
@@ -85,9 +90,7 @@ class Image:
         """A btree of sorted ``entries``; returns its root."""
         flags = 2
         while True:
-            parts = [
-                entries[i : i + self.fan_out] for i in range(0, len(entries), self.fan_out)
-            ] or [[]]
+            parts = self.parts(entries) or [[]]
             level = [
                 (part[0][0] if part else 0, struct.pack("<Q", self.node(flags, size, part)))
                 for part in parts
@@ -95,6 +98,15 @@ class Image:
             if len(level) == 1:
                 return int.from_bytes(level[0][1], "little")
             entries, flags, size = level, 1, 8
+
+    def parts(self, entries: list[tuple[int, bytes]]) -> list[list[tuple[int, bytes]]]:
+        """What goes into each node of a level; never one by one, which would not end."""
+        found = []
+        while entries:
+            nr = self.fan_out if self.chance is None else self.chance.randint(2, self.fan_out)
+            found.append(entries[:nr])
+            entries = entries[nr:]
+        return found
 
     def array(self, form: str, values: list[int]) -> int:
         """An array of ``values``, packed as ``form``; returns its root."""
@@ -116,9 +128,16 @@ class Image:
         return self.array("<Q", words)
 
 
-def build(model: Model, *, fan_out: int = 3, snapshot: bool = False, spare: int = 3) -> bytes:
+def build(
+    model: Model,
+    *,
+    fan_out: int = 3,
+    snapshot: bool = False,
+    spare: int = 3,
+    chance: random.Random | None = None,
+) -> bytes:
     """The metadata of ``model``; with ``snapshot``, one is held, and knows the same."""
-    image = Image(fan_out)
+    image = Image(fan_out, chance)
     writesets = [
         (writeset.era, struct.pack("<IQ", writeset.nr_bits, image.bitset(writeset)))
         for writeset in sorted(model.archived, key=lambda writeset: writeset.era)

@@ -87,6 +87,51 @@ def test_snapshot(model: Model, since: int, nr_blocks: int) -> None:
         )
 
 
+@st.composite
+def large_models(draw: st.DrawFn) -> Model:
+    """Bitsets of several blocks, of which the last is full to the bit, nearly, or barely begun."""
+    seed = random.Random(draw(st.integers(0, 2**32)))
+    bits_per_block = 509 * 64
+    sizes = st.sampled_from([bits_per_block + by for by in (-1, 0, 1, 64, 3000)])
+    nr_blocks = draw(sizes)
+
+    def writeset(era: int) -> Writeset:
+        nr_bits = draw(sizes)
+        some = {nr_bits - 1, *(seed.randrange(nr_bits) for _ in range(50))}
+        return Writeset(era, nr_bits, some)
+
+    eras = [0] * nr_blocks
+    for _ in range(100):
+        eras[seed.randrange(nr_blocks)] = seed.randint(1, 9)
+    eras[-1] = draw(st.integers(0, 9))
+    archived = draw(st.sets(st.integers(1, 9), min_size=1, max_size=9))
+    return Model(
+        current_era=9,
+        eras=eras,
+        archived=[writeset(era) for era in archived],
+        current=writeset(9) if draw(st.booleans()) else None,
+    )
+
+
+@given(large_models(), st.integers(1, 10), st.integers(2, 200), st.integers(0, 99))
+@settings(max_examples=12, deadline=None)
+def test_shapes(model: Model, since: int, fan_out: int, seed: int) -> None:
+    """Trees of several levels whose nodes are as full as chance has it."""
+    with opened(build(model, fan_out=fan_out, chance=random.Random(seed))) as era:
+        assert found(era, since) == model.written_since(since)
+
+
+@given(large_models(), st.integers(1, 10), st.integers(1, 40000), st.integers(0, 99))
+@settings(max_examples=12, deadline=None)
+def test_shapes_of_a_snapshot(model: Model, since: int, nr_blocks: int, seed: int) -> None:
+    """Grown or shrunk since, by more than a block of the array."""
+    model.nr_blocks = nr_blocks
+    with opened(build(model, snapshot=True, chance=random.Random(seed))) as era:
+        assert found(era, since, from_snapshot=True) == model.written_since(
+            since, from_snapshot=True
+        )
+
+
 def test_no_snapshot() -> None:
     with opened(build(Model(eras=[1]))) as era, pytest.raises(WrongStateError, match="snapshot"):
         era.written_since(1, from_snapshot=True)
