@@ -9,7 +9,7 @@ from pathlib import Path
 
 from measure.devices import GIB, MIB, TIB, loop
 from measure.model import Figure, Goal, Plot, Series, Unit
-from measure.process import BenchError, Usage, run, series, used
+from measure.process import Usage, run, series, used
 from measure.setting import Setting
 
 from dmsnap.host.dm import device
@@ -22,7 +22,8 @@ SIZES = {
 QUICK_SIZES = ("1 GiB", "16 GiB")
 HISTORY_BYTES = 2 * GIB
 DIRTY_BYTES = 8 * MIB
-PROTECT_LIMIT_SECONDS = 240
+FIRST_COPY_SECONDS = 240  # what is not copied by then is ended
+ENDED_COPY_SECONDS = 60  # on the sizes after that, which show what memory it takes
 MEMORY_LIMIT = 150 * MIB
 CONFIGURATION = Path("/etc/dmsnap/dmsnap.toml")
 SECTOR = 512
@@ -35,7 +36,7 @@ class Growth:
 
     commands: list[Series] = field(default_factory=list)
     metadata: list[Series] = field(default_factory=list)
-    unfinished: str = ""
+    ended: list[Series] = field(default_factory=list)  # first copies that were, and their memory
 
     def add(self, name: str, case: str, command: Sequence[object], usage: Usage) -> None:
         self.commands.append(series(name, case, [usage], command, position=SIZES[case]))
@@ -49,8 +50,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
     try:
         with sparse_files(setting.scratch) as directory:
             for case in QUICK_SIZES if setting.quick else SIZES:
-                if not at_size(case, directory, setting, growth):
-                    break
+                at_size(case, directory, setting, growth)
     finally:
         CONFIGURATION.unlink()
     yield from figures(growth)
@@ -70,8 +70,8 @@ def sparse_files(scratch: Path) -> Iterator[Path]:
             run("umount", directory)
 
 
-def at_size(case: str, directory: Path, setting: Setting, growth: Growth) -> bool:
-    """All commands on a volume of one size; false if its first copy did not end in time."""
+def at_size(case: str, directory: Path, setting: Setting, growth: Growth) -> None:
+    """All commands on a volume of one size, or only protect if its first copy takes too long."""
     mount_point, store = setting.scratch / "mnt", setting.scratch / "store"
     for each in (mount_point, store):
         each.mkdir(exist_ok=True)
@@ -84,26 +84,17 @@ def at_size(case: str, directory: Path, setting: Setting, growth: Growth) -> boo
         stack.callback(run, "umount", mount_point)
         protect = ("dmsnap", "protect", primary, "--name", NAME, "--recovery", recovery,
                    "--store", store)  # fmt: skip
-        usage = within(PROTECT_LIMIT_SECONDS, protect)
-        if usage is None:
-            growth.unfinished = case
-            return False
+        limit_seconds = ENDED_COPY_SECONDS if growth.ended else FIRST_COPY_SECONDS
+        # SIGTERM undoes all of it.
+        usage = used("timeout", limit_seconds, *protect, timeout=1200, expected=(0, TIMED_OUT))
+        if usage.seconds > limit_seconds:
+            growth.ended.append(series("protect", case, [usage], protect, position=SIZES[case]))
+            return
         growth.add("protect", case, protect, usage)
         try:
             commands(case, mount_point, growth)
         finally:
             run("dmsnap", "unprotect", NAME, "--forget")
-    return True
-
-
-def within(limit_seconds: int, command: Sequence[object]) -> Usage | None:
-    """What a command took, or nothing when SIGTERM had to end it; it rolls back by itself."""
-    try:
-        return used("timeout", limit_seconds, *command, timeout=1200)
-    except BenchError as error:
-        if error.status == TIMED_OUT:
-            return None
-        raise
 
 
 def commands(case: str, mount_point: Path, growth: Growth) -> None:
@@ -136,9 +127,10 @@ def dirty(path: Path) -> None:
 def figures(growth: Growth) -> Iterator[Figure]:
     """Seconds, memory and metadata over the size."""
     ended = (
-        f" The first copy of {growth.unfinished} did not end within {PROTECT_LIMIT_SECONDS} s and "
-        "was ended: larger volumes are missing."
-        if growth.unfinished
+        f" The first copies of {', '.join(each.case for each in growth.ended)} were ended after "
+        f"{FIRST_COPY_SECONDS} s, or {ENDED_COPY_SECONDS} s where a smaller one was: only the "
+        "memory that they took is known."
+        if growth.ended
         else ""
     )
     text = (
@@ -154,11 +146,11 @@ def figures(growth: Growth) -> Iterator[Figure]:
         plot=Plot.LINES,
         axis="volume",
     )
-    largest = growth.commands[-1].case
     memory = tuple(
         Series(each.contestant, each.case, each.peak_bytes, position=each.position)
-        for each in growth.commands
+        for each in growth.commands + growth.ended
     )
+    largest = memory[-1].case
     yield Figure(
         key="growth-memory",
         title="Peak resident memory of each command over the size of the volume",
