@@ -279,18 +279,6 @@ static bool busy(struct comparison *comparison)
 	return comparison->first || dms_copy_cutter_has_more(&comparison->cutter);
 }
 
-static void register_files(struct comparison *comparison)
-{
-	const struct dms_compare_job *job = comparison->job;
-	const int fds[] = {
-		job->source->fd,
-		job->destination->fd,
-		job->undo ? job->undo->fd : job->destination->fd,
-	};
-
-	dms_io_queue_register_files(comparison->queue, fds, sizeof(fds) / sizeof(fds[0]));
-}
-
 static struct dms_error *create_queue(struct comparison *comparison)
 {
 	uint64_t bytes = SIDES * dms_extent_set_bytes(comparison->job->extents);
@@ -300,7 +288,6 @@ static struct dms_error *create_queue(struct comparison *comparison)
 
 	if (error)
 		return error;
-	register_files(comparison);
 	if (bytes >= DMS_PACE_REGISTER_TIMES * memory_bytes(comparison))
 		dms_io_queue_register(comparison->queue, comparison->memory,
 				      memory_bytes(comparison));

@@ -90,10 +90,6 @@ static struct dms_error *loop_create(const struct dms_copy_job *job,
 	if (!error)
 		error = dms_io_queue_create(loop->pace.nr_slots + NR_WRITES,
 					    loop->pace.without_io_uring, &loop->queue);
-	if (!error)
-		dms_io_queue_register_files(loop->queue,
-					    (const int[]){ job->source->fd, job->destination->fd },
-					    2);
 	if (!error && job->bytes >= DMS_PACE_REGISTER_TIMES * memory_bytes)
 		dms_io_queue_register(loop->queue, loop->memory, memory_bytes);
 	dms_progress_start(&loop->progress, options);

@@ -79,12 +79,6 @@ void dms_io_queue_register(struct dms_io_queue *queue, void *memory, size_t leng
 		dms_io_ring_register(queue->ring, memory, length_bytes);
 }
 
-void dms_io_queue_register_files(struct dms_io_queue *queue, const int *fds, unsigned int count)
-{
-	if (queue->ring)
-		dms_io_ring_register_files(queue->ring, fds, count);
-}
-
 /*
  * Give the rest of a request to the ring. An injected error completes it at
  * once. The ring has room: it holds more than depth entries.

@@ -56,9 +56,6 @@ uint32_t dms_io_queue_room(const struct dms_io_queue *queue);
  * can. Whoever transfers little is better off without, since all of it is touched.
  */
 void dms_io_queue_register(struct dms_io_queue *queue, void *memory, size_t length_bytes);
-/* Descriptors that stay open as long as the queue, which the kernel then looks up once. */
-#define DMS_IO_MAX_FILES 3u
-void dms_io_queue_register_files(struct dms_io_queue *queue, const int *fds, unsigned int count);
 
 /*
  * At most depth requests at a time. An error means that the request was not

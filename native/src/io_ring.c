@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "io_queue.h"
 #include "io_ring.h"
@@ -10,12 +9,15 @@
 /* The most transfers that are held back to be given to the kernel by one io_uring_enter(2). */
 #define MAX_BATCH 16u
 
+/*
+ * Descriptors are not registered: the kernel lets go of them some time after
+ * the ring is closed (io_ring_exit_work()), and a device that was opened O_EXCL
+ * stays claimed until then.
+ */
 struct dms_io_ring {
 	struct io_uring ring;
 	const char *memory; /* registered as buffer 0; NULL: none is */
 	size_t memory_bytes;
-	int fds[DMS_IO_MAX_FILES]; /* registered, in this order */
-	unsigned int nr_fds;
 	/*
 	 * How many transfers to hold back. A medium that answers inside of
 	 * io_uring_enter(2), as a page cache does, gets one at a time: the answer
@@ -72,27 +74,6 @@ void dms_io_ring_register(struct dms_io_ring *ring, void *memory, size_t length_
 	ring->memory_bytes = length_bytes;
 }
 
-void dms_io_ring_register_files(struct dms_io_ring *ring, const int *fds, unsigned int count)
-{
-	if (ring->nr_fds || count > DMS_IO_MAX_FILES ||
-	    io_uring_register_files(&ring->ring, fds, count))
-		return;
-	memcpy(ring->fds, fds, count * sizeof(*fds));
-	ring->nr_fds = count;
-}
-
-static void use_registered_file(const struct dms_io_ring *ring, struct io_uring_sqe *sqe)
-{
-	unsigned int i;
-
-	for (i = 0; i < ring->nr_fds; i++)
-		if (ring->fds[i] == sqe->fd) {
-			sqe->fd = (int)i;
-			sqe->flags |= IOSQE_FIXED_FILE;
-			return;
-		}
-}
-
 static bool is_registered(const struct dms_io_ring *ring, const char *buffer, uint32_t length)
 {
 	return ring->memory && buffer >= ring->memory &&
@@ -118,7 +99,6 @@ bool dms_io_ring_put(struct dms_io_ring *ring, struct dms_io_request *request, u
 		io_uring_prep_read(sqe, request->fd, buffer, length, offset);
 	if (request->aside)
 		sqe->flags |= IOSQE_ASYNC;
-	use_registered_file(ring, sqe);
 	io_uring_sqe_set_data(sqe, request);
 	return true;
 }

@@ -18,9 +18,6 @@ void dms_io_ring_destroy(struct dms_io_ring *ring);
 /* Pin memory once instead of at every transfer; where the kernel refuses, nothing changes. */
 void dms_io_ring_register(struct dms_io_ring *ring, void *memory, size_t length_bytes);
 
-/* The same of the descriptors that most transfers use. */
-void dms_io_ring_register_files(struct dms_io_ring *ring, const int *fds, unsigned int count);
-
 /* Prepare a transfer of the next length bytes of the request; false when the ring is full. */
 bool dms_io_ring_put(struct dms_io_ring *ring, struct dms_io_request *request, uint32_t length);
 /*

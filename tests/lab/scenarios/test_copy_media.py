@@ -24,6 +24,7 @@ from dmsnap._native.exception_store import ExceptionStore
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.errors import CorruptError, DmsnapError, NotThisFormatError, OperatingSystemError
 from dmsnap.extent import Extent
+from dmsnap.host.blockdev import open_exclusive
 
 SIZE = 24 * MIB
 STORE = 32 * MIB
@@ -323,3 +324,15 @@ def test_blocks_of_4096(lab: Lab, without_io_uring: bool) -> None:
         with pytest.raises(DmsnapError, match="the destination has blocks of 4096 bytes"):
             copy.apply(source_fd, fd, odd, whole(odd), options=options, name="x")
         assert sha256(target, SIZE) == before
+
+
+def test_devices_are_free_when_the_copy_is_done(lab: Lab) -> None:
+    """The next command opens them O_EXCL, or mounts them."""
+    source, destination = lab.disk(MIB), lab.disk(MIB)
+    for _ in range(100):
+        with (
+            open_exclusive(Path(source), write=False) as source_fd,
+            open_exclusive(Path(destination), write=True) as destination_fd,
+        ):
+            copy.compare(source_fd, destination_fd, MIB, whole(MIB), name="x")
+            copy.apply(source_fd, destination_fd, MIB, whole(MIB), name="x")
