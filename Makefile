@@ -91,7 +91,7 @@ test: ## install what is missing, then every check and test
 	$(MAKE) lint
 	$(MAKE) test-unit
 	$(MAKE) test-native
-	$(MAKE) fuzz
+	$(MAKE) fuzz SECONDS=20
 	$(MAKE) test-lab
 
 demo: ## the main job, in the lab: spoil two volumes and recover them
