@@ -1,5 +1,6 @@
 """The copy engine through its Python wrapper: content, results, what the callback raises."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -99,6 +100,26 @@ def test_what_is_kept_is_not_read_again(sides: Sides, limit: int) -> None:
             copy.compare(sides.source, sides.destination, SIZE, whole(), kept=kept, name="x")
         with pytest.raises(DmsnapError, match="not all to be copied"):
             copy.apply(sides.source, sides.destination, SIZE, ExtentSet(), kept=kept, name="x")
+
+
+@pytest.mark.parametrize("without_io_uring", [False, True])
+def test_what_was_closed_is_closed(tmp_path: Path, without_io_uring: bool) -> None:
+    """An io_uring lives on for a moment when it is given up, and with it what was registered.
+
+    A device that was opened O_EXCL would be busy for whoever comes next; a lock shows the same.
+    """
+    paths = [tmp_path / "source", tmp_path / "destination"]
+    options = CopyOptions(without_io_uring=without_io_uring)
+    for path in paths:
+        path.write_bytes(os.urandom(SIZE))
+    for _ in range(20):
+        for work in (copy.compare, copy.apply):
+            fds = [os.open(path, os.O_RDWR) for path in paths]
+            for fd in fds:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            work(*fds, SIZE, whole(), options=options, name="x")
+            for fd in fds:
+                os.close(fd)
 
 
 def test_a_limit_of_bytes_a_second(sides: Sides) -> None:
