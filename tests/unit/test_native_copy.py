@@ -117,7 +117,7 @@ def test_what_was_closed_is_closed(tmp_path: Path, without_io_uring: bool) -> No
             fds = [os.open(path, os.O_RDWR) for path in paths]
             for fd in fds:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            work(*fds, SIZE, whole(), options=options, name="x")
+            work(fds[0], fds[1], SIZE, whole(), options=options, name="x")
             for fd in fds:
                 os.close(fd)
 
