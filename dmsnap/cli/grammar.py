@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import click
 
+from dmsnap.cli.imports import undisturbed
 from dmsnap.cli.output import Output
 
 ACTIONS = "dmsnap.cli.actions"
@@ -119,4 +119,4 @@ def call(action: str, **values: object) -> int:
 def resolve(action: str) -> Any:
     """The function behind MODULE.FUNCTION."""
     module, _, function = action.partition(".")
-    return getattr(import_module(f"{ACTIONS}.{module}"), function)
+    return getattr(undisturbed(f"{ACTIONS}.{module}"), function)

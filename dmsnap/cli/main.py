@@ -1,12 +1,9 @@
 """``dmsnap``: the entry point. ``--version`` alone imports nothing more than is here."""
 
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
+from dmsnap.cli.imports import undisturbed
 from dmsnap.version import __version__
 
 
@@ -16,17 +13,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         sys.stdout.write(f"dmsnap {__version__}\n")
         return 0
-    return int(load().main(words))
-
-
-def load() -> Any:
-    """The program. Ctrl-C ends the process at once meanwhile, and not with a trace of imports."""
-    name = "dmsnap.cli.program"
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not ours or threading.current_thread() is not threading.main_thread():
-        return import_module(name)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        return import_module(name)
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return int(undisturbed("dmsnap.cli.program").main(words))

@@ -1,0 +1,18 @@
+"""Importing while Ctrl-C may come: it ends the process at once, and not with a trace of imports."""
+
+import signal
+import threading
+from importlib import import_module
+from typing import Any
+
+
+def undisturbed(name: str) -> Any:
+    """Import a module. Nothing was begun yet that would have to be undone."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():
+        return import_module(name)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return import_module(name)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
