@@ -161,6 +161,9 @@ def expected_tables(volume: Volume, areas: list[Area], points: list[Point]) -> d
     }
     for point in points:
         if point.area_id is not None and point.invalid_reason is None:
+            if point.area_id not in by_id:
+                # Read by somebody who holds no lock: it was removed between two looks.
+                raise StackChangedError(f"the COW store of point {point.id} is gone")
             cow = attach_area(volume, by_id[point.area_id])
             tables[live_point(volume, point.id)] = point_table(volume, backing, cow)
     return tables
