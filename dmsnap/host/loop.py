@@ -137,6 +137,14 @@ def create_backing_file(path: Path, size_bytes: int) -> None:
         os.close(descriptor)
 
 
+def remove_backing_file(path: Path) -> None:
+    """Remove a file for good, also if power is lost a moment later; none is no error."""
+    with system_call(f"remove {path}"):
+        path.unlink(missing_ok=True)
+    if path.parent.is_dir():
+        _sync_directory(path.parent)
+
+
 def _allocate(descriptor: int, path: Path, size_bytes: int) -> None:
     """Where the file system knows no fallocate(2), glibc writes into every block instead."""
     try:

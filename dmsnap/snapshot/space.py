@@ -75,7 +75,7 @@ class DirectorySpace:
         device = loop.find(Path(path)) if Path(path).exists() else None
         if device is not None:
             loop.detach(device)
-        Path(path).unlink(missing_ok=True)
+        loop.remove_backing_file(Path(path))
 
     def free_bytes(self) -> int:
         status = os.statvfs(self.directory)
