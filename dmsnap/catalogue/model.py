@@ -1,5 +1,6 @@
 """The catalogue's values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -105,3 +106,61 @@ class Point:
     window_seconds: float
     area_id: UUID | None = None
     invalid_reason: str | None = None
+
+
+class JobState(StrEnum):
+    """How far a job is. One that is ``running`` without its process was cut off."""
+
+    RUNNING = "running"
+    DONE = "done"
+    UNDONE = "undone"  # everything is as it was before
+    FAILED = "failed"  # something of it is left
+    ABANDONED = "abandoned"  # given up where it was; nothing of it is left that matters
+
+
+class StepState(StrEnum):
+    """How far a step is."""
+
+    PLANNED = "planned"
+    BEGUN = "begun"
+    DONE = "done"
+    UNDONE = "undone"
+
+
+@dataclass(frozen=True, slots=True)
+class JobStep:
+    """One step of a job, as it was recorded."""
+
+    name: str
+    state: StepState
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An operation that was begun: with ``arguments`` it could be begun anew."""
+
+    id: int
+    operation: str
+    arguments: Mapping[str, object]
+    volume_ids: tuple[UUID, ...]
+    pid: int
+    started_ns: int
+    finished_ns: int | None
+    state: JobState
+    outcome: str | None
+    steps: tuple[JobStep, ...]
+
+    def has(self, step: str, *states: StepState) -> bool:
+        """Whether a step of that name is in one of these states."""
+        return any(each.name == step and each.state in states for each in self.steps)
+
+    def has_begun(self, step: str) -> bool:
+        """Whether something of that step may have been done."""
+        return self.has(step, StepState.BEGUN, StepState.DONE)
+
+    @property
+    def last_begun(self) -> str | None:
+        """The step that it was at, or had come to."""
+        begun = [step.name for step in self.steps if step.state is not StepState.PLANNED]
+        return begun[-1] if begun else None

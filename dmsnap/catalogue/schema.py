@@ -15,10 +15,23 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
-# What brings a catalogue from each version to the next.
-UPGRADES = {1: ("ALTER TABLE volume ADD COLUMN parting JSON",)}
+# What brings a catalogue from each version to the next. New tables are there by then.
+UPGRADES = {
+    1: ("ALTER TABLE volume ADD COLUMN parting JSON",),
+    2: (
+        "INSERT INTO job_volume (job_id, volume_id, settled)"
+        " SELECT id, volume_id, finished_ns IS NOT NULL FROM job WHERE volume_id IS NOT NULL",
+        "DROP INDEX ix_job_volume_id",
+        "ALTER TABLE job DROP COLUMN volume_id",
+        "ALTER TABLE job ADD COLUMN arguments JSON NOT NULL DEFAULT '{}'",
+        "ALTER TABLE job ADD COLUMN state TEXT NOT NULL DEFAULT 'running'",
+        "UPDATE job SET state = CASE WHEN outcome LIKE 'done%' THEN 'done'"
+        " WHEN outcome LIKE 'undone%' THEN 'undone' WHEN outcome LIKE 'failed%' THEN 'failed'"
+        " ELSE 'abandoned' END WHERE finished_ns IS NOT NULL",
+    ),
+}
 
 metadata = MetaData()
 
@@ -92,12 +105,22 @@ job = Table(
     "job",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("volume_id", Text, index=True),
     Column("operation", Text, nullable=False),
+    Column("arguments", JSON, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("started_ns", BigInteger, nullable=False),
     Column("finished_ns", BigInteger),
+    Column("state", Text, nullable=False),
     Column("outcome", Text),
+)
+
+# Settled: nothing of the job is left to be done or cleared on that volume.
+job_volume = Table(
+    "job_volume",
+    metadata,
+    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
+    Column("volume_id", Text, primary_key=True, index=True),
+    Column("settled", Boolean, nullable=False, default=False),
 )
 
 job_step = Table(

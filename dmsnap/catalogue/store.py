@@ -31,7 +31,7 @@ BUSY_TIMEOUT_SECONDS = 10
 
 
 class Catalogue:
-    """Volumes, areas, points and jobs. Open it with :meth:`open`; it is a context manager."""
+    """Volumes, areas and points. Open it with :meth:`open`; it is a context manager."""
 
     def __init__(self, engine: sa.Engine, path: Path) -> None:
         self._engine = engine
@@ -218,68 +218,6 @@ class Catalogue:
             .values(deleted_ns=now_ns(), area_id=None)
         )
 
-    # jobs
-
-    def begin_job(
-        self, operation: str, volume_id: UUID | None, pid: int, steps: Sequence[str]
-    ) -> int:
-        """Record an operation and its steps before the first is done; returns the job's id."""
-        with self.transaction() as connection:
-            job_id: int = connection.execute(
-                schema.job.insert()
-                .values(
-                    operation=operation,
-                    volume_id=str(volume_id) if volume_id else None,
-                    pid=pid,
-                    started_ns=now_ns(),
-                )
-                .returning(schema.job.c.id)
-            ).scalar_one()
-            if steps:
-                connection.execute(
-                    schema.job_step.insert(),
-                    [
-                        {"job_id": job_id, "position": position, "name": name, "state": "planned"}
-                        for position, name in enumerate(steps)
-                    ],
-                )
-        return job_id
-
-    def record_step(self, job_id: int, position: int, state: str, seconds: float | None) -> None:
-        """Record how far a step is."""
-        self._execute(
-            schema.job_step.update()
-            .where(schema.job_step.c.job_id == job_id, schema.job_step.c.position == position)
-            .values(state=state, seconds=seconds)
-        )
-
-    def end_job(self, job_id: int, outcome: str) -> None:
-        """Record how an operation ended."""
-        self._execute(
-            schema.job.update()
-            .where(schema.job.c.id == job_id)
-            .values(finished_ns=now_ns(), outcome=outcome)
-        )
-
-    def abandon_jobs(self, volume_id: UUID) -> list[str]:
-        """End the jobs of a volume that nobody lives to end; returns the steps they had begun.
-
-        Only with the volume's lock held: else the job may be running.
-        """
-        with self.transaction() as connection:
-            names = list(connection.scalars(_begun_steps(volume_id)))
-            connection.execute(
-                schema.job.update()
-                .where(schema.job.c.id.in_(_unfinished_jobs(volume_id)))
-                .values(finished_ns=now_ns(), outcome="abandoned: its process was killed")
-            )
-        return names
-
-    def unfinished_steps(self, volume_id: UUID) -> list[str]:
-        """The steps that unfinished jobs of a volume have begun."""
-        with self.transaction() as connection:
-            return [*connection.scalars(_begun_steps(volume_id))]
-
     def _execute(self, statement: sa.Executable) -> None:
         with self.transaction() as connection:
             connection.execute(statement)
@@ -294,19 +232,6 @@ def _upgrade(connection: sa.Connection) -> int | None:
         version += 1
         connection.execute(schema.schema_version.update().values(version=version))
     return version
-
-
-def _unfinished_jobs(volume_id: UUID) -> sa.Select[Any]:
-    return sa.select(schema.job.c.id).where(
-        schema.job.c.volume_id == str(volume_id), schema.job.c.finished_ns.is_(None)
-    )
-
-
-def _begun_steps(volume_id: UUID) -> sa.Select[Any]:
-    return sa.select(schema.job_step.c.name).where(
-        schema.job_step.c.job_id.in_(_unfinished_jobs(volume_id)),
-        schema.job_step.c.state != "planned",
-    )
 
 
 def _configure_connection(connection: Any, _record: object) -> None:

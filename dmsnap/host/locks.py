@@ -126,17 +126,30 @@ def _write(descriptor: int, command: str) -> None:
 def holder_of(directory: Path, name: str) -> str | None:
     """Who works on the volume ``name`` now, in words; None: nobody. Waits for nobody."""
     path = directory / f"{name}.lock"
+    if not _is_held(path):
+        return None
+    return str(read_holder(path) or "a command that is just starting")
+
+
+def is_held_by(directory: Path, name: str, pid: int) -> bool:
+    """Whether a process works on the volume ``name`` now. Waits for nobody."""
+    path = directory / f"{name}.lock"
+    holder = read_holder(path)
+    return holder is not None and holder.pid == pid and _is_held(path)
+
+
+def _is_held(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return None
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return str(read_holder(path) or "a command that is just starting")
+        return True
     finally:
         os.close(descriptor)
-    return None
+    return False
 
 
 def read_holder(path: Path) -> Holder | None:

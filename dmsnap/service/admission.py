@@ -2,8 +2,10 @@
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 from uuid import UUID
 
 from dmsnap._native import label
@@ -66,6 +68,16 @@ class ProtectRequest:
     cow_percent: int = 0
     bandwidth: int = 0
     full: bool = False
+
+    def as_arguments(self) -> dict[str, object]:
+        """For the journal, which takes JSON."""
+        return asdict(self) | {"device": str(self.device), "recovery": str(self.recovery)}
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+        """The request that the journal has."""
+        paths = {name: Path(arguments[name]) for name in ("device", "recovery")}
+        return cls(**{**arguments, **paths})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """Assemble: build the stack of a recorded volume again, after a reboot or a removal by others."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
@@ -75,7 +77,7 @@ class Assembly:
         # At boot that is for the mount units, with the options that fstab has by now.
         if self.volume.mounts and not self.at_boot:
             steps.append(Step("mount", f"mount /dev/mapper/{name}", self._mount))
-        return Plan("assemble", self.volume.id, steps)
+        return Plan("assemble", (self.volume.id,), steps, {"name": name})
 
     def _drop_points(self) -> None:
         """A snapshot that was not there while its origin was written to holds no moment."""
@@ -120,7 +122,7 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
     """
     if at_boot:
         wait_for_devices(session, session.catalogue.volume(name))
-    with held(session, name) as volume:
+    with held(session, name, concluding=not at_boot) as volume:
         state_directory = session.configuration.state_directory
         prepared = at_boot or not any(boot.wrong_files(volume, state_directory))
         if prepared and is_assembled(session, volume):
@@ -167,3 +169,8 @@ def assemble_all(session: Session, *, at_boot: bool = False) -> list[AssembleRes
         code = error.exit_code if error else ExitCode.OK
         results.append(AssembleResult(volume.name, str(error) if error else None, code))
     return results
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin an assembly anew that was cut off."""
+    return assemble(session, **arguments, dry_run=False)

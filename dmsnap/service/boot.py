@@ -20,6 +20,8 @@ from dmsnap.host.sysfs import SYSFS
 UNIT = "dmsnap-assemble@.service"
 LOCAL = "local-fs.target"
 REMOTE = "remote-fs.target"
+BOOTED = "multi-user.target"
+RESUME = "dmsnap-resume.service"
 NETWORK = """Wants=network-online.target
 After=network-online.target iscsi.service open-iscsi.service
 """
@@ -144,7 +146,8 @@ def withdraw(volume: Volume) -> None:
 
 def remove_unit_files(volume: Volume, but: Collection[Path] = ()) -> None:
     """Remove the unit's drop-ins, of whichever target."""
-    paths = [ordering_path(volume), *(wish_path(volume, target) for target in (LOCAL, REMOTE))]
+    wishes = (wish_path(volume, target) for target in (LOCAL, REMOTE, BOOTED))
+    paths = [ordering_path(volume), *wishes]
     for path in paths:
         if path not in but:
             replacement.remove_file(path)
@@ -161,8 +164,13 @@ def wish_path(volume: Volume, target: str) -> Path:
     return systemd.UNITS / f"{target}.d" / f"dmsnap-{volume.name}.conf"
 
 
+def wish(volume: Volume, target: str, unit: str) -> BootFile:
+    """The drop-in by which a target wants a unit."""
+    return BootFile(wish_path(volume, target), _headed(volume, f"[Unit]\nWants={unit}\n"))
+
+
 def unit_files(volume: Volume, state_directory: Path) -> list[BootFile]:
-    """Drop-ins: what the instance is ordered by, and that the target wants it."""
+    """Drop-ins: what the instance is ordered by, and who wants it and what comes after it."""
     lines = [entry for entry in fstab.entries() if mounts_volume(entry, volume)]
     remote = any("_netdev" in entry.options for entry in lines)
     target = REMOTE if remote else LOCAL
@@ -176,9 +184,8 @@ def unit_files(volume: Volume, state_directory: Path) -> list[BootFile]:
     )
     return [
         BootFile(ordering_path(volume), _headed(volume, ordering)),
-        BootFile(
-            wish_path(volume, target), _headed(volume, f"[Unit]\nWants={unit_name(volume)}\n")
-        ),
+        wish(volume, target, unit_name(volume)),
+        wish(volume, BOOTED, RESUME),
     ]
 
 

@@ -1,7 +1,9 @@
 """Mounting a point: read-only, over a throwaway overlay that takes the journal's replay."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from dmsnap._native.label import Label
@@ -58,7 +60,7 @@ class Browse:
     def plan(self) -> Plan:
         return Plan(
             "point mount",
-            self.volume.id,
+            (self.volume.id,),
             [
                 Step(
                     "create-overlay",
@@ -74,6 +76,7 @@ class Browse:
                 ),
                 Step("mount", f"mount it on {self.directory}", self._mount, self._unmount),
             ],
+            {"text": str(self.view.id), "at": str(self.directory)},
         )
 
     def _create(self) -> None:
@@ -208,7 +211,7 @@ def unmount_point(session: Session, text: str, *, dry_run: bool) -> Plan | None:
 
         plan = Plan(
             "point umount",
-            volume.id,
+            (volume.id,),
             [
                 Step("unmount", f"unmount point {wanted.id}", unmount),
                 Step(
@@ -221,8 +224,19 @@ def unmount_point(session: Session, text: str, *, dry_run: bool) -> Plan | None:
                     final=True,
                 ),
             ],
+            {"text": str(wanted.id)},
         )
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
     return None
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin anew the mounting of a point that was cut off."""
+    return mount_point(session, arguments["text"], Path(arguments["at"]), dry_run=False)
+
+
+def unmount_again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin anew the unmounting of a point that was cut off."""
+    return unmount_point(session, arguments["text"], dry_run=False)

@@ -10,11 +10,12 @@ primary is half of one and half of the other then, and every block in which they
 one that either side's marks, or a comparison, names.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from dmsnap._native import copy, window
@@ -145,7 +146,7 @@ class Failback:
                 final=True,
             ),
         ]
-        return Plan("failback", self.volume.id, steps)
+        return Plan("failback", (self.volume.id,), steps, {"name": name})
 
     @property
     def _counts(self) -> Path:
@@ -371,3 +372,8 @@ def failback(
         if dry_run:
             return plan
         return returning.result(journal.run(session.catalogue, plan))
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin a failback anew that was cut off."""
+    return failback(session, **arguments, dry_run=False)

@@ -3,11 +3,13 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, InterruptedBySignal
 from dmsnap.host.signals import held_back, interruptible
@@ -19,6 +21,9 @@ log = logging.getLogger(__name__)
 class Step:
     """One step of a plan. ``undo`` must hold on a step that was begun and not finished, too.
 
+    ``check`` raises when what the step would change is not what it was planned for. All checks are
+    made before the first step, and each again right before its own step.
+
     From the first ``final`` step on there is no way back, because it gives up what undoing would
     need: signals are held back, and a failure is reported without undoing anything.
     """
@@ -28,15 +33,23 @@ class Step:
     do: Callable[[], None]
     undo: Callable[[], None] | None = None
     final: bool = False
+    check: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an operation will do; every check was made before it was built."""
+    """What an operation will do; every check was made before it was built.
+
+    ``arguments`` are what it was asked for, as JSON takes it: service.operations begins it anew
+    with them. A plan that only goes ``forward`` is never undone: cut off, by a failure or a signal
+    as by a crash, it is finished by whoever holds the volume next.
+    """
 
     operation: str
-    volume_id: UUID | None
+    volume_ids: Sequence[UUID]
     steps: Sequence[Step]
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    forward: bool = False
 
     def descriptions(self) -> list[str]:
         """For ``--dry-run``."""
@@ -60,22 +73,29 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
     Neither undoing nor the final steps are interrupted by SIGINT or SIGTERM. When undoing fails
     too, the error says both.
     """
-    names = [step.name for step in plan.steps]
+    for step in plan.steps:
+        if step.check is not None:
+            step.check()
     with interruptible():
-        job_id = catalogue.begin_job(plan.operation, plan.volume_id, os.getpid(), names)
+        job_id = jobs.begin(
+            catalogue,
+            plan.operation,
+            plan.volume_ids,
+            arguments=plan.arguments,
+            pid=os.getpid(),
+            steps=[step.name for step in plan.steps],
+        )
         journal = _Journal(catalogue, job_id)
         try:
             journal.do_all(plan)
         except BaseException as error:
-            if not journal.final:
-                failures = journal.give_up(error)
-                if failures:
-                    raise UndoFailedError(error, failures) from error
+            # Signals are held back in the final steps: one comes when all of them are done.
+            through = journal.final and isinstance(error, InterruptedBySignal)
+            if not through:
+                if not plan.forward:
+                    journal.fail(error)
                 raise
-            if not isinstance(error, InterruptedBySignal):
-                journal.end(f"failed: {error}")
-                raise
-        journal.end("done")
+        journal.end(JobState.DONE)
     return journal.times
 
 
@@ -103,13 +123,24 @@ class _Journal:
                 self.do(position, step)
 
     def do(self, position: int, step: Step) -> None:
+        if step.check is not None:
+            step.check()
         self._begun.append((position, step))
-        self._catalogue.record_step(self._job_id, position, "begun", None)
+        jobs.record_step(self._catalogue, self._job_id, position, StepState.BEGUN, None)
         started = time.monotonic()
         step.do()
         seconds = time.monotonic() - started
         self.times.seconds[step.name] = seconds
-        self._catalogue.record_step(self._job_id, position, "done", seconds)
+        jobs.record_step(self._catalogue, self._job_id, position, StepState.DONE, seconds)
+
+    def fail(self, error: BaseException) -> None:
+        """Undo what was begun; from the first final step on there is nothing to undo."""
+        if not self.final:
+            failures = self.give_up(error)
+            if failures:
+                raise UndoFailedError(error, failures) from error
+        else:
+            self.end(JobState.FAILED, str(error))
 
     def give_up(self, error: BaseException) -> list[Exception]:
         """Undo, whatever signals come; returns what failed of it.
@@ -122,7 +153,7 @@ class _Journal:
             with suppress(InterruptedBySignal), held_back():
                 if failures is None:
                     failures = self.undo()
-                    self.end(f"failed: {error}" if failures else f"undone: {error}")
+                    self.end(JobState.FAILED if failures else JobState.UNDONE, str(error))
         return failures or []
 
     def undo(self) -> list[Exception]:
@@ -137,14 +168,16 @@ class _Journal:
                 failures.append(error)
             else:
                 with suppress(DmsnapError):
-                    self._catalogue.record_step(self._job_id, position, "undone", None)
+                    jobs.record_step(
+                        self._catalogue, self._job_id, position, StepState.UNDONE, None
+                    )
         return failures
 
-    def end(self, outcome: str) -> None:
+    def end(self, state: JobState, outcome: str = "") -> None:
         # The catalogue only repeats what devices and labels say: a full disk under it must
         # not turn a finished operation into a failed one.
         try:
-            self._catalogue.end_job(self._job_id, outcome)
+            jobs.end(self._catalogue, self._job_id, state, outcome)
         except DmsnapError:
             log.warning("the end of job %d could not be recorded", self._job_id, exc_info=True)
 

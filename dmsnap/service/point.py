@@ -1,12 +1,13 @@
 """Taking, listing, showing and deleting points."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 from dmsnap._native.label import Label
-from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
+from dmsnap.catalogue.model import Area, AreaRole, Job, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
 from dmsnap.recovery import history, replica
 from dmsnap.service import journal
@@ -126,11 +127,17 @@ def create(
             reap(session, volume)
             require_takeable(session, volume)
         taken = PointSet(session, volumes, keep=keep, cow_percent=cow_percent)
-        plan = Plan("point create", volumes[0].id if len(volumes) == 1 else None, taken.steps())
+        arguments = {"names": unique, "keep": keep, "cow_percent": cow_percent}
+        plan = Plan("point create", [each.id for each in volumes], taken.steps(), arguments)
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
         return [view(taken.volumes[point.volume_id], point) for point in taken.points]
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin anew the taking of points that was cut off."""
+    return create(session, **arguments, dry_run=False)
 
 
 def list_points(session: Session, names: Sequence[str] = ()) -> list[PointView]:
@@ -183,11 +190,31 @@ def delete(session: Session, text: str, *, dry_run: bool) -> Plan | None:
     """Delete a point everywhere it lives; refused where others could not be reached any more."""
     wanted = find(session, text)
     with held(session, wanted.volume) as volume:
-        plan = Plan("point delete", volume.id, deletion_steps(session, volume, wanted))
+        plan = deletion(session, volume, wanted)
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
     return None
+
+
+def delete_again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin a deletion anew that was cut off before anything was deleted."""
+    return delete(session, arguments["text"], dry_run=False)
+
+
+def finish_deletion(session: Session, volume: Volume, job: Job) -> bool:
+    """Delete the point from where it still is: of what was deleted nothing comes back."""
+    point_id = UUID(str(job.arguments["text"]))
+    found = [item for item in list_points(session, [volume.name]) if item.id == point_id]
+    for item in found:
+        journal.run(session.catalogue, deletion(session, volume, item))
+    return True
+
+
+def deletion(session: Session, volume: Volume, wanted: PointView) -> Plan:
+    """The plan that deletes a point from each of its places."""
+    steps = deletion_steps(session, volume, wanted)
+    return Plan("point delete", (volume.id,), steps, {"text": str(wanted.id)})
 
 
 def deletion_steps(session: Session, volume: Volume, wanted: PointView) -> list[Step]:

@@ -2,16 +2,17 @@
 
 The undo stores and then the overlay are merged down by the kernel (snapshot-merge), one level at
 a time. Once the first merge began there is no way back, so no step has an undo: a commit that was
-interrupted is finished by running it again.
+cut off is finished by whoever holds the volume next.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue import skipped
-from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
+from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, StackChangedError, WrongStateError
 from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice
@@ -26,8 +27,8 @@ from dmsnap.host.dm.target import (
 )
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service import browse, journal, parting
-from dmsnap.service.journal import Plan, Step
-from dmsnap.service.reaper import held, retire
+from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.reaper import held_unless_done, retire
 from dmsnap.service.session import Session
 from dmsnap.service.trial import (
     OVERLAY_CHUNK_BYTES,
@@ -85,7 +86,7 @@ class Promotion:
         ]
         return Plan(
             "swap commit",
-            self.volume.id,
+            (self.volume.id,),
             [
                 Step("mark-merging", f"mark {device} as being merged into", self._mark_merging),
                 *merges,
@@ -94,6 +95,8 @@ class Promotion:
                 Step("record", f"record {device} as the primary of {name}", self._record),
                 Step("retire", "take down what is left of the old stack", self._retire),
             ],
+            {"name": name, "drop_points": True},
+            forward=True,
         )
 
     def _mark_merging(self) -> None:
@@ -196,7 +199,9 @@ def merge(volume: Volume, device: DmName, merging: SnapshotMerge, finished: Targ
 
 def commit(session: Session, name: str, *, drop_points: bool, dry_run: bool) -> SwapResult | Plan:
     """Make the recovery volume the primary for good, online. Needs root."""
-    with held(session, name) as volume:
+    with held_unless_done(session, name, "swap commit") as volume:
+        if volume is None:
+            return result(session.catalogue.volume(name), StepTimes())
         promotion = Promotion(session, volume, drop_points=drop_points)
         plan = promotion.plan()
         if dry_run:
@@ -211,3 +216,17 @@ def commit(session: Session, name: str, *, drop_points: bool, dry_run: bool) -> 
                 f"dmsnap swap commit {name} finishes",
             ) from signalled
         return result(session.catalogue.volume(name), times)
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin a commit anew that was cut off before it changed anything."""
+    return commit(session, **arguments, dry_run=False)
+
+
+def finish(session: Session, volume: Volume, _job: Job) -> bool:
+    """Go on with the merges of a commit that was recorded; before that, nothing had happened."""
+    if volume.state is VolumeState.COMMITTING:
+        plan = Promotion(session, volume, drop_points=True).plan()
+        journal.run(session.catalogue, plan)
+        return True
+    return volume.state is VolumeState.PROMOTED

@@ -1,21 +1,24 @@
 """Protect: build the stack around a device, remount it through the front, make the replica."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 from dmsnap._native import label
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
+from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.sysfs import format_devno
 from dmsnap.recovery import history
-from dmsnap.service import admission, assembly, boot, journal, mounting
+from dmsnap.service import admission, assembly, boot, journal, mounting, unprotect
 from dmsnap.service.admission import Admitted, ProtectRequest
 from dmsnap.service.first_copy import FirstCopy
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.progress import Progress
+from dmsnap.service.reaper import reap
 from dmsnap.service.session import Session
 from dmsnap.service.sync import Sync
 from dmsnap.snapshot.space import era_metadata_bytes, plan_area
@@ -51,6 +54,7 @@ class Protection:
         self, session: Session, request: ProtectRequest, progress: Progress | None
     ) -> None:
         self.session = session
+        self.arguments = request.as_arguments()
         admitted = admission.admit(session, request)
         self.backing: BlockDevice = admitted.backing
         self.recovery: BlockDevice = admitted.recovery
@@ -132,7 +136,8 @@ class Protection:
             )
         record = f"record that {volume.name} is protected"
         finish = Step("record-protected", record, self._finish, final=True)
-        return Plan("protect", volume.id, [*steps, *self.copy.steps(), finish])
+        steps += [*self.copy.steps(), finish]
+        return Plan("protect", (volume.id,), steps, self.arguments)
 
     def _record(self) -> None:
         self.session.catalogue.add_volume(self.volume)
@@ -217,8 +222,24 @@ def protect(
     """Protect a device. On any failure it is given back as it was. Needs root."""
     admission.check_name(request.name)
     with session.locked([request.name, *device_locks(request)]):
+        leftover = session.catalogue.find_volume(request.name)
+        if leftover is not None and leftover.state is VolumeState.BUILDING:
+            reap(session, leftover)
         protection = Protection(session, request, progress)
         plan = protection.plan()
         if dry_run:
             return plan
         return protection.result(journal.run(session.catalogue, plan))
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin a protect anew that was cut off."""
+    return protect(session, ProtectRequest.from_arguments(arguments), dry_run=False)
+
+
+def finish(session: Session, volume: Volume, _job: Job) -> bool:
+    """Taken back as long as the replica is not whole: to copy goes on only when it is asked for."""
+    if volume.state is not VolumeState.BUILDING:
+        return True
+    unprotect.take_back(session, volume)
+    return False

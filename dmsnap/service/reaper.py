@@ -1,16 +1,26 @@
 """Clearing what commands that were killed left of a volume, before the next one begins."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
 
-from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
-from dmsnap.errors import DmsnapError
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import (
+    Area,
+    AreaRole,
+    Job,
+    JobState,
+    Point,
+    StepState,
+    Volume,
+    VolumeState,
+)
+from dmsnap.errors import DmsnapError, InterruptedBySignal
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import chain, replica
-from dmsnap.service import assembly, handover, trial
+from dmsnap.service import assembly, handover, operations, trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 
@@ -20,25 +30,49 @@ SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
 
 
 @contextmanager
-def held(session: Session, name: str) -> Iterator[Volume]:
-    """Hold a volume's lock, after clearing what commands that were killed left."""
+def held(session: Session, name: str, *, concluding: bool = True) -> Iterator[Volume]:
+    """Hold a volume's lock, after clearing or finishing what commands that were killed left."""
     session.catalogue.volume(name)
     with session.locked([name]):
-        reap(session, session.catalogue.volume(name))
+        reap(session, session.catalogue.volume(name), concluding=concluding)
         yield session.catalogue.volume(name)
 
 
-def reap(session: Session, volume: Volume) -> None:
-    """Remove what belongs to no point and no trial, and mount again what a swap had unmounted.
+@contextmanager
+def held_unless_done(session: Session, name: str, operation: str) -> Iterator[Volume | None]:
+    """As :func:`held`; None when finishing what was cut off was all that is asked for."""
+    volume = session.catalogue.volume(name)
+    with session.locked([name]):
+        cut_off = jobs.unfinished(session.catalogue, volume.id)
+        reap(session, session.catalogue.volume(name))
+        ended = {job.id: jobs.job(session.catalogue, job.id).state for job in cut_off}
+        done = any(job.operation == operation and ended[job.id] is JobState.DONE for job in cut_off)
+        # A protect that was cut off was taken back: there is no volume any more.
+        is_gone = session.catalogue.find_volume(name) is None
+        yield None if done or is_gone else session.catalogue.volume(name)
 
-    Called with the volume's lock held: whoever began these things is dead.
+
+def reap(session: Session, volume: Volume, *, concluding: bool = True) -> None:
+    """Clear what belongs to no point and no trial; finish jobs that were cut off, or undo them.
+
+    Called with the volume's lock held: whoever began these things is dead. At boot nothing is
+    concluded: the stack is not there yet, and the boot waits.
     """
-    resume_suspended(session, volume)
+    cut_off = jobs.unfinished(session.catalogue, volume.id)
+    clear(session, volume, cut_off)
+    if concluding:
+        for job in cut_off:
+            conclude(session, volume, job)
+
+
+def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
+    """Remove what belongs to no point and no trial, and mount again what a swap had unmounted."""
+    if cut_off:
+        resume_suspended(volume)
     note_invalid_points(session, volume)
     remove_temporary_points(session, volume)
     remove_stray_snapshots(session, volume)
     remove_stray_overlays(session, volume)
-    abandoned = session.catalogue.abandon_jobs(volume.id)
     if handover.is_unfinished(session, volume):
         finish_handover(session, volume)
         return
@@ -46,8 +80,37 @@ def reap(session: Session, volume: Volume) -> None:
         remove_stray_trial(session, volume)
     if volume.state is VolumeState.PROMOTED and is_retired_in_part(session, volume):
         retire(session, volume)
-    if "unmount" in abandoned and shows_what_it_should(session, volume):
+    unmounted = any(job.has_begun("unmount") for job in cut_off)
+    if unmounted and shows_what_it_should(session, volume):
         assembly.mount_front(volume)
+
+
+def conclude(session: Session, volume: Volume, job: Job) -> None:
+    """Finish a job that was cut off, or undo it, and say so; what fails is tried again later."""
+    if job.last_begun is None:
+        jobs.settle(session.catalogue, job.id, volume.id, JobState.UNDONE, "cut off at its start")
+        return
+    recorded = session.catalogue.find_volume(volume.name)
+    if recorded is None:
+        gone = "the volume is not protected any more"
+        jobs.settle(session.catalogue, job.id, volume.id, JobState.ABANDONED, gone)
+        return
+    what = f"{job.operation} of {volume.name} was cut off at {job.last_begun}"
+    finish = operations.finish(job.operation)
+    try:
+        if finish is not None:
+            done = finish(session, recorded, job)
+        else:
+            effect = operations.effect(job.operation)
+            done = effect is not None and job.has(effect, StepState.DONE)
+    except InterruptedBySignal:
+        raise
+    except DmsnapError as error:
+        log.warning("%s, and is not concluded: %s", what, error)
+        return
+    state = JobState.DONE if done else JobState.UNDONE
+    jobs.settle(session.catalogue, job.id, volume.id, state, f"cut off at {job.last_begun}")
+    log.warning("%s: it is %s now (job %d)", what, state, job.id)
 
 
 def finish_handover(session: Session, volume: Volume) -> None:
@@ -65,14 +128,12 @@ def shows_what_it_should(session: Session, volume: Volume) -> bool:
     return volume.state in SETTLED and stack.exists(stack.front(volume))
 
 
-def resume_suspended(session: Session, volume: Volume) -> None:
+def resume_suspended(volume: Volume) -> None:
     """A command that was killed between a suspend and its resume left the users hanging.
 
     Inside a window its watchdog resumes; a table that is exchanged (a merge, a swap) has none.
     The table that was loaded and not made live goes: whatever was begun is begun anew.
     """
-    if not session.catalogue.unfinished_steps(volume.id):
-        return
     for info in dm.list_devices(f"{dm.UUID_PREFIX}{volume.id}-"):
         if info.suspended and info.live_table:
             if info.inactive_table:

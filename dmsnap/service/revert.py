@@ -1,13 +1,15 @@
 """Revert: end a trial and go back to the primary as it was left."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
-from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
+from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service import assembly, journal, trial
-from dmsnap.service.journal import Plan, Step
-from dmsnap.service.reaper import held
+from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
 from dmsnap.service.trial import SwapResult
 from dmsnap.snapshot import stack
@@ -53,7 +55,7 @@ class Revert:
             ),
             Step("drop-overlay", "drop the overlay and what it held", self._drop, final=True),
         ]
-        return Plan("swap revert", self.volume.id, steps)
+        return Plan("swap revert", (self.volume.id,), steps, {"name": name})
 
     def _unmount(self) -> None:
         wait_seconds = self.session.configuration.unmount_wait_seconds
@@ -91,9 +93,26 @@ class Revert:
 
 def revert(session: Session, name: str, *, dry_run: bool) -> SwapResult | Plan:
     """End a trial: back to the primary as it was left."""
-    with held(session, name) as volume:
+    with held_unless_done(session, name, "swap revert") as volume:
+        if volume is None:
+            return trial.result(session.catalogue.volume(name), StepTimes())
         ending = Revert(session, volume)
         plan = ending.plan()
         if dry_run:
             return plan
         return trial.result(ending.after, journal.run(session.catalogue, plan))
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin a revert anew that was cut off."""
+    return revert(session, **arguments, dry_run=False)
+
+
+def finish(session: Session, volume: Volume, _job: Job) -> bool:
+    """Undone while the front shows the trial; once the primary was loaded it goes on to its end."""
+    if volume.state is not VolumeState.TRIAL:
+        return True
+    if trial.is_loaded(volume, session.catalogue.areas(volume.id)):
+        return False
+    journal.run(session.catalogue, Revert(session, volume).plan())
+    return True

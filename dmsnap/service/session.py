@@ -12,7 +12,7 @@ from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotPermittedError, OperatingSystemError
 from dmsnap.host import kernel
-from dmsnap.host.locks import holder_of, volume_lock
+from dmsnap.host.locks import holder_of, is_held_by, volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.signature import Signature
 from dmsnap.recovery import history, replica
@@ -63,6 +63,10 @@ class Session:
     def running(self, name: str) -> str | None:
         """The command that works on a volume now; None: there is none."""
         return holder_of(self.configuration.run_directory / "locks", name)
+
+    def is_held_by(self, name: str, pid: int) -> bool:
+        """Whether that process works on a volume now."""
+        return is_held_by(self.configuration.run_directory / "locks", name, pid)
 
     # the volume's store
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dmsnap._native.label import Label, LabelState
-from dmsnap.catalogue import skipped
+from dmsnap.catalogue import jobs, skipped
 from dmsnap.catalogue.clock import format_time, now_ns
 from dmsnap.catalogue.model import AreaRole, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError, NotFoundError
@@ -82,6 +82,7 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
     passing = stack_problems(session, volume, points)
     replica_now = replica_status(session, volume, passing)
     problems: list[str] = []
+    passing += cut_off_jobs(session, volume)
     live_now = live_points(volume, points, problems)
     # It may have begun since.
     running = running or session.running(volume.name)
@@ -103,6 +104,16 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
     )
 
 
+def cut_off_jobs(session: Session, volume: Volume) -> list[str]:
+    """Jobs that are not at their end; while a command runs, its own is among them."""
+    return [
+        f"{job.operation} was cut off at {job.last_begun}: dmsnap job resume {job.id} brings it to "
+        f"its end, any other command on {volume.name} finishes it or takes it back"
+        for job in jobs.unfinished(session.catalogue, volume.id)
+        if job.last_begun is not None
+    ]
+
+
 def stack_problems(session: Session, volume: Volume, points: list[Point]) -> list[str]:
     """How the live tables differ from what they should be."""
     areas = session.catalogue.areas(volume.id)
@@ -111,9 +122,9 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
             found = stack.differences(trial.expected_tables(volume, areas))
             return found or trial.overlay_problems(volume)
         if volume.state is VolumeState.BUILDING:
-            return [f"protecting {volume.name} was interrupted: unprotect it"]
+            return [f"{volume.name} is protected in part: dmsnap unprotect gives it back"]
         if volume.state is VolumeState.COMMITTING:
-            return [f"committing {volume.name} was interrupted: run dmsnap swap commit again"]
+            return [f"the commit of {volume.name} is not at its end: any command finishes it"]
         found = stack.differences(stack.expected_tables(volume, areas, points))
         return found or written_beside(session, volume)
     except DmsnapError as error:

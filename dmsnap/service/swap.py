@@ -4,13 +4,15 @@ A trial leaves the primary and the replica untouched: what is written goes to an
 ``revert`` (service.revert) drops the overlay, ``commit`` (service.promotion) merges it.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.clock import format_time
-from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
+from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import NotFoundError, PointInvalidError, WrongStateError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -19,6 +21,7 @@ from dmsnap.service import assembly, journal, mounting, trial
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.point import find
 from dmsnap.service.reaper import held
+from dmsnap.service.revert import Revert
 from dmsnap.service.session import Session
 from dmsnap.service.trial import SwapResult
 from dmsnap.snapshot import stack
@@ -89,7 +92,8 @@ class Trial:
                 self._unmount,
             ),
         ]
-        return Plan("swap", self.volume.id, steps)
+        arguments = {"name": name, "to": str(self.point)}
+        return Plan("swap", (self.volume.id,), steps, arguments)
 
     def _create_areas(self) -> None:
         for area in (self.overlay, self.metadata):
@@ -171,3 +175,18 @@ def swap(session: Session, name: str, *, to: str | None, dry_run: bool) -> SwapR
         if dry_run:
             return plan
         return trial.result(putting.volume, journal.run(session.catalogue, plan))
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin a swap anew that was cut off."""
+    return swap(session, **arguments, dry_run=False)
+
+
+def finish(session: Session, volume: Volume, _job: Job) -> bool:
+    """Done once the front shows the trial; recorded and not loaded, it is taken back."""
+    if volume.state is not VolumeState.TRIAL:
+        return False
+    if trial.is_loaded(volume, session.catalogue.areas(volume.id)):
+        return True
+    journal.run(session.catalogue, Revert(session, volume).plan())
+    return False

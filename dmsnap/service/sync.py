@@ -1,9 +1,10 @@
 """Sync: bring a replica up to date with a point, by what changed since its last one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from dmsnap._native.copy import CopyOptions, CopyStats
@@ -307,8 +308,19 @@ def sync(
             bandwidth=bandwidth,
             progress=progress,
         )
-        plan = Plan("sync", volume.id, running.steps())
+        arguments = {
+            "name": name,
+            "audit": audit,
+            "cow_percent": cow_percent,
+            "bandwidth": bandwidth,
+        }
+        plan = Plan("sync", (volume.id,), running.steps(), arguments)
         if dry_run:
             return plan
         times = journal.run(session.catalogue, plan)
         return running.result(times)
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin a sync anew that was cut off."""
+    return sync(session, **{**arguments, "audit": Audit(arguments["audit"])})

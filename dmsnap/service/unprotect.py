@@ -1,18 +1,23 @@
 """Unprotect: give the device back, byte for byte; the replica and its label stay."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dmsnap._native import label
-from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
+from dmsnap._native.label import LabelState
+from dmsnap.catalogue import skipped
+from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import BusyError, WrongStateError
-from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host import signature
+from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
 from dmsnap.service import assembly, boot, identity, journal, mounting
 from dmsnap.service.journal import Plan, Step
-from dmsnap.service.reaper import held
+from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 
@@ -91,7 +96,7 @@ class Release:
             steps.append(Step("forget", wipe, self._wipe, final=True))
         record = f"record that {name} is not protected any more"
         steps.append(Step("record", record, self._record, final=True))
-        return Plan("unprotect", volume.id, steps)
+        return Plan("unprotect", (volume.id,), steps, {"name": name, "forget": self.forget})
 
     def _unmount(self) -> None:
         info = dm.info(uuid=stack.front(self.volume).uuid)
@@ -156,9 +161,48 @@ class Release:
 
 def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Plan | None:
     """Take ``name`` out of protection; ``forget`` wipes the recovery volume's label too."""
-    with held(session, name) as volume:
+    with held_unless_done(session, name, "unprotect") as volume:
+        if volume is None:
+            return None
         plan = Release(session, volume, forget=forget).plan()
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
     return None
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin an unprotect anew that was cut off."""
+    return unprotect(session, **arguments, dry_run=False)
+
+
+def finish(session: Session, volume: Volume, job: Job) -> bool:
+    """Undone while the front is there: it is mounted again, else the device is given back."""
+    if stack.exists(stack.front(volume)):
+        boot.prepare(volume, session.configuration.state_directory)
+        boot.hide(volume)
+        return False
+    plan = Release(session, volume, forget=bool(job.arguments["forget"])).plan()
+    journal.run(session.catalogue, plan)
+    return True
+
+
+def take_back(session: Session, volume: Volume) -> None:
+    """Give back the device of a protect that was cut off, and leave nothing of its copy."""
+    wipe_half_copy(session, volume)
+    journal.run(session.catalogue, Release(session, volume, forget=False).plan())
+    path = replica.recovery_path(volume)
+    if not path.exists() or replica.read_label(path) is None:
+        boot.show(volume)  # there is no copy that would have to stay hidden
+
+
+def wipe_half_copy(session: Session, volume: Volume) -> None:
+    """A part of a file system must not be found by its UUID beside the whole one."""
+    path = replica.recovery_path(volume)
+    found = replica.read_label(path) if path.exists() else None
+    if found is None or found.volume_uuid != volume.id or found.state is not LabelState.COPYING:
+        return
+    skipped.forget(session.catalogue, found.recovery_uuid)
+    signature.wipe(path)
+    with open_exclusive(path, write=True) as fd:
+        label.wipe(fd, BlockDevice.probe(path).size_bytes, str(path))

@@ -1,6 +1,8 @@
 """Verify: compare a replica with the volume where nothing was written since, changing neither."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from dmsnap._native.extent_set import ExtentSet
@@ -210,8 +212,19 @@ def verify(
             cow_percent=cow_percent,
             progress=progress,
         )
-        plan = Plan("verify", volume.id, running.steps())
+        arguments = {
+            "name": name,
+            "kind": kind,
+            "sample_bytes": sample_bytes,
+            "cow_percent": cow_percent,
+        }
+        plan = Plan("verify", (volume.id,), running.steps(), arguments)
         if dry_run:
             return plan
         times = journal.run(session.catalogue, plan)
         return running.result(times)
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin a verification anew that was cut off."""
+    return verify(session, **{**arguments, "kind": Audit(arguments["kind"])})

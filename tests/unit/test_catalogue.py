@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -15,14 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmsnap._native.extent_set import ExtentSet
-from dmsnap.catalogue import schema, skipped
+from dmsnap.catalogue import jobs, schema, skipped
 from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.model import (
     Area,
     AreaRole,
+    JobState,
     MountRecord,
     Parting,
     Point,
+    StepState,
     Volume,
     VolumeState,
 )
@@ -189,19 +191,69 @@ def test_points_come_back_oldest_first_and_stay_recorded(catalogue: Catalogue, p
 
 
 def test_jobs_are_recorded_before_their_steps_and_after(catalogue: Catalogue, path: Path) -> None:
-    job = catalogue.begin_job("sync", None, 42, ["track", "apply"])
-    catalogue.record_step(job, 0, "done", 0.5)
-    catalogue.record_step(job, 1, "begun", None)
+    volume_id, steps = uuid4(), ["track", "apply"]
+    job_id = jobs.begin(
+        catalogue, "sync", [volume_id], arguments={"name": "srv"}, pid=42, steps=steps
+    )
+    jobs.record_step(catalogue, job_id, 0, StepState.DONE, 0.5)
+    jobs.record_step(catalogue, job_id, 1, StepState.BEGUN, None)
     with sqlite3.connect(path) as raw:
-        steps = raw.execute("SELECT name, state, seconds FROM job_step ORDER BY position")
-        assert steps.fetchall() == [("track", "done", 0.5), ("apply", "begun", None)]
+        rows = raw.execute("SELECT name, state, seconds FROM job_step ORDER BY position")
+        assert rows.fetchall() == [("track", "done", 0.5), ("apply", "begun", None)]
         assert raw.execute("SELECT finished_ns FROM job").fetchone() == (None,)
-    catalogue.end_job(job, "done")
-    empty = catalogue.begin_job("assemble", uuid4(), 42, [])
-    assert empty != job
+    (job,) = jobs.unfinished(catalogue, volume_id)
+    assert job == jobs.job(catalogue, job_id)
+    assert (job.arguments, job.last_begun) == ({"name": "srv"}, "apply")
+    assert job.has_begun("apply")
+    assert not job.has("apply", StepState.DONE)
+    jobs.end(catalogue, job_id, JobState.DONE, "")
+    assert jobs.unfinished(catalogue, volume_id) == []
+    empty = jobs.begin(catalogue, "assemble", [uuid4()], arguments={}, pid=42, steps=[])
+    assert [(each.id, each.state) for each in jobs.recent(catalogue, 1)] == [(empty, "running")]
+    assert [each.id for each in jobs.recent(catalogue, 2)] == [empty, job_id]
+    with pytest.raises(NotFoundError, match="no job 77"):
+        jobs.job(catalogue, 77)
+
+
+def test_a_job_of_two_volumes_is_over_when_both_are_settled(catalogue: Catalogue) -> None:
+    one, two = uuid4(), uuid4()
+    job_id = jobs.begin(catalogue, "point create", [one, two], arguments={}, pid=42, steps=["w"])
+    jobs.settle(catalogue, job_id, one, JobState.UNDONE, "cut off")
+    assert jobs.unfinished(catalogue, one) == []
+    assert jobs.job(catalogue, job_id).state is JobState.RUNNING
+    assert [job.id for job in jobs.unfinished(catalogue, two)] == [job_id]
+    assert [job.id for job in jobs.recent(catalogue, 1)] == [job_id]
+    jobs.settle(catalogue, job_id, two, JobState.UNDONE, "cut off")
+    assert jobs.job(catalogue, job_id).state is JobState.UNDONE
+
+
+def to_second_version(raw: sqlite3.Connection) -> None:
+    for column in ("arguments", "state"):
+        raw.execute(f"ALTER TABLE job DROP COLUMN {column}")
+    raw.execute("ALTER TABLE job ADD COLUMN volume_id TEXT")
+    raw.execute("CREATE INDEX ix_job_volume_id ON job (volume_id)")
+    raw.execute("DROP TABLE job_volume")
+    raw.execute("UPDATE schema_version SET version = 2")
+
+
+def test_jobs_of_the_second_version_are_brought_up(path: Path) -> None:
+    volume_id = str(uuid4())
+    with Catalogue.open(path):
+        pass
     with sqlite3.connect(path) as raw:
-        rows = raw.execute("SELECT operation, outcome FROM job ORDER BY id").fetchall()
-    assert rows == [("sync", "done"), ("assemble", None)]
+        to_second_version(raw)
+        raw.executemany(
+            "INSERT INTO job (operation, pid, started_ns, finished_ns, outcome, volume_id)"
+            " VALUES ('sync', 1, 1, ?, ?, ?)",
+            [(2, "done", volume_id), (2, "undone: the disk is full", volume_id),
+             (2, "abandoned: its process was killed", None), (None, None, volume_id)],
+        )  # fmt: skip
+    with Catalogue.open(path) as catalogue:
+        states = [str(job.state) for job in jobs.recent(catalogue, 9)]
+        assert states == ["running", "abandoned", "undone", "done"]
+        (left,) = jobs.unfinished(catalogue, UUID(volume_id))
+        assert (left.state, left.arguments) == (JobState.RUNNING, {})
+        jobs.begin(catalogue, "sync", [UUID(volume_id)], arguments={}, pid=1, steps=["a"])
 
 
 def test_it_is_kept_from_others_and_opens_again(catalogue: Catalogue, path: Path) -> None:
@@ -245,6 +297,7 @@ def test_a_catalogue_of_the_first_version_is_brought_up(path: Path) -> None:
     with Catalogue.open(path) as catalogue:
         catalogue.add_volume(volume)
     with sqlite3.connect(path) as raw:
+        to_second_version(raw)
         raw.execute("ALTER TABLE volume DROP COLUMN parting")
         raw.execute("UPDATE schema_version SET version = 1")
     parted = replace(volume, parting=Parting(7, None, "boot:2", "boot", 4096))

@@ -45,7 +45,7 @@ OTHER = UUID("77770000-0000-4000-8000-000000000002")
 SECOND_NS = 1_790_000_000_000_000_000
 
 STEPS = {"track": 0.01, "apply": 0.5}
-PLAN = Plan("sync", None, [Step("a", "find it", lambda: None), Step("b", "copy it", lambda: None)])
+PLAN = Plan("sync", (), [Step("a", "find it", lambda: None), Step("b", "copy it", lambda: None)])
 
 PROTECTED = ProtectResult(
     "srv", "/dev/mapper/srv", "/dev/sdb", "/dev/sdc", GIB, POINT, 256 * MIB, 512 * MIB, 256 * MIB,

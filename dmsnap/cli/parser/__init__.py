@@ -1,7 +1,7 @@
 """What can be written on the command line, as data: a module per noun, as in ``actions``."""
 
 from dmsnap.cli.grammar import Noun
-from dmsnap.cli.parser import host, inspect, point, swap, volume
+from dmsnap.cli.parser import host, inspect, job, point, swap, volume
 
 ROOT = Noun(
     "dmsnap",
@@ -16,6 +16,7 @@ ROOT = Noun(
         swap.SWAP,
         swap.FAILBACK,
         volume.STATUS,
+        job.JOB,
         inspect.INSPECT,
         host.DOCTOR,
     ),

@@ -24,6 +24,8 @@ from uuid import uuid4
 
 import pytest
 
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli.main import main
 
@@ -64,7 +66,12 @@ def dmsnap(*argv: object, expected: int = 0) -> Any:
         f"dmsnap {' '.join(words)}: exit code {code}, expected {expected}\n"
         f"{stdout.getvalue()}\n{stderr.getvalue()}"
     )
-    text = stdout.getvalue() or stderr.getvalue()
+    return written(stdout.getvalue(), stderr.getvalue())
+
+
+def written(stdout: str, stderr: str) -> Any:
+    """A command's result, or its error, which comes after what was said beside it."""
+    text = stdout or "".join(stderr.partition("{\n")[1:])
     return json.loads(text) if text.strip() else None
 
 
@@ -369,16 +376,16 @@ def _run_forked(
 
 
 def _signalled_at(at: tuple[int, str], hit: Callable[[], None]) -> None:
-    recorded = Catalogue.record_step
+    recorded = jobs.record_step
 
     def record_step(
-        self: Catalogue, job_id: int, position: int, state: str, seconds: float | None
+        catalogue: Catalogue, job_id: int, position: int, state: StepState, seconds: float | None
     ) -> None:
-        recorded(self, job_id, position, state, seconds)
+        recorded(catalogue, job_id, position, state, seconds)
         if (position, state) == at:
             hit()
 
-    Catalogue.record_step = record_step  # type: ignore[method-assign]
+    jobs.record_step = record_step
 
 
 def _send(signals: tuple[int, ...], after: float) -> None:

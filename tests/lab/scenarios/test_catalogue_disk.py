@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import MIB, Lab, dm_devices, dmsnap, refused, run, sha256, suspended
 
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli.main import main
 from dmsnap.errors import ExitCode
@@ -94,16 +96,16 @@ def test_nothing_is_lost(lab: Lab, state: Path, trouble: Trouble) -> None:
 
 def full_from(position: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full as soon as a step has begun."""
-    recorded = Catalogue.record_step
+    recorded = jobs.record_step
 
     def record_step(
-        self: Catalogue, job_id: int, at: int, state: str, seconds: float | None
+        catalogue: Catalogue, job_id: int, at: int, state: StepState, seconds: float | None
     ) -> None:
-        recorded(self, job_id, at, state, seconds)
+        recorded(catalogue, job_id, at, state, seconds)
         if (at, state) == (position, "begun"):
             stack.enter_context(full(STATE))
 
-    monkeypatch.setattr(Catalogue, "record_step", record_step)
+    monkeypatch.setattr(jobs, "record_step", record_step)
 
 
 def exit_code(*words: str) -> int:

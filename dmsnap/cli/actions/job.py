@@ -1,0 +1,89 @@
+"""Jobs."""
+
+from collections.abc import Iterator
+
+from dmsnap.catalogue.clock import format_time
+from dmsnap.cli.output import Output, Table, Text
+from dmsnap.errors import WrongWordError
+from dmsnap.service import jobs
+from dmsnap.service.jobs import JobView, Resumed
+from dmsnap.service.session import Session
+
+
+def list_jobs(output: Output, *, count: int) -> None:
+    with Session.open() as session:
+        views = jobs.list_jobs(session, count)
+    output.show(views, describe_list)
+
+
+def show(output: Output, *, job: int) -> None:
+    with Session.open() as session:
+        view = jobs.show(session, job)
+    output.show(view, describe_one)
+
+
+def resume(output: Output, *, job: int | None, every: bool) -> None:
+    if every == (job is not None):
+        raise WrongWordError("give the number of a job, or --all")
+    with Session.open() as session:
+        if job is None:
+            output.show(jobs.resume_all(session), describe_all)
+        else:
+            output.show(jobs.resume(session, job), describe_resumed)
+
+
+def abort(output: Output, *, job: int) -> None:
+    with Session.open() as session:
+        output.show(jobs.abort(session, job), lambda ended: [sentence(ended)])
+
+
+def describe_list(views: list[JobView]) -> Iterator[Text]:
+    yield Table(
+        ("JOB>", "BEGUN", "OPERATION", "VOLUMES", "STATE", "STEP"),
+        [
+            (
+                str(view.id),
+                format_time(view.started_ns),
+                view.operation,
+                " ".join(view.volumes),
+                view.state,
+                view.at or "",
+            )
+            for view in views
+        ],
+    )
+
+
+def describe_one(job: JobView) -> Iterator[Text]:
+    yield f"job {job.id}: {job.operation} of {' '.join(job.volumes) or 'no volume'}"
+    yield f"{job.state}{': ' + job.outcome if job.outcome else ''}"
+    yield f"begun {format_time(job.started_ns)} by process {job.pid}" + (
+        f", ended {format_time(job.finished_ns)}" if job.finished_ns else ""
+    )
+    yield Table(
+        ("STEP", "STATE", "SECONDS>"),
+        [
+            (step.name, step.state, "" if step.seconds is None else f"{step.seconds:.3f}")
+            for step in job.steps
+        ],
+    )
+
+
+def describe_all(every: list[Resumed]) -> Iterator[Text]:
+    if not every:
+        yield "nothing was cut off"
+    for resumed in every:
+        yield sentence(resumed.job)
+
+
+def describe_resumed(resumed: Resumed) -> Iterator[Text]:
+    if resumed.result is None:
+        yield sentence(resumed.job)
+    else:
+        yield f"{resumed.job.operation} was begun anew, and is done"
+
+
+def sentence(job: JobView) -> str:
+    return f"job {job.id}, {job.operation}, is {job.state}" + (
+        f": {job.outcome}" if job.outcome else ""
+    )

@@ -1,0 +1,154 @@
+"""Jobs as people see them: listed, and, when they were cut off, begun anew or taken back."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import Job, JobState, JobStep, Volume
+from dmsnap.errors import WrongStateError
+from dmsnap.host import pidfd
+from dmsnap.service import operations
+from dmsnap.service.reaper import reap
+from dmsnap.service.session import Session
+
+# What a process that was asked to end may take to undo what it began.
+UNDO_SECONDS = 600.0
+
+
+CUT_OFF = "cut off"
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as people see it. It is in state ``cut off`` when its process ended before it did."""
+
+    id: int
+    operation: str
+    arguments: Mapping[str, object]
+    volumes: tuple[str, ...]
+    pid: int
+    started_ns: int
+    finished_ns: int | None
+    state: str
+    outcome: str | None
+    at: str | None
+    steps: tuple[JobStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What became of a job that was cut off. ``result`` is there when it was begun anew."""
+
+    job: JobView
+    result: object | None = None
+
+
+def list_jobs(session: Session, count: int) -> list[JobView]:
+    """The last jobs and all that are under way or cut off, the newest first."""
+    return [view(session, job) for job in jobs.recent(session.catalogue, count)]
+
+
+def show(session: Session, job_id: int) -> JobView:
+    """One job, with its steps."""
+    return view(session, jobs.job(session.catalogue, job_id))
+
+
+def view(session: Session, job: Job) -> JobView:
+    """The job and the names of its volumes."""
+    is_cut_off = job.state is JobState.RUNNING and not runs(session, job)
+    return JobView(
+        id=job.id,
+        operation=job.operation,
+        arguments=job.arguments,
+        volumes=tuple(volume.name for volume in volumes_of(session, job)),
+        pid=job.pid,
+        started_ns=job.started_ns,
+        finished_ns=job.finished_ns,
+        state=CUT_OFF if is_cut_off else str(job.state),
+        outcome=job.outcome,
+        at=job.last_begun,
+        steps=job.steps,
+    )
+
+
+def volumes_of(session: Session, job: Job) -> Iterator[Volume]:
+    """The volumes of a job that are protected still."""
+    known = {volume.id: volume for volume in session.catalogue.volumes()}
+    return (known[each] for each in job.volume_ids if each in known)
+
+
+def runs(session: Session, job: Job) -> bool:
+    """Whether the process that began a job lives and works on it: it holds the volume's lock."""
+    return any(session.is_held_by(volume.name, job.pid) for volume in volumes_of(session, job))
+
+
+def resume(session: Session, job_id: int) -> Resumed:
+    """Bring a job to its end: finish it, or take back what is left of it and begin it anew.
+
+    A job that was undone, or that failed, is begun anew with what it was asked for.
+    """
+    job = conclude(session, job_id)
+    if job.state is JobState.DONE:
+        return Resumed(view(session, job))
+    if job.operation not in operations.OPERATIONS:
+        raise WrongStateError(f"{job.operation} cannot be begun anew", job=job.id)
+    begun = operations.again(job.operation)(session, job.arguments)
+    return Resumed(view(session, job), begun)
+
+
+def resume_all(session: Session) -> list[Resumed]:
+    """Finish or take back whatever was cut off on any volume; nothing is begun anew."""
+    left = [
+        job
+        for volume in session.catalogue.volumes()
+        for job in jobs.unfinished(session.catalogue, volume.id)
+        if not runs(session, job)
+    ]
+    ids = sorted({job.id for job in left})
+    return [Resumed(view(session, conclude(session, job_id))) for job_id in ids]
+
+
+def conclude(session: Session, job_id: int) -> Job:
+    """Hold the volumes of a job once: that finishes what was cut off, or takes it back."""
+    job = jobs.job(session.catalogue, job_id)
+    if job.state is not JobState.RUNNING:
+        return job
+    if runs(session, job):
+        raise WrongStateError(
+            f"job {job_id} is under way, in process {job.pid}",
+            hint=f"dmsnap job abort {job_id} has it undone",
+        )
+    for volume in list(volumes_of(session, job)):
+        with session.locked([volume.name]):
+            recorded = session.catalogue.find_volume(volume.name)
+            if recorded is not None:
+                reap(session, recorded)
+    return settled(session, job)
+
+
+def settled(session: Session, job: Job) -> Job:
+    """The job as it is by now; one whose volumes are all gone is over, too."""
+    left = list(volumes_of(session, job))
+    now = jobs.job(session.catalogue, job.id)
+    if now.state is JobState.RUNNING and not left:
+        jobs.end(session.catalogue, job.id, JobState.ABANDONED, "its volume is not protected now")
+        return jobs.job(session.catalogue, job.id)
+    return now
+
+
+def abort(session: Session, job_id: int) -> JobView:
+    """Have a job undone: one under way is asked to end, one that was cut off is taken back.
+
+    What goes only forward is finished instead, and the error says so.
+    """
+    job = jobs.job(session.catalogue, job_id)
+    if job.state is not JobState.RUNNING:
+        raise WrongStateError(f"job {job_id} is {job.state}: there is nothing to abort")
+    if runs(session, job):
+        pidfd.terminate(job.pid, lambda: runs(session, job), UNDO_SECONDS)
+    job = conclude(session, job_id)
+    if job.state is JobState.RUNNING:
+        raise WrongStateError(f"job {job_id} could not be taken back yet", job=job_id)
+    if job.state is JobState.DONE:
+        raise WrongStateError(f"job {job_id} was past its way back: it is done", job=job_id)
+    return view(session, job)

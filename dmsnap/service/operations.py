@@ -1,0 +1,75 @@
+"""What can be begun anew after it was cut off, and who brings to its end what can be.
+
+Functions are named, as actions are on the command line, and imported when they are needed: holding
+a volume may finish any operation, and every operation holds a volume.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from dmsnap.catalogue.model import Job, Volume
+from dmsnap.service.session import Session
+
+PACKAGE = "dmsnap.service"
+
+Again = Callable[[Session, Mapping[str, Any]], object]
+Finish = Callable[[Session, Volume, Job], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """MODULE.FUNCTION for what is done about a job that was cut off.
+
+    ``again(session, arguments)`` begins the operation anew. ``finish(session, volume, job)`` is
+    called with the volume held and cleared, and says whether the job is done now, or undone. Where
+    there is no ``finish``, clearing was all: the job is done when its step ``effect`` was.
+    """
+
+    again: str
+    finish: str | None = None
+    effect: str | None = None
+
+
+OPERATIONS = {
+    "protect": Operation("protect.again", finish="protect.finish"),
+    "unprotect": Operation("unprotect.again", finish="unprotect.finish"),
+    "assemble": Operation("assemble.again", effect="create-stack"),
+    "point create": Operation("point.again", effect="window"),
+    "point delete": Operation("point.delete_again", finish="point.finish_deletion"),
+    "point mount": Operation("browse.again", effect="mount"),
+    "point umount": Operation("browse.unmount_again", effect="unmount"),
+    "sync": Operation("sync.again", effect="apply"),
+    "verify": Operation("verify.again"),
+    "swap": Operation("swap.again", finish="swap.finish"),
+    "swap revert": Operation("revert.again", finish="revert.finish"),
+    "swap commit": Operation("promotion.again", finish="promotion.finish"),
+    "failback": Operation("failback.again", effect="record"),
+}
+
+
+def again(name: str) -> Again:
+    """What begins an operation anew; KeyError for one that is not known."""
+    function: Again = _resolve(OPERATIONS[name].again)
+    return function
+
+
+def finish(name: str) -> Finish | None:
+    """What finishes an operation or takes it back, where clearing is not all there is to it."""
+    operation = OPERATIONS.get(name)
+    if operation is None or operation.finish is None:
+        return None
+    function: Finish = _resolve(operation.finish)
+    return function
+
+
+def effect(name: str) -> str | None:
+    """The step with which an operation has done what it was begun for."""
+    operation = OPERATIONS.get(name)
+    return operation.effect if operation else None
+
+
+def _resolve(path: str) -> Any:
+    module, _, function = path.partition(".")
+    return getattr(import_module(f"{PACKAGE}.{module}"), function)

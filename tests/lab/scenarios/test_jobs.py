@@ -1,0 +1,289 @@
+"""Jobs that were cut off: listed, finished or taken back by whoever comes next, begun anew."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import (
+    MIB,
+    Ended,
+    Lab,
+    catalogue_rows,
+    dm_devices,
+    dmsnap,
+    dmsnap_process,
+    forked,
+    run,
+    sha256,
+    suspended,
+)
+
+SIZE = 32 * MIB
+KILLED = -signal.SIGKILL
+
+
+class Bench:
+    """A mounted volume, protected or about to be."""
+
+    def __init__(self, lab: Lab, *, protected: bool = True) -> None:
+        self.name = lab.name()
+        self.primary, self.recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+        self.mount_point = lab.mounted(self.primary)
+        self.protect = ("protect", self.primary, "--name", self.name,
+                        "--recovery", self.recovery, "--store", lab.store())  # fmt: skip
+        self.write("first")
+        if protected:
+            dmsnap(*self.protect)
+
+    def write(self, text: str) -> None:
+        (self.mount_point / "note").write_text(text)
+        (self.mount_point / "bulk").write_bytes(os.urandom(2 * MIB))
+        run("sync", "-f", self.mount_point)
+
+    @property
+    def note(self) -> str:
+        assert os.path.ismount(self.mount_point)
+        return (self.mount_point / "note").read_text()
+
+    @property
+    def state(self) -> str | None:
+        rows = catalogue_rows(
+            f"select state from volume where name = '{self.name}' and removed_ns is null"  # noqa: S608
+        )
+        return str(rows[0][0]) if rows else None
+
+
+def killed(*words: object, at: str) -> dict[str, Any]:
+    """SIGKILL as soon as a step has begun; returns the job as it is listed then."""
+    position = step_number(*words, name=at)
+    ended = forked(*words, at=(position, "begun"), send=(signal.SIGKILL,))
+    assert ended.code == KILLED, ended
+    return last_job()
+
+
+def step_number(*words: object, name: str) -> int:
+    """Steps are printed in words: their names are known from a run that ended before the first."""
+    ended = forked(*words, at=(0, "begun"), send=(signal.SIGTERM,))
+    assert ended.code == 128 + signal.SIGTERM, ended
+    return [step["name"] for step in last_job()["steps"]].index(name)
+
+
+def last_job() -> dict[str, Any]:
+    return dict(dmsnap("job", "list", "--count", 1)[0])
+
+
+def job(number: int) -> dict[str, Any]:
+    return dict(dmsnap("job", "show", number))
+
+
+def command(*words: object) -> Ended:
+    """A command with what it says beside its result."""
+    return forked(*words)
+
+
+def test_jobs_are_listed_with_their_steps(lab: Lab) -> None:
+    bench = Bench(lab)
+    dmsnap("sync", bench.name)
+    shown = last_job()
+    assert (shown["operation"], shown["state"], shown["volumes"]) == ("sync", "done", [bench.name])
+    assert shown["arguments"]["name"] == bench.name
+    assert all(step["state"] == "done" and step["seconds"] >= 0 for step in shown["steps"])
+    assert [each["operation"] for each in dmsnap("job", "list")] == ["sync", "protect"]
+    dmsnap("job", "show", shown["id"] + 1, expected=4)
+    dmsnap("job", "abort", shown["id"], expected=22)
+    assert dmsnap("job", "resume", shown["id"])["result"] is None
+    assert dmsnap("job", "resume", "--all") == []
+
+
+@pytest.mark.selection
+@pytest.mark.parametrize("at", ["create-cow", "prepare-point", "window", "write-undo", "apply"])
+def test_a_sync_is_begun_anew(lab: Lab, at: str) -> None:
+    bench = Bench(lab)
+    bench.write("second")
+    cut_off = killed("sync", bench.name, at=at)
+    assert (cut_off["state"], cut_off["at"]) == ("cut off", at)
+    resumed = dmsnap("job", "resume", cut_off["id"])
+    assert resumed["job"]["state"] == "undone"
+    assert resumed["job"]["outcome"] == f"cut off at {at}"
+    assert resumed["result"]["volume"] == bench.name
+    run("umount", bench.mount_point)
+    dmsnap("sync", bench.name)
+    assert sha256(bench.recovery, SIZE) == sha256(bench.primary)
+
+
+def test_the_next_command_says_what_it_did(lab: Lab) -> None:
+    bench = Bench(lab)
+    cut_off = killed("sync", bench.name, at="apply")
+    after = command("point", "create", bench.name)
+    assert after.code == 0, after
+    said = f"sync of {bench.name} was cut off at apply: it is undone now (job {cut_off['id']})"
+    assert said in after.stderr
+    assert command("point", "create", bench.name).stderr == ""
+
+
+@pytest.mark.parametrize("at", ["record", "unmount", "hide-twins", "create-stack", "mount", "copy"])
+def test_a_protect_is_taken_back(lab: Lab, at: str) -> None:
+    bench = Bench(lab, protected=False)
+    assert killed(*bench.protect, at=at)["state"] == "cut off"
+    assert bench.state == (None if at == "record" else "building")
+    dmsnap("job", "resume", "--all")
+    assert bench.state is None
+    assert bench.note == "first"
+    assert dm_devices() == []
+    assert run("wipefs", "-n", bench.recovery) == ""
+    dmsnap("inspect", "label", bench.recovery, expected=13)
+    dmsnap(*bench.protect)
+    assert bench.note == "first"
+
+
+def test_a_protect_is_begun_anew(lab: Lab) -> None:
+    bench = Bench(lab, protected=False)
+    cut_off = killed(*bench.protect, at="copy")
+    resumed = dmsnap("job", "resume", cut_off["id"])
+    assert resumed["result"]["volume"] == bench.name
+    assert bench.state == "protected"
+    assert bench.note == "first"
+
+
+def test_to_protect_again_takes_the_first_back(lab: Lab) -> None:
+    bench = Bench(lab, protected=False)
+    killed(*bench.protect, at="copy")
+    dmsnap(*bench.protect)
+    assert bench.state == "protected"
+
+
+@pytest.mark.parametrize(
+    ("at", "state"),
+    [("mark-merging", "trial"), ("merge-1", "promoted"), ("merge-overlay", "promoted"),
+     ("mark-primary", "promoted"), ("record", "promoted"), ("retire", "promoted")],
+)  # fmt: skip
+def test_a_commit_is_finished_by_any_command(lab: Lab, at: str, state: str) -> None:
+    bench = Bench(lab)
+    for text in ("second", "third"):
+        bench.write(text)
+        dmsnap("sync", bench.name)
+    earlier = dmsnap("point", "list", bench.name)[1]["id"]
+    dmsnap("swap", bench.name, "--to", earlier)
+    assert bench.note == "second"
+    bench.write("trial")
+    steps = ["mark-merging", "merge-1", "merge-overlay", "mark-primary", "record", "retire"]
+    ended = forked("swap", "commit", bench.name, at=(steps.index(at), "begun"),
+                   send=(signal.SIGKILL,))  # fmt: skip
+    assert ended.code == KILLED, ended
+    assert bench.note == "trial"
+    command("point", "create", bench.name)
+    assert suspended() == []
+    assert (bench.state, bench.note) == (state, "trial")
+
+
+def test_a_commit_that_was_cut_off_may_be_run_again(lab: Lab) -> None:
+    bench = Bench(lab)
+    dmsnap("swap", bench.name)
+    bench.write("trial")
+    ended = forked("swap", "commit", bench.name, at=(1, "begun"), send=(signal.SIGKILL,))
+    assert ended.code == KILLED, ended
+    assert dmsnap("swap", "commit", bench.name)["state"] == "promoted"
+    assert bench.note == "trial"
+
+
+@pytest.mark.parametrize(
+    ("at", "state"), [("unmount", "trial"), ("record", "protected"), ("mount", "protected")]
+)
+def test_a_revert_is_taken_back_or_finished(lab: Lab, at: str, state: str) -> None:
+    bench = Bench(lab)
+    dmsnap("swap", bench.name)
+    bench.write("trial")
+    killed("swap", "revert", bench.name, at=at)
+    dmsnap("job", "resume", "--all")
+    assert bench.state == state
+    assert bench.note == ("trial" if state == "trial" else "first")
+
+
+@pytest.mark.parametrize(
+    ("at", "state"),
+    [("show-point", "protected"), ("unmount", "protected"), ("load-front", "protected"),
+     ("mount", "trial")],
+)  # fmt: skip
+def test_a_swap_is_taken_back_or_finished(lab: Lab, at: str, state: str) -> None:
+    bench = Bench(lab)
+    cut_off = killed("swap", bench.name, at=at)
+    dmsnap("job", "resume", "--all")
+    assert (bench.state, bench.note) == (state, "first")
+    assert job(cut_off["id"])["state"] == ("done" if state == "trial" else "undone")
+
+
+@pytest.mark.parametrize(
+    ("at", "state"),
+    [("unmount", "protected"), ("show-device", None), ("mount", None), ("release-store", None)],
+)
+def test_an_unprotect_is_taken_back_or_finished(lab: Lab, at: str, state: str | None) -> None:
+    bench = Bench(lab)
+    killed("unprotect", bench.name, at=at)
+    dmsnap("job", "resume", "--all")
+    assert (bench.state, bench.note) == (state, "first")
+    if state is None:
+        assert dm_devices() == []
+        assert list(Path(lab.store()).iterdir()) == []
+        dmsnap(*bench.protect)
+    else:
+        dmsnap("sync", bench.name)
+
+
+def test_a_point_of_two_volumes_is_settled_for_both(lab: Lab) -> None:
+    one, two = Bench(lab), Bench(lab)
+    cut_off = killed("point", "create", one.name, two.name, at="window")
+    assert sorted(cut_off["volumes"]) == sorted([one.name, two.name])
+    dmsnap("sync", one.name)
+    assert job(cut_off["id"])["state"] == "cut off"
+    dmsnap("sync", two.name)
+    assert job(cut_off["id"])["state"] == "undone"
+    assert len(dm_devices()) == 4
+
+
+def test_a_point_is_deleted_to_the_end(lab: Lab) -> None:
+    bench = Bench(lab)
+    (point,) = dmsnap("point", "create", bench.name)
+    ended = forked("point", "delete", point["id"], at=(1, "begun"), send=(signal.SIGKILL,))
+    assert ended.code == KILLED, ended
+    dmsnap("job", "resume", "--all")
+    assert point["id"] not in [each["id"] for each in dmsnap("point", "list", bench.name)]
+
+
+def test_a_job_that_is_cut_off_is_aborted(lab: Lab) -> None:
+    bench = Bench(lab)
+    cut_off = killed("sync", bench.name, at="apply")
+    assert dmsnap("job", "abort", cut_off["id"])["state"] == "undone"
+    dmsnap("swap", bench.name)
+    ended = forked("swap", "commit", bench.name, at=(1, "begun"), send=(signal.SIGKILL,))
+    assert ended.code == KILLED, ended
+    error = dmsnap("job", "abort", last_job()["id"], expected=22)
+    assert "past its way back: it is done" in error["error"]
+    assert bench.state == "promoted"
+
+
+def test_a_job_under_way_is_aborted(lab: Lab) -> None:
+    """Its process is asked to end, and undoes what it began."""
+    bench = Bench(lab)
+    bench.write("second")
+    label, replica = dmsnap("inspect", "label", bench.recovery), sha256(bench.recovery, SIZE)
+    with dmsnap_process("sync", bench.name, "--bandwidth", "256KiB") as process:
+        wait_until_at("write-undo")
+        running = last_job()
+        assert running["state"] == "running"
+        dmsnap("job", "resume", running["id"], expected=22)
+        assert dmsnap("job", "resume", "--all") == []
+        assert dmsnap("job", "abort", running["id"])["state"] == "undone"
+        process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert dmsnap("inspect", "label", bench.recovery)["point_uuid"] == label["point_uuid"]
+    assert sha256(bench.recovery, SIZE) == replica
+
+
+def wait_until_at(step: str) -> None:
+    ends = time.monotonic() + 30
+    while last_job()["at"] != step or last_job()["operation"] != "sync":
+        assert time.monotonic() < ends
+        time.sleep(0.02)
