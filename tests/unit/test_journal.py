@@ -5,14 +5,16 @@ import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from crashes.subject import SCENARIOS
 
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError, InterruptedBySignal, OperatingSystemError
 from dmsnap.host.signals import held_back
-from dmsnap.service import journal
+from dmsnap.service import journal, operations
 from dmsnap.service.journal import Plan, Step, UndoFailedError
 
 NAMES = ("one", "two", "three", "four")
@@ -45,7 +47,7 @@ class Bench:
         )
 
     def plan(self, *, without_undo: str = "") -> Plan:
-        return Plan("test", None, [self.step(name, undo=name != without_undo) for name in NAMES])
+        return Plan("test", (), [self.step(name, undo=name != without_undo) for name in NAMES])
 
 
 @pytest.fixture
@@ -68,8 +70,8 @@ def states(catalogue: Catalogue) -> list[str]:
 
 def outcome(catalogue: Catalogue) -> str:
     with sqlite3.connect(catalogue.path) as raw:
-        ((text,),) = raw.execute("SELECT outcome FROM job")
-        return str(text)
+        ((state, text),) = raw.execute("SELECT state, outcome FROM job")
+        return f"{state}: {text}" if text else str(state)
 
 
 def test_steps_are_done_in_order_and_timed(catalogue: Catalogue, bench: Bench) -> None:
@@ -228,7 +230,7 @@ class Forgetful:
 def test_a_catalogue_that_fails_anywhere_leaves_all_or_nothing(
     catalogue: Catalogue, bench: Bench, calls: int
 ) -> None:
-    """begin_job, then "begun" and "done" for each of the four steps, then end_job."""
+    """The job's begin, then "begun" and "done" for each of the four steps, then its end."""
     forgetful = Forgetful(catalogue, calls)
     finished = calls == 9
     if finished:
@@ -248,3 +250,53 @@ def test_what_a_signal_interrupts_is_told_by_its_number(catalogue: Catalogue, be
     with pytest.raises(InterruptedBySignal):
         journal.run(catalogue, bench.plan())
     assert outcome(catalogue).startswith("undone: interrupted")
+
+
+def test_every_check_is_made_before_the_first_step(catalogue: Catalogue, bench: Bench) -> None:
+    plan = bench.plan()
+    steps = [*plan.steps[:3], replace(plan.steps[3], check=fails)]
+    with pytest.raises(BusyError):
+        journal.run(catalogue, replace(plan, steps=steps))
+    assert bench.events == []
+    assert states(catalogue) == []
+
+
+def test_a_check_is_made_again_right_before_its_step(catalogue: Catalogue, bench: Bench) -> None:
+    plan = bench.plan()
+    answers = [lambda: None, fails]
+    steps = [*plan.steps[:3], replace(plan.steps[3], check=lambda: answers.pop(0)())]
+    with pytest.raises(BusyError):
+        journal.run(catalogue, replace(plan, steps=steps))
+    assert bench.events[3:] == undoing("one", "two", "three")
+
+
+@pytest.mark.parametrize("end", [fails, lambda: os.kill(os.getpid(), signal.SIGTERM)])
+def test_what_only_goes_forward_is_left_as_cut_off(
+    catalogue: Catalogue, bench: Bench, end: Callable[[], None]
+) -> None:
+    bench.at["do two"] = end
+    with pytest.raises((BusyError, InterruptedBySignal)):
+        journal.run(catalogue, replace(bench.plan(), forward=True))
+    assert not any(event.startswith("undo") for event in bench.events)
+    assert outcome(catalogue) == "running"
+
+
+def test_a_signal_in_the_final_steps_changes_nothing(catalogue: Catalogue, bench: Bench) -> None:
+    bench.at["do two"] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    plan = bench.plan()
+    steps = [plan.steps[0], *(replace(step, final=True) for step in plan.steps[1:])]
+    journal.run(catalogue, replace(plan, steps=steps))
+    assert bench.events == [f"do {name}" for name in NAMES]
+    assert outcome(catalogue) == "done"
+
+
+def test_every_operation_is_in_the_crash_matrix() -> None:
+    assert {scenario.operation for scenario in SCENARIOS} == set(operations.OPERATIONS)
+
+
+@pytest.mark.parametrize("name", operations.OPERATIONS)
+def test_every_operation_can_be_begun_anew(name: str) -> None:
+    assert callable(operations.again(name))
+    operation = operations.OPERATIONS[name]
+    finish = operations.finish(name)
+    assert (finish is None) == (operation.finish is None)

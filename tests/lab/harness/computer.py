@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import scratch, supplies
+from harness import program, scratch, supplies
 from harness.arguments import DEFAULT_MEMORY_MIB, Init
 from harness.errors import LabError
 from harness.guest import Guest, RunDirectory, run_directory, write_command
@@ -91,6 +91,29 @@ class Computer:
         self.power_off()
         self.boot(without=without)
 
+    # its disks while it is off
+
+    def save(self) -> None:
+        """Keep all disks as they are now, in place of what was kept before."""
+        self._copy(self.directory.path, self._saved)
+
+    def restore(self) -> None:
+        """Have all disks as they were when they were kept."""
+        self._copy(self._saved, self.directory.path)
+
+    @property
+    def _saved(self) -> Path:
+        return self.directory.path / "saved"
+
+    def _copy(self, source: Path, destination: Path) -> None:
+        if self._machine is not None:
+            raise LabError("The guest is running.")
+        destination.mkdir(exist_ok=True)
+        for image in (self.directory.scratch, *self.disks.values()):
+            argv = ["cp", "--sparse=always", "--reflink=auto"]
+            paths = [str(directory / image.name) for directory in (source, destination)]
+            program.output([*argv, *paths], env={"PATH": "/usr/bin:/bin"})
+
     # what is done in it while it is on
 
     def run(self, *argv: object, expected: int = 0, timeout: float = COMMAND_SECONDS) -> str:
@@ -113,7 +136,8 @@ class Computer:
         words = [*(str(word) for word in argv), "--json"]
         code = f"import sys; from dmsnap.cli.main import main; sys.exit(main({words!r}))"
         done = self._checked({"python": code}, expected, timeout, named=shlex.join(words))
-        text = done.stdout or done.stderr
+        # An error comes after what was said beside it.
+        text = done.stdout or "".join(done.stderr.partition("{\n")[1:])
         return json.loads(text) if text.strip() else None
 
     def dies(self, code: str, *, timeout: float = COMMAND_SECONDS) -> None:

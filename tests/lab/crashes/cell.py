@@ -1,0 +1,217 @@
+"""One crash: the plug is pulled, the computer boots, dmsnap recovers, everything is looked at."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from harness.computer import Computer, computer
+
+from crashes.subject import DISKS, MOUNT_POINT, NAME, STORE, Scenario, do, filled_in, prepare
+
+INSPECTION = Path(__file__).with_name("inspection.py").read_text()
+WRITE_SECONDS = 60
+
+Facts = Mapping[str, object]
+
+# The plug is pulled by what records steps: right after one was recorded as done, or so long after
+# it was recorded as begun. An operation that ends before that is cut off at its end.
+CRASHING = """
+import threading
+from dmsnap.catalogue import jobs
+from dmsnap.cli.main import main
+recorded = jobs.record_step
+def record_step(catalogue, job_id, position, state, seconds):
+    recorded(catalogue, job_id, position, state, seconds)
+    if (position, str(state)) == ({position}, {state!r}):
+        if {seconds}:
+            threading.Timer({seconds}, pull_plug).start()
+        else:
+            pull_plug()
+jobs.record_step = record_step
+main({words!r})
+pull_plug()
+"""
+
+
+class Moment(StrEnum):
+    """When the plug is pulled."""
+
+    MIDDLE = "middle"
+    AFTER = "after"
+
+
+class Outcome(StrEnum):
+    """What became of an operation that was cut off."""
+
+    UNDONE = "undone"
+    DONE = "done"
+    AS_BEFORE = "as before"  # there is no telling: the operation changes nothing that lasts
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step as the journal recorded it when nothing happened to it."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """How things are without a crash: before the operation and after it, each after a boot."""
+
+    steps: tuple[Step, ...]
+    before: Facts
+    after: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """Where the plug is pulled."""
+
+    position: int
+    moment: Moment
+
+
+class Row:
+    """All crashes of one scenario, on one computer."""
+
+    def __init__(self, made: Computer, scenario: Scenario) -> None:
+        self.computer = made
+        self.scenario = scenario
+        prepare(made, scenario)
+        made.save()
+        self.reference = self._reference()
+
+    def _reference(self) -> Reference:
+        self._begin()
+        self.computer.pull_plug()
+        before = self._recovered()
+        self._begin()
+        self.computer.dmsnap(*filled_in(self.computer, self.scenario.words))
+        (job,) = self.computer.dmsnap("job", "list", "--count", 1)
+        steps = tuple(Step(step["name"], step["seconds"]) for step in job["steps"])
+        self.computer.pull_plug()
+        return Reference(steps, before, self._recovered())
+
+    def crashes(self) -> Iterator[Crash]:
+        """At every step, in its middle and right after it."""
+        for position in range(len(self.reference.steps)):
+            yield from (Crash(position, moment) for moment in Moment)
+
+    def run(self, crash: Crash) -> Outcome:
+        """Pull the plug there; raises AssertionError, with what is wrong, afterwards."""
+        self._begin()
+        state = "done" if crash.moment is Moment.AFTER else "begun"
+        seconds = self.reference.steps[crash.position].seconds / 2
+        self.computer.dies(
+            CRASHING.format(
+                position=crash.position,
+                state=state,
+                seconds=0 if crash.moment is Moment.AFTER else seconds,
+                words=[*filled_in(self.computer, self.scenario.words), "--json"],
+            )
+        )
+        facts = self._recovered()
+        outcome = judged(self.reference, facts)
+        prove(self.computer, facts)
+        self.computer.pull_plug()
+        return outcome
+
+    def _begin(self) -> None:
+        """From the saved disks to the moment before the operation."""
+        self.computer.pull_plug()
+        self.computer.restore()
+        self.computer.boot()
+        if self.scenario.assembled:
+            recover(self.computer)
+        else:
+            self.computer.run("mount", STORE)
+        do(self.computer, self.scenario.after_boot)
+
+    def _recovered(self) -> Facts:
+        """Boot, let dmsnap do what it does then, and look."""
+        self.computer.boot()
+        recover(self.computer)
+        return look(self.computer)
+
+
+@contextmanager
+def row(scenario: Scenario) -> Iterator[Row]:
+    """A computer of its own for a scenario."""
+    with computer(DISKS, init="minimal") as made:
+        yield Row(made, scenario)
+
+
+def recover(made: Computer) -> None:
+    """What the units of a boot do: stores, stacks, mounts, then what was cut off."""
+    made.shell(f"""
+        mount {STORE}
+        for unit in /etc/systemd/system/dmsnap-assemble@*.service.d; do
+            [ -e "$unit" ] && touch /run/assembled
+        done || true
+    """)
+    if made.shell("ls /run/assembled 2>/dev/null || true"):
+        made.dmsnap("assemble", NAME, "--boot")
+    made.shell(f"mountpoint -q {MOUNT_POINT} || mount {MOUNT_POINT}")
+    made.dmsnap("job", "resume", "--all")
+
+
+def look(made: Computer) -> Facts:
+    """What the computer shows of dmsnap."""
+    facts: Facts = json.loads(made.python(INSPECTION))
+    return facts
+
+
+def judged(reference: Reference, facts: Facts) -> Outcome:
+    """Whether things are as before the operation or as after it."""
+    if reference.before == reference.after == facts:
+        return Outcome.AS_BEFORE
+    if facts == reference.before:
+        return Outcome.UNDONE
+    if facts == reference.after:
+        return Outcome.DONE
+    raise AssertionError(
+        "neither as before the operation nor as after it:\n"
+        + textwrap.indent("\n".join(differences(reference, facts)), "  ")
+    )
+
+
+def differences(reference: Reference, facts: Facts) -> Iterator[str]:
+    """What is another than before, or than after: whichever is nearer."""
+    found = [
+        [(name, value, other[name]) for name, value in facts.items() if value != other[name]]
+        for other in (reference.before, reference.after)
+    ]
+    nearer = min(found, key=len)
+    yield "next to before" if nearer is found[0] else "next to after"
+    for name, value, other in nearer:
+        yield f"{name}: {value} instead of {other}"
+
+
+def prove(made: Computer, facts: Facts) -> None:
+    """The volume is whole and can be written to, and the next sync equals it."""
+    assert facts["suspended"] == []
+    assert facts["unfinished"] == []
+    made.shell(
+        f"sha256sum --quiet -c /var/kept.sum; echo x >{MOUNT_POINT}/probe; sync -f {MOUNT_POINT}; "
+        f"rm {MOUNT_POINT}/probe",
+        timeout=WRITE_SECONDS,
+    )
+    state = dict(facts["volumes"]).get(NAME)  # type: ignore[call-overload]
+    mounted = f"/dev/mapper/{NAME}" if state else made.device("data")
+    source = made.run("findmnt", "-no", "SOURCE", "-M", MOUNT_POINT).strip()
+    assert source == mounted, source
+    if state == "trial":
+        made.dmsnap("swap", "revert", NAME)
+    if state in ("trial", "protected"):
+        made.dmsnap("sync", NAME, "--audit", "full")
+    made.shell(f"umount {MOUNT_POINT}; e2fsck -fn {mounted}")
+    if state in ("trial", "protected"):
+        # The unmount wrote to the file system, and the check only reads.
+        made.dmsnap("sync", NAME)
+        made.run("cmp", "-n", DISKS["data"], mounted, made.device("recovery"))

@@ -1,0 +1,126 @@
+"""The computer that is crashed: a volume with content, and what operations find prepared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.computer import Computer
+
+MIB = 1 << 20
+NAME = "data"
+STORE = "/store"
+MOUNT_POINT = "/data"
+
+DISKS = {"data": 32 * MIB, "recovery": 64 * MIB, "store": 256 * MIB, "other": 32 * MIB}
+
+Words = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """An operation, and what comes before it: in the boot before, and in that of the crash.
+
+    A text among it is written to the volume. POINT-n is the n-th last point, DISK-name a device.
+    """
+
+    name: str
+    operation: str
+    words: Words
+    before: Sequence[Words | str] = ()
+    after_boot: Sequence[Words | str] = ()
+    protected: bool = True
+    assembled: bool = True
+
+
+def prepare(computer: Computer, scenario: Scenario) -> None:
+    """From empty disks to the moment before the operation."""
+    computer.boot()
+    device, store = computer.device("data"), computer.device("store")
+    computer.shell(f"""
+        mkfs.ext4 -q -O ^has_journal {store}; mkfs.ext4 -q {device}
+        mkdir -p {STORE} {MOUNT_POINT}
+        echo "{store} {STORE} ext4 noatime 0 0" >>/etc/fstab
+        echo "{device} {MOUNT_POINT} ext4 noatime,nodev 0 0" >>/etc/fstab
+        mount {STORE}; mount {MOUNT_POINT}
+        head -c 4M /dev/urandom >{MOUNT_POINT}/kept
+        sha256sum {MOUNT_POINT}/kept >/var/kept.sum
+    """)
+    write(computer, "first")
+    if scenario.protected:
+        computer.dmsnap(*filled_in(computer, PROTECT))
+    do(computer, scenario.before)
+    computer.power_off()
+
+
+def do(computer: Computer, entries: Sequence[Words | str]) -> None:
+    """Write texts and run commands."""
+    for entry in entries:
+        if isinstance(entry, str):
+            write(computer, entry)
+        else:
+            computer.dmsnap(*filled_in(computer, entry))
+
+
+def write(computer: Computer, text: str) -> None:
+    """Change the volume: a note that tells one state from another, and a megabyte besides."""
+    computer.shell(f"""
+        echo {text} >{MOUNT_POINT}/note; head -c 1M /dev/urandom >{MOUNT_POINT}/bulk
+        sync -f {MOUNT_POINT}
+    """)
+
+
+def filled_in(computer: Computer, words: Words) -> list[str]:
+    """The command, its points and devices named."""
+    points = []
+    if any(word.startswith("POINT-") for word in words):
+        points = [point["id"] for point in computer.dmsnap("point", "list", NAME)]
+    return [fill(word, points, computer) for word in words]
+
+
+def fill(word: str, points: Sequence[str], computer: Computer) -> str:
+    """One word of a command."""
+    if word.startswith("POINT-"):
+        return points[-int(word.removeprefix("POINT-"))]
+    if word.startswith("DISK-"):
+        return computer.device(word.removeprefix("DISK-"))
+    return word
+
+
+PROTECT = ("protect", "DISK-data", "--name", NAME, "--recovery", "DISK-recovery", "--store", STORE)
+SYNCED: tuple[Words | str, ...] = ("second", ("sync", NAME), "third")
+TRIED = (*SYNCED, ("swap", NAME), "trial")
+TRIED_EARLIER = (*SYNCED, ("swap", NAME, "--to", "POINT-2"), "trial")
+COMMITTED = (*TRIED, ("swap", "commit", NAME), "promoted")
+
+SCENARIOS = (
+    Scenario("protect", "protect", PROTECT, protected=False),
+    Scenario("protect again", "protect", PROTECT, (*SYNCED, ("unprotect", NAME), "fourth")),
+    Scenario("unprotect", "unprotect", ("unprotect", NAME), SYNCED),
+    Scenario("unprotect --forget", "unprotect", ("unprotect", NAME, "--forget"), SYNCED),
+    Scenario("assemble", "assemble", ("assemble", NAME), SYNCED, assembled=False),
+    Scenario("point create", "point create", ("point", "create", NAME), SYNCED),
+    Scenario(
+        "point delete, live",
+        "point delete",
+        ("point", "delete", "POINT-1"),
+        SYNCED,
+        (("point", "create", NAME),),
+    ),
+    Scenario("point delete, history", "point delete", ("point", "delete", "POINT-2"), SYNCED),
+    Scenario("point mount", "point mount", ("point", "mount", "POINT-2"), SYNCED),
+    Scenario(
+        "point umount",
+        "point umount",
+        ("point", "umount", "POINT-2"),
+        SYNCED,
+        (("point", "mount", "POINT-2"),),
+    ),
+    Scenario("sync", "sync", ("sync", NAME), SYNCED, (("sync", NAME), "fourth")),
+    Scenario("sync, compared", "sync", ("sync", NAME, "--audit", "full"), SYNCED),
+    Scenario("verify", "verify", ("verify", NAME), SYNCED),
+    Scenario("swap", "swap", ("swap", NAME), SYNCED),
+    Scenario("swap, earlier point", "swap", ("swap", NAME, "--to", "POINT-2"), SYNCED),
+    Scenario("swap revert", "swap revert", ("swap", "revert", NAME), TRIED),
+    Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),
+    Scenario("swap commit, earlier", "swap commit", ("swap", "commit", NAME), TRIED_EARLIER),
+    Scenario("failback", "failback", ("failback", NAME), COMMITTED),
+)
