@@ -35,7 +35,7 @@ SECONDS := 60
 RUNS :=
 HARNESSES :=
 
-.PHONY: help all build deps deps-build lint test test-unit test-native test-lab fuzz demo bench lab \
+.PHONY: help all build deps deps-build lint test test-unit test-native test-lab fuzz crash-matrix demo bench lab \
 	install uninstall clean
 
 help: ## list the targets
@@ -75,11 +75,14 @@ test-unit: build ## tests that need no root and no device-mapper
 	$(BIN)/pytest -q
 
 test-native: ## tests of the C core under ASan and UBSan, and its threads under TSan
-	$(MAKE) -C native test
-	$(MAKE) -C native tsan
+	$(MAKE) -j 2 -C native test tsan
 
 test-lab: ## scenarios on real kernels, in virtual machines
 	tests/lab/run-all
+
+crash-matrix: build ## pull the plug at every step of every operation, write docs/crash-matrix.md (an hour)
+	tests/lab/install-host-packages
+	tests/lab/crash-matrix
 
 fuzz: ## attack the parsers: SECONDS=60 each, or RUNS=n; HARNESSES='era label'
 	$(MAKE) -C native fuzz

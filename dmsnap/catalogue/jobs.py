@@ -97,6 +97,11 @@ def recent(catalogue: Catalogue, count: int) -> list[Job]:
     return _jobs(catalogue, sa.or_(schema.job.c.id.in_(newest), is_running))
 
 
+def running(catalogue: Catalogue) -> list[Job]:
+    """All that are not at their end, the newest first."""
+    return _jobs(catalogue, schema.job.c.state == JobState.RUNNING)
+
+
 def unfinished(catalogue: Catalogue, volume_id: UUID) -> list[Job]:
     """Jobs of which something may be left on a volume, the newest first.
 

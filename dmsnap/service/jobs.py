@@ -79,7 +79,10 @@ def volumes_of(session: Session, job: Job) -> Iterator[Volume]:
 
 def runs(session: Session, job: Job) -> bool:
     """Whether the process that began a job lives and works on it: it holds the volume's lock."""
-    return any(session.is_held_by(volume.name, job.pid) for volume in volumes_of(session, job))
+    names = [volume.name for volume in volumes_of(session, job)]
+    if not names and isinstance(job.arguments.get("name"), str):
+        names = [str(job.arguments["name"])]  # a protect that has not recorded its volume yet
+    return any(session.is_held_by(name, job.pid) for name in names)
 
 
 def resume(session: Session, job_id: int) -> Resumed:
@@ -98,14 +101,8 @@ def resume(session: Session, job_id: int) -> Resumed:
 
 def resume_all(session: Session) -> list[Resumed]:
     """Finish or take back whatever was cut off on any volume; nothing is begun anew."""
-    left = [
-        job
-        for volume in session.catalogue.volumes()
-        for job in jobs.unfinished(session.catalogue, volume.id)
-        if not runs(session, job)
-    ]
-    ids = sorted({job.id for job in left})
-    return [Resumed(view(session, conclude(session, job_id))) for job_id in ids]
+    left = [job for job in jobs.running(session.catalogue) if not runs(session, job)]
+    return [Resumed(view(session, conclude(session, job.id))) for job in reversed(left)]
 
 
 def conclude(session: Session, job_id: int) -> Job:
