@@ -230,3 +230,11 @@ def _is_device(path: Path, devno: int) -> bool:
         return path.stat().st_rdev == devno
     except OSError:
         return False
+
+
+def clear_start(path: Path, length_bytes: int) -> None:
+    """Write zeroes over the start of a device that nobody else uses, durably. Needs root."""
+    opened = open_exclusive(path, write=True, direct=False)
+    with opened as descriptor, system_call(f"clear the start of {path}"):
+        os.pwrite(descriptor, bytes(length_bytes), 0)
+        os.fsync(descriptor)

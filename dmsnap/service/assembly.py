@@ -1,10 +1,13 @@
 """A volume's stack as a whole: building it, taking it down, mounting its front."""
 
+import errno
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from dmsnap.catalogue.model import Area, Volume
-from dmsnap.errors import StackChangedError
+from dmsnap.errors import OperatingSystemError, StackChangedError
+from dmsnap.host import blockdev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
@@ -14,6 +17,13 @@ from dmsnap.service import mounting, trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack, write_count
 from dmsnap.snapshot.stack import DmName
+from dmsnap.units import PAGE_BYTES
+
+log = logging.getLogger(__name__)
+
+# What the checks of dm-era's superblock and of its trees' blocks answer (drivers/md, sb_check and
+# node_check): another place than it was written for, a wrong checksum.
+DAMAGED = (errno.ENOTBLK, errno.EILSEQ)
 
 
 def build(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
@@ -32,9 +42,24 @@ def build_origin(session: Session, volume: Volume) -> None:
 
 
 def build_front(volume: Volume, areas: Sequence[Area]) -> None:
-    """dm-era over the origin that is there."""
+    """dm-era over the origin that is there.
+
+    Metadata that dm-era does not take is worth nothing, and the volume is: it begins anew.
+    """
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
-    settle(stack.front(volume), stack.front_table(volume, metadata), UdevFlags.SHOWN)
+    table = stack.front_table(volume, metadata)
+    try:
+        settle(stack.front(volume), table, UdevFlags.SHOWN)
+    except OperatingSystemError as error:
+        if error.fields.get("errnum") not in DAMAGED or stack.exists(stack.front(volume)):
+            raise
+        log.warning(
+            "dm-era does not take its metadata of %s, which is damaged: it begins anew, and the "
+            "next sync compares in full",
+            volume.name,
+        )
+        blockdev.clear_start(metadata.path, PAGE_BYTES)
+        settle(stack.front(volume), table, UdevFlags.SHOWN)
     stack.turn_discards_off(volume)
 
 

@@ -36,7 +36,7 @@ def prepare(computer: Computer, scenario: Scenario) -> None:
     computer.boot()
     device, store = computer.device("data"), computer.device("store")
     computer.shell(f"""
-        mkfs.ext4 -q -O ^has_journal {store}; mkfs.ext4 -q {device}
+        mkfs.ext4 -q {store}; mkfs.ext4 -q {device}
         mkdir -p {STORE} {MOUNT_POINT}
         echo "{store} {STORE} ext4 noatime 0 0" >>/etc/fstab
         echo "{device} {MOUNT_POINT} ext4 noatime,nodev 0 0" >>/etc/fstab

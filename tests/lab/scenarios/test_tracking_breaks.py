@@ -153,6 +153,24 @@ def test_the_era_metadata_was_replaced(volume: Protected) -> None:
     check_compared(volume, "the era metadata was replaced")
 
 
+@pytest.mark.parametrize("damage", ["superblock", "checksum"])
+def test_the_era_metadata_is_damaged(lab: Lab, volume: Protected, damage: str) -> None:
+    """What dm-era does not take any more costs the tracking, and not the volume."""
+    table = run("dmsetup", "table", volume.name).strip()
+    metadata = f"/dev/{Path(f'/sys/dev/block/{table.split()[3]}').resolve().name}"
+    remove_stack(volume)
+    offset, content = (0, os.urandom(4 * KIB)) if damage == "superblock" else (32, b"\xff" * 4)
+    with Path(metadata).open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+        os.fsync(file.fileno())
+    write_direct(volume.primary, os.urandom(64 * KIB), 5 * MIB)
+    dmsnap("assemble", volume.name)
+    assert dmsnap("status", volume.name)[0]["problems"] == []
+    check_compared(volume, "built anew")
+    check_tidy(volume, lab)
+
+
 @pytest.mark.selection
 def test_an_audit_finds_what_tracking_missed(lab: Lab, volume: Protected) -> None:
     """A block of the replica that differs where nothing was written, as after a lost mark."""
