@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
 from dmsnap.errors import (
     DmsnapError,
@@ -123,6 +124,8 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
     if at_boot:
         wait_for_devices(session, session.catalogue.volume(name))
     with held(session, name, concluding=not at_boot) as volume:
+        if at_boot and is_cut_off_half_way(session, volume):
+            return None
         state_directory = session.configuration.state_directory
         prepared = at_boot or not any(boot.wrong_files(volume, state_directory))
         if prepared and is_assembled(session, volume):
@@ -132,6 +135,16 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
             return plan
         journal.run(session.catalogue, plan)
     return None
+
+
+def is_cut_off_half_way(session: Session, volume: Volume) -> bool:
+    """Whether a protect or an unprotect died between telling systemd and telling fstab.
+
+    The boot mounts the device itself then, and the job is concluded afterwards.
+    """
+    cut_off = jobs.unfinished(session.catalogue, volume.id)
+    changing = any(job.operation in ("protect", "unprotect") for job in cut_off)
+    return changing and boot.is_half_way(volume)
 
 
 def wait_for_devices(session: Session, volume: Volume) -> None:

@@ -138,10 +138,20 @@ def prepare(volume: Volume, state_directory: Path) -> None:
 
 
 def withdraw(volume: Volume) -> None:
-    """Take the unit's files away, and let fstab name the device again."""
-    remove_unit_files(volume)
+    """Let fstab name the device again, and take the unit's files away.
+
+    In this order: while they are there, assembling sees what fstab names (:func:`is_half_way`).
+    """
     restore_fstab(volume)
+    remove_unit_files(volume)
     systemd.reload()
+
+
+def is_half_way(volume: Volume) -> bool:
+    """Whether fstab mounts the device itself: so it is between :func:`prepare`'s two parts, or
+    :func:`withdraw`'s. What a boot mounts then must not be held by a stack.
+    """
+    return any(names_device(entry, volume.backing) for entry in fstab.entries())
 
 
 def remove_unit_files(volume: Volume, but: Collection[Path] = ()) -> None:
