@@ -12,6 +12,7 @@ from typing import Any
 
 from harness import program, scratch, supplies
 from harness.arguments import DEFAULT_MEMORY_MIB, Init
+from harness.cable import Plug
 from harness.errors import LabError
 from harness.guest import Guest, RunDirectory, run_directory, write_command
 from harness.kernels import KERNELS
@@ -227,11 +228,13 @@ def computer(
     kernel: str = "uml12",
     init: Init = "systemd",
     memory_mib: int = DEFAULT_MEMORY_MIB,
+    plug: Plug | None = None,
     verbose: bool = False,
 ) -> Iterator[Computer]:
     """Make a computer with empty disks of so many bytes, switched off; gone at the end. Root.
 
-    In the guest the first disk is the second one of the machine: ask :meth:`Computer.device`.
+    In the guest the first disk is the second one of the machine: ask :meth:`Computer.device`. A
+    cable plugged in is the network device ``vec0``, which has no address yet.
     """
     chosen = KERNELS[kernel]
     with run_directory(supplies.cache_directory() / "runs", None) as directory:
@@ -241,7 +244,7 @@ def computer(
                 file.truncate(size_bytes)
         report = Report(verbose)
         guest = supplies.guest(report, directory, chosen, init, memory_mib, install=True)
-        guest = replace(guest, keep=True)
+        guest = replace(guest, keep=True, plug=plug)
         facts = {**supplies.facts(chosen, init), "LAB_ATTENDED": "1", "LAB_SHELL": "0"}
         write_command(directory.work, ATTENDANT, supplies.environment(chosen, init), facts)
         scratch.create(directory.scratch)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.arguments import Init
+from harness.cable import Plug
 from harness.kernels import Kernel
 from harness.python_layers import TOOLS_PATH
 
@@ -41,6 +42,7 @@ class Guest:
 
     `disks` are images beside the scratch disk, None where one is not plugged in. With `keep` the
     scratch disk holds what is written to the root file system, so that the next boot finds it.
+    `plug` is the end of a network cable.
     """
 
     kernel: Kernel
@@ -53,6 +55,7 @@ class Guest:
     stock: Stock | None = None
     disks: tuple[Path | None, ...] = ()
     keep: bool = False
+    plug: Plug | None = None
 
 
 @dataclass(frozen=True, slots=True)

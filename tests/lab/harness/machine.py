@@ -51,13 +51,17 @@ class Machine:
         """Boot the guest."""
         ours, theirs = socket.socketpair()
         argv = LAUNCHERS[self.guest.kernel.machine](self.guest, self.run, theirs.fileno())
+        inherited = [theirs.fileno()]
+        if self.guest.plug is not None:
+            self.guest.plug.drain()
+            inherited.append(self.guest.plug.socket.fileno())
         with theirs, self.run.console.open("ab") as console:
             self._process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
-                pass_fds=[theirs.fileno()],
+                pass_fds=inherited,
                 start_new_session=True,  # Ctrl-C is for the runner, which then ends the guest
             )
         self.channel = ours

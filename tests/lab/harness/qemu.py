@@ -41,6 +41,8 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
     """Return the argument list that boots `guest`, its channel the socket `channel`."""
     if guest.stock is None:
         raise LabError(f"{guest.kernel.name} was given no kernel to boot.")
+    if guest.plug is not None:
+        raise LabError(f"{guest.kernel.name} has no socket for a network cable.")
     console = str(run.console).replace(",", ",,")
     return [
         *BOUND_TO_US,

@@ -21,6 +21,13 @@ def _seen(number: int) -> str:
     return f"/tmp/disk{number}"  # noqa: S108 - the jail's own
 
 
+def _network(guest: Guest) -> list[str]:
+    """The network device ``vec0``, where a cable is plugged in."""
+    if guest.plug is None:
+        return []
+    return [f"vec0:transport=fd,fd={guest.plug.socket.fileno()},mac={guest.plug.mac}"]
+
+
 def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
     """Return the argument list that boots `guest`, its channel the socket `channel`.
 
@@ -54,6 +61,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         "con0=null,fd:2",
         f"ssl0=fd:{channel},fd:{channel}",
         *(f"ubd{number}={_seen(number)}" for number, _ in disks),
+        *_network(guest),
         *(["LAB_KEEP=1"] if guest.keep else []),  # what the kernel does not know is init's
     ]
     path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
