@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dmsnap.errors import BusyError, DmsnapError, NotFoundError, ReadOnlyError
 from dmsnap.host import loop_ioctl, process, udev
+from dmsnap.host.lio import state
 from dmsnap.host.mountinfo import PROC, file_system_devno, mounts_of, swaps
 from dmsnap.host.sysfs import SYSFS, Sysfs
 from dmsnap.host.system_call import failure, system_call
@@ -214,6 +215,7 @@ def describe_users_of(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) ->
     if not users:
         openers = process.openers_of(devno, proc=proc)
         users = [f"open in {use.command} (pid {use.pid})" for use in openers]
+        users += [f"published by LIO as {found.name}" for found in state.backstores_on(devno)]
     return ", ".join(users)
 
 

@@ -1,0 +1,1 @@
+"""The kernel's SCSI target (LIO): what is published from this host by iSCSI."""
