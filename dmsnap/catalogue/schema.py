@@ -101,6 +101,26 @@ skipped = Table(
     Column("extents", LargeBinary, nullable=False),
 )
 
+export = Table(
+    "export",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("volume_id", Text, ForeignKey("volume.id"), index=True),
+    Column("point_id", Text),
+    Column("device", Text),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("lun", Integer, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("initiators", JSON, nullable=False),
+    Column("read_only", Boolean, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("complete", Boolean, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+)
+
 job = Table(
     "job",
     metadata,

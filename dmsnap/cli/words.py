@@ -4,8 +4,16 @@ import click
 
 from dmsnap.units import parse_size
 
-# ``dmsnap swap revert NAME``: the word behind swap is a verb, or the name of a volume.
-RESERVED_NAMES = ("commit", "revert")
+# ``dmsnap swap revert NAME``: the word behind swap or export is a verb, or the name of a volume.
+RESERVED_NAMES = {
+    "commit": "dmsnap swap commit",
+    "revert": "dmsnap swap revert",
+    "list": "dmsnap export list",
+    "restore": "dmsnap export restore",
+}
+
+ISCSI_PORT = 3260
+MAX_PORT = 1 << 16
 
 
 def size(context: click.Context, parameter: click.Parameter, value: str) -> int:
@@ -30,6 +38,21 @@ def new_name(context: click.Context, parameter: click.Parameter, value: str) -> 
     """The name of a volume to be; what else it may be is the service's to say."""
     if value in RESERVED_NAMES:
         raise click.BadParameter(
-            f"{value!r} is a word of dmsnap's own (dmsnap swap {value})", context, parameter
+            f"{value!r} is a word of dmsnap's own ({RESERVED_NAMES[value]})", context, parameter
         )
     return value
+
+
+def portal(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, int]:
+    """``192.0.2.1``, ``192.0.2.1:3261``, ``[2001:db8::1]:3260``: an address and a port."""
+    bracketed = value.startswith("[")
+    address, separator, port = value.rpartition(":")
+    if not separator or (bracketed and value.endswith("]")):
+        address, port = value, str(ISCSI_PORT)
+    if bracketed:
+        address = address.removeprefix("[").removesuffix("]")
+    elif ":" in address:
+        raise click.BadParameter("an IPv6 address is in brackets", context, parameter)
+    if not port.isdecimal() or not 0 < int(port) < MAX_PORT:
+        raise click.BadParameter(f"{port!r} is no TCP port", context, parameter)
+    return address, int(port)

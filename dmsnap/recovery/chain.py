@@ -29,6 +29,11 @@ def browse_purpose(point_id: UUID) -> str:
     return f"browse-{point_id.hex[:12]}"
 
 
+def export_purpose(mark: str) -> str:
+    """The purpose of a chain that shows a point to LIO."""
+    return f"export-{mark}"
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """One step back: the device that shows the point, and the slice that holds its undo store."""

@@ -37,7 +37,7 @@ from dmsnap.units import MIB, PAGE_BYTES, format_size
 # The dm names made of it must stay under DM_NAME_LEN (128), and a label holds 64 bytes.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
-RESERVED = ("commit", "revert")
+RESERVED = ("commit", "revert", "list", "restore")
 
 MIN_CHUNK_BYTES = PAGE_BYTES
 MAX_CHUNK_BYTES = MIB
@@ -125,7 +125,7 @@ def check_name(name: str) -> None:
         raise WrongWordError(
             f"{name!r} cannot be a volume's name",
             hint="use up to 64 letters, digits and . _ + -, beginning with a letter or digit, "
-            f"not with {stack.NAME_PREFIX}; {' and '.join(RESERVED)} are taken by dmsnap swap",
+            f"not with {stack.NAME_PREFIX}; {', '.join(RESERVED)} are words of dmsnap's own",
         )
 
 

@@ -18,7 +18,7 @@ from dmsnap.errors import (
 )
 from dmsnap.host import kernel, udev
 from dmsnap.recovery import replica
-from dmsnap.service import assembly, boot, identity, journal
+from dmsnap.service import assembly, boot, export_restore, exported, identity, journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
@@ -128,12 +128,14 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
             return None
         state_directory = session.configuration.state_directory
         prepared = at_boot or not any(boot.wrong_files(volume, state_directory))
-        if prepared and is_assembled(session, volume):
-            return None
-        plan = Assembly(session, volume, at_boot=at_boot).plan()
-        if dry_run:
-            return plan
-        journal.run(session.catalogue, plan)
+        if not (prepared and is_assembled(session, volume)):
+            plan = Assembly(session, volume, at_boot=at_boot).plan()
+            if dry_run:
+                return plan
+            journal.run(session.catalogue, plan)
+        if not at_boot:  # there may be no network yet: a unit of its own does it
+            for export in exported.of_volume(session, volume):
+                export_restore.restore_held(session, export)
     return None
 
 

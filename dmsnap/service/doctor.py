@@ -9,6 +9,7 @@ from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError
 from dmsnap.host import capability, kernel, systemd, udev
 from dmsnap.host.dm import device as dm
+from dmsnap.host.lio import state
 from dmsnap.host.run import PACKAGES, which
 from dmsnap.service import boot_check, configuration
 from dmsnap.service.configuration import Configuration
@@ -62,6 +63,7 @@ def doctor() -> list[Check]:
     root = os.geteuid() == 0
     checks = [kernel_check(kernel.version()), root_check(root)]
     checks += target_checks(loaded_targets() if root else None, capability.has_module)
+    checks.append(lio_check(capability.has_module))
     checks.append(io_uring_check(capability.io_uring_refusal()))
     checks += [tool_check(tool, which(tool.name)) for tool in TOOLS]
     checks.append(udev_check(udev.is_running(), RULES_DIRECTORIES))
@@ -130,6 +132,19 @@ def target_checks(
                 f"the kernel {os.uname().release} has no {module}",
                 "boot a kernel with device-mapper's modules, as distributions ship them",
             )
+
+
+def lio_check(has_module: Callable[[str], bool]) -> Check:
+    """What exporting LUNs needs of the kernel."""
+    missing = [module for module in state.MODULES if not has_module(module)]
+    if not missing:
+        return Check("iSCSI target", Level.OK, "is loaded when it is needed")
+    return Check(
+        "iSCSI target",
+        Level.WARNING,
+        f"the kernel {os.uname().release} has no {', '.join(missing)}: LUNs cannot be exported",
+        "boot a kernel with LIO's modules, as distributions ship them",
+    )
 
 
 def io_uring_check(refusal: int) -> Check:

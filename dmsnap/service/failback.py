@@ -24,6 +24,7 @@ from dmsnap._native.label import Label, LabelState
 from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.export import ExportKind
 from dmsnap.catalogue.model import AreaRole, Point, Volume, VolumeState
 from dmsnap.catalogue.skipped import Skipped
 from dmsnap.errors import (
@@ -37,7 +38,16 @@ from dmsnap.host import kernel, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
-from dmsnap.service import assembly, browse, handover, journal, mounting, parting, trial
+from dmsnap.service import (
+    assembly,
+    browse,
+    exported,
+    handover,
+    journal,
+    mounting,
+    parting,
+    trial,
+)
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
@@ -316,6 +326,8 @@ def require_former(session: Session, volume: Volume) -> BlockDevice:
     points = session.catalogue.points(volume.id)
     stack.check(volume, session.catalogue.areas(volume.id), points)
     browse.require_unmounted(session, volume)
+    exported.require_unexported(session, volume, [ExportKind.POINT])
+    exported.require_front_read_only(session, volume)
     if any(point.area_id is not None for point in points):
         raise WrongStateError(
             f"live points of {volume.name} lie on {volume.backing} and would be lost",

@@ -10,7 +10,7 @@ from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Area, AreaRole, Job, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
 from dmsnap.recovery import history, replica
-from dmsnap.service import journal
+from dmsnap.service import exported, journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held, reap
 from dmsnap.service.session import Session
@@ -223,6 +223,7 @@ def deletion_steps(session: Session, volume: Volume, wanted: PointView) -> list[
         raise WrongStateError(
             f"the front of {volume.name} shows this point: revert or commit first"
         )
+    exported.require_point_unexported(session, volume, wanted.id)
     steps = []
     recorded = session.catalogue.find_point(wanted.id)
     if recorded is not None and recorded.area_id is not None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue import skipped
+from dmsnap.catalogue.export import ExportKind
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, StackChangedError, WrongStateError
 from dmsnap.host import kernel
@@ -26,7 +27,7 @@ from dmsnap.host.dm.target import (
     single,
 )
 from dmsnap.recovery import chain, history, replica
-from dmsnap.service import browse, journal, parting
+from dmsnap.service import browse, exported, journal, parting
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.reaper import held_unless_done, retire
 from dmsnap.service.session import Session
@@ -56,6 +57,7 @@ class Promotion:
                 hint=f"dmsnap swap revert {volume.name} goes back to the primary",
             )
         browse.require_unmounted(session, volume)
+        exported.require_unexported(session, volume, [ExportKind.POINT])
         if volume.state is VolumeState.TRIAL:
             require_overlay(volume)
         self.live = [

@@ -20,7 +20,7 @@ from dmsnap.catalogue.model import (
 from dmsnap.errors import DmsnapError, InterruptedBySignal
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import chain, replica
-from dmsnap.service import assembly, handover, operations, trial
+from dmsnap.service import assembly, exported, handover, operations, trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 
@@ -73,6 +73,8 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     remove_temporary_points(session, volume)
     remove_stray_snapshots(session, volume)
     remove_stray_overlays(session, volume)
+    exported.reap(session, exported.of_volume(session, volume))
+    exported.hide_stray_points(session, volume)
     if handover.is_unfinished(session, volume):
         finish_handover(session, volume)
         return

@@ -13,7 +13,7 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.recovery import history, replica
-from dmsnap.service import trial
+from dmsnap.service import exported, publication, trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
 from dmsnap.units import format_size, to_bytes
@@ -49,7 +49,7 @@ class LivePointStatus:
 
 @dataclass(frozen=True, slots=True)
 class VolumeStatus:
-    """One volume. ``problems`` is empty when all is well.
+    """One volume. ``problems`` is empty when all is well. ``exports`` are iSCSI targets.
 
     ``running`` is the command that works on it now: its devices and its label are on their way
     then, and not judged.
@@ -67,6 +67,7 @@ class VolumeStatus:
     live_points: tuple[LivePointStatus, ...]
     problems: tuple[str, ...]
     running: str | None = None
+    exports: tuple[str, ...] = ()
 
 
 def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
@@ -84,6 +85,9 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
     problems: list[str] = []
     passing += cut_off_jobs(session, volume)
     live_now = live_points(volume, points, problems)
+    exports = exported.of_volume(session, volume)
+    found = [publication.problem(session, export) for export in exports]
+    problems += [f"{problem}: dmsnap export restore" for problem in found if problem]
     # It may have begun since.
     running = running or session.running(volume.name)
     return VolumeStatus(
@@ -101,6 +105,7 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
         live_points=live_now,
         problems=tuple(problems if running else [*passing, *problems]),
         running=running,
+        exports=tuple(export.target for export in exports),
     )
 
 

@@ -22,7 +22,7 @@ from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import audit as auditing
-from dmsnap.service import journal
+from dmsnap.service import exported, journal
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.point import PointSet
@@ -294,6 +294,7 @@ def sync(
     ``bandwidth``: bytes a second that are read from the volume, or written; 0: no limit.
     """
     with held(session, name) as volume:
+        exported.require_replica_unexported(session, volume)
         if volume.state is not VolumeState.PROTECTED:
             raise WrongStateError(
                 f"{name} is in state {volume.state}: its recovery volume cannot be synced"

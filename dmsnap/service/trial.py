@@ -13,6 +13,7 @@ from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.host.dm.target import Snapshot, Table, single
 from dmsnap.recovery import chain, history, replica
+from dmsnap.service import exported
 from dmsnap.service.journal import StepTimes
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.stack import DmName
@@ -111,13 +112,17 @@ def is_loaded(volume: Volume, areas: Sequence[Area]) -> bool:
 
 
 def require_unopened(volume: Volume) -> None:
-    """Raise while somebody has the front open: its content is about to change under them."""
+    """Raise while somebody has the front open: its content is about to change under them.
+
+    LIO may: a LUN stays what it is, and what initiators have cached of it is for them to drop.
+    """
+    published = exported.opened_by_lio(volume)
     info = stack.require(stack.front(volume))
-    if info.open_count and udev.is_running() and not lasting_users(info.devno):
+    if info.open_count > published and udev.is_running() and not lasting_users(info.devno):
         # udev looks at a device that was closed after writing, and holds it open for a moment.
         udev.settle()
         info = stack.require(stack.front(volume))
-    if info.open_count:
+    if info.open_count > published:
         users = describe_users_of(info.devno) or "the kernel or another mount namespace"
         raise BusyError(f"/dev/mapper/{volume.name} is in use: {users}")
 

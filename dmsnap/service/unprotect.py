@@ -15,7 +15,7 @@ from dmsnap.host import signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
-from dmsnap.service import assembly, boot, identity, journal, mounting
+from dmsnap.service import assembly, boot, exported, identity, journal, mounting
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
@@ -43,6 +43,7 @@ class Release:
             raise BusyError(
                 f"a point of {volume.name} is mounted", hint="dmsnap point umount POINT comes first"
             )
+        exported.require_unexported(session, volume)
         if forget and volume.recovery is not None and volume.state is not VolumeState.BUILDING:
             replica.label_of(volume)
         self.session = session

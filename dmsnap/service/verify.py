@@ -14,7 +14,7 @@ from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import history, replica
 from dmsnap.service import audit as auditing
-from dmsnap.service import journal
+from dmsnap.service import exported, journal
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.point import PointSet
@@ -198,6 +198,7 @@ def verify(
     Needs root.
     """
     with held(session, name) as volume:
+        exported.require_replica_unexported(session, volume)
         if volume.state is not VolumeState.PROTECTED:
             raise WrongStateError(
                 f"{name} is in state {volume.state}: its recovery volume cannot be verified"

@@ -68,6 +68,11 @@ def browse(volume: Volume, point_id: UUID) -> DmName:
     return _hidden(volume, "browse", point_id.hex[:12])
 
 
+def exported(volume: Volume, mark: str) -> DmName:
+    """A point as LIO publishes it: of the volume's size, read-only."""
+    return _hidden(volume, "export", mark)
+
+
 def _hidden(volume: Volume, role: str, suffix: str) -> DmName:
     return DmName(
         f"{NAME_PREFIX}{volume.name}-{role}-{suffix}",

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmsnap._native.extent_set import ExtentSet
+from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue import jobs, schema, skipped
 from dmsnap.catalogue.clock import format_time
+from dmsnap.catalogue.export import Export, ExportKind, Source
 from dmsnap.catalogue.model import (
     Area,
     AreaRole,
@@ -406,3 +408,38 @@ def test_what_a_replica_leaves_out_is_good_for_its_points_only(tmp_path: Path) -
         skipped.record(opened, Skipped(recovery, (point,), extents))
         skipped.forget(opened, recovery)
         assert not skipped.of_replica(opened, recovery, point)
+
+
+def an_export(volume: Volume) -> Export:
+    return Export(
+        id=uuid4(),
+        source=Source(ExportKind.POINT, volume.id, uuid4(), None, 2**44),
+        target="iqn.2026-01.local.dmsnap:srv-1",
+        lun=0,
+        address="2001:db8::1",
+        port=3260,
+        initiators=("iqn.2026-01.org.example:a", "iqn.2026-01.org.example:b"),
+        read_only=True,
+        generation=1,
+        complete=False,
+        created_ns=1,
+    )
+
+
+def test_exports_come_back_as_they_were(catalogue: Catalogue) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    first = an_export(volume)
+    device = Source(ExportKind.DEVICE, None, None, "/dev/disk/by-id/x", 4096)
+    second = replace(first, id=uuid4(), source=device, address="192.0.2.1", created_ns=2)
+    for export in (second, first):
+        recorded.record(catalogue, export)
+    assert recorded.exports(catalogue) == [first, second]
+    assert recorded.exports(catalogue, volume.id) == [first]
+    done = replace(first, complete=True, generation=2)
+    recorded.record(catalogue, done)
+    assert recorded.exports(catalogue, volume.id) == [done]
+    assert done.backstore == f"dmsnap-{done.id.hex[:12]}-2"
+    assert (done.portal, second.portal) == ("[2001:db8::1]:3260", "192.0.2.1:3260")
+    recorded.forget(catalogue, first.id)
+    assert recorded.exports(catalogue) == [second]

@@ -207,3 +207,10 @@ def test_io_uring_is_probed_for_real() -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - links come and go
     assert capability.io_uring_refusal() in (0, errno.ENOSYS, errno.EPERM)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_exporting_needs_modules_of_lio() -> None:
+    assert doctor.lio_check(lambda _: True).level is Level.OK
+    check = doctor.lio_check(lambda module: module != "iscsi_target_mod")
+    assert check.level is Level.WARNING
+    assert "has no iscsi_target_mod: LUNs cannot be exported" in check.sentence

@@ -1,7 +1,7 @@
 """What can be written on the command line, as data: a module per noun, as in ``actions``."""
 
 from dmsnap.cli.grammar import Noun
-from dmsnap.cli.parser import host, inspect, job, point, swap, volume
+from dmsnap.cli.parser import export, host, inspect, job, lun, point, swap, volume
 
 ROOT = Noun(
     "dmsnap",
@@ -15,6 +15,9 @@ ROOT = Noun(
         volume.VERIFY,
         swap.SWAP,
         swap.FAILBACK,
+        export.EXPORT,
+        export.UNEXPORT,
+        lun.LUN,
         volume.STATUS,
         job.JOB,
         inspect.INSPECT,

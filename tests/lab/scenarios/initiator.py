@@ -1,0 +1,79 @@
+"""The other side of an export: open-iscsi by hand, in this guest or another one's place."""
+
+import time
+from pathlib import Path
+
+from conftest import run
+
+NAME = "iqn.2026-01.org.example.lab:initiator"
+NAME_FILE = Path("/etc/iscsi/initiatorname.iscsi")
+SECONDS = 30
+
+
+def start() -> None:
+    """iscsid, once in a guest."""
+    run("modprobe", "-a", "iscsi_tcp", "sd_mod")
+    NAME_FILE.write_text(f"InitiatorName={NAME}\n")
+    Path("/run/lock/iscsi").mkdir(parents=True, exist_ok=True)
+    if not Path("/run/iscsid.pid").exists():
+        run("iscsid")
+
+
+def login(export: dict[str, object]) -> str:
+    """Log in to an export; returns the disk that comes of it."""
+    node = ("-m", "node", "-T", export["target"], "-p", export["portal"])
+    run("iscsiadm", *node, "-o", "new")
+    run("iscsiadm", *node, "--login")
+    return disk(export)
+
+
+def logout(export: dict[str, object]) -> None:
+    """Log out, and forget the target."""
+    node = ("-m", "node", "-T", export["target"], "-p", export["portal"])
+    run("iscsiadm", *node, "--logout")
+    run("iscsiadm", *node, "-o", "delete")
+
+
+def is_turned_away(export: dict[str, object], name: str) -> None:
+    """An initiator by another name: refused as a failed authorisation (iscsiadm's code 24)."""
+    run("iscsiadm", "-m", "iface", "-I", "stranger", "-o", "new")
+    run(
+        "iscsiadm", "-m", "iface", "-I", "stranger", "-o", "update",
+        "-n", "iface.initiatorname", "-v", name,
+    )  # fmt: skip
+    node = ("-m", "node", "-T", export["target"], "-p", export["portal"], "-I", "stranger")
+    run("iscsiadm", *node, "-o", "new")
+    run("iscsiadm", *node, "--login", expected=24)
+    run("iscsiadm", *node, "-o", "delete")
+    run("iscsiadm", "-m", "iface", "-I", "stranger", "-o", "delete")
+
+
+def disk(export: dict[str, object]) -> str:
+    """The disk of a session's LUN, as soon as it is there."""
+    ends = time.monotonic() + SECONDS
+    while time.monotonic() < ends:
+        for session in Path("/sys/class/iscsi_session").glob("session*"):
+            if (session / "targetname").read_text().strip() == export["target"]:
+                for block in (session / "device").glob(f"target*/*:{export['lun']}/block/*"):
+                    return f"/dev/{block.name}"
+        time.sleep(0.05)
+    raise AssertionError(f"no disk of {export['target']} within {SECONDS} s")
+
+
+def delete(disk_path: str) -> None:
+    """Have the kernel forget a disk, and all that it has cached of it."""
+    run("blockdev", "--flushbufs", disk_path)
+    device = Path("/sys/block", Path(disk_path).name, "device")
+    (device / "delete").write_text("1\n")
+
+
+def rescan(export: dict[str, object]) -> str:
+    """Scan for the LUN again."""
+    run("iscsiadm", "-m", "node", "-T", export["target"], "--rescan")
+    return disk(export)
+
+
+def identity(disk_path: str) -> tuple[bytes, bytes]:
+    """Serial number and WWN: the pages 0x80 and 0x83 of vital product data."""
+    device = Path("/sys/block", Path(disk_path).name, "device")
+    return (device / "vpd_pg80").read_bytes(), (device / "vpd_pg83").read_bytes()

@@ -1,0 +1,323 @@
+"""Exports: LUNs of LIO's, seen through open-iscsi on the loopback interface."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import initiator
+import pytest
+from conftest import MIB, Lab, catalogue_rows, dm_devices, dmsnap, forked, refused, run, sha256
+
+from dmsnap.errors import ExitCode
+from dmsnap.host.lio import state, target
+
+SIZE = 64 * MIB
+PORTAL = "127.0.0.1:3270"
+TO = ("--portal", PORTAL, "--initiator", initiator.NAME)
+LIO = Path("/sys/kernel/config/target")
+
+Export = dict[str, Any]
+
+
+@pytest.fixture
+def published(lab: Lab) -> Iterator[Lab]:
+    """A lab from which LUNs are taken back before its devices go."""
+    initiator.start()
+    try:
+        yield lab
+    finally:
+        subprocess.run(["iscsiadm", "-m", "node", "--logout"], capture_output=True, check=False)
+        subprocess.run(["iscsiadm", "-m", "node", "-o", "delete"], capture_output=True, check=False)
+        for iqn in targets():
+            dmsnap("unexport", iqn, "--force")
+    assert published_objects() == []
+
+
+def published_objects() -> list[str]:
+    """Everything of LIO's that initiators could see, and what it is made of."""
+    found = [*LIO.glob("iscsi/iqn.*"), *LIO.glob("core/iblock_*/*")]
+    return sorted(path.name for path in found if path.is_dir())
+
+
+def filled(lab: Lab, size_bytes: int = SIZE) -> str:
+    """A disk with content that is nowhere else."""
+    disk = lab.disk(size_bytes)
+    scribble(disk, 0, size_bytes)
+    return disk
+
+
+def targets() -> list[str]:
+    """The targets that are recorded, whether they can be used or not."""
+    return [row[0] for row in catalogue_rows("select target from export order by created_ns")]
+
+
+def scribble(device: str, offset_bytes: int, length_bytes: int) -> None:
+    descriptor = os.open(device, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, os.urandom(length_bytes), offset_bytes)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_fails(device: str) -> None:
+    """Even when the initiator does not believe that the disk is read-only."""
+    run("blockdev", "--setrw", device)
+    run("dd", "if=/dev/urandom", f"of={device}", "bs=4096", "count=1", "oflag=direct", expected=1)
+
+
+@contextmanager
+def read_without_pause(disk: str) -> Iterator[None]:
+    """An initiator that reads the disk over and over, past its cache, and stops at an error."""
+    script = f"while dd if={disk} of=/dev/null bs=64k iflag=direct status=none; do :; done"
+    with subprocess.Popen(["sh", "-c", script], start_new_session=True) as reader:
+        try:
+            yield
+            with pytest.raises(subprocess.TimeoutExpired):
+                reader.wait(1)
+        finally:
+            os.killpg(reader.pid, signal.SIGKILL)
+
+
+def volume(lab: Lab) -> tuple[str, str, str]:
+    """A protected volume: its name, its device and its recovery volume."""
+    primary, recovery = filled(lab), lab.disk(4 * SIZE)
+    return lab.protect(primary, recovery), primary, recovery
+
+
+def test_a_front_is_written_from_there_and_stays_the_lun_through_a_swap(published: Lab) -> None:
+    name, primary, _ = volume(published)
+    front = f"/dev/mapper/{name}"
+    export = dmsnap("export", name, *TO)
+    assert (export["kind"], export["lun"], export["read_only"]) == ("front", 0, False)
+    assert dmsnap("export", name, *TO) == export
+    disk = initiator.login(export)
+    assert sha256(disk) == sha256(front)
+    identity = initiator.identity(disk)
+
+    scribble(disk, 5 * MIB, MIB)
+    synced = dmsnap("sync", name, "--audit", "full")
+    assert synced["tracker"] == "era"
+    assert MIB <= synced["bytes_dirty"] < 4 * MIB
+    at_the_sync = sha256(primary)
+    scribble(disk, 9 * MIB, 4 * MIB)
+    spoiled = sha256(primary)
+    assert spoiled != at_the_sync
+
+    (listed,) = dmsnap("export", "list")
+    assert listed["sessions"] == [initiator.NAME]
+    assert listed["problem"] is None
+    assert "unexport" in dmsnap("unprotect", name, expected=ExitCode.BUSY)["hint"]
+    assert "logged in" in refused(ExitCode.BUSY, "unexport", name)
+
+    with read_without_pause(disk):
+        dmsnap("swap", name)
+    assert sha256(disk) == at_the_sync
+    scribble(disk, 0, MIB)
+    assert sha256(disk) == sha256(front)
+    assert sha256(primary) == spoiled
+    with read_without_pause(disk):
+        dmsnap("swap", "revert", name)
+    assert sha256(disk) == spoiled
+    assert initiator.identity(disk) == identity
+    (status,) = dmsnap("status", name)
+    assert status["exports"] == [export["target"]]
+    assert status["problems"] == []
+
+    dmsnap("swap", name)
+    dmsnap("swap", "commit", name)
+    assert sha256(disk) == at_the_sync
+    assert "exported" in refused(ExitCode.BUSY, "failback", name)
+    initiator.logout(export)
+    dmsnap("unexport", name)
+    assert dmsnap("export", "list") == []
+    assert published_objects() == []
+    dmsnap("failback", name)
+    assert sha256(front) == at_the_sync
+
+
+def test_points_are_exported_read_only_from_wherever_they_are(published: Lab) -> None:
+    name, primary, _ = volume(published)
+    digests = {}
+    for step in range(2):
+        scribble(f"/dev/mapper/{name}", step * MIB, 3 * MIB)
+        point = dmsnap("sync", name)["point"]
+        digests[point] = sha256(primary)
+    scribble(f"/dev/mapper/{name}", 20 * MIB, 3 * MIB)
+    (live,) = dmsnap("point", "create", name)
+    digests[live["id"]] = sha256(primary)
+    scribble(f"/dev/mapper/{name}", 20 * MIB, 3 * MIB)
+
+    kinds = []
+    for point, digest in digests.items():
+        kinds.append(dmsnap("point", "show", point)["places"][0]["kind"])
+        export = dmsnap("export", point[:13], *TO)
+        assert export["read_only"]
+        disk = initiator.login(export)
+        assert sha256(disk) == digest
+        write_fails(disk)
+        assert sha256(disk) == digest
+        assert "unexport" in dmsnap("point", "delete", point, expected=ExitCode.BUSY)["hint"]
+        if kinds[-1] == "live":
+            dmsnap("sync", name)
+        else:
+            assert point in refused(ExitCode.BUSY, "sync", name)
+        initiator.logout(export)
+        dmsnap("unexport", point)
+        assert not [device for device in dm_devices() if "-export-" in device]
+    assert sorted(kinds) == ["history", "live", "replica"]
+
+
+def test_a_device_is_exported_whole_or_read_only_and_to_nobody_else(published: Lab) -> None:
+    disk = filled(published)
+    export = dmsnap("export", disk, *TO, "--read-only")
+    shown = initiator.login(export)
+    assert sha256(shown) == sha256(disk)
+    write_fails(shown)
+    assert "already" in refused(ExitCode.BUSY, "export", disk, *TO)
+    assert "published by LIO as dmsnap-" in refused(
+        ExitCode.BUSY, "protect", disk, "--name", published.name(), "--recovery",
+        published.disk(4 * SIZE), "--store", published.store(),
+    )  # fmt: skip
+    initiator.logout(export)
+    initiator.is_turned_away(export, "iqn.2026-01.org.example.lab:stranger")
+    dmsnap("unexport", disk)
+
+
+def test_a_lun_is_swapped_and_keeps_its_identity(published: Lab) -> None:
+    lost, spare = filled(published), filled(published)
+    export = dmsnap("export", lost, *TO)
+    disk = initiator.login(export)
+    identity = initiator.identity(disk)
+    assert sha256(disk) == sha256(lost)
+    run("dd", f"if={disk}", "of=/dev/null", "bs=1M", "status=none")  # into the page cache
+    assert "logged in" in refused(ExitCode.BUSY, "lun", "swap", lost, "--to", spare)
+
+    initiator.delete(disk)
+    swapped = dmsnap("lun", "swap", lost, "--to", spare, "--force")
+    assert (swapped["target"], swapped["serial"]) == (export["target"], export["serial"])
+    disk = initiator.rescan(export)
+    assert initiator.identity(disk) == identity
+    assert sha256(disk) == sha256(spare)
+    digest = run("sha256sum", disk).split()[0]  # by the page cache
+    assert digest == sha256(spare)
+    scribble(disk, MIB, MIB)
+    assert sha256(disk) == sha256(spare) != sha256(lost)
+    dmsnap("export", lost, "--portal", "127.0.0.1:3271", "--initiator", initiator.NAME)
+    initiator.logout(export)
+
+
+def test_a_portal_is_an_address_of_this_host_on_a_link_that_is_up(published: Lab) -> None:
+    disk = published.disk(SIZE)
+    words = ("export", disk, "--initiator", initiator.NAME, "--portal")
+    assert "192.0.2.7 is no address of this host" in refused(
+        ExitCode.NOT_FOUND, *words, "192.0.2.7"
+    )
+    run("ip", "link", "add", "dummy7", "type", "dummy")
+    try:
+        run("ip", "address", "add", "192.0.2.7/24", "dev", "dummy7")
+        assert "dummy7 (is switched off)" in refused(ExitCode.WRONG_STATE, *words, "192.0.2.7")
+        run("ip", "link", "set", "dummy7", "up")
+        export = dmsnap(*words, "192.0.2.7")
+        assert export["portal"] == "192.0.2.7:3260"
+        dmsnap("unexport", disk)
+    finally:
+        run("ip", "link", "delete", "dummy7")
+    assert "no IP address" in refused(ExitCode.USAGE, *words, "localhost")
+    assert "no initiator's name" in refused(
+        ExitCode.USAGE, "export", disk, "--portal", PORTAL, "--initiator", "anybody"
+    )
+    assert published_objects() == []
+
+
+def test_what_killed_commands_leave_is_cleared_or_finished(published: Lab) -> None:
+    """At every step of an export, a swap of its LUN and of its end."""
+    name, primary, _ = volume(published)
+    point = dmsnap("point", "list", name)[0]["id"]
+    scribble(f"/dev/mapper/{name}", 0, MIB)
+    other = filled(published)
+    for words in (("export", name, *TO), ("export", point, *TO), ("export", other, *TO)):
+        for position in range(len(dmsnap(*words, "--dry-run")["steps"])):
+            killed(words, position)
+            dmsnap(*words)
+            (export,) = dmsnap("export", "list")
+            assert export["problem"] is None
+            dmsnap("unexport", export["target"])
+            assert published_objects() == [], (words, position)
+    assert not [device for device in dm_devices() if "-export-" in device]
+
+    for position in range(4):
+        iqn = dmsnap("export", point, *TO)["target"]
+        killed(("unexport", point), position)
+        dmsnap("point", "create", name)  # any command of the volume clears it
+        left = [] if position else [iqn]
+        assert targets() == left, position
+        if left:
+            (kept,) = dmsnap("export", "list")  # all of it can be used
+            assert kept["problem"] is None
+            dmsnap("unexport", point)
+        assert published_objects() == [], position
+
+    before = dmsnap("export", name, *TO)
+    swap = ("lun", "swap", before["target"], "--to", point)
+    for position in range(len(dmsnap(*swap, "--dry-run")["steps"])):
+        killed(swap, position)
+        dmsnap("point", "create", name)
+        (export,) = dmsnap("export", "list")
+        assert export["problem"] is None, position
+        shown = initiator.login(export)
+        expected = sha256(primary) if export["kind"] == "front" else None
+        assert expected is None or sha256(shown) == expected, position
+        initiator.logout(export)
+        if export["kind"] == "point":
+            dmsnap("lun", "swap", before["target"], "--to", name)
+    assert len(published_objects()) == 2
+
+
+def killed(words: tuple[object, ...], position: int) -> None:
+    ended = forked(*words, at=(position, "done"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL, ended.stderr
+
+
+def test_a_signal_at_any_step_leaves_nothing(published: Lab) -> None:
+    disk = filled(published)
+    words = ("export", disk, *TO)
+    for position in range(len(dmsnap(*words, "--dry-run")["steps"])):
+        ended = forked(*words, at=(position, "begun"), send=(signal.SIGINT,))
+        if ended.code == 0:  # it was through already
+            dmsnap("unexport", disk)
+        assert ended.code in (0, 130), ended.stderr
+        assert published_objects() == [], position
+        assert dmsnap("export", "list") == []
+
+
+def test_what_somebody_took_away_is_published_again(published: Lab) -> None:
+    name, primary, _ = volume(published)
+    point = dmsnap("point", "create", name)[0]["id"]
+    front, shown = dmsnap("export", name, *TO), dmsnap("export", point, *TO)
+    disk = filled(published)
+    plain = dmsnap("export", disk, *TO)
+    for export in (front, shown, plain):
+        target.remove_target(export["target"])
+        for backstore in state.backstores():
+            if backstore.serial == export["serial"]:
+                target.remove_backstore(backstore.name)
+    assert published_objects() == []
+    listed = dmsnap("export", "list", expected=ExitCode.UNHEALTHY)
+    assert all("is not exported as LUN 0" in export["problem"] for export in listed)
+    (status,) = dmsnap("status", name, expected=ExitCode.UNHEALTHY)
+    assert len(status["problems"]) == 2
+
+    dmsnap("assemble", name)
+    (status,) = dmsnap("status", name)
+    assert sorted(status["exports"]) == sorted([front["target"], shown["target"]])
+    restored = dmsnap("export", "restore")
+    assert [result["error"] for result in restored] == [None] * 3
+    assert dmsnap("export", "list") == [front, shown, plain]
+    for export, source in ((front, primary), (shown, primary), (plain, disk)):
+        assert sha256(initiator.login(export)) == sha256(source)
+        initiator.logout(export)

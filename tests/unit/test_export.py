@@ -1,0 +1,72 @@
+"""What an export is called and whom it lets in, before anything is published."""
+
+import re
+from uuid import uuid4
+
+import pytest
+
+from dmsnap.catalogue.export import ExportKind, Source
+from dmsnap.errors import WrongWordError
+from dmsnap.service import export, exported
+from dmsnap.service.export import ExportRequest
+
+
+def request(address: str = "192.0.2.1", *initiators: str) -> ExportRequest:
+    return ExportRequest("srv", address, 3260, initiators, False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "iqn.1993-08.org.debian:01:5f1e2d3c4b5a",
+        "iqn.2026-12.org.example.a-b",
+        "iqn.2005-03.org.open-iscsi:host.lan:1",
+    ],
+)
+def test_names_of_initiators(name: str) -> None:
+    export.check_words(request("::1", name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", "host", "iqn.2026-13.org.example:a", "iqn.2026-01.org.Example:a", "iqn.26-01.org.e:a",
+        "iqn.2026-01.org.example:a/../b", "iqn.2026-01.org.example:a b", "eui.0123456789abcdef",
+    ],
+)  # fmt: skip
+def test_what_is_no_name_of_an_initiator(name: str) -> None:
+    with pytest.raises(WrongWordError, match="no initiator's name"):
+        export.check_words(request("192.0.2.1", "iqn.2026-01.org.example:good", name))
+
+
+def test_a_host_name_is_no_address() -> None:
+    with pytest.raises(WrongWordError, match="no IP address"):
+        export.check_words(request("localhost", "iqn.2026-01.org.example:a"))
+
+
+def test_the_serial_number_is_the_same_for_the_same_thing() -> None:
+    volume_id, point_id = uuid4(), uuid4()
+    front = Source(ExportKind.FRONT, volume_id, None, None, 1)
+    point = Source(ExportKind.POINT, volume_id, point_id, None, 1)
+    device = Source(ExportKind.DEVICE, None, None, "/dev/disk/by-id/a", 1)
+    other = Source(ExportKind.DEVICE, None, None, "/dev/disk/by-id/b", 1)
+    serials = [export.serial_of(source) for source in (front, point, device, other)]
+    assert serials[:2] == [volume_id, point_id]
+    assert len(set(serials)) == len(serials)
+    assert export.serial_of(device) == serials[2]
+
+
+def test_devices_that_show_a_point_are_told_from_others() -> None:
+    """Of the dm UUIDs of a volume, by the mark of the point."""
+    prefix = f"DMSNAP-{uuid4()}"
+    shows = {
+        f"{prefix}-export-0123456789ab": "0123456789ab",
+        f"{prefix}-history-export-0123456789ab-0": "0123456789ab",
+        f"{prefix}-store-export-0123456789ab-63": "0123456789ab",
+        f"{prefix}-point-0123456789ab": None,
+        f"{prefix}-history-browse-0123456789ab-0": None,
+        f"{prefix}-front": None,
+    }
+    for uuid, mark in shows.items():
+        match = re.search(exported.SHOWS_POINT, uuid)
+        assert (match[1] if match else None) == mark
