@@ -8,17 +8,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 
-from harness import apt_sources, arguments, initramfs, pip_settings, program, python_layers, tree
+from harness import (
+    apt_sources,
+    arguments,
+    initramfs,
+    pip_settings,
+    program,
+    python_layers,
+    qemu,
+    tree,
+    uml,
+)
+from harness.cable import cable
 from harness.cache import CONTENT, STAMP, Layers, fingerprint, key_of, key_of_files
 from harness.errors import LabError
-from harness.guest import run_directory, write_command
+from harness.guest import Guest, Stock, run_directory, write_command
 from harness.jail import PROC, Jail, Mount, tmpfs
+from harness.kernels import KERNELS
 from harness.report import Report
 
 QUIET = Report(verbose=False)
@@ -340,3 +353,31 @@ def test_a_program_ends_with_the_runner() -> None:
     with ours:
         ours.settimeout(10)
         assert ours.recv(1) == b""  # the last holder of the other end is gone
+
+
+def test_a_cable_carries_packets_and_drops_those_for_nobody() -> None:
+    with cable() as (one, other):
+        one.socket.send(b"there")
+        assert other.socket.recv(100) == b"there"
+        other.socket.send(b"and back")
+        assert one.socket.recv(100) == b"and back"
+        for _ in range(20_000):  # more than any queue holds
+            one.socket.send(bytes(1500))
+        other.socket.send(b"still")
+        assert one.socket.recv(100) == b"still"
+        other.drain()
+    with pytest.raises(OSError, match="descriptor"):
+        one.socket.send(b"cut")
+
+
+def test_a_plug_is_a_network_device_of_user_mode_linux_alone(tmp_path: Path) -> None:
+    with cable() as (plug, _), run_directory(tmp_path, None) as run:
+        guest = Guest(
+            KERNELS["uml12"], "minimal", 512, tmp_path, tmp_path, tmp_path, tmp_path, plug=plug
+        )
+        (word,) = [word for word in uml.argv(guest, run, 5) if word.startswith("vec0:")]
+        assert word == f"vec0:transport=fd,fd={plug.socket.fileno()},mac=02:00:00:00:00:01"
+        assert not [word for word in uml.argv(replace(guest, plug=None), run, 5) if "vec0" in word]
+        stock = replace(guest, kernel=KERNELS["deb12"], stock=Stock(tmp_path, tmp_path))
+        with pytest.raises(LabError, match="no socket for a network cable"):
+            qemu.argv(stock, run, 5)
