@@ -1,8 +1,10 @@
 """Exporting a front, a point or a device as a LUN."""
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 from dmsnap.catalogue import export as recorded
@@ -20,7 +22,7 @@ from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.lio import state
 from dmsnap.service import admission, journal, publication
 from dmsnap.service.export_list import ExportView, view
-from dmsnap.service.export_source import held, resolve
+from dmsnap.service.export_source import held, of_no_volume, resolve, volume_ids
 from dmsnap.service.journal import Plan
 from dmsnap.service.publication import Publication, Shown
 from dmsnap.service.session import Session
@@ -57,12 +59,20 @@ def export(session: Session, request: ExportRequest, *, dry_run: bool) -> Export
             wanted = planned(session, source, request)
             require_exportable(session, source, wanted)
             steps = Publication(session, wanted).steps()
-        plan = Plan("export", source.volume_id, steps)
+        arguments = asdict(request) | of_no_volume(source)
+        plan = Plan("export", volume_ids(source), steps, arguments=arguments)
         if dry_run:
             return plan
         if existing is None or publication.problem(session, existing):
             journal.run(session.catalogue, plan)
         return view(session, wanted)
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin anew an export that was cut off."""
+    values = {field.name: arguments[field.name] for field in fields(ExportRequest)}
+    values["initiators"] = tuple(arguments["initiators"])
+    return export(session, ExportRequest(**values), dry_run=False)
 
 
 def check_words(request: ExportRequest) -> None:

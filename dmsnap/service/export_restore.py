@@ -1,12 +1,14 @@
 """Publishing again what a boot, or somebody else, took away."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export
 from dmsnap.errors import DmsnapError, ExitCode, InterruptedBySignal
 from dmsnap.service import journal, publication
-from dmsnap.service.export_source import held
+from dmsnap.service.export_source import held, of_no_volume, volume_ids
 from dmsnap.service.journal import Plan
 from dmsnap.service.publication import Publication, Shown
 from dmsnap.service.session import Session
@@ -49,4 +51,11 @@ def restore_held(session: Session, found: Export) -> None:
     """Publish one export again, its lock held; nothing happens when initiators can use it."""
     if publication.problem(session, found):
         steps = Publication(session, found).again()
-        journal.run(session.catalogue, Plan("export restore", found.source.volume_id, steps))
+        arguments = of_no_volume(found.source)
+        plan = Plan("export restore", volume_ids(found.source), steps, arguments=arguments)
+        journal.run(session.catalogue, plan)
+
+
+def again(session: Session, _arguments: Mapping[str, Any]) -> object:
+    """Publish again whatever is not there."""
+    return restore(session)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, ExportKind, Source
@@ -49,6 +50,17 @@ def held(session: Session, *sources: Source) -> Iterator[None]:
             else:
                 reap(session, session.catalogue.volume_by_id(source.volume_id))
         yield
+
+
+def volume_ids(*sources: Source) -> list[UUID]:
+    """The volumes that a job on these works on; none for a device."""
+    found = (source.volume_id for source in sources)
+    return list(dict.fromkeys(volume_id for volume_id in found if volume_id is not None))
+
+
+def of_no_volume(source: Source) -> dict[str, object]:
+    """What a job on a device has among its arguments: the lock by which it is known to live."""
+    return {} if source.volume_id is not None else {"name": DEVICES_LOCK}
 
 
 def lock_names(session: Session, source: Source) -> list[str]:

@@ -159,4 +159,8 @@ def hide_stray_points(session: Session, volume: Volume) -> None:
     uuids = [info.uuid for info in dm.list_devices(f"{dm.UUID_PREFIX}{volume.id}-")]
     found = {match[1] for match in map(SHOWS_POINT.search, uuids) if match is not None}
     for stray in found - wanted:
+        shown = dm.info(uuid=stack.exported(volume, stray).uuid)
+        for backstore in state.backstores_on(shown.devno) if shown else []:
+            if backstore.is_ours:
+                target.remove_backstore(backstore.name)
         hide_point(volume, stray)

@@ -1,8 +1,10 @@
 """Swapping a LUN: another backstore behind the same number, serial number and WWN."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, ExportKind, Source
@@ -12,7 +14,7 @@ from dmsnap.host.lio import state, target
 from dmsnap.host.system_call import system_call
 from dmsnap.service import export, exported, journal, publication
 from dmsnap.service.export_list import ExportView, view
-from dmsnap.service.export_source import find_export, held, resolve
+from dmsnap.service.export_source import find_export, held, of_no_volume, resolve, volume_ids
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.publication import Shown
 from dmsnap.service.session import Session
@@ -25,8 +27,15 @@ class LunSwap:
     recorded: cut off anywhere, the next command maps what is recorded.
     """
 
-    def __init__(self, session: Session, before: Export, source: Source) -> None:
+    def __init__(
+        self,
+        session: Session,
+        before: Export,
+        source: Source,
+        arguments: Mapping[str, object],
+    ) -> None:
         self.session = session
+        self.arguments = arguments
         self.before = before
         self.after = replace(
             before,
@@ -57,7 +66,7 @@ class LunSwap:
         where = f"LUN {before.lun} of {before.target}"
         return Plan(
             "lun swap",
-            before.source.volume_id or after.source.volume_id,
+            volume_ids(before.source, after.source),
             [
                 *self.new.steps(),
                 Step(
@@ -92,6 +101,7 @@ class LunSwap:
                     final=True,
                 ),
             ],
+            arguments=self.arguments,
         )
 
     def _flush(self) -> None:
@@ -117,7 +127,8 @@ def swap_lun(
     source = resolve(session, to)
     with held(session, find_export(session, what).source, source):
         before = find_export(session, what)
-        swapping = LunSwap(session, before, source)
+        arguments = {"what": what, "to": to, "force": force} | of_no_volume(source)
+        swapping = LunSwap(session, before, source, arguments)
         users = state.sessions(before.target)
         plan = swapping.plan()
         if dry_run:
@@ -130,3 +141,9 @@ def swap_lun(
             )
         journal.run(session.catalogue, plan)
         return view(session, swapping.after)
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin anew a swap of a LUN that was cut off."""
+    what, to, force = (arguments[name] for name in ("what", "to", "force"))
+    return swap_lun(session, what, to, force=force, dry_run=False)

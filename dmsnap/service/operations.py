@@ -46,6 +46,10 @@ OPERATIONS = {
     "swap revert": Operation("revert.again", finish="revert.finish"),
     "swap commit": Operation("promotion.again", finish="promotion.finish"),
     "failback": Operation("failback.again", effect="record"),
+    "export": Operation("export.again", effect="confirm"),
+    "export restore": Operation("export_restore.again", effect="enable"),
+    "unexport": Operation("unexport.again", effect="withdraw"),
+    "lun swap": Operation("lun_swap.again", effect="record"),
 }
 
 

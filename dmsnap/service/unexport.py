@@ -1,14 +1,16 @@
 """Taking a LUN back."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export
 from dmsnap.errors import BusyError
 from dmsnap.host.lio import state, target
 from dmsnap.service import export_unit, exported, journal
-from dmsnap.service.export_source import find_export, held
+from dmsnap.service.export_source import find_export, held, of_no_volume, volume_ids
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.session import Session
 
@@ -18,11 +20,18 @@ def unexport(session: Session, what: str, *, force: bool, dry_run: bool) -> Plan
     source = find_export(session, what).source
     with held(session, source):
         withdrawn = find_export(session, what)
-        plan = Plan("unexport", source.volume_id, withdrawal(session, withdrawn, force=force))
+        steps = withdrawal(session, withdrawn, force=force)
+        arguments = {"what": what, "force": force} | of_no_volume(source)
+        plan = Plan("unexport", volume_ids(source), steps, arguments=arguments)
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
     return None
+
+
+def again(session: Session, arguments: Mapping[str, Any]) -> object:
+    """Begin anew taking back a LUN that was cut off."""
+    return unexport(session, arguments["what"], force=arguments["force"], dry_run=False)
 
 
 def withdrawal(session: Session, withdrawn: Export, *, force: bool) -> list[Step]:

@@ -1,13 +1,14 @@
 """What an export is called and whom it lets in, before anything is published."""
 
 import re
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
 from dmsnap.catalogue.export import ExportKind, Source
 from dmsnap.errors import WrongWordError
-from dmsnap.service import export, exported
+from dmsnap.service import export, export_source, exported
 from dmsnap.service.export import ExportRequest
 
 
@@ -70,3 +71,14 @@ def test_devices_that_show_a_point_are_told_from_others() -> None:
     for uuid, mark in shows.items():
         match = re.search(exported.SHOWS_POINT, uuid)
         assert (match[1] if match else None) == mark
+
+
+def test_a_job_on_a_device_is_known_to_live_by_its_lock() -> None:
+    device = Source(ExportKind.DEVICE, None, None, "/dev/disk/by-id/a", 1)
+    front = Source(ExportKind.FRONT, uuid4(), None, None, 1)
+    assert export_source.volume_ids(device, front, front) == [front.volume_id]
+    assert export_source.of_no_volume(front) == {}
+    assert export_source.of_no_volume(device)["name"] in export_source.lock_names(
+        SimpleNamespace(),  # type: ignore[arg-type]
+        device,
+    )

@@ -80,6 +80,7 @@ def state() -> dict[str, object]:
         "areas": areas,
         "points": rows("SELECT area_id IS NOT NULL, temporary FROM point WHERE deleted_ns IS NULL"
                        " ORDER BY created_ns"),
+        "exports": rows("SELECT kind, complete FROM export ORDER BY kind"),
         "unfinished": rows("SELECT operation FROM job WHERE state = 'running'"),
         "devices": devices(),
         "suspended": suspended(),

@@ -90,6 +90,8 @@ SYNCED: tuple[Words | str, ...] = ("second", ("sync", NAME), "third")
 TRIED = (*SYNCED, ("swap", NAME), "trial")
 TRIED_EARLIER = (*SYNCED, ("swap", NAME, "--to", "POINT-2"), "trial")
 COMMITTED = (*TRIED, ("swap", "commit", NAME), "promoted")
+TO = ("--portal", "127.0.0.1", "--initiator", "iqn.2026-01.org.example.lab:nobody")
+EXPORT = ("export", "POINT-2", *TO)
 
 SCENARIOS = (
     Scenario("protect", "protect", PROTECT, protected=False),
@@ -123,4 +125,10 @@ SCENARIOS = (
     Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),
     Scenario("swap commit, earlier", "swap commit", ("swap", "commit", NAME), TRIED_EARLIER),
     Scenario("failback", "failback", ("failback", NAME), COMMITTED),
+    Scenario("export", "export", EXPORT, SYNCED),
+    Scenario("export restore", "export restore", ("export", "restore"), (*SYNCED, EXPORT)),
+    Scenario("unexport", "unexport", ("unexport", "POINT-2"), SYNCED, (EXPORT,)),
+    Scenario(
+        "lun swap", "lun swap", ("lun", "swap", "POINT-2", "--to", "DISK-other"), SYNCED, (EXPORT,)
+    ),
 )

@@ -262,20 +262,24 @@ def test_what_killed_commands_leave_is_cleared_or_finished(published: Lab) -> No
             dmsnap("unexport", point)
         assert published_objects() == [], position
 
-    before = dmsnap("export", name, *TO)
-    swap = ("lun", "swap", before["target"], "--to", point)
-    for position in range(len(dmsnap(*swap, "--dry-run")["steps"])):
-        killed(swap, position)
-        dmsnap("point", "create", name)
-        (export,) = dmsnap("export", "list")
-        assert export["problem"] is None, position
-        shown = initiator.login(export)
-        expected = sha256(primary) if export["kind"] == "front" else None
-        assert expected is None or sha256(shown) == expected, position
-        initiator.logout(export)
-        if export["kind"] == "point":
-            dmsnap("lun", "swap", before["target"], "--to", name)
-    assert len(published_objects()) == 2
+    for shown, to in ((name, point), (point, other)):
+        before = dmsnap("export", shown, *TO)
+        swap = ("lun", "swap", before["target"], "--to", to)
+        for position in range(len(dmsnap(*swap, "--dry-run")["steps"])):
+            killed(swap, position)
+            dmsnap("point", "create", name)
+            (export,) = dmsnap("export", "list")
+            assert export["problem"] is None, position
+            source = {"front": primary, "device": other}.get(export["kind"])
+            disk = initiator.login(export)
+            assert source is None or sha256(disk) == sha256(source), position
+            initiator.logout(export)
+            if export["kind"] != before["kind"]:
+                dmsnap("lun", "swap", before["target"], "--to", shown)
+        assert len(published_objects()) == 2
+        dmsnap("unexport", before["target"])
+    assert published_objects() == []
+    assert not [device for device in dm_devices() if "-export-" in device]
 
 
 def killed(words: tuple[object, ...], position: int) -> None:
