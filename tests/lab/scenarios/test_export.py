@@ -234,26 +234,27 @@ def test_a_portal_is_an_address_of_this_host_on_a_link_that_is_up(published: Lab
     assert published_objects() == []
 
 
-def test_what_killed_commands_leave_is_cleared_or_finished(published: Lab) -> None:
-    """At every step of an export, a swap of its LUN and of its end."""
-    name, primary, _ = volume(published)
-    point = dmsnap("point", "list", name)[0]["id"]
-    scribble(f"/dev/mapper/{name}", 0, MIB)
-    other = filled(published)
-    for words in (("export", name, *TO), ("export", point, *TO), ("export", other, *TO)):
-        for position in range(len(dmsnap(*words, "--dry-run")["steps"])):
-            killed(words, position)
-            dmsnap(*words)
-            (export,) = dmsnap("export", "list")
-            assert export["problem"] is None
-            dmsnap("unexport", export["target"])
-            assert published_objects() == [], (words, position)
+@pytest.mark.parametrize("what", ["front", "point", "device"])
+def test_what_a_killed_export_leaves_is_cleared_by_the_next(published: Lab, what: str) -> None:
+    things = disks_and_names(published)
+    words = ("export", things[what], *TO)
+    for position in range(len(dmsnap(*words, "--dry-run")["steps"])):
+        killed(words, position)
+        dmsnap(*words)
+        (export,) = dmsnap("export", "list")
+        assert export["problem"] is None
+        dmsnap("unexport", export["target"])
+        assert published_objects() == [], position
     assert not [device for device in dm_devices() if "-export-" in device]
 
+
+def test_what_a_killed_unexport_leaves_is_cleared_by_any_command(published: Lab) -> None:
+    things = disks_and_names(published)
+    name, point = things["front"], things["point"]
     for position in range(4):
         iqn = dmsnap("export", point, *TO)["target"]
         killed(("unexport", point), position)
-        dmsnap("point", "create", name)  # any command of the volume clears it
+        dmsnap("point", "create", name)
         left = [] if position else [iqn]
         assert targets() == left, position
         if left:
@@ -262,24 +263,42 @@ def test_what_killed_commands_leave_is_cleared_or_finished(published: Lab) -> No
             dmsnap("unexport", point)
         assert published_objects() == [], position
 
-    for shown, to in ((name, point), (point, other)):
-        before = dmsnap("export", shown, *TO)
-        swap = ("lun", "swap", before["target"], "--to", to)
-        for position in range(len(dmsnap(*swap, "--dry-run")["steps"])):
-            killed(swap, position)
-            dmsnap("point", "create", name)
-            (export,) = dmsnap("export", "list")
-            assert export["problem"] is None, position
-            source = {"front": primary, "device": other}.get(export["kind"])
-            disk = initiator.login(export)
-            assert source is None or sha256(disk) == sha256(source), position
-            initiator.logout(export)
-            if export["kind"] != before["kind"]:
-                dmsnap("lun", "swap", before["target"], "--to", shown)
-        assert len(published_objects()) == 2
-        dmsnap("unexport", before["target"])
+
+@pytest.mark.parametrize(("shown", "to"), [("front", "point"), ("point", "device")])
+def test_what_a_killed_swap_of_a_lun_leaves_is_put_right(
+    published: Lab, shown: str, to: str
+) -> None:
+    things = disks_and_names(published)
+    before = dmsnap("export", things[shown], *TO)
+    swap = ("lun", "swap", before["target"], "--to", things[to])
+    for position in range(len(dmsnap(*swap, "--dry-run")["steps"])):
+        killed(swap, position)
+        dmsnap("point", "create", things["front"])
+        (export,) = dmsnap("export", "list")
+        assert export["problem"] is None, position
+        disk = initiator.login(export)
+        assert sha256(disk) == sha256(things[f"{export['kind']}'s content"]), position
+        initiator.logout(export)
+        if export["kind"] != before["kind"]:
+            dmsnap("lun", "swap", before["target"], "--to", things[shown])
+    assert len(published_objects()) == 2
+    dmsnap("unexport", before["target"])
     assert published_objects() == []
     assert not [device for device in dm_devices() if "-export-" in device]
+
+
+def disks_and_names(lab: Lab) -> dict[str, str]:
+    """One thing of each kind that can be exported, and where its content can be read."""
+    name, primary, recovery = volume(lab)
+    device = filled(lab)
+    point = dmsnap("point", "list", name)[0]["id"]
+    replica = lab.directory / "replica"
+    run("dd", f"if={recovery}", f"of={replica}", "bs=1M", f"count={SIZE // MIB}", "status=none")
+    scribble(f"/dev/mapper/{name}", 0, MIB)
+    return {
+        "front": name, "front's content": primary, "point": point, "point's content": str(replica),
+        "device": device, "device's content": device,
+    }  # fmt: skip
 
 
 def killed(words: tuple[object, ...], position: int) -> None:
