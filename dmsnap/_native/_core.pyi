@@ -117,6 +117,10 @@ class _Lib:
     DMS_LABEL_MERGING: int
     DMS_LABEL_PRIMARY: int
     DMS_LABEL_KEEP: int
+    DMS_LABEL_TWIN_SAME: int
+    DMS_LABEL_TWIN_EARLIER: int
+    DMS_LABEL_TWIN_DAMAGED: int
+    DMS_LABEL_TWIN_DOUBTFUL: int
     def dms_label_offset(self, device_bytes: int, /) -> int: ...
     def dms_label_read(self, fd: int, device_bytes: int, label: CData, /) -> CData: ...
     def dms_label_write(self, fd: int, device_bytes: int, label: CData, /) -> CData: ...

@@ -17,6 +17,28 @@ MAX_HISTORY: int = lib.DMS_LABEL_MAX_HISTORY
 
 _NIL = UUID(int=0)
 
+NUMBERS = (
+    "generation",
+    "size_bytes",
+    "point_time_ns",
+    "next_point_time_ns",
+    "history_offset_bytes",
+    "history_length_bytes",
+    "lease_time_ns",
+    "block_size",
+    "chunk_size",
+)
+TEXTS = (
+    "name",
+    "fs_type",
+    "fs_uuid",
+    "host",
+    "device",
+    "store",
+    "mount_point",
+    "mount_options",
+)
+
 
 class LabelState(IntEnum):
     """What the replica is right now."""
@@ -26,6 +48,15 @@ class LabelState(IntEnum):
     APPLYING = lib.DMS_LABEL_APPLYING  # between two points: finish or roll back
     MERGING = lib.DMS_LABEL_MERGING  # a commit merges undo stores or an overlay into it
     PRIMARY = lib.DMS_LABEL_PRIMARY  # promoted: it is the volume now
+
+
+class LabelTwin(IntEnum):
+    """What the other of the two sectors holds."""
+
+    SAME = lib.DMS_LABEL_TWIN_SAME
+    EARLIER = lib.DMS_LABEL_TWIN_EARLIER  # an earlier label, or none yet
+    DAMAGED = lib.DMS_LABEL_TWIN_DAMAGED  # none that is whole, and no later one is lost
+    DOUBTFUL = lib.DMS_LABEL_TWIN_DOUBTFUL  # none that is whole: it may have been a later one
 
 
 class HistoryFlag(IntFlag):
@@ -48,7 +79,10 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A label's content. ``generation`` is what was read; :func:`write` chooses the next."""
+    """A label's content. ``generation`` is what was read; :func:`write` chooses the next.
+
+    ``host_uuid`` is whose recovery volume it is, None: nobody's; ``host`` is who wrote the label.
+    """
 
     generation: int
     size_bytes: int
@@ -67,11 +101,27 @@ class Label:
     fs_uuid: str
     host: str
     history: tuple[HistoryEntry, ...] = ()  # newest first
+    # What version 2 has: zero or empty where it is not known.
+    host_uuid: UUID | None = None
+    lease_time_ns: int = 0
+    block_size: int = 0  # of dm-era, sectors
+    chunk_size: int = 0  # of live points, sectors
+    device: str = ""
+    store: str = ""
+    mount_point: str = ""
+    mount_options: str = ""
+    twin: LabelTwin = LabelTwin.SAME
 
 
 def offset(device_bytes: int) -> int:
     """Where the label area begins on a device of ``device_bytes``."""
     return lib.dms_label_offset(device_bytes)
+
+
+def fits(field: str, value: str) -> bool:
+    """Whether a text can be said in that field of a label: as long as that, and printable."""
+    room = len(getattr(ffi.new("struct dms_label *"), field))
+    return value.isprintable() and len(value.encode(errors="replace")) < room
 
 
 def read(fd: int, device_bytes: int, name: str) -> Label:
@@ -85,13 +135,13 @@ def read(fd: int, device_bytes: int, name: str) -> Label:
 
 
 def write(fd: int, device_bytes: int, label: Label, name: str) -> Label:
-    """Write ``label`` as the newest, to the sector the newest is not in, and flush.
+    """Write ``label`` as the newest to both sectors, one after the other, each with a flush.
 
     Returns it as it is on the disk: with the next generation.
     """
     place = _to_c(label)
     check(lib.dms_label_write(fd, device_bytes, place), name)
-    return replace(label, generation=int(place.generation))
+    return replace(label, generation=int(place.generation), twin=LabelTwin.SAME)
 
 
 def wipe(fd: int, device_bytes: int, name: str) -> None:
@@ -143,6 +193,15 @@ def _from_c(label: "CData") -> Label:
         fs_uuid=text(label.fs_uuid),
         host=text(label.host),
         history=tuple(_entry_from_c(label.history[i]) for i in range(label.nr_history)),
+        host_uuid=_optional_uuid(label.host_uuid),
+        lease_time_ns=int(label.lease_time_ns),
+        block_size=int(label.block_size),
+        chunk_size=int(label.chunk_size),
+        device=text(label.device),
+        store=text(label.store),
+        mount_point=text(label.mount_point),
+        mount_options=text(label.mount_options),
+        twin=LabelTwin(label.twin),
     )
 
 
@@ -161,7 +220,7 @@ def _to_c(label: Label) -> "CData":
     if len(label.history) > MAX_HISTORY:
         raise ValueError(f"a label has room for {MAX_HISTORY} history entries")
     place = ffi.new("struct dms_label *")
-    for field in ("generation", "size_bytes", "point_time_ns", "next_point_time_ns"):
+    for field in NUMBERS:
         setattr(place, field, getattr(label, field))
     place.volume_uuid = label.volume_uuid.bytes
     place.recovery_uuid = label.recovery_uuid.bytes
@@ -169,9 +228,8 @@ def _to_c(label: Label) -> "CData":
     place.flags = int(label.flags)
     place.point_uuid = (label.point_uuid or _NIL).bytes
     place.next_point_uuid = (label.next_point_uuid or _NIL).bytes
-    place.history_offset_bytes = label.history_offset_bytes
-    place.history_length_bytes = label.history_length_bytes
-    for field in ("name", "fs_type", "fs_uuid", "host"):
+    place.host_uuid = (label.host_uuid or _NIL).bytes
+    for field in TEXTS:
         setattr(place, field, _encoded(field, getattr(label, field), len(getattr(place, field))))
     place.nr_history = len(label.history)
     for i, entry in enumerate(label.history):

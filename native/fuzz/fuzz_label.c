@@ -38,9 +38,12 @@ static void seal_label(uint8_t *sector)
 static const struct fuzz_kind label_kind = {
 	.is_sealed = is_label,
 	.seal = seal_label,
-	/* magic, version, generation, size; state, flags; history region, nr_history; two entries */
+	/* magic, version, generation, size; state, flags; history region, nr_history; texts; what
+	 * version 2 has; two entries */
 	.fields = { { 0, 8 }, { 12, 4 }, { 16, 8 }, { 24, 8 }, { 64, 4 }, { 68, 4 }, { 88, 8 },
 		    { 120, 8 }, { 128, 8 }, { 136, 4 }, { 140, 4 }, { 144, 8 }, { 208, 4 },
+		    { 328, 8 }, { 344, 8 }, { 352, 4 }, { 356, 4 }, { 360, 8 }, { 552, 8 },
+		    { 680, 8 }, { 808, 8 }, { 936, 8 },
 		    { 1048, 8 }, { 1056, 8 }, { 1064, 4 }, { 1068, 4 }, { 1096, 8 }, { 1104, 8 },
 		    { 1112, 4 }, { 1116, 4 } },
 };
@@ -86,6 +89,18 @@ static void check_regions(const struct dms_label *label, uint64_t device_bytes)
 	}
 }
 
+/* What the sector beside the one with the truth is, by the same words. */
+static enum dms_label_twin twin(const uint8_t *sectors, unsigned int slot, bool other_found,
+				uint64_t generation)
+{
+	if (other_found)
+		return memcmp(sectors, sectors + SECTOR, SECTOR) ? DMS_LABEL_TWIN_EARLIER :
+								   DMS_LABEL_TWIN_SAME;
+	if (get_le32(sectors + slot * SECTOR + 12) == 2)
+		return DMS_LABEL_TWIN_DAMAGED;
+	return generation == 1 ? DMS_LABEL_TWIN_EARLIER : DMS_LABEL_TWIN_DOUBTFUL;
+}
+
 /* The sector with the truth, by the words of docs/FORMATS.md; 2: neither. */
 static unsigned int newest(const uint8_t *sectors, uint64_t device_bytes, struct dms_label *label)
 {
@@ -98,6 +113,7 @@ static unsigned int newest(const uint8_t *sectors, uint64_t device_bytes, struct
 		if (!found[i] || (found[1 - i] && labels[1 - i].generation > labels[i].generation))
 			continue;
 		*label = labels[i];
+		label->twin = twin(sectors, i, found[1 - i], label->generation);
 		return i;
 	}
 	return 2;
@@ -120,11 +136,20 @@ static void check_read(int fd, uint64_t device_bytes, const struct dms_label *ex
 	CHECK(same(&label, expected));
 }
 
-/* What is written is read again; while it is only half there, what was read before still is. */
+static void put(int fd, uint64_t offset, const uint8_t *bytes, size_t size)
+{
+	CHECK(pwrite(fd, bytes, size, (off_t)offset) == (ssize_t)size);
+}
+
+/*
+ * What is written is read again, from either sector. While the first of them is only half there,
+ * what was read before still is; while the second is, what is new.
+ */
 static void write_torn(int fd, uint64_t device_bytes, const struct dms_label *before,
 		       unsigned int slot, size_t torn)
 {
-	uint64_t area = dms_label_offset(device_bytes), other = area + (1 - slot) * SECTOR;
+	uint64_t area = dms_label_offset(device_bytes);
+	uint64_t newest_at = area + slot * SECTOR, first_at = area + (1 - slot) * SECTOR;
 	struct dms_label written = *before;
 	uint8_t sectors[2 * SECTOR], after[SECTOR];
 
@@ -135,14 +160,17 @@ static void write_torn(int fd, uint64_t device_bytes, const struct dms_label *be
 	}
 	CHECK_OK(dms_label_write(fd, device_bytes, &written));
 	CHECK(written.generation == before->generation + 1);
+	CHECK(written.twin == DMS_LABEL_TWIN_SAME);
 	check_read(fd, device_bytes, &written);
-	CHECK(!memcmp(fuzz_medium_bytes() + area + slot * SECTOR, sectors + slot * SECTOR, SECTOR));
-	memcpy(after, fuzz_medium_bytes() + other, SECTOR);
-	CHECK(pwrite(fd, sectors + (1 - slot) * SECTOR + torn, SECTOR - torn,
-		     (off_t)(other + torn)) == (ssize_t)(SECTOR - torn));
+	memcpy(after, fuzz_medium_bytes() + area, SECTOR);
+	CHECK(!memcmp(fuzz_medium_bytes() + area + SECTOR, after, SECTOR));
+	put(fd, newest_at + torn, sectors + slot * SECTOR + torn, SECTOR - torn);
+	check_read(fd, device_bytes, &written);
+	put(fd, newest_at, sectors + slot * SECTOR, SECTOR);
+	put(fd, first_at + torn, sectors + (1 - slot) * SECTOR + torn, SECTOR - torn);
 	/* What was not written may have been the same bytes. */
 	check_read(fd, device_bytes,
-		   memcmp(after, fuzz_medium_bytes() + other, SECTOR) ? before : &written);
+		   memcmp(after, fuzz_medium_bytes() + first_at, SECTOR) ? before : &written);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -167,7 +195,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		fuzz_refused(error);
 		return 0;
 	}
-	CHECK(same(&found, &expected));
+	CHECK(same(&found, &expected) && found.twin == expected.twin);
 	check_regions(&found, device_bytes);
 	write_torn(fd, device_bytes, &found, slot, get_le32(data + 4) % (SECTOR + 1));
 	return 0;

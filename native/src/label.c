@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The two sectors of a label: read, written in turn, wiped. What is in a
- * sector is label_codec.c's.
+ * The two sectors of a label: read, written one after the other, wiped. What
+ * is in a sector is label_codec.c's.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -12,6 +12,7 @@
 
 #include "block_io.h"
 #include "cleanup.h"
+#include "label_codec.h"
 
 #define NR_SLOTS 2
 
@@ -102,6 +103,21 @@ static unsigned int newest(const struct slots *slots)
 	return slot[1].label.generation > slot[0].label.generation ? 1 : 0;
 }
 
+/* What the sector beside the newest one holds; only labels of version 2 were written to both. */
+static enum dms_label_twin twin_of(const struct slots *slots, unsigned int slot)
+{
+	const struct slot *other = &slots->slot[1 - slot];
+	const struct dms_label *label = &slots->slot[slot].label;
+
+	if (!other->error)
+		return memcmp(&other->label, label, sizeof(*label)) ? DMS_LABEL_TWIN_EARLIER :
+								      DMS_LABEL_TWIN_SAME;
+	if (dms_label_version(label) > 1)
+		return DMS_LABEL_TWIN_DAMAGED;
+	/* The first label of all was written to one sector. */
+	return label->generation == 1 ? DMS_LABEL_TWIN_EARLIER : DMS_LABEL_TWIN_DOUBTFUL;
+}
+
 /* Of two reasons for having no label, the one that says more: "no label" says least. */
 static struct dms_error *reason(struct slots *slots)
 {
@@ -128,6 +144,7 @@ struct dms_error *dms_label_read(int fd, uint64_t device_bytes, struct dms_label
 	if (slot == NR_SLOTS)
 		return reason(slots);
 	*label = slots->slot[slot].label;
+	label->twin = twin_of(slots, slot);
 	return NULL;
 }
 
@@ -160,6 +177,16 @@ static struct dms_error *encode_checked(const struct dms_label *label, uint64_t 
 	return error;
 }
 
+/* To the sector that the newest label is not in; once that is safe, over the newest, too. */
+static struct dms_error *write_both(int fd, uint64_t device_bytes, const uint8_t *sector,
+				    unsigned int first)
+{
+	uint64_t area = dms_label_offset(device_bytes);
+
+	DMS_TRY(write_sector(fd, sector, area + first * DMS_LABEL_SECTOR_BYTES));
+	return write_sector(fd, sector, area + (1 - first) * DMS_LABEL_SECTOR_BYTES);
+}
+
 struct dms_error *dms_label_write(int fd, uint64_t device_bytes, struct dms_label *label)
 {
 	DMS_CLEANUP(cleanup_slots) struct slots *slots = NULL;
@@ -186,11 +213,11 @@ struct dms_error *dms_label_write(int fd, uint64_t device_bytes, struct dms_labe
 	label->generation = generation + 1;
 	error = encode_checked(label, device_bytes, sector);
 	if (!error)
-		error = write_sector(fd, sector,
-				     dms_label_offset(device_bytes) +
-					     (slot == 0 ? DMS_LABEL_SECTOR_BYTES : 0));
+		error = write_both(fd, device_bytes, sector, slot == 0);
 	if (error)
 		label->generation = generation_before;
+	else
+		label->twin = DMS_LABEL_TWIN_SAME;
 	return error;
 }
 

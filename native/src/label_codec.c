@@ -11,6 +11,7 @@
 #include <dmsnap/label.h>
 
 #include "cleanup.h"
+#include "label_codec.h"
 #include "le_cursor.h"
 #include "text.h"
 
@@ -18,8 +19,10 @@
 #define MAGIC_BYTES 8
 #define CRC_OFFSET 8
 #define CHECKSUM_XOR 0x4d534e4c
-#define VERSION 1
-#define RESERVED_BYTES 696 /* from 328 to the history at 1024 */
+#define VERSION_1 1
+#define VERSION_2 2
+#define OWNER_BYTES 608 /* what version 2 has more, from 328 */
+#define RESERVED_BYTES 88 /* from 936 to the history at 1024 */
 #define HISTORY_ENTRY_BYTES 48
 #define MAX_CHUNK_SECTORS (1u << 21)
 
@@ -84,7 +87,54 @@ static struct dms_error *decode_head(struct dms_le_cursor *cursor, struct dms_la
 	DMS_TRY(decode_text(cursor, "name", label->name, 64));
 	DMS_TRY(decode_text(cursor, "fs_type", label->fs_type, 16));
 	DMS_TRY(decode_text(cursor, "fs_uuid", label->fs_uuid, 40));
-	DMS_TRY(decode_text(cursor, "host", label->host, 64));
+	return decode_text(cursor, "host", label->host, 64);
+}
+
+static bool is_zero(const void *bytes, size_t size)
+{
+	const uint8_t *at = bytes;
+
+	for (size_t i = 0; i < size; i++)
+		if (at[i])
+			return false;
+	return true;
+}
+
+/* What takes version 2 to say; a label without any of it is one of version 1. */
+static bool has_owner(const struct dms_label *label)
+{
+	return !is_zero(label->host_uuid, 16) || label->lease_time_ns || label->block_size ||
+	       label->chunk_size || label->device[0] || label->store[0] || label->mount_point[0] ||
+	       label->mount_options[0];
+}
+
+uint32_t dms_label_version(const struct dms_label *label)
+{
+	return has_owner(label) ? VERSION_2 : VERSION_1;
+}
+
+static struct dms_error *decode_owner(struct dms_le_cursor *cursor, struct dms_label *label)
+{
+	DMS_TRY(dms_le_cursor_bytes(cursor, "host UUID", label->host_uuid, 16));
+	DMS_TRY(dms_le_cursor_u64(cursor, "lease time", &label->lease_time_ns));
+	DMS_TRY(dms_le_cursor_u32(cursor, "block size", &label->block_size));
+	DMS_TRY(dms_le_cursor_u32(cursor, "chunk size", &label->chunk_size));
+	DMS_TRY(decode_text(cursor, "device", label->device, 192));
+	DMS_TRY(decode_text(cursor, "store", label->store, 128));
+	DMS_TRY(decode_text(cursor, "mount point", label->mount_point, 128));
+	DMS_TRY(decode_text(cursor, "mount options", label->mount_options, 128));
+	if (!has_owner(label))
+		return dms_error_create(DMS_ERR_CORRUPT, "label: version 2 that says no more than 1");
+	return NULL;
+}
+
+static struct dms_error *decode_version(struct dms_le_cursor *cursor, uint32_t version,
+					struct dms_label *label)
+{
+	if (version == VERSION_2)
+		DMS_TRY(decode_owner(cursor, label));
+	else
+		DMS_TRY(decode_zeroes(cursor, "the part of version 2", OWNER_BYTES));
 	return decode_zeroes(cursor, "the reserved part", RESERVED_BYTES);
 }
 
@@ -138,12 +188,26 @@ static struct dms_error *check_regions(const struct dms_label *label, uint64_t d
 	return NULL;
 }
 
+static bool is_power_of_two(uint32_t value)
+{
+	return value && !(value & (value - 1));
+}
+
+static struct dms_error *check_sizes(const struct dms_label *label)
+{
+	if ((label->block_size && !is_power_of_two(label->block_size)) ||
+	    (label->chunk_size && !is_power_of_two(label->chunk_size)))
+		return dms_error_create(DMS_ERR_CORRUPT,
+					"label: blocks of %u sectors, chunks of %u sectors",
+					label->block_size, label->chunk_size);
+	return NULL;
+}
+
 static struct dms_error *check_store(const struct dms_label *label, uint32_t i)
 {
 	const struct dms_label_history *entry = &label->history[i];
 
-	if (!entry->chunk_size || entry->chunk_size & (entry->chunk_size - 1) ||
-	    entry->chunk_size > MAX_CHUNK_SECTORS)
+	if (!is_power_of_two(entry->chunk_size) || entry->chunk_size > MAX_CHUNK_SECTORS)
 		return dms_error_create(DMS_ERR_CORRUPT,
 					"label: history entry %u: chunk size of %u sectors", i,
 					entry->chunk_size);
@@ -182,15 +246,17 @@ static struct dms_error *check(const struct dms_label *label, uint64_t device_by
 		return dms_error_create(DMS_ERR_CORRUPT, "label: state %u", label->state);
 	if (label->flags & ~(uint32_t)DMS_LABEL_KEEP)
 		return dms_error_create(DMS_ERR_UNSUPPORTED, "label: flags 0x%x", label->flags);
+	DMS_TRY(check_sizes(label));
 	DMS_TRY(check_regions(label, device_bytes));
 	for (uint32_t i = 0; i < label->nr_history; i++)
 		DMS_TRY(check_store(label, i));
 	return NULL;
 }
 
-static struct dms_error *decode_preamble(struct dms_le_cursor *cursor, const uint8_t *sector)
+static struct dms_error *decode_preamble(struct dms_le_cursor *cursor, const uint8_t *sector,
+					 uint32_t *version)
 {
-	uint32_t stored, computed = checksum(sector), version;
+	uint32_t stored, computed = checksum(sector);
 	const uint8_t *magic;
 
 	DMS_TRY(dms_le_cursor_view(cursor, "magic", MAGIC_BYTES, &magic));
@@ -201,10 +267,10 @@ static struct dms_error *decode_preamble(struct dms_le_cursor *cursor, const uin
 		return dms_error_create_at(DMS_ERR_CHECKSUM, 0,
 					   "label: checksum 0x%08x, computed 0x%08x", stored,
 					   computed);
-	DMS_TRY(dms_le_cursor_u32(cursor, "version", &version));
-	if (version != VERSION)
-		return dms_error_create_at(DMS_ERR_UNSUPPORTED, 0, "label: version %u, known is %d",
-					   version, VERSION);
+	DMS_TRY(dms_le_cursor_u32(cursor, "version", version));
+	if (*version != VERSION_1 && *version != VERSION_2)
+		return dms_error_create_at(DMS_ERR_UNSUPPORTED, 0,
+					   "label: version %u, known are 1 and 2", *version);
 	return NULL;
 }
 
@@ -213,9 +279,11 @@ struct dms_error *dms_label_decode(const void *sector, uint64_t device_bytes,
 {
 	struct dms_le_cursor cursor = dms_le_cursor("label", sector, DMS_LABEL_SECTOR_BYTES, 0);
 	struct dms_label decoded = { 0 };
+	uint32_t version;
 
-	DMS_TRY(decode_preamble(&cursor, sector));
+	DMS_TRY(decode_preamble(&cursor, sector, &version));
 	DMS_TRY(decode_head(&cursor, &decoded));
+	DMS_TRY(decode_version(&cursor, version, &decoded));
 	DMS_TRY(decode_history(&cursor, &decoded));
 	DMS_TRY(check(&decoded, device_bytes));
 	*label = decoded;
@@ -271,7 +339,7 @@ static void put_head(struct pen *pen, const struct dms_label *label)
 {
 	put_bytes(pen, MAGIC, MAGIC_BYTES);
 	put_u32(pen, 0);
-	put_u32(pen, VERSION);
+	put_u32(pen, dms_label_version(label));
 	put_u64(pen, label->generation);
 	put_u64(pen, label->size_bytes);
 	put_bytes(pen, label->volume_uuid, 16);
@@ -288,6 +356,18 @@ static void put_head(struct pen *pen, const struct dms_label *label)
 	put_u32(pen, 0);
 }
 
+static struct dms_error *put_owner(struct pen *pen, const struct dms_label *label)
+{
+	put_bytes(pen, label->host_uuid, 16);
+	put_u64(pen, label->lease_time_ns);
+	put_u32(pen, label->block_size);
+	put_u32(pen, label->chunk_size);
+	DMS_TRY(put_text(pen, "device", label->device, 192));
+	DMS_TRY(put_text(pen, "store", label->store, 128));
+	DMS_TRY(put_text(pen, "mount point", label->mount_point, 128));
+	return put_text(pen, "mount options", label->mount_options, 128);
+}
+
 struct dms_error *dms_label_encode(const struct dms_label *label, void *sector)
 {
 	struct pen pen = { sector };
@@ -302,6 +382,7 @@ struct dms_error *dms_label_encode(const struct dms_label *label, void *sector)
 	DMS_TRY(put_text(&pen, "fs_type", label->fs_type, 16));
 	DMS_TRY(put_text(&pen, "fs_uuid", label->fs_uuid, 40));
 	DMS_TRY(put_text(&pen, "host", label->host, 64));
+	DMS_TRY(put_owner(&pen, label));
 	pen.at += RESERVED_BYTES;
 	for (uint32_t i = 0; i < label->nr_history; i++)
 		put_history(&pen, &label->history[i]);

@@ -27,6 +27,13 @@ static struct dms_label example(void)
 		.fs_type = "ext4",
 		.fs_uuid = "7f8a3c1e-3b52-4f7c-9f0b-0a4a5cf35b11",
 		.host = "example",
+		.lease_time_ns = 6,
+		.block_size = 128,
+		.chunk_size = 8,
+		.device = "/dev/disk/by-id/wwn-0x5000c500a1b2c3d4-part1",
+		.store = "/var/lib/dmsnap/store",
+		.mount_point = "/srv",
+		.mount_options = "rw,noatime",
 		.nr_history = 2,
 		.history = {
 			{ .point_time_ns = 4, .store_offset_bytes = 33 * MIB,
@@ -42,6 +49,7 @@ static struct dms_label example(void)
 	memset(label.point_uuid, 0x33, 16);
 	memset(label.next_point_uuid, 0x44, 16);
 	memset(label.history[1].point_uuid, 0x55, 16);
+	memset(label.host_uuid, 0x66, 16);
 	return label;
 }
 
@@ -68,7 +76,7 @@ static void layout(void)
 	label.generation = 0x1122334455667788ull;
 	CHECK_OK(dms_label_encode(&label, sector));
 	CHECK(!memcmp(sector, "DMSNAPLB", 8));
-	CHECK(get_le32(sector + 12) == 1);
+	CHECK(get_le32(sector + 12) == 2);
 	CHECK(get_le64(sector + 16) == label.generation);
 	CHECK(get_le64(sector + 24) == label.size_bytes);
 	CHECK(sector[32] == 0x11 && sector[48] == 0x22 && sector[72] == 0x33 && sector[96] == 0x44);
@@ -78,13 +86,54 @@ static void layout(void)
 	CHECK(get_le32(sector + 136) == 2 && get_le32(sector + 140) == 0);
 	CHECK(!memcmp(sector + 144, label.name, 64) && !memcmp(sector + 208, "ext4\0", 5));
 	CHECK(!memcmp(sector + 224, label.fs_uuid, 37) && !memcmp(sector + 264, "example\0", 8));
-	CHECK(!memcmp(sector + 328, zero, 1024 - 328));
+	CHECK(sector[328] == 0x66 && get_le64(sector + 344) == 6);
+	CHECK(get_le32(sector + 352) == 128 && get_le32(sector + 356) == 8);
+	CHECK(!memcmp(sector + 360, label.device, 192) && !memcmp(sector + 552, label.store, 128));
+	CHECK(!memcmp(sector + 680, label.mount_point, 128));
+	CHECK(!memcmp(sector + 808, label.mount_options, 128));
+	CHECK(!memcmp(sector + 936, zero, 1024 - 936));
 	CHECK(sector[1024 + 48] == 0x55 && get_le64(sector + 1024 + 48 + 16) == 3);
 	CHECK(get_le64(sector + 1024 + 24) == 33 * MIB && get_le64(sector + 1024 + 32) == 4 * MIB);
 	CHECK(get_le32(sector + 1024 + 48 + 40) == 128 && get_le32(sector + 1024 + 48 + 44) == 1);
 	CHECK(!memcmp(sector + 1024 + 96, zero, SECTOR - 1024 - 96));
 	CHECK_OK(dms_label_decode(sector, DEVICE_BYTES, &decoded));
 	CHECK(!memcmp(&decoded, &label, sizeof(label)));
+}
+
+static void forget_owner(struct dms_label *label)
+{
+	memset(label->host_uuid, 0, sizeof(label->host_uuid));
+	label->lease_time_ns = 0;
+	label->block_size = 0;
+	label->chunk_size = 0;
+	label->device[0] = '\0';
+	label->store[0] = '\0';
+	label->mount_point[0] = '\0';
+	label->mount_options[0] = '\0';
+}
+
+/* A label without what version 2 has is a label of version 1, which is read as ever. */
+static void version_1(void)
+{
+	struct dms_label label = example(), decoded;
+	uint8_t sector[SECTOR], zero[SECTOR] = { 0 };
+
+	label.generation = 7;
+	forget_owner(&label);
+	CHECK_OK(dms_label_encode(&label, sector));
+	CHECK(get_le32(sector + 12) == 1 && !memcmp(sector + 328, zero, 1024 - 328));
+	CHECK_OK(dms_label_decode(sector, DEVICE_BYTES, &decoded));
+	CHECK(!strcmp(decoded.host, "example") && !decoded.lease_time_ns && !decoded.device[0]);
+	put_le32(sector + 12, 2);
+	reseal(sector);
+	CHECK_MESSAGE(dms_label_decode(sector, DEVICE_BYTES, &decoded), DMS_ERR_CORRUPT,
+		      "no more than 1");
+	for (unsigned int at = 328; at < 1024; at += 87) {
+		CHECK_OK(dms_label_encode(&label, sector));
+		sector[at] = 1;
+		reseal(sector);
+		CHECK_ERROR(dms_label_decode(sector, DEVICE_BYTES, &decoded), DMS_ERR_CORRUPT);
+	}
 }
 
 /* Change one thing of a good label; decode must say why it is none. */
@@ -120,6 +169,9 @@ static void stores_overlap(struct dms_label *l) { l->history[1].store_offset_byt
 static void chunk_0(struct dms_label *l) { l->history[0].chunk_size = 0; }
 static void chunk_24(struct dms_label *l) { l->history[0].chunk_size = 24; }
 static void entry_flags(struct dms_label *l) { l->history[0].flags = 4; }
+static void block_24(struct dms_label *l) { l->block_size = 24; }
+static void point_chunk_24(struct dms_label *l) { l->chunk_size = 24; }
+static void control_store(struct dms_label *l) { l->store[1] = '\x1b'; }
 static void control_name(struct dms_label *l) { l->name[3] = '\n'; }
 
 static void checks(void)
@@ -145,6 +197,9 @@ static void checks(void)
 	rejects(chunk_0, DMS_ERR_CORRUPT, "chunk size");
 	rejects(chunk_24, DMS_ERR_CORRUPT, "chunk size");
 	rejects(entry_flags, DMS_ERR_UNSUPPORTED, "flags");
+	rejects(block_24, DMS_ERR_CORRUPT, "blocks of 24");
+	rejects(point_chunk_24, DMS_ERR_CORRUPT, "chunks of 24");
+	rejects(control_store, DMS_ERR_CORRUPT, "store");
 	rejects(control_name, DMS_ERR_CORRUPT, "name");
 }
 
@@ -156,9 +211,9 @@ static void raw_bytes(void)
 		uint8_t value;
 		int code;
 	} changes[] = {
-		{ 0, 'X', DMS_ERR_BAD_MAGIC },	 { 12, 2, DMS_ERR_UNSUPPORTED },
+		{ 0, 'X', DMS_ERR_BAD_MAGIC },	 { 12, 3, DMS_ERR_UNSUPPORTED },
 		{ 136, 65, DMS_ERR_CORRUPT },	 { 137, 1, DMS_ERR_CORRUPT },
-		{ 140, 1, DMS_ERR_CORRUPT },	 { 328, 1, DMS_ERR_CORRUPT },
+		{ 140, 1, DMS_ERR_CORRUPT },	 { 936, 1, DMS_ERR_CORRUPT },
 		{ 1023, 1, DMS_ERR_CORRUPT },	 { 1024 + 96, 1, DMS_ERR_CORRUPT },
 		{ 4095, 1, DMS_ERR_CORRUPT },	 { 208 + 10, 'x', DMS_ERR_CORRUPT },
 	};
@@ -199,12 +254,46 @@ static void spoil(int fd, unsigned int slot)
 	      1);
 }
 
-static void expect_generation(int fd, uint64_t generation)
+static void expect(int fd, uint64_t generation, enum dms_label_twin twin)
 {
 	struct dms_label label;
 
 	CHECK_OK(dms_label_read(fd, DEVICE_BYTES, &label));
 	CHECK(label.generation == generation);
+	CHECK(label.twin == twin);
+}
+
+/* As dmsnap did before version 2: one sector after the other, each label to one of them. */
+static void put_slot(int fd, unsigned int slot, const struct dms_label *label)
+{
+	uint8_t sector[SECTOR];
+
+	CHECK_OK(dms_label_encode(label, sector));
+	CHECK(pwrite(fd, sector, SECTOR,
+		     (off_t)(dms_label_offset(DEVICE_BYTES) + slot * SECTOR)) == SECTOR);
+}
+
+static void written_in_turn(void)
+{
+	struct dms_label label = example();
+	int fd = device();
+
+	forget_owner(&label);
+	label.generation = 1;
+	put_slot(fd, 0, &label);
+	expect(fd, 1, DMS_LABEL_TWIN_EARLIER);
+	label.generation = 2;
+	put_slot(fd, 1, &label);
+	expect(fd, 2, DMS_LABEL_TWIN_EARLIER);
+	spoil(fd, 1); /* the later one: what was done since cannot be known */
+	expect(fd, 1, DMS_LABEL_TWIN_EARLIER); /* but of a first label nothing is good anyway */
+	label.generation = 3;
+	put_slot(fd, 0, &label);
+	expect(fd, 3, DMS_LABEL_TWIN_DOUBTFUL);
+	label.lease_time_ns = 1;
+	CHECK_OK(dms_label_write(fd, DEVICE_BYTES, &label));
+	expect(fd, 4, DMS_LABEL_TWIN_SAME);
+	close(fd);
 }
 
 static void slots(void)
@@ -217,20 +306,20 @@ static void slots(void)
 	for (uint64_t generation = 1; generation < 6; generation++) {
 		CHECK_OK(dms_label_write(fd, DEVICE_BYTES, &label));
 		CHECK(label.generation == generation);
-		expect_generation(fd, generation);
+		expect(fd, generation, DMS_LABEL_TWIN_SAME);
 	}
-	/* 5 is in the first sector, 4 in the second. Torn, the other is the truth … */
+	/* Each of the two is enough, and says that the other is damaged … */
 	spoil(fd, 0);
-	expect_generation(fd, 4);
-	/* … and the torn one is written next, twice. */
+	expect(fd, 5, DMS_LABEL_TWIN_DAMAGED);
+	/* … which the next write mends. */
 	CHECK_OK(dms_label_write(fd, DEVICE_BYTES, &label));
-	CHECK(label.generation == 5);
+	CHECK(label.generation == 6 && label.twin == DMS_LABEL_TWIN_SAME);
+	expect(fd, 6, DMS_LABEL_TWIN_SAME);
 	spoil(fd, 1);
-	expect_generation(fd, 5);
+	expect(fd, 6, DMS_LABEL_TWIN_DAMAGED);
 	CHECK_OK(dms_label_write(fd, DEVICE_BYTES, &label));
-	expect_generation(fd, 6);
+	expect(fd, 7, DMS_LABEL_TWIN_SAME);
 	spoil(fd, 1);
-	expect_generation(fd, 5);
 	spoil(fd, 0);
 	CHECK_ERROR(dms_label_read(fd, DEVICE_BYTES, &label), DMS_ERR_CHECKSUM);
 	CHECK_OK(dms_label_wipe(fd, DEVICE_BYTES));
@@ -248,7 +337,7 @@ static void write_checks(void)
 	label.size_bytes = 64 * MIB;
 	CHECK_ERROR(dms_label_write(fd, DEVICE_BYTES, &label), DMS_ERR_INVALID_ARGUMENT);
 	CHECK(label.generation == 1);
-	expect_generation(fd, 1);
+	expect(fd, 1, DMS_LABEL_TWIN_SAME);
 	CHECK_ERROR(dms_label_read(fd, 4096, &label), DMS_ERR_BAD_MAGIC);
 	CHECK_ERROR(dms_label_write(fd, 8191, &label), DMS_ERR_INVALID_ARGUMENT);
 	CHECK_ERROR(dms_label_wipe(fd, 0), DMS_ERR_INVALID_ARGUMENT);
@@ -266,7 +355,7 @@ static void last_generation(void)
 	label.generation = UINT64_MAX;
 	CHECK_OK(dms_label_encode(&label, sector));
 	CHECK(pwrite(fd, sector, SECTOR, (off_t)dms_label_offset(DEVICE_BYTES)) == SECTOR);
-	expect_generation(fd, UINT64_MAX);
+	expect(fd, UINT64_MAX, DMS_LABEL_TWIN_DAMAGED);
 	CHECK_ERROR(dms_label_write(fd, DEVICE_BYTES, &label), DMS_ERR_UNSUPPORTED);
 	close(fd);
 }
@@ -274,10 +363,12 @@ static void last_generation(void)
 int main(void)
 {
 	layout();
+	version_1();
 	checks();
 	raw_bytes();
 	encode_limits();
 	slots();
+	written_in_turn();
 	write_checks();
 	last_generation();
 	return 0;

@@ -11,6 +11,7 @@ SECTOR = 4096
 AREA = 2 * SECTOR
 CRC_XOR = 0x4D534E4C
 NONE = UUID(int=0)
+POWERS = (0, *(2**i for i in range(32)))
 
 
 @dataclass
@@ -46,8 +47,16 @@ class Model:
     fs_uuid: bytes = b""
     host: bytes = b""
     history: list[Entry] = field(default_factory=list)
+    host_uuid: UUID = NONE
+    lease_time_ns: int = 0
+    block_size: int = 0
+    chunk_size: int = 0
+    device: bytes = b""
+    store: bytes = b""
+    mount_point: bytes = b""
+    mount_options: bytes = b""
     magic: bytes = b"DMSNAPLB"
-    version: int = 1
+    version: int | None = None  # when it is not what the rest makes it
     nr_history: int | None = None  # when it is not what ``history`` has
     patches: dict[int, int] = field(default_factory=dict)  # bytes that are something else
 
@@ -59,7 +68,7 @@ class Model:
 
         nr_history = len(self.history) if self.nr_history is None else self.nr_history
         put(0, "<8s", self.magic)
-        put(12, "<I", self.version)
+        put(12, "<I", self.right_version if self.version is None else self.version)
         put(16, "<QQ", self.generation, self.size_bytes)
         put(32, "16s16s", self.volume_uuid.bytes, self.recovery_uuid.bytes)
         put(64, "<II", self.state, self.flags)
@@ -68,6 +77,9 @@ class Model:
         put(120, "<QQ", self.history_offset, self.history_length)
         put(136, "<I", nr_history)
         put(144, "64s16s40s64s", self.name, self.fs_type, self.fs_uuid, self.host)
+        put(328, "<16sQII", self.host_uuid.bytes, self.lease_time_ns, self.block_size,
+            self.chunk_size)  # fmt: skip
+        put(360, "192s128s128s128s", self.device, self.store, self.mount_point, self.mount_options)
         for i, entry in enumerate(self.history):
             put(1024 + 48 * i, "<16sQ", entry.point_uuid.bytes, entry.point_time_ns)
             put(1048 + 48 * i, "<QQ", entry.store_offset, entry.store_length)
@@ -76,13 +88,23 @@ class Model:
             sector[at] = byte
         return seal(bytes(sector))
 
+    @property
+    def right_version(self) -> int:
+        """Version 2 says whose it is, where what lies and how it was mounted, or some of it."""
+        sizes = (self.lease_time_ns, self.block_size, self.chunk_size)
+        texts = (self.device, self.store, self.mount_point, self.mount_options)
+        said = any(text.strip(b"\0") for text in texts)
+        return 2 if self.host_uuid.int or any(sizes) or said else 1
+
     def is_valid(self, device_bytes: int) -> bool:
         """Whether a reader must take it, by the checks that docs/FORMATS.md lists."""
         end = area_offset(device_bytes)
         texts = (self.name, self.fs_type, self.fs_uuid, self.host)
+        owners = (self.device, self.store, self.mount_point, self.mount_options)
         return (
             self.magic == b"DMSNAPLB"
-            and self.version == 1
+            and self.version in (None, self.right_version)
+            and all(size in POWERS for size in (self.block_size, self.chunk_size))
             and self.generation > 0
             and 0 < self.size_bytes <= end
             and 1 <= self.state <= 5
@@ -90,7 +112,7 @@ class Model:
             and (not self.history_length or self._region_is_valid(end))
             and self.nr_history in (None, len(self.history))
             and len(self.history) <= 64
-            and all(map(is_text, texts))
+            and all(map(is_text, texts + owners))
             and not self.patches
             and all(self._entry_is_valid(entry) for entry in self.history)
             and not self._stores_overlap()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmsnap._native import label
-from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
+from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState, LabelTwin
 from dmsnap.errors import CorruptError, DmsnapError, NotThisFormatError, OperatingSystemError
 
 KIB = 1024
@@ -21,6 +21,7 @@ HISTORY = 8 * MIB
 
 uuids = st.uuids()
 times = st.integers(0, 2**64 - 1)
+sizes = st.one_of(st.just(0), st.integers(0, 31).map(lambda power: 2**power))
 flags = st.sampled_from([HistoryFlag(0), HistoryFlag.KEEP])
 
 
@@ -72,6 +73,14 @@ def labels(draw: st.DrawFn) -> Label:
         fs_uuid=draw(texts(40)),
         host=draw(texts(64)),
         history=draw(histories()),
+        host_uuid=draw(optional),
+        lease_time_ns=draw(times),
+        block_size=draw(sizes),
+        chunk_size=draw(sizes),
+        device=draw(texts(192)),
+        store=draw(texts(128)),
+        mount_point=draw(texts(128)),
+        mount_options=draw(texts(128)),
     )
 
 
@@ -147,28 +156,78 @@ def varied(number: int) -> Label:
         )
         for i in range(label.MAX_HISTORY)
     )
-    return example(host=f"host {number}", point_time_ns=number, history=history)
+    return example(
+        host=f"host {number}", point_time_ns=number, history=history, lease_time_ns=number + 1
+    )
 
 
-@pytest.mark.parametrize("generations", range(1, 6))
+def slots_of(device: int) -> list[bytes]:
+    area = label.offset(DEVICE_BYTES)
+    return [os.pread(device, 4096, area + slot * 4096) for slot in (0, 1)]
+
+
+def put_slot(device: int, slot: int, sector: bytes) -> None:
+    os.pwrite(device, sector, label.offset(DEVICE_BYTES) + slot * 4096)
+
+
+@pytest.mark.parametrize("generations", range(1, 4))
 @pytest.mark.parametrize("torn_bytes", [10, 512, 2048, 4050])
 def test_torn_write(device: int, generations: int, torn_bytes: int) -> None:
-    """A write that stopped in the middle leaves the label before it; the next write replaces it."""
+    """A write that stopped in its first sector leaves the label before it, in the second the new
+    one; the next write replaces both.
+    """
     for number in range(generations):
         last = label.write(device, DEVICE_BYTES, varied(number), "sdb")
-    area = label.offset(DEVICE_BYTES)
-    before = [os.pread(device, 4096, area), os.pread(device, 4096, area + 4096)]
-    label.write(device, DEVICE_BYTES, varied(generations), "sdb")
-    slot = 0 if os.pread(device, 4096, area) != before[0] else 1
-    after = os.pread(device, 4096, area + slot * 4096)
-    torn = after[:torn_bytes] + before[slot][torn_bytes:]
-    assert torn not in (before[slot], after)
-    os.pwrite(device, torn, area + slot * 4096)
-    assert label.read(device, DEVICE_BYTES, "sdb") == last
+    before = slots_of(device)[0]
+    new = label.write(device, DEVICE_BYTES, varied(generations), "sdb")
+    after = slots_of(device)[0]
+    assert slots_of(device) == [after, after]
+    assert new.generation == generations + 1
+    torn = after[:torn_bytes] + before[torn_bytes:]
+    assert torn not in (before, after)
+    put_slot(device, 1, torn)
+    assert label.read(device, DEVICE_BYTES, "sdb") == replace(new, twin=LabelTwin.DAMAGED)
+    put_slot(device, 0, before)
+    assert label.read(device, DEVICE_BYTES, "sdb") == replace(last, twin=LabelTwin.DAMAGED)
+    put_slot(device, 1, after)
+    assert label.read(device, DEVICE_BYTES, "sdb") == replace(new, twin=LabelTwin.EARLIER)
+    put_slot(device, 1, torn)
     again = label.write(device, DEVICE_BYTES, example(name="again"), "sdb")
     assert again.generation == generations + 1
     assert label.read(device, DEVICE_BYTES, "sdb") == again
-    assert os.pread(device, 4096, area + (1 - slot) * 4096) == before[1 - slot]
+    assert slots_of(device)[0] == slots_of(device)[1]
+
+
+def test_the_first_write_goes_to_one_sector_at_a_time(device: int) -> None:
+    """What a write reaches first is not the sector that holds the truth."""
+    first = label.write(device, DEVICE_BYTES, example(), "sdb")
+    put_slot(device, 0, bytes(4096))
+    second = label.write(device, DEVICE_BYTES, example(name="second"), "sdb")
+    assert (first.generation, second.generation) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("generations", "expected"), [(1, LabelTwin.EARLIER), (2, LabelTwin.DOUBTFUL)]
+)
+def test_a_label_of_before_its_sectors_were_alike(
+    device: int, generations: int, expected: LabelTwin
+) -> None:
+    """Version 1 wrote in turn: a sector that is damaged may have been the later one."""
+    for number in range(generations):
+        label.write(device, DEVICE_BYTES, example(point_time_ns=number), "sdb")
+    put_slot(device, 1, b"\xff" * 4096)
+    found = label.read(device, DEVICE_BYTES, "sdb")
+    assert found.twin is expected
+    written = label.write(device, DEVICE_BYTES, replace(found, lease_time_ns=1), "sdb")
+    put_slot(device, 1, b"\xff" * 4096)
+    assert label.read(device, DEVICE_BYTES, "sdb") == replace(written, twin=LabelTwin.DAMAGED)
+
+
+def test_what_fits() -> None:
+    assert label.fits("device", "x" * 192)
+    assert not label.fits("device", "x" * 193)
+    assert not label.fits("mount_point", "ü" * 65)
+    assert not label.fits("store", "a\nb")
 
 
 def test_no_label(device: int) -> None:

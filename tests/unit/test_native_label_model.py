@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import label_model
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from label_model import SECTOR, Entry, Model
 
 from dmsnap._native import label
+from dmsnap._native.label import LabelTwin
 from dmsnap.errors import CorruptError
 
 DEVICE_BYTES = 1 << 20
@@ -70,7 +72,24 @@ def models(draw: st.DrawFn) -> Model:
         fs_uuid=draw(texts(40)),
         host=draw(texts(64)),
         history=draw(histories()),
+        **draw(st.one_of(st.just({}), owners())),
     )
+
+
+@st.composite
+def owners(draw: st.DrawFn) -> dict[str, Any]:
+    """What version 2 has; each may be unknown."""
+    sizes = st.one_of(st.just(0), st.integers(0, 31).map(lambda power: 2**power))
+    return {
+        "host_uuid": draw(st.one_of(st.just(label_model.NONE), uuids)),
+        "lease_time_ns": draw(st.one_of(st.just(0), times)),
+        "block_size": draw(sizes),
+        "chunk_size": draw(sizes),
+        "device": draw(texts(192)),
+        "store": draw(texts(128)),
+        "mount_point": draw(texts(128)),
+        "mount_options": draw(texts(128)),
+    }
 
 
 @st.composite
@@ -86,10 +105,14 @@ def damages(draw: st.DrawFn, model: Model) -> Model:
         "name": st.binary(max_size=64),
         "host": st.binary(max_size=64),
         "magic": st.sampled_from([b"DMSNAPLB", b"DMSNAPLC", bytes(8)]),
-        "version": st.integers(0, 2),
+        "version": st.integers(0, 3),
+        "block_size": st.integers(0, 2**32 - 1),
+        "chunk_size": st.integers(0, 2**32 - 1),
+        "device": st.binary(max_size=192),
+        "mount_options": st.binary(max_size=128),
         "nr_history": st.sampled_from([0, 1, 63, 64, 65, 2**32 - 1]),
         "patches": st.dictionaries(
-            st.one_of(st.integers(140, 143), st.integers(328, 1023)),
+            st.one_of(st.integers(140, 143), st.integers(936, 1023)),
             st.integers(1, 255),
             max_size=1,
         ),
@@ -131,6 +154,8 @@ def test_same_bytes(model: Model) -> None:
     assert (found.generation, found.size_bytes) == (model.generation, model.size_bytes)
     assert (found.state, found.flags) == (model.state, model.flags)
     assert (found.name.encode(), found.host.encode()) == (model.name, model.host)
+    assert (found.host_uuid or label_model.NONE) == model.host_uuid
+    assert (found.device.encode(), found.store.encode()) == (model.device, model.store)
     assert [
         (entry.point_uuid, entry.store_offset_bytes, entry.chunk_size) for entry in found.history
     ] == [(entry.point_uuid, entry.store_offset, entry.chunk_size) for entry in model.history]
@@ -176,29 +201,49 @@ def test_choice(slots: list[Model]) -> None:
 
 @given(
     st.lists(
-        st.tuples(models(), st.sets(st.integers(0, SECTOR // DISK_SECTOR - 1))),
+        st.tuples(models(), st.booleans(), st.sets(st.integers(0, SECTOR // DISK_SECTOR - 1))),
         min_size=1,
         max_size=8,
     )
 )
 @settings(max_examples=60, deadline=None)
-def test_torn_writes(writes: list[tuple[Model, set[int]]]) -> None:
+def test_torn_writes(writes: list[tuple[Model, bool, set[int]]]) -> None:
     """Power fails in each write: of its disk sectors only some, in no order, are there.
 
-    What is read is the new label where all of what differs is there, else the last that was.
+    The first of the two slots is flushed before the second is begun. What is read is the new label
+    where all of what differs of one slot is there, else the last that was.
     """
     with device() as fd:
         last: bytes | None = None
-        for model, lost in writes:
+        for model, in_first, lost in writes:
             before = os.pread(fd, label_model.AREA, AREA)
             made = label.decode(model.encode(), DEVICE_BYTES, "sdb")
+            first = 1 if last is not None and before[:SECTOR] == last else 0
             new = label.encode(label.write(fd, DEVICE_BYTES, made, "sdb"))
-            complete = os.pread(fd, label_model.AREA, AREA)
-            slot = 0 if complete[:SECTOR] != before[:SECTOR] else 1
-            assert complete[slot * SECTOR :][:SECTOR] == new
+            assert os.pread(fd, label_model.AREA, AREA) == new + new
+            torn = first if in_first else 1 - first
+            if in_first:  # nothing of the second was written
+                rest = before[(1 - first) * SECTOR :][:SECTOR]
+                os.pwrite(fd, rest, AREA + (1 - first) * SECTOR)
             for sector in lost:
-                at = slot * SECTOR + sector * DISK_SECTOR
+                at = torn * SECTOR + sector * DISK_SECTOR
                 os.pwrite(fd, before[at : at + DISK_SECTOR], AREA + at)
-            if os.pread(fd, label_model.AREA, AREA) == complete:
+            if not in_first or os.pread(fd, SECTOR, AREA + first * SECTOR) == new:
                 last = new
             assert read(fd) == last
+
+
+@given(models(), models(), st.integers(0, 1), st.integers(0, SECTOR - 1))
+@settings(max_examples=60, deadline=None)
+def test_either_sector_is_enough(old: Model, new: Model, slot: int, position: int) -> None:
+    """Whichever sector of a whole label goes bad later, the other one says the same."""
+    with device() as fd:
+        for model in (old, new):
+            made = label.decode(model.encode(), DEVICE_BYTES, "sdb")
+            written = label.write(fd, DEVICE_BYTES, made, "sdb")
+        at = AREA + slot * SECTOR + position
+        os.pwrite(fd, bytes([os.pread(fd, 1, at)[0] ^ 0x40]), at)
+        found = label.read(fd, DEVICE_BYTES, "sdb")
+        assert label.encode(found) == label.encode(written)
+        doubtful = new.right_version == 1
+        assert found.twin is (LabelTwin.DOUBTFUL if doubtful else LabelTwin.DAMAGED)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The label of a recovery volume: two 4 KiB sectors at the end of the device,
- * written in turn, each with a checksum and a generation counter. The one with
- * the higher generation that passes every check is the truth about the
- * replica. Every byte of it is described in docs/FORMATS.md.
+ * written one after the other, each with a checksum and a generation counter.
+ * The one with the higher generation that passes every check is the truth about
+ * the replica. Every byte of it is described in docs/FORMATS.md.
  */
 #ifndef DMSNAP_LABEL_H
 #define DMSNAP_LABEL_H
@@ -23,6 +23,18 @@ enum dms_label_state {
 	DMS_LABEL_APPLYING = 3, /* between two points: finish, or roll the undo store back */
 	DMS_LABEL_MERGING = 4, /* a commit merges undo stores or an overlay into it */
 	DMS_LABEL_PRIMARY = 5, /* promoted: it is the volume now, and no replica */
+};
+
+/*
+ * What the other sector holds. A label that was written whole is in both: so whichever of them is
+ * damaged, the other says the same, or is what a write that was cut off has left in force. Before
+ * version 2 the sectors were written in turn, and a damaged one may have been the later one.
+ */
+enum dms_label_twin {
+	DMS_LABEL_TWIN_SAME = 0,
+	DMS_LABEL_TWIN_EARLIER = 1, /* an earlier label, or none yet */
+	DMS_LABEL_TWIN_DAMAGED = 2, /* none that passes the checks, and no later one is lost */
+	DMS_LABEL_TWIN_DOUBTFUL = 3, /* none that passes the checks: it may have been a later one */
 };
 
 /* One step back: the undo store that turns the next newer content into this point. */
@@ -54,6 +66,16 @@ struct dms_label {
 	char fs_type[17];
 	char fs_uuid[41];
 	char host[65]; /* that wrote this label */
+	/* From here to mount_options version 2: all of it zero makes a label of version 1. */
+	uint8_t host_uuid[16]; /* of the host whose recovery volume it is; zero: nobody's */
+	uint64_t lease_time_ns; /* when that host last wrote a label here */
+	uint32_t block_size; /* of dm-era, sectors; 0: not known */
+	uint32_t chunk_size; /* of live points, sectors; 0: not known */
+	char device[193]; /* the volume's own, or after a commit its former one */
+	char store[129];
+	char mount_point[129];
+	char mount_options[129];
+	uint32_t twin; /* enum dms_label_twin; of what was read, and on no disk */
 	uint32_t nr_history;
 	/*
 	 * Newest first. While applying, entry 0 is the store that undoes what is
@@ -69,7 +91,10 @@ uint64_t dms_label_offset(uint64_t device_bytes);
  * DMS_ERR_CORRUPT: at least one is, and none passes the checks.
  */
 struct dms_error *dms_label_read(int fd, uint64_t device_bytes, struct dms_label *label);
-/* Write to the sector that the newest valid label is not in, with its generation + 1, and flush. */
+/*
+ * Write with the newest valid label's generation + 1: to the sector that it is not in, flush, then
+ * to the other one, flush. The first flush makes it the truth, the second safe from a bad sector.
+ */
 struct dms_error *dms_label_write(int fd, uint64_t device_bytes, struct dms_label *label);
 /* Overwrite both sectors with zeroes, and flush. */
 struct dms_error *dms_label_wipe(int fd, uint64_t device_bytes);

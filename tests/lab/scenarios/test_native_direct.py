@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -15,7 +16,7 @@ from conftest import MIB, Lab, run
 from dmsnap._native import label
 from dmsnap._native.era import EraMetadata
 from dmsnap._native.exception_store import ExceptionStore
-from dmsnap._native.label import HistoryFlag, Label, LabelState
+from dmsnap._native.label import HistoryFlag, Label, LabelState, LabelTwin
 from dmsnap.errors import OperatingSystemError
 
 IMAGES = Path(__file__).parents[2] / "native" / "images"
@@ -142,11 +143,11 @@ def test_label_with_one_unreadable_sector(lab: Lab) -> None:
     disk = lab.disk(size)
     area = label.offset(size)
     with direct(disk) as fd:
-        first = label.write(fd, size, example(), disk)
-        second = label.write(fd, size, example(), disk)
-    for slot, expected in ((0, second), (1, first)):
+        label.write(fd, size, example(), disk)
+        second = label.write(fd, size, replace(example(), lease_time_ns=1), disk)
+    for slot in (0, 1):
         with unreadable(disk, size, area + slot * 4096, 4096) as spoiled, direct(spoiled) as fd:
-            assert label.read(fd, size, spoiled) == expected
+            assert label.read(fd, size, spoiled) == replace(second, twin=LabelTwin.DAMAGED)
     with (
         unreadable(disk, size, area, 8192) as spoiled,
         direct(spoiled) as fd,

@@ -10,6 +10,7 @@ import random
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -198,7 +199,20 @@ def label() -> Seeds:
         host=b"h" * 64,
         history=history,
     )
+    owned = replace(
+        newer,
+        host_uuid=UUID(int=9 << 64),
+        lease_time_ns=5,
+        block_size=128,
+        chunk_size=8,
+        device=b"/dev/disk/by-id/wwn-0x5000c500a1b2c3d4",
+        store=b"/var/lib/dmsnap/store",
+        mount_point=b"/srv",
+        mount_options=b"rw,noatime",
+    )
     for name, sectors in {
+        "owned": owned.encode() * 2,
+        "taken-over": newer.encode() + replace(owned, generation=3).encode(),
         "first": older.encode(),
         "both": older.encode() + newer.encode(),
         "second": bytes(BLOCK) + newer.encode(),
