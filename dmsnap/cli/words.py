@@ -1,4 +1,6 @@
-"""Reading the words that commands take; each function is a click callback."""
+"""Reading the words that commands take; most functions are click callbacks."""
+
+import os
 
 import click
 
@@ -32,6 +34,11 @@ def rate(context: click.Context, parameter: click.Parameter, value: str | None) 
     if not chosen:
         raise click.BadParameter("nothing would ever be copied", context, parameter)
     return chosen
+
+
+def absolute(store: str) -> str:
+    """A store with a slash in it is a directory, any other a volume group."""
+    return os.path.abspath(store) if "/" in store else store  # noqa: PTH100 - links stay
 
 
 def new_name(context: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -3,10 +3,13 @@
 import os
 import re
 from pathlib import Path
+from uuid import UUID
 
 from dmsnap.errors import OperatingSystemError
 from dmsnap.host.mountinfo import PROC
 from dmsnap.host.system_call import system_call
+
+MACHINE_ID = Path("/etc/machine-id")
 
 
 def parse_release(release: str) -> tuple[int, int]:
@@ -27,6 +30,19 @@ def boot_id(*, proc: Path = PROC) -> str:
     path = proc / "sys" / "kernel" / "random" / "boot_id"
     with system_call(f"read {path}"):
         return path.read_text().strip()
+
+
+def machine_id() -> UUID | None:
+    """What this installation is known by (machine-id(5)); None where it has none yet."""
+    return machine_id_in(MACHINE_ID)
+
+
+def machine_id_in(path: Path) -> UUID | None:
+    """The id in a file; None where there is none, or no file."""
+    try:
+        return UUID(path.read_text().strip())
+    except (OSError, ValueError):  # none, or "uninitialized"
+        return None
 
 
 def host_name() -> str:

@@ -169,6 +169,13 @@ class Sysfs:
                 return [parse_devno((link / "dev").read_text()) for link in found.values()]
         return []
 
+    def block_devices(self) -> list[int]:
+        """Every disk and partition."""
+        directory = self.root / "class" / "block"
+        with system_call(f"list {directory}"):
+            entries = sorted(directory.iterdir())
+        return [number for entry in entries if (number := _number(entry)) is not None]
+
     def disks(self, prefix: str = "") -> dict[str, int]:
         """Every whole disk whose kernel name begins with ``prefix``, with its number."""
         directory = self.root / "block"

@@ -7,23 +7,29 @@ from pathlib import Path
 from uuid import UUID
 
 from dmsnap._native import copy, label
-from dmsnap._native.label import Label, LabelState
+from dmsnap._native.label import Label, LabelState, LabelTwin
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
+from dmsnap.recovery import lease
 from dmsnap.snapshot import stack
 
 
 class Replica:
     """The open recovery volume of one volume. Made by :func:`opened`."""
 
-    def __init__(self, device: BlockDevice, fd: int, current: Label) -> None:
+    def __init__(
+        self, device: BlockDevice, fd: int, current: Label, volume: Volume | None = None
+    ) -> None:
         self.device = device
         self.fd = fd
         self.label = current
+        self.volume = volume
 
     def write_label(self, new: Label) -> None:
-        """Write ``new`` to the older of the two sectors and flush; it is the truth from then on."""
+        """Write ``new`` with this host's lease and flush; it is the truth from then on."""
+        if self.volume is not None:
+            new = lease.stamped(new, self.volume)
         self.label = label.write(self.fd, self.device.size_bytes, new, str(self.device.path))
 
     def require_consistent(self) -> None:
@@ -84,13 +90,22 @@ def recovery_path(volume: Volume) -> Path:
 
 @contextmanager
 def opened(volume: Volume, *, write: bool = True) -> Iterator[Replica]:
-    """The recovery volume, opened O_EXCL, its label checked against ``volume``."""
+    """The recovery volume, opened O_EXCL, its label checked against ``volume``.
+
+    To be written to, it must be this host's, and a label of which only one sector is left, or
+    that was written in turn, is written to both.
+    """
     path = recovery_path(volume)
     device = BlockDevice.probe(path)
     with open_exclusive(path, write=write) as fd:
         current = label.read(fd, device.size_bytes, str(path))
         check_identity(volume, device, current)
-        yield Replica(device, fd, current)
+        found = Replica(device, fd, current, volume)
+        if write:
+            require_usable(path, current)
+            if current.twin is not LabelTwin.SAME:
+                found.write_label(current)
+        yield found
 
 
 @contextmanager
@@ -105,7 +120,32 @@ def opened_below_stack(volume: Volume) -> Iterator[Replica]:
     with open_shared(path, write=True) as fd:
         current = label.read(fd, device.size_bytes, str(path))
         check_identity(volume, device, current)
-        yield Replica(device, fd, current)
+        require_usable(path, current)
+        yield Replica(device, fd, current, volume)
+
+
+def require_usable(path: Path, current: Label) -> None:
+    """Raise unless the label can be believed and no other host claims the recovery volume."""
+    lease.require_trusted(path, current)
+    lease.require_ours(path, current)
+
+
+def take_over(volume: Volume) -> None:
+    """Make the recovery volume this host's, whoever claims it."""
+    path = recovery_path(volume)
+    device = BlockDevice.probe(path)
+    with open_exclusive(path, write=True) as fd:
+        current = label.read(fd, device.size_bytes, str(path))
+        check_identity(volume, device, current)
+        lease.require_trusted(path, current)
+        Replica(device, fd, current, volume).write_label(current)
+
+
+def release(volume: Volume) -> None:
+    """Let any host take the recovery volume from now on."""
+    with opened(volume) as current:
+        new = lease.released(lease.stamped(current.label, volume))
+        label.write(current.fd, current.device.size_bytes, new, str(current.device.path))
 
 
 def read_label(path: Path) -> Label | None:

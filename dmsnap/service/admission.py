@@ -9,7 +9,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from dmsnap._native import label
-from dmsnap._native.label import Label, LabelState
+from dmsnap._native.label import Label, LabelState, LabelTwin
 from dmsnap.errors import (
     AlreadyProtectedError,
     BlockSizeError,
@@ -27,7 +27,7 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.host.signature import Signature
 from dmsnap.host.sysfs import SYSFS
-from dmsnap.recovery import history, replica
+from dmsnap.recovery import history, lease, replica
 from dmsnap.service import geometry
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
@@ -56,6 +56,7 @@ class ProtectRequest:
 
     ``bandwidth`` in bytes a second, 0: no limit.
     ``full``: copy what the file system does not use, too.
+    ``force``: take the recovery volume over from another host that claims it.
     """
 
     device: Path
@@ -68,6 +69,7 @@ class ProtectRequest:
     cow_percent: int = 0
     bandwidth: int = 0
     full: bool = False
+    force: bool = False
 
     def as_arguments(self) -> dict[str, object]:
         """For the journal, which takes JSON."""
@@ -235,15 +237,18 @@ def check_label(
     found: Label,
 ) -> Label | None:
     """A label of the same volume is taken over; any other is refused."""
+    if not request.force:
+        lease.require_ours(recovery.path, found)
     same = (
         found.name == request.name
         and found.size_bytes == backing.size_bytes
         and found.fs_uuid == ((content.uuid if content else None) or "")
     )
     # One that a killed sync left is rolled back by the sync that follows.
-    if same and found.state in (LabelState.CONSISTENT, LabelState.APPLYING):
+    trusted = found.twin is not LabelTwin.DOUBTFUL
+    if same and trusted and found.state in (LabelState.CONSISTENT, LabelState.APPLYING):
         return found
-    if request.overwrite or (same and found.state is LabelState.COPYING):
+    if request.overwrite or (same and (not trusted or found.state is LabelState.COPYING)):
         return None
     what = f"in state {found.state.name.lower()}" if same else f"not of {request.name} as it is now"
     raise ForeignDeviceError(

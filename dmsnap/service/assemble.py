@@ -22,6 +22,7 @@ from dmsnap.service import assembly, boot, export_restore, exported, identity, j
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
+from dmsnap.service.withdrawal import is_cut_off
 from dmsnap.snapshot import stack
 
 # The front lies over the recovery volume.
@@ -45,7 +46,7 @@ class Assembly:
     """Build the stack of a recorded volume again, after a reboot or a removal by others."""
 
     def __init__(self, session: Session, volume: Volume, *, at_boot: bool = False) -> None:
-        if not at_boot and volume.state not in ASSEMBLED_BY_HAND:
+        if is_cut_off(volume) or (not at_boot and volume.state not in ASSEMBLED_BY_HAND):
             raise WrongStateError(f"{volume.name} is in state {volume.state}: not assembled")
         if volume.state not in OVER_REPLICA:  # else it may be dead, and is not needed
             identity.require_backing(volume)

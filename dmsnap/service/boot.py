@@ -49,7 +49,11 @@ def rules_path(volume: Volume) -> Path:
 
 def unit_name(volume: Volume) -> str:
     """The instance that assembles a volume."""
-    return UNIT.replace("@", f"@{systemd.escape(volume.name)}")
+    return _unit_name(volume.name)
+
+
+def _unit_name(name: str) -> str:
+    return UNIT.replace("@", f"@{systemd.escape(name)}")
 
 
 # hiding the twins
@@ -91,7 +95,7 @@ def copies_of(volume: Volume) -> list[str]:
 
 def devices_of(volume: Volume) -> list[str]:
     """Device and copies: the same before a swap is committed and after it."""
-    return sorted({volume.backing, *copies_of(volume)})
+    return sorted({path for path in (volume.backing, *copies_of(volume)) if path})
 
 
 def present(volume: Volume) -> list[Path]:
@@ -166,7 +170,16 @@ def remove_unit_files(volume: Volume, but: Collection[Path] = ()) -> None:
 
 def ordering_path(volume: Volume) -> Path:
     """The drop-in of the instance."""
-    return systemd.UNITS / f"{unit_name(volume)}.d" / "volume.conf"
+    return _ordering_path(volume.name)
+
+
+def _ordering_path(name: str) -> Path:
+    return systemd.UNITS / f"{_unit_name(name)}.d" / "volume.conf"
+
+
+def is_awaited(name: str) -> bool:
+    """Whether a volume of this name is to be assembled at boot."""
+    return _ordering_path(name).exists()
 
 
 def wish_path(volume: Volume, target: str) -> Path:
@@ -233,7 +246,9 @@ def respell_fstab(volume: Volume) -> None:
 
 
 def restore_fstab(volume: Volume) -> None:
-    """Lines that name the front name the device again."""
+    """Lines that name the front name the device again, where there is one."""
+    if not volume.backing:
+        return
     fstab.respell(lambda entry: volume.backing if entry.spec in front_paths(volume) else None)
 
 

@@ -1,7 +1,7 @@
 """Mounting a point: read-only, over a throwaway overlay that takes the journal's replay."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -55,7 +55,7 @@ class Browse:
         self.place = best_place(view)
         self.directory = at or session.configuration.run_directory / "points" / view.id.hex[:12]
         self.made_directory = False
-        self.overlay = replace(plan_area(volume, AreaRole.BROWSE, OVERLAY_BYTES), point_id=view.id)
+        self.overlay = plan_area(volume, AreaRole.BROWSE, OVERLAY_BYTES, point_id=view.id)
 
     def plan(self) -> Plan:
         return Plan(

@@ -13,7 +13,7 @@ from dmsnap.catalogue.skipped import Skipped
 from dmsnap.host import kernel, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
-from dmsnap.recovery import history
+from dmsnap.recovery import history, lease
 from dmsnap.service.journal import Step
 from dmsnap.service.point import PointSet
 from dmsnap.service.progress import Progress, of_total
@@ -178,7 +178,7 @@ def recovery_id_of(volume: Volume) -> UUID:
 def first_label(volume: Volume, recovery: BlockDevice, point: Point) -> Label:
     """The label of a recovery volume that ``point`` is being copied to."""
     region = history.region(volume.size_bytes, label.offset(recovery.size_bytes))
-    return Label(
+    made = Label(
         generation=0,
         size_bytes=volume.size_bytes,
         volume_uuid=volume.id,
@@ -197,3 +197,4 @@ def first_label(volume: Volume, recovery: BlockDevice, point: Point) -> Label:
         host=kernel.host_name(),
         history=(),
     )
+    return lease.stamped(made, volume)

@@ -42,8 +42,7 @@ class PointSet:
 
     def _plan(self, volume: Volume, cow_percent: int) -> tuple[UUID, Area]:
         point_id = uuid4()
-        area = self.session.plan_cow(volume, AreaRole.COW, cow_percent)
-        return point_id, replace(area, point_id=point_id)
+        return point_id, self.session.plan_cow(volume, AreaRole.COW, cow_percent, point_id)
 
     def steps(self) -> list[Step]:
         names = ", ".join(volume.name for volume in self.volumes.values())

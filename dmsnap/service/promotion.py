@@ -173,7 +173,7 @@ class Promotion:
             recovery=None,
             recovery_id=None,
             trial_point=None,
-            previous_backing=self.volume.backing,
+            previous_backing=self.volume.backing or None,
             tracking_id=f"{kernel.boot_id()}:{uuid4()}",
         )
         promoted = replace(promoted, parting=parting.part(self.session, self.volume, promoted))

@@ -72,6 +72,7 @@ class Protection:
                 self.volume,
                 cow_percent=request.cow_percent,
                 bandwidth=request.bandwidth,
+                force=request.force,
                 progress=progress,
             )
             if admitted.label

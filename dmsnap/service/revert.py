@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
+from dmsnap.errors import WrongStateError
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service import assembly, journal, trial
 from dmsnap.service.journal import Plan, Step, StepTimes
@@ -20,6 +21,13 @@ class Revert:
 
     def __init__(self, session: Session, volume: Volume) -> None:
         trial.require_trial(volume)
+        if not volume.backing:
+            raise WrongStateError(
+                f"{volume.name} was recovered by the label of its recovery volume: there is no "
+                f"volume to go back to",
+                hint=f"dmsnap swap commit {volume.name} keeps what it shows, dmsnap unprotect "
+                f"{volume.name} ends the trial",
+            )
         self.session = session
         self.volume = volume
         # Looked up now: undoing must not depend on a catalogue whose disk is full.

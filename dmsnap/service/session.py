@@ -85,12 +85,18 @@ class Session:
         areas = self.catalogue.areas(volume.id)
         return next((area for area in areas if area.id == area_id), None)
 
-    def plan_cow(self, volume: Volume, role: AreaRole = AreaRole.COW, percent: int = 0) -> Area:
+    def plan_cow(
+        self,
+        volume: Volume,
+        role: AreaRole = AreaRole.COW,
+        percent: int = 0,
+        point_id: UUID | None = None,
+    ) -> Area:
         """A COW store for ``percent`` of the volume, by default what the configuration says."""
         size_bytes = live.cow_bytes(volume, percent or self.configuration.cow_percent)
         if self.configuration.cow_limit_bytes is not None:
             size_bytes = min(size_bytes, self.configuration.cow_limit_bytes)
-        return plan_area(volume, role, size_bytes)
+        return plan_area(volume, role, size_bytes, point_id=point_id)
 
     def remove_live_point(self, volume: Volume, point: Point) -> None:
         """Remove a point's snapshot device and give its COW store back."""

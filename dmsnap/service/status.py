@@ -12,9 +12,10 @@ from dmsnap.errors import DmsnapError, NotFoundError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.mountinfo import mounts_of
-from dmsnap.recovery import history, replica
+from dmsnap.recovery import history, lease, replica
 from dmsnap.service import exported, publication, trial
 from dmsnap.service.session import Session
+from dmsnap.service.withdrawal import is_cut_off
 from dmsnap.snapshot import live, stack, write_count
 from dmsnap.units import format_size, to_bytes
 
@@ -126,6 +127,8 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
         if volume.state is VolumeState.TRIAL:
             found = stack.differences(trial.expected_tables(volume, areas))
             return found or trial.overlay_problems(volume)
+        if is_cut_off(volume):
+            return [f"recovering {volume.name} by its label was interrupted: unprotect it"]
         if volume.state is VolumeState.BUILDING:
             return [f"{volume.name} is protected in part: dmsnap unprotect gives it back"]
         if volume.state is VolumeState.COMMITTING:
@@ -168,9 +171,18 @@ def replica_status(session: Session, volume: Volume, problems: list[str]) -> Rep
             f"the recovery volume {volume.recovery} is {label.state.name.lower()}: "
             f"the next dmsnap sync repairs it"
         )
+    problems += label_faults(Path(volume.recovery), label)
     problems += replica_faults(session, volume, label)
     left_out = skipped.of_replica(session.catalogue, label.recovery_uuid, label.point_uuid)
     return replace(described(Path(volume.recovery), label), bytes_skipped=left_out.bytes)
+
+
+def label_faults(recovery: Path, label: Label) -> list[str]:
+    """A sector of the label that is damaged, and another host that claims the recovery volume."""
+    faults = [damage] if (damage := lease.damage(recovery, label)) else []
+    if not lease.is_ours(label):
+        faults.append(lease.claim(recovery, label))
+    return faults
 
 
 def replica_faults(session: Session, volume: Volume, label: Label) -> list[str]:

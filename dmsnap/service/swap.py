@@ -45,6 +45,7 @@ class Trial:
         # Looked up now: undoing must not depend on a catalogue whose disk is full.
         self.before_metadata = stack.era_area(volume, session.catalogue.areas(volume.id))
         self.label: Label = replica.label_of(volume)
+        replica.require_usable(replica.recovery_path(volume), self.label)
         self.point, self.steps_back = choose_point(volume, self.label, wanted)
         self.volume = replace(
             volume,
@@ -54,7 +55,7 @@ class Trial:
         )
         self.recovery = BlockDevice.probe(replica.recovery_path(volume))
         self.chain = chain.levels(volume, self.label, self.steps_back, chain.TRIAL)
-        self.overlay = session.plan_cow(self.volume, AreaRole.OVERLAY)
+        self.overlay = session.plan_cow(self.volume, AreaRole.OVERLAY, point_id=self.point)
         self.metadata = plan_area(
             self.volume,
             AreaRole.ERA_METADATA,

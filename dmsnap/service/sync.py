@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -62,11 +63,13 @@ class Sync:
         audit: Audit = Audit.NONE,
         cow_percent: int = 0,
         bandwidth: int = 0,
+        force: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.session = session
         self.volume = volume
         self.audit = audit
+        self.force = force
         self.options = CopyOptions(bytes_per_second=bandwidth)
         self.progress = progress
         self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
@@ -103,7 +106,13 @@ class Sync:
 
     def steps(self) -> list[Step]:
         name, device = self.volume.name, self.volume.recovery
+        take_over = Step(
+            "take-over",
+            f"take {device} over, whichever host claims it",
+            partial(replica.take_over, self.volume),
+        )
         steps = [
+            *([take_over] if self.force else []),
             Step("repair", f"roll back what an earlier sync of {name} left", self._repair),
             *self.points.steps(),
             Step("track", f"find the dirty extents of {name}", self._track),
@@ -287,11 +296,13 @@ def sync(
     dry_run: bool = False,
     cow_percent: int = 0,
     bandwidth: int = 0,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> SyncResult | Plan:
     """Bring the recovery volume of ``name`` up to date with a new point of now. Needs root.
 
     ``bandwidth``: bytes a second that are read from the volume, or written; 0: no limit.
+    ``force``: take the recovery volume over from another host that claims it.
     """
     with held(session, name) as volume:
         exported.require_replica_unexported(session, volume)
@@ -307,6 +318,7 @@ def sync(
             audit=audit,
             cow_percent=cow_percent,
             bandwidth=bandwidth,
+            force=force,
             progress=progress,
         )
         arguments = {

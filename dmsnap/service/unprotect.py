@@ -19,6 +19,7 @@ from dmsnap.service import assembly, boot, exported, identity, journal, mounting
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
+from dmsnap.service.withdrawal import Withdrawal, ends_without_volume, release_recovery
 from dmsnap.snapshot import stack
 
 
@@ -95,6 +96,11 @@ class Release:
         if self.forget and volume.recovery is not None:
             wipe = f"wipe the label of {volume.recovery}"
             steps.append(Step("forget", wipe, self._wipe, final=True))
+        elif volume.recovery is not None and volume.state is not VolumeState.BUILDING:
+            release = f"let any host take {volume.recovery}"
+            steps.append(
+                Step("release-recovery", release, partial(release_recovery, volume), final=True)
+            )
         record = f"record that {name} is not protected any more"
         steps.append(Step("record", record, self._record, final=True))
         return Plan("unprotect", (volume.id,), steps, {"name": name, "forget": self.forget})
@@ -165,11 +171,18 @@ def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Pl
     with held_unless_done(session, name, "unprotect") as volume:
         if volume is None:
             return None
-        plan = Release(session, volume, forget=forget).plan()
+        plan = ending(session, volume, forget=forget)
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
     return None
+
+
+def ending(session: Session, volume: Volume, *, forget: bool) -> Plan:
+    """The plan that takes a volume out of protection, or what was recovered by a label alone."""
+    if ends_without_volume(volume) and not forget:
+        return Withdrawal(session, volume).plan()
+    return Release(session, volume, forget=forget).plan()
 
 
 def again(session: Session, arguments: Mapping[str, Any]) -> object:
@@ -183,7 +196,7 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
         boot.prepare(volume, session.configuration.state_directory)
         boot.hide(volume)
         return False
-    plan = Release(session, volume, forget=bool(job.arguments["forget"])).plan()
+    plan = ending(session, volume, forget=bool(job.arguments["forget"]))
     journal.run(session.catalogue, plan)
     return True
 

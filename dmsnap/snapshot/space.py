@@ -5,10 +5,11 @@ volumes in the free space of a volume group. What is handed out is recorded as a
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from dmsnap.catalogue.model import Area, AreaRole, Volume
 from dmsnap.errors import NotFoundError
@@ -17,6 +18,11 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.mountinfo import file_system_devno
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.units import MIB, PAGE_BYTES, SECTOR_BYTES, align_up
+
+POINT_DIGITS = 12
+PIECE = re.compile(
+    rf"(.+)-({'|'.join(AreaRole)})(?:-g(\d{{1,9}}))?(?:-([0-9a-f]{{{POINT_DIGITS}}}))?-[0-9a-f]{{8}}"
+)
 
 
 class Space(Protocol):
@@ -45,6 +51,9 @@ class Space(Protocol):
 
     def logical_block_bytes(self) -> int:
         """The sectors of a piece of it."""
+
+    def pieces(self) -> list[tuple[str, int]]:
+        """Path and size of what is there and bears the name of a piece of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,14 @@ class DirectorySpace:
     def devices(self) -> list[int]:
         below = file_system_devno(self.directory)
         return [] if below is None else [below]
+
+    def pieces(self) -> list[tuple[str, int]]:
+        paths = sorted(self.directory.glob("*.img"))
+        return [
+            (str(path), path.stat().st_size)
+            for path in paths
+            if not path.is_symlink() and path.is_file() and piece_name(str(path)) is not None
+        ]
 
     def logical_block_bytes(self) -> int:
         return SECTOR_BYTES  # the loop driver's, whatever lies below the file system
@@ -127,6 +144,13 @@ class VolumeGroupSpace:
         paths = group.physical_volumes if group else ()
         return [BlockDevice.probe(Path(path)).devno for path in paths]
 
+    def pieces(self) -> list[tuple[str, int]]:
+        return [
+            (str(volume.path), volume.size_bytes)
+            for volume in lvm.list_lvs()
+            if volume.vg == self.volume_group and piece_name(str(volume.path)) is not None
+        ]
+
     def logical_block_bytes(self) -> int:
         blocks = [SYSFS.logical_block_bytes(devno) for devno in self.devices()]
         return max(blocks, default=SECTOR_BYTES)
@@ -139,17 +163,50 @@ def open_space(store: str) -> Space:
     return VolumeGroupSpace(store)
 
 
-def plan_area(volume: Volume, role: AreaRole, size_bytes: int, generation: int = 0) -> Area:
+@dataclass(frozen=True, slots=True)
+class PieceName:
+    """What the name of a piece says of it: enough to know it again without a catalogue.
+
+    Pieces of earlier versions say neither ``generation`` nor ``point``, the first twelve digits of
+    the point that it serves.
+    """
+
+    volume: str
+    role: AreaRole
+    generation: int | None
+    point: str | None
+
+
+def piece_name(path: str) -> PieceName | None:
+    """Read the name of a piece of any store; None when it is none of ours."""
+    found = PIECE.fullmatch(Path(path).name.removesuffix(".img").removeprefix("dmsnap-"))
+    if found is None:
+        return None
+    volume, role, generation, point = found.groups()
+    return PieceName(volume, AreaRole(role), int(generation) if generation else None, point)
+
+
+def plan_area(
+    volume: Volume,
+    role: AreaRole,
+    size_bytes: int,
+    generation: int = 0,
+    point_id: UUID | None = None,
+) -> Area:
     """Name a piece of ``volume``'s store; nothing is made yet."""
     area_id = uuid4()
-    name = f"{volume.name}-{role}-{area_id.hex[:8]}"
+    generation = generation or volume.generation
+    words = [volume.name, role, f"g{generation}"]
+    words += [point_id.hex[:POINT_DIGITS]] if point_id else []
+    name = "-".join([*words, area_id.hex[:8]])
     return Area(
         id=area_id,
         volume_id=volume.id,
         role=role,
-        generation=generation or volume.generation,
+        generation=generation,
         path=open_space(volume.store).path(name),
         size_bytes=align_up(size_bytes, MIB),
+        point_id=point_id,
     )
 
 

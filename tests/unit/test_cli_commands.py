@@ -17,6 +17,7 @@ from dmsnap.service import (
     admission,
     assemble,
     browse,
+    from_label,
     point,
     promotion,
     protect,
@@ -30,6 +31,7 @@ from dmsnap.service import (
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.browse import BrowseResult
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.label_admission import LabelRequest
 from dmsnap.service.point import Place, PointView
 from dmsnap.service.protect import ProtectResult
 from dmsnap.service.session import Session
@@ -106,6 +108,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (point, "delete", None), (browse, "unmount_point", None),
         (browse, "mount_point", BrowseResult(POINT, "srv", "/run/dmsnap/points/3f2a")),
         (swap, "swap", SWAPPED), (revert, "revert", SWAPPED), (promotion, "commit", SWAPPED),
+        (from_label, "recover", SWAPPED),
     ):  # fmt: skip
         fake.answers(module, name, answer)
     return fake
@@ -166,11 +169,29 @@ def test_a_store_with_a_slash_is_a_directory(
     [
         (
             ("sync", "srv"),
-            ("sync", ("srv",), {"audit": Audit.NONE, "cow_percent": 0, "bandwidth": 0}),
+            (
+                "sync",
+                ("srv",),
+                {"audit": Audit.NONE, "cow_percent": 0, "bandwidth": 0, "force": False},
+            ),
         ),
         (
-            ("sync", "srv", "--audit", "full", "--cow-percent", "9", "--bandwidth", "2MiB"),
-            ("sync", ("srv",), {"audit": Audit.FULL, "cow_percent": 9, "bandwidth": 2 * MIB}),
+            (
+                "sync",
+                "srv",
+                "--audit",
+                "full",
+                "--cow-percent",
+                "9",
+                "--bandwidth",
+                "2MiB",
+                "--force",
+            ),
+            (
+                "sync",
+                ("srv",),
+                {"audit": Audit.FULL, "cow_percent": 9, "bandwidth": 2 * MIB, "force": True},
+            ),
         ),
         (
             ("verify", "srv"),
@@ -183,6 +204,25 @@ def test_a_store_with_a_slash_is_a_directory(
         (("swap", "srv"), ("swap", ("srv",), {"to": None})),
         (("swap", "srv", "--trial"), ("swap", ("srv",), {"to": None})),
         (("swap", "--to", "3f2a", "srv"), ("swap", ("srv",), {"to": "3f2a"})),
+        (
+            ("swap", "--from-label", "/dev/sdc"),
+            ("recover", (LabelRequest(Path("/dev/sdc"), "/var/lib/dmsnap/store"),), {}),
+        ),
+        (
+            (
+                "swap",
+                "--from-label",
+                "/dev/sdc",
+                "--to",
+                "3f2a",
+                "--mount",
+                "/mnt",
+                "--store",
+                "/a/../b",
+                "--force",
+            ),
+            ("recover", (LabelRequest(Path("/dev/sdc"), "/b", "3f2a", Path("/mnt"), True),), {}),
+        ),
         (("swap", "--", "revert"), ("swap", ("revert",), {"to": None})),
         (("swap", "revert", "srv"), ("revert", ("srv",), {})),
         (("swap", "revert", "revert"), ("revert", ("revert",), {})),

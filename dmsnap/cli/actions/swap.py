@@ -1,23 +1,49 @@
 """Swap."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from dmsnap.cli.output import Output, Table, Text
+from dmsnap.cli.words import absolute
+from dmsnap.errors import WrongWordError
 from dmsnap.service import failback as returning
+from dmsnap.service import from_label as recovery
 from dmsnap.service import promotion
 from dmsnap.service import revert as reverting
 from dmsnap.service import swap as swapping
 from dmsnap.service.failback import FailbackResult
 from dmsnap.service.journal import Plan
+from dmsnap.service.label_admission import LabelRequest
 from dmsnap.service.session import Session
 from dmsnap.service.trial import SwapResult
 from dmsnap.units import format_size
 
 
-def start(output: Output, *, name: str, to: str | None, trial: bool, dry_run: bool) -> None:
+def start(
+    output: Output,
+    *,
+    name: str | None,
+    to: str | None,
+    trial: bool,
+    from_label: Path | None,
+    mount: Path | None,
+    store: str | None,
+    force: bool,
+    dry_run: bool,
+) -> None:
     assert trial  # noqa: S101 - the parser knows nothing else
+    if (name is None) == (from_label is None):
+        raise WrongWordError("give the name of a volume, or --from-label DEVICE")
+    if name is not None and (mount or store or force):
+        raise WrongWordError("--mount, --store and --force are for --from-label")
     with Session.open() as session:
-        result = swapping.swap(session, name, to=to, dry_run=dry_run)
+        if from_label is not None:
+            place = absolute(store) if store else session.configuration.default_store
+            request = LabelRequest(from_label, place, to, mount, force)
+            result = recovery.recover(session, request, dry_run=dry_run)
+        else:
+            assert name is not None  # noqa: S101 - one of the two is given
+            result = swapping.swap(session, name, to=to, dry_run=dry_run)
     _show(output, result, describe_started)
 
 

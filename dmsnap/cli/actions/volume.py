@@ -1,10 +1,10 @@
 """Volumes."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from dmsnap.cli.output import Output, Table, Text
+from dmsnap.cli.words import absolute
 from dmsnap.errors import ExitCode, WrongWordError
 from dmsnap.service import assemble as assembling
 from dmsnap.service import protect as protection
@@ -40,6 +40,7 @@ def protect(
     bandwidth: int,
     full: bool,
     overwrite: bool,
+    force: bool,
     dry_run: bool,
 ) -> None:
     with Session.open() as session, output.progress(f"copying {name}") as progress:
@@ -47,24 +48,20 @@ def protect(
             device=device,
             name=name,
             recovery=recovery,
-            store=_absolute(store) if store else session.configuration.default_store,
+            store=absolute(store) if store else session.configuration.default_store,
             block_bytes=block_size,
             chunk_bytes=chunk,
             overwrite=overwrite,
             cow_percent=cow_percent or 0,
             bandwidth=bandwidth,
             full=full,
+            force=force,
         )
         result = protection.protect(session, request, dry_run=dry_run, progress=progress)
     if isinstance(result, Plan):
         output.show_plan(result)
     else:
         output.show(result, describe_protected)
-
-
-def _absolute(store: str) -> str:
-    """A store with a slash in it is a directory, any other a volume group."""
-    return os.path.abspath(store) if "/" in store else store  # noqa: PTH100 - links stay
 
 
 def describe_protected(result: ProtectResult) -> Iterator[Text]:
@@ -136,6 +133,7 @@ def sync(
     audit: str,
     cow_percent: int | None,
     bandwidth: int,
+    force: bool,
     dry_run: bool,
 ) -> None:
     with Session.open() as session, output.progress(f"syncing {name}") as progress:
@@ -146,6 +144,7 @@ def sync(
             dry_run=dry_run,
             cow_percent=cow_percent or 0,
             bandwidth=bandwidth,
+            force=force,
             progress=progress,
         )
     if isinstance(result, Plan):

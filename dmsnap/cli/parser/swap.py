@@ -3,14 +3,14 @@
 import click
 
 from dmsnap.cli.grammar import Command, Noun
-from dmsnap.cli.parser.volume import NAME
+from dmsnap.cli.parser.volume import FORCE, NAME, PATH
 
 START = Command(
     "start",
     "Put the recovery volume in the volume's place, in trial.",
     "swap.start",
     (
-        NAME,
+        click.Argument(["name"], required=False),
         click.Option(
             ["--to"], default=None, metavar="POINT", help="An earlier point than the newest."
         ),
@@ -20,6 +20,25 @@ START = Command(
             default=True,
             help="Write to an overlay, so that revert can drop it: the default.",
         ),
+        click.Option(
+            ["--from-label"],
+            type=PATH,
+            metavar="DEVICE",
+            help="Instead of NAME: recover from this recovery volume what its label says, on a "
+            "host that does not know the volume.",
+        ),
+        click.Option(
+            ["--mount"],
+            type=PATH,
+            metavar="DIR",
+            help="With --from-label: where to mount it; else where the label says.",
+        ),
+        click.Option(
+            ["--store"],
+            metavar="DIR|VG",
+            help="With --from-label: where the overlay goes.",
+        ),
+        FORCE,
     ),
     changes_devices=True,
 )

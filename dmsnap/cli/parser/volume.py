@@ -24,6 +24,11 @@ BANDWIDTH = click.Option(
     metavar="RATE",
     help="The most that is read from the volume, or written, in a second, as 50MiB.",
 )
+FORCE = click.Option(
+    ["--force"],
+    is_flag=True,
+    help="Take the recovery volume over from another host that claims it.",
+)
 
 PROTECT = Command(
     "protect",
@@ -77,6 +82,7 @@ PROTECT = Command(
             "byte for byte.",
         ),
         click.Option(["--overwrite"], is_flag=True, help="Destroy what is on the recovery device."),
+        FORCE,
     ),
     details="DEVICE is unmounted for a moment where it is mounted, and mounted again through "
     "/dev/mapper/NAME. The first full copy follows. Whatever fails, the device is given back as "
@@ -133,6 +139,7 @@ SYNC = Command(
         ),
         COW_PERCENT,
         BANDWIDTH,
+        FORCE,
     ),
     details="The replica's former point stays reachable in its history. Interrupted at any time, "
     "the replica goes back to it.",

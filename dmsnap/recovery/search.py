@@ -1,0 +1,91 @@
+"""Recovery volumes found by their labels, on any device of the host: read-only."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dmsnap._native.label import Label
+from dmsnap.errors import CorruptError, DmsnapError, ForeignDeviceError
+from dmsnap.host import blockdev
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.host.sysfs import SYSFS
+from dmsnap.recovery import replica
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A device that carries a whole label."""
+
+    device: BlockDevice
+    label: Label
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a look at all devices found; ``damaged``: a sentence for each label not whole."""
+
+    found: tuple[Labelled, ...]
+    damaged: tuple[str, ...]
+
+
+def search() -> Search:
+    """Read the label of every device that is none of ours. What cannot be read has none."""
+    found: list[Labelled] = []
+    damaged = []
+    for devno in SYSFS.block_devices():
+        try:
+            labelled = look_at(devno)
+        except CorruptError as error:
+            damaged.append(str(error))
+        except DmsnapError as error:
+            log.debug("no label: %s", error)
+        else:
+            found += [labelled] if labelled else []
+    return Search(tuple(uppermost(found)), tuple(damaged))
+
+
+def look_at(devno: int) -> Labelled | None:
+    """The label of one device; what would hang or shows another device's bytes is left out."""
+    if not SYSFS.size_bytes(devno) or (SYSFS.dm_name(devno) and SYSFS.dm_suspended(devno)):
+        return None
+    if (SYSFS.dm_uuid(devno) or "").startswith(dm.UUID_PREFIX):
+        return None
+    device = BlockDevice.probe(dm.path_by_devno(devno))
+    label = replica.read_label(device.path)
+    return Labelled(device, label) if label else None
+
+
+def uppermost(found: Sequence[Labelled]) -> list[Labelled]:
+    """Without the disks below: a path of a multipath device shows what the whole of it does."""
+    return [
+        lower
+        for lower in found
+        if not any(
+            upper.label.recovery_uuid == lower.label.recovery_uuid
+            and upper.device.devno != lower.device.devno
+            and blockdev.depends_on(upper.device.devno, lower.device.devno)
+            for upper in found
+        )
+    ]
+
+
+def require_no_twin(device: BlockDevice, label: Label, found: Sequence[Labelled]) -> None:
+    """Raise :class:`ForeignDeviceError` when another device says that it is the same one."""
+    for other in found:
+        same = other.label.recovery_uuid == label.recovery_uuid
+        if same and other.device.devno != device.devno and not _is_same_disk(device, other.device):
+            raise ForeignDeviceError(
+                f"{device.path} and {other.device.path} both carry the label of recovery volume "
+                f"{label.recovery_uuid} of {label.name}: one is a copy of the other",
+                hint="take the copy away, or wipe its label",
+                devices=[str(device.path), str(other.device.path)],
+            )
+
+
+def _is_same_disk(one: BlockDevice, other: BlockDevice) -> bool:
+    return blockdev.depends_on(one.devno, other.devno) or blockdev.depends_on(
+        other.devno, one.devno
+    )

@@ -1,0 +1,285 @@
+"""Recovery by a recovery volume's label alone: no catalogue, no state directory, no primary."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from conftest import MIB, Lab, dm_devices, dmsnap, forked, refused, run, sha256, world
+from lost_state import (
+    label_of,
+    lose_boot_files,
+    lose_catalogue,
+    lose_disk,
+    lose_stack,
+    lose_state_directory,
+    points_on,
+    write_label,
+)
+from raw_volume import Protected, protected, write_direct
+
+from dmsnap._native import label as labels
+from dmsnap._native.label import LabelState
+from dmsnap.errors import ExitCode
+from dmsnap.host import kernel
+
+SIZE = 32 * MIB
+HERE, THERE = UUID(int=0x1234 << 64), UUID(int=0x5678 << 64)
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    become(monkeypatch, HERE)
+    return monkeypatch
+
+
+def become(monkeypatch: pytest.MonkeyPatch, host: UUID) -> None:
+    monkeypatch.setattr(kernel, "machine_id", lambda: host)
+    monkeypatch.setattr(kernel, "host_name", lambda: f"host-{host.hex[12:16]}")
+
+
+def lost(lab: Lab, volume: Protected, *, primary: bool) -> None:
+    """All that dmsnap knew is gone, and the primary if it is to be."""
+    lose_stack(lab)
+    lose_state_directory()
+    lose_boot_files(volume.name)
+    run("rm", "-rf", lab.store())
+    if primary:
+        lose_disk(lab, volume.primary)
+
+
+def from_label(lab: Lab, recovery: str, *options: object) -> dict[str, object]:
+    result = dmsnap("swap", "--from-label", recovery, "--store", lab.store(), *options)
+    assert result["state"] == "trial"
+    return dict(result)
+
+
+def synced(lab: Lab) -> tuple[Protected, list[str], list[str]]:
+    """A volume with three points; their ids and contents, the newest first."""
+    volume = protected(lab, SIZE)
+    contents = [sha256(volume.front)]
+    for number in range(2):
+        write_direct(volume.front, os.urandom(256 * 1024), (3 + number) * MIB)
+        volume.sync()
+        contents.insert(0, sha256(volume.front))
+    return volume, points_on(volume.name), contents
+
+
+@pytest.mark.selection
+@pytest.mark.parametrize("steps_back", [0, 2])
+def test_equals_the_point(lab: Lab, steps_back: int) -> None:
+    volume, points, contents = synced(lab)
+    lost(lab, volume, primary=True)
+    wanted = ["--to", points[steps_back][:8]] if steps_back else []
+    result = from_label(lab, volume.recovery, *wanted)
+    assert (result["volume"], result["point"]) == (volume.name, points[steps_back])
+    assert sha256(volume.front) == contents[steps_back]
+    replica = volume.replica_sha256()
+    write_direct(volume.front, os.urandom(MIB), 7 * MIB)
+    assert volume.replica_sha256() == replica == contents[0]
+    sentence = refused(ExitCode.WRONG_STATE, "swap", "revert", volume.name)
+    assert "no volume to go back to" in sentence
+    dmsnap("unprotect", volume.name)
+    assert dm_devices() == []
+    assert list(Path(lab.store()).iterdir()) == []
+    assert not list(Path("/etc/systemd/system").glob(f"*{volume.name}*"))
+    assert volume.replica_sha256() == replica
+    assert dmsnap("status") == []
+    # It can be done again, and kept.
+    from_label(lab, volume.recovery)
+    write_direct(volume.front, os.urandom(MIB), 8 * MIB)
+    shown = sha256(volume.front)
+    assert dmsnap("swap", "commit", volume.name)["state"] == "promoted"
+    assert sha256(volume.front) == shown == sha256(volume.recovery, SIZE)
+    (point,) = dmsnap("point", "create", volume.name)
+    dmsnap("point", "delete", point["id"])
+
+
+def test_files_and_places(lab: Lab) -> None:
+    """Mounted where the label says, or where it is asked for."""
+    primary, recovery = lab.disk(64 * MIB), lab.disk(128 * MIB)
+    mount_point = lab.mounted(primary, options="noatime")
+    contents: list[bytes] = []
+    name = ""
+    for number in range(2):
+        contents.insert(0, os.urandom(300_000))
+        (mount_point / "file").write_bytes(contents[0])
+        name = name or lab.protect(primary, recovery)
+        dmsnap("sync", name)
+        assert number or name
+    points = points_on(name)
+    lose_stack(lab, mount_point)
+    lose_state_directory()
+    lose_disk(lab, primary)
+    from_label(lab, recovery)
+    assert (mount_point / "file").read_bytes() == contents[0]
+    assert "noatime" in run("findmnt", "-no", "OPTIONS", mount_point)
+    dmsnap("unprotect", name)
+    place = lab.directory / "elsewhere"
+    sentence = refused(
+        ExitCode.NOT_FOUND, "swap", "--from-label", recovery, "--store", lab.store(),
+        "--mount", place,
+    )  # fmt: skip
+    assert str(place) in sentence
+    place.mkdir()
+    lab.mounts.append(place)
+    from_label(lab, recovery, "--mount", place, "--to", points[1])
+    assert (place / "file").read_bytes() == contents[1]
+    assert not os.path.ismount(mount_point)
+    # A boot in between: it comes up as the trial it is, with what was written.
+    (place / "new").write_text("new")
+    lose_stack(lab, place)
+    dmsnap("assemble", name)
+    assert (place / "new").read_text() == "new"
+
+
+def test_back_to_a_primary_that_is_there(lab: Lab) -> None:
+    volume, points, contents = synced(lab)
+    write_direct(volume.front, os.urandom(MIB), 20 * MIB)
+    primary = sha256(volume.front)
+    lost(lab, volume, primary=False)
+    from_label(lab, volume.recovery, "--to", points[1])
+    assert sha256(volume.front) == contents[1]
+    dmsnap("swap", "revert", volume.name)
+    assert sha256(volume.front) == primary
+    assert volume.sync()["tracker"] == "compare"
+    volume.check_equal()
+    assert volume.sync()["tracker"] == "era"
+
+
+def test_another_host(lab: Lab, host: pytest.MonkeyPatch) -> None:
+    """Refused with the other's name and its last sign of life, unless it is taken over."""
+    volume, points, contents = synced(lab)
+    lost(lab, volume, primary=False)
+    become(host, THERE)
+    swap = ("swap", "--from-label", volume.recovery, "--store", lab.store())
+    before = world(lab, volume.recovery)
+    sentence = refused(ExitCode.FOREIGN_DEVICE, *swap)
+    assert "host-1234" in sentence
+    assert "last sign of life" in sentence
+    assert world(lab, volume.recovery) == before
+    from_label(lab, volume.recovery, "--force")
+    assert sha256(volume.front) == contents[0]
+    found = dmsnap("inspect", "label", volume.recovery)
+    assert (found["host_uuid"], found["host"]) == (str(THERE), "host-5678")
+    # A path of the other host's is another device here: there is no way back to it.
+    refused(ExitCode.WRONG_STATE, "swap", "revert", volume.name)
+    dmsnap("unprotect", volume.name)
+    found = dmsnap("inspect", "label", volume.recovery)
+    assert (found["point_uuid"], found["host_uuid"]) == (points[0], None)
+
+
+def test_twins(lab: Lab) -> None:
+    volume, _, _ = synced(lab)
+    twin = lab.disk(int(run("blockdev", "--getsize64", volume.recovery)))
+    run("dd", f"if={volume.recovery}", f"of={twin}", "bs=1M", "oflag=direct", "status=none")
+    lost(lab, volume, primary=True)
+    before = world(lab, volume.recovery, twin)
+    for disk in (volume.recovery, twin):
+        sentence = refused(
+            ExitCode.FOREIGN_DEVICE, "swap", "--from-label", disk, "--store", lab.store()
+        )
+        assert volume.recovery in sentence
+        assert twin in sentence
+    assert world(lab, volume.recovery, twin) == before
+    lose_disk(lab, twin)
+    from_label(lab, volume.recovery)
+
+
+def test_an_interrupted_sync_is_rolled_back(lab: Lab) -> None:
+    volume, points, contents = synced(lab)
+    lost(lab, volume, primary=True)
+    with label_of(volume.recovery) as (fd, size_bytes, current):
+        entry = current.history[0]
+        applying = replace(
+            current,
+            state=LabelState.APPLYING,
+            point_uuid=entry.point_uuid,
+            point_time_ns=entry.point_time_ns,
+            next_point_uuid=current.point_uuid,
+            next_point_time_ns=current.point_time_ns,
+        )
+        labels.write(fd, size_bytes, applying, volume.recovery)
+    sentence = refused(
+        ExitCode.NOT_FOUND, "swap", "--from-label", volume.recovery, "--store", lab.store(),
+        "--to", points[0],
+    )  # fmt: skip
+    assert "fits 0 points" in sentence
+    result = from_label(lab, volume.recovery)
+    assert result["point"] == points[1]
+    assert sha256(volume.front) == contents[1]
+
+
+def test_what_is_no_recovery_volume(lab: Lab) -> None:
+    volume, points, _ = synced(lab)
+    empty = lab.disk(SIZE)
+    swap = ("swap", "--from-label")
+    assert "no label" in refused(ExitCode.FOREIGN_DEVICE, *swap, empty)
+    assert "is protected on this host" in refused(
+        ExitCode.ALREADY_PROTECTED, *swap, volume.recovery
+    )
+    lose_catalogue()
+    assert "/dev/mapper/" in refused(ExitCode.STACK_CHANGED, *swap, volume.recovery)
+    lost(lab, volume, primary=True)
+    lab.store()
+    refused(ExitCode.NOT_FOUND, *swap, volume.recovery, "--to", str(uuid4()))
+    refused(ExitCode.USAGE, *swap, volume.recovery, volume.name)
+    refused(ExitCode.USAGE, "swap", volume.name, "--store", lab.store())
+    for state in (LabelState.COPYING, LabelState.MERGING, LabelState.PRIMARY):
+        write_label(volume.recovery, state=state)
+        assert "holds no point" in refused(ExitCode.POINT_INVALID, *swap, volume.recovery)
+    write_label(volume.recovery, state=LabelState.CONSISTENT, name="../x")
+    refused(ExitCode.USAGE, *swap, volume.recovery)
+    assert points
+
+
+def test_interrupted_at_every_step(lab: Lab) -> None:
+    """Taken back wherever it is interrupted; the recovery volume is free again for its host."""
+    volume, _, contents = synced(lab)
+    lost(lab, volume, primary=True)
+    words = ("swap", "--from-label", volume.recovery, "--store", lab.store())
+    steps = len(dmsnap(*words, "--dry-run")["steps"])
+    before = world(lab)
+    for step in range(steps):
+        for state in ("begun", "done"):
+            ended = forked(*words, at=(step, state), send=(signal.SIGTERM,))
+            if step == steps - 1:  # from its final step on it is done first
+                assert ended.code in (0, ExitCode.TERMINATED), ended
+                dmsnap("unprotect", volume.name)
+            else:
+                assert ended.code == ExitCode.TERMINATED, ended
+            assert world(lab) == before
+            assert volume.replica_sha256() == contents[0]
+    from_label(lab, volume.recovery)
+    assert sha256(volume.front) == contents[0]
+
+
+def test_killed_at_every_step(lab: Lab) -> None:
+    """What is left is taken back when it is begun again, or when it is given up."""
+    volume, _, contents = synced(lab)
+    lost(lab, volume, primary=True)
+    words = ("swap", "--from-label", volume.recovery, "--store", lab.store())
+    steps = len(dmsnap(*words, "--dry-run")["steps"])
+    before = world(lab)
+    for step in range(steps):
+        for number, state in enumerate(("begun", "done")):
+            ended = forked(*words, at=(step, state), send=(signal.SIGKILL,))
+            assert ended.code == -signal.SIGKILL, ended.stderr
+            recorded = [row["state"] for row in statuses()]
+            if "trial" not in recorded and number == step % 2:
+                from_label(lab, volume.recovery)
+                assert sha256(volume.front) == contents[0]
+            if statuses():
+                dmsnap("unprotect", volume.name)
+            assert world(lab) == before
+            assert volume.replica_sha256() == contents[0]
+
+
+def statuses() -> list[dict[str, object]]:
+    """The status of all volumes; what was cut off is a problem."""
+    listed = forked("status")
+    assert listed.code in (ExitCode.OK, ExitCode.UNHEALTHY)
+    return list(json.loads(listed.stdout))
