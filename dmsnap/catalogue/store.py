@@ -24,6 +24,7 @@ from dmsnap.catalogue.model import (
 )
 from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError, WrongStateError
 from dmsnap.host.locks import directory_lock
+from dmsnap.host.system_call import system_call
 
 Row = TypeVar("Row", Volume, Area, Point)
 
@@ -95,7 +96,7 @@ class Catalogue:
         except sa.exc.DatabaseError as error:
             raise CorruptError(
                 f"the catalogue {self.path} is damaged: {error.orig}",
-                hint="labels and dm tables still hold everything that recovery needs",
+                hint="dmsnap catalogue rebuild makes it anew, from labels and dm tables",
             ) from error
 
     # volumes
@@ -141,6 +142,22 @@ class Catalogue:
         with self.transaction() as connection:
             if not connection.execute(former.values(**columns, removed_ns=None)).rowcount:
                 connection.execute(schema.volume.insert().values(**columns))
+
+    def add_whole(self, volume: Volume, areas: Sequence[Area], points: Sequence[Point]) -> None:
+        """Record a volume and all that belongs to it: everything, or, killed meanwhile, nothing."""
+        former = schema.volume.delete().where(schema.volume.c.id == str(volume.id))
+        rows: list[tuple[sa.Table, list[dict[str, object]]]] = [
+            (schema.area, [_columns(area) for area in areas]),
+            (schema.point, [_columns(point) for point in points]),
+        ]
+        with self.transaction() as connection:
+            for table, _ in rows:
+                connection.execute(table.delete().where(table.c.volume_id == str(volume.id)))
+            connection.execute(former)
+            connection.execute(schema.volume.insert().values(**_columns(volume)))
+            for table, columns in rows:
+                for row in columns:
+                    connection.execute(table.insert().values(**row))
 
     def update_volume(self, volume: Volume) -> None:
         """Record ``volume`` as it is now."""
@@ -221,6 +238,38 @@ class Catalogue:
     def _execute(self, statement: sa.Executable) -> None:
         with self.transaction() as connection:
             connection.execute(statement)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the file of a catalogue; None: nothing, or there is none yet.
+
+    Whether its schema is one that this dmsnap knows is for :meth:`Catalogue.open` to say.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return None
+    engine = sa.create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    try:
+        with engine.begin() as connection:
+            found = str(connection.scalar(sa.text("PRAGMA quick_check(1)")))
+    except sa.exc.OperationalError as error:
+        raise OperatingSystemError(f"the catalogue {path}: {error.orig}") from error
+    except sa.exc.DatabaseError as error:
+        return str(error.orig)
+    finally:
+        engine.dispose()
+    return None if found == "ok" else found
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged catalogue another name, with what belongs to it; returns that name."""
+    aside = path.with_name(f"{path.name}.damaged-{now_ns()}")
+    with directory_lock(path.parent), system_call(f"rename {path}"):
+        # The log first: beside a new file it must not be taken for its own.
+        for suffix in ("-wal", "-shm", ""):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix))
+    return aside
 
 
 def _upgrade(connection: sa.Connection) -> int | None:

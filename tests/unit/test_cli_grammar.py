@@ -28,7 +28,7 @@ COMMANDS = dict(commands())
 CHANGING = {
     "protect", "unprotect", "assemble", "sync", "verify", "point create", "point delete",
     "point mount", "point umount", "swap start", "swap revert", "swap commit",
-    "failback", "export start", "unexport", "lun swap",
+    "failback", "export start", "unexport", "lun swap", "catalogue rebuild",
 }  # fmt: skip
 
 

@@ -1,7 +1,17 @@
 """What can be written on the command line, as data: a module per noun, as in ``actions``."""
 
 from dmsnap.cli.grammar import Noun
-from dmsnap.cli.parser import export, host, inspect, job, lun, point, swap, volume
+from dmsnap.cli.parser import (
+    catalogue,
+    export,
+    host,
+    inspect,
+    job,
+    lun,
+    point,
+    swap,
+    volume,
+)
 
 ROOT = Noun(
     "dmsnap",
@@ -21,6 +31,7 @@ ROOT = Noun(
         volume.STATUS,
         job.JOB,
         inspect.INSPECT,
+        catalogue.CATALOGUE,
         host.DOCTOR,
     ),
     details="A full, mountable replica of every protected volume, kept current by copying only "

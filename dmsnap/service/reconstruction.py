@@ -1,0 +1,234 @@
+"""A volume put together again from what there is of it, as it can be recorded."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID, uuid4
+
+from dmsnap._native.label import HistoryFlag, Label, LabelState
+from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.model import Area, AreaRole, MountRecord, Point, Volume, VolumeState
+from dmsnap.errors import BusyError, WrongStateError
+from dmsnap.host import kernel
+from dmsnap.host.dm.target import SnapshotOrigin
+from dmsnap.recovery.lease import OPTION_SEPARATOR
+from dmsnap.recovery.search import Labelled
+from dmsnap.service import evidence as pieces
+from dmsnap.service import mounting
+from dmsnap.service.evidence import Evidence
+from dmsnap.snapshot.space import POINT_DIGITS
+from dmsnap.snapshot.survey import LiveStack
+from dmsnap.units import to_bytes
+
+# Of a label of version 1: what protect takes by default.
+CHUNK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A volume as it can be recorded; ``notes``: what had to be guessed, a sentence each."""
+
+    volume: Volume
+    areas: tuple[Area, ...]
+    points: tuple[Point, ...]
+    notes: tuple[str, ...]
+
+
+def state_of(evidence: Evidence, overlay: Area | None) -> VolumeState:
+    """Where the volume stands; an overlay without a stack is that of a trial."""
+    live, label = evidence.live, evidence.label
+    merging = label is not None and label.state is LabelState.MERGING
+    primary = label is not None and label.state is LabelState.PRIMARY
+    if label is not None and label.state is LabelState.COPYING:
+        return VolumeState.BUILDING
+    if live is None:
+        trial = VolumeState.TRIAL if overlay else VolumeState.PROTECTED
+        return VolumeState.COMMITTING if merging else VolumeState.PROMOTED if primary else trial
+    if not isinstance(live.below, SnapshotOrigin):
+        return VolumeState.COMMITTING if merging else VolumeState.TRIAL
+    if evidence.found is not None and live.below.device == evidence.found.device.devno:
+        return VolumeState.PROMOTED if primary else VolumeState.COMMITTING
+    return VolumeState.PROTECTED
+
+
+def mounts_of(evidence: Evidence) -> tuple[MountRecord, ...]:
+    """How the front is mounted, or was when the label was last written."""
+    label = evidence.label
+    try:
+        live = mounting.records(evidence.live.front) if evidence.live else ()
+    except BusyError:
+        live = ()
+    if live or label is None or not label.mount_point:
+        return live
+    options = tuple(label.mount_options.split(OPTION_SEPARATOR)) if label.mount_options else ()
+    return (MountRecord(label.mount_point, label.fs_type, options),)
+
+
+def known(evidence: Evidence) -> Known:
+    """Put together what there is; :class:`WrongStateError` when it is not enough."""
+    if evidence.live is not None and evidence.live.former is None and evidence.found is None:
+        require_ordinary(evidence.live)
+    metadata = pieces.piece_path(evidence.live.metadata) if evidence.live else None
+    said = evidence.label.store if evidence.label else ""
+    store = pieces.store_of(metadata) if metadata else said
+    if not store:
+        raise WrongStateError(
+            f"where the store of {evidence.name} is cannot be known: its label does not say it, "
+            f"and its stack is not there"
+        )
+    volume = first_draft(evidence, store)
+    areas = list(pieces.areas_of(evidence, volume, metadata))
+    volume = replace(volume, generation=pieces.generation_of(evidence, areas))
+    overlay = next((a for a in areas if pieces.is_now(a, volume, AreaRole.OVERLAY)), None)
+    state = state_of(evidence, overlay)
+    over_replica = state in (VolumeState.TRIAL, VolumeState.COMMITTING)
+    volume = placed(evidence, replace(volume, state=state))
+    if over_replica:
+        volume = replace(volume, trial_point=trial_point(evidence, overlay))
+    points = points_of(volume, evidence.label)
+    points += live_points(evidence, volume, areas, [point.id for point in points])
+    return Known(volume, tuple(areas), tuple(points), tuple(notes(evidence, volume, areas)))
+
+
+def require_ordinary(live: LiveStack) -> None:
+    """A front over something else than a device of its own needs the label to be understood."""
+    if not isinstance(live.below, SnapshotOrigin):
+        raise WrongStateError(
+            f"{live.name} lies over a {live.below.type_name}, and its recovery volume was not found"
+        )
+
+
+def first_draft(evidence: Evidence, store: str) -> Volume:
+    """All but the state, and what follows from it."""
+    live, label = evidence.live, evidence.label
+    size_bytes = live.size_bytes if live else label.size_bytes if label else 0
+    block_bytes = live.block_bytes if live else to_bytes(label.block_size) if label else 0
+    return Volume(
+        id=evidence.volume_id,
+        name=evidence.name,
+        state=VolumeState.PROTECTED,
+        backing="",
+        recovery=None,
+        recovery_id=None,
+        store=store,
+        size_bytes=size_bytes,
+        block_bytes=block_bytes,
+        chunk_bytes=chunk_bytes_of(evidence),
+        fs_type=label.fs_type if label else "",
+        fs_uuid=label.fs_uuid if label else "",
+        mounts=mounts_of(evidence),
+        generation=live.generation if live else 0,
+        tracking_id=f"{kernel.boot_id()}:{uuid4()}",
+        created_ns=now_ns(),
+    )
+
+
+def chunk_bytes_of(evidence: Evidence) -> int:
+    """What live points copy at a time, as the ones that are there do."""
+    if evidence.live is not None and evidence.live.stores:
+        return next(iter(evidence.live.stores.values())).chunk_bytes
+    said = evidence.label.chunk_size if evidence.label else 0
+    return to_bytes(said) if said else CHUNK_BYTES
+
+
+def placed(evidence: Evidence, volume: Volume) -> Volume:
+    """With the devices in the places that its state gives them."""
+    live, found = evidence.live, evidence.found
+    recovery = pieces.stable_path(found.device.devno) if found else None
+    recorded = found.label.device if found else ""
+    if volume.state is VolumeState.PROMOTED:
+        assert recovery is not None  # noqa: S101 - the state is known by its label
+        return replace(volume, backing=recovery, previous_backing=recorded or None)
+    primary = recorded
+    if live is not None and isinstance(live.below, SnapshotOrigin) and not_on(live, found):
+        primary = pieces.stable_path(live.below.device, recorded)
+    elif live is not None and live.former is not None:
+        primary = pieces.stable_path(live.former, recorded)
+    if volume.state is VolumeState.PROTECTED and not primary:
+        raise WrongStateError(f"where the device of {volume.name} is cannot be known")
+    recovery_id = found.label.recovery_uuid if found else None
+    return replace(volume, backing=primary, recovery=recovery, recovery_id=recovery_id)
+
+
+def not_on(live: LiveStack, found: Labelled | None) -> bool:
+    """Whether the stack lies on another device than the recovery volume."""
+    return (
+        found is None
+        or not isinstance(live.below, SnapshotOrigin)
+        or live.below.device != found.device.devno
+    )
+
+
+def trial_point(evidence: Evidence, overlay: Area | None) -> UUID:
+    """The point that the front shows, found by the levels below it or by the overlay's name."""
+    ids = pieces.ids_in(evidence.label)
+    if evidence.live is not None and evidence.live.levels < len(ids):
+        return ids[evidence.live.levels]
+    if overlay is not None and overlay.point_id in ids:
+        return overlay.point_id
+    raise WrongStateError(
+        f"which point the trial of {evidence.name} shows cannot be known: its recovery volume "
+        f"holds none that its overlay is for"
+    )
+
+
+def points_of(volume: Volume, label: Label | None) -> list[Point]:
+    """The points that the label knows. Their tracking is lost: so the next sync compares."""
+    if label is None or label.point_uuid is None or label.state is LabelState.PRIMARY:
+        return []
+    moments = [(label.point_uuid, label.point_time_ns, label.flags)]
+    moments += [(e.point_uuid, e.point_time_ns, e.flags) for e in label.history]
+    unique = {point_id: (time_ns, flags) for point_id, time_ns, flags in moments}
+    return [
+        new_point(volume, point_id, time_ns, keep=bool(flags & HistoryFlag.KEEP))
+        for point_id, (time_ns, flags) in unique.items()
+    ]
+
+
+def new_point(
+    volume: Volume, point_id: UUID, time_ns: int, *, keep: bool, area: Area | None = None
+) -> Point:
+    return Point(
+        id=point_id,
+        volume_id=volume.id,
+        created_ns=time_ns,
+        keep=keep,
+        temporary=False,
+        era_since=0,
+        tracking_id="",
+        window_seconds=0.0,
+        area_id=area.id if area else None,
+    )
+
+
+def live_points(
+    evidence: Evidence, volume: Volume, areas: Sequence[Area], known_ids: Sequence[UUID]
+) -> list[Point]:
+    """The snapshots that live now; when they were taken nobody knows any more."""
+    if evidence.live is None:
+        return []
+    found = []
+    for digits in evidence.live.stores:
+        point_id = pieces.whole_id(digits, known_ids)
+        area = next((a for a in areas if a.role is AreaRole.COW and a.point_id == point_id), None)
+        if area is not None and point_id not in known_ids:
+            found.append(new_point(volume, point_id, now_ns(), keep=False, area=area))
+    return found
+
+
+def notes(evidence: Evidence, volume: Volume, areas: Sequence[Area]) -> Iterator[str]:
+    """What is not as it was."""
+    if evidence.found is None:
+        yield f"the recovery volume of {volume.name} was not found: it has none now"
+    if evidence.live is None:
+        yield f"the stack of {volume.name} is not there: dmsnap assemble {volume.name} builds it"
+    if volume.state is VolumeState.TRIAL and evidence.live is None:
+        yield f"an overlay of {volume.name} was found: it is taken for a trial"
+    if not volume.backing:
+        yield f"the device of {volume.name} is not known"
+    for digits in evidence.live.stores if evidence.live else ():
+        yield (
+            f"of live point {digits} neither the moment is known nor more than the first "
+            f"{POINT_DIGITS} digits"
+        )
+    if not any(pieces.is_now(area, volume, AreaRole.ERA_METADATA) for area in areas):
+        yield f"the era metadata of {volume.name} is not in {volume.store}"
