@@ -26,6 +26,16 @@ def size(context: click.Context, parameter: click.Parameter, value: str) -> int:
         raise click.BadParameter(str(error), context, parameter) from error
 
 
+def chosen_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int:
+    """A size. Without the option 0, which leaves the choice to dmsnap."""
+    if value is None:
+        return 0
+    chosen = size(context, parameter, value)
+    if not chosen:
+        raise click.BadParameter("there is no block without a byte", context, parameter)
+    return chosen
+
+
 def rate(context: click.Context, parameter: click.Parameter, value: str | None) -> int:
     """``50MiB``: bytes a second. Without the option 0, which is no limit."""
     if value is None:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -32,7 +32,7 @@ from dmsnap.service import geometry
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.space import era_metadata_bytes, open_space
-from dmsnap.units import MIB, PAGE_BYTES, format_size
+from dmsnap.units import KIB, MIB, PAGE_BYTES, format_size
 
 # The dm names made of it must stay under DM_NAME_LEN (128), and a label holds 64 bytes.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -41,6 +41,11 @@ RESERVED = ("commit", "revert", "list", "restore")
 
 MIN_CHUNK_BYTES = PAGE_BYTES
 MAX_CHUNK_BYTES = MIB
+
+# 64 KiB up to 1 TiB. dm-era's metadata, what it does to them at every suspend, and the time in
+# which they are read grow with the number of blocks: so that has a limit, and blocks grow instead.
+MIN_BLOCK_BYTES = 64 * KIB
+MAX_BLOCKS = 2**24
 
 # What other software manages: protect what lies on top of it instead.
 MANAGED = {
@@ -53,6 +58,8 @@ MANAGED = {
 @dataclass(frozen=True, slots=True)
 class ProtectRequest:
     """What the user asked for. Sizes in bytes; ``cow_percent`` 0: what the configuration says.
+
+    ``block_bytes`` 0: what fits the volume's size.
 
     ``bandwidth`` in bytes a second, 0: no limit.
     ``full``: copy what the file system does not use, too.
@@ -129,6 +136,22 @@ def check_name(name: str) -> None:
             hint="use up to 64 letters, digits and . _ + -, beginning with a letter or digit, "
             f"not with {stack.NAME_PREFIX}; {', '.join(RESERVED)} are words of dmsnap's own",
         )
+
+
+def with_block_size(request: ProtectRequest) -> ProtectRequest:
+    """The request with a block size, chosen where none was asked for."""
+    if request.block_bytes:
+        return request
+    size_bytes = BlockDevice.probe(request.device).size_bytes
+    return replace(request, block_bytes=block_bytes_for(size_bytes))
+
+
+def block_bytes_for(size_bytes: int) -> int:
+    """What dm-era tracks as one block of a volume of this size."""
+    block_bytes = MIN_BLOCK_BYTES
+    while size_bytes > block_bytes * MAX_BLOCKS:
+        block_bytes *= 2
+    return block_bytes
 
 
 def check_sizes(block_bytes: int, chunk_bytes: int) -> None:

@@ -226,6 +226,7 @@ def protect(
         leftover = session.catalogue.find_volume(request.name)
         if leftover is not None and leftover.state is VolumeState.BUILDING:
             reap(session, leftover)
+        request = admission.with_block_size(request)
         protection = Protection(session, request, progress)
         plan = protection.plan()
         if dry_run:

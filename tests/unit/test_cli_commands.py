@@ -160,7 +160,7 @@ def test_a_store_with_a_slash_is_a_directory(
     shown(*PROTECT, *words)
     ((_, (request,), _),) = service.calls
     assert request.store == store
-    assert (request.block_bytes, request.chunk_bytes) == (65536, 4096)
+    assert (request.block_bytes, request.chunk_bytes) == (0, 4096)
     assert request.cow_percent == 0
 
 

@@ -59,11 +59,10 @@ PROTECT = Command(
         ),
         click.Option(
             ["--block-size"],
-            callback=words.size,
+            callback=words.chosen_size,
             metavar="SIZE",
-            default="64KiB",
-            show_default=True,
-            help="What dm-era tracks as one block.",
+            default=None,
+            help="What dm-era tracks as one block. Default: 64KiB, and more for volumes over 1TiB.",
         ),
         click.Option(
             ["--chunk"],
