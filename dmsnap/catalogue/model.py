@@ -20,6 +20,8 @@ class AreaRole(StrEnum):
     """What a piece of the store is for."""
 
     ERA_METADATA = "era-metadata"
+    SPARE = "era-spare"  # metadata that dm-era has formatted, for the next generation
+    UNFINISHED_SPARE = "era-spare-unfinished"
     COW = "cow"
     OVERLAY = "overlay"
     BROWSE = "browse"

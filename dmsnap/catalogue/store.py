@@ -189,6 +189,12 @@ class Catalogue:
         """Record a piece of the store, before it is made."""
         self._execute(schema.area.insert().values(**_columns(area)))
 
+    def update_area(self, area: Area) -> None:
+        """Record what a piece of the store is for from now on."""
+        self._execute(
+            schema.area.update().where(schema.area.c.id == str(area.id)).values(**_columns(area))
+        )
+
     def remove_area(self, area_id: UUID) -> None:
         """Forget a piece of the store, after it was given back."""
         self._execute(schema.area.delete().where(schema.area.c.id == str(area_id)))

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Le
 
 from dmsnap.errors import ConfigurationError
-from dmsnap.units import MIB
+from dmsnap.units import GIB, MIB
 
 DEFAULT_PATH = Path("/etc/dmsnap/dmsnap.toml")
 PATH_VARIABLE = "DMSNAP_CONFIG"
@@ -26,6 +26,7 @@ class Configuration:
     store: str | None = None
     cow_percent: Annotated[int, Ge(1), Le(110)] = 20
     cow_limit_bytes: Annotated[int, Ge(16 * MIB)] | None = None
+    spare_from_bytes: Annotated[int, Ge(0)] = 4 * GIB
     window_deadline_ms: Annotated[int, Ge(50), Le(60000)] = 5000
     lock_wait_seconds: Annotated[float, Ge(0)] = 30.0
     unmount_wait_seconds: Annotated[float, Ge(0)] = 10.0

@@ -25,7 +25,7 @@ from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.export import ExportKind
-from dmsnap.catalogue.model import AreaRole, Point, Volume, VolumeState
+from dmsnap.catalogue.model import Point, Volume, VolumeState
 from dmsnap.catalogue.skipped import Skipped
 from dmsnap.errors import (
     ForeignDeviceError,
@@ -46,14 +46,15 @@ from dmsnap.service import (
     journal,
     mounting,
     parting,
+    spare,
     trial,
 )
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
+from dmsnap.service.spare import NextMetadata
 from dmsnap.snapshot import live, stack, write_count
-from dmsnap.snapshot.space import era_metadata_bytes, plan_area
 from dmsnap.tracking import era
 from dmsnap.tracking.choice import Tracker
 
@@ -98,11 +99,7 @@ class Failback:
             previous_backing=None,
             parting=None,
         )
-        self.metadata = plan_area(
-            self.after,
-            AreaRole.ERA_METADATA,
-            era_metadata_bytes(volume.size_bytes, volume.block_bytes),
-        )
+        self.metadata = NextMetadata(session, self.after)
         self.reason = parting.doubt(volume, self.former)
         self.point_id = uuid4()
         self.since = 0
@@ -116,18 +113,13 @@ class Failback:
             Step(
                 "create-era-metadata",
                 f"create era metadata in {self.volume.store}",
-                partial(self.session.create_area, self.after, self.metadata),
-                partial(self.session.release_area, self.after, self.metadata),
+                self.metadata.create,
+                self.metadata.release,
             ),
             Step("create-origin", f"put a snapshot-origin over {device}", self._hold, self._let_go),
             Step("copy", f"copy to {device} what either side changed", self._copy_parted),
             Step("catch-up", f"copy to {device} what changed meanwhile", self._copy_since),
-            Step(
-                "make-era-metadata",
-                f"let dm-era make the new metadata of {name}",
-                partial(trial.make_metadata, self.after, self.metadata),
-                partial(stack.remove, stack.era_maker(self.after)),
-            ),
+            *self.metadata.steps(),
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_before),
             Step("last-copy", f"copy to {device} what changed since", self._copy_since),
             Step("record", f"record that {name} is back on {device}", self._record, self._unrecord),
@@ -383,7 +375,9 @@ def failback(
         plan = returning.plan()
         if dry_run:
             return plan
-        return returning.result(journal.run(session.catalogue, plan))
+        times = journal.run(session.catalogue, plan)
+        spare.keep(session, name)
+        return returning.result(times)
 
 
 def again(session: Session, arguments: Mapping[str, Any]) -> object:

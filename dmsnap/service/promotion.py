@@ -27,7 +27,7 @@ from dmsnap.host.dm.target import (
     single,
 )
 from dmsnap.recovery import chain, history, replica
-from dmsnap.service import browse, exported, journal, parting
+from dmsnap.service import browse, exported, journal, parting, spare
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.reaper import held_unless_done, retire
 from dmsnap.service.session import Session
@@ -217,6 +217,7 @@ def commit(session: Session, name: str, *, drop_points: bool, dry_run: bool) -> 
                 f"interrupted; {name} goes on serving what the trial shows, "
                 f"dmsnap swap commit {name} finishes",
             ) from signalled
+        spare.keep(session, name)
         return result(session.catalogue.volume(name), times)
 
 

@@ -13,7 +13,7 @@ from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.sysfs import format_devno
 from dmsnap.recovery import history
-from dmsnap.service import admission, assembly, boot, journal, mounting, unprotect
+from dmsnap.service import admission, assembly, boot, journal, mounting, spare, unprotect
 from dmsnap.service.admission import Admitted, ProtectRequest
 from dmsnap.service.first_copy import FirstCopy
 from dmsnap.service.journal import Plan, Step, StepTimes
@@ -231,7 +231,9 @@ def protect(
         plan = protection.plan()
         if dry_run:
             return plan
-        return protection.result(journal.run(session.catalogue, plan))
+        times = journal.run(session.catalogue, plan)
+        spare.keep(session, request.name)
+        return protection.result(times)
 
 
 def again(session: Session, arguments: Mapping[str, Any]) -> object:

@@ -20,7 +20,7 @@ from dmsnap.catalogue.model import (
 from dmsnap.errors import DmsnapError, InterruptedBySignal
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import chain, replica
-from dmsnap.service import assembly, exported, handover, operations, trial
+from dmsnap.service import assembly, exported, handover, operations, spare, trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 
@@ -75,6 +75,7 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     remove_stray_overlays(session, volume)
     exported.reap(session, exported.of_volume(session, volume))
     exported.hide_stray_points(session, volume)
+    spare.remove_unfinished(session, volume)
     if handover.is_unfinished(session, volume):
         finish_handover(session, volume)
         return
@@ -232,7 +233,7 @@ def is_former(volume: Volume, area: Area) -> bool:
 
     The former primary's era metadata is kept for failback.
     """
-    if area.role is AreaRole.ERA_METADATA:
+    if area.role in (AreaRole.ERA_METADATA, AreaRole.SPARE):
         return False
     return area.generation != volume.generation or area.role is AreaRole.OVERLAY
 

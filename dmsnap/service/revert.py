@@ -8,7 +8,7 @@ from typing import Any
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import WrongStateError
 from dmsnap.recovery import chain, history, replica
-from dmsnap.service import assembly, journal, trial
+from dmsnap.service import assembly, journal, spare, trial
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
@@ -108,7 +108,9 @@ def revert(session: Session, name: str, *, dry_run: bool) -> SwapResult | Plan:
         plan = ending.plan()
         if dry_run:
             return plan
-        return trial.result(ending.after, journal.run(session.catalogue, plan))
+        times = journal.run(session.catalogue, plan)
+        spare.keep(session, name)
+        return trial.result(ending.after, times)
 
 
 def again(session: Session, arguments: Mapping[str, Any]) -> object:

@@ -13,7 +13,7 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.recovery import history, lease, replica
-from dmsnap.service import exported, publication, trial
+from dmsnap.service import exported, publication, spare, trial
 from dmsnap.service.session import Session
 from dmsnap.service.withdrawal import is_cut_off
 from dmsnap.snapshot import live, stack, write_count
@@ -53,7 +53,7 @@ class VolumeStatus:
     """One volume. ``problems`` is empty when all is well. ``exports`` are iSCSI targets.
 
     ``running`` is the command that works on it now: its devices and its label are on their way
-    then, and not judged.
+    then, and not judged. ``spare_reason`` is why the next swap has to format its era metadata.
     """
 
     volume: str
@@ -69,6 +69,7 @@ class VolumeStatus:
     problems: tuple[str, ...]
     running: str | None = None
     exports: tuple[str, ...] = ()
+    spare_reason: str | None = None
 
 
 def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
@@ -107,6 +108,7 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
         problems=tuple(problems if running else [*passing, *problems]),
         running=running,
         exports=tuple(export.target for export in exports),
+        spare_reason=None if running else spare.reason_without(session, volume),
     )
 
 

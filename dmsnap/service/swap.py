@@ -23,9 +23,9 @@ from dmsnap.service.point import find
 from dmsnap.service.reaper import held
 from dmsnap.service.revert import Revert
 from dmsnap.service.session import Session
+from dmsnap.service.spare import NextMetadata
 from dmsnap.service.trial import SwapResult
 from dmsnap.snapshot import stack
-from dmsnap.snapshot.space import era_metadata_bytes, plan_area
 
 
 class Trial:
@@ -56,11 +56,7 @@ class Trial:
         self.recovery = BlockDevice.probe(replica.recovery_path(volume))
         self.chain = chain.levels(volume, self.label, self.steps_back, chain.TRIAL)
         self.overlay = session.plan_cow(self.volume, AreaRole.OVERLAY, point_id=self.point)
-        self.metadata = plan_area(
-            self.volume,
-            AreaRole.ERA_METADATA,
-            era_metadata_bytes(volume.size_bytes, volume.block_bytes),
-        )
+        self.metadata = NextMetadata(session, self.volume)
 
     def plan(self) -> Plan:
         name = self.volume.name
@@ -77,12 +73,7 @@ class Trial:
                 self._show,
                 self._hide,
             ),
-            Step(
-                "make-era-metadata",
-                f"let dm-era make the new metadata of {name}",
-                partial(trial.make_metadata, self.volume, self.metadata),
-                partial(stack.remove, stack.era_maker(self.volume)),
-            ),
+            *self.metadata.steps(),
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_before),
             Step("record", f"record that {name} is in trial", self._record, self._unrecord),
             Step("load-front", f"put it under /dev/mapper/{name}", self._load, self._unload),
@@ -97,12 +88,12 @@ class Trial:
         return Plan("swap", (self.volume.id,), steps, arguments)
 
     def _create_areas(self) -> None:
-        for area in (self.overlay, self.metadata):
-            self.session.create_area(self.volume, area)
+        self.session.create_area(self.volume, self.overlay)
+        self.metadata.create()
 
     def _release_areas(self) -> None:
-        for area in (self.overlay, self.metadata):
-            self.session.release_area(self.volume, area)
+        self.session.release_area(self.volume, self.overlay)
+        self.metadata.release()
 
     def _show(self) -> None:
         below = chain.build(self.volume, self.label, self.recovery, self.chain)
@@ -137,7 +128,7 @@ class Trial:
         self.session.catalogue.update_volume(self.before)
 
     def _load(self) -> None:
-        trial.load_front(self.volume, stack.attach_area(self.volume, self.metadata))
+        trial.load_front(self.volume, stack.attach_area(self.volume, self.metadata.area))
 
     def _unload(self) -> None:
         trial.load_front(self.before, stack.attach_area(self.before, self.before_metadata))

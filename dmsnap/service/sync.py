@@ -23,7 +23,7 @@ from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import audit as auditing
-from dmsnap.service import exported, journal
+from dmsnap.service import exported, journal, spare
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.point import PointSet
@@ -331,6 +331,7 @@ def sync(
         if dry_run:
             return plan
         times = journal.run(session.catalogue, plan)
+        spare.keep(session, name)
         return running.result(times)
 
 

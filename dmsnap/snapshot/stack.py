@@ -48,6 +48,11 @@ def era_maker(volume: Volume) -> DmName:
     return _hidden(volume, "era", str(volume.generation))
 
 
+def spare_maker(volume: Volume) -> DmName:
+    """The same for metadata that no generation has yet."""
+    return _hidden(volume, "era", "spare")
+
+
 def live_point(volume: Volume, point_id: UUID) -> DmName:
     """A live COW snapshot on the primary."""
     return _hidden(volume, "point", point_id.hex[:12])

@@ -146,6 +146,10 @@ def test_areas_come_back_and_go(catalogue: Catalogue) -> None:
     catalogue.add_area(era)
     assert catalogue.areas(volume.id) == [cow, era]
     assert catalogue.areas(volume.id, AreaRole.ERA_METADATA) == [era]
+    spare = replace(era, role=AreaRole.SPARE)
+    catalogue.update_area(spare)
+    assert catalogue.areas(volume.id) == [cow, spare]
+    catalogue.update_area(era)
     catalogue.remove_area(cow.id)
     catalogue.remove_area(cow.id)
     assert catalogue.areas(volume.id) == [era]

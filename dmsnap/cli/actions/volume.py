@@ -243,6 +243,8 @@ def describe_status(found: list[VolumeStatus]) -> Iterator[Text]:
             yield f"{volume.volume}: {volume.running} works on it"
         for problem in volume.problems:
             yield f"{volume.volume}: {problem}"
+        if volume.spare_reason:
+            yield f"{volume.volume}: the next swap formats era metadata: {volume.spare_reason}"
 
 
 def _status_row(volume: VolumeStatus) -> list[str]:
