@@ -54,8 +54,28 @@ class Parting:
 
 
 @dataclass(frozen=True, slots=True)
+class Hydration:
+    """A volume on its way from ``source`` to ``target``, and how far it is.
+
+    Below ``position_bytes`` the target is the volume, but for what was written in era ``since`` or
+    later. That holds under the same ``tracking_id``, and while nobody else wrote to the target:
+    ``surplus_sectors`` is what the kernel counted for it beyond our own device over it.
+    """
+
+    source: str
+    target: str
+    position_bytes: int
+    since: int
+    tracking_id: str
+    surplus_sectors: int
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
-    """A protected volume and the identity by which its applications know it."""
+    """A protected volume and the identity by which its applications know it.
+
+    ``left_behind``: devices that it was moved away from, which still carry its file system.
+    """
 
     id: UUID
     name: str
@@ -76,6 +96,8 @@ class Volume:
     trial_point: UUID | None = None
     previous_backing: str | None = None
     parting: Parting | None = None
+    hydration: Hydration | None = None
+    left_behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

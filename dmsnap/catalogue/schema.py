@@ -15,7 +15,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # What brings a catalogue from each version to the next. New tables are there by then.
 UPGRADES = {
@@ -30,6 +30,10 @@ UPGRADES = {
         "UPDATE job SET state = CASE WHEN outcome LIKE 'done%' THEN 'done'"
         " WHEN outcome LIKE 'undone%' THEN 'undone' WHEN outcome LIKE 'failed%' THEN 'failed'"
         " ELSE 'abandoned' END WHERE finished_ns IS NOT NULL",
+    ),
+    3: (
+        "ALTER TABLE volume ADD COLUMN hydration JSON",
+        "ALTER TABLE volume ADD COLUMN left_behind JSON",
     ),
 }
 
@@ -58,6 +62,8 @@ volume = Table(
     Column("trial_point", Text),
     Column("previous_backing", Text),
     Column("parting", JSON(none_as_null=True)),
+    Column("hydration", JSON(none_as_null=True)),
+    Column("left_behind", JSON(none_as_null=True)),
     Column("created_ns", BigInteger, nullable=False),
     Column("removed_ns", BigInteger),
 )

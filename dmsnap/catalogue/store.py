@@ -16,6 +16,7 @@ from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import (
     Area,
     AreaRole,
+    Hydration,
     MountRecord,
     Parting,
     Point,
@@ -302,6 +303,7 @@ def _columns(value: Row) -> dict[str, object]:
     if isinstance(value, Volume):
         columns["mounts"] = [asdict(mount) for mount in value.mounts]
         columns["parting"] = asdict(value.parting) if value.parting else None
+        columns["hydration"] = asdict(value.hydration) if value.hydration else None
     return {
         name: str(column) if isinstance(column, UUID) else column
         for name, column in columns.items()
@@ -327,6 +329,8 @@ def _volume(row: Mapping[str, Any]) -> Volume:
             "trial_point": _uuid(row["trial_point"]),
             "mounts": mounts,
             "parting": Parting(**row["parting"]) if row["parting"] else None,
+            "hydration": Hydration(**row["hydration"]) if row["hydration"] else None,
+            "left_behind": tuple(row["left_behind"] or ()),
         }
     )
 

@@ -173,9 +173,11 @@ def check_name_is_free(session: Session, name: str) -> None:
 def check_not_ours(session: Session, device: BlockDevice) -> None:
     """The device must be no part of any protected volume, not even with ``--overwrite``."""
     for volume in session.catalogue.volumes():
-        for path in (volume.backing, volume.recovery):
+        target = volume.hydration.target if volume.hydration else None
+        for path in (volume.backing, volume.recovery, target):
             if path and Path(path).exists() and BlockDevice.probe(Path(path)).devno == device.devno:
                 part = "protected" if path == volume.backing else "the recovery volume"
+                part = "being moved to" if path == target else part
                 raise AlreadyProtectedError(
                     f"{device.path} is {part} already, as part of {volume.name}",
                     volume=volume.name,

@@ -71,10 +71,9 @@ def show(volume: Volume, *, forget: bool = True) -> None:
     """Give a device its links back. With ``forget`` False the copies stay hidden, as long as they
     carry the file system that the device has.
     """
-    copies = [] if forget or not volume.fs_uuid else copies_of(volume)
-    if copies:
-        condition = f'ENV{{ID_FS_UUID}}=="{udev.pattern(volume.fs_uuid)}"'
-        text = "".join(rule_line(volume, path, condition) for path in copies)
+    copies = [] if forget else [*copies_of(volume), *volume.left_behind]
+    text = lines_while_copies(volume, copies)
+    if text:
         replacement.replace_file(rules_path(volume), _headed(volume, text))
     else:
         replacement.remove_file(rules_path(volume))
@@ -83,9 +82,20 @@ def show(volume: Volume, *, forget: bool = True) -> None:
 
 
 def rules_file(volume: Volume) -> BootFile:
-    """What marks the backing device, the recovery volume and a former primary."""
+    """What marks the backing device, the recovery volume, a former primary, and the device that
+    the volume is being moved to or was moved away from.
+    """
     text = "".join(rule_line(volume, path) for path in devices_of(volume))
+    text += lines_while_copies(volume, volume.left_behind)
     return BootFile(rules_path(volume), _headed(volume, text))
+
+
+def lines_while_copies(volume: Volume, paths: Collection[str]) -> str:
+    """Rules for devices that are hidden as long as they carry the volume's file system."""
+    if not volume.fs_uuid:
+        return ""
+    condition = f'ENV{{ID_FS_UUID}}=="{udev.pattern(volume.fs_uuid)}"'
+    return "".join(rule_line(volume, path, condition) for path in paths)
 
 
 def copies_of(volume: Volume) -> list[str]:
@@ -95,12 +105,14 @@ def copies_of(volume: Volume) -> list[str]:
 
 def devices_of(volume: Volume) -> list[str]:
     """Device and copies: the same before a swap is committed and after it."""
-    return sorted({path for path in (volume.backing, *copies_of(volume)) if path})
+    target = volume.hydration.target if volume.hydration else None
+    return sorted({path for path in (volume.backing, *copies_of(volume), target) if path})
 
 
 def present(volume: Volume) -> list[Path]:
     """The devices of a volume that exist now."""
-    return [path.resolve() for path in map(Path, devices_of(volume)) if path.exists()]
+    paths = map(Path, {*devices_of(volume), *volume.left_behind})
+    return [path.resolve() for path in sorted(paths) if path.exists()]
 
 
 def rule_line(volume: Volume, path: str, *conditions: str) -> str:
@@ -256,7 +268,7 @@ def wrong_files(volume: Volume, state_directory: Path) -> Iterator[Path]:
     """The files in /etc that are not what the volume needs."""
     rules = rules_file(volume)
     # How a device is matched is known while it is there.
-    known = len(present(volume)) == len(devices_of(volume))
+    known = len(present(volume)) == len({*devices_of(volume), *volume.left_behind})
     if not rules.path.exists() or (known and not rules.is_right()):
         yield rules.path
     for file in unit_files(volume, state_directory):

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from dmsnap._native import copy, window
+from dmsnap._native import copy
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import Label, LabelState
-from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.export import ExportKind
@@ -46,6 +45,7 @@ from dmsnap.service import (
     journal,
     mounting,
     parting,
+    rolling,
     spare,
     trial,
 )
@@ -54,8 +54,7 @@ from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.service.spare import NextMetadata
-from dmsnap.snapshot import live, stack, write_count
-from dmsnap.tracking import era
+from dmsnap.snapshot import stack, write_count
 from dmsnap.tracking.choice import Tracker
 
 WITHOUT_MOUNT = ("unmount", "last-copy", "record", "load-front", "label", "mount")
@@ -189,21 +188,8 @@ class Failback:
         self._copy(self._written_since(self.since))
 
     def _written_since(self, since: int) -> ExtentSet:
-        """What the front wrote since an era, complete on the disk; later writes are of a later one.
-
-        As in a point's window, the suspend waits for what is under way, and rolls the era.
-        """
-        front = stack.front(self.volume)
-        current = live.current_era(self.volume)
-        rolled = [
-            WindowStep(front.uuid, WindowAction.SUSPEND_NO_FREEZE),
-            WindowStep(front.uuid, WindowAction.RESUME),
-        ]
-        window.run(rolled, self.session.configuration.window_deadline_ms)
-        self.since = current + 1
-        areas = self.session.catalogue.areas(self.volume.id)
-        metadata = stack.attach_area(self.volume, stack.era_area(self.volume, areas))
-        return era.written_since(front.name, metadata.path, since, self.volume.size_bytes)
+        written, self.since = rolling.written_since(self.session, self.volume, since)
+        return written
 
     def _copy(self, extents: ExtentSet) -> None:
         with self._sides() as (source, destination):

@@ -45,6 +45,7 @@ OPERATIONS = {
     "swap": Operation("swap.again", finish="swap.finish"),
     "swap revert": Operation("revert.again", finish="revert.finish"),
     "swap commit": Operation("promotion.again", finish="promotion.finish"),
+    "hydrate": Operation("hydrate.again", finish="hydrate.finish"),
     "failback": Operation("failback.again", effect="record"),
     "export": Operation("export.again", effect="confirm"),
     "export restore": Operation("export_restore.again", effect="enable"),

@@ -20,7 +20,7 @@ from dmsnap.catalogue.model import (
 from dmsnap.errors import DmsnapError, InterruptedBySignal
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import chain, replica
-from dmsnap.service import assembly, exported, handover, operations, spare, trial
+from dmsnap.service import assembly, exported, handover, hydration, operations, spare, trial
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 
@@ -76,6 +76,7 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     exported.reap(session, exported.of_volume(session, volume))
     exported.hide_stray_points(session, volume)
     spare.remove_unfinished(session, volume)
+    hydration.tidy(session, volume)
     if handover.is_unfinished(session, volume):
         finish_handover(session, volume)
         return
@@ -135,11 +136,12 @@ def resume_suspended(volume: Volume) -> None:
     """A command that was killed between a suspend and its resume left the users hanging.
 
     Inside a window its watchdog resumes; a table that is exchanged (a merge, a swap) has none.
-    The table that was loaded and not made live goes: whatever was begun is begun anew.
+    The table that was loaded and not made live goes: whatever was begun is begun anew. But for a
+    hydration's when it was recorded as done: nothing was written since.
     """
     for info in dm.list_devices(f"{dm.UUID_PREFIX}{volume.id}-"):
         if info.suspended and info.live_table:
-            if info.inactive_table:
+            if info.inactive_table and not hydration.is_switched(volume, info.name):
                 dm.clear(info.name)
             dm.resume(info.name)
 

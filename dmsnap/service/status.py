@@ -49,6 +49,14 @@ class LivePointStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class HydrationStatus:
+    """A move to another device that was begun and is not at its end."""
+
+    device: str
+    bytes_copied: int
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeStatus:
     """One volume. ``problems`` is empty when all is well. ``exports`` are iSCSI targets.
 
@@ -70,6 +78,7 @@ class VolumeStatus:
     running: str | None = None
     exports: tuple[str, ...] = ()
     spare_reason: str | None = None
+    hydration: HydrationStatus | None = None
 
 
 def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
@@ -109,6 +118,7 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
         running=running,
         exports=tuple(export.target for export in exports),
         spare_reason=None if running else spare.reason_without(session, volume),
+        hydration=hydration_status(volume),
     )
 
 
@@ -120,6 +130,12 @@ def cut_off_jobs(session: Session, volume: Volume) -> list[str]:
         for job in jobs.unfinished(session.catalogue, volume.id)
         if job.last_begun is not None
     ]
+
+
+def hydration_status(volume: Volume) -> HydrationStatus | None:
+    """How far a move is, as it was last recorded."""
+    begun = volume.hydration
+    return HydrationStatus(begun.target, begun.position_bytes) if begun else None
 
 
 def stack_problems(session: Session, volume: Volume, points: list[Point]) -> list[str]:

@@ -130,6 +130,7 @@ class Release:
             if point.area_id is not None:
                 self.session.remove_live_point(self.volume, point)
                 self.session.catalogue.delete_point(point.id)
+        stack.remove(stack.hydrated(self.volume))
         assembly.tear_down(self.volume)
 
     def _rebuild(self) -> None:

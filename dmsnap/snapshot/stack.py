@@ -53,6 +53,11 @@ def spare_maker(volume: Volume) -> DmName:
     return _hidden(volume, "era", "spare")
 
 
+def hydrated(volume: Volume) -> DmName:
+    """What holds and counts writes to the device that the volume is being moved to."""
+    return _hidden(volume, "hydrated", "1")
+
+
 def live_point(volume: Volume, point_id: UUID) -> DmName:
     """A live COW snapshot on the primary."""
     return _hidden(volume, "point", point_id.hex[:12])

@@ -22,6 +22,7 @@ from dmsnap.catalogue.export import Export, ExportKind, Source
 from dmsnap.catalogue.model import (
     Area,
     AreaRole,
+    Hydration,
     JobState,
     MountRecord,
     Parting,
@@ -92,6 +93,8 @@ def test_a_volume_comes_back_as_it_was(catalogue: Catalogue) -> None:
         trial_point=uuid4(),
         previous_backing="/dev/vg/old",
         mounts=(),
+        hydration=Hydration("/dev/vg/old", "/dev/vg/new", 2**40, 9, "boot:1", 2**33),
+        left_behind=("/dev/sdx", "/dev/a b"),
     )
     catalogue.update_volume(changed)
     assert catalogue.volumes() == [changed]
@@ -234,6 +237,8 @@ def test_a_job_of_two_volumes_is_over_when_both_are_settled(catalogue: Catalogue
 
 
 def to_second_version(raw: sqlite3.Connection) -> None:
+    for column in ("hydration", "left_behind"):
+        raw.execute(f"ALTER TABLE volume DROP COLUMN {column}")
     for column in ("arguments", "state"):
         raw.execute(f"ALTER TABLE job DROP COLUMN {column}")
     raw.execute("ALTER TABLE job ADD COLUMN volume_id TEXT")

@@ -18,6 +18,7 @@ from dmsnap.service import (
     assemble,
     browse,
     from_label,
+    hydrate,
     point,
     promotion,
     protect,
@@ -30,6 +31,7 @@ from dmsnap.service import (
 )
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.browse import BrowseResult
+from dmsnap.service.hydrate import HydrateRequest, HydrateResult
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.label_admission import LabelRequest
 from dmsnap.service.point import Place, PointView
@@ -61,6 +63,9 @@ VERIFIED = VerifyResult(
     "srv", POINT, 3 * MIB, 0.0034, 1.5, AuditResult(Audit.FULL, GIB, 0, 0, 16384, 16384, 1.0), STEPS
 )
 SWAPPED = SwapResult("srv", VolumeState.TRIAL, POINT, STEPS, 0.51)
+MOVED = HydrateResult(
+    "srv", "/dev/sdd", "/dev/sdb", GIB, 0, GIB + MIB, 0, 2, MIB, 0.034, 7.5, STEPS
+)
 LIVE = PointView(
     POINT, "srv", SECOND_NS, True, 0.0034,
     (Place("live", "/dev/mapper/x"), Place("history", "/dev/sdc", 3)), None,
@@ -107,6 +112,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (point, "create", [LIVE]), (point, "list_points", [LIVE, LOST]), (point, "find", LIVE),
         (point, "delete", None), (browse, "unmount_point", None),
         (browse, "mount_point", BrowseResult(POINT, "srv", "/run/dmsnap/points/3f2a")),
+        (hydrate, "hydrate", MOVED), (hydrate, "give_up", None),
         (swap, "swap", SWAPPED), (revert, "revert", SWAPPED), (promotion, "commit", SWAPPED),
         (from_label, "recover", SWAPPED),
     ):  # fmt: skip
@@ -233,6 +239,15 @@ def test_a_store_with_a_slash_is_a_directory(
         (("unprotect", "srv", "--forget"), ("unprotect", ("srv",), {"forget": True})),
         (("assemble", "srv"), ("assemble", ("srv",), {"at_boot": False})),
         (("assemble", "--boot", "srv"), ("assemble", ("srv",), {"at_boot": True})),
+        (
+            ("hydrate", "srv", "--onto", "/dev/sdd", "--bandwidth", "2MiB"),
+            ("hydrate", ("srv", HydrateRequest(Path("/dev/sdd"), 2 * MIB)), {}),
+        ),
+        (
+            ("hydrate", "srv", "--overwrite", "--drop-points"),
+            ("hydrate", ("srv", HydrateRequest(None, 0, True, True)), {}),
+        ),
+        (("hydrate", "srv", "--abandon"), ("give_up", ("srv",), {})),
         (("status",), ("status", ((),), {})),
         (("status", "a", "b"), ("status", (("a", "b"),), {})),
         (
@@ -263,7 +278,7 @@ def test_a_command_asks_for_what_was_written(
 
 CHANGING = (
     PROTECT, ("sync", "srv"), ("verify", "srv"), ("swap", "srv"), ("swap", "revert", "srv"),
-    ("swap", "commit", "srv"), ("unprotect", "srv"), ("assemble", "srv"),
+    ("swap", "commit", "srv"), ("unprotect", "srv"), ("assemble", "srv"), ("hydrate", "srv"),
     ("point", "create", "srv"), ("point", "delete", "3f2a"), ("point", "mount", "3f2a"),
     ("point", "umount", "3f2a"),
 )  # fmt: skip

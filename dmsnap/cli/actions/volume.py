@@ -243,6 +243,12 @@ def describe_status(found: list[VolumeStatus]) -> Iterator[Text]:
             yield f"{volume.volume}: {volume.running} works on it"
         for problem in volume.problems:
             yield f"{volume.volume}: {problem}"
+        if volume.hydration and not volume.running:
+            copied = f"{format_size(volume.hydration.bytes_copied)} copied"
+            yield (
+                f"{volume.volume}: its move to {volume.hydration.device} was interrupted, {copied}:"
+                f" dmsnap hydrate {volume.volume} goes on"
+            )
         if volume.spare_reason:
             yield f"{volume.volume}: the next swap formats era metadata: {volume.spare_reason}"
 

@@ -124,6 +124,7 @@ SCENARIOS = (
     Scenario("swap revert", "swap revert", ("swap", "revert", NAME), TRIED),
     Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),
     Scenario("swap commit, earlier", "swap commit", ("swap", "commit", NAME), TRIED_EARLIER),
+    Scenario("hydrate", "hydrate", ("hydrate", NAME, "--onto", "DISK-other"), SYNCED),
     Scenario("failback", "failback", ("failback", NAME), COMMITTED),
     Scenario("export", "export", EXPORT, SYNCED),
     Scenario("export restore", "export restore", ("export", "restore"), (*SYNCED, EXPORT)),

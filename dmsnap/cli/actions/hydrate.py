@@ -1,0 +1,58 @@
+"""Moving a volume's data to another device."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dmsnap.cli.output import Output, Text
+from dmsnap.errors import WrongWordError
+from dmsnap.service import hydrate as moving
+from dmsnap.service.hydrate import HydrateRequest, HydrateResult
+from dmsnap.service.journal import Plan
+from dmsnap.service.session import Session
+from dmsnap.units import format_size
+
+
+def hydrate(
+    output: Output,
+    *,
+    name: str,
+    onto: Path | None,
+    bandwidth: int,
+    overwrite: bool,
+    drop_points: bool,
+    abandon: bool,
+    dry_run: bool,
+) -> None:
+    if abandon:
+        if onto is not None:
+            raise WrongWordError("either --onto or --abandon")
+        give_up(output, name, dry_run=dry_run)
+        return
+    request = HydrateRequest(onto, bandwidth, overwrite, drop_points)
+    with Session.open() as session, output.progress(f"moving {name}") as progress:
+        result = moving.hydrate(session, name, request, dry_run=dry_run, progress=progress)
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_moved)
+
+
+def give_up(output: Output, name: str, *, dry_run: bool) -> None:
+    with Session.open() as session:
+        plan = moving.give_up(session, name, dry_run=dry_run)
+    if plan is not None:
+        output.show_plan(plan)
+        return
+    output.show(
+        {"operation": "hydrate abandon", "volume": name},
+        lambda _: [f"{name} stays where it is"],
+    )
+
+
+def describe_moved(result: HydrateResult) -> Iterator[Text]:
+    yield f"{result.volume} is on {result.device} now; {result.left_behind} is free"
+    yield (
+        f"{format_size(result.bytes_copied)} copied, the last {format_size(result.bytes_held)} of "
+        f"it while {result.volume} was held for {result.held_seconds:.3f} s; "
+        f"{result.seconds:.1f} s in all"
+    )

@@ -1,0 +1,536 @@
+"""Hydrate: a volume's data to another device, while it is written to."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+from uuid import uuid4
+
+import pytest
+from conftest import (
+    MIB,
+    Ended,
+    Lab,
+    catalogue_rows,
+    dm_devices,
+    dmsnap,
+    dmsnap_process,
+    forked,
+    refused,
+    run,
+    sha256,
+    suspended,
+)
+from faulty_disk import faulty_disk
+from file_workload import CHECKERS, check_files, workload
+from raw_volume import KIB, Protected, protected, write_direct
+from test_failback import scribble
+from test_interrupts import steps_of, wait_resumed
+
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import ExitCode
+from dmsnap.host.dm import device as dm
+from dmsnap.service import hydration
+from dmsnap.service.hydration import Copying
+
+SIZE = 32 * MIB
+PIECE = 4 * MIB
+
+# Writes pages of its own content to random places, one at a time, and at the end tells the last
+# content of each. What it was not told that it is written, may be or not.
+WRITER = """
+    import hashlib, json, mmap, os, random, sys
+    front, size, stop, log = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    fd = os.open(front, os.O_RDWR | os.O_DIRECT)
+    generator, written, page = random.Random(11), {}, mmap.mmap(-1, 4096)
+    while not os.path.exists(stop):
+        place = generator.randrange(size // 4096)
+        page[:] = generator.randbytes(4096)
+        os.pwritev(fd, [page], place * 4096)
+        written[place] = hashlib.sha256(page[:]).hexdigest()
+    json.dump(written, open(log, "w"))
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a small volume is copied in several."""
+    monkeypatch.setattr(hydration, "PIECE_BYTES", PIECE)
+
+
+@contextmanager
+def writer(lab: Lab, volume: Protected) -> Iterator[None]:
+    """Direct writes without pause while the block runs; each of them is there afterwards."""
+    stop, log = (lab.directory / f"{name}-{uuid4().hex[:6]}" for name in ("stop", "log"))
+    words = [str(volume.front), str(volume.size_bytes), str(stop), str(log)]
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRITER), *words]) as child:
+        try:
+            yield
+        finally:
+            stop.touch()
+            child.wait(timeout=60)
+    assert child.returncode == 0
+    written = dict(json.loads(log.read_text()))
+    assert len(written) > 20
+    with volume.front.open("rb") as front:
+        for place, digest in written.items():
+            front.seek(int(place) * 4096)
+            assert hashlib.sha256(front.read(4096)).hexdigest() == digest, place
+
+
+def check_moved(volume: Protected, target: str, left: str, tracker: str = "era") -> None:
+    """The front lies on the new device alone, tracking goes on, and the old one is free."""
+    assert suspended() == []
+    (status,) = dmsnap("status", volume.name)
+    assert (status["device"], status["hydration"], status["problems"]) == (target, None, [])
+    assert sha256(target, volume.size_bytes) == sha256(volume.front)
+    below = run("dmsetup", "deps", "-o", "devname", origin(volume))
+    assert target.removeprefix("/dev/") in below or "dm-" in below or "faulty" in below
+    assert [name for name in dm_devices() if "hydrated" in name] == []
+    with open(left, "rb+", opener=exclusively):
+        pass
+    scribble(volume, 3, 7)
+    result = volume.sync("--audit", "full")
+    assert result["tracker"] == tracker, result
+    volume.check_equal()
+
+
+def exclusively(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL)
+
+
+def origin(volume: Protected) -> str:
+    (name,) = [name for name in dm_devices() if f"{volume.name}-origin-" in name]
+    return name
+
+
+@pytest.mark.selection
+def test_it_moves_while_every_page_is_being_written(lab: Lab) -> None:
+    volume, target = protected(lab, SIZE, history_bytes=3 * SIZE), lab.disk(SIZE + MIB)
+    volume.sync()
+    with writer(lab, volume):
+        result = dmsnap("hydrate", volume.name, "--onto", target)
+    assert (result["device"], result["left_behind"]) == (target, volume.primary)
+    assert result["resumed_at_bytes"] == result["bytes_compared"] == 0
+    assert result["bytes_copied"] >= SIZE
+    assert result["passes"] >= 1
+    assert 0 < result["held_seconds"] < 5
+    check_moved(volume, target, volume.primary)
+    dmsnap("swap", volume.name, "--trial")
+    dmsnap("swap", "revert", volume.name)
+    dmsnap("unprotect", volume.name, "--forget")
+    assert dm_devices() == []
+    assert list((lab.directory / "store").iterdir()) == []
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+def test_a_file_system_in_use_moves(lab: Lab, fs_type: str) -> None:
+    primary, recovery, target = (lab.disk(size * MIB) for size in (512, 800, 512))
+    mount_point = lab.mounted(primary, fs_type, "noatime")
+    name = lab.protect(primary, recovery)
+    with workload(lab, mount_point, name) as log:
+        time.sleep(0.3)
+        dmsnap("hydrate", name, "--onto", target, "--bandwidth", "400MiB")
+        time.sleep(0.3)
+    now = time.time_ns()
+    assert check_files(mount_point, log, now, now) > 10
+    assert dmsnap("sync", name, "--audit", "full")["tracker"] == "era"
+    run("umount", mount_point)
+    run(*CHECKERS[fs_type], target)
+    assert sha256(f"/dev/mapper/{name}") == sha256(target)
+    run("mount", f"/dev/mapper/{name}", mount_point)
+    dmsnap("unprotect", name)
+    assert run("findmnt", "-no", "SOURCE", mount_point).strip() == target
+
+
+def test_what_is_written_while_it_is_held_waits_and_is_there(lab: Lab) -> None:
+    """Marked by dm-era and not written to the old device any more."""
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+    copy_held, content = Copying._copy_held, os.urandom(64 * KIB)
+
+    def meanwhile(copying: Copying, primary: Any) -> None:
+        with subprocess.Popen(
+            ["dd", f"of={volume.front}", "bs=64k", "count=1", "seek=77", "oflag=direct",
+             "iflag=fullblock"],
+            stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        ) as late:  # fmt: skip
+            assert late.stdin is not None
+            late.stdin.write(content)
+            late.stdin.close()
+            time.sleep(0.3)
+            assert late.poll() is None
+            copy_held(copying, primary)
+            late.returncode = 0
+            children.append(late.pid)
+
+    children: list[int] = []
+    with patch.object(Copying, "_copy_held", meanwhile):
+        ended = forked("hydrate", volume.name, "--onto", target)
+    assert ended.code == 0, ended
+    time.sleep(0.3)
+    run("sync")
+    with volume.front.open("rb") as front:
+        front.seek(77 * 64 * KIB)
+        assert front.read(64 * KIB) == content
+    check_moved(volume, target, volume.primary)
+
+
+def test_a_promoted_volume_moves_and_goes_back(lab: Lab) -> None:
+    """It keeps its label, so that failback knows both sides' changes still."""
+    volume = protected(lab, SIZE)
+    small, target = lab.disk(SIZE), lab.disk(SIZE + 64 * MIB)
+    dmsnap("swap", volume.name, "--trial")
+    scribble(volume, 5, 1)
+    dmsnap("swap", "commit", volume.name)
+    scribble(volume, 5, 2)
+    refused(ExitCode.TOO_SMALL, "hydrate", volume.name, "--onto", small)
+    with writer(lab, volume):
+        dmsnap("hydrate", volume.name, "--onto", target)
+    assert dmsnap("inspect", "label", target)["state"] == "primary"
+    dmsnap("inspect", "label", volume.recovery, expected=int(ExitCode.CORRUPT))
+    content = sha256(volume.front)
+    result = dmsnap("failback", volume.name)
+    assert (result["tracker"], result["recovery"]) == ("era", target)
+    assert sha256(volume.front) == content == sha256(volume.primary)
+    scribble(volume, 3, 3)
+    assert volume.sync("--audit", "full")["tracker"] == "era"
+    assert sha256(target, SIZE) == sha256(volume.front)
+
+
+def test_a_device_that_fails_is_none_of_the_fronts_business(lab: Lab) -> None:
+    volume = protected(lab, SIZE, history_bytes=3 * SIZE)
+    with faulty_disk(lab, SIZE) as disk:
+        disk.load(((5 * PIECE, MIB), "error"))
+        with writer(lab, volume):
+            sentence = refused(ExitCode.OS, "hydrate", volume.name, "--onto", disk.path)
+        assert disk.path in sentence
+        scribble(volume, 3, 1)
+        (status,) = dmsnap("status", volume.name)
+        assert status["device"] == volume.primary
+        assert status["hydration"]["bytes_copied"] == 5 * PIECE
+        assert volume.sync("--audit", "full")["tracker"] == "era"
+        disk.load()
+        result = dmsnap("hydrate", volume.name)
+        # dm-error does not count what it fails, so that the counters differ: then it is compared.
+        assert result["resumed_at_bytes"] + result["bytes_compared"] == 5 * PIECE
+        check_moved(volume, status["hydration"]["device"], volume.primary)
+        dmsnap("unprotect", volume.name)
+
+
+def test_a_device_that_fails_at_the_last_moment(lab: Lab) -> None:
+    """The volume is held: it is let go over the old device, with nothing lost."""
+    volume, copy_held = protected(lab, SIZE), Copying._copy_held
+    with faulty_disk(lab, SIZE) as disk:
+
+        def fail(copying: Copying, primary: Any) -> None:
+            disk.load(((0, SIZE), "error"))
+            scribble_held(volume)
+            copy_held(copying, primary)
+
+        with patch.object(Copying, "_copy_held", fail):
+            refused(ExitCode.OS, "hydrate", volume.name, "--onto", disk.path)
+        assert suspended() == []
+        scribble(volume, 3, 1)
+        assert dmsnap("status", volume.name)[0]["device"] == volume.primary
+        disk.load()
+        dmsnap("hydrate", volume.name)
+        check_moved(volume, disk.path, volume.primary)
+        dmsnap("unprotect", volume.name)
+
+
+def scribble_held(volume: Protected) -> None:
+    """A write that waits until the volume is let go; nobody waits for it."""
+    subprocess.Popen(
+        ["dd", "if=/dev/urandom", f"of={volume.front}", "bs=64k", "count=1", "oflag=direct"],
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(0.3)
+
+
+def held_too_long(copying: Copying, primary: Any) -> None:
+    for _ in range(100):
+        time.sleep(0.1)
+
+
+def test_a_hold_that_takes_too_long_is_ended_by_the_watchdog(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dmsnap.toml").write_text("window_deadline_ms = 1500\n")
+    monkeypatch.setenv("DMSNAP_CONFIG", str(tmp_path / "dmsnap.toml"))
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+    with patch.object(Copying, "_copy_held", held_too_long):
+        begun = time.monotonic()
+        sentence = refused(ExitCode.DEADLINE, "hydrate", volume.name, "--onto", target)
+        assert time.monotonic() - begun < 9
+    assert "resumed by its watchdog" in sentence
+    assert dmsnap("status", volume.name)[0]["device"] == volume.primary
+    dmsnap("hydrate", volume.name)
+    check_moved(volume, target, volume.primary)
+
+
+def test_killed_while_it_is_held_the_watchdog_lets_go(lab: Lab) -> None:
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+
+    def die(_copying: Copying, _primary: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with patch.object(Copying, "_copy_held", die):
+        assert forked("hydrate", volume.name, "--onto", target).code == -signal.SIGKILL
+    assert wait_resumed() == []
+    scribble(volume, 3, 1)
+    assert dmsnap("hydrate", volume.name)["bytes_compared"] == 0
+    check_moved(volume, target, volume.primary)
+
+
+def dying(do: Callable[..., Any], *, before: bool) -> Callable[..., Any]:
+    """``do``, and the end of the process."""
+
+    def done(*arguments: Any, **options: Any) -> Any:
+        if not before:
+            do(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return done
+
+
+def switched_only(do: Callable[..., Any], *, before: bool) -> Callable[..., Any]:
+    """Die at the update that records the switch."""
+
+    def update(self: Catalogue, volume: Any) -> None:
+        if volume.hydration is None and volume.left_behind:
+            dying(do, before=before)(self, volume)
+        do(self, volume)
+
+    return update
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["not-recorded", "recorded"])
+def test_killed_between_the_table_and_the_record(lab: Lab, moved: bool) -> None:
+    """Nobody has written since: what is recorded is what the front goes on over."""
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+    content = sha256(volume.front)
+    update = switched_only(Catalogue.update_volume, before=not moved)
+    with patch.object(Catalogue, "update_volume", update):
+        assert forked("hydrate", volume.name, "--onto", target).code == -signal.SIGKILL
+    dmsnap("sync", volume.name)
+    assert suspended() == []
+    (status,) = dmsnap("status", volume.name)
+    assert status["device"] == (target if moved else volume.primary)
+    assert sha256(volume.front) == content
+    if not moved:
+        dmsnap("hydrate", volume.name)
+    check_moved(volume, target, volume.primary)
+
+
+def test_killed_before_the_table_is_loaded(lab: Lab) -> None:
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+    load = dm.load
+    with (
+        patch.object(dm, "load", dying(load, before=True)),
+        patch.object(dm, "create", loading(load)),
+    ):
+        assert forked("hydrate", volume.name, "--onto", target).code == -signal.SIGKILL
+    dmsnap("sync", volume.name)
+    assert suspended() == []
+    dmsnap("hydrate", volume.name)
+    check_moved(volume, target, volume.primary)
+
+
+def loading(load: Callable[..., Any]) -> Callable[..., Any]:
+    """``dm.create`` with a load of its own."""
+    create = dm.create
+
+    def made(*arguments: Any, **options: Any) -> Any:
+        with patch.object(dm, "load", load):
+            return create(*arguments, **options)
+
+    return made
+
+
+def back_and_forth(lab: Lab) -> tuple[Protected, list[str]]:
+    volume = protected(lab, SIZE)
+    return volume, [volume.primary, lab.disk(SIZE)]
+
+
+def move(volume: Protected, devices: list[str]) -> list[object]:
+    """The command that moves it to the device that it is not on."""
+    (status,) = dmsnap("status", volume.name)
+    target = devices[1 - devices.index(status["device"])]
+    return ["hydrate", volume.name, "--onto", target, "--overwrite"]
+
+
+def settle(volume: Protected, devices: list[str], content: str, step: str) -> None:
+    """What a command left that was ended at ``step``: the volume serves, and the move goes on."""
+    assert dmsnap("sync", volume.name, "--audit", "full")["tracker"] == "era", step
+    assert suspended() == [], step
+    assert sha256(volume.front) == content, step
+    (status,) = dmsnap("status", volume.name)
+    if status["hydration"]:
+        dmsnap("hydrate", volume.name)
+        (status,) = dmsnap("status", volume.name)
+    assert sha256(volume.front) == content == sha256(status["device"]), step
+    assert status["problems"] == [], step
+    assert [name for name in dm_devices() if "hydrated" in name] == [], step
+
+
+def test_killed_at_every_step_it_goes_on(lab: Lab) -> None:
+    volume, devices = back_and_forth(lab)
+    count = steps_of(*move(volume, devices))
+    assert count == 5
+    for at in [*((position, "begun") for position in range(count)), (count - 1, "done")]:
+        after = 0.01 * (at[0] % 3)
+        scribble(volume, 2, at[0])
+        content = sha256(volume.front)
+        ended = forked(*move(volume, devices), at=at, send=(signal.SIGKILL,), after=after)
+        assert ended.code in (0, -signal.SIGKILL), ended
+        settle(volume, devices, content, f"killed {after} s after step {at}")
+
+
+def test_killed_in_the_middle_it_copies_the_rest(lab: Lab) -> None:
+    volume, target = protected(lab, SIZE, history_bytes=3 * SIZE), lab.disk(SIZE)
+    transfer, count = Copying._transfer, 0
+
+    def fourth(copying: Copying, *arguments: Any, **options: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        transfer(copying, *arguments, **options)
+
+    with patch.object(Copying, "_transfer", fourth), writer(lab, volume):
+        assert forked("hydrate", volume.name, "--onto", target).code == -signal.SIGKILL
+    (status,) = dmsnap("status", volume.name, expected=ExitCode.UNHEALTHY)
+    assert "hydrate was cut off at copy" in status["problems"][0]
+    assert status["hydration"] == {"device": target, "bytes_copied": 3 * PIECE}
+    scribble(volume, 3, 1)
+    result = dmsnap("hydrate", volume.name, "--onto", target)
+    assert result["resumed_at_bytes"] == 3 * PIECE
+    assert result["bytes_compared"] == 0
+    check_moved(volume, target, volume.primary)
+
+
+@pytest.mark.parametrize(("number", "state"), [(signal.SIGINT, "begun"), (signal.SIGTERM, "done")])
+def test_interrupted_it_keeps_what_was_copied(lab: Lab, number: int, state: str) -> None:
+    volume, devices = back_and_forth(lab)
+    for position in range(5):
+        content = sha256(volume.front)
+        ended = forked(*move(volume, devices), at=(position, state), send=(number,))
+        assert ended.code in (0, 128 + number), ended
+        if ended.code:
+            assert "goes on from there" in ended.stderr, ended
+        settle(volume, devices, content, f"{ended}")
+
+
+def test_a_move_is_given_up(lab: Lab) -> None:
+    primary, recovery, target = (lab.disk(size * MIB) for size in (32, 60, 32))
+    mount_point = lab.mounted(primary)
+    (mount_point / "kept").write_bytes(os.urandom(MIB))
+    name = lab.protect(primary, recovery)
+    assert "was begun" in refused(ExitCode.WRONG_STATE, "hydrate", name)
+    assert "was begun" in refused(ExitCode.WRONG_STATE, "hydrate", name, "--abandon")
+    ended = forked("hydrate", name, "--onto", target, at=(2, "begun"), send=(signal.SIGTERM,))
+    assert ended.code == 143, ended
+    other = lab.disk(60 * MIB)
+    sentence = refused(ExitCode.WRONG_STATE, "hydrate", name, "--onto", other)
+    assert f"moved to {target} already" in sentence
+    sentence = refused(
+        ExitCode.ALREADY_PROTECTED, "protect", target, "--name", "other", "--recovery", other,
+        "--store", lab.store(),
+    )  # fmt: skip
+    assert "being moved to" in sentence
+    with pytest.raises(OSError, match="busy"), open(target, "rb", opener=exclusively):
+        pass
+    dmsnap("hydrate", name, "--abandon")
+    assert dmsnap("status", name)[0]["hydration"] is None
+    assert run("wipefs", "-n", target) == ""
+    assert [name for name in dm_devices() if "hydrated" in name] == []
+    dmsnap("hydrate", name, "--onto", target)
+    dmsnap("unprotect", name)
+
+
+def test_what_cannot_be_the_volume_is_refused(lab: Lab) -> None:
+    volume = protected(lab, SIZE)
+    small, used, coarse, good = (
+        lab.disk(SIZE - MIB), lab.disk(SIZE), lab.disk(SIZE, sector_bytes=4096), lab.disk(SIZE),
+    )  # fmt: skip
+    words = ["hydrate", volume.name, "--onto"]
+    refused(ExitCode.TOO_SMALL, *words, small)
+    refused(ExitCode.BLOCK_SIZE, *words, coarse)
+    refused(ExitCode.FOREIGN_DEVICE, *words, volume.primary)
+    refused(ExitCode.ALREADY_PROTECTED, *words, volume.recovery)
+    refused(ExitCode.NOT_FOUND, *words, "/dev/nothing")
+    lab.mounted(used)
+    refused(ExitCode.BUSY, *words, used)
+    run("umount", used)
+    assert "ext4" in refused(ExitCode.FOREIGN_DEVICE, *words, used)
+    (point,) = dmsnap("point", "create", volume.name)
+    assert "live points" in refused(ExitCode.WRONG_STATE, *words, good)
+    steps = dmsnap(*words, used, "--overwrite", "--drop-points", "--dry-run")["steps"]
+    assert len(steps) == 6
+    assert dmsnap("status", volume.name)[0]["hydration"] is None
+    dmsnap(*words, used, "--overwrite", "--drop-points")
+    assert point["id"] not in {row["id"] for row in dmsnap("point", "list", volume.name)}
+    check_moved(volume, used, volume.primary)
+    dmsnap("swap", volume.name, "--trial")
+    assert "trial" in refused(ExitCode.WRONG_STATE, *words, good)
+    dmsnap("swap", "revert", volume.name)
+
+
+def test_writes_past_the_front_are_no_secret(lab: Lab) -> None:
+    """No mark tells of them: the run that sees them ends, and the next one compares."""
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+    catch_up = Copying.catch_up
+
+    def beside(copying: Copying) -> None:
+        catch_up(copying)
+        write_direct(volume.primary, os.urandom(8 * KIB), 3 * MIB)
+
+    with patch.object(Copying, "catch_up", beside):
+        sentence = refused(ExitCode.WRONG_STATE, "hydrate", volume.name, "--onto", target)
+    assert "written to past" in sentence
+    assert suspended() == []
+    result = dmsnap("hydrate", volume.name)
+    assert result["bytes_compared"] == SIZE
+    check_moved(volume, target, volume.primary, "compare")
+
+
+def test_a_new_device_that_somebody_wrote_to_is_compared(lab: Lab) -> None:
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+    ended: Ended = forked(
+        "hydrate", volume.name, "--onto", target, at=(2, "begun"), send=(signal.SIGKILL,)
+    )
+    assert ended.code == -signal.SIGKILL
+    write_direct(target, os.urandom(8 * KIB), 3 * MIB)
+    result = dmsnap("hydrate", volume.name)
+    assert result["bytes_compared"] == SIZE
+    assert result["bytes_copied"] < 2 * MIB
+    check_moved(volume, target, volume.primary)
+
+
+def test_two_commands_at_once(lab: Lab) -> None:
+    """The other one waits for the lock, or says who holds it; the front never does."""
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+    moving = dmsnap_process("hydrate", volume.name, "--onto", target, "--bandwidth", "8MiB")
+    try:
+        while not catalogue_rows("select 1 from job_step where name = 'copy' and state = 'begun'"):
+            time.sleep(0.05)
+        (status,) = dmsnap("status", volume.name)
+        assert "hydrate" in status["running"]
+        scribble(volume, 3, 1)
+        moving.send_signal(signal.SIGINT)
+        _, said = moving.communicate(timeout=30)
+    finally:
+        moving.kill()
+    assert moving.returncode == 130
+    assert "what was copied is kept" in said
+    dmsnap("hydrate", volume.name)
+    check_moved(volume, target, volume.primary)
