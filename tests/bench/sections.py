@@ -37,6 +37,7 @@ CHAPTERS = (
     Chapter("compare", "Compare", "compare", Place.HOST),
     Chapter("window", "The window", "window", Place.GUEST),
     Chapter("overhead", "What the front costs a write", "overhead", Place.GUEST),
+    Chapter("recovery", "The time to recover", "recovery", Place.GUEST),
     Chapter("growth", "Growth with the volume", "growth", Place.GUEST),
 )
 BY_NAME = {chapter.name: chapter for chapter in CHAPTERS}
