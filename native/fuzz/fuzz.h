@@ -26,7 +26,7 @@ struct fuzz_field {
 	uint32_t size; /* 4 or 8 */
 };
 
-#define FUZZ_MAX_FIELDS 24
+#define FUZZ_MAX_FIELDS 32
 
 /* A kind of block that the mutator knows: it puts the checksum right again. */
 struct fuzz_kind {
