@@ -109,6 +109,8 @@ def areas_of(evidence: Evidence, volume: Volume, metadata: str | None) -> Iterat
         if name is None or name.volume != volume.name:
             continue
         generation = name.generation or used_generation(evidence, path, metadata)
+        if evidence.live is not None and path == metadata:
+            generation = evidence.live.generation
         digits = used.get(path) or name.point
         point_id = whole_id(digits, ids) if digits else None
         yield Area(uuid4(), volume.id, name.role, generation, path, size_bytes, point_id)

@@ -148,7 +148,9 @@ class Making:
     def __init__(self, session: Session, volume: Volume) -> None:
         self.session = session
         self.volume = volume
-        self.area = replace(planned(volume), role=AreaRole.UNFINISHED_SPARE)
+        # Its name says which generation will take it: without a catalogue that is all there is.
+        following = planned(replace(volume, generation=volume.generation + 1))
+        self.area = replace(following, role=AreaRole.UNFINISHED_SPARE, generation=volume.generation)
 
     def plan(self) -> Plan:
         name, session, area = self.volume.name, self.session, self.area
