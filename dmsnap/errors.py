@@ -37,6 +37,7 @@ class ExitCode(IntEnum):
     WRONG_STATE = 22
     DEADLINE = 23
     UNHEALTHY = 24
+    UNREACHABLE = 25
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -187,6 +188,12 @@ class WrongStateError(DmsnapError):
     """The operation does not apply to the volume as it is now."""
 
     exit_code = ExitCode.WRONG_STATE
+
+
+class UnreachableError(DmsnapError):
+    """No route, link or listener, or no answer: a network stands between us and a device."""
+
+    exit_code = ExitCode.UNREACHABLE
 
 
 class DeadlineError(DmsnapError):

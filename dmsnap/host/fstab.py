@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ FSTAB = Path("/etc/fstab")
 _LINKS = {"PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel", "ID": "by-id"}
 
 _FIRST_FIELD = re.compile(r"^(\s*)([^\s#]\S*)")
+_FOURTH_FIELD = re.compile(r"^(\s*\S+\s+\S+\s+\S+)(?:(\s+)(\S+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +74,36 @@ def respell(new_spec: Callable[[Entry], str | None], *, path: Path | None = None
     """
     changed: list[Entry] = []
 
-    def respelled(line: str) -> str:
-        entry = parse_line(line)
-        spec = new_spec(entry) if entry is not None else None
-        if entry is None or spec is None or spec == entry.spec:
+    def respelled(entry: Entry, line: str) -> str:
+        spec = new_spec(entry)
+        if spec is None or spec == entry.spec:
             return line
         changed.append(entry)
         escaped = spec.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
         return _FIRST_FIELD.sub(lambda match: match[1] + escaped, line, count=1)
 
-    text = _read(path or FSTAB)
-    after = "".join(respelled(line) for line in text.splitlines(keepends=True))
-    if changed:
-        replace_file(path or FSTAB, after)
+    _rewrite(respelled, path or FSTAB)
     return changed
+
+
+def set_options(new_options: Callable[[Entry], Sequence[str]], *, path: Path | None = None) -> None:
+    """Write other options into the fourth field of lines. All else stays byte for byte."""
+
+    def changed(entry: Entry, line: str) -> str:
+        options = tuple(new_options(entry))
+        if options == entry.options:
+            return line
+        text = ",".join(options) or "defaults"
+        return _FOURTH_FIELD.sub(lambda match: match[1] + (match[2] or " ") + text, line, count=1)
+
+    _rewrite(changed, path or FSTAB)
+
+
+def _rewrite(new_line: Callable[[Entry, str], str], path: Path) -> None:
+    text = _read(path)
+    lines = [
+        line if (entry := parse_line(line)) is None else new_line(entry, line)
+        for line in text.splitlines(keepends=True)
+    ]
+    if "".join(lines) != text:
+        replace_file(path, "".join(lines))

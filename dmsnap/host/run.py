@@ -30,6 +30,8 @@ PACKAGES = {
     "dumpe2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
     "flock": "util-linux",
+    "iscsiadm": "open-iscsi",
+    "iscsid": "open-iscsi",
     "losetup": "mount",
     "lvm": "lvm2",
     "modprobe": "kmod",

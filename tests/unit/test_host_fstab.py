@@ -111,3 +111,15 @@ def test_names_of_mount_units(path: str, unit: str) -> None:
 def test_words_in_unit_files() -> None:
     assert systemd.escape("a-b.c+d") == "a\\x2db.c\\x2bd"
     assert systemd.quoted('/a b"c\\%') == '"/a b\\"c\\\\%%"'
+
+
+def test_only_the_options_change(file: Path) -> None:
+    def options(entry: Entry) -> tuple[str, ...]:
+        return (*entry.options, "_netdev") if entry.mount_point in ("/srv", "a") else entry.options
+
+    fstab.set_options(options, path=file)
+    assert file.read_text() == TEXT.replace("noatime,nofail 0", "noatime,nofail,_netdev 0").replace(
+        "half a line", "half a line defaults,_netdev"
+    )
+    fstab.set_options(lambda entry: [o for o in entry.options if o != "_netdev"], path=file)
+    assert file.read_text() == TEXT.replace("half a line", "half a line defaults")

@@ -1,0 +1,181 @@
+"""LUNs by name, and finding their disks in a tree like sysfs."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dmsnap.errors import (
+    BusyError,
+    ForeignDeviceError,
+    NotFoundError,
+    UnreachableError,
+    WrongWordError,
+)
+from dmsnap.host import lun
+from dmsnap.host.lun import LunName
+from dmsnap.host.route import Portal
+from dmsnap.host.sysfs import Sysfs
+
+TARGET = "iqn.2003-01.org.example:store"
+WWID = "naa.60014056223671984464ef99a019d710"
+NAME = f"iscsi://192.0.2.7/{TARGET}/1"
+
+
+@pytest.mark.parametrize(
+    ("text", "portal", "number"),
+    [
+        (NAME, Portal("192.0.2.7", 3260), 1),
+        (f"iscsi://192.0.2.7:3261/{TARGET}/0", Portal("192.0.2.7", 3261), 0),
+        (f"iscsi://[2001:DB8::1]:860/{TARGET}/255", Portal("2001:db8::1", 860), 255),
+    ],
+)
+def test_a_name_is_read_and_written(text: str, portal: Portal, number: int) -> None:
+    name = LunName.parse(text)
+    assert (name.portal, name.target, name.lun, name.wwid) == (portal, TARGET, number, "")
+    assert LunName.parse(str(name)) == name
+
+
+@pytest.mark.parametrize("wwid", [WWID, "t10.ATA     a disk #1 / 100%", "eui.0123456789abcdef"])
+def test_an_identity_survives_being_written(wwid: str) -> None:
+    name = LunName.parse(NAME).identified(wwid)
+    assert LunName.parse(str(name)).wwid == wwid
+    assert str(name).count("/") == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/dev/sda",
+        "iscsi://",
+        f"iscsi://192.0.2.7/{TARGET}",
+        f"iscsi://192.0.2.7/{TARGET}/1/2",
+        f"iscsi://192.0.2.7/{TARGET}/-1",
+        f"iscsi://192.0.2.7/{TARGET}/99999",
+        f"iscsi://192.0.2.7:0/{TARGET}/1",
+        f"iscsi://192.0.2.7:70000/{TARGET}/1",
+        f"iscsi://192.0.2/{TARGET}/1",
+        f"iscsi://store.example/{TARGET}/1",
+        f"iscsi://2001:db8::1/{TARGET}/1",
+        "iscsi://192.0.2.7/../1",
+        "iscsi://192.0.2.7/iqn.2003-01.org.example:*/1",
+        "iscsi://192.0.2.7/IQN.2003-01.org.example:x/1",
+    ],
+)
+def test_other_words_are_refused(text: str) -> None:
+    with pytest.raises(WrongWordError):
+        LunName.parse(text)
+
+
+class Tree:
+    """sysfs with iSCSI sessions, as the kernel lays it out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.sysfs = Sysfs(root)
+        for directory in ("class/iscsi_session", "class/scsi_device", "dev/block", "block"):
+            (root / directory).mkdir(parents=True)
+
+    def session(self, number: int, address: str = "192.0.2.7", state: str = "LOGGED_IN") -> Path:
+        device = self.root / f"devices/platform/host{number}/session{number}"
+        connection = device / f"connection{number}:0/iscsi_connection/connection{number}:0"
+        write(connection, persistent_address=address, persistent_port="3260")
+        session = device / f"iscsi_session/session{number}"
+        write(session, targetname=TARGET, state=state)
+        (session / "device").symlink_to(device)
+        (self.root / f"class/iscsi_session/session{number}").symlink_to(session)
+        return device
+
+    def disk(
+        self, session: Path, minor: int, *, wwid: str = WWID, size: int = 8, state: str = "running"
+    ) -> Path:
+        host = session.parent.name.removeprefix("host")
+        device = session / f"target{host}:0:0" / f"{host}:0:0:1"
+        write(device, wwid=wwid, state=state)
+        block = device / f"block/sd{chr(97 + minor)}"
+        write(block, dev=f"8:{minor}", size=str(size))
+        (block / "holders").mkdir()
+        (self.root / f"dev/block/8:{minor}").symlink_to(block)
+        scsi = self.root / f"class/scsi_device/{device.name}"
+        scsi.mkdir()
+        (scsi / "device").symlink_to(device)
+        return block
+
+    def multipath(self, *paths: Path) -> None:
+        block = self.root / "block/dm-0"
+        write(block, dev="253:0", size="8")
+        write(block / "dm", uuid="mpath-3600140562236719844", name="mpatha")
+        (self.root / "dev/block/253:0").symlink_to(block)
+        for path in paths:
+            (path / "holders/dm-0").symlink_to(block)
+
+
+def write(directory: Path, **attributes: str) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in attributes.items():
+        (directory / name).write_text(f"{text}\n")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+def node(tree: Tree, name: str = f"{NAME}#{WWID}") -> Path:
+    return lun.node(name, sysfs=tree.sysfs)
+
+
+def test_a_path_names_itself(tree: Tree) -> None:
+    assert node(tree, "/dev/disk/by-id/x") == Path("/dev/disk/by-id/x")
+
+
+def test_a_disk_is_found_from_its_session(tree: Tree) -> None:
+    tree.disk(tree.session(3, address="192.0.2.8"), 0, wwid="naa.2")
+    tree.disk(tree.session(4), 1)
+    assert node(tree) == Path("/dev/sdb")
+    assert node(tree, NAME) == Path("/dev/sdb")
+
+
+def test_a_session_that_is_up_comes_first(tree: Tree) -> None:
+    tree.disk(tree.session(1, state="FAILED"), 0, state="transport-offline")
+    tree.disk(tree.session(2), 1)
+    assert node(tree) == Path("/dev/sdb")
+
+
+def test_without_a_session_or_a_disk_there_is_none(tree: Tree) -> None:
+    with pytest.raises(NotFoundError, match="no session"):
+        node(tree)
+    session = tree.session(1)
+    with pytest.raises(NotFoundError, match="has no LUN 1"):
+        node(tree)
+    tree.disk(session, 0, size=0)
+    with pytest.raises(NotFoundError, match="not mapped any more"):
+        node(tree)
+
+
+def test_another_device_is_refused(tree: Tree) -> None:
+    tree.disk(tree.session(1), 0, wwid="naa.other")
+    with pytest.raises(ForeignDeviceError, match=f"is naa.other now, expected {WWID}"):
+        node(tree)
+
+
+@pytest.mark.parametrize("state", ["blocked", "transport-offline", "offline"])
+def test_a_disk_that_would_hang_is_not_touched(tree: Tree, state: str) -> None:
+    tree.disk(tree.session(1), 0, state=state)
+    with pytest.raises(UnreachableError, match=state):
+        node(tree)
+
+
+def test_dm_multipath_is_used_in_place_of_its_paths(tree: Tree) -> None:
+    first, second = tree.disk(tree.session(1), 0), tree.disk(tree.session(2), 1)
+    assert os.fspath(node(tree)) == "/dev/sda"
+    tree.multipath(first, second)
+    assert node(tree) == Path("/dev/dm-0")
+
+
+def test_a_path_beside_dm_multipath_is_refused(tree: Tree) -> None:
+    first = tree.disk(tree.session(1), 0)
+    tree.disk(tree.session(2), 1)
+    tree.multipath(first)
+    with pytest.raises(BusyError, match=r"not sdb$"):
+        node(tree)
