@@ -99,6 +99,12 @@ class Volume:
     hydration: Hydration | None = None
     left_behind: tuple[str, ...] = ()
 
+    @property
+    def serving(self) -> str:
+        """What the front lies on, as it is recorded."""
+        over_replica = self.state in (VolumeState.TRIAL, VolumeState.COMMITTING)
+        return self.recovery if over_replica and self.recovery else self.backing
+
 
 @dataclass(frozen=True, slots=True)
 class Area:

@@ -10,6 +10,7 @@ from dmsnap._native import copy, label
 from dmsnap._native.label import Label, LabelState, LabelTwin
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
+from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.recovery import lease
 from dmsnap.snapshot import stack
@@ -85,7 +86,7 @@ def recovery_path(volume: Volume) -> Path:
             f"{volume.name} has no recovery volume",
             hint="unprotect it and protect it again with --recovery DEVICE",
         )
-    return Path(volume.recovery)
+    return lun.node(volume.recovery)
 
 
 @contextmanager

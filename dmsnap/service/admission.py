@@ -21,7 +21,7 @@ from dmsnap.errors import (
     TooSmallError,
     WrongWordError,
 )
-from dmsnap.host import blockdev, signature
+from dmsnap.host import blockdev, lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.mountinfo import mounts_of
@@ -57,7 +57,9 @@ MANAGED = {
 
 @dataclass(frozen=True, slots=True)
 class ProtectRequest:
-    """What the user asked for. Sizes in bytes; ``cow_percent`` 0: what the configuration says.
+    """What the user asked for. ``recovery``: a path, or the name of a LUN that is attached.
+
+    Sizes in bytes; ``cow_percent`` 0: what the configuration says.
 
     ``block_bytes`` 0: what fits the volume's size.
 
@@ -68,7 +70,7 @@ class ProtectRequest:
 
     device: Path
     name: str
-    recovery: Path
+    recovery: str
     store: str
     block_bytes: int
     chunk_bytes: int
@@ -80,13 +82,12 @@ class ProtectRequest:
 
     def as_arguments(self) -> dict[str, object]:
         """For the journal, which takes JSON."""
-        return asdict(self) | {"device": str(self.device), "recovery": str(self.recovery)}
+        return asdict(self) | {"device": str(self.device)}
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
         """The request that the journal has."""
-        paths = {name: Path(arguments[name]) for name in ("device", "recovery")}
-        return cls(**{**arguments, **paths})
+        return cls(**{**arguments, "device": Path(arguments["device"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def admit(session: Session, request: ProtectRequest) -> Admitted:
     dm.require_targets(*stack.TARGETS)
     check_sizes(request.block_bytes, request.chunk_bytes)
     backing = BlockDevice.probe(request.device)
-    recovery = BlockDevice.probe(request.recovery)
+    recovery = BlockDevice.probe(lun.node(request.recovery))
     check_name_is_free(session, request.name)
     check_backing(session, backing)
     content = signature.probe(backing.path)
@@ -175,7 +176,7 @@ def check_not_ours(session: Session, device: BlockDevice) -> None:
     for volume in session.catalogue.volumes():
         target = volume.hydration.target if volume.hydration else None
         for path in (volume.backing, volume.recovery, target):
-            if path and Path(path).exists() and BlockDevice.probe(Path(path)).devno == device.devno:
+            if path and lun.is_present(path) and probed(path) == device.devno:
                 part = "protected" if path == volume.backing else "the recovery volume"
                 part = "being moved to" if path == target else part
                 raise AlreadyProtectedError(
@@ -186,6 +187,11 @@ def check_not_ours(session: Session, device: BlockDevice) -> None:
         raise AlreadyProtectedError(
             f"{device.path} is {SYSFS.display_name(device.devno)}, a device of dmsnap's own"
         )
+
+
+def probed(recorded: str) -> int:
+    """The number of a recorded device."""
+    return BlockDevice.probe(lun.node(recorded)).devno
 
 
 def check_backing(session: Session, backing: BlockDevice) -> None:

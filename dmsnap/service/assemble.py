@@ -16,10 +16,10 @@ from dmsnap.errors import (
     NotFoundError,
     WrongStateError,
 )
-from dmsnap.host import kernel, udev
-from dmsnap.recovery import replica
-from dmsnap.service import assembly, boot, export_restore, exported, identity, journal
+from dmsnap.host import kernel, lun, udev
+from dmsnap.service import assembly, boot, export_restore, exported, identity, journal, luns
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns import Wanted
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.service.withdrawal import is_cut_off
@@ -124,7 +124,8 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
     """
     if at_boot:
         wait_for_devices(session, session.catalogue.volume(name))
-    with held(session, name, concluding=not at_boot) as volume:
+    wanted = Wanted.SERVING_ALONE if at_boot else Wanted.SERVING
+    with held(session, name, wanted, concluding=not at_boot) as volume:
         if at_boot and is_cut_off_half_way(session, volume):
             return None
         state_directory = session.configuration.state_directory
@@ -152,9 +153,7 @@ def is_cut_off_half_way(session: Session, volume: Volume) -> bool:
 
 def wait_for_devices(session: Session, volume: Volume) -> None:
     """Wait for what the stack cannot be built without: not for the recovery volume otherwise."""
-    over_replica = volume.state in OVER_REPLICA
-    below = replica.recovery_path(volume) if over_replica else Path(volume.backing)
-    areas = [
+    nodes = [
         Path(area.path)
         for area in session.catalogue.areas(volume.id)
         if not volume.store.startswith("/")
@@ -162,7 +161,11 @@ def wait_for_devices(session: Session, volume: Volume) -> None:
         and area.role in (AreaRole.ERA_METADATA, AreaRole.OVERLAY)
     ]
     seconds = session.configuration.boot_wait_seconds
-    missing = udev.wait_for_nodes([below, *areas], seconds)
+    if lun.is_name(volume.serving):
+        luns.attach_all(session, volume, Wanted.SERVING_ALONE)
+    else:
+        nodes.insert(0, Path(volume.serving))
+    missing = udev.wait_for_nodes(nodes, seconds)
     if missing:
         raise NotFoundError(
             f"{volume.name} cannot be assembled: {missing[0]} did not appear within {seconds:g} s",

@@ -3,11 +3,10 @@
 import errno
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from dmsnap.catalogue.model import Area, Volume
 from dmsnap.errors import OperatingSystemError, StackChangedError
-from dmsnap.host import blockdev
+from dmsnap.host import blockdev, lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
@@ -34,7 +33,7 @@ def build(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
 
 def build_origin(session: Session, volume: Volume) -> None:
     """The snapshot-origin over the backing device."""
-    backing = BlockDevice.probe(Path(volume.backing))
+    backing = BlockDevice.probe(lun.node(volume.backing))
     is_new = not stack.exists(stack.origin(volume))
     settle(stack.origin(volume), stack.origin_table(volume, backing))
     if is_new:

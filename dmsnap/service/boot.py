@@ -8,14 +8,17 @@ A volume is ordered by itself, because its store may lie on a file system that i
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import NotFoundError
-from dmsnap.host import fstab, replacement, systemd, udev
+from dmsnap.errors import DmsnapError, NotFoundError
+from dmsnap.host import fstab, lun, replacement, systemd, udev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.fstab import Entry
+from dmsnap.host.lun import LunName
 from dmsnap.host.sysfs import SYSFS
+from dmsnap.service.journal import Step
 
 UNIT = "dmsnap-assemble@.service"
 LOCAL = "local-fs.target"
@@ -23,8 +26,10 @@ REMOTE = "remote-fs.target"
 BOOTED = "multi-user.target"
 RESUME = "dmsnap-resume.service"
 NETWORK = """Wants=network-online.target
-After=network-online.target iscsi.service open-iscsi.service
+After=network-online.target iscsid.socket iscsid.service iscsi.service open-iscsi.service
 """
+# In lines of fstab that wait for the network because dmsnap wrote so: their volume lies on a LUN.
+ON_LUN = ("_netdev", "x-dmsnap.lun")
 HEADING = "# Written by dmsnap for the volume {name}; dmsnap unprotect takes it away.\n"
 
 
@@ -111,14 +116,28 @@ def devices_of(volume: Volume) -> list[str]:
 
 def present(volume: Volume) -> list[Path]:
     """The devices of a volume that exist now."""
-    paths = map(Path, {*devices_of(volume), *volume.left_behind})
-    return [path.resolve() for path in sorted(paths) if path.exists()]
+    names = sorted({*devices_of(volume), *volume.left_behind})
+    return [lun.node(name).resolve() for name in names if lun.is_present(name)]
 
 
 def rule_line(volume: Volume, path: str, *conditions: str) -> str:
     """The rule that marks the device recorded as ``path``."""
-    words = ['SUBSYSTEM=="block"', device_match(path), *conditions]
-    return ", ".join([*words, f'ENV{{DMSNAP_TWIN}}="{volume.name}"']) + "\n"
+    lines = []
+    for match in lun_matches(LunName.parse(path)) if lun.is_name(path) else [device_match(path)]:
+        words = ['SUBSYSTEM=="block"', match, *conditions]
+        lines.append(", ".join([*words, f'ENV{{DMSNAP_TWIN}}="{volume.name}"']) + "\n")
+    return "".join(lines)
+
+
+def lun_matches(name: LunName) -> list[str]:
+    """How udev knows a LUN: by who it is, so that every path to it is known, and dm-multipath's."""
+    wwid = udev.pattern(name.wwid)
+    # multipath-tools write a 3 for "naa.": the type of the designator (SPC-4, 7.8.6).
+    mapped = "mpath-" + wwid.replace("naa.", "3", 1)
+    return [
+        f'KERNEL=="sd*", ATTRS{{wwid}}=="{wwid}"',
+        f'KERNEL=="dm-*", ENV{{DM_UUID}}=="{mapped}"',
+    ]
 
 
 def device_match(path: str) -> str:
@@ -151,6 +170,21 @@ def prepare(volume: Volume, state_directory: Path) -> None:
         replacement.replace_file(file.path, file.text)
     respell_fstab(volume)
     systemd.reload()
+
+
+def network_steps(before: Volume, after: Volume, state_directory: Path) -> list[Step]:
+    """What a boot needs more, or no more, where a front goes over to a LUN, or from one."""
+    if needs_network(before) == needs_network(after):
+        return []
+    what = "wait for the network" if needs_network(after) else "wait for the network no more"
+    return [
+        Step(
+            "prepare-boot",
+            f"have {after.name} {what} at boot",
+            partial(prepare, after, state_directory),
+            partial(prepare, before, state_directory),
+        )
+    ]
 
 
 def withdraw(volume: Volume) -> None:
@@ -207,7 +241,7 @@ def wish(volume: Volume, target: str, unit: str) -> BootFile:
 def unit_files(volume: Volume, state_directory: Path) -> list[BootFile]:
     """Drop-ins: what the instance is ordered by, and who wants it and what comes after it."""
     lines = [entry for entry in fstab.entries() if mounts_volume(entry, volume)]
-    remote = any("_netdev" in entry.options for entry in lines)
+    remote = needs_network(volume) or any(is_users_wish(entry) for entry in lines)
     target = REMOTE if remote else LOCAL
     points = {record.mount_point for record in volume.mounts}
     points |= {entry.mount_point for entry in lines if entry.mount_point.startswith("/")}
@@ -246,22 +280,54 @@ def names_device(entry: Entry, path: str) -> bool:
     """Whether a line names this device, whatever is on it."""
     devno = fstab.devno_of(entry.spec)
     try:
-        return devno is not None and devno == BlockDevice.probe(Path(path)).devno
-    except NotFoundError:
+        return devno is not None and devno == BlockDevice.probe(lun.node(path)).devno
+    except DmsnapError:
         return False
 
 
 def respell_fstab(volume: Volume) -> None:
-    """Lines that name the device below name the front from now on."""
+    """Lines that name the device below name the front from now on, and wait for what it needs."""
     front = front_paths(volume)[0]
     fstab.respell(lambda entry: front if names_device(entry, volume.backing) else None)
+    wait_for_network(volume, needed=needs_network(volume))
 
 
 def restore_fstab(volume: Volume) -> None:
     """Lines that name the front name the device again, where there is one."""
     if not volume.backing:
         return
-    fstab.respell(lambda entry: volume.backing if entry.spec in front_paths(volume) else None)
+    on_lun = lun.is_name(volume.backing)
+    device = str(LunName.parse(volume.backing).link) if on_lun else volume.backing
+    wait_for_network(volume, needed=on_lun)
+    fstab.respell(lambda entry: device if entry.spec in front_paths(volume) else None)
+
+
+def needs_network(volume: Volume) -> bool:
+    """Whether the front lies on a LUN now."""
+    return lun.is_name(volume.serving)
+
+
+def is_users_wish(entry: Entry) -> bool:
+    """Whether a line waits for the network, and not because of us."""
+    return ON_LUN[0] in entry.options and ON_LUN[1] not in entry.options
+
+
+def wait_for_network(volume: Volume, *, needed: bool) -> None:
+    """Have what mounts the volume wait for the network, or not any more.
+
+    A mount that comes before the network is up cannot wait for a stack that needs it: each would
+    be ordered after the other.
+    """
+
+    def options(entry: Entry) -> tuple[str, ...]:
+        if not mounts_volume(entry, volume):
+            return entry.options
+        if needed:
+            return entry.options if ON_LUN[0] in entry.options else (*entry.options, *ON_LUN)
+        ours = ON_LUN if ON_LUN[1] in entry.options else ()
+        return tuple(option for option in entry.options if option not in ours)
+
+    fstab.set_options(options)
 
 
 def wrong_files(volume: Volume, state_directory: Path) -> Iterator[Path]:

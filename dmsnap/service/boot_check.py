@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError, NotFoundError
-from dmsnap.host import blockdev, capability, fstab, mountinfo, systemd
+from dmsnap.host import blockdev, capability, fstab, lun, mountinfo, systemd
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.service import boot
@@ -118,7 +118,7 @@ def mount_units(directory: Path | None = None) -> Iterator[tuple[Path, str]]:
 def is_same(path: str, other: str) -> bool:
     """Whether two paths lead to one block device."""
     try:
-        return BlockDevice.probe(Path(path)).devno == BlockDevice.probe(Path(other)).devno
+        return BlockDevice.probe(lun.node(path)).devno == BlockDevice.probe(lun.node(other)).devno
     except DmsnapError:
         return False
 
@@ -152,7 +152,7 @@ def place_findings(volume: Volume, state_directory: Path) -> Iterator[Finding]:
 
 def lies_on(place: Path, volume: Volume) -> bool:
     try:
-        return blockdev.file_depends_on(place, BlockDevice.probe(Path(volume.backing)).devno)
+        return blockdev.file_depends_on(place, BlockDevice.probe(lun.node(volume.backing)).devno)
     except NotFoundError:
         return False
 
@@ -174,11 +174,11 @@ def comes_at_boot(mount_point: Path) -> bool:
 
 def device_findings(volume: Volume) -> Iterator[Finding]:
     """Devices that are not there, or are known by a name that is given anew at every boot."""
-    if volume.recovery and not Path(volume.recovery).exists():
+    if volume.recovery and not lun.is_present(volume.recovery):
         yield (
             Level.WARNING,
             f"the recovery volume {volume.recovery} is not there: {volume.name} boots without it",
-            "attach it",
+            f"dmsnap assemble {volume.name}" if lun.is_name(volume.recovery) else "attach it",
         )
     for path in filter(None, (volume.backing, volume.recovery)):
         if path.startswith(("/dev/loop", "/dev/sd", "/dev/vd", "/dev/nvme", "/dev/xvd")):

@@ -18,6 +18,7 @@ from dmsnap.recovery import chain, replica
 from dmsnap.recovery.chain import Level
 from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns import Wanted
 from dmsnap.service.point import Place, PointView, find
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
@@ -190,7 +191,7 @@ def mount_point(
 def unmount_point(session: Session, text: str, *, dry_run: bool) -> Plan | None:
     """Unmount a point and remove its overlay. Needs root."""
     wanted = find(session, text)
-    with held(session, wanted.volume) as volume:
+    with held(session, wanted.volume, Wanted.SERVING) as volume:
         areas = [
             area
             for area in session.catalogue.areas(volume.id, AreaRole.BROWSE)

@@ -31,6 +31,8 @@ class Configuration:
     lock_wait_seconds: Annotated[float, Ge(0)] = 30.0
     unmount_wait_seconds: Annotated[float, Ge(0)] = 10.0
     boot_wait_seconds: Annotated[float, Ge(0)] = 60.0
+    session_wait_seconds: Annotated[int, Ge(1), Le(86400)] = 60
+    iscsi_secrets: Path = Path("/etc/dmsnap/iscsi.toml")
 
     @property
     def default_store(self) -> str:

@@ -12,7 +12,7 @@ from dmsnap.errors import (
     TooSmallError,
     WrongStateError,
 )
-from dmsnap.host import blockdev, signature
+from dmsnap.host import blockdev, lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import history, replica
 from dmsnap.service import admission, browse
@@ -73,15 +73,15 @@ def choose(volume: Volume, onto: Path | None) -> Path:
 
 def admit(session: Session, volume: Volume, path: Path, *, overwrite: bool) -> BlockDevice:
     """The new device, fit to be the volume; nothing is changed."""
-    target, backing = BlockDevice.probe(path), BlockDevice.probe(Path(volume.backing))
+    target, backing = BlockDevice.probe(path), BlockDevice.probe(lun.node(volume.backing))
     if target.devno == backing.devno:
         raise ForeignDeviceError(f"{volume.name} is on {target.path} already")
     if volume.hydration is None:
         admission.check_not_ours(session, target)
     require_fit(volume, target, backing)
     admission.require_apart(backing, target)
-    if volume.recovery is not None and Path(volume.recovery).exists():
-        admission.require_apart(BlockDevice.probe(Path(volume.recovery)), target)
+    if volume.recovery is not None and lun.is_present(volume.recovery):
+        admission.require_apart(BlockDevice.probe(lun.node(volume.recovery)), target)
     for below in open_space(volume.store).devices():
         if blockdev.depends_on(below, target.devno):
             raise StoreOnVolumeError(volume.store, str(target.path))

@@ -55,6 +55,8 @@ TOOLS = (
     Tool("e2fsck", Level.WARNING, "checks ext4 file systems"),
     Tool("xfs_repair", Level.WARNING, "checks XFS file systems"),
     Tool("lvm", Level.WARNING, "is needed for stores in a volume group"),
+    Tool("iscsiadm", Level.WARNING, "is needed for recovery volumes on LUNs"),
+    Tool("iscsid", Level.WARNING, "keeps the sessions to recovery volumes on LUNs"),
 )
 
 
@@ -66,6 +68,7 @@ def doctor() -> list[Check]:
     checks.append(lio_check(capability.has_module))
     checks.append(io_uring_check(capability.io_uring_refusal()))
     checks += [tool_check(tool, which(tool.name)) for tool in TOOLS]
+    checks.append(iscsi_check(capability.has_module("iscsi_tcp")))
     checks.append(udev_check(udev.is_running(), RULES_DIRECTORIES))
     checks += configured_checks(root)
     return checks
@@ -169,6 +172,18 @@ def tool_check(tool: Tool, found: Path | None) -> Check:
         tool.level,
         f"not installed; it {tool.purpose}",
         f"install the package {package}",
+    )
+
+
+def iscsi_check(present: bool) -> Check:
+    """The kernel's side of iSCSI."""
+    if present:
+        return Check("iscsi_tcp", Level.OK, "is loaded when it is needed")
+    return Check(
+        "iscsi_tcp",
+        Level.WARNING,
+        f"the kernel {os.uname().release} has no iscsi_tcp: no recovery volumes on LUNs",
+        "boot a kernel that has it, as distributions ship them",
     )
 
 

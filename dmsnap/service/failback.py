@@ -33,16 +33,18 @@ from dmsnap.errors import (
     WrongStateError,
 )
 from dmsnap.extent import Extent
-from dmsnap.host import kernel, signature
+from dmsnap.host import kernel, lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
 from dmsnap.service import (
     assembly,
+    boot,
     browse,
     exported,
     handover,
     journal,
+    lun_watch,
     mounting,
     parting,
     rolling,
@@ -108,6 +110,7 @@ class Failback:
 
     def plan(self) -> Plan:
         name, device = self.volume.name, self.former.path
+        state_directory = self.session.configuration.state_directory
         steps = [
             Step(
                 "create-era-metadata",
@@ -134,6 +137,7 @@ class Failback:
                 self._label,
                 self._unlabel,
             ),
+            *boot.network_steps(self.volume, self.after, state_directory),
             Step(
                 "mount",
                 f"mount /dev/mapper/{name}",
@@ -311,7 +315,7 @@ def require_former(session: Session, volume: Volume) -> BlockDevice:
             f"live points of {volume.name} lie on {volume.backing} and would be lost",
             hint="delete them first: dmsnap point list shows them",
         )
-    former = BlockDevice.probe(Path(volume.previous_backing))
+    former = BlockDevice.probe(lun.node(volume.previous_backing))
     require_same_volume(volume, former)
     with open_exclusive(former.path, write=True):
         pass
@@ -344,7 +348,7 @@ def require_same_volume(volume: Volume, former: BlockDevice) -> None:
 
 def require_primary(volume: Volume) -> Label:
     """The label of the promoted volume, which says that it is one."""
-    found = replica.read_label(Path(volume.backing))
+    found = replica.read_label(lun.node(volume.backing))
     if found is None or found.volume_uuid != volume.id or found.state is not LabelState.PRIMARY:
         raise ForeignDeviceError(
             f"{volume.backing} carries no label of {volume.name} as its primary"
@@ -361,7 +365,8 @@ def failback(
         plan = returning.plan()
         if dry_run:
             return plan
-        times = journal.run(session.catalogue, plan)
+        with lun_watch.explained(volume):
+            times = journal.run(session.catalogue, plan)
         spare.keep(session, name)
         return returning.result(times)
 

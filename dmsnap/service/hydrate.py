@@ -9,7 +9,7 @@ from dmsnap._native import label
 from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Job, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, WrongStateError
-from dmsnap.host import signature
+from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.recovery import replica
 from dmsnap.service import admission, boot, destination, failback, hydration, journal, spare
@@ -127,7 +127,7 @@ class Moving:
         after = self.session.catalogue.volume_by_id(self.volume.id)
         if self.primary is not None:
             # Two devices with one label: the one that is the volume keeps it.
-            wipe_label(Path(self.volume.backing))
+            wipe_label(lun.node(self.volume.backing))
         hydration.tidy(self.session, after)
 
     def result(self, times: StepTimes) -> HydrateResult:

@@ -21,7 +21,7 @@ from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Volume
 from dmsnap.errors import DeadlineError, DmsnapError, WrongStateError
 from dmsnap.extent import Extent
-from dmsnap.host import kernel, signature, watchdog
+from dmsnap.host import kernel, lun, signature, watchdog
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Table, single
@@ -65,7 +65,7 @@ class Copying:
     ) -> None:
         self.session = session
         self.volume = volume
-        self.source = BlockDevice.probe(Path(volume.backing))
+        self.source = BlockDevice.probe(lun.node(volume.backing))
         self.target = target
         self.record = record
         self.options = CopyOptions(bytes_per_second=bandwidth, source_name=str(self.source.path))
@@ -309,7 +309,7 @@ def is_switched(volume: Volume, name: str) -> bool:
     if name != stack.origin(volume).name:
         return False
     try:
-        backing = BlockDevice.probe(Path(volume.backing))
+        backing = BlockDevice.probe(lun.node(volume.backing))
     except DmsnapError:
         return False
     return dm.table(name, inactive=True) == stack.origin_table(volume, backing)

@@ -5,7 +5,7 @@ from pathlib import Path
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import ForeignDeviceError
-from dmsnap.host import signature
+from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import replica
 
@@ -16,7 +16,7 @@ def require_no_replica(volume: Volume) -> None:
     Two disks that changed their names: the replica has the file-system UUID, and would be mounted
     and written to as if it were the volume.
     """
-    device = BlockDevice.probe(Path(volume.backing))
+    device = BlockDevice.probe(lun.node(volume.backing))
     found = replica.read_label(device.path)
     if found is not None and found.state is not LabelState.PRIMARY:
         raise ForeignDeviceError(

@@ -8,6 +8,7 @@ from dmsnap.catalogue.model import Job, JobState, JobStep, Volume
 from dmsnap.errors import WrongStateError
 from dmsnap.host import pidfd
 from dmsnap.service import operations
+from dmsnap.service.luns import Wanted
 from dmsnap.service.reaper import reap
 from dmsnap.service.session import Session
 
@@ -119,7 +120,7 @@ def conclude(session: Session, job_id: int) -> Job:
         with session.locked([volume.name]):
             recorded = session.catalogue.find_volume(volume.name)
             if recorded is not None:
-                reap(session, recorded)
+                reap(session, recorded, Wanted.SERVING)
     return settled(session, job)
 
 

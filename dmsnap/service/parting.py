@@ -8,13 +8,12 @@ nobody wrote to either past its stack.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from dmsnap._native.era import EraMetadata
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.catalogue.model import Area, Parting, Volume
 from dmsnap.errors import DmsnapError
-from dmsnap.host import kernel
+from dmsnap.host import kernel, lun
 from dmsnap.host.blockdev import BlockDevice, open_shared
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.service.session import Session
@@ -54,7 +53,7 @@ def _doubt(session: Session, volume: Volume, *, known: bool) -> str | None:
 def sectors_written(device: str) -> int:
     """The kernel's count for the former primary; 0 when it is gone."""
     try:
-        return SYSFS.sectors_written(BlockDevice.probe(Path(device)).devno)
+        return SYSFS.sectors_written(BlockDevice.probe(lun.node(device)).devno)
     except DmsnapError:
         return 0
 

@@ -12,6 +12,7 @@ from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
 from dmsnap.recovery import history, replica
 from dmsnap.service import exported, journal
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns import Wanted
 from dmsnap.service.reaper import held, reap
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
@@ -123,7 +124,7 @@ def create(
     with session.locked(unique):
         volumes = [session.catalogue.volume(name) for name in unique]
         for volume in volumes:
-            reap(session, volume)
+            reap(session, volume, Wanted.SERVING)
             require_takeable(session, volume)
         taken = PointSet(session, volumes, keep=keep, cow_percent=cow_percent)
         arguments = {"names": unique, "keep": keep, "cow_percent": cow_percent}
@@ -189,7 +190,8 @@ def delete(session: Session, text: str, *, dry_run: bool) -> Plan | None:
     """Delete a point everywhere it lives; refused where others could not be reached any more."""
     wanted = find(session, text)
     with held(session, wanted.volume) as volume:
-        plan = deletion(session, volume, wanted)
+        # Where it lives is known for certain with the recovery volume attached.
+        plan = deletion(session, volume, find(session, text))
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)

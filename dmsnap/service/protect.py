@@ -1,22 +1,37 @@
 """Protect: build the stack around a device, remount it through the front, make the replica."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 from dmsnap._native import label
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
-from dmsnap.host import kernel
+from dmsnap.errors import DmsnapError
+from dmsnap.host import kernel, lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
+from dmsnap.host.lun import LunName
 from dmsnap.host.sysfs import format_devno
 from dmsnap.recovery import history
-from dmsnap.service import admission, assembly, boot, journal, mounting, spare, unprotect
+from dmsnap.service import (
+    admission,
+    assembly,
+    boot,
+    journal,
+    lun_watch,
+    luns,
+    mounting,
+    spare,
+    unprotect,
+)
 from dmsnap.service.admission import Admitted, ProtectRequest
 from dmsnap.service.first_copy import FirstCopy
 from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.luns import Wanted
 from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import reap
 from dmsnap.service.session import Session
@@ -193,7 +208,7 @@ def new_volume(request: ProtectRequest, admitted: Admitted) -> Volume:
         name=request.name,
         state=VolumeState.BUILDING,
         backing=admission.stable_path(request.device),
-        recovery=admission.stable_path(request.recovery),
+        recovery=recovery_name(request.recovery),
         recovery_id=earlier.recovery_uuid if earlier else uuid4(),
         store=request.store,
         size_bytes=admitted.backing.size_bytes,
@@ -208,12 +223,17 @@ def new_volume(request: ProtectRequest, admitted: Admitted) -> Volume:
     )
 
 
+def recovery_name(recovery: str) -> str:
+    """How the recovery volume is recorded."""
+    return recovery if lun.is_name(recovery) else admission.stable_path(Path(recovery))
+
+
 def device_locks(request: ProtectRequest) -> list[str]:
     """Locks that no volume's name can be: one device cannot be admitted for two volumes at once.
 
     From the first step on the catalogue says whose it is.
     """
-    devices = (BlockDevice.probe(path) for path in (request.device, request.recovery))
+    devices = (BlockDevice.probe(path) for path in (request.device, lun.node(request.recovery)))
     return [f"device:{format_devno(device.devno)}" for device in devices]
 
 
@@ -222,18 +242,47 @@ def protect(
 ) -> ProtectResult | Plan:
     """Protect a device. On any failure it is given back as it was. Needs root."""
     admission.check_name(request.name)
-    with session.locked([request.name, *device_locks(request)]):
+    with session.locked([request.name]):
         leftover = session.catalogue.find_volume(request.name)
         if leftover is not None and leftover.state is VolumeState.BUILDING:
-            reap(session, leftover)
+            reap(session, leftover, Wanted.SERVING)
         request = admission.with_block_size(request)
-        protection = Protection(session, request, progress)
-        plan = protection.plan()
-        if dry_run:
-            return plan
-        times = journal.run(session.catalogue, plan)
-        spare.keep(session, request.name)
-        return protection.result(times)
+        with (
+            attaching(session, request, keep=not dry_run) as found,
+            session.locked(device_locks(found)),
+        ):
+            protection = Protection(session, found, progress)
+            plan = protection.plan()
+            if dry_run:
+                return plan
+            with lun_watch.explained(protection.volume):
+                times = journal.run(session.catalogue, plan)
+            spare.keep(session, request.name)
+            return protection.result(times)
+
+
+@contextmanager
+def attaching(session: Session, request: ProtectRequest, *, keep: bool) -> Iterator[ProtectRequest]:
+    """The request with its LUN attached, and named with its identity.
+
+    What was logged in to for that is let go when the block fails, or without ``keep``.
+    """
+    luns.release_strays(session, request.name)
+    if not lun.is_name(request.recovery):
+        yield request
+        return
+    name = LunName.parse(request.recovery)
+    admission.check_name_is_free(session, request.name)
+    try:
+        yield replace(request, recovery=str(luns.attach(session, name, request.name)))
+    except BaseException as error:
+        try:
+            luns.release(session, name)
+        except DmsnapError as failure:
+            error.add_note(str(failure))
+        raise
+    if not keep:
+        luns.release(session, name)
 
 
 def again(session: Session, arguments: Mapping[str, Any]) -> object:

@@ -20,7 +20,8 @@ from dmsnap.catalogue.model import (
 from dmsnap.errors import DmsnapError, InterruptedBySignal
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import chain, replica
-from dmsnap.service import assembly, exported, handover, hydration, operations, spare, trial
+from dmsnap.service import assembly, exported, handover, hydration, luns, operations, spare, trial
+from dmsnap.service.luns import Wanted
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 
@@ -30,21 +31,28 @@ SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
 
 
 @contextmanager
-def held(session: Session, name: str, *, concluding: bool = True) -> Iterator[Volume]:
-    """Hold a volume's lock, after clearing or finishing what commands that were killed left."""
+def held(
+    session: Session, name: str, wanted: Wanted = Wanted.ALL, *, concluding: bool = True
+) -> Iterator[Volume]:
+    """Hold a volume's lock, after clearing or finishing what commands that were killed left.
+
+    The LUNs that are ``wanted`` are attached where they are not.
+    """
     session.catalogue.volume(name)
     with session.locked([name]):
-        reap(session, session.catalogue.volume(name), concluding=concluding)
+        reap(session, session.catalogue.volume(name), wanted, concluding=concluding)
         yield session.catalogue.volume(name)
 
 
 @contextmanager
-def held_unless_done(session: Session, name: str, operation: str) -> Iterator[Volume | None]:
+def held_unless_done(
+    session: Session, name: str, operation: str, wanted: Wanted = Wanted.ALL
+) -> Iterator[Volume | None]:
     """As :func:`held`; None when finishing what was cut off was all that is asked for."""
     volume = session.catalogue.volume(name)
     with session.locked([name]):
         cut_off = jobs.unfinished(session.catalogue, volume.id)
-        reap(session, session.catalogue.volume(name))
+        reap(session, session.catalogue.volume(name), wanted)
         ended = {job.id: jobs.job(session.catalogue, job.id).state for job in cut_off}
         done = any(job.operation == operation and ended[job.id] is JobState.DONE for job in cut_off)
         # A protect that was cut off was taken back: there is no volume any more.
@@ -52,12 +60,16 @@ def held_unless_done(session: Session, name: str, operation: str) -> Iterator[Vo
         yield None if done or is_gone else session.catalogue.volume(name)
 
 
-def reap(session: Session, volume: Volume, *, concluding: bool = True) -> None:
+def reap(
+    session: Session, volume: Volume, wanted: Wanted = Wanted.ALL, *, concluding: bool = True
+) -> None:
     """Clear what belongs to no point and no trial; finish jobs that were cut off, or undo them.
 
     Called with the volume's lock held: whoever began these things is dead. At boot nothing is
     concluded: the stack is not there yet, and the boot waits.
     """
+    luns.release_strays(session, volume.name)
+    luns.attach_all(session, volume, wanted)
     cut_off = jobs.unfinished(session.catalogue, volume.id)
     clear(session, volume, cut_off)
     if concluding:

@@ -8,7 +8,7 @@ from typing import Any
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import WrongStateError
 from dmsnap.recovery import chain, history, replica
-from dmsnap.service import assembly, journal, spare, trial
+from dmsnap.service import assembly, boot, journal, spare, trial
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
@@ -44,6 +44,7 @@ class Revert:
 
     def plan(self) -> Plan:
         name = self.volume.name
+        state_directory = self.session.configuration.state_directory
         steps = [
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_trial),
             Step(
@@ -55,6 +56,7 @@ class Revert:
             Step(
                 "record", f"record that {name} is back on its primary", self._record, self._unrecord
             ),
+            *boot.network_steps(self.volume, self.after, state_directory),
             Step(
                 "mount",
                 f"mount /dev/mapper/{name}",

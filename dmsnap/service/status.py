@@ -189,10 +189,10 @@ def replica_status(session: Session, volume: Volume, problems: list[str]) -> Rep
             f"the recovery volume {volume.recovery} is {label.state.name.lower()}: "
             f"the next dmsnap sync repairs it"
         )
-    problems += label_faults(Path(volume.recovery), label)
+    problems += label_faults(replica.recovery_path(volume), label)
     problems += replica_faults(session, volume, label)
     left_out = skipped.of_replica(session.catalogue, label.recovery_uuid, label.point_uuid)
-    return replace(described(Path(volume.recovery), label), bytes_skipped=left_out.bytes)
+    return replace(described(volume.recovery, label), bytes_skipped=left_out.bytes)
 
 
 def label_faults(recovery: Path, label: Label) -> list[str]:
@@ -214,7 +214,7 @@ def replica_faults(session: Session, volume: Volume, label: Label) -> list[str]:
     ]
 
 
-def described(device: Path, label: Label) -> ReplicaStatus:
+def described(device: str | Path, label: Label) -> ReplicaStatus:
     """A label for people."""
     good = label.state is LabelState.CONSISTENT and label.point_uuid is not None
     used_bytes = sum(history.store_extent(entry).length_bytes for entry in label.history)

@@ -17,7 +17,7 @@ from dmsnap.errors import NotFoundError, PointInvalidError, WrongStateError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import chain, history, replica
-from dmsnap.service import assembly, journal, mounting, trial
+from dmsnap.service import assembly, boot, journal, mounting, trial
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.point import find
 from dmsnap.service.reaper import held
@@ -60,6 +60,7 @@ class Trial:
 
     def plan(self) -> Plan:
         name = self.volume.name
+        state_directory = self.session.configuration.state_directory
         steps = [
             Step(
                 "create-overlay",
@@ -76,6 +77,7 @@ class Trial:
             *self.metadata.steps(),
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_before),
             Step("record", f"record that {name} is in trial", self._record, self._unrecord),
+            *boot.network_steps(self.before, self.volume, state_directory),
             Step("load-front", f"put it under /dev/mapper/{name}", self._load, self._unload),
             Step(
                 "mount",

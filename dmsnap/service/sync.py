@@ -23,7 +23,7 @@ from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import audit as auditing
-from dmsnap.service import exported, journal, spare
+from dmsnap.service import exported, journal, lun_watch, spare
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.point import PointSet
@@ -330,7 +330,8 @@ def sync(
         plan = Plan("sync", (volume.id,), running.steps(), arguments)
         if dry_run:
             return plan
-        times = journal.run(session.catalogue, plan)
+        with lun_watch.explained(volume):
+            times = journal.run(session.catalogue, plan)
         spare.keep(session, name)
         return running.result(times)
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from dmsnap._native import label
@@ -11,12 +10,14 @@ from dmsnap._native.label import LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import BusyError, WrongStateError
-from dmsnap.host import signature
+from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.dm import device as dm
+from dmsnap.host.lun import LunName
 from dmsnap.recovery import replica
-from dmsnap.service import assembly, boot, exported, identity, journal, mounting
+from dmsnap.service import assembly, boot, exported, identity, journal, luns, mounting
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns import Wanted
 from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
 from dmsnap.service.withdrawal import Withdrawal, ends_without_volume, release_recovery
@@ -101,6 +102,15 @@ class Release:
             steps.append(
                 Step("release-recovery", release, partial(release_recovery, volume), final=True)
             )
+        steps += [
+            Step(
+                "log-out",
+                f"log out of {each.target} at {each.portal}",
+                partial(self._log_out, each),
+                final=True,
+            )
+            for each in luns.names_of(volume)
+        ]
         record = f"record that {name} is not protected any more"
         steps.append(Step("record", record, self._record, final=True))
         return Plan("unprotect", (volume.id,), steps, {"name": name, "forget": self.forget})
@@ -143,12 +153,12 @@ class Release:
     def _mount(self) -> None:
         if not self.mounts:
             return  # the device may be what was lost
-        device = BlockDevice.probe(Path(self.volume.backing))
+        device = BlockDevice.probe(lun.node(self.volume.backing))
         mounting.mount_all(device.path, device.devno, self.mounts)
 
     def _unmount_backing(self) -> None:
         if self.mounts and self.volume.state is not VolumeState.BUILDING:
-            device = BlockDevice.probe(Path(self.volume.backing))
+            device = BlockDevice.probe(lun.node(self.volume.backing))
             mounting.unmount(device.devno, self.session.configuration.unmount_wait_seconds)
 
     def _store(self) -> None:
@@ -163,13 +173,21 @@ class Release:
         for point in self.session.catalogue.points(self.volume.id):
             self.session.catalogue.delete_point(point.id)
 
+    def _log_out(self, name: LunName) -> None:
+        """The device that is given back may be a LUN: its session is the user's from now on."""
+        if str(name) == self.volume.backing:
+            luns.give_away(self.session, name)
+        else:
+            luns.release(self.session, name, but=self.volume.id)
+
     def _record(self) -> None:
         self.session.catalogue.remove_volume(self.volume.id)
 
 
 def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Plan | None:
     """Take ``name`` out of protection; ``forget`` wipes the recovery volume's label too."""
-    with held_unless_done(session, name, "unprotect") as volume:
+    wanted = Wanted.ALL if forget else Wanted.SERVING
+    with held_unless_done(session, name, "unprotect", wanted) as volume:
         if volume is None:
             return None
         plan = ending(session, volume, forget=forget)
@@ -205,16 +223,24 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
 def take_back(session: Session, volume: Volume) -> None:
     """Give back the device of a protect that was cut off, and leave nothing of its copy."""
     wipe_half_copy(session, volume)
+    # Looked for now: a LUN is logged out of.
+    is_copy = is_there(volume) and replica.read_label(replica.recovery_path(volume)) is not None
     journal.run(session.catalogue, Release(session, volume, forget=False).plan())
-    path = replica.recovery_path(volume)
-    if not path.exists() or replica.read_label(path) is None:
+    if not is_copy:
         boot.show(volume)  # there is no copy that would have to stay hidden
+
+
+def is_there(volume: Volume) -> bool:
+    """Whether the recovery volume can be looked at."""
+    return volume.recovery is not None and lun.is_present(volume.recovery)
 
 
 def wipe_half_copy(session: Session, volume: Volume) -> None:
     """A part of a file system must not be found by its UUID beside the whole one."""
+    if not is_there(volume):
+        return
     path = replica.recovery_path(volume)
-    found = replica.read_label(path) if path.exists() else None
+    found = replica.read_label(path)
     if found is None or found.volume_uuid != volume.id or found.state is not LabelState.COPYING:
         return
     skipped.forget(session.catalogue, found.recovery_uuid)

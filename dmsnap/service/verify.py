@@ -14,7 +14,7 @@ from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import history, replica
 from dmsnap.service import audit as auditing
-from dmsnap.service import exported, journal
+from dmsnap.service import exported, journal, lun_watch
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.point import PointSet
@@ -222,7 +222,8 @@ def verify(
         plan = Plan("verify", (volume.id,), running.steps(), arguments)
         if dry_run:
             return plan
-        times = journal.run(session.catalogue, plan)
+        with lun_watch.explained(volume):
+            times = journal.run(session.catalogue, plan)
         return running.result(times)
 
 

@@ -11,7 +11,7 @@ from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, Point, Volume
 from dmsnap.errors import NotFoundError, PointInvalidError
-from dmsnap.host import fsfreeze
+from dmsnap.host import fsfreeze, lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
@@ -43,7 +43,7 @@ def cow_bytes(volume: Volume, percent: int) -> int:
 def prepare(volume: Volume, point_id: UUID, area: Area) -> PreparedPoint:
     """Create and load the snapshot: everything that touches its COW store happens here."""
     table = stack.point_table(
-        volume, BlockDevice.probe(Path(volume.backing)), stack.attach_area(volume, area)
+        volume, BlockDevice.probe(lun.node(volume.backing)), stack.attach_area(volume, area)
     )
     device = stack.live_point(volume, point_id)
     dm.create_inactive(device.name, device.uuid, table)

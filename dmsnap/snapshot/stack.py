@@ -9,11 +9,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
 from dmsnap.errors import BusyError, StackChangedError
+from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.device import DmInfo
@@ -167,7 +167,7 @@ def turn_discards_off(volume: Volume) -> None:
 
 def expected_tables(volume: Volume, areas: list[Area], points: list[Point]) -> dict[DmName, Table]:
     """What a protected volume's devices should look like now."""
-    backing = BlockDevice.probe(Path(volume.backing))
+    backing = BlockDevice.probe(lun.node(volume.backing))
     by_id = {area.id: area for area in areas}
     metadata = attach_area(volume, era_area(volume, areas))
     tables = {

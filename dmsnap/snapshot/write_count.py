@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError
+from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
 from dmsnap.host.system_call import system_call
@@ -86,7 +87,7 @@ def forget(directory: Path, volume: Volume) -> None:
 
 
 def _surplus_of(volume: Volume) -> Surplus:
-    backing = BlockDevice.probe(Path(volume.backing)).devno
+    backing = BlockDevice.probe(lun.node(volume.backing)).devno
     return surplus(backing, stack.require(stack.origin(volume)).devno)
 
 
@@ -96,7 +97,7 @@ def _path(directory: Path, volume: Volume) -> Path:
 
 def _identity(volume: Volume) -> str:
     """The counters of a device that was attached anew began anew, too."""
-    backing = BlockDevice.probe(Path(volume.backing)).devno
+    backing = BlockDevice.probe(lun.node(volume.backing)).devno
     origin = stack.require(stack.origin(volume)).devno
     return f"{format_devno(backing)} under {format_devno(origin)}"
 

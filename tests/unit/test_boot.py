@@ -146,3 +146,57 @@ def test_what_is_shipped_is_looked_for() -> None:
     root = Path(__file__).parents[2]
     assert (root / "systemd" / boot.UNIT).exists()
     assert (root / "udev-rules" / boot_check.TWIN_RULES).exists()
+
+
+LUN = "iscsi://192.0.2.7:3260/iqn.2003-01.org.example:x/1#naa.6001405abc"
+
+
+def test_a_front_on_a_lun_waits_for_the_network(etc: Path) -> None:
+    """While the LUN is the recovery volume, nothing waits; afterwards all is as it was."""
+    lines = "UUID=aa-BB /srv ext4 defaults,noatime 0 2\nUUID=other /other xfs defaults 0 0\n"
+    (etc / "fstab").write_text(lines)
+    volume = replace(VOLUME, recovery=LUN)
+    boot.prepare(volume, STATE)
+    boot.hide(volume)
+    before = files(etc)
+    assert before["fstab"] == lines
+    assert rules(before["rules.d/90-dmsnap-my-srv.rules"])[1:] == [
+        'SUBSYSTEM=="block", KERNEL=="sd*", ATTRS{wwid}=="naa.6001405abc", '
+        'ENV{DMSNAP_TWIN}="my-srv"',
+        'SUBSYSTEM=="block", KERNEL=="dm-*", ENV{DM_UUID}=="mpath-36001405abc", '
+        'ENV{DMSNAP_TWIN}="my-srv"',
+    ]
+    trial = replace(volume, state=VolumeState.TRIAL)
+    (step,) = boot.network_steps(volume, trial, STATE)
+    for _ in range(2):
+        step.do()
+    waiting = lines.replace("noatime", "noatime,_netdev,x-dmsnap.lun")
+    assert files(etc)["fstab"] == waiting
+    assert "After=network-online.target" in boot.ordering_path(volume).read_text()
+    promoted = replace(volume, state=VolumeState.PROMOTED, backing=LUN, recovery=None)
+    assert boot.network_steps(trial, promoted, STATE) == []
+    assert step.undo is not None
+    step.undo()
+    assert files(etc) == before
+    (again,) = boot.network_steps(promoted, volume, STATE)
+    again.do()
+    assert files(etc) == before
+
+
+def test_a_line_that_waits_already_is_the_users(etc: Path) -> None:
+    lines = "UUID=aa-BB /srv ext4 _netdev 0 2\n"
+    (etc / "fstab").write_text(lines)
+    trial = replace(VOLUME, recovery=LUN, state=VolumeState.TRIAL)
+    boot.prepare(trial, STATE)
+    boot.withdraw(trial)
+    assert (etc / "fstab").read_text() == lines
+
+
+def test_a_lun_that_is_given_back_is_named_by_its_link(etc: Path) -> None:
+    (etc / "fstab").write_text("/dev/mapper/my-srv /srv ext4 defaults 0 2\n")
+    promoted = replace(VOLUME, state=VolumeState.PROMOTED, backing=LUN, recovery=None)
+    boot.withdraw(promoted)
+    (entry,) = fstab.entries()
+    link = "ip-192.0.2.7:3260-iscsi-iqn.2003-01.org.example:x-lun-1"
+    assert entry.spec == f"/dev/disk/by-path/{link}"
+    assert "_netdev" in entry.options

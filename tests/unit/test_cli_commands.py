@@ -145,7 +145,7 @@ def test_protect_asks_for_what_was_written(service: Service, shown: Shown) -> No
     )  # fmt: skip
     ((_, (request,), options),) = service.calls
     assert request == admission.ProtectRequest(
-        device=Path("/dev/sdb"), name="srv", recovery=Path("/dev/sdc"), store="vg0",
+        device=Path("/dev/sdb"), name="srv", recovery="/dev/sdc", store="vg0",
         block_bytes=MIB, chunk_bytes=16384, overwrite=True, cow_percent=7, full=True,
     )  # fmt: skip
     assert options == {"dry_run": False, "progress": None}

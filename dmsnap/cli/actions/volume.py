@@ -32,7 +32,7 @@ def protect(
     *,
     device: Path,
     name: str,
-    recovery: Path,
+    recovery: str,
     store: str | None,
     block_size: int,
     chunk: int,

@@ -45,10 +45,10 @@ PROTECT = Command(
         ),
         click.Option(
             ["--recovery"],
-            type=PATH,
             required=True,
-            metavar="DEVICE",
-            help="The recovery volume: another block device, larger than the volume.",
+            metavar="DEVICE|LUN",
+            help="The recovery volume: another block device, larger than the volume, or "
+            "iscsi://ADDRESS[:PORT]/IQN/LUN.",
         ),
         click.Option(
             ["--store"],

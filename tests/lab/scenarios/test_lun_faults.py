@@ -1,0 +1,198 @@
+"""Sessions lost in the middle of a sync: the primary goes on, the replica stays a point."""
+
+import itertools
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lun_target
+import pytest
+from conftest import SCRATCH, Lab, dmsnap, forked, run, sha256, suspended
+from lun_target import LunTarget
+from lun_volume import SIZE, OnLun, serving
+from raw_volume import write_direct
+
+from dmsnap.errors import ExitCode
+from dmsnap.recovery import apply
+
+SESSION_SECONDS = 5
+NAMESPACE = "lun-target"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def initiator() -> None:
+    lun_target.load_modules()
+    lun_target.start_iscsid()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions are given up soon."""
+    settings = SCRATCH / "dmsnap.toml"
+    settings.write_text(f"session_wait_seconds = {SESSION_SECONDS}\n")
+    monkeypatch.setenv("DMSNAP_CONFIG", str(settings))
+
+
+@pytest.fixture
+def target() -> Iterator[LunTarget]:
+    with serving(LunTarget("127.0.0.1:3260")) as made:
+        yield made
+
+
+@pytest.fixture
+def far_target() -> Iterator[LunTarget]:
+    """A target behind a link of its own, in another network namespace."""
+    run("modprobe", "veth")
+    run("ip", "netns", "add", NAMESPACE)
+    run("ip", "link", "add", "near0", "type", "veth", "peer", "name", "far0")
+    run("ip", "link", "set", "far0", "netns", NAMESPACE)
+    run("ip", "address", "add", "10.77.0.1/24", "dev", "near0")
+    run("ip", "link", "set", "near0", "up")
+    run("ip", "-n", NAMESPACE, "address", "add", "10.77.0.2/24", "dev", "far0")
+    run("ip", "-n", NAMESPACE, "link", "set", "far0", "up")
+    try:
+        with serving(LunTarget("10.77.0.2:3260", namespace=NAMESPACE)) as made:
+            yield made
+    finally:
+        run("ip", "link", "delete", "near0")
+        run("ip", "netns", "delete", NAMESPACE)
+
+
+def before(monkeypatch: pytest.MonkeyPatch, function: str, action: Callable[[], object]) -> None:
+    """Run ``action`` right before a step of ``recovery.apply`` begins, once."""
+    original = getattr(apply, function)
+
+    def hooked(*arguments: Any, **keywords: Any) -> Any:
+        monkeypatch.setattr(apply, function, original)
+        action()
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(apply, function, hooked)
+
+
+def failing(*argv: object) -> Any:
+    """Run a command that has to fail, however; its error object."""
+    ended = forked(*argv)
+    assert ended.code > 0, ended
+    return json.loads(ended.stderr[ended.stderr.index("{") :])
+
+
+@contextmanager
+def written_all_the_time(front: Path) -> Iterator[list[float]]:
+    """Write to the front without pause; gives the seconds that each write took."""
+    seconds: list[float] = []
+    ended = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            if ended.wait(0.02):
+                return
+            began = time.monotonic()
+            write_direct(front, os.urandom(4096), 8 << 20 | (number % 256) << 12)
+            seconds.append(time.monotonic() - began)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield seconds
+    finally:
+        ended.set()
+        writer.join()
+
+
+@pytest.mark.parametrize("step", ["write_undo", "mark_applying", "write_new", "mark_consistent"])
+def test_a_target_that_stops_in_the_middle_of_a_sync(
+    target: LunTarget, lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    volume = OnLun(lab, target)
+    volume.dirty()
+    point, content = volume.point(), sha256(volume.image, SIZE)
+    with monkeypatch.context() as patch, written_all_the_time(volume.front) as seconds:
+        before(patch, step, lambda: target.enable(False))
+        failed = failing("sync", volume.name)
+        assert suspended() == []
+    assert failed["exit_code"] in (ExitCode.OS, ExitCode.FAILURE, ExitCode.UNREACHABLE)
+    assert any(f"the session to {target.iqn}" in note for note in failed["notes"])
+    assert max(seconds) < SESSION_SECONDS / 2
+    # It does not hang on what is lost, and says so.
+    (status,) = dmsnap("status", volume.name, expected=ExitCode.UNHEALTHY)
+    assert "lost" in status["problems"][0]
+    failed = failing("sync", volume.name)
+    assert failed["exit_code"] in (ExitCode.UNREACHABLE, ExitCode.NOT_FOUND)
+    assert volume.target.iqn in failed["error"] or volume.target.portal in failed["error"]
+    target.enable(True)
+    volume.sync("--audit", "full")
+    volume.check_equal()
+    dmsnap("swap", volume.name, "--to", point, "--trial")
+    assert sha256(volume.front) == content
+    dmsnap("swap", "revert", volume.name)
+    volume.unprotect()
+
+
+def test_a_session_that_comes_back_in_time(
+    target: LunTarget, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync waits for it and goes on."""
+    (SCRATCH / "dmsnap.toml").write_text("session_wait_seconds = 60\n")
+    volume = OnLun(lab, target)
+    volume.dirty()
+    back = threading.Timer(2, lambda: target.enable(True))
+
+    def stop() -> None:
+        target.enable(False)
+        back.start()
+
+    before(monkeypatch, "write_new", stop)
+    assert volume.sync("--audit", "full")["seconds"] > 2
+    back.join()
+    volume.check_equal()
+    volume.unprotect()
+
+
+def test_a_link_that_goes_down_is_named(
+    far_target: LunTarget, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = OnLun(lab, far_target)
+    volume.dirty()
+    before(monkeypatch, "write_new", lambda: run("ip", "link", "set", "near0", "down"))
+    failed = dmsnap("sync", volume.name, expected=ExitCode.FAILURE)
+    assert f"the link near0 to {far_target.portal} went down meanwhile" in failed["notes"]
+    again = dmsnap("sync", volume.name, expected=ExitCode.UNREACHABLE)
+    assert "no route" in again["error"] or "near0" in again["error"]
+    # What does not need the replica goes on.
+    (point,) = dmsnap("point", "create", volume.name)
+    run("ip", "link", "set", "near0", "up")
+    dmsnap("point", "delete", point["id"])
+    volume.sync()
+    volume.check_equal()
+    volume.unprotect()
+
+
+def test_a_first_copy_that_loses_its_session_gives_the_device_back(
+    target: LunTarget, lab: Lab
+) -> None:
+    primary = lab.disk(SIZE)
+    content = sha256(primary)
+
+    def stop_while_it_is_copied() -> None:
+        while not lun_target.sessions():
+            time.sleep(0.05)
+        time.sleep(2)
+        target.enable(False)
+
+    stopping = threading.Thread(target=stop_while_it_is_copied)
+    stopping.start()
+    failed = failing(
+        "protect", primary, "--name", "nobody", "--recovery", target.url(1), "--full",
+        "--store", lab.store(), "--bandwidth", "4MiB",
+    )  # fmt: skip
+    stopping.join()
+    assert failed["exit_code"] in (ExitCode.OS, ExitCode.FAILURE, ExitCode.UNREACHABLE)
+    assert lun_target.sessions() == {}
+    assert lun_target.records() == []
+    assert sha256(primary) == content
