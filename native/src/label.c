@@ -20,6 +20,7 @@
 struct slot {
 	struct dms_label label;
 	struct dms_error *error;
+	uint8_t sector[DMS_LABEL_SECTOR_BYTES];
 };
 
 /* On the heap: two labels are more than a function should have on its stack. */
@@ -54,7 +55,7 @@ static struct dms_error *at_sector(struct dms_error *error, uint64_t sector_byte
 }
 
 static struct dms_error *read_slot(const struct dms_block_io *io, uint64_t device_bytes,
-				   uint64_t offset_bytes, struct dms_label *label)
+				   uint64_t offset_bytes, struct slot *slot)
 {
 	_cleanup_free_ uint8_t *buffer = NULL;
 	const uint8_t *sector;
@@ -67,7 +68,8 @@ static struct dms_error *read_slot(const struct dms_block_io *io, uint64_t devic
 					&sector);
 	if (error)
 		return error;
-	error = dms_label_decode(sector, device_bytes, label);
+	memcpy(slot->sector, sector, sizeof(slot->sector));
+	error = dms_label_decode(sector, device_bytes, &slot->label);
 	return error ? at_sector(error, offset_bytes) : NULL;
 }
 
@@ -86,7 +88,7 @@ static struct dms_error *read_slots(int fd, uint64_t device_bytes, struct slots 
 		new->slot[i].error =
 			read_slot(&io, device_bytes,
 				  dms_label_offset(device_bytes) + i * DMS_LABEL_SECTOR_BYTES,
-				  &new->slot[i].label);
+				  &new->slot[i]);
 	*slots = new;
 	return NULL;
 }
@@ -110,8 +112,9 @@ static enum dms_label_twin twin_of(const struct slots *slots, unsigned int slot)
 	const struct dms_label *label = &slots->slot[slot].label;
 
 	if (!other->error)
-		return memcmp(&other->label, label, sizeof(*label)) ? DMS_LABEL_TWIN_EARLIER :
-								      DMS_LABEL_TWIN_SAME;
+		return memcmp(other->sector, slots->slot[slot].sector, sizeof(other->sector)) ?
+			       DMS_LABEL_TWIN_EARLIER :
+			       DMS_LABEL_TWIN_SAME;
 	if (dms_label_version(label) > 1)
 		return DMS_LABEL_TWIN_DAMAGED;
 	/* The first label of all was written to one sector. */
