@@ -12,7 +12,13 @@ from pathlib import Path
 from dmsnap.errors import BusyError, DmsnapError, NotFoundError, ReadOnlyError
 from dmsnap.host import loop_ioctl, process, udev
 from dmsnap.host.lio import state
-from dmsnap.host.mountinfo import PROC, file_system_devno, mounts_of, swaps
+from dmsnap.host.mountinfo import (
+    PROC,
+    file_system_devno,
+    mounts_elsewhere,
+    mounts_of,
+    swaps,
+)
 from dmsnap.host.sysfs import SYSFS, Sysfs
 from dmsnap.host.system_call import failure, system_call
 
@@ -223,8 +229,16 @@ def lasting_users(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> lis
     """The users that will not go away by themselves: mounts, devices above, swap space."""
     users = [f"mounted on {mount.mount_point}" for mount in mounts_of(devno, proc=proc)]
     users += [f"held by {sysfs.display_name(holder)}" for holder in sysfs.holders(devno)]
-    users += ["used as swap space" for swap in swaps(proc=proc) if _is_device(swap.path, devno)]
+    users += ["used as swap space"] * is_swap_space(devno, proc=proc)
+    for pid, mount in mounts_elsewhere(devno, proc=proc):
+        owner = f"{process.command_of(pid, proc=proc)} (pid {pid})"
+        users.append(f"mounted on {mount.mount_point} in the mount namespace of {owner}")
     return users
+
+
+def is_swap_space(devno: int, *, proc: Path = PROC) -> bool:
+    """Whether the kernel swaps to the device now."""
+    return any(_is_device(swap.path, devno) for swap in swaps(proc=proc))
 
 
 def _is_device(path: Path, devno: int) -> bool:

@@ -118,6 +118,24 @@ def find(file: Path, *, sysfs: Sysfs = SYSFS) -> Path | None:
     return None
 
 
+def grow(file: Path, size_bytes: int) -> None:
+    """Allocate more behind a file's end, and have its loop device show it, whoever uses it.
+
+    Raises as ``create_backing_file`` does; the file keeps its size then.
+    """
+    with _descriptor(file, os.O_RDWR) as descriptor:
+        before_bytes = os.fstat(descriptor).st_size
+        try:
+            _allocate(descriptor, file, size_bytes)
+        except BaseException:
+            os.ftruncate(descriptor, before_bytes)
+            raise
+    device = find(file)
+    if device is not None:
+        with _descriptor(device, os.O_RDWR) as descriptor, system_call(f"resize {device}"):
+            fcntl.ioctl(descriptor, loop_ioctl.LOOP_SET_CAPACITY)
+
+
 def create_backing_file(path: Path, size_bytes: int) -> None:
     """A new file (0600) whose every block is allocated, durable when this returns.
 

@@ -128,6 +128,21 @@ def create_lv(vg: str, name: str, size_bytes: int, tag: str = TAG) -> Path:
     return Path("/dev", vg, name)
 
 
+def extend_lv(vg: str, name: str, size_bytes: int) -> None:
+    """Give a logical volume more extents, whoever uses it; the size and the errors of create_lv."""
+    group = _complete_group(vg)
+    before_bytes = next(lv.size_bytes for lv in list_lvs() if (lv.vg, lv.name) == (vg, name))
+    if size_bytes - before_bytes > group.free_bytes:
+        raise NoSpaceError(
+            f"the volume group {vg} has {format_size(group.free_bytes)} free, "
+            f"{name} needs {format_size(size_bytes - before_bytes)} more",
+            vg=vg,
+            free_bytes=group.free_bytes,
+            size_bytes=size_bytes,
+        )
+    _change(group, "lvextend", "--size", f"{size_bytes}b", f"{vg}/{name}")
+
+
 def remove_lv(vg: str, name: str, tag: str = TAG) -> bool:
     """Remove a logical volume of ours; False when it does not exist.
 

@@ -19,14 +19,19 @@ __all__ = [
     "Mount",
     "ProcessUse",
     "Swap",
+    "bind",
+    "detach",
     "mount",
     "mount_options",
+    "mounts_below",
     "submounts",
     "swaps",
     "unmount",
     "users_of",
+    "whole_root",
 ]
 
+MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 RETRY_SECONDS = 0.1
 
@@ -44,6 +49,25 @@ def mount(source: Path, target: Path, fs_type: str, options: Sequence[str] = ())
     """
     arguments = ["-o", ",".join(options)] if options else []
     run("mount", "-t", fs_type, *arguments, "--", str(source), str(target))
+
+
+def bind(source: Path, target: Path, options: Sequence[str] = ()) -> None:
+    """Mount what is seen at ``source`` at ``target`` as well, with the options of the mount there.
+
+    ``options`` are those of a mount, not of a file system: ``ro``, ``nosuid``…
+    """
+    arguments = ["-o", ",".join(("bind", *options))] if options else ["--bind"]
+    run("mount", *arguments, "--", str(source), str(target))
+
+
+def detach(target: Path) -> None:
+    """Take the mount seen at ``target`` out of the tree; who uses it goes on (umount -l).
+
+    Only for what is mounted elsewhere, too, or not needed any more: the file system itself stays in
+    use until the last of its users is gone, and nobody waits for that here.
+    """
+    if errnum := _umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW):
+        raise failure(f"detach {target}", errnum, _reason(errnum))
 
 
 @contextmanager
@@ -78,9 +102,9 @@ def unmount(target: Path, deadline_seconds: float = 10) -> None:
         raise failure(f"unmount {target}", errnum, _reason(errnum))
 
 
-def _umount2(target: Path) -> int:
+def _umount2(target: Path, flags: int = UMOUNT_NOFOLLOW) -> int:
     """0 or the errno: umount(8) would tell EBUSY from other failures by text only."""
-    result: int = _LIBC.umount2(os.fsencode(target), UMOUNT_NOFOLLOW)
+    result: int = _LIBC.umount2(os.fsencode(target), flags)
     return ctypes.get_errno() if result else 0
 
 
@@ -110,9 +134,13 @@ def _busy(target: Path) -> BusyError:
 
 def submounts(mount_point: Path, *, proc: Path = PROC) -> list[Mount]:
     """The mounts below what is seen at ``mount_point``, in an order in which to unmount them."""
-    table = mounts(proc=proc)
     top = mount_at(mount_point, proc=proc)
-    return list(_below(table, top.mount_id)) if top else []
+    return mounts_below(top, proc=proc) if top else []
+
+
+def mounts_below(entry: Mount, *, proc: Path = PROC) -> list[Mount]:
+    """As :func:`submounts`, and what covers ``entry`` at its own mount point."""
+    return list(_below(mounts(proc=proc), entry.mount_id))
 
 
 def _below(table: Sequence[Mount], mount_id: int) -> Iterator[Mount]:
@@ -120,6 +148,13 @@ def _below(table: Sequence[Mount], mount_id: int) -> Iterator[Mount]:
         if child.mount_id != mount_id:
             yield from _below(table, child.mount_id)
             yield child
+
+
+def whole_root(entry: Mount) -> str:
+    """The directory that a mount of the whole file system shows: of btrfs its subvolume."""
+    options = (option.partition("=") for option in entry.super_options)
+    found = next((value for name, _, value in options if name == "subvol"), "/")
+    return found if entry.fs_type == "btrfs" else "/"
 
 
 def mount_options(entry: Mount) -> list[str]:

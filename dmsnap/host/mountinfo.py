@@ -81,6 +81,38 @@ def mounts_of(devno: int, *, proc: Path = PROC) -> list[Mount]:
     return [mount for mount in mounts(proc=proc) if _is_on(mount, devno)]
 
 
+def mounts_elsewhere(devno: int, *, proc: Path = PROC) -> list[tuple[int, Mount]]:
+    """The mounts of ``devno`` in other mount namespaces, each with a process that is in it.
+
+    A namespace that no process is in, kept by a bind mount or a descriptor, is not seen.
+    """
+    seen = {None, _namespace(proc / "self")}
+    found = []
+    for pid in sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()):
+        namespace = _namespace(proc / str(pid))
+        if namespace in seen:
+            continue
+        seen.add(namespace)
+        found += [(pid, mount) for mount in _mounts_of_process(pid, proc) if mount.devno == devno]
+    return found
+
+
+def _namespace(process: Path) -> str | None:
+    """None: it is gone, or not to be seen."""
+    try:
+        return str((process / "ns" / "mnt").readlink())
+    except OSError:
+        return None
+
+
+def _mounts_of_process(pid: int, proc: Path) -> list[Mount]:
+    try:
+        text = (proc / str(pid) / "mountinfo").read_text(errors="surrogateescape")
+    except OSError:
+        return []
+    return [parse_line(line) for line in text.split("\n") if line]
+
+
 def _is_on(mount: Mount, devno: int) -> bool:
     return mount.devno == devno or (mount.fs_type == "btrfs" and source_devno(mount) == devno)
 

@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Container
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/s
 ENVIRONMENT = {"LC_ALL": "C", "PATH": ":".join(SEARCH_PATH), "HOME": "/"}
 
 REAP_SECONDS = 5
+STALL_INTERVAL_SECONDS = 0.2
 
 # Debian's names; other distributions' are the same or near enough to search for.
 PACKAGES = {
@@ -80,6 +81,8 @@ def run(
     expected: Container[int] = (0,),
     input: bytes | None = None,  # noqa: A002 - as in subprocess.run
     descriptors: Collection[int] = (),
+    stalled: Callable[[], bool] | None = None,
+    reap_seconds: float = REAP_SECONDS,
 ) -> Completed:
     """Run ``argv`` in / and wait for it; its output is kept, stdin is empty or fed ``input``.
 
@@ -90,7 +93,9 @@ def run(
     Ctrl-C on the terminal reaches us alone.
 
     Raises ``ProgramError`` for a program that is missing or ends with a code that is not in
-    ``expected`` (a death by signal N counts as -N), ``DeadlineError`` after ``timeout_seconds``.
+    ``expected`` (a death by signal N counts as -N), ``DeadlineError`` after ``timeout_seconds`` or
+    as soon as ``stalled``, which is asked again and again, says that it does not get on. One that
+    cannot be killed is given ``reap_seconds``.
     """
     started = time.monotonic()
     process = None
@@ -98,15 +103,16 @@ def run(
         # A signal between the fork and here would leave a program that nobody knows of.
         with deferred():
             process = _start(argv, input is not None, descriptors)
-        stdout, stderr = process.communicate(input, timeout=timeout_seconds)
+        stdout, stderr = _communicate(process, input, started + timeout_seconds, stalled)
     except subprocess.TimeoutExpired as error:
+        took = min(round(time.monotonic() - started, 1), timeout_seconds)
         raise DeadlineError(
-            f"{shlex.join(argv)} did not end within {timeout_seconds:g} s and was killed",
+            f"{shlex.join(argv)} did not end within {took:g} s and was killed",
             argv=list(argv),
         ) from error
     finally:
         if process is not None:
-            _kill(process)
+            _kill(process, reap_seconds)
     completed = Completed(argv, process.returncode, stdout, stderr)
     LOGGER.debug(
         "%s: %d after %.3f s", shlex.join(argv), completed.returncode, time.monotonic() - started
@@ -114,6 +120,24 @@ def run(
     if completed.returncode not in expected:
         raise _failure(completed)
     return completed
+
+
+def _communicate(
+    process: subprocess.Popen[bytes],
+    feed: bytes | None,
+    ends: float,
+    stalled: Callable[[], bool] | None,
+) -> tuple[bytes, bytes]:
+    """Until the program ends; ``TimeoutExpired`` at the moment ``ends``, or when it has stalled."""
+    while True:
+        remaining = max(0.0, ends - time.monotonic())
+        asked = stalled is not None and remaining > STALL_INTERVAL_SECONDS
+        try:
+            return process.communicate(feed, STALL_INTERVAL_SECONDS if asked else remaining)
+        except subprocess.TimeoutExpired:
+            if stalled is None or stalled() or time.monotonic() >= ends:
+                raise
+            feed = None  # what is left of it is sent on by itself
 
 
 def _start(
@@ -143,25 +167,25 @@ def _start(
         raise ProgramError(f"cannot run {path}: {error.strerror}", argv=list(argv)) from error
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes], reap_seconds: float) -> None:
     """Kill the session that is left, if any, and reap the program."""
     if process.returncode is None:
         # Not reaped yet: its number cannot have been given to anybody else.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        _reap(process)
+        _reap(process, reap_seconds)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.close()
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
+def _reap(process: subprocess.Popen[bytes], seconds: float) -> None:
     """Not even SIGKILL ends a program that waits for a suspended device: the resume has to come
     from us, so that waiting for it any longer would be for ever. It is left to init's reaping.
     """
     try:
-        process.wait(REAP_SECONDS)
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
         LOGGER.warning("pid %d cannot be killed: it waits for a device", process.pid)
 

@@ -10,6 +10,9 @@ UNIT_DIRECTORIES = tuple(
     Path(directory, "systemd", "system")
     for directory in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
 )
+# systemd kills what does not stop after 90 s by default; start-up may take longer for databases.
+UNIT_SECONDS = 600.0
+
 _RUNNING = Path("/run/systemd/system")
 
 _KEPT = frozenset(string.ascii_letters + string.digits + ":_.")
@@ -24,6 +27,39 @@ def reload() -> None:
     """Have systemd read its unit files and fstab again; nothing where it is not the init. Root."""
     if is_running():
         run("systemctl", "daemon-reload")
+
+
+def properties(unit: str, *names: str) -> list[str]:
+    """Properties of a unit as text, in the order of ``names`` (systemctl(1), show)."""
+    found = run("systemctl", "show", f"--property={','.join(names)}", "--", unit).text
+    values = dict(line.partition("=")[::2] for line in found.splitlines())
+    return [values.get(name, "") for name in names]
+
+
+def exists(unit: str) -> bool:
+    """Whether systemd knows a unit of that name."""
+    return properties(unit, "LoadState") == ["loaded"]
+
+
+def is_active(unit: str) -> bool:
+    """Whether a unit runs, or is on the way to or from that."""
+    return properties(unit, "ActiveState")[0] in ("active", "activating", "reloading")
+
+
+def services_requiring(unit: str) -> list[str]:
+    """The services that require a unit, as those with RequiresMountsFor= do a mount unit."""
+    names = " ".join(properties(unit, "RequiredBy", "BoundBy")).split()
+    return sorted({name for name in names if name.endswith(".service")})
+
+
+def stop(unit: str) -> None:
+    """Stop a unit and wait for it; ``ProgramError`` when it cannot be. Root."""
+    run("systemctl", "stop", "--", unit, timeout_seconds=UNIT_SECONDS)
+
+
+def start(unit: str) -> None:
+    """Start a unit and wait for it; ``ProgramError`` when it fails. Root."""
+    run("systemctl", "start", "--", unit, timeout_seconds=UNIT_SECONDS)
 
 
 def escape(text: str) -> str:

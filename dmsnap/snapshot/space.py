@@ -37,6 +37,9 @@ class Space(Protocol):
     def create(self, path: str, size_bytes: int) -> None:
         """Make a piece of at least ``size_bytes`` that reads as zeroes at its start."""
 
+    def grow(self, path: str, size_bytes: int) -> None:
+        """Give a piece ``size_bytes`` at least, while it is used."""
+
     def attach(self, path: str) -> BlockDevice:
         """The block device of a piece; attached when it is not yet."""
 
@@ -75,6 +78,9 @@ class DirectorySpace:
 
     def create(self, path: str, size_bytes: int) -> None:
         loop.create_backing_file(Path(path), size_bytes)
+
+    def grow(self, path: str, size_bytes: int) -> None:
+        loop.grow(Path(path), size_bytes)
 
     def attach(self, path: str) -> BlockDevice:
         device = loop.find(Path(path))
@@ -124,10 +130,14 @@ class VolumeGroupSpace:
         return f"/dev/{self.volume_group}/dmsnap-{name}"
 
     def create(self, path: str, size_bytes: int) -> None:
+        lvm.create_lv(self.volume_group, Path(path).name, self._whole_extents(size_bytes))
+
+    def grow(self, path: str, size_bytes: int) -> None:
+        lvm.extend_lv(self.volume_group, Path(path).name, self._whole_extents(size_bytes))
+
+    def _whole_extents(self, size_bytes: int) -> int:
         group = lvm.volume_group(self.volume_group)
-        granularity = group.extent_bytes if group else 1
-        name = Path(path).name
-        lvm.create_lv(self.volume_group, name, align_up(size_bytes, granularity))
+        return align_up(size_bytes, group.extent_bytes if group else 1)
 
     def attach(self, path: str) -> BlockDevice:
         return BlockDevice.probe(Path(path))

@@ -154,6 +154,22 @@ def test_users_of_finds_a_working_directory_and_an_open_file() -> None:
     assert users[child.pid].what.startswith("working directory /")
 
 
+def test_mounts_in_other_namespaces(tmp_path: Path) -> None:
+    """One process stands for a namespace; those of ours, and those that are gone, for none."""
+    line = "36 35 8:1 / /srv rw,noatime - ext4 /dev/sda1 rw\n"
+    for process_name, namespace, table in (
+        ("self", "mnt:[1]", line), ("7", "mnt:[1]", line), ("8", "mnt:[2]", line),
+        ("9", "mnt:[2]", line), ("10", "mnt:[3]", "36 35 8:2 / /srv rw - ext4 /dev/sda2 rw\n"),
+    ):  # fmt: skip
+        directory = tmp_path / process_name
+        (directory / "ns").mkdir(parents=True)
+        (directory / "ns" / "mnt").symlink_to(namespace)
+        (directory / "mountinfo").write_text(table)
+    (tmp_path / "11").mkdir()
+    found = mountinfo.mounts_elsewhere(os.makedev(8, 1), proc=tmp_path)
+    assert [(pid, mount.mount_point) for pid, mount in found] == [(8, Path("/srv"))]
+
+
 def test_users_of_sees_maps(tmp_path: Path) -> None:
     (tmp_path / "self").mkdir()
     (tmp_path / "self" / "mountinfo").write_text(RECORDED)

@@ -114,6 +114,21 @@ def test_timeout_kills_the_program_and_its_children(tmp_path: Path) -> None:
     assert children() == set()
 
 
+def test_a_program_that_has_stalled_is_not_waited_for() -> None:
+    asked: list[float] = []
+
+    def stalled() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) == 3
+
+    with pytest.raises(DeadlineError, match=r"did not end within 0\.[5-9] s|1\.\d s"):
+        run("sleep", "60", timeout_seconds=50, stalled=stalled)
+    assert len(asked) == 3
+    assert children() == set()
+    completed = run("sh", "-c", "cat; sleep 0.5; echo end", input=b"x" * 99, stalled=lambda: False)
+    assert completed.text == "x" * 99 + "end\n"
+
+
 def test_signal_ends_the_program() -> None:
     timer = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -TERM {os.getpid()}"])
     before = children()

@@ -227,3 +227,12 @@ def test_writes_are_counted_from_the_statistics(tree: Tree) -> None:
     )
     assert tree.sysfs.sectors_written(SDA) == 1112
     assert tree.sysfs.in_flight(SDA) == 3
+    assert tree.sysfs.requests_completed(SDA) == 117 + 46 + 0 + 0
+
+
+def test_requests_are_counted_by_old_and_new_kernels(tree: Tree) -> None:
+    """Discards came with Linux 4.18, flushes with 5.5."""
+    tree.device("sda", SDA, stat="1 0 0 0 20 0 0 0 0 0 0\n")
+    assert tree.sysfs.requests_completed(SDA) == 21
+    tree.device("sdb", SDB, stat="1 0 0 0 20 0 0 0 0 0 0 300 0 0 0 4000 7\n")
+    assert tree.sysfs.requests_completed(SDB) == 4321

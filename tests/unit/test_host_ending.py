@@ -1,0 +1,81 @@
+"""Ending processes: those that are meant, and no others."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dmsnap.host import ending
+from dmsnap.host.process import ProcessUse
+
+Start = Callable[[str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a shell that does something about SIGTERM, and says when it is ready."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(trap: str) -> "subprocess.Popen[str]":
+        script = f"{trap}; echo ready; while :; do sleep 0.05; done"
+        child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+        started.append(child)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        return child
+
+    yield run
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def use(child: "subprocess.Popen[str]") -> ProcessUse:
+    return ProcessUse(child.pid, "sh", "open file /srv/log")
+
+
+def living(*children: "subprocess.Popen[str]") -> list[ProcessUse]:
+    return [use(child) for child in children if child.poll() is None]
+
+
+def test_sigterm_and_then_sigkill(start: Start) -> None:
+    polite, deaf, bystander = start(":"), start("trap '' TERM"), start(":")
+    ended = ending.end(lambda: living(polite, deaf), 0.3)
+    assert {process.pid for process in ended} == {polite.pid, deaf.pid}
+    assert polite.wait(5) == -signal.SIGTERM
+    assert deaf.wait(5) == -signal.SIGKILL
+    assert bystander.poll() is None
+
+
+def test_who_stops_using_it_is_left_alone(start: Start) -> None:
+    """Among the users at the first look, and not at the second."""
+    child = start(":")
+    looks = [[use(child)], [], []]
+    assert ending.end(lambda: looks.pop(0), 0.3) == []
+    assert child.poll() is None
+
+
+def test_a_process_that_is_gone(start: Start) -> None:
+    child = start(":")
+    child.kill()
+    child.wait()
+    assert ending.end(lambda: [use(child)], 0.3) == []
+
+
+def test_neither_we_nor_who_started_us(start: Start) -> None:
+    child = start(":")
+    own = [ProcessUse(pid, "x", "y") for pid in (os.getpid(), os.getppid(), 1)]
+    ended = ending.end(lambda: [*own, *living(child)], 5)
+    assert [process.pid for process in ended] == [child.pid]
+
+
+def test_ancestors(tmp_path: Path) -> None:
+    """The command in a stat line may hold anything."""
+    for pid, parent, command in ((50, 40, "a b) S 9 (c"), (40, 1, "x"), (60, 50, ")")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} ({command}) S {parent} 1 1 0\n")
+    assert ending.ancestors(60, proc=tmp_path) == {60, 50, 40, 1}
+    assert ending.ancestors(70, proc=tmp_path) == {70, 1}
