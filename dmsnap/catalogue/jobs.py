@@ -115,6 +115,21 @@ def unfinished(catalogue: Catalogue, volume_id: UUID) -> list[Job]:
     )
 
 
+def last_done(catalogue: Catalogue, volume_id: UUID, operation: str) -> int | None:
+    """When the last job of a kind ended well: nanoseconds since the epoch."""
+    of_volume = sa.select(schema.job_volume.c.job_id).where(
+        schema.job_volume.c.volume_id == str(volume_id)
+    )
+    query = sa.select(sa.func.max(schema.job.c.finished_ns)).where(
+        schema.job.c.id.in_(of_volume),
+        schema.job.c.operation == operation,
+        schema.job.c.state == JobState.DONE,
+    )
+    with catalogue.transaction() as connection:
+        found: int | None = connection.scalar(query)
+    return found
+
+
 def _settle(connection: sa.Connection, job_id: int, volume_id: UUID | None) -> None:
     statement = schema.job_volume.update().where(schema.job_volume.c.job_id == job_id)
     if volume_id is not None:

@@ -29,11 +29,17 @@ class AreaRole(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MountRecord:
-    """How a volume was mounted: enough to mount it again in the same way."""
+    """How a volume was mounted: enough to mount it again in the same way.
+
+    ``bind_from`` is set for a bind mount: the directory of the volume that is bound. For what is
+    mounted ``inside`` the volume, and is not its own, it is where that is kept meanwhile.
+    """
 
     mount_point: str
     fs_type: str
     options: tuple[str, ...]
+    bind_from: str = ""
+    inside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class Volume:
     """A protected volume and the identity by which its applications know it.
 
     ``left_behind``: devices that it was moved away from, which still carry its file system.
+    ``units`` are stopped while the volume is exchanged under its name. ``trial_live``: a trial
+    shows a live point on the primary, not one of the recovery volume.
     """
 
     id: UUID
@@ -98,6 +106,8 @@ class Volume:
     parting: Parting | None = None
     hydration: Hydration | None = None
     left_behind: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    trial_live: bool = False
 
     @property
     def serving(self) -> str:

@@ -34,6 +34,8 @@ UPGRADES = {
     3: (
         "ALTER TABLE volume ADD COLUMN hydration JSON",
         "ALTER TABLE volume ADD COLUMN left_behind JSON",
+        "ALTER TABLE volume ADD COLUMN units JSON",
+        "ALTER TABLE volume ADD COLUMN trial_live BOOLEAN DEFAULT 0",
     ),
 }
 
@@ -64,6 +66,8 @@ volume = Table(
     Column("parting", JSON(none_as_null=True)),
     Column("hydration", JSON(none_as_null=True)),
     Column("left_behind", JSON(none_as_null=True)),
+    Column("units", JSON),
+    Column("trial_live", Boolean, default=False),
     Column("created_ns", BigInteger, nullable=False),
     Column("removed_ns", BigInteger),
 )

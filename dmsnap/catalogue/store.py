@@ -191,7 +191,7 @@ class Catalogue:
         self._execute(schema.area.insert().values(**_columns(area)))
 
     def update_area(self, area: Area) -> None:
-        """Record what a piece of the store is for from now on."""
+        """Record ``area`` as it is now."""
         self._execute(
             schema.area.update().where(schema.area.c.id == str(area.id)).values(**_columns(area))
         )
@@ -317,8 +317,7 @@ def _uuid(text: str | None) -> UUID | None:
 def _volume(row: Mapping[str, Any]) -> Volume:
     values = {field.name: row[field.name] for field in fields(Volume)}
     mounts = tuple(
-        MountRecord(mount["mount_point"], mount["fs_type"], tuple(mount["options"]))
-        for mount in row["mounts"]
+        MountRecord(**mount | {"options": tuple(mount["options"])}) for mount in row["mounts"]
     )
     return Volume(
         **values
@@ -331,6 +330,8 @@ def _volume(row: Mapping[str, Any]) -> Volume:
             "parting": Parting(**row["parting"]) if row["parting"] else None,
             "hydration": Hydration(**row["hydration"]) if row["hydration"] else None,
             "left_behind": tuple(row["left_behind"] or ()),
+            "units": tuple(row["units"] or ()),
+            "trial_live": bool(row["trial_live"]),
         }
     )
 

@@ -9,6 +9,7 @@ from dmsnap.units import parse_size
 # ``dmsnap swap revert NAME``: the word behind swap or export is a verb, or the name of a volume.
 RESERVED_NAMES = {
     "commit": "dmsnap swap commit",
+    "extend": "dmsnap swap extend",
     "revert": "dmsnap swap revert",
     "list": "dmsnap export list",
     "restore": "dmsnap export restore",
@@ -34,6 +35,13 @@ def chosen_size(context: click.Context, parameter: click.Parameter, value: str |
     if not chosen:
         raise click.BadParameter("there is no block without a byte", context, parameter)
     return chosen
+
+
+def optional_size(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> int | None:
+    """As :func:`size`, None without the option."""
+    return None if value is None else size(context, parameter, value)
 
 
 def rate(context: click.Context, parameter: click.Parameter, value: str | None) -> int:

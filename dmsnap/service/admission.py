@@ -37,7 +37,7 @@ from dmsnap.units import KIB, MIB, PAGE_BYTES, format_size
 # The dm names made of it must stay under DM_NAME_LEN (128), and a label holds 64 bytes.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
-RESERVED = ("commit", "revert", "list", "restore")
+RESERVED = ("commit", "extend", "revert", "list", "restore")
 
 MIN_CHUNK_BYTES = PAGE_BYTES
 MAX_CHUNK_BYTES = MIB
@@ -66,6 +66,7 @@ class ProtectRequest:
     ``bandwidth`` in bytes a second, 0: no limit.
     ``full``: copy what the file system does not use, too.
     ``force``: take the recovery volume over from another host that claims it.
+    ``units``: what systemd stops while a swap exchanges the volume, and starts again.
     """
 
     device: Path
@@ -79,6 +80,7 @@ class ProtectRequest:
     bandwidth: int = 0
     full: bool = False
     force: bool = False
+    units: tuple[str, ...] = ()
 
     def as_arguments(self) -> dict[str, object]:
         """For the journal, which takes JSON."""
@@ -87,7 +89,8 @@ class ProtectRequest:
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
         """The request that the journal has."""
-        return cls(**{**arguments, "device": Path(arguments["device"])})
+        units = tuple(arguments.get("units", ()))
+        return cls(**{**arguments, "device": Path(arguments["device"]), "units": units})
 
 
 @dataclass(frozen=True, slots=True)

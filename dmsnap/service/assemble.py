@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from dmsnap.catalogue import jobs
-from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
+from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.errors import (
     DmsnapError,
     ExitCode,
@@ -48,7 +48,7 @@ class Assembly:
     def __init__(self, session: Session, volume: Volume, *, at_boot: bool = False) -> None:
         if is_cut_off(volume) or (not at_boot and volume.state not in ASSEMBLED_BY_HAND):
             raise WrongStateError(f"{volume.name} is in state {volume.state}: not assembled")
-        if volume.state not in OVER_REPLICA:  # else it may be dead, and is not needed
+        if needs_backing(volume):  # else it may be dead
             identity.require_backing(volume)
         self.session = session
         self.at_boot = at_boot
@@ -84,7 +84,8 @@ class Assembly:
     def _drop_points(self) -> None:
         """A snapshot that was not there while its origin was written to holds no moment."""
         for point in self.session.catalogue.points(self.volume.id):
-            if point.area_id is not None:
+            shown = self.volume.trial_live and point.id == self.volume.trial_point
+            if point.area_id is not None and not shown:
                 self.session.remove_live_point(self.volume, point)
                 self.session.catalogue.update_point(
                     replace(
@@ -106,6 +107,11 @@ class Assembly:
 
     def _mount(self) -> None:
         assembly.mount_front(self.volume)
+
+
+def needs_backing(volume: Volume) -> bool:
+    """Whether the front lies over the primary, and not over the recovery volume."""
+    return volume.state not in OVER_REPLICA or volume.trial_live
 
 
 def is_assembled(session: Session, volume: Volume) -> bool:
@@ -157,8 +163,8 @@ def wait_for_devices(session: Session, volume: Volume) -> None:
         Path(area.path)
         for area in session.catalogue.areas(volume.id)
         if not volume.store.startswith("/")
-        and area.generation == volume.generation
-        and area.role in (AreaRole.ERA_METADATA, AreaRole.OVERLAY)
+        and area.role in (AreaRole.ERA_METADATA, AreaRole.OVERLAY, AreaRole.COW)
+        and (area.generation == volume.generation or is_shown(volume, area))
     ]
     seconds = session.configuration.boot_wait_seconds
     if lun.is_name(volume.serving):
@@ -172,6 +178,11 @@ def wait_for_devices(session: Session, volume: Volume) -> None:
             hint=f"dmsnap assemble {volume.name} does it when the device is there",
             device=str(missing[0]),
         )
+
+
+def is_shown(volume: Volume, area: Area) -> bool:
+    """Whether a piece of the store is the COW store of the live point that a trial shows."""
+    return volume.trial_live and area.point_id == volume.trial_point
 
 
 def assemble_all(session: Session, *, at_boot: bool = False) -> list[AssembleResult]:

@@ -3,6 +3,7 @@
 import errno
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dmsnap.catalogue.model import Area, Volume
 from dmsnap.errors import OperatingSystemError, StackChangedError
@@ -69,6 +70,19 @@ def build_trial(volume: Volume, areas: Sequence[Area]) -> None:
     an exception leaves a store only when the origin has its chunk, so that snapshots over what is
     left show the same content. The commit is then finished by running it again.
     """
+    below = _build_live(volume, areas) if volume.trial_live else _build_levels(volume)
+    cow = stack.attach_area(volume, trial.overlay_area(volume, areas))
+    settle(stack.origin(volume), trial.overlay_table(volume, below, cow))
+    build_front(volume, areas)
+
+
+def _build_live(volume: Volume, areas: Sequence[Area]) -> int:
+    """While a trial shows it, nobody writes to the primary: the live point is what it was."""
+    settle(trial.live_point(volume), trial.live_table(volume, areas))
+    return stack.require(trial.live_point(volume)).devno
+
+
+def _build_levels(volume: Volume) -> int:
     label = replica.label_of(volume)
     recovery = BlockDevice.probe(replica.recovery_path(volume))
     below = recovery.devno
@@ -80,9 +94,7 @@ def build_trial(volume: Volume, areas: Sequence[Area]) -> None:
         table = chain.level_table(volume, below, store, level.chunk_bytes)
         settle(level.shown, table, read_only=True)
         below = stack.require(level.shown).devno
-    cow = stack.attach_area(volume, trial.overlay_area(volume, areas))
-    settle(stack.origin(volume), trial.overlay_table(volume, below, cow))
-    build_front(volume, areas)
+    return below
 
 
 def settle(
@@ -126,4 +138,14 @@ def unmount_front(volume: Volume, wait_seconds: float) -> None:
     """Unmount the front everywhere; nothing happens when it does not exist."""
     info = dm.info(uuid=stack.front(volume).uuid)
     if info is not None:
-        mounting.unmount(info.devno, wait_seconds)
+        mounting.unmount(info.devno, wait_seconds, volume.mounts)
+
+
+def as_mounted(session: Session, volume: Volume) -> Volume:
+    """``volume`` with the mounts that its front has now; with those recorded when it has none."""
+    info = dm.info(uuid=stack.front(volume).uuid)
+    if info is None:
+        return volume
+    place = mounting.parking(session.configuration.run_directory, volume.name)
+    now = mounting.records(info.devno, place)
+    return replace(volume, mounts=mounting.merged(now, volume.mounts)) if now else volume

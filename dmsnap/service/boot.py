@@ -18,6 +18,7 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.fstab import Entry
 from dmsnap.host.lun import LunName
 from dmsnap.host.sysfs import SYSFS
+from dmsnap.service import mounting
 from dmsnap.service.journal import Step
 
 UNIT = "dmsnap-assemble@.service"
@@ -243,7 +244,7 @@ def unit_files(volume: Volume, state_directory: Path) -> list[BootFile]:
     lines = [entry for entry in fstab.entries() if mounts_volume(entry, volume)]
     remote = needs_network(volume) or any(is_users_wish(entry) for entry in lines)
     target = REMOTE if remote else LOCAL
-    points = {record.mount_point for record in volume.mounts}
+    points = {record.mount_point for record in mounting.own(volume.mounts)}
     points |= {entry.mount_point for entry in lines if entry.mount_point.startswith("/")}
     needed = [str(state_directory), *([volume.store] if volume.store.startswith("/") else [])]
     before = [*(systemd.mount_unit(point) for point in sorted(points)), target]
@@ -267,9 +268,8 @@ def mounts_volume(entry: Entry, volume: Volume) -> bool:
         return True
     if volume.fs_uuid and entry.spec.casefold() == f"UUID={volume.fs_uuid}".casefold():
         return True
-    return any(entry.mount_point == record.mount_point for record in volume.mounts) or (
-        names_device(entry, volume.backing)
-    )
+    points = [record.mount_point for record in mounting.own(volume.mounts)]
+    return entry.mount_point in points or names_device(entry, volume.backing)
 
 
 def front_paths(volume: Volume) -> tuple[str, str]:

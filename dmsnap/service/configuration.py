@@ -30,6 +30,8 @@ class Configuration:
     window_deadline_ms: Annotated[int, Ge(50), Le(60000)] = 5000
     lock_wait_seconds: Annotated[float, Ge(0)] = 30.0
     unmount_wait_seconds: Annotated[float, Ge(0)] = 10.0
+    primary_wait_seconds: Annotated[float, Ge(0.1)] = 10.0
+    kill_wait_seconds: Annotated[float, Ge(0)] = 10.0
     boot_wait_seconds: Annotated[float, Ge(0)] = 60.0
     session_wait_seconds: Annotated[int, Ge(1), Le(86400)] = 60
     iscsi_secrets: Path = Path("/etc/dmsnap/iscsi.toml")

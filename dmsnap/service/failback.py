@@ -45,13 +45,13 @@ from dmsnap.service import (
     handover,
     journal,
     lun_watch,
-    mounting,
     parting,
     rolling,
     spare,
     trial,
 )
 from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.occupants import Occupants
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
@@ -87,6 +87,7 @@ class Failback:
         self.session = session
         self.volume = volume
         self.progress = progress
+        self.occupants = Occupants(session, volume)
         self.former = require_former(session, volume)
         self.label = require_primary(volume)
         self.after = replace(
@@ -122,6 +123,7 @@ class Failback:
             Step("copy", f"copy to {device} what either side changed", self._copy_parted),
             Step("catch-up", f"copy to {device} what changed meanwhile", self._copy_since),
             *self.metadata.steps(),
+            *self.occupants.steps_before(),
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_before),
             Step("last-copy", f"copy to {device} what changed since", self._copy_since),
             Step("record", f"record that {name} is back on {device}", self._record, self._unrecord),
@@ -144,6 +146,7 @@ class Failback:
                 self._mount_after,
                 self._unmount_after,
             ),
+            *self.occupants.steps_after(),
             Step(
                 "retire",
                 f"take down the stack over {self.volume.backing}",
@@ -226,13 +229,10 @@ class Failback:
             yield from_fd, to_fd
 
     def _unmount(self) -> None:
-        info = stack.require(stack.front(self.volume))
-        mounted = mounting.records(info.devno)
-        if mounted:
-            self.volume = replace(self.volume, mounts=mounted)
-            self.after = replace(self.after, mounts=mounted)
-            self.session.catalogue.update_volume(self.volume)
-        mounting.unmount(info.devno, self.session.configuration.unmount_wait_seconds)
+        self.volume = assembly.as_mounted(self.session, self.volume)
+        self.after = replace(self.after, mounts=self.volume.mounts)
+        self.session.catalogue.update_volume(self.volume)
+        assembly.unmount_front(self.volume, self.session.configuration.unmount_wait_seconds)
         trial.require_unopened(self.volume)
 
     def _mount_before(self) -> None:

@@ -23,7 +23,7 @@ from dmsnap.service import admission, assembly, boot, journal, label_admission, 
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.label_admission import PRIMARY_GENERATION, LabelRequest
 from dmsnap.service.session import Session
-from dmsnap.service.swap import choose_point
+from dmsnap.service.source import choose_point
 from dmsnap.service.trial import SwapResult
 from dmsnap.service.withdrawal import Withdrawal, is_cut_off
 from dmsnap.snapshot import stack

@@ -44,6 +44,7 @@ OPERATIONS = {
     "verify": Operation("verify.again"),
     "swap": Operation("swap.again", finish="swap.finish"),
     "swap revert": Operation("revert.again", finish="revert.finish"),
+    "swap extend": Operation("extension.again", finish="extension.finish"),
     "swap commit": Operation("promotion.again", finish="promotion.finish"),
     "hydrate": Operation("hydrate.again", finish="hydrate.finish"),
     "failback": Operation("failback.again", effect="record"),

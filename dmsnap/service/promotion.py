@@ -18,18 +18,13 @@ from dmsnap.errors import InterruptedBySignal, StackChangedError, WrongStateErro
 from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
-from dmsnap.host.dm.target import (
-    Linear,
-    Snapshot,
-    SnapshotMerge,
-    SnapshotOrigin,
-    Target,
-    single,
-)
-from dmsnap.recovery import chain, history, replica
-from dmsnap.service import browse, exported, journal, parting, spare
+from dmsnap.host.dm.target import Linear, SnapshotMerge, SnapshotOrigin
+from dmsnap.recovery import chain, replica
+from dmsnap.service import browse, exported, journal, parting, spare, trial
 from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.merging import merge
 from dmsnap.service.reaper import held_unless_done, retire
+from dmsnap.service.rollback import Rollback
 from dmsnap.service.session import Session
 from dmsnap.service.trial import (
     OVERLAY_CHUNK_BYTES,
@@ -39,18 +34,12 @@ from dmsnap.service.trial import (
     result,
 )
 from dmsnap.snapshot import stack
-from dmsnap.snapshot.stack import DmName
-
-# A merge moves what changed since the point, at the speed of the disk; a day is a stuck one.
-MERGE_SECONDS = 86400.0
 
 
 class Promotion:
     """The plan that makes the recovery volume, as the trial shows it, the primary."""
 
     def __init__(self, session: Session, volume: Volume, *, drop_points: bool) -> None:
-        if volume.state not in (VolumeState.TRIAL, VolumeState.COMMITTING):
-            raise WrongStateError(f"{volume.name} is in state {volume.state}, there is no trial")
         if not is_loaded(volume, session.catalogue.areas(volume.id)):
             raise StackChangedError(
                 f"/dev/mapper/{volume.name} does not show the trial: a swap or a revert was killed",
@@ -71,10 +60,8 @@ class Promotion:
             )
         self.session = session
         self.volume = replace(volume, state=VolumeState.COMMITTING)
-        self.label = replica.label_of(volume)
         self.recovery = BlockDevice.probe(replica.recovery_path(volume))
-        steps_back = history.position_of(self.label, volume.trial_point) or 0
-        self.chain = chain.levels(volume, self.label, steps_back, chain.TRIAL)
+        self.chain = trial.levels(volume)
 
     def plan(self) -> Plan:
         name, device = self.volume.name, self.recovery.path
@@ -187,25 +174,14 @@ def _merging(merge_level: Callable[[int], None], position: int) -> Callable[[], 
     return lambda: merge_level(position)
 
 
-def merge(volume: Volume, device: DmName, merging: SnapshotMerge, finished: Target) -> None:
-    """Merge a level down and put ``finished`` in its place; goes on where it was left."""
-    (line,) = dm.table(stack.require(device).name)
-    target: Target = line.target
-    if isinstance(target, Snapshot):
-        dm.reload(device.name, single(volume.size_bytes, merging), freeze=False)
-        target = merging
-    if isinstance(target, SnapshotMerge):
-        dm.wait_merged(device.name, MERGE_SECONDS)
-        dm.reload(device.name, single(volume.size_bytes, finished), freeze=False)
-
-
 def commit(session: Session, name: str, *, drop_points: bool, dry_run: bool) -> SwapResult | Plan:
-    """Make the recovery volume the primary for good, online. Needs root."""
+    """Make the recovery volume the primary for good, online; or, where the trial is over a live
+    point, the primary what it shows. Needs root.
+    """
     with held_unless_done(session, name, "swap commit") as volume:
         if volume is None:
             return result(session.catalogue.volume(name), StepTimes())
-        promotion = Promotion(session, volume, drop_points=drop_points)
-        plan = promotion.plan()
+        plan = committing(session, volume, drop_points=drop_points)
         if dry_run:
             return plan
         try:
@@ -221,6 +197,15 @@ def commit(session: Session, name: str, *, drop_points: bool, dry_run: bool) -> 
         return result(session.catalogue.volume(name), times)
 
 
+def committing(session: Session, volume: Volume, *, drop_points: bool) -> Plan:
+    """The plan that ends a trial by keeping it, wherever its point lies."""
+    if volume.state not in (VolumeState.TRIAL, VolumeState.COMMITTING):
+        raise WrongStateError(f"{volume.name} is in state {volume.state}, there is no trial")
+    if volume.trial_live:
+        return Rollback(session, volume, drop_points=drop_points).plan()
+    return Promotion(session, volume, drop_points=drop_points).plan()
+
+
 def again(session: Session, arguments: Mapping[str, Any]) -> object:
     """Begin a commit anew that was cut off before it changed anything."""
     return commit(session, **arguments, dry_run=False)
@@ -229,7 +214,6 @@ def again(session: Session, arguments: Mapping[str, Any]) -> object:
 def finish(session: Session, volume: Volume, _job: Job) -> bool:
     """Go on with the merges of a commit that was recorded; before that, nothing had happened."""
     if volume.state is VolumeState.COMMITTING:
-        plan = Promotion(session, volume, drop_points=True).plan()
-        journal.run(session.catalogue, plan)
+        journal.run(session.catalogue, committing(session, volume, drop_points=True))
         return True
-    return volume.state is VolumeState.PROMOTED
+    return volume.state in (VolumeState.PROMOTED, VolumeState.PROTECTED)

@@ -25,6 +25,7 @@ from dmsnap.service import (
     lun_watch,
     luns,
     mounting,
+    occupants,
     spare,
     unprotect,
 )
@@ -73,7 +74,7 @@ class Protection:
         admitted = admission.admit(session, request)
         self.backing: BlockDevice = admitted.backing
         self.recovery: BlockDevice = admitted.recovery
-        self.volume = new_volume(request, admitted)
+        self.volume = new_volume(session, request, admitted)
         self.metadata: Area = plan_area(
             self.volume,
             AreaRole.ERA_METADATA,
@@ -165,7 +166,8 @@ class Protection:
         self.session.catalogue.update_volume(replace(self.volume, state=VolumeState.PROTECTED))
 
     def _unmount(self) -> None:
-        mounting.unmount(self.backing.devno, self.session.configuration.unmount_wait_seconds)
+        wait_seconds = self.session.configuration.unmount_wait_seconds
+        mounting.unmount(self.backing.devno, wait_seconds, self.volume.mounts)
 
     def _mount_backing(self) -> None:
         mounting.mount_all(self.backing.path, self.backing.devno, self.volume.mounts)
@@ -200,9 +202,10 @@ class Protection:
         )
 
 
-def new_volume(request: ProtectRequest, admitted: Admitted) -> Volume:
+def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) -> Volume:
     """The volume as it will be recorded; one that had a label before keeps its identity."""
     earlier = admitted.label
+    parking = mounting.parking(session.configuration.run_directory, request.name)
     return Volume(
         id=earlier.volume_uuid if earlier else uuid4(),
         name=request.name,
@@ -216,10 +219,11 @@ def new_volume(request: ProtectRequest, admitted: Admitted) -> Volume:
         chunk_bytes=request.chunk_bytes,
         fs_type=admitted.fs_type,
         fs_uuid=admitted.fs_uuid,
-        mounts=mounting.records(admitted.backing.devno),
+        mounts=mounting.records(admitted.backing.devno, parking),
         generation=1,
         tracking_id=f"{kernel.boot_id()}:{uuid4()}",
         created_ns=now_ns(),
+        units=request.units,
     )
 
 
@@ -242,6 +246,7 @@ def protect(
 ) -> ProtectResult | Plan:
     """Protect a device. On any failure it is given back as it was. Needs root."""
     admission.check_name(request.name)
+    occupants.check_units(request.units)
     with session.locked([request.name]):
         leftover = session.catalogue.find_volume(request.name)
         if leftover is not None and leftover.state is VolumeState.BUILDING:

@@ -19,8 +19,21 @@ from dmsnap.catalogue.model import (
 )
 from dmsnap.errors import DmsnapError, InterruptedBySignal
 from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.target import Snapshot
 from dmsnap.recovery import chain, replica
-from dmsnap.service import assembly, exported, handover, hydration, luns, operations, spare, trial
+from dmsnap.service import (
+    assembly,
+    exported,
+    handover,
+    hydration,
+    luns,
+    occupants,
+    operations,
+    overlay,
+    primary,
+    spare,
+    trial,
+)
 from dmsnap.service.luns import Wanted
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
@@ -89,6 +102,12 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     exported.hide_stray_points(session, volume)
     spare.remove_unfinished(session, volume)
     hydration.tidy(session, volume)
+    if volume.state is VolumeState.TRIAL and trial.is_loaded(
+        volume, session.catalogue.areas(volume.id)
+    ):
+        overlay.keep_ahead(session, volume)
+    if is_merged_in_part(session, volume):
+        retire_merged(session, volume)
     if handover.is_unfinished(session, volume):
         finish_handover(session, volume)
         return
@@ -96,9 +115,11 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
         remove_stray_trial(session, volume)
     if volume.state is VolumeState.PROMOTED and is_retired_in_part(session, volume):
         retire(session, volume)
+    note = occupants.note_path(session, volume)
     unmounted = any(job.has_begun("unmount") for job in cut_off)
-    if unmounted and shows_what_it_should(session, volume):
+    if (unmounted or note.exists()) and shows_what_it_should(session, volume):
         assembly.mount_front(volume)
+        occupants.start_stopped(note)
 
 
 def conclude(session: Session, volume: Volume, job: Job) -> None:
@@ -141,7 +162,10 @@ def shows_what_it_should(session: Session, volume: Volume) -> bool:
     """Whether the front is there, and over what the catalogue says."""
     if volume.state is VolumeState.TRIAL:
         return trial.is_loaded(volume, session.catalogue.areas(volume.id))
-    return volume.state in SETTLED and stack.exists(stack.front(volume))
+    if volume.state not in SETTLED or not stack.exists(stack.front(volume)):
+        return False
+    # One that a swap had failed would hang whoever mounts it.
+    return not primary.is_failed(volume)
 
 
 def resume_suspended(volume: Volume) -> None:
@@ -161,6 +185,8 @@ def resume_suspended(volume: Volume) -> None:
 def note_invalid_points(session: Session, volume: Volume) -> None:
     """Record what the kernel says of live points, so that nothing waits for one that is lost."""
     for point in session.catalogue.points(volume.id):
+        if volume.trial_live and point.id == volume.trial_point:
+            continue  # it may be half merged
         checked = live.with_validity(volume, point)
         if checked != point:
             session.catalogue.update_point(checked)
@@ -233,6 +259,33 @@ def remove_stray_trial(session: Session, volume: Volume) -> None:
             session.release_area(volume, area)
         except DmsnapError:
             log.warning("%s could not be given back", area.path, exc_info=True)
+
+
+def is_merged_in_part(session: Session, volume: Volume) -> bool:
+    """Whether a commit that took the primary back to a live point was killed after recording it."""
+    return volume.state is VolumeState.PROTECTED and any(
+        area.generation == volume.generation
+        for area in session.catalogue.areas(volume.id, AreaRole.OVERLAY)
+    )
+
+
+def retire_merged(session: Session, volume: Volume) -> None:
+    """Remove the point that was merged, the former origin, and last the overlay, which marks it."""
+    for point in session.catalogue.points(volume.id):
+        if point.area_id is not None and is_merged(volume, point):
+            session.remove_live_point(volume, point)
+            session.catalogue.delete_point(point.id)
+    handover.retire(session, volume)
+    for area in session.catalogue.areas(volume.id, AreaRole.OVERLAY):
+        session.release_area(volume, area)
+
+
+def is_merged(volume: Volume, point: Point) -> bool:
+    """Whether nothing is left of a live point but a device that leads to the primary."""
+    info = stack.find(stack.live_point(volume, point.id))
+    if info is None or not info.live_table:
+        return False
+    return not isinstance(dm.table(info.name)[0].target, Snapshot)
 
 
 def is_retired_in_part(session: Session, volume: Volume) -> bool:

@@ -51,14 +51,17 @@ def rebuild(*, dry_run: bool) -> RebuildResult:
     """Record what the catalogue does not know; what it knows stays as it is. Needs root."""
     if os.geteuid() != 0:
         raise NotPermittedError("dmsnap reads every device: it must be run as root")
-    path = configuration.load().catalogue_path
+    settings = configuration.load()
+    path = settings.catalogue_path
     damage = catalogue_file.damage(path)
     if damage and dry_run:
-        found, problems = look([])
+        found, problems = look(settings.run_directory, [])
         return result(None, found, [f"the catalogue {path} is damaged: {damage}", *problems])
     aside = catalogue_file.set_aside(path) if damage else None
     with Session.open() as session:
-        found, problems = look([volume.id for volume in session.catalogue.volumes()])
+        found, problems = look(
+            settings.run_directory, [volume.id for volume in session.catalogue.volumes()]
+        )
         if dry_run:
             return result(None, found, problems)
         with session.locked([each.volume.name for each in found]):
@@ -100,7 +103,7 @@ def described(known: Known) -> RebuiltVolume:
     )
 
 
-def look(recorded: Sequence[UUID]) -> tuple[list[Known], list[str]]:
+def look(run_directory: Path, recorded: Sequence[UUID]) -> tuple[list[Known], list[str]]:
     """What can be recorded beside ``recorded``, and a sentence for everything that cannot."""
     search = searching.search()
     problems = list(search.damaged)
@@ -111,7 +114,7 @@ def look(recorded: Sequence[UUID]) -> tuple[list[Known], list[str]]:
         try:
             admission.check_name(evidence.name)
             require_protected_here(evidence)
-            found.append(reconstruction.known(evidence))
+            found.append(reconstruction.known(evidence, run_directory))
         except DmsnapError as error:
             problems.append(str(error))
     return found, problems

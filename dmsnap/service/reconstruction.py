@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from uuid import UUID, uuid4
 
 from dmsnap._native.label import HistoryFlag, Label, LabelState
@@ -50,11 +51,12 @@ def state_of(evidence: Evidence, overlay: Area | None) -> VolumeState:
     return VolumeState.PROTECTED
 
 
-def mounts_of(evidence: Evidence) -> tuple[MountRecord, ...]:
+def mounts_of(evidence: Evidence, run_directory: Path) -> tuple[MountRecord, ...]:
     """How the front is mounted, or was when the label was last written."""
     label = evidence.label
     try:
-        live = mounting.records(evidence.live.front) if evidence.live else ()
+        parking = mounting.parking(run_directory, evidence.name)
+        live = mounting.records(evidence.live.front, parking) if evidence.live else ()
     except BusyError:
         live = ()
     if live or label is None or not label.mount_point:
@@ -63,7 +65,7 @@ def mounts_of(evidence: Evidence) -> tuple[MountRecord, ...]:
     return (MountRecord(label.mount_point, label.fs_type, options),)
 
 
-def known(evidence: Evidence) -> Known:
+def known(evidence: Evidence, run_directory: Path) -> Known:
     """Put together what there is; :class:`WrongStateError` when it is not enough."""
     if evidence.live is not None and evidence.live.former is None and evidence.found is None:
         require_ordinary(evidence.live)
@@ -75,7 +77,7 @@ def known(evidence: Evidence) -> Known:
             f"where the store of {evidence.name} is cannot be known: its label does not say it, "
             f"and its stack is not there"
         )
-    volume = first_draft(evidence, store)
+    volume = first_draft(evidence, store, run_directory)
     areas = list(pieces.areas_of(evidence, volume, metadata))
     volume = replace(volume, generation=pieces.generation_of(evidence, areas))
     overlay = next((a for a in areas if pieces.is_now(a, volume, AreaRole.OVERLAY)), None)
@@ -97,7 +99,7 @@ def require_ordinary(live: LiveStack) -> None:
         )
 
 
-def first_draft(evidence: Evidence, store: str) -> Volume:
+def first_draft(evidence: Evidence, store: str, run_directory: Path) -> Volume:
     """All but the state, and what follows from it."""
     live, label = evidence.live, evidence.label
     size_bytes = live.size_bytes if live else label.size_bytes if label else 0
@@ -115,7 +117,7 @@ def first_draft(evidence: Evidence, store: str) -> Volume:
         chunk_bytes=chunk_bytes_of(evidence),
         fs_type=label.fs_type if label else "",
         fs_uuid=label.fs_uuid if label else "",
-        mounts=mounts_of(evidence),
+        mounts=mounts_of(evidence, run_directory),
         generation=live.generation if live else 0,
         tracking_id=f"{kernel.boot_id()}:{uuid4()}",
         created_ns=now_ns(),

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import WrongStateError
-from dmsnap.recovery import chain, history, replica
-from dmsnap.service import assembly, boot, journal, spare, trial
+from dmsnap.service import assembly, boot, journal, primary, spare, trial
 from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.occupants import Occupants
 from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
 from dmsnap.service.trial import SwapResult
@@ -19,7 +18,7 @@ from dmsnap.snapshot import stack
 class Revert:
     """The plan that returns from a trial to the primary; what the trial wrote is dropped."""
 
-    def __init__(self, session: Session, volume: Volume) -> None:
+    def __init__(self, session: Session, volume: Volume, *, kill: bool = False) -> None:
         trial.require_trial(volume)
         if not volume.backing:
             raise WrongStateError(
@@ -28,24 +27,31 @@ class Revert:
                 hint=f"dmsnap swap commit {volume.name} keeps what it shows, dmsnap unprotect "
                 f"{volume.name} ends the trial",
             )
+        primary.require_answer(
+            volume,
+            session.configuration.primary_wait_seconds,
+            hint=f"dmsnap swap commit {volume.name} makes the recovery volume the primary",
+        )
         self.session = session
+        self.kill = kill
+        self.occupants = Occupants(session, volume, kill=kill)
         self.volume = volume
         # Looked up now: undoing must not depend on a catalogue whose disk is full.
         self.areas = session.catalogue.areas(volume.id)
-        self.label = replica.label_of(volume)
-        steps_back = history.position_of(self.label, volume.trial_point) or 0
-        self.chain = chain.levels(volume, self.label, steps_back, chain.TRIAL)
+        self.chain = trial.levels(volume)
         self.after = replace(
             volume,
             state=VolumeState.PROTECTED,
             generation=volume.generation - 1,
             trial_point=None,
+            trial_live=False,
         )
 
     def plan(self) -> Plan:
         name = self.volume.name
         state_directory = self.session.configuration.state_directory
         steps = [
+            *self.occupants.steps_before(),
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_trial),
             Step(
                 "load-front",
@@ -60,20 +66,30 @@ class Revert:
             Step(
                 "mount",
                 f"mount /dev/mapper/{name}",
-                partial(assembly.mount_front, self.after),
-                self._unmount,
+                self._mount,
+                self._unmount_again,
             ),
+            *self.occupants.steps_after(),
             Step("drop-overlay", "drop the overlay and what it held", self._drop, final=True),
         ]
-        return Plan("swap revert", (self.volume.id,), steps, {"name": name})
+        return Plan("swap revert", (self.volume.id,), steps, {"name": name, "kill": self.kill})
 
     def _unmount(self) -> None:
+        self.volume = assembly.as_mounted(self.session, self.volume)
+        self.after = replace(self.after, mounts=self.volume.mounts)
+        self.session.catalogue.update_volume(self.volume)
+        self._unmount_again()
+        trial.require_unopened(self.volume)
+
+    def _unmount_again(self) -> None:
         wait_seconds = self.session.configuration.unmount_wait_seconds
         assembly.unmount_front(self.volume, wait_seconds)
-        trial.require_unopened(self.volume)
 
     def _mount_trial(self) -> None:
         assembly.mount_front(self.volume)
+
+    def _mount(self) -> None:
+        assembly.mount_front(self.after)
 
     def _load(self) -> None:
         # After a boot during the trial it is not there: the primary may have been dead then.
@@ -101,12 +117,12 @@ class Revert:
                     self.session.release_area(self.volume, area)
 
 
-def revert(session: Session, name: str, *, dry_run: bool) -> SwapResult | Plan:
-    """End a trial: back to the primary as it was left."""
+def revert(session: Session, name: str, *, kill: bool = False, dry_run: bool) -> SwapResult | Plan:
+    """End a trial: back to the primary as it was left. ``kill`` as in a swap."""
     with held_unless_done(session, name, "swap revert") as volume:
         if volume is None:
             return trial.result(session.catalogue.volume(name), StepTimes())
-        ending = Revert(session, volume)
+        ending = Revert(session, volume, kill=kill)
         plan = ending.plan()
         if dry_run:
             return plan

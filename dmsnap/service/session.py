@@ -80,6 +80,11 @@ class Session:
         open_space(volume.store).release(area.path)
         self.catalogue.remove_area(area.id)
 
+    def extend_area(self, volume: Volume, area: Area, size_bytes: int) -> None:
+        """Give a piece of the volume's store more room, while it is used."""
+        open_space(volume.store).grow(area.path, size_bytes)
+        self.catalogue.update_area(replace(area, size_bytes=size_bytes))
+
     def area(self, volume: Volume, area_id: UUID) -> Area | None:
         """A recorded piece of the volume's store."""
         areas = self.catalogue.areas(volume.id)

@@ -13,7 +13,8 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.recovery import history, lease, replica
-from dmsnap.service import exported, publication, spare, trial
+from dmsnap.service import exported, overlay, publication, spare, trial
+from dmsnap.service.overlay import OverlayStatus
 from dmsnap.service.session import Session
 from dmsnap.service.withdrawal import is_cut_off
 from dmsnap.snapshot import live, stack, write_count
@@ -79,6 +80,7 @@ class VolumeStatus:
     exports: tuple[str, ...] = ()
     spare_reason: str | None = None
     hydration: HydrationStatus | None = None
+    overlay: OverlayStatus | None = None
 
 
 def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
@@ -119,6 +121,7 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
         exports=tuple(export.target for export in exports),
         spare_reason=None if running else spare.reason_without(session, volume),
         hydration=hydration_status(volume),
+        overlay=overlay_status(session, volume),
     )
 
 
@@ -138,13 +141,23 @@ def hydration_status(volume: Volume) -> HydrationStatus | None:
     return HydrationStatus(begun.target, begun.position_bytes) if begun else None
 
 
+def overlay_status(session: Session, volume: Volume) -> OverlayStatus | None:
+    """How full the overlay of a trial is; None where there is none."""
+    if volume.state is not VolumeState.TRIAL:
+        return None
+    try:
+        return overlay.status(session, volume)
+    except DmsnapError:  # said among the problems of the stack
+        return None
+
+
 def stack_problems(session: Session, volume: Volume, points: list[Point]) -> list[str]:
     """How the live tables differ from what they should be."""
     areas = session.catalogue.areas(volume.id)
     try:
         if volume.state is VolumeState.TRIAL:
             found = stack.differences(trial.expected_tables(volume, areas))
-            return found or trial.overlay_problems(volume)
+            return found or overlay.problems(volume, overlay.status(session, volume))
         if is_cut_off(volume):
             return [f"recovering {volume.name} by its label was interrupted: unprotect it"]
         if volume.state is VolumeState.BUILDING:

@@ -4,34 +4,43 @@ A trial leaves the primary and the replica untouched: what is written goes to an
 ``revert`` (service.revert) drops the overlay, ``commit`` (service.promotion) merges it.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 from uuid import UUID
 
-from dmsnap._native.label import Label, LabelState
-from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
-from dmsnap.errors import NotFoundError, PointInvalidError, WrongStateError
-from dmsnap.host.blockdev import BlockDevice
+from dmsnap.errors import WrongStateError
 from dmsnap.host.dm import device as dm
-from dmsnap.recovery import chain, history, replica
-from dmsnap.service import assembly, boot, journal, mounting, trial
+from dmsnap.service import assembly, boot, journal, primary, trial
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.occupants import Occupants
 from dmsnap.service.point import find
 from dmsnap.service.reaper import held
 from dmsnap.service.revert import Revert
 from dmsnap.service.session import Session
+from dmsnap.service.source import choose
 from dmsnap.service.spare import NextMetadata
 from dmsnap.service.trial import SwapResult
 from dmsnap.snapshot import stack
+
+log = logging.getLogger(__name__)
 
 
 class Trial:
     """The plan that puts a point of the recovery volume under the front, under an overlay."""
 
-    def __init__(self, session: Session, volume: Volume, wanted: UUID | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        volume: Volume,
+        wanted: UUID | None,
+        *,
+        kill: bool = False,
+        fail_primary: bool = False,
+        force: bool = False,
+    ) -> None:
         if volume.state is not VolumeState.PROTECTED:
             raise WrongStateError(
                 f"{volume.name} is in state {volume.state}: it cannot be swapped",
@@ -39,23 +48,28 @@ class Trial:
             )
         # Its tables need not be right: what is below may be what was lost.
         stack.require(stack.front(volume))
-        repair(volume)
         self.session = session
+        self.occupants = Occupants(session, volume, kill=kill)
+        self.fail_primary = fail_primary
+        self.arguments: dict[str, object] = {
+            "kill": kill,
+            "fail_primary": fail_primary,
+            "force": force,
+        }
+        self.hangs = False
         self.before = volume
         # Looked up now: undoing must not depend on a catalogue whose disk is full.
         self.before_metadata = stack.era_area(volume, session.catalogue.areas(volume.id))
-        self.label: Label = replica.label_of(volume)
-        replica.require_usable(replica.recovery_path(volume), self.label)
-        self.point, self.steps_back = choose_point(volume, self.label, wanted)
+        self.source = choose(session, volume, wanted, force=force)
         self.volume = replace(
             volume,
             state=VolumeState.TRIAL,
             generation=volume.generation + 1,
-            trial_point=self.point,
+            trial_point=self.source.point,
+            trial_live=self.source.is_live,
         )
-        self.recovery = BlockDevice.probe(replica.recovery_path(volume))
-        self.chain = chain.levels(volume, self.label, self.steps_back, chain.TRIAL)
-        self.overlay = session.plan_cow(self.volume, AreaRole.OVERLAY, point_id=self.point)
+        point = self.source.point
+        self.overlay = session.plan_cow(self.volume, AreaRole.OVERLAY, point_id=point)
         self.metadata = NextMetadata(session, self.volume)
 
     def plan(self) -> Plan:
@@ -70,11 +84,18 @@ class Trial:
             ),
             Step(
                 "show-point",
-                f"show point {self.point} of {self.recovery.path} under the overlay",
+                f"show point {self.source.point} of {self.source.device} under the overlay",
                 self._show,
                 self._hide,
             ),
             *self.metadata.steps(),
+            Step(
+                "reach-primary",
+                f"write out what is dirty, or fail it if {self.before.backing} hangs",
+                self._reach,
+                self._revive,
+            ),
+            *self.occupants.steps_before(),
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_before),
             Step("record", f"record that {name} is in trial", self._record, self._unrecord),
             *boot.network_steps(self.before, self.volume, state_directory),
@@ -82,11 +103,12 @@ class Trial:
             Step(
                 "mount",
                 f"mount /dev/mapper/{name}",
-                partial(assembly.mount_front, self.volume),
-                self._unmount,
+                self._mount,
+                self._unmount_again,
             ),
+            *self.occupants.steps_after(),
         ]
-        arguments = {"name": name, "to": str(self.point)}
+        arguments = self.arguments | {"name": name, "to": str(self.source.point)}
         return Plan("swap", (self.volume.id,), steps, arguments)
 
     def _create_areas(self) -> None:
@@ -98,30 +120,47 @@ class Trial:
         self.metadata.release()
 
     def _show(self) -> None:
-        below = chain.build(self.volume, self.label, self.recovery, self.chain)
+        below = self.source.show()
         cow = stack.attach_area(self.volume, self.overlay)
         table = trial.overlay_table(self.volume, below, cow)
         device = stack.origin(self.volume)
         dm.create(device.name, device.uuid, table)
 
     def _hide(self) -> None:
-        trial.hide(self.volume, self.chain)
+        trial.hide(self.volume, self.source.levels)
+
+    def _reach(self) -> None:
+        seconds = self.session.configuration.primary_wait_seconds
+        is_failed = primary.is_failed(self.before)
+        self.hangs = is_failed or not primary.answers(self.before, seconds)
+        if self.hangs and not is_failed:
+            primary.fail(self.before, seconds, below=self.fail_primary)
+
+    def _revive(self) -> None:
+        if primary.is_failed(self.before):
+            metadata = stack.attach_area(self.before, self.before_metadata)
+            primary.revive(self.before, metadata)
 
     def _unmount(self) -> None:
-        """The users of a spoiled volume are stopped here; who stays is named in the error."""
-        info = dm.info(uuid=stack.front(self.volume).uuid)
-        if info is None:
-            return
-        mounted = mounting.records(info.devno)
-        if mounted:
-            self.before = replace(self.before, mounts=mounted)
-            self.volume = replace(self.volume, mounts=mounted)
-            self.session.catalogue.update_volume(self.before)
-        mounting.unmount(info.devno, self.session.configuration.unmount_wait_seconds)
+        """Who uses a spoiled volume and stays is named in the error."""
+        self.before = assembly.as_mounted(self.session, self.before)
+        self.volume = replace(self.volume, mounts=self.before.mounts)
+        self.session.catalogue.update_volume(self.before)
+        self._unmount_again()
         trial.require_unopened(self.volume)
 
+    def _unmount_again(self) -> None:
+        wait_seconds = self.session.configuration.unmount_wait_seconds
+        assembly.unmount_front(self.volume, wait_seconds)
+
     def _mount_before(self) -> None:
-        assembly.mount_front(self.before)
+        if self.hangs:
+            log.warning("%s hangs: %s is not mounted", self.before.backing, self.before.name)
+        else:
+            assembly.mount_front(self.before)
+
+    def _mount(self) -> None:
+        assembly.mount_front(self.volume)
 
     def _record(self) -> None:
         self.session.catalogue.update_volume(self.volume)
@@ -136,35 +175,25 @@ class Trial:
         trial.load_front(self.before, stack.attach_area(self.before, self.before_metadata))
 
 
-def repair(volume: Volume) -> None:
-    """Roll an interrupted sync back: the recovery volume must hold a point to be swapped in."""
-    if replica.label_of(volume).state is LabelState.APPLYING:
-        with replica.opened(volume) as current:
-            current.roll_back()
+def swap(
+    session: Session,
+    name: str,
+    *,
+    to: str | None,
+    kill: bool = False,
+    fail_primary: bool = False,
+    force: bool = False,
+    dry_run: bool,
+) -> SwapResult | Plan:
+    """Put the newest or the chosen point of the recovery volume under the front, in trial.
 
-
-def choose_point(volume: Volume, label: Label, wanted: UUID | None) -> tuple[UUID, int]:
-    """The point to show and how many steps back it is; the newest when none is wanted."""
-    if label.state is not LabelState.CONSISTENT or label.point_uuid is None:
-        raise PointInvalidError(
-            f"the recovery volume of {volume.name} holds no point: it is {label.state.name.lower()}"
-        )
-    if wanted is None:
-        return label.point_uuid, 0
-    position = history.position_of(label, wanted)
-    if position is None:
-        raise NotFoundError(
-            f"point {wanted} is not on the recovery volume of {volume.name}",
-            hint=f"its newest is {label.point_uuid} of {format_time(label.point_time_ns)}",
-        )
-    return wanted, position
-
-
-def swap(session: Session, name: str, *, to: str | None, dry_run: bool) -> SwapResult | Plan:
-    """Put the newest or the chosen point of the recovery volume under the front, in trial."""
+    ``kill`` ends the processes that keep the volume busy. ``fail_primary`` fails what a suspended
+    device below it holds back, which can be had in no other way. ``force`` takes a point that a
+    verification found wrong.
+    """
     with held(session, name) as volume:
         wanted = find(session, to, [name]).id if to else None
-        putting = Trial(session, volume, wanted)
+        putting = Trial(session, volume, wanted, kill=kill, fail_primary=fail_primary, force=force)
         plan = putting.plan()
         if dry_run:
             return plan

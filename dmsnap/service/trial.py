@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
@@ -51,8 +52,27 @@ def overlay_area(volume: Volume, areas: Sequence[Area]) -> Area:
     raise StackChangedError(f"the catalogue has no overlay for the trial of {volume.name}")
 
 
+def point_area(areas: Sequence[Area], point_id: UUID | None) -> Area:
+    """The COW store of the live point that a trial shows."""
+    for area in areas:
+        if area.role is AreaRole.COW and area.point_id == point_id:
+            return area
+    raise StackChangedError(f"the catalogue has no COW store for point {point_id}")
+
+
+def levels(volume: Volume) -> list[chain.Level]:
+    """The levels between the recovery volume and the overlay; over a live point there are none."""
+    if volume.trial_live:
+        return []
+    label = replica.label_of(volume)
+    steps_back = history.position_of(label, volume.trial_point) or 0
+    return chain.levels(volume, label, steps_back, chain.TRIAL)
+
+
 def expected_tables(volume: Volume, areas: Sequence[Area]) -> dict[DmName, Table]:
     """What the devices of a volume in trial should look like now."""
+    if volume.trial_live:
+        return _expected_over_live(volume, areas)
     label = replica.label_of(volume)
     below = BlockDevice.probe(replica.recovery_path(volume)).devno
     tables: dict[DmName, Table] = {}
@@ -61,11 +81,35 @@ def expected_tables(volume: Volume, areas: Sequence[Area]) -> dict[DmName, Table
         store = stack.require(level.store).devno
         tables[level.shown] = chain.level_table(volume, below, store, level.chunk_bytes)
         below = stack.require(level.shown).devno
+    return tables | _expected_above(volume, areas, below)
+
+
+def _expected_above(volume: Volume, areas: Sequence[Area], below: int) -> dict[DmName, Table]:
     cow = stack.attach_area(volume, overlay_area(volume, areas))
-    tables[stack.origin(volume)] = overlay_table(volume, below, cow)
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
-    tables[stack.front(volume)] = stack.front_table(volume, metadata)
-    return tables
+    return {
+        stack.origin(volume): overlay_table(volume, below, cow),
+        stack.front(volume): stack.front_table(volume, metadata),
+    }
+
+
+def _expected_over_live(volume: Volume, areas: Sequence[Area]) -> dict[DmName, Table]:
+    shown = live_point(volume)
+    table = live_table(volume, areas)
+    return {shown: table} | _expected_above(volume, areas, stack.require(shown).devno)
+
+
+def live_point(volume: Volume) -> DmName:
+    """The device of the live point that a trial shows."""
+    if volume.trial_point is None:
+        raise StackChangedError(f"the catalogue does not say which point {volume.name} shows")
+    return stack.live_point(volume, volume.trial_point)
+
+
+def live_table(volume: Volume, areas: Sequence[Area]) -> Table:
+    """What the live point that a trial shows should look like."""
+    cow = stack.attach_area(volume, point_area(areas, volume.trial_point))
+    return stack.point_table(volume, BlockDevice.probe(Path(volume.backing)), cow)
 
 
 def hide(volume: Volume, levels: list[chain.Level]) -> None:

@@ -116,11 +116,11 @@ class Release:
         return Plan("unprotect", (volume.id,), steps, {"name": name, "forget": self.forget})
 
     def _unmount(self) -> None:
-        info = dm.info(uuid=stack.front(self.volume).uuid)
-        if info is not None:
-            self.mounts = mounting.records(info.devno) or self.mounts
-            self.session.catalogue.update_volume(replace(self.volume, mounts=self.mounts))
-            mounting.unmount(info.devno, self.session.configuration.unmount_wait_seconds)
+        if dm.info(uuid=stack.front(self.volume).uuid) is not None:
+            mounted = assembly.as_mounted(self.session, replace(self.volume, mounts=self.mounts))
+            self.mounts = mounted.mounts
+            self.session.catalogue.update_volume(mounted)
+            assembly.unmount_front(mounted, self.session.configuration.unmount_wait_seconds)
 
     def _mount_front(self) -> None:
         if dm.info(uuid=stack.front(self.volume).uuid) is not None:
@@ -159,7 +159,8 @@ class Release:
     def _unmount_backing(self) -> None:
         if self.mounts and self.volume.state is not VolumeState.BUILDING:
             device = BlockDevice.probe(lun.node(self.volume.backing))
-            mounting.unmount(device.devno, self.session.configuration.unmount_wait_seconds)
+            wait_seconds = self.session.configuration.unmount_wait_seconds
+            mounting.unmount(device.devno, wait_seconds, self.mounts)
 
     def _store(self) -> None:
         for area in self.session.catalogue.areas(self.volume.id):

@@ -16,6 +16,7 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
+from dmsnap.host.dm.target import Snapshot
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.snapshot import stack
 from dmsnap.units import MIB, PAGE_BYTES, align_up
@@ -148,13 +149,17 @@ def require_valid(volume: Volume, point: Point) -> None:
         )
 
 
+def _is_snapshot(name: str) -> bool:
+    return [line.target.type_name for line in dm.table(name)] == [Snapshot.type_name]
+
+
 def with_validity(volume: Volume, point: Point) -> Point:
     """``point`` with the reason why its snapshot is worth nothing any more, if there is one."""
     if point.area_id is None or point.invalid_reason is not None:
         return point
     info = stack.find(stack.live_point(volume, point.id))
     gone = replace(point, invalid_reason="its snapshot device is gone")
-    if info is None or not info.live_table:
+    if info is None or not info.live_table or not _is_snapshot(info.name):
         return gone
     try:
         state = usage(volume, point).state

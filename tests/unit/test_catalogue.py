@@ -237,7 +237,7 @@ def test_a_job_of_two_volumes_is_over_when_both_are_settled(catalogue: Catalogue
 
 
 def to_second_version(raw: sqlite3.Connection) -> None:
-    for column in ("hydration", "left_behind"):
+    for column in ("hydration", "left_behind", "units", "trial_live"):
         raw.execute(f"ALTER TABLE volume DROP COLUMN {column}")
     for column in ("arguments", "state"):
         raw.execute(f"ALTER TABLE job DROP COLUMN {column}")

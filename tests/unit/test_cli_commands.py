@@ -17,6 +17,7 @@ from dmsnap.service import (
     admission,
     assemble,
     browse,
+    extension,
     from_label,
     hydrate,
     point,
@@ -31,6 +32,7 @@ from dmsnap.service import (
 )
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.browse import BrowseResult
+from dmsnap.service.extension import ExtendResult
 from dmsnap.service.hydrate import HydrateRequest, HydrateResult
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.label_admission import LabelRequest
@@ -62,6 +64,7 @@ SYNCED = SyncResult(
 VERIFIED = VerifyResult(
     "srv", POINT, 3 * MIB, 0.0034, 1.5, AuditResult(Audit.FULL, GIB, 0, 0, 16384, 16384, 1.0), STEPS
 )
+SWAP = {"to": None, "kill": False, "fail_primary": False, "force": False}
 SWAPPED = SwapResult("srv", VolumeState.TRIAL, POINT, STEPS, 0.51)
 MOVED = HydrateResult(
     "srv", "/dev/sdd", "/dev/sdb", GIB, 0, GIB + MIB, 0, 2, MIB, 0.034, 7.5, STEPS
@@ -115,6 +118,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (hydrate, "hydrate", MOVED), (hydrate, "give_up", None),
         (swap, "swap", SWAPPED), (revert, "revert", SWAPPED), (promotion, "commit", SWAPPED),
         (from_label, "recover", SWAPPED),
+        (extension, "extend", ExtendResult("srv", 2**20, 2**30)),
     ):  # fmt: skip
         fake.answers(module, name, answer)
     return fake
@@ -141,12 +145,13 @@ PROTECT = ("protect", "/dev/sdb", "--name", "srv", "--recovery", "/dev/sdc")
 def test_protect_asks_for_what_was_written(service: Service, shown: Shown) -> None:
     shown(
         *PROTECT, "--store", "vg0", "--block-size", "1MiB", "--chunk", "16K", "--overwrite",
-        "--cow-percent", "7", "--full",
+        "--cow-percent", "7", "--full", "--unit", "db.service", "--unit", "web.service",
     )  # fmt: skip
     ((_, (request,), options),) = service.calls
     assert request == admission.ProtectRequest(
         device=Path("/dev/sdb"), name="srv", recovery="/dev/sdc", store="vg0",
         block_bytes=MIB, chunk_bytes=16384, overwrite=True, cow_percent=7, full=True,
+        units=("db.service", "web.service"),
     )  # fmt: skip
     assert options == {"dry_run": False, "progress": None}
 
@@ -207,9 +212,12 @@ def test_a_store_with_a_slash_is_a_directory(
             ("verify", "--full", "srv", "--sample", "64KiB", "--cow-percent", "9"),
             ("verify", ("srv",), {"kind": Audit.FULL, "sample_bytes": 65536, "cow_percent": 9}),
         ),
-        (("swap", "srv"), ("swap", ("srv",), {"to": None})),
-        (("swap", "srv", "--trial"), ("swap", ("srv",), {"to": None})),
-        (("swap", "--to", "3f2a", "srv"), ("swap", ("srv",), {"to": "3f2a"})),
+        (("swap", "srv"), ("swap", ("srv",), SWAP)),
+        (("swap", "srv", "--trial"), ("swap", ("srv",), SWAP)),
+        (("swap", "--to", "3f2a", "srv"), ("swap", ("srv",), SWAP | {"to": "3f2a"})),
+        (("swap", "--kill", "srv"), ("swap", ("srv",), SWAP | {"kill": True})),
+        (("swap", "--fail-primary", "srv"), ("swap", ("srv",), SWAP | {"fail_primary": True})),
+        (("swap", "--force", "srv"), ("swap", ("srv",), SWAP | {"force": True})),
         (
             ("swap", "--from-label", "/dev/sdc"),
             ("recover", (LabelRequest(Path("/dev/sdc"), "/var/lib/dmsnap/store"),), {}),
@@ -229,10 +237,15 @@ def test_a_store_with_a_slash_is_a_directory(
             ),
             ("recover", (LabelRequest(Path("/dev/sdc"), "/b", "3f2a", Path("/mnt"), True),), {}),
         ),
-        (("swap", "--", "revert"), ("swap", ("revert",), {"to": None})),
-        (("swap", "revert", "srv"), ("revert", ("srv",), {})),
-        (("swap", "revert", "revert"), ("revert", ("revert",), {})),
-        (("--json", "swap", "--json", "revert", "srv"), ("revert", ("srv",), {})),
+        (("swap", "--", "revert"), ("swap", ("revert",), SWAP)),
+        (("swap", "revert", "srv"), ("revert", ("srv",), {"kill": False})),
+        (("swap", "revert", "revert", "--kill"), ("revert", ("revert",), {"kill": True})),
+        (("--json", "swap", "--json", "revert", "srv"), ("revert", ("srv",), {"kill": False})),
+        (("swap", "extend", "srv"), ("extend", ("srv",), {"size_bytes": None})),
+        (
+            ("swap", "extend", "srv", "--size", "1GiB"),
+            ("extend", ("srv",), {"size_bytes": 2**30}),
+        ),
         (("swap", "commit", "srv"), ("commit", ("srv",), {"drop_points": False})),
         (("swap", "commit", "srv", "--drop-points"), ("commit", ("srv",), {"drop_points": True})),
         (("unprotect", "srv"), ("unprotect", ("srv",), {"forget": False})),

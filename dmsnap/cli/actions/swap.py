@@ -6,11 +6,12 @@ from pathlib import Path
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.cli.words import absolute
 from dmsnap.errors import WrongWordError
+from dmsnap.service import extension, promotion
 from dmsnap.service import failback as returning
 from dmsnap.service import from_label as recovery
-from dmsnap.service import promotion
 from dmsnap.service import revert as reverting
 from dmsnap.service import swap as swapping
+from dmsnap.service.extension import ExtendResult
 from dmsnap.service.failback import FailbackResult
 from dmsnap.service.journal import Plan
 from dmsnap.service.label_admission import LabelRequest
@@ -28,14 +29,18 @@ def start(
     from_label: Path | None,
     mount: Path | None,
     store: str | None,
+    kill: bool,
+    fail_primary: bool,
     force: bool,
     dry_run: bool,
 ) -> None:
     assert trial  # noqa: S101 - the parser knows nothing else
     if (name is None) == (from_label is None):
         raise WrongWordError("give the name of a volume, or --from-label DEVICE")
-    if name is not None and (mount or store or force):
-        raise WrongWordError("--mount, --store and --force are for --from-label")
+    if name is not None and (mount or store):
+        raise WrongWordError("--mount and --store are for --from-label")
+    if name is None and (kill or fail_primary):
+        raise WrongWordError("--kill and --fail-primary are not for --from-label")
     with Session.open() as session:
         if from_label is not None:
             place = absolute(store) if store else session.configuration.default_store
@@ -43,13 +48,21 @@ def start(
             result = recovery.recover(session, request, dry_run=dry_run)
         else:
             assert name is not None  # noqa: S101 - one of the two is given
-            result = swapping.swap(session, name, to=to, dry_run=dry_run)
+            result = swapping.swap(
+                session,
+                name,
+                to=to,
+                kill=kill,
+                fail_primary=fail_primary,
+                force=force,
+                dry_run=dry_run,
+            )
     _show(output, result, describe_started)
 
 
-def revert(output: Output, *, name: str, dry_run: bool) -> None:
+def revert(output: Output, *, name: str, kill: bool, dry_run: bool) -> None:
     with Session.open() as session:
-        result = reverting.revert(session, name, dry_run=dry_run)
+        result = reverting.revert(session, name, kill=kill, dry_run=dry_run)
     _show(output, result, describe_reverted)
 
 
@@ -57,6 +70,22 @@ def commit(output: Output, *, name: str, drop_points: bool, dry_run: bool) -> No
     with Session.open() as session:
         result = promotion.commit(session, name, drop_points=drop_points, dry_run=dry_run)
     _show(output, result, describe_committed)
+
+
+def extend(output: Output, *, name: str, size: int | None, dry_run: bool) -> None:
+    with Session.open() as session:
+        result = extension.extend(session, name, size_bytes=size, dry_run=dry_run)
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_extended)
+
+
+def describe_extended(result: ExtendResult) -> Iterator[Text]:
+    yield (
+        f"the overlay of {result.volume} has {format_size(result.total_bytes)}, "
+        f"{format_size(result.used_bytes)} of it used"
+    )
 
 
 def failback(output: Output, *, name: str, dry_run: bool) -> None:
@@ -100,7 +129,10 @@ def describe_reverted(result: SwapResult) -> Iterator[Text]:
 
 
 def describe_committed(result: SwapResult) -> Iterator[Text]:
-    yield f"the recovery volume is the primary of {result.volume} now"
+    if result.state == "protected":
+        yield f"{result.volume} is what the trial showed, on its own device"
+    else:
+        yield f"the recovery volume is the primary of {result.volume} now"
     yield from _steps(result)
 
 

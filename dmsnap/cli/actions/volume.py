@@ -41,6 +41,7 @@ def protect(
     full: bool,
     overwrite: bool,
     force: bool,
+    units: tuple[str, ...],
     dry_run: bool,
 ) -> None:
     with Session.open() as session, output.progress(f"copying {name}") as progress:
@@ -56,6 +57,7 @@ def protect(
             bandwidth=bandwidth,
             full=full,
             force=force,
+            units=units,
         )
         result = protection.protect(session, request, dry_run=dry_run, progress=progress)
     if isinstance(result, Plan):
@@ -241,6 +243,10 @@ def describe_status(found: list[VolumeStatus]) -> Iterator[Text]:
     for volume in found:
         if volume.running:
             yield f"{volume.volume}: {volume.running} works on it"
+        if volume.overlay:
+            used, total = volume.overlay.used_bytes, volume.overlay.total_bytes
+            room = f"{format_size(used)} of {format_size(total)}"
+            yield f"{volume.volume}: the trial has written {room} to its overlay"
         for problem in volume.problems:
             yield f"{volume.volume}: {problem}"
         if volume.hydration and not volume.running:

@@ -2,8 +2,15 @@
 
 import click
 
+from dmsnap.cli import words
 from dmsnap.cli.grammar import Command, Noun
-from dmsnap.cli.parser.volume import FORCE, NAME, PATH
+from dmsnap.cli.parser.volume import NAME, PATH
+
+KILL = click.Option(
+    ["--kill"],
+    is_flag=True,
+    help="End the processes that have files of the volume open: SIGTERM, later SIGKILL.",
+)
 
 START = Command(
     "start",
@@ -12,13 +19,28 @@ START = Command(
     (
         click.Argument(["name"], required=False),
         click.Option(
-            ["--to"], default=None, metavar="POINT", help="An earlier point than the newest."
+            ["--to"],
+            default=None,
+            metavar="POINT",
+            help="An earlier point than the newest, or a live one on the volume itself.",
         ),
         click.Option(
             ["--trial"],
             is_flag=True,
             default=True,
             help="Write to an overlay, so that revert can drop it: the default.",
+        ),
+        KILL,
+        click.Option(
+            ["--fail-primary"],
+            is_flag=True,
+            help="Fail what a suspended device below the volume holds back.",
+        ),
+        click.Option(
+            ["--force"],
+            is_flag=True,
+            help="Show a point that a verification found wrong, too. With --from-label: take the "
+            "recovery volume over from another host.",
         ),
         click.Option(
             ["--from-label"],
@@ -38,7 +60,6 @@ START = Command(
             metavar="DIR|VG",
             help="With --from-label: where the overlay goes.",
         ),
-        FORCE,
     ),
     changes_devices=True,
 )
@@ -47,7 +68,7 @@ REVERT = Command(
     "revert",
     "End a trial: back to the volume as it was left.",
     "swap.revert",
-    (NAME,),
+    (NAME, KILL),
     details="What was written during the trial is dropped.",
     changes_devices=True,
 )
@@ -64,7 +85,25 @@ COMMIT = Command(
             help="Drop the live points, which lie on the former volume.",
         ),
     ),
-    details="Happens online. When it is interrupted, run it again: it goes on where it was.",
+    details="Happens online. When it is interrupted, run it again: it goes on where it was. After "
+    "a trial of a live point the volume itself goes back to it.",
+    changes_devices=True,
+)
+
+EXTEND = Command(
+    "extend",
+    "Give the overlay of a trial more room.",
+    "swap.extend",
+    (
+        NAME,
+        click.Option(
+            ["--size"],
+            callback=words.optional_size,
+            default=None,
+            metavar="SIZE",
+            help="Its size in all, as 10GiB; without, twice what it is.",
+        ),
+    ),
     changes_devices=True,
 )
 
@@ -82,7 +121,7 @@ FAILBACK = Command(
 SWAP = Noun(
     "swap",
     "Put a recovery volume in its volume's place.",
-    (REVERT, COMMIT),
+    (REVERT, COMMIT, EXTEND),
     plain=START,
     details="The volume named NAME shows its recovery volume's newest point, or the one chosen "
     "with --to, and is mounted again where it was. Volume and replica are left untouched until "

@@ -82,6 +82,13 @@ PROTECT = Command(
         ),
         click.Option(["--overwrite"], is_flag=True, help="Destroy what is on the recovery device."),
         FORCE,
+        click.Option(
+            ["--unit", "units"],
+            multiple=True,
+            metavar="UNIT",
+            help="A systemd unit that uses the volume, stopped while a swap exchanges it. For "
+            "several, give it again.",
+        ),
     ),
     details="DEVICE is unmounted for a moment where it is mounted, and mounted again through "
     "/dev/mapper/NAME. The first full copy follows. Whatever fails, the device is given back as "

@@ -121,6 +121,7 @@ SCENARIOS = (
     Scenario("verify", "verify", ("verify", NAME), SYNCED),
     Scenario("swap", "swap", ("swap", NAME), SYNCED),
     Scenario("swap, earlier point", "swap", ("swap", NAME, "--to", "POINT-2"), SYNCED),
+    Scenario("swap extend", "swap extend", ("swap", "extend", NAME), TRIED),
     Scenario("swap revert", "swap revert", ("swap", "revert", NAME), TRIED),
     Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),
     Scenario("swap commit, earlier", "swap commit", ("swap", "commit", NAME), TRIED_EARLIER),

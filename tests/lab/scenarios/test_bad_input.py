@@ -1,11 +1,9 @@
 """What is refused: one sentence, an exit code of its own, and everything as it was before."""
 
-import contextlib
 import gzip
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from conftest import (
     Lab,
     World,
     administrator,
+    configured,
     dm_devices,
     dmsnap,
     refused,
@@ -322,21 +321,6 @@ def test_primary_is_mounted_here_and_in_another_namespace(lab: Lab) -> None:
     assert (mount_point / "file").read_text() == "kept"
 
 
-@pytest.mark.parametrize("kind", ["bind", "submount"])
-def test_primary_with_other_mounts(lab: Lab, kind: str) -> None:
-    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
-    mount_point = lab.mounted(primary)
-    inside = mount_point / "inside"
-    inside.mkdir()
-    place = lab.directory / "bound" if kind == "bind" else inside
-    place.mkdir(exist_ok=True)
-    source = ["--bind", inside] if kind == "bind" else ["-t", "tmpfs", "tmpfs"]
-    run("mount", *source, place)
-    lab.mounts.append(place)
-    sentence = refused_protect(lab, ExitCode.BUSY, primary, recovery)
-    assert str(place) in sentence
-
-
 @pytest.mark.selection
 def test_primary_whose_mount_is_busy(lab: Lab) -> None:
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
@@ -345,17 +329,6 @@ def test_primary_whose_mount_is_busy(lab: Lab) -> None:
         sentence = refused_protect(lab, ExitCode.BUSY, primary, recovery, read=False)
     assert f"pid {os.getpid()}" in sentence
     assert f"open file {mount_point}/log" in sentence
-
-
-@contextlib.contextmanager
-def configured(*lines: str) -> Iterator[None]:
-    path = Path("/etc/dmsnap/dmsnap.toml")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
-    try:
-        yield
-    finally:
-        path.unlink()
 
 
 @pytest.mark.parametrize("what", ["file", "directory", "nothing"])

@@ -1,0 +1,105 @@
+"""What is under the front when a swap begins: it may be spoiled, dead, or hang.
+
+A primary that fails is no obstacle: unmounting goes on over its errors. One that hangs would keep
+the unmount waiting for ever, and whoever does it, so it is asked first. When it does not answer,
+the front's table is exchanged for errors: then whoever waits for the front gets one.
+"""
+
+import logging
+from pathlib import Path
+
+from dmsnap.catalogue.model import Volume
+from dmsnap.errors import DeadlineError
+from dmsnap.host import mountinfo, reach
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm import failing
+from dmsnap.host.sysfs import SYSFS
+from dmsnap.snapshot import stack
+
+log = logging.getLogger(__name__)
+
+
+def is_failed(volume: Volume) -> bool:
+    """Whether the front gives errors only, because a swap found the primary hanging."""
+    info = stack.find(stack.front(volume))
+    return info is not None and info.live_table and failing.is_failed(info.name)
+
+
+def answers(volume: Volume, patience_seconds: float) -> bool:
+    """Whether the primary completes what is asked of it; what is dirty is written out by that.
+
+    Read past the front first: what then hangs is not counted among what the front waits for.
+    """
+    if not reach.reads(Path(volume.backing), patience_seconds):
+        return False
+    devno = stack.require(stack.front(volume)).devno
+    places = [entry.mount_point for entry in mountinfo.mounts_of(devno)[:1]]
+    return all(reach.flushes(place, devno, patience_seconds) for place in places)
+
+
+def require_answer(volume: Volume, patience_seconds: float, *, hint: str) -> None:
+    """Raise :class:`DeadlineError` when the primary hangs: who mounted it could not be ended."""
+    if not reach.reads(Path(volume.backing), patience_seconds):
+        raise DeadlineError(
+            f"{volume.backing} does not answer within {patience_seconds:g} s: who used it would "
+            f"hang",
+            hint=hint,
+            device=volume.backing,
+        )
+
+
+def fail(volume: Volume, patience_seconds: float, *, below: bool) -> None:
+    """Let the front fail what waits for the primary, and all that comes.
+
+    What the primary has been given already only the primary can give back. Where it is a suspended
+    dm device and ``below`` is set, that is failed there.
+    """
+    log.warning(
+        "%s completed nothing for %g s: what waits for it is failed, and what was not written to "
+        "it by now is lost",
+        volume.backing,
+        patience_seconds,
+    )
+    front = stack.require(stack.front(volume))
+    hanging = suspended_below(front.devno)
+    try:
+        failing.fail(front.name, min(patience_seconds, 1.0) if below else patience_seconds)
+    except DeadlineError as error:
+        if not below or hanging is None:
+            error.hint = _what_to_do(volume, hanging)
+            raise
+        with failing.failing(hanging):
+            failing.fail(front.name, patience_seconds)
+
+
+def _what_to_do(volume: Volume, hanging: str | None) -> str:
+    if hanging is not None:
+        return (
+            f"{hanging} is suspended: dmsetup resume {hanging}, or give --fail-primary to fail "
+            f"what waits for it"
+        )
+    return (
+        f"have the kernel give up {volume.backing}: a SCSI disk by writing offline to its "
+        f"device/state in /sys/block, a multipath device by dmsetup message NAME 0 fail_if_no_path"
+    )
+
+
+def revive(volume: Volume, metadata: BlockDevice) -> None:
+    """Take the front's errors away again; nothing is written out, and so nothing waited for."""
+    front = stack.require(stack.front(volume))
+    table = stack.front_table(volume, metadata)
+    dm.reload(front.name, table, flush=False, freeze=False, udev=dm.UdevFlags.SHOWN)
+    stack.turn_discards_off(volume)
+
+
+def suspended_below(devno: int) -> str | None:
+    """The first suspended dm device of others below a device."""
+    pending = SYSFS.slaves(devno)
+    while pending:
+        below = pending.pop(0)
+        name, uuid = SYSFS.dm_name(below), SYSFS.dm_uuid(below) or ""
+        if name and not uuid.startswith(dm.UUID_PREFIX) and SYSFS.dm_suspended(below):
+            return name
+        pending += SYSFS.slaves(below)
+    return None

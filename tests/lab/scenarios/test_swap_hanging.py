@@ -1,0 +1,171 @@
+"""A primary that is dead, or that hangs: nothing waits for it, neither dmsnap nor the users."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import MIB, Lab, configured, dm_devices, dmsnap, refused, run, sha256, suspended
+from faulty_disk import FaultyDisk, faulty_disk
+
+from dmsnap.errors import ExitCode
+
+SIZE = 64 * MIB
+RECOVERY_SIZE = 160 * MIB
+
+
+@contextmanager
+def hanging(disk: FaultyDisk) -> Iterator[None]:
+    """All I/O of the disk is held back within the block."""
+    run("dmsetup", "suspend", "--noflush", "--nolockfs", disk.name)
+    try:
+        yield
+    finally:
+        run("dmsetup", "resume", disk.name)
+
+
+def overwrite(path: Path, text: str) -> None:
+    """In place: nothing of it has to be read from the disk first, once it was done before."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.pwrite(descriptor, text.encode(), 0)
+    finally:
+        os.close(descriptor)
+
+
+def warmed(mount_point: Path) -> None:
+    """Have in memory what writing to the file again takes."""
+    for _ in range(2):
+        overwrite(mount_point / "file", "one")
+        run("sync", "-f", mount_point)
+
+
+def device_number(name: str) -> int:
+    return Path(f"/dev/mapper/{name}").stat().st_rdev
+
+
+@pytest.mark.selection
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+def test_a_hanging_primary_with_nothing_under_way(lab: Lab, fs_type: str) -> None:
+    """Dirty pages only: the front fails them, and is mounted from the recovery volume."""
+    size = SIZE if fs_type == "ext4" else 5 * SIZE
+    with faulty_disk(lab, size) as disk, configured("primary_wait_seconds = 1"):
+        mount_point = lab.mounted(disk.path, fs_type, "noatime")
+        (mount_point / "file").write_text("one")
+        name = lab.protect(disk.path, lab.disk(2 * size))
+        number = device_number(name)
+        warmed(mount_point)
+        with hanging(disk):
+            overwrite(mount_point / "file", "two")
+            dmsnap("swap", name)
+            assert (mount_point / "file").read_text() == "one"
+            assert device_number(name) == number
+            (mount_point / "file").write_text("two")
+            # Going back to it would hang: said before anything is changed.
+            sentence = refused(ExitCode.DEADLINE, "swap", "revert", name)
+            assert disk.path in sentence
+            assert (mount_point / "file").read_text() == "two"
+            dmsnap("swap", "commit", name)
+            assert (mount_point / "file").read_text() == "two"
+        dmsnap("unprotect", name)
+        assert dm_devices() == []
+        run("umount", mount_point)
+
+
+@pytest.mark.selection
+def test_a_hanging_primary_with_requests_under_way(lab: Lab) -> None:
+    """They can be failed only where they hang; without --fail-primary all is as before."""
+    with faulty_disk(lab, SIZE) as disk, configured("primary_wait_seconds = 1"):
+        mount_point = lab.mounted(disk.path)
+        (mount_point / "file").write_text("one")
+        name = lab.protect(disk.path, lab.disk(RECOVERY_SIZE))
+        table = run("dmsetup", "table", disk.name)
+        warmed(mount_point)
+        with hanging(disk):
+            overwrite(mount_point / "file", "two")
+            words = ["sync", "-f", str(mount_point)]
+            writer = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+            with pytest.raises(subprocess.TimeoutExpired):
+                writer.wait(1)
+            front = run("dmsetup", "table", name)
+            sentence = refused(ExitCode.DEADLINE, "swap", name)
+            assert "have not come back" in sentence
+            assert run("dmsetup", "table", name) == front
+            assert f"{mount_point} ext4" in Path("/proc/mounts").read_text()
+            assert suspended() == [disk.name]
+
+            dmsnap("swap", name, "--fail-primary")
+            assert writer.wait(10) != 0
+            assert (mount_point / "file").read_text() == "one"
+            # Its owner finds it as it was: suspended, and its table the one to be resumed.
+            assert suspended() == [disk.name]
+        assert run("dmsetup", "table", disk.name) == table
+        # What was held back had not been written: the primary is what it was when it hung.
+        dmsnap("swap", "revert", name)
+        assert (mount_point / "file").read_text() == "one"
+        dmsnap("status", name)
+        dmsnap("sync", name, "--audit", "full")
+        dmsnap("unprotect", name)
+        run("umount", mount_point)
+
+
+def test_a_hanging_raw_volume(lab: Lab) -> None:
+    """No file system, nobody who has it open."""
+    with faulty_disk(lab, SIZE) as disk, configured("primary_wait_seconds = 1"):
+        run("dd", "if=/dev/urandom", f"of={disk.path}", "bs=1M", "count=8", "oflag=direct")
+        name = lab.protect(disk.path, lab.disk(RECOVERY_SIZE))
+        content = sha256(disk.path)
+        with hanging(disk):
+            dmsnap("swap", name)
+            assert sha256(f"/dev/mapper/{name}") == content
+        dmsnap("swap", "revert", name)
+        assert sha256(f"/dev/mapper/{name}") == content
+        dmsnap("unprotect", name)
+
+
+def test_a_swap_that_fails_after_it_failed_the_front(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The front has its table again; what hangs is not mounted, and nothing waits for it."""
+    from dmsnap.errors import DmsnapError
+    from dmsnap.service import trial
+
+    with faulty_disk(lab, SIZE) as disk, configured("primary_wait_seconds = 1"):
+        mount_point = lab.mounted(disk.path)
+        (mount_point / "file").write_text("one")
+        name = lab.protect(disk.path, lab.disk(RECOVERY_SIZE))
+        table = run("dmsetup", "table", name)
+        with hanging(disk):
+
+            def refuse(*_: object) -> None:
+                raise DmsnapError("not now")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(trial, "require_unopened", refuse)
+                dmsnap("swap", name, expected=ExitCode.FAILURE)
+            assert run("dmsetup", "table", name) == table
+            dmsnap("swap", name)
+            assert (mount_point / "file").read_text() == "one"
+        dmsnap("swap", "revert", name)
+        assert (mount_point / "file").read_text() == "one"
+        dmsnap("unprotect", name)
+        run("umount", mount_point)
+
+
+@pytest.mark.parametrize("fs_type", ["xfs", "btrfs"])
+def test_a_dead_primary(lab: Lab, fs_type: str) -> None:
+    """Every request to it fails, under a mounted file system that is written to."""
+    size = 5 * SIZE
+    with faulty_disk(lab, size) as disk:
+        mount_point = lab.mounted(disk.path, fs_type)
+        (mount_point / "file").write_text("one")
+        name = lab.protect(disk.path, lab.disk(2 * size))
+        (mount_point / "file").write_text("two")
+        disk.load(((0, size), "error"))
+        dmsnap("swap", name)
+        assert (mount_point / "file").read_text() == "one"
+        dmsnap("swap", "commit", name)
+        dmsnap("unprotect", name)
+        run("umount", mount_point)
