@@ -134,6 +134,8 @@ def test_a_truncated_recovery_volume(lab: Lab) -> None:
         assert run("dmsetup", "table", name) == front
         disk.load()
         dmsnap("swap", name, "--to", oldest["id"])
+        dmsnap("swap", "revert", name)
+        dmsnap("unprotect", name)
 
 
 def test_a_point_that_was_found_wrong(lab: Lab) -> None:
