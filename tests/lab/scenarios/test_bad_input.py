@@ -742,7 +742,7 @@ def test_full_cow_store(lab: Lab) -> None:
     sentence = refused(ExitCode.POINT_INVALID, "point", "mount", live["id"])
     assert live["id"] in sentence
     assert world(lab) == before
-    refused(ExitCode.NOT_FOUND, "swap", name, "--to", live["id"])
+    refused(ExitCode.POINT_INVALID, "swap", name, "--to", live["id"])
 
     assert dmsnap("sync", name, "--audit", "full")["tracker"] == "era"
     (mount_point / "file").write_text("two")
