@@ -29,6 +29,8 @@ def seen(name: str) -> dict[str, Any]:
     if status["replica"]:
         for field in PASSING:
             del status["replica"][field]
+    if status["overlay"]:
+        del status["overlay"]["seconds_left"]
     for point in status["live_points"]:
         point["point"] = point["point"][:13]
         del point["created"]

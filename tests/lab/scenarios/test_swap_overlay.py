@@ -116,6 +116,7 @@ def test_damaged_undo_stores(lab: Lab) -> None:
             os.fsync(device.fileno())
     dmsnap("swap", name, "--to", points[2])
     assert dmsnap("status", name)[0]["trial_point"] == points[2]
+    dmsnap("swap", "revert", name)
 
 
 def test_a_truncated_recovery_volume(lab: Lab) -> None:
