@@ -35,7 +35,7 @@ SECONDS := 60
 RUNS :=
 HARNESSES :=
 
-.PHONY: help all build deps deps-build lint test test-unit test-native test-lab fuzz crash-matrix demo bench lab \
+.PHONY: help all build deps deps-build lint test test-unit test-native test-lab test-exhaustive fuzz crash-matrix demo bench lab \
 	install uninstall clean
 
 help: ## list the targets
@@ -79,6 +79,10 @@ test-native: ## tests of the C core under ASan and UBSan, and its threads under 
 
 test-lab: ## scenarios on real kernels, in virtual machines
 	tests/lab/run-all
+
+test-exhaustive: build ## signals and kills at every step of everything, in the lab (hours)
+	tests/lab/run-all --all
+	tests/lab/crash-matrix
 
 crash-matrix: build ## pull the plug at every step of every operation, write docs/crash-matrix.md (an hour)
 	tests/lab/install-host-packages

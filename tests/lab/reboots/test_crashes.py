@@ -4,13 +4,7 @@ import pytest
 from crashes.cell import Crash, Moment, row
 from crashes.subject import SCENARIOS
 
-SELECTION = {
-    "protect": ("copy",),
-    "sync": ("apply",),
-    "swap": ("load-front",),
-    "swap commit, earlier": ("merge-1", "record"),
-    "failback": ("record",),
-}
+SELECTION = {"sync": ("apply",), "swap commit, earlier": ("merge-1",)}
 
 
 @pytest.mark.parametrize("name", SELECTION)

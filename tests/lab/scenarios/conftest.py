@@ -187,6 +187,19 @@ def dm_devices(prefix: str = "DMSNAP-") -> list[str]:
     return [row[0] for row in rows if len(row) > 1 and row[1].startswith(prefix)]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="what is marked exhaustive, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Kills at the steps that matter are always there (test_jobs.py); all of them are many."""
+    if config.getoption("--all"):
+        return
+    rare = [item for item in items if item.get_closest_marker("exhaustive")]
+    config.hook.pytest_deselected(items=rare)
+    items[:] = [item for item in items if item not in rare]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def modules() -> None:
     """What losetup and dmsetup need where no udev loads modules."""

@@ -214,6 +214,7 @@ def look_at(lab: Lab) -> World:
     )
 
 
+@pytest.mark.exhaustive
 def test_interrupted_it_is_undone(lab: Lab) -> None:
     bench = bench_of(lab)
     bench.look = lambda: look_at(lab)  # type: ignore[method-assign]
@@ -226,6 +227,7 @@ def test_interrupted_it_is_undone(lab: Lab) -> None:
     assert sha256(bench.recovery, SIZE) == sha256(bench.primary)
 
 
+@pytest.mark.exhaustive
 def test_killed_it_is_finished_or_forgotten(lab: Lab) -> None:
     bench = bench_of(lab)
     bench.look = lambda: look_at(lab)  # type: ignore[method-assign]

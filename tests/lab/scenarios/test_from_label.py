@@ -236,6 +236,7 @@ def test_what_is_no_recovery_volume(lab: Lab) -> None:
     assert points
 
 
+@pytest.mark.exhaustive
 def test_interrupted_at_every_step(lab: Lab) -> None:
     """Taken back wherever it is interrupted; the recovery volume is free again for its host."""
     volume, _, contents = synced(lab)
@@ -257,6 +258,7 @@ def test_interrupted_at_every_step(lab: Lab) -> None:
     assert sha256(volume.front) == contents[0]
 
 
+@pytest.mark.exhaustive
 def test_killed_at_every_step(lab: Lab) -> None:
     """What is left is taken back when it is begun again, or when it is given up."""
     volume, _, contents = synced(lab)

@@ -382,6 +382,7 @@ def settle(volume: Protected, devices: list[str], content: str, step: str) -> No
     assert [name for name in dm_devices() if "hydrated" in name] == [], step
 
 
+@pytest.mark.exhaustive
 def test_killed_at_every_step_it_goes_on(lab: Lab) -> None:
     volume, devices = back_and_forth(lab)
     count = steps_of(*move(volume, devices))

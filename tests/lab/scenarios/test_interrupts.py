@@ -226,6 +226,7 @@ def test_protect(lab: Lab, number: int) -> None:
     dmsnap("inspect", "label", bench.recovery, expected=13)
 
 
+@pytest.mark.exhaustive
 @SIGTERM
 def test_point_create(lab: Lab, number: int) -> None:
     bench = Bench.made(lab)
@@ -278,6 +279,7 @@ def test_swap(lab: Lab, number: int) -> None:
     interrupted(bench, ["swap", bench.name, "--trial"], again, number=number)
 
 
+@pytest.mark.exhaustive
 def test_swap_to_an_earlier_point(lab: Lab) -> None:
     bench = Bench.made(lab)
     bench.dirty()
@@ -309,6 +311,7 @@ def test_swap_revert(lab: Lab, number: int) -> None:
     assert written.exists()
 
 
+@pytest.mark.exhaustive
 @SIGTERM
 def test_point_mount(lab: Lab, number: int) -> None:
     bench = Bench.made(lab)
@@ -352,6 +355,7 @@ def test_unprotect(lab: Lab, number: int) -> None:
 # SIGKILL: the next command clears what is left
 
 
+@pytest.mark.exhaustive
 def test_protect_killed(lab: Lab) -> None:
     bench = Bench.made(lab, protected=False)
 
@@ -365,6 +369,7 @@ def test_protect_killed(lab: Lab) -> None:
     killed(bench, bench.protect, again)
 
 
+@pytest.mark.exhaustive
 def test_point_create_killed(lab: Lab) -> None:
     bench = Bench.made(lab)
 
@@ -421,6 +426,7 @@ def test_swap_killed(lab: Lab) -> None:
     dmsnap("sync", bench.name, "--audit", "full")
 
 
+@pytest.mark.exhaustive
 def test_swap_to_an_earlier_point_killed_and_synced(lab: Lab) -> None:
     """The next command need not be a swap."""
     bench = Bench.made(lab)
@@ -438,6 +444,7 @@ def test_swap_to_an_earlier_point_killed_and_synced(lab: Lab) -> None:
     killed(bench, ["swap", bench.name, "--to", earlier, "--trial"], again)
 
 
+@pytest.mark.exhaustive
 def test_swap_revert_killed(lab: Lab) -> None:
     bench = Bench.made(lab)
     dmsnap("swap", bench.name, "--trial")
@@ -462,6 +469,7 @@ def test_swap_revert_killed(lab: Lab) -> None:
     killed(bench, ["swap", "revert", bench.name], again)
 
 
+@pytest.mark.exhaustive
 def test_point_mount_killed(lab: Lab) -> None:
     bench = Bench.made(lab)
     bench.dirty()
@@ -478,6 +486,7 @@ def test_point_mount_killed(lab: Lab) -> None:
     killed(bench, ["point", "mount", earlier], again)
 
 
+@pytest.mark.exhaustive
 def test_unprotect_killed(lab: Lab) -> None:
     bench = Bench.made(lab)
 
