@@ -59,15 +59,23 @@ def held(
 
 @contextmanager
 def held_unless_done(
-    session: Session, name: str, operation: str, wanted: Wanted = Wanted.ALL
+    session: Session,
+    name: str,
+    operation: str,
+    wanted: Wanted = Wanted.ALL,
+    *,
+    undoing: str | None = None,
 ) -> Iterator[Volume | None]:
-    """As :func:`held`; None when finishing what was cut off was all that is asked for."""
+    """As :func:`held`; None when concluding what was cut off was all that is asked for.
+
+    ``undoing`` is what ``operation`` takes back: that may have been cut off, and be undone now.
+    """
     volume = session.catalogue.volume(name)
     with session.locked([name]):
         cut_off = jobs.unfinished(session.catalogue, volume.id)
         reap(session, session.catalogue.volume(name), wanted)
-        ended = {job.id: jobs.job(session.catalogue, job.id).state for job in cut_off}
-        done = any(job.operation == operation and ended[job.id] is JobState.DONE for job in cut_off)
+        ended = {(job.operation, jobs.job(session.catalogue, job.id).state) for job in cut_off}
+        done = bool(ended & {(operation, JobState.DONE), (undoing, JobState.UNDONE)})
         # A protect that was cut off was taken back: there is no volume any more.
         is_gone = session.catalogue.find_volume(name) is None
         yield None if done or is_gone else session.catalogue.volume(name)

@@ -119,7 +119,7 @@ class Revert:
 
 def revert(session: Session, name: str, *, kill: bool = False, dry_run: bool) -> SwapResult | Plan:
     """End a trial: back to the primary as it was left. ``kill`` as in a swap."""
-    with held_unless_done(session, name, "swap revert") as volume:
+    with held_unless_done(session, name, "swap revert", undoing="swap") as volume:
         if volume is None:
             return trial.result(session.catalogue.volume(name), StepTimes())
         ending = Revert(session, volume, kill=kill)
