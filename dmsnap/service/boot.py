@@ -24,7 +24,6 @@ from dmsnap.service.journal import Step
 UNIT = "dmsnap-assemble@.service"
 LOCAL = "local-fs.target"
 REMOTE = "remote-fs.target"
-BOOTED = "multi-user.target"
 RESUME = "dmsnap-resume.service"
 NETWORK = """Wants=network-online.target
 After=network-online.target iscsid.socket iscsid.service iscsi.service open-iscsi.service
@@ -207,7 +206,7 @@ def is_half_way(volume: Volume) -> bool:
 
 def remove_unit_files(volume: Volume, but: Collection[Path] = ()) -> None:
     """Remove the unit's drop-ins, of whichever target."""
-    wishes = (wish_path(volume, target) for target in (LOCAL, REMOTE, BOOTED))
+    wishes = (wish_path(volume, target) for target in (LOCAL, REMOTE))
     paths = [ordering_path(volume), *wishes]
     for path in paths:
         if path not in but:
@@ -234,9 +233,10 @@ def wish_path(volume: Volume, target: str) -> Path:
     return systemd.UNITS / f"{target}.d" / f"dmsnap-{volume.name}.conf"
 
 
-def wish(volume: Volume, target: str, unit: str) -> BootFile:
-    """The drop-in by which a target wants a unit."""
-    return BootFile(wish_path(volume, target), _headed(volume, f"[Unit]\nWants={unit}\n"))
+def wish(volume: Volume, target: str, *units: str) -> BootFile:
+    """The drop-in by which a target wants units."""
+    text = f"[Unit]\nWants={' '.join(units)}\n"
+    return BootFile(wish_path(volume, target), _headed(volume, text))
 
 
 def unit_files(volume: Volume, state_directory: Path) -> list[BootFile]:
@@ -254,8 +254,7 @@ def unit_files(volume: Volume, state_directory: Path) -> list[BootFile]:
     )
     return [
         BootFile(ordering_path(volume), _headed(volume, ordering)),
-        wish(volume, target, unit_name(volume)),
-        wish(volume, BOOTED, RESUME),
+        wish(volume, target, unit_name(volume), RESUME),
     ]
 
 

@@ -43,7 +43,7 @@ def rules(text: str) -> list[str]:
 def test_what_is_written_is_what_is_taken_away(etc: Path) -> None:
     lines = "UUID=AA-bb /data ext4 defaults\n/dev/mapper/my-srv /more ext4 defaults\n"
     (etc / "fstab").write_text(lines)
-    assert len(list(boot.wrong_files(VOLUME, STATE))) == 4
+    assert len(list(boot.wrong_files(VOLUME, STATE))) == 3
     boot.prepare(VOLUME, STATE)
     boot.hide(VOLUME)
     written = files(etc)
@@ -54,9 +54,7 @@ def test_what_is_written_is_what_is_taken_away(etc: Path) -> None:
         "Before=data.mount more.mount srv.mount local-fs.target",
     ]
     wish = written["system/local-fs.target.d/dmsnap-my-srv.conf"]
-    assert wish.endswith("[Unit]\nWants=dmsnap-assemble@my\\x2dsrv.service\n")
-    resume = written["system/multi-user.target.d/dmsnap-my-srv.conf"]
-    assert resume.endswith("[Unit]\nWants=dmsnap-resume.service\n")
+    assert wish.endswith("[Unit]\nWants=dmsnap-assemble@my\\x2dsrv.service dmsnap-resume.service\n")
     assert rules(written["rules.d/90-dmsnap-my-srv.rules"]) == [
         'SUBSYSTEM=="block", SYMLINK=="disk/by-id/a?b", ENV{DMSNAP_TWIN}="my-srv"',
         'SUBSYSTEM=="block", KERNEL=="nothere9", ENV{DMSNAP_TWIN}="my-srv"',
@@ -74,7 +72,6 @@ def test_a_volume_of_the_network_waits_for_it(etc: Path) -> None:
     boot.prepare(VOLUME, STATE)
     assert sorted(path.name for path in (etc / "system").iterdir()) == [
         "dmsnap-assemble@my\\x2dsrv.service.d",
-        "multi-user.target.d",
         "remote-fs.target.d",
     ]
     ordering = boot.ordering_path(VOLUME).read_text()
