@@ -66,16 +66,29 @@ def volume(lab: Lab) -> tuple[str, str, Path]:
     return primary, recovery, mount_point
 
 
-def test_units_are_stopped_and_started_again(lab: Lab, units: list[Path]) -> None:
+@pytest.fixture
+def fstab() -> Iterator[Path]:
+    """As it was, at the end."""
+    path = Path("/etc/fstab")
+    text = path.read_text()
+    yield path
+    path.write_text(text)
+    run("systemctl", "daemon-reload")
+
+
+def test_units_are_stopped_and_started_again(lab: Lab, units: list[Path], fstab: Path) -> None:
     """A declared one, one that requires the mount; one that does not run is left as it is."""
     primary, recovery, mount_point = volume(lab)
+    # systemd has services require a mount only where it has a unit file, as from a line of fstab.
+    with fstab.open("a") as lines:
+        lines.write(f"{primary} {mount_point} ext4 noatime,noauto 0 0\n")
     declared = service(units, mount_point)
     requiring = service(units, mount_point, f"RequiresMountsFor={mount_point}")
     idle = service(units, mount_point)
     run("systemctl", "stop", declared, requiring, idle)
     name = lab.protect(primary, recovery, "--unit", declared, "--unit", idle)
     run("systemctl", "start", declared, requiring)
-    before = Path("/etc/fstab").read_text()
+    before = fstab.read_text()
     uuid = run("blkid", "-p", "-o", "value", "-s", "UUID", f"/dev/mapper/{name}").strip()
     front = Path(f"/dev/mapper/{name}")
     number = front.stat().st_rdev
@@ -91,7 +104,7 @@ def test_units_are_stopped_and_started_again(lab: Lab, units: list[Path]) -> Non
     run("udevadm", "settle")
     assert Path(f"/dev/disk/by-uuid/{uuid}").resolve() == front.resolve()
     assert front.stat().st_rdev == number
-    assert Path("/etc/fstab").read_text() == before
+    assert fstab.read_text() == before
     assert list(Path("/run/dmsnap/stopped-units").iterdir()) == []
     run("systemctl", "stop", declared, requiring)
 
