@@ -169,3 +169,14 @@ def test_reading_an_image_loads_no_catalogue(tmp_path: Path) -> None:
 def test_the_version(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert capsys.readouterr().out == f"dmsnap {__version__}\n"
+
+
+def test_what_only_some_commands_need_is_not_loaded_by_all() -> None:
+    """Netlink and LIO take long to import: only portals and exports need them."""
+    script = (
+        "import dmsnap.cli.actions.volume, sys; print({'pyroute2', 'rtslib_fb'} & {*sys.modules})"
+    )
+    completed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert completed.stdout == "set()\n"

@@ -13,20 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-from rtslib_fb import (
-    LUN,
-    TPG,
-    BlockStorageObject,
-    MappedLUN,
-    NetworkPortal,
-    NodeACL,
-    RTSRoot,
-    Target,
-)
-from rtslib_fb.fabric import FabricModule
-from rtslib_fb.tcm import bs_cache
-from rtslib_fb.utils import RTSLibError
+from typing import Any
 
 from dmsnap.errors import BusyError, ForeignDeviceError, OperatingSystemError
 from dmsnap.host.blockdev import BlockDevice, describe_users
@@ -47,8 +34,8 @@ def prepare() -> None:
     run("modprobe", "--all", "--", *state.MODULES)
     with system_call(f"make the directory {RESERVATIONS}"):
         RESERVATIONS.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _lio("set up LIO"):
-        RTSRoot()
+    with _lio("set up LIO") as rtslib:
+        rtslib.RTSRoot()
 
 
 # backstores
@@ -67,8 +54,8 @@ def create_backstore(name: str, device: BlockDevice, serial: str, *, read_only: 
     if users:
         raise BusyError(f"{device.path} cannot be exported, it is in use: {users}")
     # Its number among LIO's others is chosen by looking which are free.
-    with directory_lock(RESERVATIONS), _lio(f"publish {device.path}"):
-        BlockStorageObject(name, dev=str(device.path), wwn=serial, readonly=read_only)
+    with directory_lock(RESERVATIONS), _lio(f"publish {device.path}") as rtslib:
+        rtslib.BlockStorageObject(name, dev=str(device.path), wwn=serial, readonly=read_only)
     made = state.find_backstore(name)
     if made is None or made.devno != device.devno or made.serial != serial:
         remove_backstore(name)
@@ -89,8 +76,8 @@ def remove_backstore(name: str) -> None:
     """Remove a backstore of ours; nothing happens when it is not there."""
     require_ours(name, state.BACKSTORE_PREFIX)
     if state.find_backstore(name) is not None:
-        with _lio(f"remove the backstore {name}"):
-            BlockStorageObject(name).delete()
+        with _lio(f"remove the backstore {name}") as rtslib:
+            rtslib.BlockStorageObject(name).delete()
 
 
 # targets
@@ -98,40 +85,40 @@ def remove_backstore(name: str) -> None:
 
 def create_target(iqn: str, initiators: Sequence[str]) -> None:
     """A target with one portal group, which nobody can reach yet, and who may log in."""
-    with _lio(f"make the target {iqn}"):
-        group = TPG(_target(iqn, "any"), PORTAL_GROUP)
+    with _lio(f"make the target {iqn}") as rtslib:
+        group = rtslib.TPG(_target(rtslib, iqn, "any"), PORTAL_GROUP)
         # By default LIO asks for CHAP, and lets nobody in for whom it has no secret.
         group.set_attribute("authentication", "0")
         for initiator in initiators:
-            NodeACL(group, initiator)
+            rtslib.NodeACL(group, initiator)
 
 
 def remove_target(iqn: str) -> None:
     """Remove a target of ours and all it has, whoever is logged in."""
     require_ours(iqn, state.IQN_PREFIX)
     if state.has_target(iqn):
-        with _lio(f"remove the target {iqn}"):
-            _target(iqn, "lookup").delete()
+        with _lio(f"remove the target {iqn}") as rtslib:
+            _target(rtslib, iqn, "lookup").delete()
 
 
 def add_portal(iqn: str, address: str, port: int) -> None:
     """Listen for initiators."""
     host = f"[{address}]" if ":" in address else address
-    with _lio(f"listen at {host}:{port}"):
-        NetworkPortal(_group(iqn), host, port)
+    with _lio(f"listen at {host}:{port}") as rtslib:
+        rtslib.NetworkPortal(_group(rtslib, iqn), host, port)
 
 
 def enable(iqn: str) -> None:
     """From here on initiators can log in."""
-    with _lio(f"enable the target {iqn}"):
-        _group(iqn).enable = True
+    with _lio(f"enable the target {iqn}") as rtslib:
+        _group(rtslib, iqn).enable = True
 
 
 def disable(iqn: str) -> None:
     """End all sessions and take no new ones; nothing happens where there is no target."""
     if state.is_enabled(iqn):
-        with _lio(f"disable the target {iqn}"):
-            _group(iqn).enable = False
+        with _lio(f"disable the target {iqn}") as rtslib:
+            _group(rtslib, iqn).enable = False
 
 
 # LUNs
@@ -141,14 +128,14 @@ def map_lun(iqn: str, lun: int, backstore: str, *, read_only: bool) -> None:
     """Show a backstore as LUN ``lun`` to everybody who may log in."""
     if state.backstore_of_lun(iqn, lun) not in (None, backstore):
         unmap_lun(iqn, lun)
-    with _lio(f"map LUN {lun} of {iqn}"):
-        group = _group(iqn)
+    with _lio(f"map LUN {lun} of {iqn}") as rtslib:
+        group = _group(rtslib, iqn)
         if state.backstore_of_lun(iqn, lun) is None:
             _remove_lun(group, lun)
-            LUN(group, lun, BlockStorageObject(backstore))
+            rtslib.LUN(group, lun, rtslib.BlockStorageObject(backstore))
         for acl in group.node_acls:
             if not any(mapped.mapped_lun == lun for mapped in acl.mapped_luns):
-                MappedLUN(acl, lun, lun, write_protect=read_only)
+                rtslib.MappedLUN(acl, lun, lun, write_protect=read_only)
     if state.is_write_protected(iqn, lun) is not read_only:
         unmap_lun(iqn, lun)
         raise OperatingSystemError(f"LIO does not write-protect LUN {lun} of {iqn}")
@@ -157,11 +144,11 @@ def map_lun(iqn: str, lun: int, backstore: str, *, read_only: bool) -> None:
 def unmap_lun(iqn: str, lun: int) -> None:
     """Take a LUN away; LIO waits for the commands that are under way."""
     if state.has_target(iqn):
-        with _lio(f"unmap LUN {lun} of {iqn}"):
-            _remove_lun(_group(iqn), lun)
+        with _lio(f"unmap LUN {lun} of {iqn}") as rtslib:
+            _remove_lun(_group(rtslib, iqn), lun)
 
 
-def _remove_lun(group: TPG, lun: int) -> None:
+def _remove_lun(group: Any, lun: int) -> None:
     """With the mappings that point nowhere: a LUN that was cut off while it was made."""
     for acl in group.node_acls:
         for mapped in acl.mapped_luns:
@@ -172,13 +159,13 @@ def _remove_lun(group: TPG, lun: int) -> None:
             found.delete()
 
 
-def _group(iqn: str) -> TPG:
-    return TPG(_target(iqn, "lookup"), PORTAL_GROUP, "lookup")
+def _group(rtslib: Any, iqn: str) -> Any:
+    return rtslib.TPG(_target(rtslib, iqn, "lookup"), PORTAL_GROUP, "lookup")
 
 
-def _target(iqn: str, mode: str) -> Target:
+def _target(rtslib: Any, iqn: str, mode: str) -> Any:
     require_ours(iqn, state.IQN_PREFIX)
-    return Target(FabricModule("iscsi"), iqn, mode)
+    return rtslib.Target(rtslib.FabricModule("iscsi"), iqn, mode)
 
 
 def require_ours(name: str, prefix: str) -> None:
@@ -187,13 +174,17 @@ def require_ours(name: str, prefix: str) -> None:
 
 
 @contextmanager
-def _lio(action: str) -> Iterator[None]:
-    """Turn what rtslib raises into an error of ours, and keep its warnings off the terminal."""
+def _lio(action: str) -> Iterator[Any]:
+    """rtslib: what it raises becomes an error of ours, its warnings are kept off the terminal."""
+    # Imported where it is needed: every command clears up exports, and hardly any has some.
+    import rtslib_fb as rtslib
+    from rtslib_fb.tcm import bs_cache
+
     # What it knows of backstores is a moment old; others make and remove them, too.
     bs_cache.clear()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
-    except (RTSLibError, OSError) as error:
+            yield rtslib
+    except (rtslib.RTSLibError, OSError) as error:
         raise OperatingSystemError(f"cannot {action}: {error}") from error
