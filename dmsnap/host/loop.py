@@ -11,6 +11,7 @@ from pathlib import Path
 from dmsnap.errors import BusyError, NoSpaceError, NotFoundError, OperatingSystemError
 from dmsnap.host import loop_ioctl
 from dmsnap.host.blockdev import BlockDevice, describe_users
+from dmsnap.host.replacement import sync_directory
 from dmsnap.host.run import run
 from dmsnap.host.sysfs import SYSFS, Sysfs
 from dmsnap.host.system_call import failure, system_call
@@ -147,20 +148,12 @@ def create_backing_file(path: Path, size_bytes: int) -> None:
         descriptor = os.open(path, flags, 0o600)
     try:
         _allocate(descriptor, path, size_bytes)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     finally:
         os.close(descriptor)
-
-
-def remove_backing_file(path: Path) -> None:
-    """Remove a file for good, also if power is lost a moment later; none is no error."""
-    with system_call(f"remove {path}"):
-        path.unlink(missing_ok=True)
-    if path.parent.is_dir():
-        _sync_directory(path.parent)
 
 
 def _allocate(descriptor: int, path: Path, size_bytes: int) -> None:
@@ -177,8 +170,3 @@ def _allocate(descriptor: int, path: Path, size_bytes: int) -> None:
                 size_bytes=size_bytes,
             ) from error
         raise failure(f"allocate {size_bytes} bytes for {path}", errnum) from error
-
-
-def _sync_directory(path: Path) -> None:
-    with _descriptor(path, os.O_RDONLY | os.O_DIRECTORY) as descriptor, system_call(f"sync {path}"):
-        os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Files of the host's configuration: replaced as a whole, durable, or not at all."""
+"""Files that are replaced as a whole, or removed: durably, or not at all."""
 
 import os
 import tempfile
@@ -30,7 +30,7 @@ def replace_file(path: Path, text: str) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(name)  # noqa: PTH108
             raise
-        _sync(path.parent)
+        sync_directory(path.parent)
 
 
 def _copy_attributes(path: Path, descriptor: int) -> None:
@@ -48,7 +48,7 @@ def remove_file(path: Path) -> None:
     with system_call(f"remove {path}"):
         path.unlink(missing_ok=True)
         if path.parent.is_dir():
-            _sync(path.parent)
+            sync_directory(path.parent)
 
 
 def remove_empty_directory(path: Path) -> None:
@@ -57,9 +57,11 @@ def remove_empty_directory(path: Path) -> None:
         path.rmdir()
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable: those that are new, and those that are gone."""
+    with system_call(f"sync {path}"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

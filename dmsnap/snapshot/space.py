@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 from dmsnap.catalogue.model import Area, AreaRole, Volume
 from dmsnap.errors import NotFoundError
-from dmsnap.host import loop, lvm
+from dmsnap.host import loop, lvm, replacement
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.mountinfo import file_system_devno
 from dmsnap.host.sysfs import SYSFS
@@ -90,7 +90,7 @@ class DirectorySpace:
         device = loop.find(Path(path)) if Path(path).exists() else None
         if device is not None:
             loop.detach(device)
-        loop.remove_backing_file(Path(path))
+        replacement.remove_file(Path(path))
 
     def free_bytes(self) -> int:
         status = os.statvfs(self.directory)
