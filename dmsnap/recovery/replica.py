@@ -159,6 +159,13 @@ def read_label(path: Path) -> Label | None:
             return None
 
 
+def wipe_label(path: Path) -> None:
+    """Have a device carry no label any more; what lies before it stays."""
+    device = BlockDevice.probe(path)
+    with open_exclusive(device.path, write=True) as fd:
+        label.wipe(fd, device.size_bytes, str(device.path))
+
+
 def label_of(volume: Volume) -> Label:
     """The checked label of a volume's recovery volume, read beside whoever uses it."""
     path = recovery_path(volume)

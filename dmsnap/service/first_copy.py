@@ -1,6 +1,7 @@
 """The first full copy of a volume onto its recovery volume."""
 
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 from dmsnap._native import copy, label
@@ -13,7 +14,7 @@ from dmsnap.catalogue.skipped import Skipped
 from dmsnap.host import kernel, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
-from dmsnap.recovery import history, lease
+from dmsnap.recovery import history, lease, replica
 from dmsnap.service.journal import Step
 from dmsnap.service.point import PointSet
 from dmsnap.service.progress import Progress, of_total
@@ -72,7 +73,12 @@ class FirstCopy:
         return [
             *([] if self.full else [ask]),
             *self.points.steps(),
-            Step("label", f"label {device} as being copied to", self._label, self._unlabel),
+            Step(
+                "label",
+                f"label {device} as being copied to",
+                self._label,
+                partial(replica.wipe_label, self.recovery.path),
+            ),
             Step("copy", f"copy the point to {device}, {copied}", self._copy, self._wipe_copy),
             Step("mark-consistent", "mark the replica as consistent", self._mark_consistent),
             Step(
@@ -91,10 +97,6 @@ class FirstCopy:
         """
         signature.wipe(self.recovery.path)
         self._write_label(first_label(self.volume, self.recovery, self.point))
-
-    def _unlabel(self) -> None:
-        with open_exclusive(self.recovery.path, write=True) as fd:
-            label.wipe(fd, self.recovery.size_bytes, str(self.recovery.path))
 
     def _write_label(self, new: Label) -> None:
         with open_exclusive(self.recovery.path, write=True) as fd:

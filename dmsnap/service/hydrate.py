@@ -5,12 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dmsnap._native import label
 from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Job, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, WrongStateError
 from dmsnap.host import lun, signature
-from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.recovery import replica
 from dmsnap.service import admission, boot, destination, failback, hydration, journal, spare
 from dmsnap.service.hydration import Copying
@@ -127,7 +125,7 @@ class Moving:
         after = self.session.catalogue.volume_by_id(self.volume.id)
         if self.primary is not None:
             # Two devices with one label: the one that is the volume keeps it.
-            wipe_label(lun.node(self.volume.backing))
+            replica.wipe_label(lun.node(self.volume.backing))
         hydration.tidy(self.session, after)
 
     def result(self, times: StepTimes) -> HydrateResult:
@@ -167,7 +165,7 @@ def abandon(session: Session, volume: Volume) -> Plan:
             signature.wipe(target)
         found = replica.read_label(target)
         if found is not None and found.volume_uuid == volume.id:
-            wipe_label(target)
+            replica.wipe_label(target)
 
     def forget() -> None:
         session.catalogue.update_volume(after)
@@ -179,13 +177,6 @@ def abandon(session: Session, volume: Volume) -> Plan:
     ]
     arguments = {"name": volume.name, "abandon": True}
     return Plan("hydrate", (volume.id,), steps, arguments)
-
-
-def wipe_label(path: Path) -> None:
-    """What is left of a device that carried the volume's label."""
-    device = BlockDevice.probe(path)
-    with open_exclusive(device.path, write=True) as descriptor:
-        label.wipe(descriptor, device.size_bytes, str(device.path))
 
 
 def hydrate(

@@ -11,7 +11,7 @@ from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import BusyError, WrongStateError
 from dmsnap.host import lun, signature
-from dmsnap.host.blockdev import BlockDevice, open_exclusive
+from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lun import LunName
 from dmsnap.recovery import replica
@@ -246,5 +246,4 @@ def wipe_half_copy(session: Session, volume: Volume) -> None:
         return
     skipped.forget(session.catalogue, found.recovery_uuid)
     signature.wipe(path)
-    with open_exclusive(path, write=True) as fd:
-        label.wipe(fd, BlockDevice.probe(path).size_bytes, str(path))
+    replica.wipe_label(path)
