@@ -1,10 +1,8 @@
 """Assemble: build the stack of a recorded volume again, after a reboot or a removal by others."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from dmsnap.catalogue import jobs
@@ -199,8 +197,3 @@ def assemble_all(session: Session, *, at_boot: bool = False) -> list[AssembleRes
         code = error.exit_code if error else ExitCode.OK
         results.append(AssembleResult(volume.name, str(error) if error else None, code))
     return results
-
-
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
-    """Begin an assembly anew that was cut off."""
-    return assemble(session, **arguments, dry_run=False)

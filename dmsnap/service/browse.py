@@ -1,9 +1,7 @@
 """Mounting a point: read-only, over a throwaway overlay that takes the journal's replay."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from dmsnap._native.label import Label
@@ -233,11 +231,6 @@ def unmount_point(session: Session, text: str, *, dry_run: bool) -> Plan | None:
     return None
 
 
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
+def again(session: Session, *, text: str, at: str, dry_run: bool) -> object:
     """Begin anew the mounting of a point that was cut off."""
-    return mount_point(session, arguments["text"], Path(arguments["at"]), dry_run=False)
-
-
-def unmount_again(session: Session, arguments: Mapping[str, Any]) -> object:
-    """Begin anew the unmounting of a point that was cut off."""
-    return unmount_point(session, arguments["text"], dry_run=False)
+    return mount_point(session, text, Path(at), dry_run=dry_run)

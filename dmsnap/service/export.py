@@ -1,7 +1,6 @@
 """Exporting a front, a point or a device as a LUN."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -68,11 +67,11 @@ def export(session: Session, request: ExportRequest, *, dry_run: bool) -> Export
         return view(session, wanted)
 
 
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
+def again(session: Session, *, dry_run: bool, **arguments: Any) -> object:
     """Begin anew an export that was cut off."""
     values = {field.name: arguments[field.name] for field in fields(ExportRequest)}
     values["initiators"] = tuple(arguments["initiators"])
-    return export(session, ExportRequest(**values), dry_run=False)
+    return export(session, ExportRequest(**values), dry_run=dry_run)
 
 
 def check_words(request: ExportRequest) -> None:

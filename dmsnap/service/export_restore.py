@@ -1,8 +1,6 @@
 """Publishing again what a boot, or somebody else, took away."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export
@@ -56,6 +54,6 @@ def restore_held(session: Session, found: Export) -> None:
         journal.run(session.catalogue, plan)
 
 
-def again(session: Session, _arguments: Mapping[str, Any]) -> object:
+def again(session: Session, **_arguments: object) -> object:
     """Publish again whatever is not there."""
     return restore(session)

@@ -1,9 +1,7 @@
 """Extend: more room for what a trial writes, while it is written."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from dmsnap.catalogue.model import Job, Volume, VolumeState
 from dmsnap.errors import NoSpaceError
@@ -59,11 +57,6 @@ def extend(
             return plan
         journal.run(session.catalogue, plan)
         return extension.result()
-
-
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
-    """Begin an extension anew that was cut off."""
-    return extend(session, **arguments, dry_run=False)
 
 
 def finish(session: Session, volume: Volume, job: Job) -> bool:

@@ -10,12 +10,11 @@ primary is half of one and half of the other then, and every block in which they
 one that either side's marks, or a comparison, names.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from dmsnap._native import copy
@@ -369,8 +368,3 @@ def failback(
             times = journal.run(session.catalogue, plan)
         spare.keep(session, name)
         return returning.result(times)
-
-
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
-    """Begin a failback anew that was cut off."""
-    return failback(session, **arguments, dry_run=False)

@@ -1,6 +1,5 @@
 """Hydrate: a volume's data to another device, online; the device that it leaves is free then."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -215,14 +214,19 @@ def give_up(session: Session, name: str, *, dry_run: bool) -> Plan | None:
     return None
 
 
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
+def again(
+    session: Session,
+    *,
+    name: str,
+    dry_run: bool,
+    onto: str = "",
+    abandon: bool = False,
+    **asked: Any,
+) -> object:
     """Go on with a move that was cut off, or begin it anew."""
-    asked = dict(arguments)
-    name = asked.pop("name")
-    if asked.pop("abandon", False):
-        return give_up(session, name, dry_run=False)
-    request = HydrateRequest(onto=Path(asked.pop("onto")), **asked)
-    return hydrate(session, name, request, dry_run=False)
+    if abandon:
+        return give_up(session, name, dry_run=dry_run)
+    return hydrate(session, name, HydrateRequest(onto=Path(onto), **asked), dry_run=dry_run)
 
 
 def finish(session: Session, volume: Volume, job: Job) -> bool:

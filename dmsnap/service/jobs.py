@@ -96,7 +96,7 @@ def resume(session: Session, job_id: int) -> Resumed:
         return Resumed(view(session, job))
     if job.operation not in operations.OPERATIONS:
         raise WrongStateError(f"{job.operation} cannot be begun anew", job=job.id)
-    begun = operations.again(job.operation)(session, job.arguments)
+    begun = operations.again(job.operation)(session, **job.arguments, dry_run=False)
     return Resumed(view(session, job), begun)
 
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, ExportKind, Source
@@ -143,7 +142,8 @@ def swap_lun(
         return view(session, swapping.after)
 
 
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
+def again(
+    session: Session, *, what: str, to: str, force: bool, dry_run: bool, **_source: object
+) -> object:
     """Begin anew a swap of a LUN that was cut off."""
-    what, to, force = (arguments[name] for name in ("what", "to", "force"))
-    return swap_lun(session, what, to, force=force, dry_run=False)
+    return swap_lun(session, what, to, force=force, dry_run=dry_run)

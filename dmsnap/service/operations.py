@@ -4,7 +4,7 @@ Functions are named, as actions are on the command line, and imported when they 
 a volume may finish any operation, and every operation holds a volume.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -14,7 +14,7 @@ from dmsnap.service.session import Session
 
 PACKAGE = "dmsnap.service"
 
-Again = Callable[[Session, Mapping[str, Any]], object]
+Again = Callable[..., object]
 Finish = Callable[[Session, Volume, Job], bool]
 
 
@@ -22,9 +22,11 @@ Finish = Callable[[Session, Volume, Job], bool]
 class Operation:
     """MODULE.FUNCTION for what is done about a job that was cut off.
 
-    ``again(session, arguments)`` begins the operation anew. ``finish(session, volume, job)`` is
-    called with the volume held and cleared, and says whether the job is done now, or undone. Where
-    there is no ``finish``, clearing was all: the job is done when its step ``effect`` was.
+    ``again(session, **arguments, dry_run=False)`` begins the operation anew: what the command line
+    calls, or, where JSON does not hold what that takes, a function that makes it of them.
+    ``finish(session, volume, job)`` is called with the volume held and cleared, and says whether
+    the job is done now, or undone. Where there is no ``finish``, clearing was all: the job is done
+    when its step ``effect`` was.
     """
 
     again: str
@@ -34,20 +36,20 @@ class Operation:
 
 OPERATIONS = {
     "protect": Operation("protect.again", finish="protect.finish"),
-    "unprotect": Operation("unprotect.again", finish="unprotect.finish"),
-    "assemble": Operation("assemble.again", effect="create-stack"),
-    "point create": Operation("point.again", effect="window"),
-    "point delete": Operation("point.delete_again", finish="point.finish_deletion"),
+    "unprotect": Operation("unprotect.unprotect", finish="unprotect.finish"),
+    "assemble": Operation("assemble.assemble", effect="create-stack"),
+    "point create": Operation("point.create", effect="window"),
+    "point delete": Operation("point.delete", finish="point.finish_deletion"),
     "point mount": Operation("browse.again", effect="mount"),
-    "point umount": Operation("browse.unmount_again", effect="unmount"),
+    "point umount": Operation("browse.unmount_point", effect="unmount"),
     "sync": Operation("sync.again", effect="apply"),
     "verify": Operation("verify.again"),
-    "swap": Operation("swap.again", finish="swap.finish"),
-    "swap revert": Operation("revert.again", finish="revert.finish"),
-    "swap extend": Operation("extension.again", finish="extension.finish"),
-    "swap commit": Operation("promotion.again", finish="promotion.finish"),
+    "swap": Operation("swap.swap", finish="swap.finish"),
+    "swap revert": Operation("revert.revert", finish="revert.finish"),
+    "swap extend": Operation("extension.extend", finish="extension.finish"),
+    "swap commit": Operation("promotion.commit", finish="promotion.finish"),
     "hydrate": Operation("hydrate.again", finish="hydrate.finish"),
-    "failback": Operation("failback.again", effect="record"),
+    "failback": Operation("failback.failback", effect="record"),
     "export": Operation("export.again", effect="confirm"),
     "export restore": Operation("export_restore.again", effect="enable"),
     "unexport": Operation("unexport.again", effect="withdraw"),

@@ -1,9 +1,8 @@
 """Taking, listing, showing and deleting points."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 from uuid import UUID, uuid4
 
 from dmsnap._native.label import Label
@@ -135,11 +134,6 @@ def create(
         return [view(taken.volumes[point.volume_id], point) for point in taken.points]
 
 
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
-    """Begin anew the taking of points that was cut off."""
-    return create(session, **arguments, dry_run=False)
-
-
 def list_points(session: Session, names: Sequence[str] = ()) -> list[PointView]:
     """All points of all volumes, or of those named, oldest first."""
     volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
@@ -196,11 +190,6 @@ def delete(session: Session, text: str, *, dry_run: bool) -> Plan | None:
             return plan
         journal.run(session.catalogue, plan)
     return None
-
-
-def delete_again(session: Session, arguments: Mapping[str, Any]) -> object:
-    """Begin a deletion anew that was cut off before anything was deleted."""
-    return delete(session, arguments["text"], dry_run=False)
 
 
 def finish_deletion(session: Session, volume: Volume, job: Job) -> bool:

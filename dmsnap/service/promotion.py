@@ -5,9 +5,8 @@ a time. Once the first merge began there is no way back, so no step has an undo:
 cut off is finished by whoever holds the volume next.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 from uuid import uuid4
 
 from dmsnap._native.label import LabelState
@@ -204,11 +203,6 @@ def committing(session: Session, volume: Volume, *, drop_points: bool) -> Plan:
     if volume.trial_live:
         return Rollback(session, volume, drop_points=drop_points).plan()
     return Promotion(session, volume, drop_points=drop_points).plan()
-
-
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
-    """Begin a commit anew that was cut off before it changed anything."""
-    return commit(session, **arguments, dry_run=False)
 
 
 def finish(session: Session, volume: Volume, _job: Job) -> bool:

@@ -1,6 +1,6 @@
 """Protect: build the stack around a device, remount it through the front, make the replica."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -290,9 +290,9 @@ def attaching(session: Session, request: ProtectRequest, *, keep: bool) -> Itera
         luns.release(session, name)
 
 
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
+def again(session: Session, *, dry_run: bool, **arguments: Any) -> object:
     """Begin a protect anew that was cut off."""
-    return protect(session, ProtectRequest.from_arguments(arguments), dry_run=False)
+    return protect(session, ProtectRequest.from_arguments(arguments), dry_run=dry_run)
 
 
 def finish(session: Session, volume: Volume, _job: Job) -> bool:

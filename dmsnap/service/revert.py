@@ -1,8 +1,6 @@
 """Revert: end a trial and go back to the primary as it was left."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import WrongStateError
@@ -129,11 +127,6 @@ def revert(session: Session, name: str, *, kill: bool = False, dry_run: bool) ->
         times = journal.run(session.catalogue, plan)
         spare.keep(session, name)
         return trial.result(ending.after, times)
-
-
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
-    """Begin a revert anew that was cut off."""
-    return revert(session, **arguments, dry_run=False)
 
 
 def finish(session: Session, volume: Volume, _job: Job) -> bool:

@@ -5,9 +5,7 @@ A trial leaves the primary and the replica untouched: what is written goes to an
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 from uuid import UUID
 
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
@@ -198,11 +196,6 @@ def swap(
         if dry_run:
             return plan
         return trial.result(putting.volume, journal.run(session.catalogue, plan))
-
-
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
-    """Begin a swap anew that was cut off."""
-    return swap(session, **arguments, dry_run=False)
 
 
 def finish(session: Session, volume: Volume, _job: Job) -> bool:

@@ -1,6 +1,6 @@
 """Sync: bring a replica up to date with a point, by what changed since its last one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -336,6 +336,6 @@ def sync(
         return running.result(times)
 
 
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
+def again(session: Session, *, audit: str, **asked: Any) -> object:
     """Begin a sync anew that was cut off."""
-    return sync(session, **{**arguments, "audit": Audit(arguments["audit"])})
+    return sync(session, audit=Audit(audit), **asked)

@@ -1,9 +1,7 @@
 """Taking a LUN back."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export
@@ -29,9 +27,9 @@ def unexport(session: Session, what: str, *, force: bool, dry_run: bool) -> Plan
     return None
 
 
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
+def again(session: Session, *, what: str, force: bool, dry_run: bool, **_source: object) -> object:
     """Begin anew taking back a LUN that was cut off."""
-    return unexport(session, arguments["what"], force=arguments["force"], dry_run=False)
+    return unexport(session, what, force=force, dry_run=dry_run)
 
 
 def withdrawal(session: Session, withdrawn: Export, *, force: bool) -> list[Step]:

@@ -1,9 +1,7 @@
 """Unprotect: give the device back, byte for byte; the replica and its label stay."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from dmsnap._native import label
 from dmsnap._native.label import LabelState
@@ -203,11 +201,6 @@ def ending(session: Session, volume: Volume, *, forget: bool) -> Plan:
     if ends_without_volume(volume) and not forget:
         return Withdrawal(session, volume).plan()
     return Release(session, volume, forget=forget).plan()
-
-
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
-    """Begin an unprotect anew that was cut off."""
-    return unprotect(session, **arguments, dry_run=False)
 
 
 def finish(session: Session, volume: Volume, job: Job) -> bool:

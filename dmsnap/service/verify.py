@@ -1,6 +1,5 @@
 """Verify: compare a replica with the volume where nothing was written since, changing neither."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -227,6 +226,6 @@ def verify(
         return running.result(times)
 
 
-def again(session: Session, arguments: Mapping[str, Any]) -> object:
+def again(session: Session, *, kind: str, **asked: Any) -> object:
     """Begin a verification anew that was cut off."""
-    return verify(session, **{**arguments, "kind": Audit(arguments["kind"])})
+    return verify(session, kind=Audit(kind), **asked)

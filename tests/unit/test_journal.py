@@ -1,5 +1,6 @@
 """Plans: steps in order, undone in reverse from any place, whatever fails or interrupts."""
 
+import inspect
 import os
 import signal
 import sqlite3
@@ -296,7 +297,12 @@ def test_every_operation_is_in_the_crash_matrix() -> None:
 
 @pytest.mark.parametrize("name", operations.OPERATIONS)
 def test_every_operation_can_be_begun_anew(name: str) -> None:
-    assert callable(operations.again(name))
+    again = operations.again(name)
+    assert callable(again)
+    parameters = inspect.signature(again).parameters
+    assert "dry_run" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
     operation = operations.OPERATIONS[name]
     finish = operations.finish(name)
     assert (finish is None) == (operation.finish is None)
