@@ -70,11 +70,9 @@ def held_unless_done(
 
     ``undoing`` is what ``operation`` takes back: that may have been cut off, and be undone now.
     """
-    volume = session.catalogue.volume(name)
+    session.catalogue.volume(name)
     with session.locked([name]):
-        cut_off = jobs.unfinished(session.catalogue, volume.id)
-        reap(session, session.catalogue.volume(name), wanted)
-        ended = {(job.operation, jobs.job(session.catalogue, job.id).state) for job in cut_off}
+        ended = reap(session, session.catalogue.volume(name), wanted)
         done = bool(ended & {(operation, JobState.DONE), (undoing, JobState.UNDONE)})
         # A protect that was cut off was taken back: there is no volume any more.
         is_gone = session.catalogue.find_volume(name) is None
@@ -83,19 +81,20 @@ def held_unless_done(
 
 def reap(
     session: Session, volume: Volume, wanted: Wanted = Wanted.ALL, *, concluding: bool = True
-) -> None:
+) -> set[tuple[str, JobState]]:
     """Clear what belongs to no point and no trial; finish jobs that were cut off, or undo them.
 
     Called with the volume's lock held: whoever began these things is dead. At boot nothing is
-    concluded: the stack is not there yet, and the boot waits.
+    concluded: the stack is not there yet, and the boot waits. Returns the operations that were
+    concluded, and what has become of each.
     """
     luns.release_strays(session, volume.name)
     luns.attach_all(session, volume, wanted)
     cut_off = jobs.unfinished(session.catalogue, volume.id)
     clear(session, volume, cut_off)
-    if concluding:
-        for job in cut_off:
-            conclude(session, volume, job)
+    if not concluding:
+        return set()
+    return {(job.operation, conclude(session, volume, job)) for job in cut_off}
 
 
 def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
@@ -130,32 +129,38 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
         occupants.start_stopped(note)
 
 
-def conclude(session: Session, volume: Volume, job: Job) -> None:
-    """Finish a job that was cut off, or undo it, and say so; what fails is tried again later."""
-    if job.last_begun is None:
-        jobs.settle(session.catalogue, job.id, volume.id, JobState.UNDONE, "cut off at its start")
-        return
-    recorded = session.catalogue.find_volume(volume.name)
-    if recorded is None:
-        gone = "the volume is not protected any more"
-        jobs.settle(session.catalogue, job.id, volume.id, JobState.ABANDONED, gone)
-        return
+def conclude(session: Session, volume: Volume, job: Job) -> JobState:
+    """Finish a job that was cut off, or undo it, and say so. What fails is still ``running``, and
+    tried again later.
+    """
     what = f"{job.operation} of {volume.name} was cut off at {job.last_begun}"
+    recorded = session.catalogue.find_volume(volume.name)
+    if job.last_begun is None:
+        state, outcome = JobState.UNDONE, "cut off at its start"
+    elif recorded is None:
+        state, outcome = JobState.ABANDONED, "the volume is not protected any more"
+    else:
+        try:
+            done = has_come_to_its_end(session, recorded, job)
+        except InterruptedBySignal:
+            raise
+        except DmsnapError as error:
+            log.warning("%s, and is not concluded: %s", what, error)
+            return JobState.RUNNING
+        state = JobState.DONE if done else JobState.UNDONE
+        outcome = f"cut off at {job.last_begun}"
+        log.warning("%s: it is %s now (job %d)", what, state, job.id)
+    jobs.settle(session.catalogue, job.id, volume.id, state, outcome)
+    return state
+
+
+def has_come_to_its_end(session: Session, volume: Volume, job: Job) -> bool:
+    """Whether a job is done, after finishing or undoing what clearing has left of it."""
     finish = operations.finish(job.operation)
-    try:
-        if finish is not None:
-            done = finish(session, recorded, job)
-        else:
-            effect = operations.effect(job.operation)
-            done = effect is not None and job.has(effect, StepState.DONE)
-    except InterruptedBySignal:
-        raise
-    except DmsnapError as error:
-        log.warning("%s, and is not concluded: %s", what, error)
-        return
-    state = JobState.DONE if done else JobState.UNDONE
-    jobs.settle(session.catalogue, job.id, volume.id, state, f"cut off at {job.last_begun}")
-    log.warning("%s: it is %s now (job %d)", what, state, job.id)
+    if finish is not None:
+        return finish(session, volume, job)
+    effect = operations.effect(job.operation)
+    return effect is not None and job.has(effect, StepState.DONE)
 
 
 def finish_handover(session: Session, volume: Volume) -> None:
