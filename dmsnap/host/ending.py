@@ -1,4 +1,4 @@
-"""Ending processes that keep something busy. Root.
+"""Ending processes: those that keep something busy, or one that works on something. Root.
 
 A process is known by a pidfd from before it is looked at until after it is signalled: its number
 may be another process's in the next moment.
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from dmsnap.errors import DeadlineError
 from dmsnap.host.mountinfo import PROC
 from dmsnap.host.process import ProcessUse
 
@@ -32,6 +33,27 @@ def end(users: Users, grace_seconds: float) -> list[ProcessUse]:
             if not held or _all_ended(list(held.values()), grace_seconds):
                 break
     return list(ended.values())
+
+
+def terminate(pid: int, is_meant: Callable[[], bool], wait_seconds: float) -> None:
+    """Send SIGTERM to a process and wait for its end; nothing happens when it has ended already.
+
+    ``is_meant`` is asked once the process is held. Raises :class:`DeadlineError` when it lives on.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if not is_meant():
+            return
+        _send(pidfd, signal.SIGTERM)
+        if not _all_ended([pidfd], wait_seconds):
+            raise DeadlineError(
+                f"process {pid} was asked to end and has not within {wait_seconds:g} s", pid=pid
+            )
+    finally:
+        os.close(pidfd)
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Jobs as people see them: listed, and, when they were cut off, begun anew or taken back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 from dmsnap.catalogue import jobs
-from dmsnap.catalogue.model import Job, JobState, JobStep, Volume
+from dmsnap.catalogue.model import Job, JobState, JobStep
 from dmsnap.errors import WrongStateError
-from dmsnap.host import pidfd
+from dmsnap.host import ending
 from dmsnap.service import operations
 from dmsnap.service.luns import Wanted
 from dmsnap.service.reaper import reap
@@ -15,8 +16,9 @@ from dmsnap.service.session import Session
 # What a process that was asked to end may take to undo what it began.
 UNDO_SECONDS = 600.0
 
-
 CUT_OFF = "cut off"
+
+Names = Mapping[UUID, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +48,33 @@ class Resumed:
 
 def list_jobs(session: Session, count: int) -> list[JobView]:
     """The last jobs and all that are under way or cut off, the newest first."""
-    return [view(session, job) for job in jobs.recent(session.catalogue, count)]
+    known = names_of_volumes(session)
+    return [view(session, job, known) for job in jobs.recent(session.catalogue, count)]
 
 
 def show(session: Session, job_id: int) -> JobView:
     """One job, with its steps."""
-    return view(session, jobs.job(session.catalogue, job_id))
+    return viewed(session, jobs.job(session.catalogue, job_id))
 
 
-def view(session: Session, job: Job) -> JobView:
-    """The job and the names of its volumes."""
-    is_cut_off = job.state is JobState.RUNNING and not runs(session, job)
+def names_of_volumes(session: Session) -> Names:
+    """What the volumes that are protected are called."""
+    return {volume.id: volume.name for volume in session.catalogue.volumes()}
+
+
+def viewed(session: Session, job: Job) -> JobView:
+    """One job as people see it."""
+    return view(session, job, names_of_volumes(session))
+
+
+def view(session: Session, job: Job, known: Names) -> JobView:
+    """A job, with the names of its volumes."""
+    is_cut_off = job.state is JobState.RUNNING and not runs(session, job, known)
     return JobView(
         id=job.id,
         operation=job.operation,
         arguments=job.arguments,
-        volumes=tuple(volume.name for volume in volumes_of(session, job)),
+        volumes=names_in(job, known),
         pid=job.pid,
         started_ns=job.started_ns,
         finished_ns=job.finished_ns,
@@ -72,17 +85,16 @@ def view(session: Session, job: Job) -> JobView:
     )
 
 
-def volumes_of(session: Session, job: Job) -> Iterator[Volume]:
+def names_in(job: Job, known: Names) -> tuple[str, ...]:
     """The volumes of a job that are protected still."""
-    known = {volume.id: volume for volume in session.catalogue.volumes()}
-    return (known[each] for each in job.volume_ids if each in known)
+    return tuple(known[each] for each in job.volume_ids if each in known)
 
 
-def runs(session: Session, job: Job) -> bool:
+def runs(session: Session, job: Job, known: Names) -> bool:
     """Whether the process that began a job lives and works on it: it holds the volume's lock."""
-    names = [volume.name for volume in volumes_of(session, job)]
+    names = names_in(job, known)
     if not names and isinstance(job.arguments.get("name"), str):
-        names = [str(job.arguments["name"])]  # a protect that has not recorded its volume yet
+        names = (str(job.arguments["name"]),)  # a protect that has not recorded its volume yet
     return any(session.is_held_by(name, job.pid) for name in names)
 
 
@@ -93,17 +105,18 @@ def resume(session: Session, job_id: int) -> Resumed:
     """
     job = conclude(session, job_id)
     if job.state is JobState.DONE:
-        return Resumed(view(session, job))
+        return Resumed(viewed(session, job))
     if job.operation not in operations.OPERATIONS:
         raise WrongStateError(f"{job.operation} cannot be begun anew", job=job.id)
     begun = operations.again(job.operation)(session, **job.arguments, dry_run=False)
-    return Resumed(view(session, job), begun)
+    return Resumed(viewed(session, job), begun)
 
 
 def resume_all(session: Session) -> list[Resumed]:
     """Finish or take back whatever was cut off on any volume; nothing is begun anew."""
-    left = [job for job in jobs.running(session.catalogue) if not runs(session, job)]
-    return [Resumed(view(session, conclude(session, job.id))) for job in reversed(left)]
+    known = names_of_volumes(session)
+    left = [job for job in jobs.running(session.catalogue) if not runs(session, job, known)]
+    return [Resumed(viewed(session, conclude(session, job.id))) for job in reversed(left)]
 
 
 def conclude(session: Session, job_id: int) -> Job:
@@ -111,14 +124,15 @@ def conclude(session: Session, job_id: int) -> Job:
     job = jobs.job(session.catalogue, job_id)
     if job.state is not JobState.RUNNING:
         return job
-    if runs(session, job):
+    known = names_of_volumes(session)
+    if runs(session, job, known):
         raise WrongStateError(
             f"job {job_id} is under way, in process {job.pid}",
             hint=f"dmsnap job abort {job_id} has it undone",
         )
-    for volume in list(volumes_of(session, job)):
-        with session.locked([volume.name]):
-            recorded = session.catalogue.find_volume(volume.name)
+    for name in names_in(job, known):
+        with session.locked([name]):
+            recorded = session.catalogue.find_volume(name)
             if recorded is not None:
                 reap(session, recorded, Wanted.SERVING)
     return settled(session, job)
@@ -126,7 +140,7 @@ def conclude(session: Session, job_id: int) -> Job:
 
 def settled(session: Session, job: Job) -> Job:
     """The job as it is by now; one whose volumes are all gone is over, too."""
-    left = list(volumes_of(session, job))
+    left = names_in(job, names_of_volumes(session))
     now = jobs.job(session.catalogue, job.id)
     if now.state is JobState.RUNNING and not left:
         jobs.end(session.catalogue, job.id, JobState.ABANDONED, "its volume is not protected now")
@@ -142,11 +156,12 @@ def abort(session: Session, job_id: int) -> JobView:
     job = jobs.job(session.catalogue, job_id)
     if job.state is not JobState.RUNNING:
         raise WrongStateError(f"job {job_id} is {job.state}: there is nothing to abort")
-    if runs(session, job):
-        pidfd.terminate(job.pid, lambda: runs(session, job), UNDO_SECONDS)
+    known = names_of_volumes(session)
+    if runs(session, job, known):
+        ending.terminate(job.pid, lambda: runs(session, job, known), UNDO_SECONDS)
     job = conclude(session, job_id)
     if job.state is JobState.RUNNING:
         raise WrongStateError(f"job {job_id} could not be taken back yet", job=job_id)
     if job.state is JobState.DONE:
         raise WrongStateError(f"job {job_id} was past its way back: it is done", job=job_id)
-    return view(session, job)
+    return viewed(session, job)

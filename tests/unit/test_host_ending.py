@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dmsnap.errors import DeadlineError
 from dmsnap.host import ending
 from dmsnap.host.process import ProcessUse
 
@@ -79,3 +80,18 @@ def test_ancestors(tmp_path: Path) -> None:
         (tmp_path / str(pid) / "stat").write_text(f"{pid} ({command}) S {parent} 1 1 0\n")
     assert ending.ancestors(60, proc=tmp_path) == {60, 50, 40, 1}
     assert ending.ancestors(70, proc=tmp_path) == {70, 1}
+
+
+def test_one_process_is_asked_to_end(start: Start) -> None:
+    child = start("true")
+    ending.terminate(child.pid, lambda: False, 5)
+    assert child.poll() is None
+    ending.terminate(child.pid, lambda: True, 5)
+    assert child.wait() == -signal.SIGTERM
+    ending.terminate(child.pid, lambda: True, 5)  # gone, which is as well
+
+
+def test_one_that_lives_on_is_named(start: Start) -> None:
+    child = start("trap '' TERM")
+    with pytest.raises(DeadlineError, match=f"process {child.pid} was asked to end"):
+        ending.terminate(child.pid, lambda: True, 0.2)
