@@ -12,7 +12,7 @@ from uuid import uuid4
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.export import ExportKind
-from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
+from dmsnap.catalogue.model import Job, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, StackChangedError, WrongStateError
 from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice
@@ -39,15 +39,7 @@ class Promotion:
     """The plan that makes the recovery volume, as the trial shows it, the primary."""
 
     def __init__(self, session: Session, volume: Volume, *, drop_points: bool) -> None:
-        if not is_loaded(volume, session.catalogue.areas(volume.id)):
-            raise StackChangedError(
-                f"/dev/mapper/{volume.name} does not show the trial: a swap or a revert was killed",
-                hint=f"dmsnap swap revert {volume.name} goes back to the primary",
-            )
-        browse.require_unmounted(session, volume)
         exported.require_unexported(session, volume, [ExportKind.POINT])
-        if volume.state is VolumeState.TRIAL:
-            require_overlay(volume)
         self.live = [
             point for point in session.catalogue.points(volume.id) if point.area_id is not None
         ]
@@ -124,17 +116,14 @@ class Promotion:
         (line,) = dm.table(stack.require(stack.origin(self.volume)).name)
         if isinstance(line.target, SnapshotOrigin):
             return
-        cow = stack.attach_area(self.volume, self._overlay())
+        areas = self.session.catalogue.areas(self.volume.id)
+        cow = stack.attach_area(self.volume, trial.overlay_area(self.volume, areas))
         merge(
             self.volume,
             stack.origin(self.volume),
             SnapshotMerge(self._below(len(self.chain)), cow.devno, OVERLAY_CHUNK_BYTES),
             SnapshotOrigin(self.recovery.devno),
         )
-
-    def _overlay(self) -> Area:
-        areas = self.session.catalogue.areas(self.volume.id, AreaRole.OVERLAY)
-        return next(area for area in areas if area.generation == self.volume.generation)
 
     def _mark_primary(self) -> None:
         chain.remove(self.chain)
@@ -200,6 +189,14 @@ def committing(session: Session, volume: Volume, *, drop_points: bool) -> Plan:
     """The plan that ends a trial by keeping it, wherever its point lies."""
     if volume.state not in (VolumeState.TRIAL, VolumeState.COMMITTING):
         raise WrongStateError(f"{volume.name} is in state {volume.state}, there is no trial")
+    if not is_loaded(volume, session.catalogue.areas(volume.id)):
+        raise StackChangedError(
+            f"/dev/mapper/{volume.name} does not show the trial: a swap or a revert was killed",
+            hint=f"dmsnap swap revert {volume.name} goes back to the primary",
+        )
+    browse.require_unmounted(session, volume)
+    if volume.state is VolumeState.TRIAL:
+        require_overlay(volume)
     if volume.trial_live:
         return Rollback(session, volume, drop_points=drop_points).plan()
     return Promotion(session, volume, drop_points=drop_points).plan()

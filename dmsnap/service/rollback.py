@@ -20,12 +20,12 @@ from pathlib import Path
 from uuid import uuid4
 
 from dmsnap.catalogue.model import Area, Point, Volume, VolumeState
-from dmsnap.errors import StackChangedError, WrongStateError
+from dmsnap.errors import WrongStateError
 from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, SnapshotMerge, SnapshotOrigin
-from dmsnap.service import assembly, browse, reaper, trial
+from dmsnap.service import assembly, reaper, trial
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.merging import merge
 from dmsnap.service.session import Session
@@ -37,14 +37,6 @@ class Rollback:
     """The plan that makes the primary what the trial over a live point shows."""
 
     def __init__(self, session: Session, volume: Volume, *, drop_points: bool) -> None:
-        if not trial.is_loaded(volume, session.catalogue.areas(volume.id)):
-            raise StackChangedError(
-                f"/dev/mapper/{volume.name} does not show the trial: a swap or a revert was killed",
-                hint=f"dmsnap swap revert {volume.name} goes back to the volume",
-            )
-        browse.require_unmounted(session, volume)
-        if volume.state is VolumeState.TRIAL:
-            trial.require_overlay(volume)
         self.session = session
         self.volume = replace(volume, state=VolumeState.COMMITTING)
         self.before = replace(volume, generation=volume.generation - 1)
