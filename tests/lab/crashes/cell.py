@@ -17,25 +17,6 @@ WRITE_SECONDS = 60
 
 Facts = Mapping[str, object]
 
-# The plug is pulled by what records steps: right after one was recorded as done, or so long after
-# it was recorded as begun. An operation that ends before that is cut off at its end.
-CRASHING = """
-import threading
-from dmsnap.catalogue import jobs
-from dmsnap.cli.main import main
-recorded = jobs.record_step
-def record_step(catalogue, job_id, position, state, seconds):
-    recorded(catalogue, job_id, position, state, seconds)
-    if (position, str(state)) == ({position}, {state!r}):
-        if {seconds}:
-            threading.Timer({seconds}, pull_plug).start()
-        else:
-            pull_plug()
-jobs.record_step = record_step
-main({words!r})
-pull_plug()
-"""
-
 
 class Moment(StrEnum):
     """When the plug is pulled."""
@@ -106,16 +87,12 @@ class Row:
     def run(self, crash: Crash) -> Outcome:
         """Pull the plug there; raises AssertionError, with what is wrong, afterwards."""
         self._begin()
-        state = "done" if crash.moment is Moment.AFTER else "begun"
-        seconds = self.reference.steps[crash.position].seconds / 2
-        self.computer.dies(
-            CRASHING.format(
-                position=crash.position,
-                state=state,
-                seconds=0 if crash.moment is Moment.AFTER else seconds,
-                words=[*filled_in(self.computer, self.scenario.words), "--json"],
-            )
-        )
+        words = [*filled_in(self.computer, self.scenario.words), "--json"]
+        if crash.moment is Moment.AFTER:
+            self.computer.dies_at(words, crash.position, "done")
+        else:
+            later = self.reference.steps[crash.position].seconds / 2
+            self.computer.dies_at(words, crash.position, "begun", later=later)
         facts = self._recovered()
         outcome = judged(self.reference, facts)
         prove(self.computer, facts)

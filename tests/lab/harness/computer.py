@@ -4,7 +4,7 @@ import json
 import select
 import shlex
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,24 @@ COMMAND_SECONDS = 300
 POWER_OFF_SECONDS = 120
 CONSOLE_LINES = 60
 CHUNK_BYTES = 1 << 12
+
+# The plug is pulled by what records steps.
+DYING = """
+import threading
+from dmsnap.catalogue import jobs
+from dmsnap.cli.main import main
+recorded = jobs.record_step
+def record_step(catalogue, job_id, position, state, seconds):
+    recorded(catalogue, job_id, position, state, seconds)
+    if (position, str(state)) == ({position}, {state!r}):
+        if {later} is None:
+            pull_plug()
+        threading.Timer({later}, pull_plug).start()
+jobs.record_step = record_step
+main({words!r})
+if {later} is not None:
+    pull_plug()
+"""
 
 
 class GuestDiedError(LabError):
@@ -147,6 +165,16 @@ class Computer:
         if not self._receive_end(timeout):
             raise LabError("The guest lives on.")
         self.pull_plug()
+
+    def dies_at(
+        self, words: Sequence[str], position: int, state: str, *, later: float | None = None
+    ) -> None:
+        """Run a dmsnap command that ends the guest as soon as the journal has recorded a step so.
+
+        ``later``: so many seconds after that, or at the end of the command if that comes first.
+        """
+        code = DYING.format(words=list(words), position=position, state=state, later=later)
+        self.dies(code)
 
     def device(self, name: str) -> str:
         """Return the device node of a disk in the guest."""

@@ -219,17 +219,7 @@ def test_a_commit_that_was_cut_off_is_finished_after_the_boot(guest: Computer) -
     guest.dmsnap("swap", volume.name)
     guest.shell(f"for i in 1 2 3 4; do head -c 1M /dev/urandom >/{volume.name}/$i; done; sync")
     write(guest, volume, "trial")
-    guest.dies("""
-from dmsnap.catalogue import jobs
-from dmsnap.cli.main import main
-recorded = jobs.record_step
-def record_step(catalogue, job_id, position, state, seconds):
-    recorded(catalogue, job_id, position, state, seconds)
-    if (position, state) == (1, "begun"):
-        pull_plug()
-jobs.record_step = record_step
-main(["swap", "commit", "label"])
-""")
+    guest.dies_at(["swap", "commit", volume.name], 1, "begun")
     guest.boot()
     require_running(guest)
     require_promoted(guest, volume)
