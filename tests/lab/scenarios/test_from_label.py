@@ -5,10 +5,11 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from conftest import MIB, Lab, dm_devices, dmsnap, forked, refused, run, sha256, world
+from hosts import HERE, THERE, become
 from lost_state import (
     label_of,
     lose_boot_files,
@@ -24,21 +25,14 @@ from raw_volume import Protected, protected, write_direct
 from dmsnap._native import label as labels
 from dmsnap._native.label import LabelState
 from dmsnap.errors import ExitCode
-from dmsnap.host import kernel
 
 SIZE = 32 * MIB
-HERE, THERE = UUID(int=0x1234 << 64), UUID(int=0x5678 << 64)
 
 
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     become(monkeypatch, HERE)
     return monkeypatch
-
-
-def become(monkeypatch: pytest.MonkeyPatch, host: UUID) -> None:
-    monkeypatch.setattr(kernel, "machine_id", lambda: host)
-    monkeypatch.setattr(kernel, "host_name", lambda: f"host-{host.hex[12:16]}")
 
 
 def lost(lab: Lab, volume: Protected, *, primary: bool) -> None:

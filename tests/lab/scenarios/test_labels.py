@@ -2,31 +2,25 @@
 
 import os
 from dataclasses import replace
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from conftest import MIB, Lab, dmsnap, refused, sha256, world
+from hosts import HERE, THERE, become
 from lost_state import label_of, points_on, spoil_sector, write_label
 from raw_volume import Protected, protected, write_direct
 
 from dmsnap._native import label as labels
 from dmsnap._native.label import HistoryFlag
 from dmsnap.errors import ExitCode
-from dmsnap.host import kernel
 
 SIZE = 32 * MIB
-HERE, THERE = UUID(int=0x1234 << 64), UUID(int=0x5678 << 64)
 
 
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     become(monkeypatch, HERE)
     return monkeypatch
-
-
-def become(monkeypatch: pytest.MonkeyPatch, host: UUID) -> None:
-    monkeypatch.setattr(kernel, "machine_id", lambda: host)
-    monkeypatch.setattr(kernel, "host_name", lambda: f"host-{host.hex[12:16]}")
 
 
 def changed(volume: Protected) -> None:
