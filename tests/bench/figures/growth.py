@@ -45,15 +45,21 @@ class Growth:
 def measure(setting: Setting) -> Iterator[Figure]:
     """Every command once at every size; a size that cannot be protected in time ends it."""
     growth = Growth()
+    with small_stores(), sparse_files(setting.scratch) as directory:
+        for case in QUICK_SIZES if setting.quick else SIZES:
+            at_size(case, directory, setting, growth)
+    yield from figures(growth)
+
+
+@contextmanager
+def small_stores() -> Iterator[None]:
+    """COW stores that do not grow with the volume: the disk would not have the room."""
     CONFIGURATION.parent.mkdir(exist_ok=True)
     CONFIGURATION.write_text(f"cow_limit_bytes = {256 * MIB}\n")
     try:
-        with sparse_files(setting.scratch) as directory:
-            for case in QUICK_SIZES if setting.quick else SIZES:
-                at_size(case, directory, setting, growth)
+        yield
     finally:
         CONFIGURATION.unlink()
-    yield from figures(growth)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from measure.model import Figure, Goal, Plot, Series, Unit
 from measure.process import BenchError, Usage, alternating, run, series
 from measure.setting import Setting
 
-from figures.growth import CONFIGURATION, sparse_files
+from figures.growth import small_stores, sparse_files
 from figures.protected import NAME
 
 SIZES = {"1 GiB": GIB, "64 GiB": 64 * GIB, "1 TiB": TIB, "4 TiB": 4 * TIB, "16 TiB": 16 * TIB}
@@ -48,16 +48,11 @@ class Recoveries:
 def measure(setting: Setting) -> Iterator[Figure]:
     """Each size in turn; the other ways right after the size that they are measured at."""
     found = Recoveries()
-    CONFIGURATION.parent.mkdir(exist_ok=True)
-    CONFIGURATION.write_text(f"cow_limit_bytes = {256 * MIB}\n")
-    try:
-        with sparse_files(setting.scratch) as directory:
-            for case in QUICK_SIZES if setting.quick else SIZES:
-                with volume(case, directory, setting) as mounted:
-                    swaps(case, mounted, setting, found)
-            others(setting, found)
-    finally:
-        CONFIGURATION.unlink()
+    with small_stores(), sparse_files(setting.scratch) as directory:
+        for case in QUICK_SIZES if setting.quick else SIZES:
+            with volume(case, directory, setting) as mounted:
+                swaps(case, mounted, setting, found)
+        others(setting, found)
     yield from figures(found)
 
 
