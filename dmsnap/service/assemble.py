@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
@@ -14,7 +13,7 @@ from dmsnap.errors import (
     NotFoundError,
     WrongStateError,
 )
-from dmsnap.host import kernel, lun, udev
+from dmsnap.host import lun, udev
 from dmsnap.service import assembly, boot, export_restore, exported, identity, journal, luns
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns import Wanted
@@ -22,6 +21,7 @@ from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.service.withdrawal import is_cut_off
 from dmsnap.snapshot import stack
+from dmsnap.tracking.choice import new_tracking_id
 
 # The front lies over the recovery volume.
 OVER_REPLICA = (VolumeState.TRIAL, VolumeState.COMMITTING)
@@ -52,7 +52,7 @@ class Assembly:
         self.at_boot = at_boot
         # A new tracking id: what was written while the stack did not exist was not seen,
         # so the next sync compares.
-        self.volume = replace(volume, tracking_id=f"{kernel.boot_id()}:{uuid4()}")
+        self.volume = replace(volume, tracking_id=new_tracking_id())
 
     def plan(self) -> Plan:
         name, state_directory = self.volume.name, self.session.configuration.state_directory

@@ -32,7 +32,7 @@ from dmsnap.errors import (
     WrongStateError,
 )
 from dmsnap.extent import Extent
-from dmsnap.host import kernel, lun, signature
+from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
@@ -56,7 +56,7 @@ from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.service.spare import NextMetadata
 from dmsnap.snapshot import stack, write_count
-from dmsnap.tracking.choice import Tracker
+from dmsnap.tracking.choice import Tracker, new_tracking_id
 
 WITHOUT_MOUNT = ("unmount", "last-copy", "record", "load-front", "label", "mount")
 
@@ -96,7 +96,7 @@ class Failback:
             recovery=volume.backing,
             recovery_id=self.label.recovery_uuid,
             generation=volume.generation + 1,
-            tracking_id=f"{kernel.boot_id()}:{uuid4()}",
+            tracking_id=new_tracking_id(),
             previous_backing=None,
             parting=None,
         )

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import uuid4
 
 from dmsnap._native import copy, label, window
 from dmsnap._native.copy import CopyOptions
@@ -21,7 +20,7 @@ from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Volume
 from dmsnap.errors import DeadlineError, DmsnapError, WrongStateError
 from dmsnap.extent import Extent
-from dmsnap.host import kernel, lun, signature, watchdog
+from dmsnap.host import lun, signature, watchdog
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Table, single
@@ -29,6 +28,7 @@ from dmsnap.service import boot, rolling
 from dmsnap.service.progress import Progress
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
+from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import MIB, align_up
 
 # What a kill loses at most: this, or what the bandwidth allows in two seconds.
@@ -265,7 +265,7 @@ class Copying:
         tracking_id = volume.tracking_id
         if write_count.bytes_beside(self._counts, volume):
             # What somebody wrote past the front is no dirt of this front's: the next sync compares.
-            tracking_id = f"{kernel.boot_id()}:{uuid4()}"
+            tracking_id = new_tracking_id()
             self.volume = replace(volume, tracking_id=tracking_id)
             if self.untouched:
                 raise WrongStateError(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.clock import now_ns
@@ -17,7 +17,7 @@ from dmsnap.errors import (
     StoreOnVolumeError,
     WrongStateError,
 )
-from dmsnap.host import blockdev, kernel, mountinfo, signature
+from dmsnap.host import blockdev, mountinfo, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import lease, replica, search
@@ -26,6 +26,7 @@ from dmsnap.service import admission, evidence
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
+from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import format_size, to_bytes
 
 # The volume's own generation is 1; what its trial shows is the next.
@@ -129,7 +130,7 @@ def new_volume(request: LabelRequest, recovery: BlockDevice, found: Label) -> Vo
         fs_uuid=found.fs_uuid,
         mounts=mounts_for(request, found),
         generation=PRIMARY_GENERATION + 1,
-        tracking_id=f"{kernel.boot_id()}:{uuid4()}",
+        tracking_id=new_tracking_id(),
         created_ns=now_ns(),
     )
 

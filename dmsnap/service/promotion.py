@@ -7,14 +7,12 @@ cut off is finished by whoever holds the volume next.
 
 from collections.abc import Callable
 from dataclasses import replace
-from uuid import uuid4
 
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.export import ExportKind
 from dmsnap.catalogue.model import Job, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, StackChangedError, WrongStateError
-from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, SnapshotMerge, SnapshotOrigin
@@ -33,6 +31,7 @@ from dmsnap.service.trial import (
     result,
 )
 from dmsnap.snapshot import stack
+from dmsnap.tracking.choice import new_tracking_id
 
 
 class Promotion:
@@ -149,7 +148,7 @@ class Promotion:
             recovery_id=None,
             trial_point=None,
             previous_backing=self.volume.backing or None,
-            tracking_id=f"{kernel.boot_id()}:{uuid4()}",
+            tracking_id=new_tracking_id(),
         )
         promoted = replace(promoted, parting=parting.part(self.session, self.volume, promoted))
         self.session.catalogue.update_volume(promoted)

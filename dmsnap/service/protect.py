@@ -12,7 +12,7 @@ from dmsnap._native import label
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import DmsnapError
-from dmsnap.host import kernel, lun
+from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.lun import LunName
 from dmsnap.host.sysfs import format_devno
@@ -38,6 +38,7 @@ from dmsnap.service.reaper import reap
 from dmsnap.service.session import Session
 from dmsnap.service.sync import Sync
 from dmsnap.snapshot.space import era_metadata_bytes, plan_area
+from dmsnap.tracking.choice import new_tracking_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +222,7 @@ def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) ->
         fs_uuid=admitted.fs_uuid,
         mounts=mounting.records(admitted.backing.devno, parking),
         generation=1,
-        tracking_id=f"{kernel.boot_id()}:{uuid4()}",
+        tracking_id=new_tracking_id(),
         created_ns=now_ns(),
         units=request.units,
     )

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, MountRecord, Point, Volume, VolumeState
 from dmsnap.errors import BusyError, WrongStateError
-from dmsnap.host import kernel
 from dmsnap.host.dm.target import SnapshotOrigin
 from dmsnap.recovery.lease import OPTION_SEPARATOR
 from dmsnap.recovery.search import Labelled
@@ -18,6 +17,7 @@ from dmsnap.service import mounting
 from dmsnap.service.evidence import Evidence
 from dmsnap.snapshot.space import POINT_DIGITS
 from dmsnap.snapshot.survey import LiveStack
+from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import to_bytes
 
 # Of a label of version 1: what protect takes by default.
@@ -119,7 +119,7 @@ def first_draft(evidence: Evidence, store: str, run_directory: Path) -> Volume:
         fs_uuid=label.fs_uuid if label else "",
         mounts=mounts_of(evidence, run_directory),
         generation=live.generation if live else 0,
-        tracking_id=f"{kernel.boot_id()}:{uuid4()}",
+        tracking_id=new_tracking_id(),
         created_ns=now_ns(),
     )
 

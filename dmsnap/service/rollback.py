@@ -17,11 +17,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 from dmsnap.catalogue.model import Area, Point, Volume, VolumeState
 from dmsnap.errors import WrongStateError
-from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, SnapshotMerge, SnapshotOrigin
@@ -30,6 +28,7 @@ from dmsnap.service.journal import Plan, Step
 from dmsnap.service.merging import merge
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
+from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import to_bytes
 
 
@@ -125,7 +124,7 @@ class Rollback:
                 state=VolumeState.PROTECTED,
                 trial_point=None,
                 trial_live=False,
-                tracking_id=f"{kernel.boot_id()}:{uuid4()}",
+                tracking_id=new_tracking_id(),
             )
         )
 

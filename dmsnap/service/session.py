@@ -6,12 +6,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotPermittedError, OperatingSystemError
-from dmsnap.host import kernel
 from dmsnap.host.locks import holder_of, is_held_by, volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.signature import Signature
@@ -20,6 +19,7 @@ from dmsnap.service import configuration
 from dmsnap.service.configuration import Configuration
 from dmsnap.snapshot import live
 from dmsnap.snapshot.space import open_space, plan_area
+from dmsnap.tracking.choice import new_tracking_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Session:
     def distrust(self, volume: Volume) -> None:
         """Make the next sync compare in full: tracking before now cannot be trusted."""
         recorded = self.catalogue.volume_by_id(volume.id)
-        tracking_id = f"{kernel.boot_id()}:{uuid4()}"
+        tracking_id = new_tracking_id()
         self.catalogue.update_volume(replace(recorded, tracking_id=tracking_id))
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from uuid import uuid4
 
 from dmsnap.catalogue.model import Point, Volume
 from dmsnap.host import kernel
@@ -26,6 +27,11 @@ class TrackerChoice:
     tracker: Tracker
     reason: str | None = None
     since: int = 0
+
+
+def new_tracking_id() -> str:
+    """For a volume whose tracking begins anew: no point taken before is trusted with the era."""
+    return f"{kernel.boot_id()}:{uuid4()}"
 
 
 def compare(reason: str) -> TrackerChoice:
