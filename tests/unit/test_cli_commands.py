@@ -12,6 +12,7 @@ import pytest
 
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.cli import program
+from dmsnap.cli.words import RESERVED_NAMES
 from dmsnap.errors import ExitCode
 from dmsnap.service import (
     admission,
@@ -426,3 +427,7 @@ def test_status_tells_of_problems_by_its_exit_code(
     service.answers(status, "status", [STATUS, broken])
     shown_text = shown("status", *flags, expected=ExitCode.UNHEALTHY)
     assert "dmsnap-data-origin-1 is missing" in shown_text
+
+
+def test_the_service_reserves_the_words_that_the_command_line_does() -> None:
+    assert set(RESERVED_NAMES) == set(admission.RESERVED)
