@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from harness.errors import LabError
 from harness.guest import Guest, Stock, run_directory, write_command
 from harness.jail import PROC, Jail, Mount, tmpfs
 from harness.kernels import KERNELS
+from harness.processor import processor
 from harness.report import Report
 
 QUIET = Report(verbose=False)
@@ -368,6 +370,24 @@ def test_a_cable_carries_packets_and_drops_those_for_nobody() -> None:
         other.drain()
     with pytest.raises(OSError, match="descriptor"):
         one.socket.send(b"cut")
+
+
+def test_guests_are_spread_over_the_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5})
+    with ExitStack() as guests:
+        assert [guests.enter_context(processor(tmp_path)) for _ in range(4)] == [3, 5, 3, 5]
+    with processor(tmp_path) as number:
+        assert number == 3
+
+
+def test_guests_beyond_what_is_counted_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    with ExitStack() as guests:
+        assert [guests.enter_context(processor(tmp_path)) for _ in range(20)] == [0] * 20
 
 
 def test_a_plug_is_a_network_device_of_user_mode_linux_alone(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Self
 
 from harness import qemu, uml
 from harness.guest import Guest, RunDirectory
+from harness.processor import processor
 
 Launcher = Callable[[Guest, RunDirectory, int], list[str]]
 LAUNCHERS: dict[str, Launcher] = {"uml": uml.argv, "qemu": qemu.argv}
@@ -33,6 +34,7 @@ class Machine:
     run: RunDirectory
     channel: socket.socket = field(init=False)
     _process: subprocess.Popen[bytes] = field(init=False)
+    _processor: contextlib.ExitStack = field(init=False, default_factory=contextlib.ExitStack)
 
     def __enter__(self) -> Self:
         self.start()
@@ -50,7 +52,11 @@ class Machine:
     def start(self) -> None:
         """Boot the guest."""
         ours, theirs = socket.socketpair()
-        argv = LAUNCHERS[self.guest.kernel.machine](self.guest, self.run, theirs.fileno())
+        machine = self.guest.kernel.machine
+        argv = LAUNCHERS[machine](self.guest, self.run, theirs.fileno())
+        if machine == "uml":
+            number = self._processor.enter_context(processor(self.run.path.parent))
+            argv = ["taskset", "--cpu-list", str(number), *argv]
         inherited = [theirs.fileno()]
         if self.guest.plug is not None:
             self.guest.plug.drain()
@@ -87,6 +93,7 @@ class Machine:
         with contextlib.suppress(TimeoutError, ConnectionError):
             while self.channel.recv(1 << 16):
                 pass
+        self._processor.close()
 
     def status(self) -> int | None:
         """Return the command's exit status, if the guest has reported one."""
