@@ -11,9 +11,11 @@ from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
 from dmsnap.catalogue.skipped import Skipped
+from dmsnap.errors import ForeignDeviceError
 from dmsnap.host import kernel, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
+from dmsnap.host.signature import Signature
 from dmsnap.recovery import history, lease, replica
 from dmsnap.service.journal import Step
 from dmsnap.service.point import PointSet
@@ -46,6 +48,7 @@ class FirstCopy:
         self.volume = volume
         self.recovery = recovery
         self.full = full
+        self.found = what_is_on(recovery)
         self.progress = progress
         self.options = CopyOptions(bytes_per_second=bandwidth)
         self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
@@ -78,6 +81,7 @@ class FirstCopy:
                 f"label {device} as being copied to",
                 self._label,
                 partial(replica.wipe_label, self.recovery.path),
+                check=self._require_untouched,
             ),
             Step("copy", f"copy the point to {device}, {copied}", self._copy, self._wipe_copy),
             Step("mark-consistent", "mark the replica as consistent", self._mark_consistent),
@@ -88,6 +92,16 @@ class FirstCopy:
                 final=True,
             ),
         ]
+
+    def _require_untouched(self) -> None:
+        """Unmounting and taking the point take their time: the device may have become another's."""
+        with open_exclusive(self.recovery.path, write=False):
+            found = what_is_on(self.recovery)
+        if found != self.found:
+            raise ForeignDeviceError(
+                f"what is on {self.recovery.path} has changed since it was looked at",
+                hint="dmsnap inspect label and blkid show what it is now",
+            )
 
     def _label(self) -> None:
         """What was on the device goes first: behind the replica its signatures would stay.
@@ -175,6 +189,11 @@ def recovery_id_of(volume: Volume) -> UUID:
     """The identity of the recovery volume that is being made."""
     assert volume.recovery_id is not None  # noqa: S101 - protect makes one
     return volume.recovery_id
+
+
+def what_is_on(recovery: BlockDevice) -> tuple[Label | None, Signature | None]:
+    """Everything by which a device would be known as somebody's."""
+    return replica.read_label(recovery.path), signature.probe(recovery.path)
 
 
 def first_label(volume: Volume, recovery: BlockDevice, point: Point) -> Label:

@@ -4,6 +4,7 @@ import gzip
 import os
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,12 @@ from conftest import (
     world,
 )
 
-from dmsnap.errors import ExitCode
+from dmsnap.errors import ExitCode, ForeignDeviceError
+from dmsnap.service import journal
+from dmsnap.service.admission import ProtectRequest
+from dmsnap.service.journal import Step
+from dmsnap.service.protect import Protection
+from dmsnap.service.session import Session
 
 SIZE = 32 * MIB
 RECOVERY_SIZE = 64 * MIB
@@ -807,3 +813,31 @@ def test_without_root(lab: Lab) -> None:
     assert completed.returncode == ExitCode.NOT_PERMITTED
     assert completed.stderr.startswith("dmsnap: ")
     assert "root" in completed.stderr
+
+
+def test_recovery_volume_that_became_anothers_meanwhile(lab: Lab) -> None:
+    """Between the checks and the first write lie an unmount and a window."""
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    request = ProtectRequest(
+        device=Path(primary),
+        name="bad",
+        recovery=recovery,
+        store=str(lab.store()),
+        block_bytes=64 * 1024,
+        chunk_bytes=4096,
+    )
+
+    def format_it() -> None:
+        run("mkfs.ext4", "-q", recovery)
+
+    before = dm_devices()
+    with Session.open() as session:
+        plan = Protection(session, request, None).plan()
+        position = [step.name for step in plan.steps].index("label")
+        another = Step("format", "another formats it", format_it)
+        steps = [*plan.steps[:position], another, *plan.steps[position:]]
+        with pytest.raises(ForeignDeviceError, match="has changed since it was looked at"):
+            journal.run(session.catalogue, replace(plan, steps=steps))
+    assert dm_devices() == before
+    run("e2fsck", "-fn", recovery)
+    assert "bad" not in [status["volume"] for status in dmsnap("status")]
