@@ -223,9 +223,9 @@ def test_a_commit_that_was_cut_off_is_finished_after_the_boot(guest: Computer) -
     guest.boot()
     require_running(guest)
     require_promoted(guest, volume)
-    finished = [job for job in guest.dmsnap("job", "list") if job["operation"] == "swap commit"]
-    assert [job["state"] for job in finished] == ["done", "done"]
-    assert finished[1]["outcome"] == "cut off at merge-overlay"
+    commits = [job for job in guest.dmsnap("job", "list") if job["operation"] == "swap commit"]
+    assert {job["state"] for job in commits} == {"done"}
+    assert [job["outcome"] for job in commits].count("cut off at merge-overlay") == 1
     guest.reboot()
     require_running(guest)
     require_promoted(guest, volume)
