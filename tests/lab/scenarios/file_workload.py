@@ -17,6 +17,8 @@ from conftest import MIB, Lab, run
 
 from dmsnap._native import window
 
+WORKLOAD_BEGINS_SECONDS = 60
+
 # Waits until the volume is mounted through its front, then makes, overwrites, preallocates and
 # deletes files until it is told to stop. What it says of a file it says after fsync, what it is
 # going to delete before it does.
@@ -97,15 +99,23 @@ def workload(lab: Lab, root: Path, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def windows() -> Iterator[list[tuple[int, int]]]:
-    """When each window began and ended: a point's own time can be later on a busy machine."""
+def windows(log: Path) -> Iterator[list[tuple[int, int]]]:
+    """When each window began and ended: a point's own time can be later on a busy machine.
+
+    What is written back before it may take seconds, in which the workload deletes much of what it
+    promised. None begins before the workload of ``log`` has promised something.
+    """
     found: list[tuple[int, int]] = []
     run_window = window.run
 
     def timed(*arguments: Any, **options: Any) -> window.WindowTimes:
+        deadline = time.monotonic() + WORKLOAD_BEGINS_SECONDS
+        while not (log.exists() and synced_files(log)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         began_ns = time.time_ns()
         times = run_window(*arguments, **options)
-        found.append((began_ns, time.time_ns()))
+        found.append((began_ns + int(times.flush_seconds * 1e9), time.time_ns()))
         return times
 
     with patch.object(window, "run", timed):

@@ -57,7 +57,7 @@ def test_a_first_copy_of_an_aged_file_system_under_load(lab: Lab, kind: str) -> 
     fs_type = fs_type_of(kind)
     kept = fill_and_age(root, 190)
     name = lab.name()
-    with windows() as moments, workload(lab, root, name) as log:
+    with workload(lab, root, name) as log, windows(log) as moments:
         result = dmsnap(
             "protect", primary, "--name", name, "--recovery", recovery, "--store", lab.store(),
         )  # fmt: skip
