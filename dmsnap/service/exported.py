@@ -12,6 +12,7 @@ from dmsnap.errors import BusyError, DmsnapError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lio import state, target
 from dmsnap.recovery import chain
+from dmsnap.service import export_unit
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 
@@ -89,7 +90,7 @@ def reap(session: Session, exports: Sequence[Export]) -> None:
     """Finish or take back what a killed command left; its lock is held by us now.
 
     An export that was never complete, or is not any more, goes. One that a swap of its LUN left
-    half done is mapped as it is recorded.
+    half done is mapped as it is recorded. The boot publishes what is left.
     """
     for export in exports:
         try:
@@ -100,6 +101,7 @@ def reap(session: Session, exports: Sequence[Export]) -> None:
                 settle(export)
         except DmsnapError as error:
             log.warning("the export by %s is not put right: %s", export.target, error)
+    export_unit.settle(session)
 
 
 def settle(export: Export) -> None:

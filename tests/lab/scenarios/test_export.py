@@ -14,6 +14,7 @@ from conftest import MIB, Lab, catalogue_rows, dm_devices, dmsnap, forked, refus
 
 from dmsnap.errors import ExitCode
 from dmsnap.host.lio import state, target
+from dmsnap.service import export_unit
 
 SIZE = 64 * MIB
 PORTAL = "127.0.0.1:3270"
@@ -262,6 +263,22 @@ def test_what_a_killed_unexport_leaves_is_cleared_by_any_command(published: Lab)
             assert kept["problem"] is None
             dmsnap("unexport", point)
         assert published_objects() == [], position
+
+
+def test_a_boot_publishes_what_is_recorded_wherever_it_was_cut_off(published: Lab) -> None:
+    """Power lost between the record and the unit's drop-in left an export for one boot alone."""
+    things = disks_and_names(published)
+    dmsnap("export", things["point"], *TO)
+    wish = export_unit.wish_path()
+    wish.unlink()
+    dmsnap("point", "create", things["front"])
+    assert wish.read_text() == export_unit.TEXT
+    dmsnap("unexport", things["point"])
+    assert not wish.exists()
+    wish.parent.mkdir(exist_ok=True)
+    wish.write_text(export_unit.TEXT)
+    dmsnap("point", "create", things["front"])
+    assert not wish.exists()
 
 
 @pytest.mark.parametrize(("shown", "to"), [("front", "point"), ("point", "device")])
