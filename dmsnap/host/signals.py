@@ -16,7 +16,7 @@ class _RaiseOnce:
 
     def __init__(self) -> None:
         self._raised = False
-        self._deferring = False
+        self._deferring = 0  # how many blocks deep
         self._pending: int | None = None
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
@@ -31,12 +31,12 @@ class _RaiseOnce:
     @contextmanager
     def deferring(self) -> Iterator[None]:
         """Raise at the end of the block instead of within."""
-        self._deferring = True
+        self._deferring += 1
         try:
             yield
         finally:
-            self._deferring = False
-            if self._pending is not None:
+            self._deferring -= 1
+            if self._pending is not None and not self._deferring:
                 number, self._pending = self._pending, None
                 self(number, None)
 
@@ -79,10 +79,13 @@ def deferred() -> Iterator[None]:
 def held_back() -> Iterator[None]:
     """Block SIGINT and SIGTERM in this thread; what arrives is delivered at the end of the block.
 
-    For the few lines that must not be torn apart, such as a suspend and the note of its undo.
+    For the few lines that must not be torn apart, such as a suspend and the note of its undo. Where
+    another thread takes the signal, which has it not blocked, the handler runs here all the same:
+    it waits for the end of the block, too.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with deferred():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -3,7 +3,9 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
@@ -87,3 +89,29 @@ def test_held_back_until_the_end_of_the_block() -> None:
     with pytest.raises(InterruptedBySignal):
         hold_back(reached)
     assert reached == ["inside"]
+
+
+def signalled_while_held_back(depth: int, finished: list[bool]) -> None:
+    with interruptible(), ExitStack() as blocks:
+        for _ in range(depth):
+            blocks.enter_context(held_back())
+        with held_back():
+            raise_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        finished.append(True)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_held_back_when_another_thread_takes_the_signal(depth: int) -> None:
+    """It has it not blocked, so the kernel gives it to that one, and Python's handler runs here."""
+    over = threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    finished: list[bool] = []
+    try:
+        with pytest.raises(InterruptedBySignal):
+            signalled_while_held_back(depth, finished)
+    finally:
+        over.set()
+        other.join()
+    assert finished == [True]
