@@ -68,7 +68,8 @@ def _is_complete(layer: Path) -> bool:
 
 
 @contextmanager
-def _locked(path: Path, operation: int) -> Iterator[int]:
+def locked(path: Path, operation: int) -> Iterator[int]:
+    """Hold flock(2) on a file, made where it is missing; gives its descriptor."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, operation)
@@ -101,7 +102,7 @@ class Layers:
         layer = self.directory / kind / key
         layer.parent.mkdir(parents=True, exist_ok=True)
         if not self._hold(layer):
-            with _locked(self.directory / f"{kind}.lock", fcntl.LOCK_EX):
+            with locked(self.directory / f"{kind}.lock", fcntl.LOCK_EX):
                 if not self._hold(layer):
                     self._build(layer, build)
                     self._prune(layer)

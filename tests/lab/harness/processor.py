@@ -8,9 +8,11 @@ run on processors of their own, each waits for the other's to wake up: 0.32 ms f
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
+
+from harness.cache import locked
 
 GUESTS_EACH = 8
 
@@ -23,22 +25,19 @@ def processor(locks: Path) -> Iterator[int]:
     every processor they are not counted any more.
     """
     allowed = sorted(os.sched_getaffinity(0))
-    for place, number in product(range(GUESTS_EACH), allowed):
-        descriptor = os.open(
-            locks / f"processor-{number}-{place}", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
+    places = product(range(GUESTS_EACH), allowed)
+    with ExitStack() as held:
+        free = (
+            number
+            for place, number in places
+            if _taken(held, locks / f"processor-{number}-{place}")
         )
-        try:
-            if _locked(descriptor):
-                yield number
-                return
-        finally:
-            os.close(descriptor)
-    yield allowed[0]
+        yield next(free, allowed[0])
 
 
-def _locked(descriptor: int) -> bool:
+def _taken(held: ExitStack, path: Path) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held.enter_context(locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     return True
