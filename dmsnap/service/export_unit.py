@@ -4,6 +4,8 @@ from pathlib import Path
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.host import replacement, systemd
+from dmsnap.host.locks import directory_lock
+from dmsnap.host.system_call import system_call
 from dmsnap.service.session import Session
 
 UNIT = "dmsnap-exports.service"
@@ -20,14 +22,27 @@ def wish_path() -> Path:
 
 
 def settle(session: Session) -> None:
-    """Have the unit wanted exactly while something is exported."""
-    path = wish_path()
-    wanted = any(export.complete for export in recorded.exports(session.catalogue))
-    if wanted is path.exists():
+    """Have the unit wanted exactly while something is exported.
+
+    Another command may export or unexport at the same time: what is decided under the lock is
+    decided by what is recorded then.
+    """
+    if _is_wanted(session) is wish_path().exists():
         return
+    with system_call(f"make {systemd.UNITS}"):
+        systemd.UNITS.mkdir(parents=True, exist_ok=True)
+    with directory_lock(systemd.UNITS):
+        _settle(wish_path(), wanted=_is_wanted(session))
+    systemd.reload()
+
+
+def _is_wanted(session: Session) -> bool:
+    return any(export.complete for export in recorded.exports(session.catalogue))
+
+
+def _settle(path: Path, *, wanted: bool) -> None:
     if wanted:
         replacement.replace_file(path, TEXT)
     else:
         replacement.remove_file(path)
         replacement.remove_empty_directory(path.parent)
-    systemd.reload()

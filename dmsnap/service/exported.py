@@ -101,7 +101,10 @@ def reap(session: Session, exports: Sequence[Export]) -> None:
                 settle(export)
         except DmsnapError as error:
             log.warning("the export by %s is not put right: %s", export.target, error)
-    export_unit.settle(session)
+    try:
+        export_unit.settle(session)
+    except DmsnapError as error:
+        log.warning("what publishes exports at boot is not put right: %s", error)
 
 
 def settle(export: Export) -> None:

@@ -1,14 +1,18 @@
 """What an export is called and whom it lets in, before anything is published."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import ExportKind, Source
 from dmsnap.errors import WrongWordError
-from dmsnap.service import export, export_source, exported
+from dmsnap.host import systemd
+from dmsnap.service import export, export_source, export_unit, exported
 from dmsnap.service.export import ExportRequest
 
 
@@ -82,3 +86,47 @@ def test_a_job_on_a_device_is_known_to_live_by_its_lock() -> None:
         SimpleNamespace(),  # type: ignore[arg-type]
         device,
     )
+
+
+@pytest.fixture
+def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory in the place of /etc/systemd/system."""
+    monkeypatch.setattr(systemd, "UNITS", tmp_path / "system")
+    monkeypatch.setattr(systemd, "reload", lambda: None)
+    return tmp_path
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *answers: bool) -> Any:
+    """A session whose catalogue has an export or none, from one question to the next."""
+    rows = iter([[SimpleNamespace(complete=True)] if answer else [] for answer in answers])
+    monkeypatch.setattr(recorded, "exports", lambda _: next(rows))
+    return SimpleNamespace(catalogue=None)
+
+
+def test_the_unit_is_wanted_while_there_are_exports(
+    units: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = export_unit.wish_path()
+    export_unit.settle(answers(monkeypatch, False))
+    assert not list(units.iterdir())
+    export_unit.settle(answers(monkeypatch, True, True))
+    assert wish.read_text() == export_unit.TEXT
+    export_unit.settle(answers(monkeypatch, False, False))
+    assert not wish.parent.exists()
+
+
+def test_an_export_that_is_recorded_meanwhile_keeps_its_unit(
+    units: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read before the lock may be old: another command exported something since."""
+    export_unit.settle(answers(monkeypatch, True, True))
+    export_unit.settle(answers(monkeypatch, False, True))
+    assert export_unit.wish_path().exists()
+
+
+def test_a_volume_can_be_worked_on_where_etc_cannot_be_written(
+    units: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    systemd.UNITS.write_text("no directory")
+    exported.reap(answers(monkeypatch, True, True), [])
+    assert "is not put right" in caplog.text
