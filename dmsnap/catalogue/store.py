@@ -49,9 +49,11 @@ class Catalogue:
             raise OperatingSystemError(
                 f"the catalogue {path} cannot be opened: {error.strerror}", errnum=error.errno
             ) from error
+        # One connection for as long as the catalogue is open: the last to be closed checkpoints the
+        # write-ahead log, which is two flushes more for each transaction.
         engine = sa.create_engine(
             f"sqlite:///{path}",
-            poolclass=NullPool,
+            pool_size=1,
             connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
         )
         sa.event.listen(engine, "connect", _configure_connection)
