@@ -9,7 +9,9 @@ import fcntl
 import hashlib
 import io
 import json
+import mmap
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -88,19 +90,16 @@ def dmsnap_process(*argv: object) -> "subprocess.Popen[str]":
 def sha256(path: str | Path, size_bytes: int | None = None) -> str:
     """The SHA-256 of a device or file, read past the page cache; of its first bytes if told."""
     digest = hashlib.sha256()
-    with subprocess.Popen(
-        ["dd", f"if={path}", "bs=1M", "iflag=direct", "status=none"], stdout=subprocess.PIPE
-    ) as reader:
-        assert reader.stdout is not None
-        left = size_bytes
-        while left is None or left > 0:
-            piece = reader.stdout.read(MIB if left is None else min(MIB, left))
-            if not piece:
-                break
-            digest.update(piece)
-            left = None if left is None else left - len(piece)
-        reader.stdout.close()
-        reader.kill()
+    left = size_bytes
+    with (
+        open(os.open(path, os.O_RDONLY | os.O_DIRECT), "rb", buffering=0) as file,
+        mmap.mmap(-1, MIB) as buffer,  # as aligned as O_DIRECT wants it
+        memoryview(buffer) as view,
+    ):
+        while left != 0 and (length := file.readinto(view)):
+            taken = length if left is None else min(length, left)
+            digest.update(view[:taken])
+            left = None if left is None else left - taken
     assert left in (None, 0), f"{path} is shorter than {size_bytes} bytes"
     return digest.hexdigest()
 
@@ -163,28 +162,42 @@ class Lab:
         return name
 
     def close(self) -> None:
-        """Take down whatever the scenario left, our devices by their UUID prefix."""
-        for mount_point in reversed(self.mounts):
+        """Take down whatever the scenario left, our devices by their UUID prefix.
+
+        A program that starts costs a guest a tenth of a second: none is for nothing.
+        """
+        points = Path("/run/dmsnap/points").glob("*")
+        for mount_point in filter(os.path.ismount, [*reversed(self.mounts), *points]):
             subprocess.run(["umount", "-R", mount_point], capture_output=True, check=False)
-        for mount_point in Path("/run/dmsnap/points").glob("*"):
-            subprocess.run(["umount", mount_point], capture_output=True, check=False)
         for _ in range(4):
-            for row in dm_devices():
-                subprocess.run(["dmsetup", "remove", row], capture_output=True, check=False)
+            if left := dm_devices():
+                subprocess.run(["dmsetup", "remove", *left], capture_output=True, check=False)
         for group in self.groups:
             subprocess.run(
                 ["vgremove", "-qq", "-ff", "-y", group], capture_output=True, check=False
             )
-        subprocess.run(["losetup", "-D"], capture_output=True, check=False)
-        for state in ("/var/lib/dmsnap", "/run/dmsnap", str(self.directory)):
-            subprocess.run(["rm", "-rf", state], check=True)
+        if loop_files():
+            subprocess.run(["losetup", "-D"], capture_output=True, check=False)
+        for state in (Path("/var/lib/dmsnap"), Path("/run/dmsnap"), self.directory):
+            if state.exists():
+                shutil.rmtree(state)
 
 
 def dm_devices(prefix: str = "DMSNAP-") -> list[str]:
-    """The names of the dm devices whose UUID begins with ``prefix``."""
-    listing = run("dmsetup", "info", "-c", "--noheadings", "--separator", " ", "-o", "name,uuid")
-    rows = [line.split() for line in listing.splitlines() if not line.startswith("No devices")]
-    return [row[0] for row in rows if len(row) > 1 and row[1].startswith(prefix)]
+    """The dm devices whose UUID begins with ``prefix``, each before those that it lies on."""
+    found = []
+    for device in Path("/sys/block").glob("dm-*"):
+        with contextlib.suppress(FileNotFoundError):
+            name, uuid = ((device / "dm" / key).read_text().strip() for key in ("name", "uuid"))
+            if uuid.startswith(prefix):
+                found.append((height(device), name))
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def height(device: Path) -> int:
+    """How many devices lie below one of /sys/block, one upon the other."""
+    below = [Path("/sys/block") / path.name for path in (device / "slaves").glob("*")]
+    return 1 + max(map(height, below), default=0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
