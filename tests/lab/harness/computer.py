@@ -24,6 +24,7 @@ ATTENDANT = ("python3", "/lab/guest/attendant")
 BOOT_SECONDS = 600  # a shared host may give a guest a tenth of a processor
 COMMAND_SECONDS = 300
 POWER_OFF_SECONDS = 120
+REPORT_SHARE = 0.9  # of the time a request may take: then the guest says what hangs
 CONSOLE_LINES = 60
 CHUNK_BYTES = 1 << 12
 
@@ -100,7 +101,7 @@ class Computer:
         """Shut it down in order: systemd stops its units, file systems are unmounted or synced."""
         orderly = self.guest.init == "systemd"
         command = "systemctl poweroff" if orderly else "sync && poweroff --force --force --no-sync"
-        self._send({"argv": ["sh", "-c", command]})
+        self._send({"argv": ["sh", "-c", command]}, POWER_OFF_SECONDS)
         if not self._receive_end(POWER_OFF_SECONDS):
             raise self._died("The guest did not shut down.")
         self.pull_plug()
@@ -161,7 +162,7 @@ class Computer:
 
     def dies(self, code: str, *, timeout: float = COMMAND_SECONDS) -> None:
         """Run Python code that ends the guest with ``pull_plug()``; it is off afterwards."""
-        self._send({"python": code})
+        self._send({"python": code}, timeout)
         if not self._receive_end(timeout):
             raise LabError("The guest lives on.")
         self.pull_plug()
@@ -190,7 +191,7 @@ class Computer:
     def _checked(
         self, request: dict[str, Any], expected: int, timeout: float, named: str | None = None
     ) -> Done:
-        self._send(request)
+        self._send(request, timeout)
         number = f"{self._requests}\n".encode()
         if not self._receive(number, timeout):
             raise self._died(f"The guest did not answer within {timeout:.0f} s: {named or request}")
@@ -202,10 +203,11 @@ class Computer:
             )
         return done
 
-    def _send(self, request: dict[str, Any]) -> None:
+    def _send(self, request: dict[str, Any], timeout: float) -> None:
         if self._machine is None:
             raise LabError("The guest is switched off.")
         self._requests += 1
+        request["report_after_seconds"] = timeout * REPORT_SHARE
         (self.directory.work / f"request-{self._requests}").write_text(json.dumps(request))
         self._machine.channel.sendall(f"{self._requests}\n".encode())
 
@@ -246,7 +248,9 @@ class Computer:
     def _died(self, sentence: str) -> GuestDiedError:
         tail = "\n".join(self.console().splitlines()[-CONSOLE_LINES:])
         self.pull_plug()
-        return GuestDiedError(f"{sentence} The end of its console:\n{tail}")
+        late = self.directory.work / f"late-{self._requests}"
+        waiting = f"\nWhat its processes waited for:\n{late.read_text()}" if late.exists() else ""
+        return GuestDiedError(f"{sentence} The end of its console:\n{tail}{waiting}")
 
 
 @contextmanager
