@@ -7,12 +7,14 @@ trial ends with ``unprotect`` or ``commit``.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from dmsnap._native import label as labels
 from dmsnap._native.label import Label, LabelState
-from dmsnap.catalogue.model import Area, AreaRole, VolumeState
+from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import ForeignDeviceError
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.dm import device as dm
@@ -35,6 +37,7 @@ class LabelTrial:
 
     def __init__(self, session: Session, request: LabelRequest, found: Label) -> None:
         self.session = session
+        self.request = request
         self.recovery = BlockDevice.probe(request.device)
         self.found = found
         self.label = label_admission.settled(found)
@@ -109,7 +112,9 @@ class LabelTrial:
             ),
             Step("record-trial", f"record that {name} is in trial", self._finish, final=True),
         ]
-        return Plan("swap from-label", (self.volume.id,), steps, {"device": str(device)})
+        arguments = {**asdict(self.request), "device": str(self.request.device)}
+        arguments["mount"] = str(self.request.mount) if self.request.mount else None
+        return Plan("swap from-label", (self.volume.id,), steps, arguments)
 
     def _claim(self) -> None:
         """What an interrupted sync left is rolled back by the first label that is ours."""
@@ -196,3 +201,19 @@ def recover(session: Session, request: LabelRequest, *, dry_run: bool) -> SwapRe
         if dry_run:
             return plan
         return trial.result(putting.volume, journal.run(session.catalogue, plan))
+
+
+def again(
+    session: Session, *, device: str, mount: str | None, dry_run: bool, **rest: Any
+) -> object:
+    """Begin a recovery anew that was cut off."""
+    place = Path(mount) if mount else None
+    return recover(session, LabelRequest(Path(device), mount=place, **rest), dry_run=dry_run)
+
+
+def finish(session: Session, volume: Volume, _job: Job) -> bool:
+    """Done once the trial is recorded; until then it is taken back."""
+    if not is_cut_off(volume):
+        return True
+    journal.run(session.catalogue, Withdrawal(session, volume).plan())
+    return False

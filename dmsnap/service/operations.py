@@ -45,6 +45,7 @@ OPERATIONS = {
     "sync": Operation("sync.again", effect="apply"),
     "verify": Operation("verify.again"),
     "swap": Operation("swap.swap", finish="swap.finish"),
+    "swap from-label": Operation("from_label.again", finish="from_label.finish"),
     "swap revert": Operation("revert.revert", finish="revert.finish"),
     "swap extend": Operation("extension.extend", finish="extension.finish"),
     "swap commit": Operation("promotion.commit", finish="promotion.finish"),

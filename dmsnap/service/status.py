@@ -159,7 +159,10 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
             found = stack.differences(trial.expected_tables(volume, areas))
             return found or overlay.problems(volume, overlay.status(session, volume))
         if is_cut_off(volume):
-            return [f"recovering {volume.name} by its label was interrupted: unprotect it"]
+            return [
+                f"recovering {volume.name} by its label was interrupted: dmsnap job resume begins "
+                "it anew, any other command takes it back"
+            ]
         if volume.state is VolumeState.BUILDING:
             return [f"{volume.name} is protected in part: dmsnap unprotect gives it back"]
         if volume.state is VolumeState.COMMITTING:

@@ -252,6 +252,24 @@ def test_interrupted_at_every_step(lab: Lab) -> None:
     assert sha256(volume.front) == contents[0]
 
 
+def test_a_recovery_that_was_cut_off_is_begun_anew_or_taken_back(lab: Lab) -> None:
+    """By its job: with what it was asked for, and what is left of it is not a trial."""
+    volume, points, contents = synced(lab)
+    lost(lab, volume, primary=True)
+    words = ("swap", "--from-label", volume.recovery, "--store", lab.store(), "--to", points[1])
+    steps = [step["name"] for step in dmsnap(*words, "--dry-run")["steps"]]
+    before = world(lab)
+    for name in ("record", "create-front"):
+        forked(*words, at=(steps.index(name), "done"), send=(signal.SIGKILL,))
+        (resumed,) = dmsnap("job", "resume", "--all")
+        assert resumed["job"]["state"] == "undone"
+        assert world(lab) == before
+    forked(*words, at=(steps.index("show-point"), "done"), send=(signal.SIGKILL,))
+    (job,) = (job for job in dmsnap("job", "list") if job["state"] == "cut off")
+    dmsnap("job", "resume", job["id"])
+    assert sha256(volume.front) == contents[1]
+
+
 @pytest.mark.exhaustive
 def test_killed_at_every_step(lab: Lab) -> None:
     """What is left is taken back when it is begun again, or when it is given up."""
