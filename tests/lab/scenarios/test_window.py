@@ -3,7 +3,6 @@
 import mmap
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import textwrap
@@ -398,18 +397,3 @@ def test_a_signal_waits_until_the_end(stack: Stack) -> None:
         windows_without_end_here()
     thread.join()
     stack.check_usable()
-
-
-def test_figures(stack: Stack) -> None:
-    """How long windows take, idle and under writes: printed, not judged."""
-    for label, block_bytes in (("idle", 0), ("4 KiB writes", 4096), ("1 MiB writes", MIB)):
-        if block_bytes:
-            with writing(stack, block_bytes):
-                seconds = [window.run(stack.steps(), 10_000).seconds for _ in range(50)]
-        else:
-            seconds = [window.run(stack.steps(), 10_000).seconds for _ in range(50)]
-        seconds.sort()
-        print(
-            f"window, {label}: median {statistics.median(seconds) * 1000:.2f} ms, "
-            f"largest {seconds[-1] * 1000:.2f} ms"
-        )
