@@ -66,6 +66,14 @@ def format_size(size_bytes: int) -> str:
     return f"{size_bytes} B"
 
 
+def exact_size(size_bytes: int) -> str:
+    """``size_bytes`` in the largest unit that leaves no rest, as :func:`parse_size` reads it."""
+    for unit, factor in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if size_bytes >= factor and size_bytes % factor == 0:
+            return f"{size_bytes // factor}{unit}"
+    return str(size_bytes)
+
+
 def parse_duration(text: str) -> int:
     """Read ``7d``, ``36h``, ``90s``: whole numbers of one unit, in seconds, else ``ValueError``."""
     match = _DURATION.fullmatch(text.strip())

@@ -37,6 +37,7 @@ PACKAGES = {
     "lvm": "lvm2",
     "modprobe": "kmod",
     "mount": "mount",
+    "systemd-analyze": "systemd",
     "udevadm": "udev",
     "umount": "mount",
     "xfs_db": "xfsprogs",

@@ -10,6 +10,7 @@ from dmsnap.units import (
     KIB,
     MIB,
     TIB,
+    exact_size,
     format_duration,
     format_size,
     parse_duration,
@@ -68,6 +69,11 @@ def test_alignment(value: int, granularity: int) -> None:
 def test_what_is_written_is_read(unit: str, count: int) -> None:
     size_bytes = parse_size(f"{count}{unit}")
     assert parse_size(format_size(size_bytes).replace(" ", "")) == size_bytes
+
+
+@given(st.integers(0, 2**63) | st.integers(0, 2**20).map(lambda count: count * MIB))
+def test_exact_sizes_are_read_again(size_bytes: int) -> None:
+    assert parse_size(exact_size(size_bytes)) == size_bytes
 
 
 @pytest.mark.parametrize(
