@@ -134,6 +134,19 @@ def read(path: Path) -> Source:
         raise ConfigurationError(f"{path}: brackets are nested too deeply") from None
 
 
+def further_files(directory: Path, secrets: Path) -> list[Path]:
+    """The other files of a configuration by name; hidden ones are editors', ``secrets`` is none."""
+    return [
+        path
+        for path in sorted(directory.glob("*.toml"))
+        if path.name != FILE and not path.name.startswith(".") and not _same(path, secrets)
+    ]
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve()
+
+
 def settings_of(source: Source) -> Configuration:
     """The settings of a file; :class:`ConfigurationError` names all mistakes at once."""
     if not source.settings:

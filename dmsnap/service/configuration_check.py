@@ -33,22 +33,25 @@ class Checked:
         return not self.mistakes
 
 
-def check(path: Path | None = None) -> Checked:
-    """Check the directory ``path``, or a single file; by default what commands use."""
+def check(path: Path | None = None, *, calendars: bool = True) -> Checked:
+    """Check the directory ``path``, or a single file; by default what commands use.
+
+    ``calendars``: ask systemd about each expression, which takes as long as all the rest.
+    """
     place = path or configuration.chosen_path()
     reading = _Reading()
     reading.read(place)
     reading.declare()
     reading.relate()
-    notes = tuple(reading.check_calendars())
+    notes = tuple(reading.check_calendars()) if calendars else ()
     files = tuple(str(source.path) for source in reading.sources)
     mistakes = sorted(reading.mistakes, key=lambda each: (each.file, each.line or 0, each.key))
     return Checked(files, reading.settings, reading.declared, tuple(mistakes), notes)
 
 
 def require(path: Path | None = None) -> Checked:
-    """As :func:`check`; ``ConfigurationError`` when there is any mistake."""
-    checked = check(path)
+    """As :func:`check` without calendars; ``ConfigurationError`` when there is any mistake."""
+    checked = check(path, calendars=False)
     if not checked.ok:
         raise mistake.configuration_error(checked.mistakes)
     return checked
@@ -70,7 +73,7 @@ class _Reading:
         self._read_settings(place)
         if place.is_dir():
             self._check_directory(place)
-            for path in _further_files(place, self.settings.iscsi_secrets):
+            for path in configuration.further_files(place, self.settings.iscsi_secrets):
                 self._read_further(path)
 
     def _read_settings(self, place: Path) -> None:
@@ -155,19 +158,6 @@ class _Reading:
 
     def _add(self, source: Source, flaw: Flaw) -> None:
         self.mistakes.append(mistake.located(str(source.path), source.text, flaw))
-
-
-def _further_files(directory: Path, secrets: Path) -> list[Path]:
-    """The other files of the configuration by name; hidden ones are editors'."""
-    return [
-        path
-        for path in sorted(directory.glob("*.toml"))
-        if path.name != FILE and not path.name.startswith(".") and not _same(path, secrets)
-    ]
-
-
-def _same(path: Path, other: Path) -> bool:
-    return path.resolve() == other.resolve()
 
 
 def _validated(noun: str, name: str, table: object) -> tuple[object, list[Flaw]]:

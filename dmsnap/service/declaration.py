@@ -26,6 +26,7 @@ from dmsnap.service.declared_value import (
     Name,
     RateText,
 )
+from dmsnap.service.hooks import Phase
 
 FORBID: dict[str, str] = {"extra": "forbid"}
 
@@ -44,16 +45,6 @@ class Make(StrEnum):
         return {Make.SNAPSHOT: snapshot, Make.RECOVERY_VOLUME: recovery}.get(
             self, snapshot | recovery
         )
-
-
-class Phase(StrEnum):
-    """When a hook runs; pre-hooks of a phase run before anything of it is done."""
-
-    PRESNAPSHOT = "presnapshot"
-    POSTSNAPSHOT = "postsnapshot"
-    PRECOPY = "precopy"
-    POSTCOPY = "postcopy"
-    UNSNAP = "unsnap"
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,12 +97,16 @@ def test_a_small_file_does_not_wait_for_the_tables(tmp_path: Path) -> None:
     path.write_text("cow_percent = 30\n")
     path.chmod(0o644)
     program = (
-        "import sys; from pathlib import Path; from dmsnap.service import configuration; "
-        f"configuration.load(Path({str(path)!r})); print(*sys.modules)"
+        "import os, sys; from types import SimpleNamespace; "
+        f"os.environ['DMSNAP_CONFIG'] = {str(tmp_path)!r}; "
+        "from dmsnap.service import configuration, hooks, sync; settings = configuration.load(); "
+        "assert not hooks.hooks_of(SimpleNamespace(configuration=settings), ['x']).named; "
+        "print(*sys.modules)"
     )
     loaded = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout.split()
     tables = {"declaration", "declared_value", "mistake", "toml_position", "coherence"}
     assert not {f"dmsnap.service.{name}" for name in tables} & set(loaded)
+    assert "dmsnap.service.hooks" in loaded
     assert "dmsnap.policy" not in loaded

@@ -20,7 +20,8 @@ from dmsnap.policy.pool import Choice
 from dmsnap.policy.retention import Retention
 from dmsnap.service import configuration_check
 from dmsnap.service.configuration_check import Checked, check
-from dmsnap.service.declaration import Make, Phase
+from dmsnap.service.declaration import Make
+from dmsnap.service.hooks import Phase
 from dmsnap.units import MIB
 
 GOOD = {
