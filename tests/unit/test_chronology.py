@@ -76,6 +76,9 @@ def test_a_clock_that_was_set_is_in_doubt_for_a_day() -> None:
 
 def test_small_corrections_are_no_jump() -> None:
     assert trusted_now([reading(0)], reading(1, wall_off=200 * SECOND)) is not None
+    # Nor are they when they add up: each of them is none.
+    drifting = [reading(hour, wall_off=hour * 100 * SECOND) for hour in range(20)]
+    assert trusted_now(drifting[:-1], drifting[-1]) is not None
 
 
 def test_over_a_reboot_only_what_is_unlikely_is_a_jump() -> None:

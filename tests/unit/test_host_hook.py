@@ -61,6 +61,18 @@ def test_one_that_goes_well(hook: Hook) -> None:
     )
 
 
+def test_what_it_wrote_at_its_very_end_is_read(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has ended, and all is in the pipe, before anybody looks."""
+    real = os.pidfd_open
+
+    def late(pid: int) -> int:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return real(pid)
+
+    monkeypatch.setattr(os, "pidfd_open", late)
+    assert hook.run("head -c 60000 /dev/zero").output == bytes(60000)
+
+
 def test_its_environment_is_known(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_PRELOAD", "/nowhere")
     lines = hook.run("env; pwd").output.decode().splitlines()

@@ -203,6 +203,25 @@ def test_the_hour_that_is_lived_through_twice_is_two() -> None:
     assert all(Rule.HOURLY in each.rules for each in decisions)
 
 
+def test_a_wrong_time_takes_no_place_of_a_right_one() -> None:
+    """Nor the other way around: of the last two nobody knows which day they are of."""
+    wrong = [START + DAY, START + DAY + HOUR]
+    right = [START, START + DAY, START + DAY + 2 * HOUR, START + DAY + 3 * HOUR]
+    points = points_at([*right, *wrong, START + 3 * DAY])
+    decisions = retention.of_primary(points, Retention(daily=3, minimum=0), START + 4 * DAY, UTC)
+    daily = [number for number, each in enumerate(decisions) if Rule.DAILY in each.rules]
+    assert daily == [0, 3, 5, 6]
+
+
+def test_weeks_are_those_of_their_year() -> None:
+    points = points_at([START + 2 * DAY, START + (2 + 53 * 7) * DAY])
+    zone = UTC
+    weeks = {retention_model.period(each, Rule.WEEKLY, zone)[5:] for each in points}
+    assert weeks == {"01"}
+    decisions = retention.of_primary(points, Retention(weekly=2), START + 400 * DAY, zone)
+    assert all(Rule.WEEKLY in each.rules for each in decisions)
+
+
 def test_days_are_those_of_the_zone() -> None:
     # 22:30Z and 23:30Z of one day: two days in Berlin in winter.
     late = int(datetime(2026, 1, 5, 22, 30, tzinfo=UTC).timestamp()) * SECOND
