@@ -1,4 +1,7 @@
-"""Sizes: bytes inside Python, sectors only in dm tables, status lines and kernel structures."""
+"""Sizes and durations: bytes and seconds inside Python.
+
+Sectors live only in dm tables, status lines and kernel structures.
+"""
 
 import re
 from typing import NewType
@@ -16,6 +19,10 @@ TIB = 1024 * GIB
 _FACTORS = {"": 1, "B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": TIB}
 _FACTORS |= {unit[0]: factor for unit, factor in _FACTORS.items() if unit.endswith("IB")}
 _SIZE = re.compile(r"(\d+)\s*([A-Za-z]*)")
+
+# No months or years: they are no lengths. Nor m: minutes to systemd, months to others.
+_SECONDS = {"w": 7 * 86400, "d": 86400, "h": 3600, "min": 60, "s": 1}
+_DURATION = re.compile(r"(\d+)\s*([a-z]+)")
 
 
 def to_sectors(size_bytes: int) -> Sectors:
@@ -57,3 +64,28 @@ def format_size(size_bytes: int) -> str:
             value = size_bytes / factor
             return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
     return f"{size_bytes} B"
+
+
+def exact_size(size_bytes: int) -> str:
+    """``size_bytes`` in the largest unit that leaves no rest, as :func:`parse_size` reads it."""
+    for unit, factor in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if size_bytes >= factor and size_bytes % factor == 0:
+            return f"{size_bytes // factor}{unit}"
+    return str(size_bytes)
+
+
+def parse_duration(text: str) -> int:
+    """Read ``7d``, ``36h``, ``90s``: whole numbers of one unit, in seconds, else ``ValueError``."""
+    match = _DURATION.fullmatch(text.strip())
+    factor = _SECONDS.get(match[2]) if match else None
+    if match is None or factor is None:
+        raise ValueError(f"{text!r} is not a duration; write it as 90s, 15min, 6h, 7d, 4w")
+    return int(match[1]) * factor
+
+
+def format_duration(seconds: int) -> str:
+    """``seconds`` in the largest unit that leaves no rest, as :func:`parse_duration` reads it."""
+    for unit, factor in _SECONDS.items():
+        if seconds >= factor and seconds % factor == 0:
+            return f"{seconds // factor}{unit}"
+    return "0s"

@@ -37,6 +37,7 @@ PACKAGES = {
     "lvm": "lvm2",
     "modprobe": "kmod",
     "mount": "mount",
+    "systemd-analyze": "systemd",
     "udevadm": "udev",
     "umount": "mount",
     "xfs_db": "xfsprogs",
@@ -112,7 +113,7 @@ def run(
         ) from error
     finally:
         if process is not None:
-            _kill(process, reap_seconds)
+            kill_session(process, reap_seconds)
     completed = Completed(argv, process.returncode, stdout, stderr)
     LOGGER.debug(
         "%s: %d after %.3f s", shlex.join(argv), completed.returncode, time.monotonic() - started
@@ -167,7 +168,7 @@ def _start(
         raise ProgramError(f"cannot run {path}: {error.strerror}", argv=list(argv)) from error
 
 
-def _kill(process: subprocess.Popen[bytes], reap_seconds: float) -> None:
+def kill_session(process: subprocess.Popen[bytes], reap_seconds: float) -> None:
     """Kill the session that is left, if any, and reap the program."""
     if process.returncode is None:
         # Not reaped yet: its number cannot have been given to anybody else.

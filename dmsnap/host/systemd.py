@@ -62,6 +62,15 @@ def start(unit: str) -> None:
     run("systemctl", "start", "--", unit, timeout_seconds=UNIT_SECONDS)
 
 
+def is_calendar(expression: str) -> bool:
+    """Whether systemd takes a text for a calendar expression (systemd.time(7)).
+
+    ``ProgramError`` where systemd-analyze is not installed.
+    """
+    asked = run("systemd-analyze", "calendar", "--", expression, expected=(0, 1))
+    return asked.returncode == 0
+
+
 def escape(text: str) -> str:
     """A word as a part of a unit's name (systemd.unit(5), "String Escaping")."""
     return "".join(_escaped(character, first=not at) for at, character in enumerate(text))

@@ -1,18 +1,28 @@
-"""``/etc/dmsnap/dmsnap.toml``: defaults for everything a command does not say."""
+"""``/etc/dmsnap/dmsnap.toml``: defaults for everything a command does not say.
+
+The tables that it and the other files in the directory may declare (``declaration``) are not looked
+at here: a mistake in a policy must not keep a volume from being recovered.
+"""
 
 import os
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
 from dmsnap.errors import ConfigurationError
+from dmsnap.host import trust
 from dmsnap.units import GIB, MIB
 
-DEFAULT_PATH = Path("/etc/dmsnap/dmsnap.toml")
+DEFAULT_DIRECTORY = Path("/etc/dmsnap")
+FILE = "dmsnap.toml"
 PATH_VARIABLE = "DMSNAP_CONFIG"
+
+# What is declared in tables, in any of the files; ``store`` is a setting, too, where it is a text.
+NOUNS = ("store", "pool", "policy", "subclient", "hook")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +57,109 @@ class Configuration:
         return self.state_directory / "catalogue.db"
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of the configuration, and what TOML makes of it."""
+
+    path: Path
+    text: str
+    values: Mapping[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is no table of a noun."""
+        return {key: value for key, value in self.values.items() if not _is_table(key, value)}
+
+    @property
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """The tables of each noun by their names."""
+        return {key: value for key, value in self.values.items() if _is_table(key, value)}
+
+
+def _is_table(key: str, value: object) -> bool:
+    return key in NOUNS and isinstance(value, dict)
+
+
+def setting_names() -> tuple[str, ...]:
+    """Every key of the settings."""
+    return tuple(each.name for each in fields(Configuration))
+
+
 def load(path: Path | None = None) -> Configuration:
-    """Read the configuration; a missing file at the default place means the defaults."""
-    chosen = path or Path(os.environ.get(PATH_VARIABLE, DEFAULT_PATH))
+    """Read the settings; where there is no file at the default place, the defaults."""
+    source = read_settings(path or chosen_path())
+    return Configuration() if source is None else settings_of(source)
+
+
+def chosen_path() -> Path:
+    """The directory of the configuration, or the one file that ``DMSNAP_CONFIG`` names."""
+    return Path(os.environ.get(PATH_VARIABLE, DEFAULT_DIRECTORY))
+
+
+def read_settings(path: Path) -> Source | None:
+    """The file with the settings. In a directory it may be missing: None."""
+    if path != DEFAULT_DIRECTORY and not path.is_dir():
+        return read(path)
     try:
-        with chosen.open("rb") as file:
-            values = tomllib.load(file)
+        return read(path / FILE)
+    except MissingFileError:
+        return None
+
+
+class MissingFileError(ConfigurationError):
+    """A configuration file that is not there."""
+
+
+def read(path: Path) -> Source:
+    """Read and parse a file. It decides what root does: so others must not be able to write to it.
+
+    Raises ``ConfigurationError``.
+    """
+    try:
+        with path.open("rb") as file:
+            doubt = trust.doubt_about(os.fstat(file.fileno()))
+            if doubt is not None:
+                raise ConfigurationError(
+                    f"{path} {doubt}", hint=f"make root its owner, and chmod go-w {path}"
+                )
+            text = file.read().decode()
+        return Source(path, text, tomllib.loads(text))
     except FileNotFoundError:
-        if chosen == DEFAULT_PATH:
-            return Configuration()
-        raise ConfigurationError(f"the configuration file {chosen} does not exist") from None
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{chosen}: {error}") from error
-    return validate(chosen, values)
+        raise MissingFileError(f"the configuration file {path} does not exist") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    except RecursionError:
+        raise ConfigurationError(f"{path}: brackets are nested too deeply") from None
 
 
-def validate(path: Path, values: dict[str, object]) -> Configuration:
-    """``values`` as a configuration; :class:`ConfigurationError` names all mistakes at once."""
-    # Imported where there is a file to check: it takes a third of a command's start.
+def further_files(directory: Path, secrets: Path) -> list[Path]:
+    """The other files of a configuration by name; hidden ones are editors', ``secrets`` is none."""
+    return [
+        path
+        for path in sorted(directory.glob("*.toml"))
+        if path.name != FILE and not path.name.startswith(".") and not _same(path, secrets)
+    ]
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve()
+
+
+def settings_of(source: Source) -> Configuration:
+    """The settings of a file; :class:`ConfigurationError` names all mistakes at once."""
+    if not source.settings:
+        return Configuration()
+    # Imported where there is something to check: it takes a third of a command's start.
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(Configuration).validate_python(values)
+        return TypeAdapter(Configuration).validate_python(source.settings)
     except ValidationError as error:
-        mistakes = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise ConfigurationError(f"{path}: {mistakes}") from error
+        from dmsnap.service import mistake
+
+        allowed = {"": (*setting_names(), *(noun for noun in NOUNS if noun != "store"))}
+        flaws = mistake.of_validation(error.errors(), (), allowed)
+        mistakes = [mistake.located(str(source.path), source.text, flaw) for flaw in flaws]
+        raise mistake.configuration_error(mistakes) from error

@@ -10,6 +10,7 @@ from dmsnap.catalogue.model import Area, AreaRole, Job, Point, Volume, VolumeSta
 from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
 from dmsnap.recovery import history, replica
 from dmsnap.service import exported, journal
+from dmsnap.service.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns import Wanted
 from dmsnap.service.reaper import held, reap
@@ -31,12 +32,14 @@ class PointSet:
         keep: bool = False,
         temporary: bool = False,
         cow_percent: int = 0,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
         self.session = session
         self.volumes = {volume.id: volume for volume in volumes}
         self.keep = keep
         self.temporary = temporary
         self.planned = [self._plan(volume, cow_percent) for volume in volumes]
+        self.hooks = hooks.bracket(Phase.PRESNAPSHOT)
         self.points: list[Point] = []
         self._prepared: list[PreparedPoint] = []
 
@@ -49,7 +52,9 @@ class PointSet:
         return [
             Step("create-cow", f"create COW stores for {names}", self._create, self._release),
             Step("prepare-point", f"load snapshots of {names}", self._prepare, self._remove),
+            *self.hooks.opening(),
             Step("window", f"take the point of {names}", self._take, self._forget),
+            *self.hooks.closing(),
         ]
 
     def _create(self) -> None:
@@ -125,7 +130,9 @@ def create(
         for volume in volumes:
             reap(session, volume, Wanted.SERVING)
             require_takeable(session, volume)
-        taken = PointSet(session, volumes, keep=keep, cow_percent=cow_percent)
+        taken = PointSet(
+            session, volumes, keep=keep, cow_percent=cow_percent, hooks=hooks_of(session, unique)
+        )
         arguments = {"names": unique, "keep": keep, "cow_percent": cow_percent}
         plan = Plan("point create", [each.id for each in volumes], taken.steps(), arguments)
         if dry_run:
@@ -185,7 +192,7 @@ def delete(session: Session, text: str, *, dry_run: bool) -> Plan | None:
     wanted = find(session, text)
     with held(session, wanted.volume) as volume:
         # Where it lives is known for certain with the recovery volume attached.
-        plan = deletion(session, volume, find(session, text))
+        plan = deletion(session, volume, find(session, text), hooks_of(session, [wanted.volume]))
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
@@ -201,13 +208,13 @@ def finish_deletion(session: Session, volume: Volume, job: Job) -> bool:
     return True
 
 
-def deletion(session: Session, volume: Volume, wanted: PointView) -> Plan:
+def deletion(session: Session, volume: Volume, wanted: PointView, hooks: Hooks = NO_HOOKS) -> Plan:
     """The plan that deletes a point from each of its places."""
-    steps = deletion_steps(session, volume, wanted)
+    steps = deletion_steps(session, volume, wanted, hooks)
     return Plan("point delete", (volume.id,), steps, {"text": str(wanted.id)})
 
 
-def deletion_steps(session: Session, volume: Volume, wanted: PointView) -> list[Step]:
+def deletion_steps(session: Session, volume: Volume, wanted: PointView, hooks: Hooks) -> list[Step]:
     """The steps that delete a point from each of its places."""
     if volume.trial_point == wanted.id:
         raise WrongStateError(
@@ -225,6 +232,7 @@ def deletion_steps(session: Session, volume: Volume, wanted: PointView) -> list[
                 final=True,
             )
         )
+        steps += hooks.step(Phase.UNSNAP)
     if any(place.kind == "replica" for place in wanted.places):
         raise WrongStateError(
             f"point {wanted.id} is what the recovery volume of {volume.name} holds now",

@@ -25,6 +25,7 @@ from dmsnap.service import (
     assembly,
     exported,
     handover,
+    hooks,
     hydration,
     luns,
     occupants,
@@ -94,6 +95,8 @@ def reap(
     clear(session, volume, cut_off)
     if not concluding:
         return set()
+    for job in cut_off:
+        hooks.close_cut_off(session, job)
     return {(job.operation, conclude(session, volume, job)) for job in cut_off}
 
 

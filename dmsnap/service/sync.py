@@ -25,6 +25,7 @@ from dmsnap.recovery.replica import Replica
 from dmsnap.service import audit as auditing
 from dmsnap.service import exported, journal, lun_watch, spare
 from dmsnap.service.audit import Audit, AuditResult
+from dmsnap.service.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.point import PointSet
 from dmsnap.service.progress import Progress, of_total
@@ -65,6 +66,7 @@ class Sync:
         bandwidth: int = 0,
         force: bool = False,
         progress: Progress | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
         self.session = session
         self.volume = volume
@@ -72,7 +74,10 @@ class Sync:
         self.force = force
         self.options = CopyOptions(bytes_per_second=bandwidth)
         self.progress = progress
-        self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
+        self.hooks = hooks
+        self.points = PointSet(
+            session, [volume], temporary=True, cow_percent=cow_percent, hooks=self.hooks
+        )
         self.choice = TrackerChoice(Tracker.COMPARE)
         self.bytes_beside: int | None = None
         self.dirty: ExtentSet | None = None
@@ -111,10 +116,12 @@ class Sync:
             f"take {device} over, whichever host claims it",
             partial(replica.take_over, self.volume),
         )
+        copying = self.hooks.bracket(Phase.PRECOPY)
         steps = [
             *([take_over] if self.force else []),
             Step("repair", f"roll back what an earlier sync of {name} left", self._repair),
             *self.points.steps(),
+            *copying.opening(),
             Step("track", f"find the dirty extents of {name}", self._track),
             Step("write-undo", f"write what changes on {device} to its history", self._write_undo),
             Step("apply", f"write the new content to {device}", self._apply, self._roll_back),
@@ -123,6 +130,8 @@ class Sync:
             steps.append(
                 Step("audit", f"compare {device} with the point ({self.audit})", self._audit)
             )
+        # With a hook's failure nothing is taken back any more, nor when it is interrupted.
+        steps += copying.closing(final=True)
         steps.append(
             Step(
                 "remove-point",
@@ -131,7 +140,7 @@ class Sync:
                 final=True,
             )
         )
-        return steps
+        return [*steps, *self.hooks.step(Phase.UNSNAP)]
 
     def _repair(self) -> None:
         with replica.opened(self.volume) as current:
@@ -320,6 +329,7 @@ def sync(
             bandwidth=bandwidth,
             force=force,
             progress=progress,
+            hooks=hooks_of(session, [name]),
         )
         arguments = {
             "name": name,

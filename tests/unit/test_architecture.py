@@ -131,6 +131,22 @@ def test_modules_are_nouns_of_the_field(path: Path) -> None:
     assert path.stem not in {"utils", "util", "helpers", "helper", "common", "manager", "base"}
 
 
+# What a pure function does not ask for: it is given the time, the random source and the facts.
+IMPURE = {"os", "pathlib", "random", "secrets", "shutil", "socket", "time", "tomllib"}
+
+
+@pytest.mark.parametrize("path", modules("policy"), ids=identity)
+def test_policy_does_no_io(path: Path) -> None:
+    assert imported_layers(path) <= {"policy", "errors", "units", "extent"}
+    tree = parsed(path)
+    assert not IMPURE & {name.split(".")[0] for name in imports(tree)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"now", "today", "utcnow"}, node.lineno
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "open", node.lineno
+
+
 @pytest.mark.parametrize("path", modules("_native", "host"), ids=identity)
 def test_host_and_native_know_no_catalogue(path: Path) -> None:
     assert not imported_layers(path) & {"catalogue", "service", "recovery", "snapshot"}

@@ -1,5 +1,7 @@
 """The configuration file."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from dmsnap.service import configuration
 def load(tmp_path: Path, text: str) -> configuration.Configuration:
     path = tmp_path / "dmsnap.toml"
     path.write_text(text)
+    path.chmod(0o644)
     return configuration.load(path)
 
 
@@ -42,3 +45,68 @@ def test_a_limit_below_the_smallest_store_is_refused(tmp_path: Path) -> None:
     assert load(tmp_path, "cow_limit_bytes = 16777216\n").cow_limit_bytes == 16 << 20
     with pytest.raises(ConfigurationError, match="cow_limit_bytes"):
         load(tmp_path, "cow_limit_bytes = 4096\n")
+
+
+def test_mistakes_have_their_lines_and_the_nearest_word(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, "# a comment\n\ncow_percent = 111\ncow_precent = 3\n")
+    first, second = str(caught.value).split("; /")
+    assert first == f"{tmp_path}/dmsnap.toml:3: cow_percent: must be less than or equal to 110"
+    assert "dmsnap.toml:4: cow_precent: there is no such key; did you mean cow_percent?" in second
+    assert caught.value.hint == "dmsnap config check shows every mistake with its line"
+
+
+def test_what_is_declared_in_tables_keeps_no_command_from_running(tmp_path: Path) -> None:
+    """Not even with mistakes: the volume may have to be recovered now."""
+    text = 'cow_percent = 30\n[policy.daily]\nkeeep = "7"\n[store.fast]\n'
+    assert load(tmp_path, text).cow_percent == 30
+
+
+def test_a_directory_may_be_empty(tmp_path: Path) -> None:
+    assert configuration.load(tmp_path) == configuration.Configuration()
+    load(tmp_path, "cow_percent = 30\n")
+    assert configuration.load(tmp_path).cow_percent == 30
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "dmsnap.toml"
+    path.write_bytes(b"store = '\xff'")
+    path.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="can't decode byte 0xff"):
+        configuration.load(path)
+
+
+def test_brackets_without_end_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        load(tmp_path, f"store = {'[' * 100000}")
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_file_that_others_can_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    load(tmp_path, "")
+    path = tmp_path / "dmsnap.toml"
+    path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=f"has the mode 0{mode:o}") as caught:
+        configuration.load(path)
+    assert caught.value.hint == f"make root its owner, and chmod go-w {path}"
+
+
+def test_a_small_file_does_not_wait_for_the_tables(tmp_path: Path) -> None:
+    """The start of a command is dominated by imports."""
+    path = tmp_path / "dmsnap.toml"
+    path.write_text("cow_percent = 30\n")
+    path.chmod(0o644)
+    program = (
+        "import os, sys; from types import SimpleNamespace; "
+        f"os.environ['DMSNAP_CONFIG'] = {str(tmp_path)!r}; "
+        "from dmsnap.service import configuration, hooks, sync; settings = configuration.load(); "
+        "assert not hooks.hooks_of(SimpleNamespace(configuration=settings), ['x']).named; "
+        "print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout.split()
+    tables = {"declaration", "declared_value", "mistake", "toml_position", "coherence"}
+    assert not {f"dmsnap.service.{name}" for name in tables} & set(loaded)
+    assert "dmsnap.service.hooks" in loaded
+    assert "dmsnap.policy" not in loaded

@@ -123,6 +123,18 @@ def test_a_wrong_configuration_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(path) in check.sentence
 
 
+def test_what_is_declared_wrongly_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tables.toml").write_text("[policy.daily]\nkeeep = 1\n[pool.x]\n")
+    monkeypatch.setenv("DMSNAP_CONFIG", str(tmp_path))
+    check = next(doctor.configured_checks(root=False))
+    assert check.level is Level.WARNING
+    assert check.sentence.startswith(f"{tmp_path}/tables.toml:2: policy.daily.keeep: there is no")
+    assert check.sentence.endswith(", and 1 more")
+    assert check.action == "dmsnap config check"
+
+
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """A host that has all that is needed; with root or without."""

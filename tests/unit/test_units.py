@@ -1,11 +1,23 @@
-"""Sizes."""
+"""Sizes and durations."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dmsnap import units
-from dmsnap.units import GIB, KIB, MIB, TIB, format_size, parse_size, to_bytes, to_sectors
+from dmsnap.units import (
+    GIB,
+    KIB,
+    MIB,
+    TIB,
+    exact_size,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+    to_bytes,
+    to_sectors,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +69,28 @@ def test_alignment(value: int, granularity: int) -> None:
 def test_what_is_written_is_read(unit: str, count: int) -> None:
     size_bytes = parse_size(f"{count}{unit}")
     assert parse_size(format_size(size_bytes).replace(" ", "")) == size_bytes
+
+
+@given(st.integers(0, 2**63) | st.integers(0, 2**20).map(lambda count: count * MIB))
+def test_exact_sizes_are_read_again(size_bytes: int) -> None:
+    assert parse_size(exact_size(size_bytes)) == size_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0s", 0), ("90s", 90), ("15min", 900), (" 6 h ", 21600), ("7d", 604800), ("4w", 2419200)],
+)
+def test_durations_are_read(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "-1d", "1.5h", "5m", "1y", "1d12h", "1 D", "1e3s"])
+def test_what_is_no_duration_is_quoted(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration; write it as 90s") as caught:
+        parse_duration(text)
+    assert repr(text) in str(caught.value)
+
+
+@given(st.integers(0, 2**40))
+def test_durations_that_are_written_are_read(seconds: int) -> None:
+    assert parse_duration(format_duration(seconds)) == seconds

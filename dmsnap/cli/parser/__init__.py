@@ -3,6 +3,7 @@
 from dmsnap.cli.grammar import Noun
 from dmsnap.cli.parser import (
     catalogue,
+    config,
     export,
     host,
     hydrate,
@@ -34,6 +35,7 @@ ROOT = Noun(
         job.JOB,
         inspect.INSPECT,
         catalogue.CATALOGUE,
+        config.CONFIG,
         host.DOCTOR,
     ),
     details="A full, mountable replica of every protected volume, kept current by copying only "

@@ -1,0 +1,28 @@
+"""The configuration: /etc/dmsnap/*.toml."""
+
+import click
+
+from dmsnap.cli.grammar import Command, Noun
+from dmsnap.cli.parser.volume import PATH
+
+PLACE = click.Argument(["path"], type=PATH, required=False)
+
+CHECK = Command(
+    "check",
+    "Find every mistake in the configuration.",
+    "config.check",
+    (PLACE,),
+    details="Each with its file, line and key, with what is allowed there and what was probably "
+    "meant. PATH is a directory or a single file, by default what all commands read. Needs no "
+    "root. Exit code 21 when there is a mistake.",
+)
+
+SHOW = Command(
+    "show",
+    "Show the configuration as it is in force, with every default.",
+    "config.show",
+    (PLACE,),
+    details="What is shown is TOML: the settings first, as in dmsnap.toml, then the tables.",
+)
+
+CONFIG = Noun("config", "Check and show the configuration.", (CHECK, SHOW))

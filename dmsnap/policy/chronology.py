@@ -1,0 +1,105 @@
+"""Which moments to believe when clocks jump.
+
+The order in which points were taken is certain: it is that of the records, and of the undo history.
+Their times are what a clock said that may have been wrong for a while. To believe a wrong one may
+cost a point that nothing brings back, so that nothing goes by an age that is in doubt.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NANOSECONDS = 10**9
+
+# What time synchronisation may move a clock by without anybody having set it.
+TOLERANCE_NS = 300 * NANOSECONDS
+# A host that was off for longer is first left alone as long as one whose clock jumped.
+DOWNTIME_NS = 7 * 86400 * NANOSECONDS
+# How long a clock runs steadily before ages are counted by it again: time to notice and set it.
+SETTLING_NS = 86400 * NANOSECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The wall clock, and CLOCK_BOOTTIME, which nobody can set, of the boot ``boot_id``."""
+
+    wall_ns: int
+    boottime_ns: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When a point was taken, at the latest. ``believed``: that is what the clock said then."""
+
+    latest_ns: int
+    believed: bool
+
+
+def trusted_now(earlier: Sequence[Reading], now: Reading) -> int | None:
+    """The wall clock of ``now``, nanoseconds since the epoch; None while it is in doubt.
+
+    ``earlier``: former readings, oldest first; those of the last two days are enough. After a jump
+    the clock is in doubt until it has run steadily for ``SETTLING_NS``.
+    """
+    later = now
+    for reading in reversed(earlier):
+        if has_jumped(reading, later):
+            return None
+        if now.wall_ns - reading.wall_ns >= SETTLING_NS:
+            break
+        later = reading
+    return now.wall_ns
+
+
+def has_jumped(before: Reading, after: Reading) -> bool:
+    """Whether the wall clock was set between two readings, as far as can be known.
+
+    Over a reboot nothing says how long the host was off: it is a jump when the clock went back, or
+    on by more than ``DOWNTIME_NS``.
+    """
+    passed_ns = after.wall_ns - before.wall_ns
+    if before.boot_id == after.boot_id:
+        return abs(passed_ns - (after.boottime_ns - before.boottime_ns)) > TOLERANCE_NS
+    return not -TOLERANCE_NS <= passed_ns <= DOWNTIME_NS
+
+
+def moments(created_ns: Sequence[int], now_ns: int) -> list[Moment] | None:
+    """When points were taken at the latest, in the order in which they were taken.
+
+    Believed is the longest series of times that rise with that order, up to now. Any other point
+    was taken before the next one that is believed; it counts as that young, or as young as it says,
+    short of the future. None: it is the present that does not fit, and the clock was set back.
+    """
+    rising = _longest_rising([*created_ns, now_ns])
+    if len(created_ns) not in rising:
+        return None
+    found: list[Moment] = []
+    next_ns = now_ns
+    for index, time_ns in reversed(list(enumerate(created_ns))):
+        believed = index in rising
+        next_ns = time_ns if believed else next_ns
+        own_ns = time_ns if time_ns <= now_ns else next_ns
+        found.append(Moment(max(own_ns, next_ns), believed))
+    return found[::-1]
+
+
+def _longest_rising(times: Sequence[int]) -> set[int]:
+    """The indexes of a longest non-decreasing series; of several the one that ends last.
+
+    Patience sorting: ``ends[n]`` is the smallest time with which a series of n + 1 can end.
+    """
+    ends: list[int] = []
+    last: list[int] = []
+    before: list[int | None] = []
+    for index, time in enumerate(times):
+        place = bisect_right(ends, time)
+        before.append(last[place - 1] if place else None)
+        ends[place : place + 1] = [time]
+        last[place : place + 1] = [index]
+    chosen: set[int] = set()
+    at = last[-1] if last else None
+    while at is not None:
+        chosen.add(at)
+        at = before[at]
+    return chosen

@@ -1,0 +1,165 @@
+"""What ``/etc/dmsnap/*.toml`` can declare: stores, pools, policies, sub-clients and hooks.
+
+Imported only by who needs the tables: pydantic takes a third of a command's start.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from annotated_types import MinLen
+
+from dmsnap.policy.copying import Copying, Hours
+from dmsnap.policy.pool import Choice
+from dmsnap.policy.retention import Retention
+from dmsnap.service.audit import Audit
+from dmsnap.service.declared_value import (
+    AbsolutePath,
+    Command,
+    Count,
+    DeadlineText,
+    Duration,
+    DurationText,
+    HoursText,
+    Line,
+    Lines,
+    Name,
+    RateText,
+)
+from dmsnap.service.hooks import Phase
+
+FORBID: dict[str, str] = {"extra": "forbid"}
+
+
+class Make(StrEnum):
+    """What a policy makes of a volume: live points, a recovery volume, or both."""
+
+    SNAPSHOT = "snapshot"
+    RECOVERY_VOLUME = "recovery-volume"
+    BOTH = "both"
+
+    @property
+    def sides(self) -> frozenset[str]:
+        """Where the policy's points live, so that it has to say how long."""
+        snapshot, recovery = frozenset({"primary"}), frozenset({"history"})
+        return {Make.SNAPSHOT: snapshot, Make.RECOVERY_VOLUME: recovery}.get(
+            self, snapshot | recovery
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where points, overlays and era metadata go: a directory or a volume group."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    directory: AbsolutePath | None = None
+    volume_group: Name | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Devices and LUNs that are offered as recovery volumes."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    volumes: Annotated[tuple[Line, ...], MinLen(1)]
+    choose: Choice = Choice.BEST_FIT
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionTable:
+    """How long points stay in one place."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    keep: DurationText = Duration(0)  # noqa: RUF009 - an immutable number
+    minimum: Count = 1
+    hourly: Count = 0
+    daily: Count = 0
+    weekly: Count = 0
+    monthly: Count = 0
+    yearly: Count = 0
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(
+            int(self.keep), self.minimum, self.hourly, self.daily, self.weekly, self.monthly,
+            self.yearly,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTable:
+    """When points are copied to the recovery volume."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    delay: DurationText = Duration(0)  # noqa: RUF009 - an immutable number
+    hours: HoursText | None = None
+    let_pass: Count = 0
+
+    @property
+    def copying(self) -> Copying:
+        hours = Hours.parse(self.hours) if self.hours else None
+        return Copying(int(self.delay), hours, self.let_pass)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is made when, and how long it stays. Without a table of retention nothing goes."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    schedule: Lines = ()
+    make: Make = Make.BOTH
+    store: str | None = None
+    pool: str | None = None
+    primary: RetentionTable | None = None
+    history: RetentionTable | None = None
+    copy: CopyTable | None = None
+    hooks: tuple[str, ...] = ()
+    audit: Audit = Audit.SAMPLE
+    bandwidth: RateText | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subclient:
+    """A named set of volumes, of its own and of other sub-clients; they may overlap."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    volumes: tuple[Name, ...] = ()
+    include: tuple[str, ...] = ()
+    policy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A command that runs in a phase. One that is ``required`` and fails ends what it is for."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = FORBID
+
+    phase: Phase
+    command: Command
+    deadline: DeadlineText = Duration(60)  # noqa: RUF009 - an immutable number
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Declarations:
+    """All tables by their names. What they say of each other is checked in ``coherence``."""
+
+    store: dict[str, Store] = field(default_factory=dict)
+    pool: dict[str, Pool] = field(default_factory=dict)
+    policy: dict[str, Policy] = field(default_factory=dict)
+    subclient: dict[str, Subclient] = field(default_factory=dict)
+    hook: dict[str, Hook] = field(default_factory=dict)
+
+
+TABLES: dict[str, type] = {
+    "store": Store, "pool": Pool, "policy": Policy, "subclient": Subclient, "hook": Hook,
+}  # fmt: skip
+NESTED: dict[str, type] = {
+    "primary": RetentionTable, "history": RetentionTable, "copy": CopyTable,
+}  # fmt: skip

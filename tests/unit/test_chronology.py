@@ -1,0 +1,98 @@
+"""Which times are believed, and when the clock is in doubt."""
+
+from dataclasses import replace
+from itertools import combinations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmsnap.policy import chronology
+from dmsnap.policy.chronology import Reading, has_jumped, moments, trusted_now
+
+SECOND = 10**9
+HOUR = 3600 * SECOND
+DAY = 24 * HOUR
+WALL = 1_800_000_000 * SECOND
+
+times = st.lists(st.integers(0, 30), max_size=9)
+
+
+def longest_rising(values: list[int]) -> int:
+    """The length, by trying all."""
+    return max(
+        len(chosen)
+        for length in range(len(values) + 1)
+        for chosen in combinations(values, length)
+        if list(chosen) == sorted(chosen)
+    )
+
+
+@given(times, st.integers(0, 30))
+def test_as_many_times_are_believed_as_fit_together(created: list[int], now: int) -> None:
+    found = moments(created, now)
+    longest = longest_rising([*created, now])
+    if found is None:
+        assert longest > longest_rising([time for time in created if time <= now]) + 1
+        return
+    assert sum(each.believed for each in found) == longest - 1
+    for index, (time, each) in enumerate(zip(created, found, strict=True)):
+        following = [later.latest_ns for later in found[index + 1 :] if later.believed]
+        expected = time if each.believed else min([*following, now])
+        assert each.latest_ns == max(expected, time if time <= now else 0)
+
+
+@given(st.lists(st.integers(0, 10**18), max_size=50).map(sorted))
+def test_a_clock_that_never_jumped_is_believed(created: list[int]) -> None:
+    found = moments(created, 10**18)
+    assert found is not None
+    assert [each.latest_ns for each in found] == created
+    assert all(each.believed for each in found)
+
+
+def test_thousands_of_points_take_no_time_to_speak_of() -> None:
+    found = moments([*range(100_000), *range(50_000)], 200_000)
+    assert found is not None
+    assert sum(each.believed for each in found) == 100_000
+
+
+def reading(hours: float, *, wall_off: int = 0, boot: str = "a") -> Reading:
+    return Reading(WALL + int(hours * HOUR) + wall_off, int(hours * HOUR), boot)
+
+
+def test_a_clock_that_runs_is_trusted() -> None:
+    readings = [reading(hour) for hour in range(100)]
+    assert trusted_now(readings, reading(100)) == reading(100).wall_ns
+    assert trusted_now([], reading(0)) == WALL
+
+
+def test_a_clock_that_was_set_is_in_doubt_for_a_day() -> None:
+    for offset in (-DAY, DAY):
+        before = [reading(hour) for hour in range(10)]
+        after = [reading(hour, wall_off=offset) for hour in range(10, 35)]
+        for count in range(24):
+            assert trusted_now(before + after[:count], after[count]) is None
+        assert trusted_now(before + after[:-1], after[-1]) == after[-1].wall_ns
+
+
+def test_small_corrections_are_no_jump() -> None:
+    assert trusted_now([reading(0)], reading(1, wall_off=200 * SECOND)) is not None
+    # Nor are they when they add up: each of them is none.
+    drifting = [reading(hour, wall_off=hour * 100 * SECOND) for hour in range(20)]
+    assert trusted_now(drifting[:-1], drifting[-1]) is not None
+
+
+def test_over_a_reboot_only_what_is_unlikely_is_a_jump() -> None:
+    off = reading(0)
+    for hours, jumped in ((-1, True), (0, False), (100, False), (24 * 8, True)):
+        woken = Reading(off.wall_ns + hours * HOUR, 5 * SECOND, "b")
+        assert has_jumped(off, woken) is jumped
+    late = Reading(off.wall_ns + 60 * DAY, 0, "b")
+    assert trusted_now([off], late) is None
+    settled = replace(late, wall_ns=late.wall_ns + DAY, boottime_ns=DAY)
+    assert trusted_now([off, late], settled) == settled.wall_ns
+
+
+def test_readings_that_are_old_do_not_matter() -> None:
+    old = [reading(-100, wall_off=50 * DAY), reading(-99)]
+    assert trusted_now([*old, reading(0)], reading(25)) is not None
+    assert chronology.SETTLING_NS == DAY

@@ -1,0 +1,292 @@
+"""The hooks of policies: which are chosen, and that a pair is closed whatever comes between."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+from test_catalogue import a_volume
+
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import StepState
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import (
+    BusyError,
+    ConfigurationError,
+    DeadlineError,
+    InterruptedBySignal,
+    NotPermittedError,
+    ProgramError,
+)
+from dmsnap.service import hooks, journal
+from dmsnap.service.audit import Audit
+from dmsnap.service.configuration import Configuration
+from dmsnap.service.hooks import Hooks, Phase, hooks_of
+from dmsnap.service.journal import Plan, Step
+from dmsnap.service.session import Session
+from dmsnap.service.sync import Sync
+
+SCRIPT = """#!/bin/sh
+echo "$DMSNAP_PHASE $DMSNAP_HOOK $DMSNAP_VOLUMES $DMSNAP_OUTCOME" | sed 's/ *$//' >>"$1"
+echo "$2"
+eval "$3"
+"""
+
+
+class House:
+    """A configuration with hooks that write down that they ran."""
+
+    def __init__(self, directory: Path, catalogue: Catalogue) -> None:
+        directory.chmod(0o755)
+        self.script = directory / "hook"
+        self.script.write_text(SCRIPT)
+        self.script.chmod(0o755)
+        self.log = directory / "log"
+        self.place = directory / "etc"
+        self.place.mkdir(mode=0o755)
+        self.session = Session(Configuration(), catalogue)
+        self.tables = ""
+
+    def declares(self, text: str) -> None:
+        self.tables += text + "\n"
+        path = self.place / "tables.toml"
+        path.write_text(self.tables)
+        path.chmod(0o644)
+
+    def hook(
+        self, name: str, phase: str, does: str = "", *, says: str = "", more: str = ""
+    ) -> None:
+        command = json.dumps([str(self.script), str(self.log), says, does])
+        self.declares(f'[hook.{name}]\nphase = "{phase}"\ncommand = {command}\n{more}')
+
+    def policy(self, *names: str) -> None:
+        """The hooks of the only policy, which is that of the volumes pg and wal."""
+        self.declares(f"[policy.p]\nhooks = {json.dumps(names)}")
+        self.declares('[subclient.s]\nvolumes = ["pg", "wal"]\npolicy = "p"')
+
+    def of(self, *volumes: str) -> Hooks:
+        return hooks_of(self.session, volumes)
+
+    @property
+    def ran(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def take_point(self, window: Callable[[], None] = lambda: None) -> None:
+        """A plan as that of a point: its window between the hooks."""
+        bracket = self.of("pg").bracket(Phase.PRESNAPSHOT)
+        between = Step("window", "take it", lambda: self.happens("window", window), self.forget)
+        after = Step("after", "go on", lambda: self.happens("after", lambda: None), self.forget)
+        steps = [*bracket.opening(), between, *bracket.closing(), after]
+        journal.run(self.session.catalogue, Plan("point create", (), steps))
+
+    def happens(self, what: str, then: Callable[[], None]) -> None:
+        with self.log.open("a") as log:
+            log.write(f"{what}\n")
+        then()
+
+    def forget(self) -> None:
+        self.happens("undo", lambda: None)
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
+        made = House(tmp_path, catalogue)
+        monkeypatch.setenv("DMSNAP_CONFIG", str(made.place))
+        yield made
+
+
+def fails() -> None:
+    raise BusyError("the disk is in use")
+
+
+PAIR = ["presnapshot stop pg", "window", "postsnapshot start pg done", "after"]
+
+
+@pytest.fixture
+def paired(house: House) -> House:
+    house.hook("stop", "presnapshot")
+    house.hook("start", "postsnapshot")
+    house.policy("stop", "start")
+    return house
+
+
+def test_they_run_around_the_window(paired: House) -> None:
+    paired.take_point()
+    assert paired.ran == PAIR
+
+
+def test_volumes_without_a_policy_have_none(paired: House) -> None:
+    assert paired.of("other").named == {}
+    assert paired.of("other").bracket(Phase.PRESNAPSHOT).opening() == []
+    assert paired.of("other").step(Phase.UNSNAP) == []
+
+
+def test_each_is_chosen_once_in_the_order_of_the_policies(house: House) -> None:
+    for name in "abcd":
+        house.hook(name, "presnapshot")
+    house.declares('[policy.points]\nmake = "snapshot"\nhooks = ["b", "a"]')
+    house.declares('[policy.copies]\nmake = "recovery-volume"\nhooks = ["c", "a"]')
+    house.declares('[subclient.one]\nvolumes = ["pg"]\npolicy = "points"')
+    house.declares('[subclient.all]\ninclude = ["one"]\nvolumes = ["srv"]\npolicy = "copies"')
+    assert list(house.of("pg").named) == ["b", "a", "c"]
+    assert list(house.of("srv").named) == ["c", "a"]
+    assert list(house.of("srv", "pg").named) == ["b", "a", "c"]
+    house.of("srv", "pg").before(Phase.PRESNAPSHOT)
+    assert house.ran == [f"presnapshot {name} srv pg" for name in "bac"]
+
+
+def test_one_that_is_required_and_fails_prevents_the_point(house: House) -> None:
+    house.hook("stop", "presnapshot", "exit 3", says="no such database")
+    house.hook("more", "presnapshot")
+    house.hook("start", "postsnapshot")
+    house.policy("stop", "more", "start")
+    with pytest.raises(ProgramError) as caught:
+        house.take_point()
+    assert str(caught.value) == "the presnapshot hook stop failed with 3: no such database"
+    assert caught.value.fields["output"] == "no such database\n"
+    assert house.ran == ["presnapshot stop pg", "postsnapshot start pg undone"]
+
+
+def test_one_that_is_not_required_is_told_of(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.hook("stop", "presnapshot", "kill -9 $$", more="required = false")
+    house.hook("start", "postsnapshot")
+    house.policy("stop", "start")
+    house.take_point()
+    assert house.ran == PAIR
+    assert caplog.messages == ["the presnapshot hook stop was killed by signal 9: it wrote nothing"]
+
+
+def test_one_that_hangs_prevents_the_point_at_its_deadline(house: House) -> None:
+    house.hook("stop", "presnapshot", "sleep 1000", says="\x1b[31mwaiting", more='deadline = "1s"')
+    house.policy("stop")
+    with pytest.raises(DeadlineError) as caught:
+        house.take_point()
+    assert str(caught.value) == (
+        "the presnapshot hook stop did not end within 1s and was killed: \\x1b[31mwaiting"
+    )
+    assert house.ran == ["presnapshot stop pg"]
+
+
+def test_one_that_others_can_write_to_is_not_run(paired: House) -> None:
+    paired.script.chmod(0o777)
+    with pytest.raises(NotPermittedError, match="has the mode 0777"):
+        paired.take_point()
+    assert paired.ran == []
+
+
+def test_the_second_of_a_pair_runs_when_the_window_fails(paired: House) -> None:
+    with pytest.raises(BusyError):
+        paired.take_point(fails)
+    assert paired.ran == ["presnapshot stop pg", "window", "undo", "postsnapshot start pg undone"]
+
+
+def test_the_second_of_a_pair_takes_nothing_back(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.hook("stop", "presnapshot")
+    house.hook("start", "postsnapshot", "exit 1")
+    house.hook("mail", "postsnapshot")
+    house.policy("stop", "start", "mail")
+    house.take_point()
+    assert house.ran == [*PAIR[:3], "postsnapshot mail pg done", "after"]
+    assert caplog.messages == ["the postsnapshot hook start failed with 1: it wrote nothing"]
+
+
+def test_the_second_alone_runs_too(house: House) -> None:
+    house.hook("start", "postsnapshot")
+    house.policy("start")
+    house.take_point()
+    assert house.ran == PAIR[1:]
+
+
+def test_a_signal_ends_the_first_and_the_second_runs(house: House) -> None:
+    house.hook("stop", "presnapshot", "kill -INT $PPID; sleep 1000")
+    house.hook("start", "postsnapshot")
+    house.policy("stop", "start")
+    with pytest.raises(InterruptedBySignal):
+        house.take_point()
+    assert house.ran == ["presnapshot stop pg", "postsnapshot start pg undone"]
+
+
+def test_a_signal_waits_for_the_second_which_runs_once(house: House) -> None:
+    house.hook("stop", "presnapshot")
+    house.hook("start", "postsnapshot", 'kill -INT $PPID; sleep 0.2; echo awake >>"$1"')
+    house.policy("stop", "start")
+    with pytest.raises(InterruptedBySignal):
+        house.take_point()
+    assert house.ran == [*PAIR[:3], "awake", "undo"]
+
+
+def test_mistakes_in_the_tables_prevent_points_only_where_there_are_hooks(house: House) -> None:
+    house.declares("[policy.p]\nkeeep = 1")
+    assert house.of("pg").named == {}
+    house.hook("stop", "presnapshot")
+    with pytest.raises(ConfigurationError, match="keeep"):
+        house.of("pg")
+
+
+@pytest.mark.parametrize(
+    ("states", "runs"),
+    [
+        ({}, False),
+        ({"presnapshot": StepState.BEGUN}, True),
+        ({"presnapshot": StepState.DONE, "window": StepState.BEGUN}, True),
+        ({"presnapshot": StepState.DONE, "postsnapshot": StepState.BEGUN}, True),
+        ({"presnapshot": StepState.DONE, "postsnapshot": StepState.DONE}, False),
+        ({"presnapshot": StepState.UNDONE}, False),
+    ],
+)
+def test_what_a_killed_command_had_to_run_is_run_once(
+    paired: House, states: dict[str, StepState], runs: bool
+) -> None:
+    catalogue = paired.session.catalogue
+    volumes = [a_volume("pg"), a_volume("wal"), a_volume("other")]
+    for volume in volumes:
+        catalogue.add_volume(volume)
+    steps = ["create-cow", "presnapshot", "window", "postsnapshot"]
+    ids = [volume.id for volume in volumes[:2]]
+    job = jobs.begin(catalogue, "point create", ids, arguments={}, pid=os.getpid(), steps=steps)
+    for name, state in states.items():
+        jobs.record_step(catalogue, job, steps.index(name), state, None)
+    for _ in range(2):
+        hooks.close_cut_off(paired.session, jobs.job(catalogue, job))
+    assert paired.ran == (["postsnapshot start pg wal cut off"] if runs else [])
+
+
+def test_clearing_goes_on_when_nobody_knows_the_hooks(
+    paired: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    paired.declares("[policy.q]\nkeeep = 1")
+    catalogue = paired.session.catalogue
+    steps = ["presnapshot", "postsnapshot"]
+    job = jobs.begin(catalogue, "sync", [uuid4()], arguments={}, pid=1, steps=steps)
+    jobs.record_step(catalogue, job, 0, StepState.DONE, None)
+    hooks.close_cut_off(paired.session, jobs.job(catalogue, job))
+    assert f"the postsnapshot hooks of job {job} were not run" in caplog.text
+
+
+def test_a_sync_has_a_step_for_each_phase(house: House) -> None:
+    for phase in Phase:
+        house.hook(f"on-{phase}", phase)
+    house.policy(*(f"on-{phase}" for phase in Phase))
+    session = cast(Session, SimpleNamespace(plan_cow=lambda *_: SimpleNamespace()))
+    volume = replace(a_volume("pg"), id=uuid4())
+
+    def names(**options: Any) -> list[str]:
+        return [step.name for step in Sync(session, volume, audit=Audit.FULL, **options).steps()]
+
+    plain = names()
+    hooked = names(hooks=house.of("pg"))
+    assert [name for name in hooked if name not in set(Phase)] == plain
+    assert hooked == [
+        "repair", "create-cow", "prepare-point", "presnapshot", "window", "postsnapshot",
+        "precopy", "track", "write-undo", "apply", "audit", "postcopy", "remove-point", "unsnap",
+    ]  # fmt: skip
