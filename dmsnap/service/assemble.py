@@ -30,6 +30,8 @@ OVER_REPLICA = (VolumeState.TRIAL, VolumeState.COMMITTING)
 # half done is for the next command to finish or take back.
 ASSEMBLED_BY_HAND = (VolumeState.PROTECTED, VolumeState.PROMOTED, VolumeState.TRIAL)
 
+CHANGING_BOOT = ("protect", "unprotect", "swap from-label")
+
 
 @dataclass(frozen=True, slots=True)
 class AssembleResult:
@@ -132,6 +134,8 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
     with held(session, name, wanted, concluding=not at_boot) as volume:
         if at_boot and is_cut_off_half_way(session, volume):
             return None
+        if at_boot and is_cut_off(volume):
+            volume = recorded_as_trial(session, volume)
         state_directory = session.configuration.state_directory
         prepared = at_boot or not any(boot.wrong_files(volume, state_directory))
         if not (prepared and is_assembled(session, volume)):
@@ -146,13 +150,20 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
 
 
 def is_cut_off_half_way(session: Session, volume: Volume) -> bool:
-    """Whether a protect or an unprotect died between telling systemd and telling fstab.
+    """Whether what changes how a boot goes died between telling systemd and telling fstab.
 
     The boot mounts the device itself then, and the job is concluded afterwards.
     """
     cut_off = jobs.unfinished(session.catalogue, volume.id)
-    changing = any(job.operation in ("protect", "unprotect") for job in cut_off)
+    changing = any(job.operation in CHANGING_BOOT for job in cut_off)
     return changing and boot.is_half_way(volume)
+
+
+def recorded_as_trial(session: Session, volume: Volume) -> Volume:
+    """A recovery by a label that only lacked its record when power was lost: fstab waits for it."""
+    trial = replace(volume, state=VolumeState.TRIAL)
+    session.catalogue.update_volume(trial)
+    return trial
 
 
 def wait_for_devices(session: Session, volume: Volume) -> None:

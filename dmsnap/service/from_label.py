@@ -212,8 +212,10 @@ def again(
 
 
 def finish(session: Session, volume: Volume, _job: Job) -> bool:
-    """Done once the trial is recorded; until then it is taken back."""
-    if not is_cut_off(volume):
-        return True
-    journal.run(session.catalogue, Withdrawal(session, volume).plan())
-    return False
+    """Done once the trial is recorded, by itself or by the boot; until then it is taken back."""
+    if is_cut_off(volume):
+        journal.run(session.catalogue, Withdrawal(session, volume).plan())
+        return False
+    boot.prepare(volume, session.configuration.state_directory)
+    boot.hide(volume)
+    return True

@@ -15,6 +15,16 @@ DISKS = {"data": 32 * MIB, "recovery": 64 * MIB, "store": 256 * MIB, "other": 32
 Words = Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What is done by the shell."""
+
+    text: str
+
+
+Entry = Words | str | Script
+
+
 @dataclass(frozen=True)
 class Scenario:
     """An operation, and what comes before it: in the boot before, and in that of the crash.
@@ -25,8 +35,8 @@ class Scenario:
     name: str
     operation: str
     words: Words
-    before: Sequence[Words | str] = ()
-    after_boot: Sequence[Words | str] = ()
+    before: Sequence[Entry] = ()
+    after_boot: Sequence[Entry] = ()
     protected: bool = True
     assembled: bool = True
 
@@ -51,11 +61,13 @@ def prepare(computer: Computer, scenario: Scenario) -> None:
     computer.power_off()
 
 
-def do(computer: Computer, entries: Sequence[Words | str]) -> None:
-    """Write texts and run commands."""
+def do(computer: Computer, entries: Sequence[Entry]) -> None:
+    """Write texts, run scripts and commands."""
     for entry in entries:
         if isinstance(entry, str):
             write(computer, entry)
+        elif isinstance(entry, Script):
+            computer.shell(entry.text)
         else:
             computer.dmsnap(*filled_in(computer, entry))
 
@@ -86,11 +98,15 @@ def fill(word: str, points: Sequence[str], computer: Computer) -> str:
 
 
 PROTECT = ("protect", "DISK-data", "--name", NAME, "--recovery", "DISK-recovery", "--store", STORE)
-SYNCED: tuple[Words | str, ...] = ("second", ("sync", NAME), "third")
+SYNCED: tuple[Entry, ...] = ("second", ("sync", NAME), "third")
 TRIED = (*SYNCED, ("swap", NAME), "trial")
 TRIED_EARLIER = (*SYNCED, ("swap", NAME, "--to", "POINT-2"), "trial")
 COMMITTED = (*TRIED, ("swap", "commit", NAME), "promoted")
 TO = ("--portal", "127.0.0.1", "--initiator", "iqn.2026-01.org.example.lab:nobody")
+# The catalogue is gone, and the volume's own device is not in use.
+FORGOTTEN = (*SYNCED, ("unprotect", NAME), Script("rm -r /var/lib/dmsnap"))
+UNMOUNTED = Script(f"umount {MOUNT_POINT}")
+FROM_LABEL = ("swap", "--from-label", "DISK-recovery", "--store", STORE)
 EXPORT = ("export", "POINT-2", *TO)
 
 SCENARIOS = (
@@ -121,6 +137,7 @@ SCENARIOS = (
     Scenario("verify", "verify", ("verify", NAME), SYNCED),
     Scenario("swap", "swap", ("swap", NAME), SYNCED),
     Scenario("swap, earlier point", "swap", ("swap", NAME, "--to", "POINT-2"), SYNCED),
+    Scenario("swap --from-label", "swap from-label", FROM_LABEL, FORGOTTEN, (UNMOUNTED,)),
     Scenario("swap extend", "swap extend", ("swap", "extend", NAME), TRIED),
     Scenario("swap revert", "swap revert", ("swap", "revert", NAME), TRIED),
     Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),

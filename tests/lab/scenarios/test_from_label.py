@@ -257,14 +257,14 @@ def test_a_recovery_that_was_cut_off_is_begun_anew_or_taken_back(lab: Lab) -> No
     volume, points, contents = synced(lab)
     lost(lab, volume, primary=True)
     words = ("swap", "--from-label", volume.recovery, "--store", lab.store(), "--to", points[1])
-    steps = [step["name"] for step in dmsnap(*words, "--dry-run")["steps"]]
+    record, show_point, create_front = 1, 3, 4
     before = world(lab)
-    for name in ("record", "create-front"):
-        forked(*words, at=(steps.index(name), "done"), send=(signal.SIGKILL,))
+    for step in (record, create_front):
+        forked(*words, at=(step, "done"), send=(signal.SIGKILL,))
         (resumed,) = dmsnap("job", "resume", "--all")
         assert resumed["job"]["state"] == "undone"
         assert world(lab) == before
-    forked(*words, at=(steps.index("show-point"), "done"), send=(signal.SIGKILL,))
+    forked(*words, at=(show_point, "done"), send=(signal.SIGKILL,))
     (job,) = (job for job in dmsnap("job", "list") if job["state"] == "cut off")
     dmsnap("job", "resume", job["id"])
     assert sha256(volume.front) == contents[1]
