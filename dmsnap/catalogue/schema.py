@@ -11,37 +11,20 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    String,
     Table,
     Text,
 )
 
-SCHEMA_VERSION = 4
-
-# What brings a catalogue from each version to the next. New tables are there by then.
-UPGRADES = {
-    1: ("ALTER TABLE volume ADD COLUMN parting JSON",),
-    2: (
-        "INSERT INTO job_volume (job_id, volume_id, settled)"
-        " SELECT id, volume_id, finished_ns IS NOT NULL FROM job WHERE volume_id IS NOT NULL",
-        "DROP INDEX ix_job_volume_id",
-        "ALTER TABLE job DROP COLUMN volume_id",
-        "ALTER TABLE job ADD COLUMN arguments JSON NOT NULL DEFAULT '{}'",
-        "ALTER TABLE job ADD COLUMN state TEXT NOT NULL DEFAULT 'running'",
-        "UPDATE job SET state = CASE WHEN outcome LIKE 'done%' THEN 'done'"
-        " WHEN outcome LIKE 'undone%' THEN 'undone' WHEN outcome LIKE 'failed%' THEN 'failed'"
-        " ELSE 'abandoned' END WHERE finished_ns IS NOT NULL",
-    ),
-    3: (
-        "ALTER TABLE volume ADD COLUMN hydration JSON",
-        "ALTER TABLE volume ADD COLUMN left_behind JSON",
-        "ALTER TABLE volume ADD COLUMN units JSON",
-        "ALTER TABLE volume ADD COLUMN trial_live BOOLEAN DEFAULT 0",
-    ),
-}
+# With another one goes a module in migrations/versions that leads to it.
+VERSION = "4"
 
 metadata = MetaData()
 
-schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+# One row. Name and type of its column are Alembic's.
+schema_version = Table(
+    "schema_version", metadata, Column("version_num", String(32), primary_key=True)
+)
 
 volume = Table(
     "volume",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.catalogue import export as recorded
-from dmsnap.catalogue import jobs, schema, skipped
+from dmsnap.catalogue import jobs, skipped
 from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.export import Export, ExportKind, Source
 from dmsnap.catalogue.model import (
@@ -25,7 +25,6 @@ from dmsnap.catalogue.model import (
     Hydration,
     JobState,
     MountRecord,
-    Parting,
     Point,
     StepState,
     Volume,
@@ -236,37 +235,6 @@ def test_a_job_of_two_volumes_is_over_when_both_are_settled(catalogue: Catalogue
     assert jobs.job(catalogue, job_id).state is JobState.UNDONE
 
 
-def to_second_version(raw: sqlite3.Connection) -> None:
-    for column in ("hydration", "left_behind", "units", "trial_live"):
-        raw.execute(f"ALTER TABLE volume DROP COLUMN {column}")
-    for column in ("arguments", "state"):
-        raw.execute(f"ALTER TABLE job DROP COLUMN {column}")
-    raw.execute("ALTER TABLE job ADD COLUMN volume_id TEXT")
-    raw.execute("CREATE INDEX ix_job_volume_id ON job (volume_id)")
-    raw.execute("DROP TABLE job_volume")
-    raw.execute("UPDATE schema_version SET version = 2")
-
-
-def test_jobs_of_the_second_version_are_brought_up(path: Path) -> None:
-    volume_id = str(uuid4())
-    with Catalogue.open(path):
-        pass
-    with sqlite3.connect(path) as raw:
-        to_second_version(raw)
-        raw.executemany(
-            "INSERT INTO job (operation, pid, started_ns, finished_ns, outcome, volume_id)"
-            " VALUES ('sync', 1, 1, ?, ?, ?)",
-            [(2, "done", volume_id), (2, "undone: the disk is full", volume_id),
-             (2, "abandoned: its process was killed", None), (None, None, volume_id)],
-        )  # fmt: skip
-    with Catalogue.open(path) as catalogue:
-        states = [str(job.state) for job in jobs.recent(catalogue, 9)]
-        assert states == ["running", "abandoned", "undone", "done"]
-        (left,) = jobs.unfinished(catalogue, UUID(volume_id))
-        assert (left.state, left.arguments) == (JobState.RUNNING, {})
-        jobs.begin(catalogue, "sync", [UUID(volume_id)], arguments={}, pid=1, steps=["a"])
-
-
 def test_it_is_kept_from_others_and_opens_again(catalogue: Catalogue, path: Path) -> None:
     catalogue.add_volume(a_volume())
     assert path.stat().st_mode & 0o777 == 0o600
@@ -303,29 +271,6 @@ def test_a_damaged_file_is_a_sentence(path: Path, damage: str) -> None:
     assert str(path) in str(caught.value)
 
 
-def test_a_catalogue_of_the_first_version_is_brought_up(path: Path) -> None:
-    volume = a_volume()
-    with Catalogue.open(path) as catalogue:
-        catalogue.add_volume(volume)
-    with sqlite3.connect(path) as raw:
-        to_second_version(raw)
-        raw.execute("ALTER TABLE volume DROP COLUMN parting")
-        raw.execute("UPDATE schema_version SET version = 1")
-    parted = replace(volume, parting=Parting(7, None, "boot:2", "boot", 4096))
-    with Catalogue.open(path) as catalogue:
-        assert catalogue.volume(volume.name) == volume
-        catalogue.update_volume(parted)
-    with Catalogue.open(path) as catalogue:
-        assert catalogue.volume(volume.name) == parted
-
-
-def test_a_catalogue_of_a_later_version_is_left_alone(path: Path) -> None:
-    with Catalogue.open(path) as catalogue, catalogue.transaction() as connection:
-        connection.execute(schema.schema_version.update().values(version=99))
-    with pytest.raises(CorruptError, match="has schema 99"):
-        Catalogue.open(path)
-
-
 def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OperatingSystemError, match="cannot be opened") as caught:
@@ -343,7 +288,7 @@ def test_a_read_only_directory_is_a_sentence(tmp_path: Path) -> None:
 def test_a_catalogue_that_another_holds_is_a_sentence(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dmsnap.catalogue.store.BUSY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr("dmsnap.catalogue.sqlite.BUSY_TIMEOUT_SECONDS", 0.01)
     with Catalogue.open(path) as catalogue, sqlite3.connect(path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(OperatingSystemError, match="locked"):

@@ -65,12 +65,12 @@ def undoing(*names: str) -> list[str]:
 
 
 def states(catalogue: Catalogue) -> list[str]:
-    with sqlite3.connect(catalogue.path) as raw:
+    with sqlite3.connect(catalogue.name) as raw:
         return [row[0] for row in raw.execute("SELECT state FROM job_step ORDER BY position")]
 
 
 def outcome(catalogue: Catalogue) -> str:
-    with sqlite3.connect(catalogue.path) as raw:
+    with sqlite3.connect(catalogue.name) as raw:
         ((state, text),) = raw.execute("SELECT state, outcome FROM job")
         return f"{state}: {text}" if text else str(state)
 
