@@ -55,7 +55,13 @@ volume = Table(
     Column("removed_ns", BigInteger),
 )
 # A name is free again once its volume was unprotected.
-Index("volume_name", volume.c.name, unique=True, sqlite_where=volume.c.removed_ns.is_(None))
+Index(
+    "volume_name",
+    volume.c.name,
+    unique=True,
+    sqlite_where=volume.c.removed_ns.is_(None),
+    postgresql_where=volume.c.removed_ns.is_(None),
+)
 
 area = Table(
     "area",
@@ -77,7 +83,8 @@ point = Table(
     Column("created_ns", BigInteger, nullable=False, index=True),
     Column("keep", Boolean, nullable=False, default=False),
     Column("temporary", Boolean, nullable=False, default=False),
-    Column("era_since", Integer, nullable=False),
+    # 32 bits without a sign, as the kernel has it.
+    Column("era_since", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("tracking_id", Text, nullable=False),
     Column("window_seconds", Float, nullable=False),
     Column("area_id", Text),

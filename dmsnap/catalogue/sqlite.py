@@ -28,6 +28,9 @@ class SqliteFile:
         """As sentences name it."""
         return str(self.path)
 
+    def exists(self) -> bool:
+        return self.path.exists()
+
     def open(self) -> sa.Engine:
         """Make the file where there is none (0600, its folder 0700), and look at nothing in it."""
         try:
@@ -66,7 +69,7 @@ class SqliteFile:
             yield connection
             connection.commit()
 
-    def failure(self, error: sa.exc.DatabaseError) -> DmsnapError:
+    def failure(self, error: sa.exc.DBAPIError) -> DmsnapError:
         """What went wrong, as a sentence."""
         if isinstance(error, sa.exc.OperationalError):
             return OperatingSystemError(f"the catalogue {self.path}: {error.orig}")

@@ -2,33 +2,32 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Self
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from dmsnap.catalogue import migration, rows, schema
+from dmsnap.catalogue import database, migration, rows, schema
 from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.database import Database, Place
 from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
-from dmsnap.catalogue.sqlite import SqliteFile
 from dmsnap.errors import NotFoundError
 
 
 class Catalogue:
     """Volumes, areas and points. Open it with :meth:`open`; it is a context manager."""
 
-    def __init__(self, database: SqliteFile, engine: sa.Engine) -> None:
-        self._database = database
+    def __init__(self, where: Database, engine: sa.Engine) -> None:
+        self._database = where
         self._engine = engine
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open the catalogue at ``path``, made where there is none, brought up where it is old."""
-        database = SqliteFile(path)
-        catalogue = cls(database, database.open())
+    def open(cls, place: Place) -> Self:
+        """Open the catalogue at a place, made where there is none, brought up where it is old."""
+        where = database.at(place)
+        catalogue = cls(where, where.open())
         try:
-            with database.alone():
+            with where.alone():
                 catalogue._bring_up()
         except BaseException:
             catalogue.close()
@@ -66,20 +65,18 @@ class Catalogue:
     def _sentences(self) -> Iterator[None]:
         try:
             yield
-        except sa.exc.DatabaseError as error:
+        except sa.exc.DBAPIError as error:
             raise self._database.failure(error) from error
 
     # volumes
 
     def volumes(self) -> list[Volume]:
         """All volumes that are protected now, by name."""
-        query = (
-            sa.select(schema.volume)
-            .where(schema.volume.c.removed_ns.is_(None))
-            .order_by(schema.volume.c.name)
-        )
+        query = sa.select(schema.volume).where(schema.volume.c.removed_ns.is_(None))
         with self.transaction() as connection:
-            return [rows.volume(dict(row)) for row in connection.execute(query).mappings()]
+            found = [rows.volume(dict(row)) for row in connection.execute(query).mappings()]
+        # Not by the database: each has an order of its own for letters.
+        return sorted(found, key=lambda volume: volume.name)
 
     def find_volume(self, name: str) -> Volume | None:
         """The volume called ``name``, if there is one."""
@@ -149,9 +146,14 @@ class Catalogue:
 
     def areas(self, volume_id: UUID, role: AreaRole | None = None) -> list[Area]:
         """The pieces of the store that a volume uses, of one role or of all."""
-        query = sa.select(schema.area).where(schema.area.c.volume_id == str(volume_id))
+        area = schema.area.c
+        query = (
+            sa.select(schema.area)
+            .where(area.volume_id == str(volume_id))
+            .order_by(area.generation, area.role, area.id)
+        )
         if role is not None:
-            query = query.where(schema.area.c.role == role)
+            query = query.where(area.role == role)
         with self.transaction() as connection:
             return [rows.area(dict(row)) for row in connection.execute(query).mappings()]
 

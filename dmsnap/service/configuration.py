@@ -2,17 +2,21 @@
 
 import os
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
+from dmsnap.catalogue.database import Place
 from dmsnap.errors import ConfigurationError
+from dmsnap.secret import Secret
 from dmsnap.units import GIB, MIB
 
 DEFAULT_PATH = Path("/etc/dmsnap/dmsnap.toml")
 PATH_VARIABLE = "DMSNAP_CONFIG"
+CATALOGUE_SCHEME = "postgresql+psycopg://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class Configuration:
     boot_wait_seconds: Annotated[float, Ge(0)] = 60.0
     session_wait_seconds: Annotated[int, Ge(1), Le(86400)] = 60
     iscsi_secrets: Path = Path("/etc/dmsnap/iscsi.toml")
+    # A URL, with a password perhaps: it is shown by nothing that shows the configuration.
+    catalogue: str | None = field(default=None, repr=False)
 
     @property
     def default_store(self) -> str:
@@ -42,9 +48,9 @@ class Configuration:
         return self.store or str(self.state_directory / "store")
 
     @property
-    def catalogue_path(self) -> Path:
-        """The SQLite file."""
-        return self.state_directory / "catalogue.db"
+    def catalogue_place(self) -> Place:
+        """The URL of the catalogue; the path of an SQLite file where there is none."""
+        return Secret(self.catalogue) if self.catalogue else self.state_directory / "catalogue.db"
 
 
 def load(path: Path | None = None) -> Configuration:
@@ -67,11 +73,22 @@ def validate(path: Path, values: dict[str, object]) -> Configuration:
     # Imported where there is a file to check: it takes a third of a command's start.
     from pydantic import TypeAdapter, ValidationError
 
+    mistakes = list(catalogue_mistakes(values))
     try:
-        return TypeAdapter(Configuration).validate_python(values)
+        checked = TypeAdapter(Configuration).validate_python(values)
     except ValidationError as error:
-        mistakes = "; ".join(
+        mistakes += [
             f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
             for item in error.errors()
-        )
-        raise ConfigurationError(f"{path}: {mistakes}") from error
+        ]
+    if mistakes:
+        # Without a cause: pydantic's error has the values in it.
+        raise ConfigurationError(f"{path}: {'; '.join(mistakes)}") from None
+    return checked
+
+
+def catalogue_mistakes(values: Mapping[str, object]) -> Iterator[str]:
+    """What is no URL of a database that dmsnap knows. It is not quoted: a password may be in it."""
+    url = values.get("catalogue")
+    if isinstance(url, str) and not url.startswith(CATALOGUE_SCHEME):
+        yield f"catalogue: it must begin with {CATALOGUE_SCHEME}; left out, it is an SQLite file"

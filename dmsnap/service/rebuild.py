@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from dmsnap.catalogue import database
 from dmsnap.catalogue.model import VolumeState
-from dmsnap.catalogue.sqlite import SqliteFile
 from dmsnap.errors import DmsnapError, ForeignDeviceError, NotPermittedError
 from dmsnap.recovery import lease
 from dmsnap.recovery import search as searching
@@ -52,12 +52,12 @@ def rebuild(*, dry_run: bool) -> RebuildResult:
     if os.geteuid() != 0:
         raise NotPermittedError("dmsnap reads every device: it must be run as root")
     settings = configuration.load()
-    file = SqliteFile(settings.catalogue_path)
-    damage = file.damage()
+    where = database.at(settings.catalogue_place)
+    damage = where.damage()
     if damage and dry_run:
         found, problems = look(settings.run_directory, [])
-        return result(None, found, [f"the catalogue {file.name} is damaged: {damage}", *problems])
-    aside = file.set_aside() if damage else None
+        return result(None, found, [f"the catalogue {where.name} is damaged: {damage}", *problems])
+    aside = where.set_aside() if damage else None
     with Session.open() as session:
         found, problems = look(
             settings.run_directory, [volume.id for volume in session.catalogue.volumes()]

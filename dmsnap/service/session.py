@@ -38,7 +38,7 @@ class Session:
         if settings.store is None:
             # The store that is used unless another is named exists from the first command on.
             make_directory(Path(settings.default_store))
-        return cls(settings, Catalogue.open(settings.catalogue_path))
+        return cls(settings, Catalogue.open(settings.catalogue_place))
 
     def __enter__(self) -> Self:
         return self

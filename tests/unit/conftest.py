@@ -1,8 +1,39 @@
-"""What holds for every unit test."""
+"""What holds for every unit test, and catalogues in both kinds of database."""
 
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from postgresql_server import INSTALLED, PostgresqlServer
+
+from dmsnap.catalogue.database import Place
+from dmsnap.catalogue.store import Catalogue
 
 # A shell gives the processes it starts in the background SIGINT ignored, and programs pass that on:
 # tests of Ctrl-C would then test nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    if not INSTALLED:
+        pytest.skip("make deps installs PostgreSQL")
+    with PostgresqlServer.make() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a catalogue can be made, in either kind of database."""
+    if request.param == "sqlite":
+        return tmp_path / "state" / "catalogue.db"
+    server: PostgresqlServer = request.getfixturevalue("postgresql")
+    return server.new_database()
+
+
+@pytest.fixture
+def catalogue(place: Place) -> Iterator[Catalogue]:
+    with Catalogue.open(place) as opened:
+        yield opened

@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from test_catalogue import a_point, a_volume, an_area
+from catalogue_samples import a_point, a_volume, an_area
 
 from dmsnap._native.label import HistoryFlag, Label, LabelState, LabelTwin
 from dmsnap.catalogue.model import AreaRole, MountRecord
