@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 # With another one goes a module in migrations/versions that leads to it.
-VERSION = "4"
+VERSION = "5"
 
 metadata = MetaData()
 
@@ -90,6 +90,29 @@ point = Table(
     Column("area_id", Text),
     Column("invalid_reason", Text),
     Column("deleted_ns", BigInteger),
+    Column("deleted_reason", Text),
+    Column("deleted_by", Text),
+)
+
+# Where a point could be recovered from, and until when; without an end it still can.
+place = Table(
+    "place",
+    metadata,
+    Column("point_id", Text, ForeignKey("point.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("since_ns", BigInteger, primary_key=True),
+    Column("device", Text, nullable=False),
+    Column("until_ns", BigInteger),
+)
+
+# By what else than its path a volume's device is known, and when that was last seen.
+identifier = Table(
+    "identifier",
+    metadata,
+    Column("volume_id", Text, ForeignKey("volume.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("seen_ns", BigInteger, nullable=False),
 )
 
 skipped = Table(

@@ -7,11 +7,12 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from dmsnap.catalogue import database, migration, rows, schema
+from dmsnap.catalogue import database, migration, places, rows, schema
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.database import Database, Place
 from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
 from dmsnap.errors import NotFoundError
+from dmsnap.host.process import login_name
 
 
 class Catalogue:
@@ -93,6 +94,12 @@ class Catalogue:
             )
         return volume
 
+    def name_of(self, volume_id: UUID) -> str:
+        """What a volume is called, or was: one that is not protected any more is found, too."""
+        query = sa.select(schema.volume.c.name).where(schema.volume.c.id == str(volume_id))
+        with self.transaction() as connection:
+            return str(connection.execute(query).scalar_one())
+
     def volume_by_id(self, volume_id: UUID) -> Volume:
         """The volume with this id, else :class:`NotFoundError`."""
         for volume in self.volumes():
@@ -111,20 +118,26 @@ class Catalogue:
                 connection.execute(schema.volume.insert().values(**columns))
 
     def add_whole(self, volume: Volume, areas: Sequence[Area], points: Sequence[Point]) -> None:
-        """Record a volume and all that belongs to it: everything, or, killed meanwhile, nothing."""
-        former = schema.volume.delete().where(schema.volume.c.id == str(volume.id))
-        parts: list[tuple[sa.Table, list[dict[str, object]]]] = [
-            (schema.area, [rows.columns(area) for area in areas]),
-            (schema.point, [rows.columns(point) for point in points]),
-        ]
+        """Record a volume and all that belongs to it: everything, or, killed meanwhile, nothing.
+
+        What was recorded of it before goes, but for the points that were deleted.
+        """
+        point, volume_id = schema.point.c, str(volume.id)
+        anew = sa.or_(
+            sa.and_(point.volume_id == volume_id, point.deleted_ns.is_(None)),
+            point.id.in_([str(each.id) for each in points]),
+        )
         with self.transaction() as connection:
-            for table, _ in parts:
-                connection.execute(table.delete().where(table.c.volume_id == str(volume.id)))
-            connection.execute(former)
-            connection.execute(schema.volume.insert().values(**rows.columns(volume)))
-            for table, columns in parts:
-                for row in columns:
-                    connection.execute(table.insert().values(**row))
+            places.forget(connection, sa.select(point.id).where(anew))
+            connection.execute(schema.point.delete().where(anew))
+            connection.execute(schema.area.delete().where(schema.area.c.volume_id == volume_id))
+            columns = rows.columns(volume)
+            former = schema.volume.update().where(schema.volume.c.id == volume_id)
+            if not connection.execute(former.values(**columns, removed_ns=None)).rowcount:
+                connection.execute(schema.volume.insert().values(**columns))
+            for area in areas:
+                connection.execute(schema.area.insert().values(**rows.columns(area)))
+            _add_points(connection, points)
 
     def update_volume(self, volume: Volume) -> None:
         """Record ``volume`` as it is now."""
@@ -189,32 +202,58 @@ class Catalogue:
 
     def find_point(self, point_id: UUID) -> Point | None:
         """The point with this id, unless it was deleted."""
-        return next((point for point in self.points() if point.id == point_id), None)
+        point = schema.point.c
+        query = sa.select(schema.point).where(point.id == str(point_id), point.deleted_ns.is_(None))
+        with self.transaction() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else rows.point(dict(row))
 
     def add_point(self, point: Point) -> None:
         """Record a point."""
-        self._execute(schema.point.insert().values(**rows.columns(point)))
+        self.add_points([point])
 
     def add_points(self, points: Sequence[Point]) -> None:
         """Record the points of one moment: all of them, or, killed meanwhile, none."""
-        self._execute(schema.point.insert().values([rows.columns(point) for point in points]))
+        with self.transaction() as connection:
+            _add_points(connection, points)
 
     def update_point(self, point: Point) -> None:
         """Record ``point`` as it is now."""
-        self._execute(
-            schema.point.update()
-            .where(schema.point.c.id == str(point.id))
-            .values(**rows.columns(point))
-        )
+        with self.transaction() as connection:
+            connection.execute(
+                schema.point.update()
+                .where(schema.point.c.id == str(point.id))
+                .values(**rows.columns(point))
+            )
+            if point.area_id is None:
+                places.close_live(connection, point.id)
 
-    def delete_point(self, point_id: UUID) -> None:
-        """Mark a point as deleted; the record stays."""
-        self._execute(
-            schema.point.update()
-            .where(schema.point.c.id == str(point_id))
-            .values(deleted_ns=now_ns(), area_id=None)
-        )
+    def delete_point(self, point_id: UUID, reason: str) -> None:
+        """Mark a point as deleted, for a reason and by this process's user; the record stays."""
+        with self.transaction() as connection:
+            connection.execute(
+                schema.point.update()
+                .where(schema.point.c.id == str(point_id), schema.point.c.deleted_ns.is_(None))
+                .values(
+                    deleted_ns=now_ns(),
+                    deleted_reason=reason,
+                    deleted_by=login_name(),
+                    area_id=None,
+                )
+            )
+            places.close_all(connection, point_id)
+
+    def record_replica(self, volume: Volume, held: Sequence[UUID]) -> None:
+        """Record what a recovery volume holds: the replica's point, then its history's."""
+        with self.transaction() as connection:
+            places.exchange(connection, volume.id, volume.recovery or "", held)
 
     def _execute(self, statement: sa.Executable) -> None:
         with self.transaction() as connection:
             connection.execute(statement)
+
+
+def _add_points(connection: sa.Connection, points: Sequence[Point]) -> None:
+    if points:
+        connection.execute(schema.point.insert(), [rows.columns(point) for point in points])
+        places.open_live(connection, points)

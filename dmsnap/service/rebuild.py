@@ -16,7 +16,7 @@ from dmsnap.errors import DmsnapError, ForeignDeviceError, NotPermittedError
 from dmsnap.recovery import lease
 from dmsnap.recovery import search as searching
 from dmsnap.recovery.search import Labelled, Search
-from dmsnap.service import admission, boot, configuration, reconstruction
+from dmsnap.service import admission, boot, configuration, recognition, reconstruction
 from dmsnap.service.evidence import Evidence
 from dmsnap.service.reconstruction import Known
 from dmsnap.service.session import Session
@@ -75,6 +75,8 @@ def record(session: Session, known: Known, problems: list[str]) -> bool:
         problems.append(f"another volume named {known.volume.name} is recorded already")
         return False
     session.catalogue.add_whole(known.volume, known.areas, known.points)
+    session.note_replica(known.volume)
+    recognition.note(session, known.volume)
     return True
 
 

@@ -4,33 +4,38 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
-import sqlalchemy as sa
 from catalogue_samples import a_point, a_volume, an_area, an_export
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.catalogue import export as recorded
-from dmsnap.catalogue import jobs, schema, skipped
-from dmsnap.catalogue.clock import format_time
+from dmsnap.catalogue import identity, jobs, past, skipped
+from dmsnap.catalogue.clock import format_time, now_ns, parse_time
 from dmsnap.catalogue.database import Place
 from dmsnap.catalogue.export import ExportKind, Source
 from dmsnap.catalogue.model import (
     AreaRole,
     Hydration,
+    Identifier,
+    IdentifierKind,
     JobState,
     JobStep,
     MountRecord,
+    PlaceKind,
+    Point,
     StepState,
+    Volume,
     VolumeState,
 )
 from dmsnap.catalogue.skipped import Skipped
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotFoundError, WrongStateError
 from dmsnap.extent import Extent
+from dmsnap.host.process import login_name
 
 
 def test_a_volume_comes_back_as_it_was(catalogue: Catalogue) -> None:
@@ -142,15 +147,19 @@ def test_points_come_back_oldest_first_and_stay_recorded(catalogue: Catalogue) -
     settled = replace(newer, area_id=None, invalid_reason=None, keep=False)
     catalogue.update_point(settled)
     assert catalogue.find_point(newer.id) == settled
-    catalogue.delete_point(older.id)
+    before_ns = now_ns()
+    catalogue.delete_point(older.id, "point delete")
     assert catalogue.find_point(older.id) is None
     assert catalogue.points(volume.id) == [settled]
-    kept = sa.select(schema.point).where(schema.point.c.id == str(older.id))
-    with catalogue.transaction() as connection:
-        row = connection.execute(kept).one()
-    deleted_ns, area_id = row.deleted_ns, row.area_id
-    assert deleted_ns > 0
-    assert area_id is None
+    (kept,) = past.deleted(catalogue, older.id.hex[:12])
+    assert kept.point == replace(older, area_id=None)
+    assert kept.deletion is not None
+    assert kept.deletion.deleted_ns >= before_ns
+    assert kept.deletion.deleted_reason == "point delete"
+    assert kept.deletion.deleted_by == login_name()
+    catalogue.delete_point(older.id, "again")
+    assert past.deleted(catalogue, older.id.hex) == [kept]
+    assert past.deleted(catalogue, newer.id.hex) == []
 
 
 def test_jobs_are_recorded_before_their_steps_and_after(catalogue: Catalogue) -> None:
@@ -218,6 +227,12 @@ def test_any_text_survives(
 
 def test_times_are_utc() -> None:
     assert format_time(1_790_000_000_999_999_999) == "2026-09-21T14:13:20Z"
+    for text in ("2026-09-21T14:13:20Z", "2026-09-21 14:13:20", "2026-09-21T16:13:20+02:00"):
+        assert parse_time(text) == 1_790_000_000_000_000_000
+    assert parse_time("1970-01-02") == 86_400 * 10**9
+    for text in ("yesterday", "", "2026-13-01"):
+        with pytest.raises(ValueError, match=r"isoformat|month"):
+            parse_time(text)
 
 
 def test_two_first_commands_make_it_at_once(place: Place) -> None:
@@ -283,3 +298,114 @@ def test_exports_come_back_as_they_were(catalogue: Catalogue) -> None:
     assert (done.portal, second.portal) == ("[2001:db8::1]:3260", "192.0.2.1:3260")
     recorded.forget(catalogue, first.id)
     assert recorded.exports(catalogue) == [second]
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = 100
+        for module in ("places", "store", "identity"):
+            monkeypatch.setattr(f"dmsnap.catalogue.{module}.now_ns", lambda: self.now_ns)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def were(catalogue: Catalogue, volume: Volume, time_ns: int) -> dict[UUID, list[PlaceKind]]:
+    found = past.as_of(catalogue, volume.id, time_ns)
+    return {one.point.id: [place.kind for place in one.places] for one in found}
+
+
+def live_point(catalogue: Catalogue, volume: Volume, created_ns: int) -> Point:
+    area = an_area(volume)
+    catalogue.add_area(area)
+    point = replace(a_point(volume, created_ns), area_id=area.id)
+    catalogue.add_point(point)
+    return point
+
+
+def test_where_points_were_is_known_for_every_moment(catalogue: Catalogue, clock: Clock) -> None:
+    """Live first, then on the replica, then in its history, then dropped."""
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    first = live_point(catalogue, volume, 10)
+    clock.now_ns = 20
+    catalogue.update_point(replace(first, area_id=None))
+    catalogue.record_replica(volume, [first.id, uuid4()])
+    second = live_point(catalogue, volume, 30)
+    clock.now_ns = 40
+    catalogue.record_replica(volume, [second.id, first.id])
+    catalogue.record_replica(volume, [second.id, first.id])
+    clock.now_ns = 50
+    catalogue.delete_point(first.id, "no room")
+    catalogue.record_replica(volume, [second.id])
+    live, replica, history = PlaceKind.LIVE, PlaceKind.REPLICA, PlaceKind.HISTORY
+    assert were(catalogue, volume, 9) == {}
+    assert were(catalogue, volume, 10) == {first.id: [live]}
+    assert were(catalogue, volume, 19) == {first.id: [live]}
+    assert were(catalogue, volume, 20) == {first.id: [replica]}
+    assert were(catalogue, volume, 45) == {first.id: [history], second.id: [live, replica]}
+    assert were(catalogue, volume, 50) == {second.id: [live, replica]}
+    assert were(catalogue, a_volume(), 45) == {}
+    (gone,) = past.deleted(catalogue, first.id.hex)
+    assert [(place.kind, place.since_ns, place.until_ns) for place in gone.places] == [
+        (live, 10, 20), (replica, 20, 40), (history, 40, 50),
+    ]  # fmt: skip
+    assert {place.device for place in gone.places[1:]} == {volume.recovery}
+    (then, _) = past.as_of(catalogue, volume.id, 45)
+    assert then.deletion is not None
+    assert then.deletion.deleted_ns == 50
+
+
+def test_a_recovery_volume_on_another_device_is_another_place(
+    catalogue: Catalogue, clock: Clock
+) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    point = a_point(volume, 10)
+    catalogue.add_point(point)
+    catalogue.record_replica(volume, [point.id])
+    clock.now_ns = 200
+    catalogue.record_replica(replace(volume, recovery="/dev/sdz"), [point.id])
+    (now,) = past.as_of(catalogue, volume.id, 200)
+    assert [place.device for place in now.places] == ["/dev/sdz"]
+    clock.now_ns = 300
+    catalogue.record_replica(volume, [])
+    assert were(catalogue, volume, 300) == {point.id: []}
+
+
+def test_what_was_deleted_stays_when_a_volume_is_recorded_anew(catalogue: Catalogue) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    gone, left = live_point(catalogue, volume, 1), live_point(catalogue, volume, 2)
+    catalogue.record_replica(volume, [left.id])
+    catalogue.delete_point(gone.id, "point delete")
+    anew = replace(left, tracking_id="boot:9", area_id=None)
+    catalogue.add_whole(volume, [], [anew])
+    assert catalogue.points(volume.id) == [anew]
+    assert catalogue.areas(volume.id) == []
+    (kept,) = past.deleted(catalogue, gone.id.hex)
+    assert kept.deletion is not None
+
+
+def test_by_what_a_volume_is_known_stays_known(catalogue: Catalogue, clock: Clock) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    link, moved = "/dev/disk/by-uuid/3f1c", "/dev/disk/by-id/scsi-2"
+    identity.record(catalogue, volume.id, [(IdentifierKind.LINK, link)])
+    clock.now_ns = 200
+    identity.record(catalogue, volume.id, [(IdentifierKind.LINK, moved)])
+    clock.now_ns = 300
+    identity.record(
+        catalogue, volume.id, [(IdentifierKind.WWID, "naa.5"), (IdentifierKind.LINK, moved)]
+    )
+    assert identity.identifiers(catalogue, volume.id) == [
+        Identifier(IdentifierKind.LINK, moved, 300),
+        Identifier(IdentifierKind.LINK, link, 100),
+        Identifier(IdentifierKind.WWID, "naa.5", 300),
+    ]
+    assert identity.identifiers(catalogue, uuid4()) == []
+    assert catalogue.name_of(volume.id) == "srv"

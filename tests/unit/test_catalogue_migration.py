@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from dmsnap.catalogue import jobs, migration, schema
+from dmsnap.catalogue import jobs, migration, past, schema
 from dmsnap.catalogue.model import AreaRole, JobState, MountRecord, Parting, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import CorruptError, OperatingSystemError
@@ -74,6 +74,8 @@ def test_what_was_recorded_is_still_there(earlier: int, path: Path) -> None:
         assert roles == {AreaRole.COW, AreaRole.ERA_METADATA}
         (point,) = catalogue.points(VOLUME)
         assert (point.id, point.keep) == (POINT, True)
+        (then,) = past.as_of(catalogue, VOLUME, point.created_ns + 4)
+        assert [(place.kind, place.device) for place in then.places] == [("live", "/store/cow.img")]
         states = [str(job.state) for job in jobs.recent(catalogue, 9)]
         assert states == ["running", "abandoned", "undone", "done"]
         (left,) = jobs.unfinished(catalogue, VOLUME)
@@ -87,7 +89,7 @@ def test_it_is_written_to_as_a_new_one(earlier: int, path: Path) -> None:
         volume = catalogue.volume("srv")
         catalogue.update_volume(volume)
         jobs.begin(catalogue, "sync", [VOLUME], arguments={}, pid=1, steps=["a"])
-        catalogue.delete_point(POINT)
+        catalogue.delete_point(POINT, "point delete")
         assert catalogue.points() == []
 
 

@@ -1,5 +1,7 @@
 """The catalogue: what dmsnap has recorded."""
 
+import click
+
 from dmsnap.cli.grammar import Command, Noun
 
 REBUILD = Command(
@@ -12,4 +14,11 @@ REBUILD = Command(
     changes_devices=True,
 )
 
-CATALOGUE = Noun("catalogue", "Rebuild a catalogue that was lost.", (REBUILD,))
+SHOW = Command(
+    "show",
+    "Show what is recorded of a volume: its identity, mounts and units. Looks at no device.",
+    "catalogue.show",
+    (click.Argument(["name"]),),
+)
+
+CATALOGUE = Noun("catalogue", "Show and rebuild what dmsnap has recorded.", (SHOW, REBUILD))
