@@ -82,7 +82,8 @@ test-native: ## tests of the C core under ASan and UBSan, and its threads under 
 test-lab: ## scenarios on real kernels, in virtual machines
 	tests/lab/run-all
 
-test-exhaustive: build ## signals and kills at every step of everything, in the lab (hours)
+test-exhaustive: build ## a million points; signals and kills at every step of everything, in the lab (hours)
+	$(BIN)/pytest -q -m exhaustive tests/unit
 	tests/lab/run-all --all
 	tests/lab/crash-matrix
 

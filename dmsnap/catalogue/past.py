@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from dmsnap.catalogue import rows, schema
+from dmsnap.catalogue import lifetime, rows, schema
 from dmsnap.catalogue.model import Deletion, PastPoint, PlaceKind, RecordedPlace
 from dmsnap.catalogue.store import Catalogue
 
@@ -15,51 +16,77 @@ _point = schema.point.c
 _place = schema.place.c
 
 
-def as_of(catalogue: Catalogue, volume_id: UUID, time_ns: int) -> list[PastPoint]:
-    """The points that a volume had at a moment, oldest first, with the places they had then."""
-    query = sa.select(schema.point).where(
-        _point.volume_id == str(volume_id),
-        _point.created_ns <= time_ns,
-        sa.or_(_point.deleted_ns.is_(None), _point.deleted_ns > time_ns),
+def as_of(catalogue: Catalogue, time_ns: int, volume_id: UUID | None = None) -> list[PastPoint]:
+    """The points of a moment, oldest first, with the places they had then.
+
+    Those of one volume, or of all that are protected now.
+    """
+    if volume_id is None:
+        protected = sa.select(schema.volume.c.id).where(schema.volume.c.removed_ns.is_(None))
+        of_volumes = sa.select(schema.point).where(_point.volume_id.in_(protected))
+    else:
+        of_volumes = sa.select(schema.point).where(_point.volume_id == str(volume_id))
+    of_volumes = of_volumes.where(_point.created_ns <= time_ns)
+    present = of_volumes.where(_point.deleted_ns.is_(None))
+    gone_since = of_volumes.where(_point.deleted_ns > time_ns)
+    # A query for each class, and not one over all of them: planners make a scan of that.
+    of_classes = (
+        gone_since.where(
+            _point.lifetime_class == number,
+            _point.created_ns > lifetime.taken_after_ns(number, time_ns),
+        )
+        for number in lifetime.CLASSES
     )
     at_the_time = sa.and_(
         _place.since_ns <= time_ns, sa.or_(_place.until_ns.is_(None), _place.until_ns > time_ns)
     )
-    return _past(catalogue, query, at_the_time)
+    return _past(catalogue, sa.union_all(present, *of_classes), at_the_time)
 
 
 def deleted(catalogue: Catalogue, first_digits: str) -> list[PastPoint]:
     """The deleted points whose ids begin so, in hexadecimal, with all places they ever had."""
+    first = dashed(first_digits)
+    # A range, which an index is for; g comes behind all digits.
     query = sa.select(schema.point).where(
-        sa.func.replace(_point.id, "-", "").startswith(first_digits, autoescape=True),
-        _point.deleted_ns.is_not(None),
+        _point.id >= first, _point.id < f"{first}g", _point.deleted_ns.is_not(None)
     )
     return _past(catalogue, query, sa.true())
 
 
+def dashed(digits: str) -> str:
+    """The first digits of a UUID, as its text has them."""
+    ends = (0, 8, 12, 16, 20, 32)
+    parts = (digits[begin:end] for begin, end in pairwise(ends))
+    return "-".join(part for part in parts if part)
+
+
 def _past(
-    catalogue: Catalogue, query: sa.Select[Any], which: sa.ColumnElement[bool]
+    catalogue: Catalogue,
+    query: sa.Select[Any] | sa.CompoundSelect[*tuple[Any, ...]],
+    which: sa.ColumnElement[bool],
 ) -> list[PastPoint]:
     with catalogue.transaction() as connection:
-        found = connection.execute(query.order_by(_point.created_ns)).mappings().all()
-        places = _places(connection, query, which)
-    return [
-        PastPoint(rows.point(dict(row)), tuple(places[row["id"]]), _deletion(row)) for row in found
+        found = connection.execute(query).mappings().all()
+        places = _places(connection, query.subquery(), which)
+    past = [
+        PastPoint(rows.point(dict(row)), tuple(places.get(row["id"], ())), _deletion(row))
+        for row in found
     ]
+    return sorted(past, key=lambda one: one.point.created_ns)
 
 
 def _places(
-    connection: sa.Connection, query: sa.Select[Any], which: sa.ColumnElement[bool]
+    connection: sa.Connection, points: sa.Subquery, which: sa.ColumnElement[bool]
 ) -> Mapping[str, list[RecordedPlace]]:
-    ids = query.with_only_columns(_point.id).subquery()
-    of_points = (
+    # Joined to the points once more: to name thousands of them would take longer than to find them.
+    query = (
         sa.select(schema.place)
-        .join(ids, ids.c.id == _place.point_id)
+        .join(points, points.c.id == _place.point_id)
         .where(which)
         .order_by(_place.since_ns, _place.kind)
     )
     found: dict[str, list[RecordedPlace]] = defaultdict(list)
-    for row in connection.execute(of_points):
+    for row in connection.execute(query):
         place = RecordedPlace(PlaceKind(row.kind), row.device, row.since_ns, row.until_ns)
         found[row.point_id].append(place)
     return found

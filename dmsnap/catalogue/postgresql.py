@@ -34,7 +34,13 @@ _CONNECTION = {
     "keepalives_count": 2,
     "tcp_user_timeout": 15000,
 }
-_SETTINGS = {"synchronous_commit": "on", "lock_timeout": "10s", "timezone": "UTC"}
+_SETTINGS = {
+    "synchronous_commit": "on",
+    "lock_timeout": "10s",
+    "timezone": "UTC",
+    # To start workers takes longer than any of our queries.
+    "max_parallel_workers_per_gather": "0",
+}
 # Any number: advisory locks of the same number exclude each other, in one database.
 _MAKING = 0x646D736E6170
 
@@ -98,7 +104,7 @@ class PostgresqlDatabase:
         except ImportError as error:
             raise ConfigurationError(
                 f"the catalogue {self.name} needs psycopg and libpq: {error}",
-                hint="install dmsnap with its extra postgresql, and the package libpq5",
+                hint="install dmsnap with its extra postgresql",
             ) from error
 
     def alone(self) -> nullcontext[None]:
@@ -129,7 +135,9 @@ class PostgresqlDatabase:
             )
         if state.startswith("XX"):
             return CorruptError(f"the catalogue {self.name} is damaged: {reason}")
-        if error.connection_invalidated or not state or state[:2] in ("08", "28", "3D", "57"):
+        # Without a state it never came to the server.
+        lost = isinstance(error, sa.exc.OperationalError) and not state
+        if error.connection_invalidated or lost or state[:2] in ("08", "28", "3D", "57"):
             return UnreachableError(
                 f"the catalogue {self.name} cannot be reached: {reason}", hint=WITHOUT_IT
             )

@@ -1,10 +1,13 @@
 """The catalogue's tables. Times are nanoseconds since the epoch, sizes bytes, ids UUIDs as text."""
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
@@ -14,12 +17,21 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    literal_column,
 )
 
 # With another one goes a module in migrations/versions that leads to it.
-VERSION = "5"
+VERSION = "6"
 
 metadata = MetaData()
+
+
+def _where(
+    name: str, *columns: Column[Any], where: ColumnElement[bool], unique: bool = False
+) -> None:
+    """An index of some of the rows."""
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
 
 # One row. Name and type of its column are Alembic's.
 schema_version = Table(
@@ -55,13 +67,7 @@ volume = Table(
     Column("removed_ns", BigInteger),
 )
 # A name is free again once its volume was unprotected.
-Index(
-    "volume_name",
-    volume.c.name,
-    unique=True,
-    sqlite_where=volume.c.removed_ns.is_(None),
-    postgresql_where=volume.c.removed_ns.is_(None),
-)
+_where("volume_name", volume.c.name, where=volume.c.removed_ns.is_(None), unique=True)
 
 area = Table(
     "area",
@@ -79,8 +85,8 @@ point = Table(
     "point",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("volume_id", Text, ForeignKey("volume.id"), nullable=False, index=True),
-    Column("created_ns", BigInteger, nullable=False, index=True),
+    Column("volume_id", Text, ForeignKey("volume.id"), nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
     Column("keep", Boolean, nullable=False, default=False),
     Column("temporary", Boolean, nullable=False, default=False),
     # 32 bits without a sign, as the kernel has it.
@@ -92,6 +98,17 @@ point = Table(
     Column("deleted_ns", BigInteger),
     Column("deleted_reason", Text),
     Column("deleted_by", Text),
+    # Of a deleted one: see ``past``.
+    Column("lifetime_class", Integer),
+)
+# Records of deleted points stay: after years there are a thousand of them for each that is left.
+_where("point_present", point.c.volume_id, point.c.created_ns, where=point.c.deleted_ns.is_(None))
+_where(
+    "point_past",
+    point.c.volume_id,
+    point.c.lifetime_class,
+    point.c.created_ns,
+    where=point.c.deleted_ns.is_not(None),
 )
 
 # Where a point could be recovered from, and until when; without an end it still can.
@@ -155,16 +172,19 @@ job = Table(
     Column("finished_ns", BigInteger),
     Column("state", Text, nullable=False),
     Column("outcome", Text),
+    Index("job_operation", "operation", "id"),
 )
+_where("job_running", job.c.id, where=job.c.state == literal_column("'running'"))
 
 # Settled: nothing of the job is left to be done or cleared on that volume.
 job_volume = Table(
     "job_volume",
     metadata,
     Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
-    Column("volume_id", Text, primary_key=True, index=True),
+    Column("volume_id", Text, primary_key=True),
     Column("settled", Boolean, nullable=False, default=False),
 )
+_where("job_unsettled", job_volume.c.volume_id, where=~job_volume.c.settled)
 
 job_step = Table(
     "job_step",

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from dmsnap.catalogue import database, migration, places, rows, schema
+from dmsnap.catalogue import database, lifetime, migration, places, rows, schema
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.database import Database, Place
 from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
@@ -200,6 +200,18 @@ class Catalogue:
         with self.transaction() as connection:
             return [rows.point(dict(row)) for row in connection.execute(query).mappings()]
 
+    def oldest_points(self, volume_id: UUID, count: int) -> list[Point]:
+        """The first points that a volume can do without, oldest first: none that is to be kept."""
+        point = schema.point.c
+        query = (
+            sa.select(schema.point)
+            .where(point.volume_id == str(volume_id), point.deleted_ns.is_(None), ~point.keep)
+            .order_by(point.created_ns)
+            .limit(count)
+        )
+        with self.transaction() as connection:
+            return [rows.point(dict(row)) for row in connection.execute(query).mappings()]
+
     def find_point(self, point_id: UUID) -> Point | None:
         """The point with this id, unless it was deleted."""
         point = schema.point.c
@@ -230,17 +242,20 @@ class Catalogue:
 
     def delete_point(self, point_id: UUID, reason: str) -> None:
         """Mark a point as deleted, for a reason and by this process's user; the record stays."""
+        point, deleted_ns = schema.point.c, now_ns()
+        present = sa.and_(point.id == str(point_id), point.deleted_ns.is_(None))
         with self.transaction() as connection:
-            connection.execute(
-                schema.point.update()
-                .where(schema.point.c.id == str(point_id), schema.point.c.deleted_ns.is_(None))
-                .values(
-                    deleted_ns=now_ns(),
-                    deleted_reason=reason,
-                    deleted_by=login_name(),
-                    area_id=None,
-                )
-            )
+            created_ns = connection.scalar(sa.select(point.created_ns).where(present))
+            if created_ns is None:
+                return
+            deletion = {
+                "deleted_ns": deleted_ns,
+                "deleted_reason": reason,
+                "deleted_by": login_name(),
+                "lifetime_class": lifetime.class_of(created_ns, deleted_ns),
+                "area_id": None,
+            }
+            connection.execute(schema.point.update().where(present).values(deletion))
             places.close_all(connection, point_id)
 
     def record_replica(self, volume: Volume, held: Sequence[UUID]) -> None:

@@ -1,6 +1,7 @@
 """Points of the past: what there was at some moment, and what became of it."""
 
 from collections.abc import Iterator, Sequence
+from string import hexdigits
 
 from dmsnap.catalogue import past
 from dmsnap.catalogue.model import PastPoint, PlaceKind, Volume
@@ -11,11 +12,24 @@ from dmsnap.service.session import Session
 
 def list_as_of(session: Session, names: Sequence[str], time_ns: int) -> list[PointView]:
     """What there was at a moment, as it was recorded, oldest first. No device is looked at."""
-    volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
     views: list[PointView] = []
-    for volume in volumes:
-        views += _as_they_were(volume, past.as_of(session.catalogue, volume.id, time_ns))
+    for volume, points in _found(session, names, time_ns):
+        views += _as_they_were(volume, points)
     return sorted(views, key=lambda item: item.created_ns)
+
+
+def _found(
+    session: Session, names: Sequence[str], time_ns: int
+) -> Iterator[tuple[Volume, list[PastPoint]]]:
+    """By volume: those that are named, or all, which are asked for at once."""
+    if names:
+        for name in names:
+            volume = session.catalogue.volume(name)
+            yield volume, past.as_of(session.catalogue, time_ns, volume.id)
+    else:
+        everything = past.as_of(session.catalogue, time_ns)
+        for volume in session.catalogue.volumes():
+            yield volume, [one for one in everything if one.point.volume_id == volume.id]
 
 
 def show(session: Session, text: str) -> PointView:
@@ -24,7 +38,9 @@ def show(session: Session, text: str) -> PointView:
         return find(session, text)
     except NotFoundError:
         wanted = text.lower().replace("-", "")
-        gone = past.deleted(session.catalogue, wanted) if len(wanted) >= MIN_PREFIX else []
+        if len(wanted) < MIN_PREFIX or not set(wanted) <= set(hexdigits):
+            raise
+        gone = past.deleted(session.catalogue, wanted)
         if len(gone) != 1:
             raise
     return _past_view(session.catalogue.name_of(gone[0].point.volume_id), gone[0])

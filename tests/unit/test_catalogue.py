@@ -315,7 +315,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def were(catalogue: Catalogue, volume: Volume, time_ns: int) -> dict[UUID, list[PlaceKind]]:
-    found = past.as_of(catalogue, volume.id, time_ns)
+    found = past.as_of(catalogue, time_ns, volume.id)
     return {one.point.id: [place.kind for place in one.places] for one in found}
 
 
@@ -355,7 +355,7 @@ def test_where_points_were_is_known_for_every_moment(catalogue: Catalogue, clock
         (live, 10, 20), (replica, 20, 40), (history, 40, 50),
     ]  # fmt: skip
     assert {place.device for place in gone.places[1:]} == {volume.recovery}
-    (then, _) = past.as_of(catalogue, volume.id, 45)
+    (then, _) = past.as_of(catalogue, 45, volume.id)
     assert then.deletion is not None
     assert then.deletion.deleted_ns == 50
 
@@ -370,7 +370,7 @@ def test_a_recovery_volume_on_another_device_is_another_place(
     catalogue.record_replica(volume, [point.id])
     clock.now_ns = 200
     catalogue.record_replica(replace(volume, recovery="/dev/sdz"), [point.id])
-    (now,) = past.as_of(catalogue, volume.id, 200)
+    (now,) = past.as_of(catalogue, 200, volume.id)
     assert [place.device for place in now.places] == ["/dev/sdz"]
     clock.now_ns = 300
     catalogue.record_replica(volume, [])

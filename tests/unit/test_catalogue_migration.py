@@ -23,6 +23,7 @@ EARLIER = sorted(RECORDED.glob("version_*.sql"))
 
 VOLUME = UUID("aaaaaaaa-0000-4000-8000-000000000001")
 POINT = UUID("bbbbbbbb-0000-4000-8000-000000000001")
+DELETED = UUID("bbbbbbbb-0000-4000-8000-000000000002")
 
 
 @pytest.fixture
@@ -74,8 +75,10 @@ def test_what_was_recorded_is_still_there(earlier: int, path: Path) -> None:
         assert roles == {AreaRole.COW, AreaRole.ERA_METADATA}
         (point,) = catalogue.points(VOLUME)
         assert (point.id, point.keep) == (POINT, True)
-        (then,) = past.as_of(catalogue, VOLUME, point.created_ns + 4)
+        (then,) = past.as_of(catalogue, point.created_ns + 4, VOLUME)
         assert [(place.kind, place.device) for place in then.places] == [("live", "/store/cow.img")]
+        before = past.as_of(catalogue, point.created_ns, VOLUME)
+        assert [one.point.id for one in before] == [DELETED, POINT]
         states = [str(job.state) for job in jobs.recent(catalogue, 9)]
         assert states == ["running", "abandoned", "undone", "done"]
         (left,) = jobs.unfinished(catalogue, VOLUME)

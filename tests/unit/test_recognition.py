@@ -25,7 +25,7 @@ def session(catalogue: Catalogue) -> Session:
 
 
 def places(session: Session, volume: Volume) -> list[list[PlaceKind]]:
-    found = past.as_of(session.catalogue, volume.id, now_ns())
+    found = past.as_of(session.catalogue, now_ns(), volume.id)
     return [[place.kind for place in one.places] for one in found]
 
 
