@@ -1,7 +1,7 @@
 """Points as they were at some moment, and what became of those that were deleted."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
@@ -11,6 +11,9 @@ import sqlalchemy as sa
 from dmsnap.catalogue import lifetime, rows, schema
 from dmsnap.catalogue.model import Deletion, PastPoint, PlaceKind, RecordedPlace
 from dmsnap.catalogue.store import Catalogue
+
+# Parameters of one query; SQLite takes 32766.
+MANY = 10_000
 
 _point = schema.point.c
 _place = schema.place.c
@@ -67,7 +70,7 @@ def _past(
 ) -> list[PastPoint]:
     with catalogue.transaction() as connection:
         found = connection.execute(query).mappings().all()
-        places = _places(connection, query.subquery(), which)
+        places = _places(connection, [row["id"] for row in found], which)
     past = [
         PastPoint(rows.point(dict(row)), tuple(places.get(row["id"], ())), _deletion(row))
         for row in found
@@ -76,19 +79,18 @@ def _past(
 
 
 def _places(
-    connection: sa.Connection, points: sa.Subquery, which: sa.ColumnElement[bool]
+    connection: sa.Connection, point_ids: Sequence[str], which: sa.ColumnElement[bool]
 ) -> Mapping[str, list[RecordedPlace]]:
-    # Joined to the points once more: to name thousands of them would take longer than to find them.
-    query = (
-        sa.select(schema.place)
-        .join(points, points.c.id == _place.point_id)
-        .where(which)
-        .order_by(_place.since_ns, _place.kind)
-    )
     found: dict[str, list[RecordedPlace]] = defaultdict(list)
-    for row in connection.execute(query):
-        place = RecordedPlace(PlaceKind(row.kind), row.device, row.since_ns, row.until_ns)
-        found[row.point_id].append(place)
+    for first in range(0, len(point_ids), MANY):
+        query = (
+            sa.select(schema.place)
+            .where(_place.point_id.in_(point_ids[first : first + MANY]), which)
+            .order_by(_place.since_ns, _place.kind)
+        )
+        for row in connection.execute(query):
+            place = RecordedPlace(PlaceKind(row.kind), row.device, row.since_ns, row.until_ns)
+            found[row.point_id].append(place)
     return found
 
 
