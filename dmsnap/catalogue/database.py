@@ -36,6 +36,12 @@ class Database(Protocol):
     def failure(self, error: sa.exc.DBAPIError) -> DmsnapError:
         """What went wrong, as a sentence."""
 
+    def require_sound(self, connection: sa.Connection) -> None:
+        """Look at every page; :class:`CorruptError` when one is damaged."""
+
+    def loose_rows(self, connection: sa.Connection) -> list[str]:
+        """A sentence for each row that names another one that is not there."""
+
     def damage(self) -> str | None:
         """What is wrong with what is stored; None: nothing that a rebuild could put right."""
 

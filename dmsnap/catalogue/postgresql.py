@@ -143,6 +143,13 @@ class PostgresqlDatabase:
             )
         return OperatingSystemError(f"the catalogue {self.name}: {reason}")
 
+    def require_sound(self, connection: sa.Connection) -> None:
+        """The server has checksums, and tools, of its own."""
+
+    def loose_rows(self, connection: sa.Connection) -> list[str]:  # noqa: ARG002 - of both
+        """None: nobody can switch the server's foreign keys off for himself."""
+        return []
+
     def damage(self) -> None:
         """The server checks its own pages, and says so when they are read."""
 

@@ -1,5 +1,7 @@
 """The catalogue's file: SQLite in WAL mode with full sync."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +12,21 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.errors import CorruptError, DmsnapError, OperatingSystemError, WrongStateError
+from dmsnap.errors import (
+    CorruptError,
+    DmsnapError,
+    NoSpaceError,
+    OperatingSystemError,
+    ReadOnlyError,
+    WrongStateError,
+)
 from dmsnap.host.locks import directory_lock
 from dmsnap.host.system_call import system_call
 
 BUSY_TIMEOUT_SECONDS = 10
+MOST_FAULTS = 10
+SHARED_MEMORY_BYTES = 32768
+REBUILD = "dmsnap catalogue rebuild makes it anew, from labels and dm tables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +47,10 @@ class SqliteFile:
         """Make the file where there is none (0600, its folder 0700), and look at nothing in it."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.touch(mode=0o600)
+            if not self.path.exists():
+                self.path.touch(mode=0o600)
         except OSError as error:
-            raise OperatingSystemError(
-                f"the catalogue {self.path} cannot be opened: {error.strerror}", errnum=error.errno
-            ) from error
+            raise self._not_made(error) from error
         engine = self._engine()
         sa.event.listen(engine, "connect", _configure_connection)
         return engine
@@ -71,14 +82,58 @@ class SqliteFile:
 
     def failure(self, error: sa.exc.DBAPIError) -> DmsnapError:
         """What went wrong, as a sentence."""
+        kind = getattr(error.orig, "sqlite_errorname", "")
+        # In WAL mode even who only reads makes two files beside it: that fails with these.
+        beside = kind.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
+        if kind.startswith("SQLITE_READONLY") or (beside and self._is_on_read_only_file_system()):
+            return self._read_only()
+        if kind == "SQLITE_FULL" or (beside and not self._has_room()):
+            return self._full()
         if isinstance(error, sa.exc.OperationalError):
             return OperatingSystemError(f"the catalogue {self.path}: {error.orig}")
         if isinstance(error, sa.exc.IntegrityError):
             return WrongStateError(f"the catalogue {self.path} refuses: {error.orig}")
-        return CorruptError(
-            f"the catalogue {self.path} is damaged: {error.orig}",
-            hint="dmsnap catalogue rebuild makes it anew, from labels and dm tables",
+        return CorruptError(f"the catalogue {self.path} is damaged: {error.orig}", hint=REBUILD)
+
+    def _not_made(self, error: OSError) -> DmsnapError:
+        if error.errno == errno.EROFS:
+            return self._read_only()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return self._full()
+        return OperatingSystemError(
+            f"the catalogue {self.path} cannot be opened: {error.strerror}", errnum=error.errno
         )
+
+    def _read_only(self) -> DmsnapError:
+        return ReadOnlyError(f"the catalogue {self.path}", "dmsnap")
+
+    def _full(self) -> DmsnapError:
+        return NoSpaceError(
+            f"the disk of the catalogue {self.path} is full: nothing more can be recorded",
+            hint=f"make room on the file system of {self.path.parent}",
+        )
+
+    def _is_on_read_only_file_system(self) -> bool:
+        return bool(os.statvfs(self.path.parent).f_flag & os.ST_RDONLY)
+
+    def _has_room(self) -> bool:
+        status = os.statvfs(self.path.parent)
+        return status.f_bavail * status.f_frsize >= SHARED_MEMORY_BYTES
+
+    def require_sound(self, connection: sa.Connection) -> None:
+        found = connection.scalars(sa.text(f"PRAGMA integrity_check({MOST_FAULTS})")).all()
+        if found != ["ok"]:
+            # Where it is, is said in several lines.
+            first = " ".join(str(found[0]).split())
+            raise CorruptError(
+                f"the catalogue {self.path} is damaged: {first}", hint=REBUILD, faults=list(found)
+            )
+
+    def loose_rows(self, connection: sa.Connection) -> list[str]:
+        return [
+            f"a row of {table} names a row of {parent} that is not there"
+            for table, _, parent, _ in connection.execute(sa.text("PRAGMA foreign_key_check"))
+        ]
 
     def damage(self) -> str | None:
         """What is wrong with the file; None: nothing, or there is none yet.

@@ -62,6 +62,16 @@ class Catalogue:
         with self._sentences(), self._engine.begin() as connection:
             yield connection
 
+    def require_sound(self) -> None:
+        """Look at every page; :class:`CorruptError` when what is recorded is worth nothing."""
+        with self.transaction() as connection:
+            self._database.require_sound(connection)
+
+    def loose_rows(self) -> list[str]:
+        """A sentence for each row that names another one that is not there."""
+        with self.transaction() as connection:
+            return self._database.loose_rows(connection)
+
     @contextmanager
     def _sentences(self) -> Iterator[None]:
         try:

@@ -24,6 +24,7 @@ from dmsnap.service import (
     admission,
     assemble,
     browse,
+    catalogue_check,
     extension,
     from_label,
     hydrate,
@@ -41,6 +42,7 @@ from dmsnap.service import (
 )
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.browse import BrowseResult
+from dmsnap.service.catalogue_check import CheckResult
 from dmsnap.service.extension import ExtendResult
 from dmsnap.service.hydrate import HydrateRequest, HydrateResult
 from dmsnap.service.journal import Plan, Step
@@ -134,6 +136,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (point, "create", [LIVE]), (point, "list_points", [LIVE, LOST]),
         (point_history, "show", LIVE), (point_history, "list_as_of", [GONE]),
         (recognition, "recorded", RECOGNISED),
+        (catalogue_check, "check", CheckResult("/x/catalogue.db", (), ("data",))),
         (point, "delete", None), (browse, "unmount_point", None),
         (browse, "mount_point", BrowseResult(POINT, "srv", "/run/dmsnap/points/3f2a")),
         (hydrate, "hydrate", MOVED), (hydrate, "give_up", None),
@@ -296,6 +299,7 @@ def test_a_store_with_a_slash_is_a_directory(
             ("list_as_of", (("a",), SECOND_NS), {}),
         ),
         (("catalogue", "show", "srv"), ("recorded", ("srv",), {})),
+        (("catalogue", "check"), ("check", (), {})),
         (("point", "delete", "3f2a"), ("delete", ("3f2a",), {})),
         (("point", "mount", "3f2a"), ("mount_point", ("3f2a", None), {})),
         (("point", "mount", "3f2a", "m"), ("mount_point", ("3f2a", Path.cwd() / "m"), {})),
@@ -461,6 +465,17 @@ def test_what_is_recorded_of_a_volume(service: Service, shown: Shown) -> None:
             "seen": "2026-09-21T14:13:20Z",
         }
     ]
+
+
+def test_what_is_wrong_with_the_catalogue(service: Service, shown: Shown) -> None:
+    assert shown("catalogue", "check").splitlines() == [
+        "the store of data was not looked at: a command works on the volume",
+        "nothing is wrong with /x/catalogue.db",
+    ]
+    wrong = CheckResult("/x/catalogue.db", ("job 7 is recorded as ended, and not when",), ())
+    service.answers(catalogue_check, "check", wrong)
+    told = shown("catalogue", "check", expected=ExitCode.UNHEALTHY)
+    assert told == "job 7 is recorded as ended, and not when\n"
 
 
 def test_nothing_to_show_is_said(service: Service, shown: Shown) -> None:
