@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PREFIX ?= /usr/local
 DESTDIR ?=
+# Of `make install`: postgresql, for a catalogue on a server.
+EXTRAS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +17,7 @@ STAMP := $(VENV)/.dmsnap-built
 
 BUILD_PACKAGES := gcc libc6-dev libdevmapper-dev liburing-dev libxxhash-dev pkg-config python3-dev python3-venv
 RUN_PACKAGES := e2fsprogs kmod mount util-linux xfsprogs
-CHECK_PACKAGES := clang clang-tidy cppcheck libclang-rt-dev valgrind xxhash
+CHECK_PACKAGES := clang clang-tidy cppcheck libclang-rt-dev postgresql valgrind xxhash
 # What the bench measures with and against; the lab's trees have their own.
 BENCH_PACKAGES := coreutils diffutils fio gddrescue libnbd-bin nbdkit qemu-utils rsync time
 
@@ -80,7 +82,8 @@ test-native: ## tests of the C core under ASan and UBSan, and its threads under 
 test-lab: ## scenarios on real kernels, in virtual machines
 	tests/lab/run-all
 
-test-exhaustive: build ## signals and kills at every step of everything, in the lab (hours)
+test-exhaustive: build ## a million points; signals and kills at every step of everything, in the lab (hours)
+	$(BIN)/pytest -q -m exhaustive tests/unit
 	tests/lab/run-all --all
 	tests/lab/crash-matrix
 
@@ -119,12 +122,13 @@ lab: ## a shell in the lab
 # A directory of its own holds dmsnap and the Python packages it needs: Debian's Python keeps others
 # out of its own (PEP 668), and nothing else on the server changes with them. The program finds the
 # directory beside itself, so that it runs from a DESTDIR, too.
-install: build ## install below PREFIX (/usr/local), staged in DESTDIR; root without DESTDIR
+install: build ## install below PREFIX (/usr/local), staged in DESTDIR; EXTRAS=postgresql; root without DESTDIR
 	rm -rf build/wheel build/lib build/bdist.*
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
 	[ ! -e "$(LIBRARY)" ] || [ -e "$(LIBRARY)/dmsnap/version.py" ]
 	rm -rf "$(LIBRARY)"
-	$(PIP) install --no-compile --target "$(LIBRARY)" build/wheel/dmsnap-*.whl
+	wheel=$$(echo build/wheel/dmsnap-*.whl); \
+		$(PIP) install --no-compile --target "$(LIBRARY)" "$$wheel$(if $(EXTRAS),[$(EXTRAS)])"
 	rm -rf "$(LIBRARY)/bin"
 	$(BIN)/python -m compileall -q -s "$(DESTDIR)" "$(LIBRARY)" || true
 	install -d "$(DESTDIR)$(PREFIX)/bin"

@@ -1,12 +1,24 @@
 """The wall clock, in the catalogue's unit."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def now_ns() -> int:
     """Nanoseconds since the epoch."""
     return time.time_ns()
+
+
+def parse_time(text: str) -> int:
+    """Nanoseconds since the epoch of ``2026-11-22T09:54:58Z`` or any other form of ISO 8601.
+
+    Without an offset it is UTC, as all times are that are shown. Raises ``ValueError``.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    since_epoch = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return since_epoch // timedelta(microseconds=1) * 1000
 
 
 def format_time(time_ns: int) -> str:

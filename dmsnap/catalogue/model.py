@@ -148,6 +148,64 @@ class Point:
     invalid_reason: str | None = None
 
 
+class PlaceKind(StrEnum):
+    """What a point can be recovered from."""
+
+    LIVE = "live"  # a COW snapshot on the primary
+    REPLICA = "replica"  # the recovery volume, as it is
+    HISTORY = "history"  # the recovery volume, under undo stores
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPlace:
+    """A place of a point, as it was recorded: ``device`` is a piece of the store or a device."""
+
+    kind: PlaceKind
+    device: str
+    since_ns: int
+    until_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """When a point was deleted, why, and by which user; what was not recorded is None."""
+
+    deleted_ns: int
+    deleted_reason: str | None
+    deleted_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PastPoint:
+    """A point at some moment; ``deletion`` is what became of it since."""
+
+    point: Point
+    places: tuple[RecordedPlace, ...]
+    deletion: Deletion | None
+
+    def is_at(self, kind: PlaceKind) -> bool:
+        """Whether one of its places is of that kind."""
+        return any(place.kind is kind for place in self.places)
+
+
+class IdentifierKind(StrEnum):
+    """What a device is known by."""
+
+    LINK = "link"  # in /dev/disk
+    LV_UUID = "lv-uuid"
+    VG_UUID = "vg-uuid"
+    WWID = "wwid"  # the disk's own, as sysfs has it
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """Something that a volume's device is known by, and when that was last so."""
+
+    kind: IdentifierKind
+    value: str
+    seen_ns: int
+
+
 class JobState(StrEnum):
     """How far a job is. One that is ``running`` without its process was cut off."""
 

@@ -1,47 +1,42 @@
 """The catalogue's tables. Times are nanoseconds since the epoch, sizes bytes, ids UUIDs as text."""
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Float,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    String,
     Table,
     Text,
+    literal_column,
 )
 
-SCHEMA_VERSION = 4
-
-# What brings a catalogue from each version to the next. New tables are there by then.
-UPGRADES = {
-    1: ("ALTER TABLE volume ADD COLUMN parting JSON",),
-    2: (
-        "INSERT INTO job_volume (job_id, volume_id, settled)"
-        " SELECT id, volume_id, finished_ns IS NOT NULL FROM job WHERE volume_id IS NOT NULL",
-        "DROP INDEX ix_job_volume_id",
-        "ALTER TABLE job DROP COLUMN volume_id",
-        "ALTER TABLE job ADD COLUMN arguments JSON NOT NULL DEFAULT '{}'",
-        "ALTER TABLE job ADD COLUMN state TEXT NOT NULL DEFAULT 'running'",
-        "UPDATE job SET state = CASE WHEN outcome LIKE 'done%' THEN 'done'"
-        " WHEN outcome LIKE 'undone%' THEN 'undone' WHEN outcome LIKE 'failed%' THEN 'failed'"
-        " ELSE 'abandoned' END WHERE finished_ns IS NOT NULL",
-    ),
-    3: (
-        "ALTER TABLE volume ADD COLUMN hydration JSON",
-        "ALTER TABLE volume ADD COLUMN left_behind JSON",
-        "ALTER TABLE volume ADD COLUMN units JSON",
-        "ALTER TABLE volume ADD COLUMN trial_live BOOLEAN DEFAULT 0",
-    ),
-}
+# With another one goes a module in migrations/versions that leads to it.
+VERSION = "6"
 
 metadata = MetaData()
 
-schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+def _where(
+    name: str, *columns: Column[Any], where: ColumnElement[bool], unique: bool = False
+) -> None:
+    """An index of some of the rows."""
+    Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
+# One row. Name and type of its column are Alembic's.
+schema_version = Table(
+    "schema_version", metadata, Column("version_num", String(32), primary_key=True)
+)
 
 volume = Table(
     "volume",
@@ -72,7 +67,7 @@ volume = Table(
     Column("removed_ns", BigInteger),
 )
 # A name is free again once its volume was unprotected.
-Index("volume_name", volume.c.name, unique=True, sqlite_where=volume.c.removed_ns.is_(None))
+_where("volume_name", volume.c.name, where=volume.c.removed_ns.is_(None), unique=True)
 
 area = Table(
     "area",
@@ -90,16 +85,51 @@ point = Table(
     "point",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("volume_id", Text, ForeignKey("volume.id"), nullable=False, index=True),
-    Column("created_ns", BigInteger, nullable=False, index=True),
+    Column("volume_id", Text, ForeignKey("volume.id"), nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
     Column("keep", Boolean, nullable=False, default=False),
     Column("temporary", Boolean, nullable=False, default=False),
-    Column("era_since", Integer, nullable=False),
+    # 32 bits without a sign, as the kernel has it.
+    Column("era_since", BigInteger().with_variant(Integer, "sqlite"), nullable=False),
     Column("tracking_id", Text, nullable=False),
     Column("window_seconds", Float, nullable=False),
     Column("area_id", Text),
     Column("invalid_reason", Text),
     Column("deleted_ns", BigInteger),
+    Column("deleted_reason", Text),
+    Column("deleted_by", Text),
+    # Of a deleted one: see ``past``.
+    Column("lifetime_class", Integer),
+)
+# Records of deleted points stay: after years there are a thousand of them for each that is left.
+_where("point_present", point.c.volume_id, point.c.created_ns, where=point.c.deleted_ns.is_(None))
+_where(
+    "point_past",
+    point.c.volume_id,
+    point.c.lifetime_class,
+    point.c.created_ns,
+    where=point.c.deleted_ns.is_not(None),
+)
+
+# Where a point could be recovered from, and until when; without an end it still can.
+place = Table(
+    "place",
+    metadata,
+    Column("point_id", Text, ForeignKey("point.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("since_ns", BigInteger, primary_key=True),
+    Column("device", Text, nullable=False),
+    Column("until_ns", BigInteger),
+)
+
+# By what else than its path a volume's device is known, and when that was last seen.
+identifier = Table(
+    "identifier",
+    metadata,
+    Column("volume_id", Text, ForeignKey("volume.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("seen_ns", BigInteger, nullable=False),
 )
 
 skipped = Table(
@@ -142,16 +172,19 @@ job = Table(
     Column("finished_ns", BigInteger),
     Column("state", Text, nullable=False),
     Column("outcome", Text),
+    Index("job_operation", "operation", "id"),
 )
+_where("job_running", job.c.id, where=job.c.state == literal_column("'running'"))
 
 # Settled: nothing of the job is left to be done or cleared on that volume.
 job_volume = Table(
     "job_volume",
     metadata,
     Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
-    Column("volume_id", Text, primary_key=True, index=True),
+    Column("volume_id", Text, primary_key=True),
     Column("settled", Boolean, nullable=False, default=False),
 )
+_where("job_unsettled", job_volume.c.volume_id, where=~job_volume.c.settled)
 
 job_step = Table(
     "job_step",

@@ -1,118 +1,93 @@
-"""The catalogue on SQLite: WAL mode, full sync, one short transaction per change."""
+"""The catalogue: one short transaction per change."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
-from sqlalchemy.schema import CreateIndex, CreateTable
 
-from dmsnap.catalogue import schema
+from dmsnap.catalogue import database, lifetime, migration, places, rows, schema
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import (
-    Area,
-    AreaRole,
-    Hydration,
-    MountRecord,
-    Parting,
-    Point,
-    Volume,
-    VolumeState,
-)
-from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError, WrongStateError
-from dmsnap.host.locks import directory_lock
-from dmsnap.host.system_call import system_call
-
-Row = TypeVar("Row", Volume, Area, Point)
-
-BUSY_TIMEOUT_SECONDS = 10
+from dmsnap.catalogue.database import Database, Place
+from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
+from dmsnap.errors import NotFoundError
+from dmsnap.host.process import login_name
 
 
 class Catalogue:
     """Volumes, areas and points. Open it with :meth:`open`; it is a context manager."""
 
-    def __init__(self, engine: sa.Engine, path: Path) -> None:
+    def __init__(self, where: Database, engine: sa.Engine) -> None:
+        self._database = where
         self._engine = engine
-        self.path = path
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open the catalogue at ``path``, made when it does not exist (0600, its folder 0700)."""
+    def open(cls, place: Place) -> Self:
+        """Open the catalogue at a place, made where there is none, brought up where it is old."""
+        where = database.at(place)
+        catalogue = cls(where, where.open())
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-        except OSError as error:
-            raise OperatingSystemError(
-                f"the catalogue {path} cannot be opened: {error.strerror}", errnum=error.errno
-            ) from error
-        # One connection for as long as the catalogue is open: the last to be closed checkpoints the
-        # write-ahead log, which is two flushes more for each transaction.
-        engine = sa.create_engine(
-            f"sqlite:///{path}",
-            pool_size=1,
-            connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
-        )
-        sa.event.listen(engine, "connect", _configure_connection)
-        catalogue = cls(engine, path)
-        # SQLite's own waiting does not cover the change to WAL mode.
-        with directory_lock(path.parent):
-            catalogue._create_schema()
+            with where.alone():
+                catalogue._bring_up()
+        except BaseException:
+            catalogue.close()
+            raise
         return catalogue
+
+    @property
+    def name(self) -> str:
+        """As sentences name it."""
+        return self._database.name
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._engine.dispose()
 
-    def _create_schema(self) -> None:
+    def _bring_up(self) -> None:
         with self.transaction() as connection:
-            # Each statement says "if not": two first commands may do this at once.
-            for table in schema.metadata.sorted_tables:
-                connection.execute(CreateTable(table, if_not_exists=True))
-                for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                    connection.execute(CreateIndex(index, if_not_exists=True))
-            empty = ~sa.exists(sa.select(schema.schema_version.c.version))
-            first = sa.select(sa.literal(schema.SCHEMA_VERSION)).where(empty)
-            connection.execute(schema.schema_version.insert().from_select(["version"], first))
-            version = _upgrade(connection)
-            if version != schema.SCHEMA_VERSION:
-                raise CorruptError(
-                    f"the catalogue {self.path} has schema {version}, "
-                    f"this dmsnap knows {schema.SCHEMA_VERSION}"
-                )
+            current = migration.is_current(connection)
+        if not current:
+            with self._sentences(), self._database.change(self._engine) as connection:
+                migration.bring_up(connection, self.name)
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         """One short transaction, committed at the end; for this package alone."""
+        with self._sentences(), self._engine.begin() as connection:
+            yield connection
+
+    def require_sound(self) -> None:
+        """Look at every page; :class:`CorruptError` when what is recorded is worth nothing."""
+        with self.transaction() as connection:
+            self._database.require_sound(connection)
+
+    def loose_rows(self) -> list[str]:
+        """A sentence for each row that names another one that is not there."""
+        with self.transaction() as connection:
+            return self._database.loose_rows(connection)
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
         try:
-            with self._engine.begin() as connection:
-                yield connection
-        except sa.exc.OperationalError as error:
-            raise OperatingSystemError(f"the catalogue {self.path}: {error.orig}") from error
-        except sa.exc.IntegrityError as error:
-            raise WrongStateError(f"the catalogue {self.path} refuses: {error.orig}") from error
-        except sa.exc.DatabaseError as error:
-            raise CorruptError(
-                f"the catalogue {self.path} is damaged: {error.orig}",
-                hint="dmsnap catalogue rebuild makes it anew, from labels and dm tables",
-            ) from error
+            yield
+        except sa.exc.DBAPIError as error:
+            raise self._database.failure(error) from error
 
     # volumes
 
     def volumes(self) -> list[Volume]:
         """All volumes that are protected now, by name."""
-        query = (
-            sa.select(schema.volume)
-            .where(schema.volume.c.removed_ns.is_(None))
-            .order_by(schema.volume.c.name)
-        )
+        query = sa.select(schema.volume).where(schema.volume.c.removed_ns.is_(None))
         with self.transaction() as connection:
-            return [_volume(dict(row)) for row in connection.execute(query).mappings()]
+            found = [rows.volume(dict(row)) for row in connection.execute(query).mappings()]
+        # Not by the database: each has an order of its own for letters.
+        return sorted(found, key=lambda volume: volume.name)
 
     def find_volume(self, name: str) -> Volume | None:
         """The volume called ``name``, if there is one."""
@@ -129,6 +104,12 @@ class Catalogue:
             )
         return volume
 
+    def name_of(self, volume_id: UUID) -> str:
+        """What a volume is called, or was: one that is not protected any more is found, too."""
+        query = sa.select(schema.volume.c.name).where(schema.volume.c.id == str(volume_id))
+        with self.transaction() as connection:
+            return str(connection.execute(query).scalar_one())
+
     def volume_by_id(self, volume_id: UUID) -> Volume:
         """The volume with this id, else :class:`NotFoundError`."""
         for volume in self.volumes():
@@ -138,7 +119,7 @@ class Catalogue:
 
     def add_volume(self, volume: Volume) -> None:
         """Record a new volume, or one that was unprotected and comes back with its identity."""
-        columns = _columns(volume)
+        columns = rows.columns(volume)
         former = schema.volume.update().where(
             schema.volume.c.id == str(volume.id), schema.volume.c.removed_ns.is_not(None)
         )
@@ -147,27 +128,33 @@ class Catalogue:
                 connection.execute(schema.volume.insert().values(**columns))
 
     def add_whole(self, volume: Volume, areas: Sequence[Area], points: Sequence[Point]) -> None:
-        """Record a volume and all that belongs to it: everything, or, killed meanwhile, nothing."""
-        former = schema.volume.delete().where(schema.volume.c.id == str(volume.id))
-        rows: list[tuple[sa.Table, list[dict[str, object]]]] = [
-            (schema.area, [_columns(area) for area in areas]),
-            (schema.point, [_columns(point) for point in points]),
-        ]
+        """Record a volume and all that belongs to it: everything, or, killed meanwhile, nothing.
+
+        What was recorded of it before goes, but for the points that were deleted.
+        """
+        point, volume_id = schema.point.c, str(volume.id)
+        anew = sa.or_(
+            sa.and_(point.volume_id == volume_id, point.deleted_ns.is_(None)),
+            point.id.in_([str(each.id) for each in points]),
+        )
         with self.transaction() as connection:
-            for table, _ in rows:
-                connection.execute(table.delete().where(table.c.volume_id == str(volume.id)))
-            connection.execute(former)
-            connection.execute(schema.volume.insert().values(**_columns(volume)))
-            for table, columns in rows:
-                for row in columns:
-                    connection.execute(table.insert().values(**row))
+            places.forget(connection, sa.select(point.id).where(anew))
+            connection.execute(schema.point.delete().where(anew))
+            connection.execute(schema.area.delete().where(schema.area.c.volume_id == volume_id))
+            columns = rows.columns(volume)
+            former = schema.volume.update().where(schema.volume.c.id == volume_id)
+            if not connection.execute(former.values(**columns, removed_ns=None)).rowcount:
+                connection.execute(schema.volume.insert().values(**columns))
+            for area in areas:
+                connection.execute(schema.area.insert().values(**rows.columns(area)))
+            _add_points(connection, points)
 
     def update_volume(self, volume: Volume) -> None:
         """Record ``volume`` as it is now."""
         self._execute(
             schema.volume.update()
             .where(schema.volume.c.id == str(volume.id))
-            .values(**_columns(volume))
+            .values(**rows.columns(volume))
         )
 
     def remove_volume(self, volume_id: UUID) -> None:
@@ -182,20 +169,27 @@ class Catalogue:
 
     def areas(self, volume_id: UUID, role: AreaRole | None = None) -> list[Area]:
         """The pieces of the store that a volume uses, of one role or of all."""
-        query = sa.select(schema.area).where(schema.area.c.volume_id == str(volume_id))
+        area = schema.area.c
+        query = (
+            sa.select(schema.area)
+            .where(area.volume_id == str(volume_id))
+            .order_by(area.generation, area.role, area.id)
+        )
         if role is not None:
-            query = query.where(schema.area.c.role == role)
+            query = query.where(area.role == role)
         with self.transaction() as connection:
-            return [_area(dict(row)) for row in connection.execute(query).mappings()]
+            return [rows.area(dict(row)) for row in connection.execute(query).mappings()]
 
     def add_area(self, area: Area) -> None:
         """Record a piece of the store, before it is made."""
-        self._execute(schema.area.insert().values(**_columns(area)))
+        self._execute(schema.area.insert().values(**rows.columns(area)))
 
     def update_area(self, area: Area) -> None:
         """Record ``area`` as it is now."""
         self._execute(
-            schema.area.update().where(schema.area.c.id == str(area.id)).values(**_columns(area))
+            schema.area.update()
+            .where(schema.area.c.id == str(area.id))
+            .values(**rows.columns(area))
         )
 
     def remove_area(self, area_id: UUID) -> None:
@@ -214,149 +208,77 @@ class Catalogue:
         if volume_id is not None:
             query = query.where(schema.point.c.volume_id == str(volume_id))
         with self.transaction() as connection:
-            return [_point(dict(row)) for row in connection.execute(query).mappings()]
+            return [rows.point(dict(row)) for row in connection.execute(query).mappings()]
+
+    def oldest_points(self, volume_id: UUID, count: int) -> list[Point]:
+        """The first points that a volume can do without, oldest first: none that is to be kept."""
+        point = schema.point.c
+        query = (
+            sa.select(schema.point)
+            .where(point.volume_id == str(volume_id), point.deleted_ns.is_(None), ~point.keep)
+            .order_by(point.created_ns)
+            .limit(count)
+        )
+        with self.transaction() as connection:
+            return [rows.point(dict(row)) for row in connection.execute(query).mappings()]
 
     def find_point(self, point_id: UUID) -> Point | None:
         """The point with this id, unless it was deleted."""
-        return next((point for point in self.points() if point.id == point_id), None)
+        point = schema.point.c
+        query = sa.select(schema.point).where(point.id == str(point_id), point.deleted_ns.is_(None))
+        with self.transaction() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else rows.point(dict(row))
 
     def add_point(self, point: Point) -> None:
         """Record a point."""
-        self._execute(schema.point.insert().values(**_columns(point)))
+        self.add_points([point])
 
     def add_points(self, points: Sequence[Point]) -> None:
         """Record the points of one moment: all of them, or, killed meanwhile, none."""
-        self._execute(schema.point.insert().values([_columns(point) for point in points]))
+        with self.transaction() as connection:
+            _add_points(connection, points)
 
     def update_point(self, point: Point) -> None:
         """Record ``point`` as it is now."""
-        self._execute(
-            schema.point.update()
-            .where(schema.point.c.id == str(point.id))
-            .values(**_columns(point))
-        )
+        with self.transaction() as connection:
+            connection.execute(
+                schema.point.update()
+                .where(schema.point.c.id == str(point.id))
+                .values(**rows.columns(point))
+            )
+            if point.area_id is None:
+                places.close_live(connection, point.id)
 
-    def delete_point(self, point_id: UUID) -> None:
-        """Mark a point as deleted; the record stays."""
-        self._execute(
-            schema.point.update()
-            .where(schema.point.c.id == str(point_id))
-            .values(deleted_ns=now_ns(), area_id=None)
-        )
+    def delete_point(self, point_id: UUID, reason: str) -> None:
+        """Mark a point as deleted, for a reason and by this process's user; the record stays."""
+        point, deleted_ns = schema.point.c, now_ns()
+        present = sa.and_(point.id == str(point_id), point.deleted_ns.is_(None))
+        with self.transaction() as connection:
+            created_ns = connection.scalar(sa.select(point.created_ns).where(present))
+            if created_ns is None:
+                return
+            deletion = {
+                "deleted_ns": deleted_ns,
+                "deleted_reason": reason,
+                "deleted_by": login_name(),
+                "lifetime_class": lifetime.class_of(created_ns, deleted_ns),
+                "area_id": None,
+            }
+            connection.execute(schema.point.update().where(present).values(deletion))
+            places.close_all(connection, point_id)
+
+    def record_replica(self, volume: Volume, held: Sequence[UUID]) -> None:
+        """Record what a recovery volume holds: the replica's point, then its history's."""
+        with self.transaction() as connection:
+            places.exchange(connection, volume.id, volume.recovery or "", held)
 
     def _execute(self, statement: sa.Executable) -> None:
         with self.transaction() as connection:
             connection.execute(statement)
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with the file of a catalogue; None: nothing, or there is none yet.
-
-    Whether its schema is one that this dmsnap knows is for :meth:`Catalogue.open` to say.
-    """
-    if not path.exists() or not path.stat().st_size:
-        return None
-    engine = sa.create_engine(f"sqlite:///{path}", poolclass=NullPool)
-    try:
-        with engine.begin() as connection:
-            found = str(connection.scalar(sa.text("PRAGMA quick_check(1)")))
-    except sa.exc.OperationalError as error:
-        raise OperatingSystemError(f"the catalogue {path}: {error.orig}") from error
-    except sa.exc.DatabaseError as error:
-        return str(error.orig)
-    finally:
-        engine.dispose()
-    return None if found == "ok" else found
-
-
-def set_aside(path: Path) -> Path:
-    """Give a damaged catalogue another name, with what belongs to it; returns that name."""
-    aside = path.with_name(f"{path.name}.damaged-{now_ns()}")
-    with directory_lock(path.parent), system_call(f"rename {path}"):
-        # The log first: beside a new file it must not be taken for its own.
-        for suffix in ("-wal", "-shm", ""):
-            part = path.with_name(path.name + suffix)
-            if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
-    return aside
-
-
-def _upgrade(connection: sa.Connection) -> int | None:
-    """Bring an older catalogue to what this dmsnap knows; returns the version it has now."""
-    version: int | None = connection.scalar(sa.select(schema.schema_version.c.version))
-    while version in schema.UPGRADES:
-        for statement in schema.UPGRADES[version]:
-            connection.execute(sa.text(statement))
-        version += 1
-        connection.execute(schema.schema_version.update().values(version=version))
-    return version
-
-
-def _configure_connection(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _columns(value: Row) -> dict[str, object]:
-    """The row of a dataclass: ids as text, the rest as it is."""
-    columns = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Volume):
-        columns["mounts"] = [asdict(mount) for mount in value.mounts]
-        columns["parting"] = asdict(value.parting) if value.parting else None
-        columns["hydration"] = asdict(value.hydration) if value.hydration else None
-    return {
-        name: str(column) if isinstance(column, UUID) else column
-        for name, column in columns.items()
-    }
-
-
-def _uuid(text: str | None) -> UUID | None:
-    return UUID(text) if text else None
-
-
-def _volume(row: Mapping[str, Any]) -> Volume:
-    values = {field.name: row[field.name] for field in fields(Volume)}
-    mounts = tuple(
-        MountRecord(**mount | {"options": tuple(mount["options"])}) for mount in row["mounts"]
-    )
-    return Volume(
-        **values
-        | {
-            "id": UUID(row["id"]),
-            "state": VolumeState(row["state"]),
-            "recovery_id": _uuid(row["recovery_id"]),
-            "trial_point": _uuid(row["trial_point"]),
-            "mounts": mounts,
-            "parting": Parting(**row["parting"]) if row["parting"] else None,
-            "hydration": Hydration(**row["hydration"]) if row["hydration"] else None,
-            "left_behind": tuple(row["left_behind"] or ()),
-            "units": tuple(row["units"] or ()),
-            "trial_live": bool(row["trial_live"]),
-        }
-    )
-
-
-def _area(row: Mapping[str, Any]) -> Area:
-    return Area(
-        id=UUID(row["id"]),
-        volume_id=UUID(row["volume_id"]),
-        role=AreaRole(row["role"]),
-        generation=row["generation"],
-        path=row["path"],
-        size_bytes=row["size_bytes"],
-        point_id=_uuid(row["point_id"]),
-    )
-
-
-def _point(row: Mapping[str, Any]) -> Point:
-    values = {field.name: row[field.name] for field in fields(Point)}
-    return Point(
-        **values
-        | {
-            "id": UUID(row["id"]),
-            "volume_id": UUID(row["volume_id"]),
-            "area_id": _uuid(row["area_id"]),
-        }
-    )
+def _add_points(connection: sa.Connection, points: Sequence[Point]) -> None:
+    if points:
+        connection.execute(schema.point.insert(), [rows.columns(point) for point in points])
+        places.open_live(connection, points)

@@ -4,6 +4,7 @@ import os
 
 import click
 
+from dmsnap.catalogue.clock import parse_time
 from dmsnap.units import parse_size
 
 # ``dmsnap swap revert NAME``: the word behind swap or export is a verb, or the name of a volume.
@@ -42,6 +43,16 @@ def optional_size(
 ) -> int | None:
     """As :func:`size`, None without the option."""
     return None if value is None else size(context, parameter, value)
+
+
+def moment(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """``2026-11-22``, ``2026-11-22T09:54:58Z``: nanoseconds since the epoch."""
+    try:
+        return None if value is None else parse_time(value)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is no time: write 2026-11-22T09:54:58Z", context, parameter
+        ) from error
 
 
 def rate(context: click.Context, parameter: click.Parameter, value: str | None) -> int:

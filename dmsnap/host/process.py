@@ -5,6 +5,7 @@ arrives, and nothing is decided by it.
 """
 
 import os
+import pwd
 import re
 import stat
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from dmsnap.host.mountinfo import PROC, mount_at, mount_id_of
 
 _LINKS = {"cwd": "working directory", "root": "root directory", "exe": "program"}
 _MAP_DEVICE = re.compile(r"([0-9a-f]+):([0-9a-f]+)")
+
+# What /proc/self/loginuid says until pam_loginuid(8) sets it.
+_NOBODY_LOGGED_IN = 2**32 - 1
 
 Matches = Callable[[Path, str], bool]
 
@@ -29,6 +33,22 @@ class ProcessUse:
 
     def __str__(self) -> str:
         return f"{self.command} (pid {self.pid}, {self.what})"
+
+
+def login_name(*, proc: Path = PROC) -> str:
+    """Who logged in to do this, whatever sudo made of them since; a service's is its own user.
+
+    A user without a name is a number.
+    """
+    try:
+        logged_in = int((proc / "self" / "loginuid").read_text())
+    except (OSError, ValueError):
+        logged_in = _NOBODY_LOGGED_IN
+    uid = os.geteuid() if logged_in == _NOBODY_LOGGED_IN else logged_in
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def command_of(pid: int, *, proc: Path = PROC) -> str:

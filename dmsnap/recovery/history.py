@@ -1,8 +1,9 @@
 """Where undo stores lie in the region behind the replica. Pure arithmetic on labels."""
 
 from dataclasses import replace
+from uuid import UUID
 
-from dmsnap._native.label import HistoryEntry, HistoryFlag, Label
+from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
 from dmsnap.errors import NoSpaceError
 from dmsnap.extent import Extent
 from dmsnap.units import MIB, PAGE_BYTES, align_down, align_up, format_size
@@ -23,6 +24,13 @@ def needed_device_bytes(size_bytes: int, label_area_bytes: int) -> int:
     """The smallest recovery volume that a volume of ``size_bytes`` can have."""
     replica_bytes = align_up(size_bytes, REGION_GRANULARITY_BYTES)
     return replica_bytes + MIN_REGION_BYTES + label_area_bytes
+
+
+def held(label: Label) -> list[UUID]:
+    """The points that a recovery volume holds, newest first: the replica's, then its history's."""
+    if label.state is not LabelState.CONSISTENT or label.point_uuid is None:
+        return []
+    return [label.point_uuid, *(entry.point_uuid for entry in label.history)]
 
 
 def store_extent(entry: HistoryEntry) -> Extent:

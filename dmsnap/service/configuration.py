@@ -6,20 +6,26 @@ at here: a mistake in a policy must not keep a volume from being recovered.
 
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
 
+from dmsnap.catalogue.database import Place
 from dmsnap.errors import ConfigurationError
 from dmsnap.host import trust
+from dmsnap.secret import Secret
 from dmsnap.units import GIB, MIB
+
+if TYPE_CHECKING:
+    from dmsnap.service.mistake import Flaw
 
 DEFAULT_DIRECTORY = Path("/etc/dmsnap")
 FILE = "dmsnap.toml"
 PATH_VARIABLE = "DMSNAP_CONFIG"
+CATALOGUE_SCHEME = "postgresql+psycopg://"
 
 # What is declared in tables, in any of the files; ``store`` is a setting, too, where it is a text.
 NOUNS = ("store", "pool", "policy", "subclient", "hook")
@@ -45,6 +51,8 @@ class Configuration:
     boot_wait_seconds: Annotated[float, Ge(0)] = 60.0
     session_wait_seconds: Annotated[int, Ge(1), Le(86400)] = 60
     iscsi_secrets: Path = Path("/etc/dmsnap/iscsi.toml")
+    # A URL, with a password perhaps: it is shown by nothing that shows the configuration.
+    catalogue: str | None = field(default=None, repr=False)
 
     @property
     def default_store(self) -> str:
@@ -52,9 +60,9 @@ class Configuration:
         return self.store or str(self.state_directory / "store")
 
     @property
-    def catalogue_path(self) -> Path:
-        """The SQLite file."""
-        return self.state_directory / "catalogue.db"
+    def catalogue_place(self) -> Place:
+        """The URL of the catalogue; the path of an SQLite file where there is none."""
+        return Secret(self.catalogue) if self.catalogue else self.state_directory / "catalogue.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +162,38 @@ def settings_of(source: Source) -> Configuration:
     # Imported where there is something to check: it takes a third of a command's start.
     from pydantic import TypeAdapter, ValidationError
 
+    flaws = list(catalogue_flaws(source.settings))
     try:
-        return TypeAdapter(Configuration).validate_python(source.settings)
+        checked = TypeAdapter(Configuration).validate_python(source.settings)
     except ValidationError as error:
-        from dmsnap.service import mistake
+        flaws += validation_flaws(error.errors())
+    if flaws:
+        # Without a cause: pydantic's error has the values in it.
+        raise refusal(source, flaws) from None
+    return checked
 
-        allowed = {"": (*setting_names(), *(noun for noun in NOUNS if noun != "store"))}
-        flaws = mistake.of_validation(error.errors(), (), allowed)
-        mistakes = [mistake.located(str(source.path), source.text, flaw) for flaw in flaws]
-        raise mistake.configuration_error(mistakes) from error
+
+def catalogue_flaws(values: Mapping[str, object]) -> "Iterator[Flaw]":
+    """What is no URL of a database that dmsnap knows. It is not quoted: a password may be in it."""
+    url = values.get("catalogue")
+    if isinstance(url, str) and not url.startswith(CATALOGUE_SCHEME):
+        from dmsnap.service.mistake import Flaw
+
+        sentence = f"must begin with {CATALOGUE_SCHEME}; left out, it is an SQLite file"
+        yield Flaw(("catalogue",), sentence)
+
+
+def validation_flaws(errors: Sequence[Any]) -> "Iterator[Flaw]":
+    """What pydantic found in the settings."""
+    from dmsnap.service import mistake
+
+    allowed = {"": (*setting_names(), *(noun for noun in NOUNS if noun != "store"))}
+    return mistake.of_validation(errors, (), allowed)
+
+
+def refusal(source: Source, flaws: "Sequence[Flaw]") -> ConfigurationError:
+    """The error that names all flaws of a file, with their lines."""
+    from dmsnap.service import mistake
+
+    found = [mistake.located(str(source.path), source.text, flaw) for flaw in flaws]
+    return mistake.configuration_error(found)

@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import PurePath
 
+from dmsnap.catalogue import database
 from dmsnap.service.configuration import NOUNS
 from dmsnap.service.configuration_check import Checked
 from dmsnap.service.declared_value import Duration, Rate
@@ -18,7 +19,10 @@ def values_of(checked: Checked) -> tuple[Values, dict[str, dict[str, Values]]]:
         noun: {name: _table(table) for name, table in getattr(checked.declared, noun).items()}
         for noun in NOUNS
     }
-    return _table(checked.settings), tables
+    settings = dict(_table(checked.settings))
+    if checked.settings.catalogue is not None:  # a password may be in the URL
+        settings["catalogue"] = database.at(checked.settings.catalogue_place).name
+    return settings, tables
 
 
 def _table(value: object) -> Values:

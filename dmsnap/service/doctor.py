@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmsnap.catalogue import database
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError
 from dmsnap.host import capability, kernel, systemd, udev
@@ -237,8 +238,8 @@ def boot_checks(settings: Configuration, root: bool) -> Iterator[Check]:
         return
     try:
         volumes = []
-        if settings.catalogue_path.exists():
-            with Catalogue.open(settings.catalogue_path) as catalogue:
+        if database.at(settings.catalogue_place).exists():
+            with Catalogue.open(settings.catalogue_place) as catalogue:
                 volumes = catalogue.volumes()
         if not volumes:
             return
@@ -273,19 +274,28 @@ def directory_check(name: str, directory: Path) -> Check:
 
 def catalogue_check(settings: Configuration, root: bool) -> Check:
     """The catalogue must open, where there is one."""
-    name, path = "catalogue", settings.catalogue_path
+    name, place = "catalogue", settings.catalogue_place
     if not root:
         return Check(name, Level.WARNING, NOT_ROOT, "run it as root")
-    if not path.exists():
-        return Check(name, Level.OK, f"{path} (made at first use)")
     try:
-        with Catalogue.open(path) as catalogue:
+        where = database.at(place)
+        if not where.exists():
+            return Check(name, Level.OK, f"{where.name} (made at first use)")
+        with Catalogue.open(place) as catalogue:
             count = len(catalogue.volumes())
     except DmsnapError as error:
         return Check(
             name, Level.MISSING, str(error), error.hint or "move it away: labels hold the truth"
         )
-    return Check(name, Level.OK, f"{path}, {count} volumes protected")
+    sentence = f"{where.name}, {count} volumes protected"
+    if settings.catalogue:
+        return Check(
+            name,
+            Level.WARNING,
+            f"{sentence}; at boot they are assembled only if its server answers by then",
+            "mount them with _netdev, which comes after the network",
+        )
+    return Check(name, Level.OK, sentence)
 
 
 def store_check(store: str, root: bool) -> Check:

@@ -270,7 +270,7 @@ class Failback:
 
     def _unrecord(self) -> None:
         self.session.catalogue.update_volume(self.volume)
-        self.session.catalogue.delete_point(self.point_id)
+        self.session.catalogue.delete_point(self.point_id, "the failback was undone")
 
     def _label(self) -> None:
         handover.label_replica(self.session, self.after)

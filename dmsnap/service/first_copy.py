@@ -183,6 +183,7 @@ class FirstCopy:
 
     def _release_point(self) -> None:
         self.session.settle_on_replica(self.volume, self.point)
+        self.session.note_replica(self.volume)
 
 
 def recovery_id_of(volume: Volume) -> UUID:

@@ -66,6 +66,7 @@ def label_replica(session: Session, volume: Volume) -> None:
                 history=(),
             )
         )
+    session.note_replica(volume)
 
 
 def newest_on_replica(session: Session, volume: Volume) -> Point:

@@ -6,7 +6,15 @@ from functools import partial
 from uuid import UUID, uuid4
 
 from dmsnap._native.label import Label
-from dmsnap.catalogue.model import Area, AreaRole, Job, Point, Volume, VolumeState
+from dmsnap.catalogue.model import (
+    Area,
+    AreaRole,
+    Deletion,
+    Job,
+    Point,
+    Volume,
+    VolumeState,
+)
 from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
 from dmsnap.recovery import history, replica
 from dmsnap.service import exported, journal
@@ -82,7 +90,7 @@ class PointSet:
 
     def _forget(self) -> None:
         for point_id, _ in self.planned:
-            self.session.catalogue.delete_point(point_id)
+            self.session.catalogue.delete_point(point_id, "taking it was undone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +104,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class PointView:
-    """A point as people see it: the catalogue's record and the places it lives in now."""
+    """A point as people see it: the catalogue's record and the places it lives in now, or did."""
 
     id: UUID
     volume: str
@@ -105,6 +113,7 @@ class PointView:
     window_seconds: float | None
     places: tuple[Place, ...]
     invalid_reason: str | None
+    deletion: Deletion | None = None
 
 
 def require_takeable(session: Session, volume: Volume) -> None:
@@ -247,7 +256,7 @@ def deletion_steps(session: Session, volume: Volume, wanted: PointView, hooks: H
                 final=True,
             )
         )
-    forget = partial(session.catalogue.delete_point, wanted.id)
+    forget = partial(session.catalogue.delete_point, wanted.id, "point delete")
     return [*steps, Step("forget", f"mark point {wanted.id} as deleted", forget, final=True)]
 
 

@@ -26,6 +26,7 @@ from dmsnap.service import (
     luns,
     mounting,
     occupants,
+    recognition,
     spare,
     unprotect,
 )
@@ -159,6 +160,8 @@ class Protection:
 
     def _record(self) -> None:
         self.session.catalogue.add_volume(self.volume)
+        # Before the links by UUID and label are taken away.
+        recognition.note(self.session, self.volume)
 
     def _forget(self) -> None:
         self.session.catalogue.remove_volume(self.volume.id)

@@ -41,6 +41,9 @@ from dmsnap.snapshot import live, stack
 
 log = logging.getLogger(__name__)
 
+# Why a point is no more that a commit has made the volume itself of.
+MERGED = "swap commit went back to it"
+
 SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
 
 
@@ -215,7 +218,7 @@ def remove_temporary_points(session: Session, volume: Volume) -> None:
             session.settle_on_replica(volume, point)
         elif point.temporary:
             session.remove_live_point(volume, point)
-            session.catalogue.delete_point(point.id)
+            session.catalogue.delete_point(point.id, "its command was cut off")
 
 
 def is_on_replica(volume: Volume, point: Point) -> bool:
@@ -290,7 +293,7 @@ def retire_merged(session: Session, volume: Volume) -> None:
     for point in session.catalogue.points(volume.id):
         if point.area_id is not None and is_merged(volume, point):
             session.remove_live_point(volume, point)
-            session.catalogue.delete_point(point.id)
+            session.catalogue.delete_point(point.id, MERGED)
     handover.retire(session, volume)
     for area in session.catalogue.areas(volume.id, AreaRole.OVERLAY):
         session.release_area(volume, area)
@@ -327,7 +330,7 @@ def retire(session: Session, volume: Volume) -> None:
     for point in session.catalogue.points(volume.id):
         if point.area_id is None or point.area_id in former:
             session.remove_live_point(volume, point)
-            session.catalogue.delete_point(point.id)
+            session.catalogue.delete_point(point.id, "swap commit gave its disk up")
     stack.remove(stack.origin(volume, volume.generation - 1))
     for area in session.catalogue.areas(volume.id):
         if area.id in former:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from dmsnap.catalogue import store as catalogue_file
+from dmsnap.catalogue import database
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.errors import DmsnapError, ForeignDeviceError, NotPermittedError
 from dmsnap.recovery import lease
 from dmsnap.recovery import search as searching
 from dmsnap.recovery.search import Labelled, Search
-from dmsnap.service import admission, boot, configuration, reconstruction
+from dmsnap.service import admission, boot, configuration, recognition, reconstruction
 from dmsnap.service.evidence import Evidence
 from dmsnap.service.reconstruction import Known
 from dmsnap.service.session import Session
@@ -52,12 +52,12 @@ def rebuild(*, dry_run: bool) -> RebuildResult:
     if os.geteuid() != 0:
         raise NotPermittedError("dmsnap reads every device: it must be run as root")
     settings = configuration.load()
-    path = settings.catalogue_path
-    damage = catalogue_file.damage(path)
+    where = database.at(settings.catalogue_place)
+    damage = where.damage()
     if damage and dry_run:
         found, problems = look(settings.run_directory, [])
-        return result(None, found, [f"the catalogue {path} is damaged: {damage}", *problems])
-    aside = catalogue_file.set_aside(path) if damage else None
+        return result(None, found, [f"the catalogue {where.name} is damaged: {damage}", *problems])
+    aside = where.set_aside() if damage else None
     with Session.open() as session:
         found, problems = look(
             settings.run_directory, [volume.id for volume in session.catalogue.volumes()]
@@ -75,6 +75,8 @@ def record(session: Session, known: Known, problems: list[str]) -> bool:
         problems.append(f"another volume named {known.volume.name} is recorded already")
         return False
     session.catalogue.add_whole(known.volume, known.areas, known.points)
+    session.note_replica(known.volume)
+    recognition.note(session, known.volume)
     return True
 
 

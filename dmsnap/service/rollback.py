@@ -88,7 +88,7 @@ class Rollback:
 
     def _drop(self, point: Point) -> None:
         self.session.remove_live_point(self.volume, point)
-        self.session.catalogue.delete_point(point.id)
+        self.session.catalogue.delete_point(point.id, "swap commit --drop-points")
 
     def _merge_point(self) -> None:
         """What comes in its place writes through the former origin, for the other points' sake."""

@@ -1,5 +1,6 @@
 """What every use case stands on: the configuration, the catalogue, the lock, root."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ from uuid import UUID
 
 from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import NotPermittedError, OperatingSystemError
+from dmsnap.errors import DmsnapError, NotPermittedError, OperatingSystemError
 from dmsnap.host.locks import holder_of, is_held_by, volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.signature import Signature
@@ -20,6 +21,8 @@ from dmsnap.service.configuration import Configuration
 from dmsnap.snapshot import live
 from dmsnap.snapshot.space import open_space, plan_area
 from dmsnap.tracking.choice import new_tracking_id
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Session:
         if settings.store is None:
             # The store that is used unless another is named exists from the first command on.
             make_directory(Path(settings.default_store))
-        return cls(settings, Catalogue.open(settings.catalogue_path))
+        return cls(settings, Catalogue.open(settings.catalogue_place))
 
     def __enter__(self) -> Self:
         return self
@@ -124,12 +127,24 @@ class Session:
         if now != recorded:
             self.catalogue.update_volume(now)
 
+    def note_replica(self, volume: Volume) -> None:
+        """Record which points the recovery volume holds, as its label says.
+
+        Where that cannot be read, what is recorded stays: the label is the truth, this repeats it.
+        """
+        try:
+            current = replica.label_of(volume)
+        except DmsnapError as error:
+            log.debug("what %s holds is not recorded: %s", volume.recovery, error)
+        else:
+            self.catalogue.record_replica(volume, history.held(current))
+
     def forget_dropped(self, volume: Volume) -> None:
         """Mark points as deleted that the replica's history had no room for any more."""
         current = replica.label_of(volume)
         for point in self.catalogue.points(volume.id):
             if point.area_id is None and history.position_of(current, point.id) is None:
-                self.catalogue.delete_point(point.id)
+                self.catalogue.delete_point(point.id, "the history had no room for it")
 
     def distrust(self, volume: Volume) -> None:
         """Make the next sync compare in full: tracking before now cannot be trusted."""

@@ -23,7 +23,7 @@ from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import audit as auditing
-from dmsnap.service import exported, journal, lun_watch, spare
+from dmsnap.service import exported, journal, lun_watch, recognition, spare
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.journal import Plan, Step, StepTimes
@@ -280,6 +280,8 @@ class Sync:
         self.session.settle_on_replica(self.volume, self.point)
         self.session.note_content(self.volume, self.content)
         self.session.forget_dropped(self.volume)
+        self.session.note_replica(self.volume)
+        recognition.note(self.session, self.volume)
 
     def result(self, times: StepTimes) -> SyncResult:
         return SyncResult(

@@ -137,7 +137,7 @@ class Release:
         for point in self.session.catalogue.points(self.volume.id):
             if point.area_id is not None:
                 self.session.remove_live_point(self.volume, point)
-                self.session.catalogue.delete_point(point.id)
+                self.session.catalogue.delete_point(point.id, "unprotect")
         stack.remove(stack.hydrated(self.volume))
         assembly.tear_down(self.volume)
 
@@ -170,7 +170,7 @@ class Release:
             with replica.opened(self.volume) as current:
                 label.wipe(current.fd, current.device.size_bytes, str(path))
         for point in self.session.catalogue.points(self.volume.id):
-            self.session.catalogue.delete_point(point.id)
+            self.session.catalogue.delete_point(point.id, "unprotect --forget")
 
     def _log_out(self, name: LunName) -> None:
         """The device that is given back may be a LUN: its session is the user's from now on."""

@@ -1,7 +1,15 @@
-"""What holds for every unit test."""
+"""What holds for every unit test, and catalogues in both kinds of database."""
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from postgresql_server import INSTALLED, PostgresqlServer
+
+from dmsnap.catalogue.database import Place
+from dmsnap.catalogue.store import Catalogue
 
 # A shell gives the processes it starts in the background SIGINT ignored, and programs pass that on:
 # tests of Ctrl-C would then test nothing.
@@ -10,3 +18,34 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # dmsnap refuses configuration files and hooks that the group can write to, and some umasks let it.
 os.umask(0o022)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes is left out, unless marks are chosen: make test-exhaustive."""
+    if not config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("exhaustive"):
+                item.add_marker(pytest.mark.skip(reason="make test-exhaustive"))
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    if not INSTALLED:
+        pytest.skip("make deps installs PostgreSQL")
+    with PostgresqlServer.make() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a catalogue can be made, in either kind of database."""
+    if request.param == "sqlite":
+        return tmp_path / "state" / "catalogue.db"
+    server: PostgresqlServer = request.getfixturevalue("postgresql")
+    return server.new_database()
+
+
+@pytest.fixture
+def catalogue(place: Place) -> Iterator[Catalogue]:
+    with Catalogue.open(place) as opened:
+        yield opened

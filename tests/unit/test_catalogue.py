@@ -1,31 +1,31 @@
-"""The catalogue: what is recorded comes back, and a damaged file is a sentence."""
+"""The catalogue: what is recorded comes back, from a file and from a PostgreSQL server."""
 
-import os
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-import sqlalchemy as sa
-from hypothesis import given, settings
+from catalogue_samples import a_point, a_volume, an_area, an_export
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.catalogue import export as recorded
-from dmsnap.catalogue import jobs, schema, skipped
-from dmsnap.catalogue.clock import format_time
-from dmsnap.catalogue.export import Export, ExportKind, Source
+from dmsnap.catalogue import identity, jobs, past, skipped
+from dmsnap.catalogue.clock import format_time, now_ns, parse_time
+from dmsnap.catalogue.database import Place
+from dmsnap.catalogue.export import ExportKind, Source
 from dmsnap.catalogue.model import (
-    Area,
     AreaRole,
     Hydration,
+    Identifier,
+    IdentifierKind,
     JobState,
+    JobStep,
     MountRecord,
-    Parting,
+    PlaceKind,
     Point,
     StepState,
     Volume,
@@ -33,51 +33,9 @@ from dmsnap.catalogue.model import (
 )
 from dmsnap.catalogue.skipped import Skipped
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import CorruptError, NotFoundError, OperatingSystemError, WrongStateError
+from dmsnap.errors import NotFoundError, WrongStateError
 from dmsnap.extent import Extent
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "state" / "catalogue.db"
-
-
-@pytest.fixture
-def catalogue(path: Path) -> Iterator[Catalogue]:
-    with Catalogue.open(path) as opened:
-        yield opened
-
-
-def a_volume(name: str = "srv") -> Volume:
-    return Volume(
-        id=uuid4(),
-        name=name,
-        state=VolumeState.BUILDING,
-        backing="/dev/vg/srv",
-        recovery="/dev/sdb",
-        recovery_id=uuid4(),
-        store="/var/lib/dmsnap/store",
-        size_bytes=2**44,
-        block_bytes=65536,
-        chunk_bytes=4096,
-        fs_type="ext4",
-        fs_uuid="3f1c",
-        mounts=(
-            MountRecord("/srv", "ext4", ("rw", "noatime")),
-            MountRecord("/mnt/a b", "ext4", ()),
-        ),
-        generation=1,
-        tracking_id="boot:1",
-        created_ns=1_790_000_000_000_000_001,
-    )
-
-
-def an_area(volume: Volume, role: AreaRole = AreaRole.COW) -> Area:
-    return Area(uuid4(), volume.id, role, 1, f"/store/{uuid4().hex}.img", 2**34, uuid4())
-
-
-def a_point(volume: Volume, created_ns: int = 5) -> Point:
-    return Point(uuid4(), volume.id, created_ns, True, False, 7, "boot:1", 0.0034, uuid4(), "torn")
+from dmsnap.host.process import login_name
 
 
 def test_a_volume_comes_back_as_it_was(catalogue: Catalogue) -> None:
@@ -178,7 +136,7 @@ def test_the_points_of_one_moment_are_recorded_together(catalogue: Catalogue) ->
     assert len(catalogue.points(volume.id)) == 2
 
 
-def test_points_come_back_oldest_first_and_stay_recorded(catalogue: Catalogue, path: Path) -> None:
+def test_points_come_back_oldest_first_and_stay_recorded(catalogue: Catalogue) -> None:
     volume = a_volume()
     catalogue.add_volume(volume)
     newer, older = a_point(volume, 9), a_point(volume, 3)
@@ -189,29 +147,35 @@ def test_points_come_back_oldest_first_and_stay_recorded(catalogue: Catalogue, p
     settled = replace(newer, area_id=None, invalid_reason=None, keep=False)
     catalogue.update_point(settled)
     assert catalogue.find_point(newer.id) == settled
-    catalogue.delete_point(older.id)
+    before_ns = now_ns()
+    catalogue.delete_point(older.id, "point delete")
     assert catalogue.find_point(older.id) is None
     assert catalogue.points(volume.id) == [settled]
-    with sqlite3.connect(path) as raw:
-        kept = raw.execute("SELECT deleted_ns, area_id FROM point WHERE id = ?", [str(older.id)])
-        deleted_ns, area_id = kept.fetchone()
-    assert deleted_ns > 0
-    assert area_id is None
+    (kept,) = past.deleted(catalogue, older.id.hex[:12])
+    assert kept.point == replace(older, area_id=None)
+    assert kept.deletion is not None
+    assert kept.deletion.deleted_ns >= before_ns
+    assert kept.deletion.deleted_reason == "point delete"
+    assert kept.deletion.deleted_by == login_name()
+    catalogue.delete_point(older.id, "again")
+    assert past.deleted(catalogue, older.id.hex) == [kept]
+    assert past.deleted(catalogue, newer.id.hex) == []
 
 
-def test_jobs_are_recorded_before_their_steps_and_after(catalogue: Catalogue, path: Path) -> None:
+def test_jobs_are_recorded_before_their_steps_and_after(catalogue: Catalogue) -> None:
     volume_id, steps = uuid4(), ["track", "apply"]
     job_id = jobs.begin(
         catalogue, "sync", [volume_id], arguments={"name": "srv"}, pid=42, steps=steps
     )
     jobs.record_step(catalogue, job_id, 0, StepState.DONE, 0.5)
     jobs.record_step(catalogue, job_id, 1, StepState.BEGUN, None)
-    with sqlite3.connect(path) as raw:
-        rows = raw.execute("SELECT name, state, seconds FROM job_step ORDER BY position")
-        assert rows.fetchall() == [("track", "done", 0.5), ("apply", "begun", None)]
-        assert raw.execute("SELECT finished_ns FROM job").fetchone() == (None,)
     (job,) = jobs.unfinished(catalogue, volume_id)
     assert job == jobs.job(catalogue, job_id)
+    assert job.finished_ns is None
+    assert job.steps == (
+        JobStep("track", StepState.DONE, 0.5),
+        JobStep("apply", StepState.BEGUN, None),
+    )
     assert (job.arguments, job.last_begun) == ({"name": "srv"}, "apply")
     assert job.has_begun("apply")
     assert not job.has("apply", StepState.DONE)
@@ -236,174 +200,72 @@ def test_a_job_of_two_volumes_is_over_when_both_are_settled(catalogue: Catalogue
     assert jobs.job(catalogue, job_id).state is JobState.UNDONE
 
 
-def to_second_version(raw: sqlite3.Connection) -> None:
-    for column in ("hydration", "left_behind", "units", "trial_live"):
-        raw.execute(f"ALTER TABLE volume DROP COLUMN {column}")
-    for column in ("arguments", "state"):
-        raw.execute(f"ALTER TABLE job DROP COLUMN {column}")
-    raw.execute("ALTER TABLE job ADD COLUMN volume_id TEXT")
-    raw.execute("CREATE INDEX ix_job_volume_id ON job (volume_id)")
-    raw.execute("DROP TABLE job_volume")
-    raw.execute("UPDATE schema_version SET version = 2")
+# Neither a path nor a name can hold a zero byte, nor can PostgreSQL's text.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
 
-def test_jobs_of_the_second_version_are_brought_up(path: Path) -> None:
-    volume_id = str(uuid4())
-    with Catalogue.open(path):
-        pass
-    with sqlite3.connect(path) as raw:
-        to_second_version(raw)
-        raw.executemany(
-            "INSERT INTO job (operation, pid, started_ns, finished_ns, outcome, volume_id)"
-            " VALUES ('sync', 1, 1, ?, ?, ?)",
-            [(2, "done", volume_id), (2, "undone: the disk is full", volume_id),
-             (2, "abandoned: its process was killed", None), (None, None, volume_id)],
-        )  # fmt: skip
-    with Catalogue.open(path) as catalogue:
-        states = [str(job.state) for job in jobs.recent(catalogue, 9)]
-        assert states == ["running", "abandoned", "undone", "done"]
-        (left,) = jobs.unfinished(catalogue, UUID(volume_id))
-        assert (left.state, left.arguments) == (JobState.RUNNING, {})
-        jobs.begin(catalogue, "sync", [UUID(volume_id)], arguments={}, pid=1, steps=["a"])
-
-
-def test_it_is_kept_from_others_and_opens_again(catalogue: Catalogue, path: Path) -> None:
-    catalogue.add_volume(a_volume())
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
-    with Catalogue.open(path) as second:
-        assert len(second.volumes()) == 1
-
-
-def test_every_transaction_is_written_through(catalogue: Catalogue) -> None:
-    with catalogue.transaction() as connection:
-        assert connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
-        assert connection.scalar(sa.text("PRAGMA synchronous")) == 2
-        assert connection.scalar(sa.text("PRAGMA foreign_keys")) == 1
-
-
-@pytest.mark.parametrize("damage", ["garbage", "header", "page"])
-def test_a_damaged_file_is_a_sentence(path: Path, damage: str) -> None:
-    with Catalogue.open(path) as catalogue:
-        for number in range(3):
-            catalogue.add_volume(a_volume(f"v{number}"))
-    with sqlite3.connect(path) as raw:
-        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    content = bytearray(path.read_bytes())
-    if damage == "garbage":
-        content[:] = b"\xa5" * len(content)
-    elif damage == "header":
-        content[0:16] = b"not a database!!"
-    else:
-        content[4096:] = b"\xa5" * (len(content) - 4096)
-    path.write_bytes(content)
-    with pytest.raises(CorruptError, match="is damaged") as caught:
-        Catalogue.open(path).volumes()
-    assert caught.value.hint
-    assert str(path) in str(caught.value)
-
-
-def test_a_catalogue_of_the_first_version_is_brought_up(path: Path) -> None:
-    volume = a_volume()
-    with Catalogue.open(path) as catalogue:
-        catalogue.add_volume(volume)
-    with sqlite3.connect(path) as raw:
-        to_second_version(raw)
-        raw.execute("ALTER TABLE volume DROP COLUMN parting")
-        raw.execute("UPDATE schema_version SET version = 1")
-    parted = replace(volume, parting=Parting(7, None, "boot:2", "boot", 4096))
-    with Catalogue.open(path) as catalogue:
-        assert catalogue.volume(volume.name) == volume
-        catalogue.update_volume(parted)
-    with Catalogue.open(path) as catalogue:
-        assert catalogue.volume(volume.name) == parted
-
-
-def test_a_catalogue_of_a_later_version_is_left_alone(path: Path) -> None:
-    with Catalogue.open(path) as catalogue, catalogue.transaction() as connection:
-        connection.execute(schema.schema_version.update().values(version=99))
-    with pytest.raises(CorruptError, match="has schema 99"):
-        Catalogue.open(path)
-
-
-def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OperatingSystemError, match="cannot be opened") as caught:
-        Catalogue.open(tmp_path / "file" / "catalogue.db")
-    assert caught.value.fields["errnum"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_directory_is_a_sentence(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(OperatingSystemError, match="cannot be opened"):
-        Catalogue.open(tmp_path / "catalogue.db")
-
-
-def test_a_catalogue_that_another_holds_is_a_sentence(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dmsnap.catalogue.store.BUSY_TIMEOUT_SECONDS", 0.01)
-    with Catalogue.open(path) as catalogue, sqlite3.connect(path, isolation_level=None) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(OperatingSystemError, match="locked"):
-            catalogue.add_volume(a_volume())
-        other.execute("ROLLBACK")
-        catalogue.add_volume(a_volume())
-
-
-@settings(max_examples=20, deadline=None)
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
-    name=st.text(min_size=1),
-    mounts=st.lists(st.tuples(st.text(), st.text(), st.lists(st.text())), max_size=3),
+    name=TEXT,
+    mounts=st.lists(st.tuples(TEXT, TEXT, st.lists(TEXT)), max_size=3),
     size_bytes=st.integers(0, 2**62),
 )
 def test_any_text_survives(
-    tmp_path_factory: pytest.TempPathFactory,
+    catalogue: Catalogue,
     name: str,
     mounts: list[tuple[str, str, list[str]]],
     size_bytes: int,
 ) -> None:
     records = tuple(MountRecord(at, kind, tuple(options)) for at, kind, options in mounts)
     volume = replace(a_volume(), name=name, mounts=records, size_bytes=size_bytes)
-    with Catalogue.open(tmp_path_factory.mktemp("any") / "catalogue.db") as catalogue:
-        catalogue.add_volume(volume)
-        assert catalogue.volume_by_id(volume.id) == volume
+    catalogue.add_volume(volume)
+    assert catalogue.volume_by_id(volume.id) == volume
+    catalogue.remove_volume(volume.id)
 
 
 def test_times_are_utc() -> None:
     assert format_time(1_790_000_000_999_999_999) == "2026-09-21T14:13:20Z"
+    for text in ("2026-09-21T14:13:20Z", "2026-09-21 14:13:20", "2026-09-21T16:13:20+02:00"):
+        assert parse_time(text) == 1_790_000_000_000_000_000
+    assert parse_time("1970-01-02") == 86_400 * 10**9
+    for text in ("yesterday", "", "2026-13-01"):
+        with pytest.raises(ValueError, match=r"isoformat|month"):
+            parse_time(text)
 
 
-def test_two_first_commands_make_it_at_once(tmp_path: Path) -> None:
-    script = "import sys; from pathlib import Path; from dmsnap.catalogue.store import Catalogue\n"
-    script += "sys.stdin.read(1); Catalogue.open(Path(sys.argv[1])).volumes()"
-    for attempt in range(3):
-        path = str(tmp_path / f"catalogue-{attempt}.db")
-        racers = [
-            subprocess.Popen(
-                [sys.executable, "-c", script, path],
-                stdin=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(4)
-        ]
-        for racer in racers:
-            assert racer.stdin is not None
-            racer.stdin.write("x")
-            racer.stdin.flush()
-        ends = [racer.communicate(timeout=60)[1] for racer in racers]
-        assert [racer.returncode for racer in racers] == [0] * 4, ends
+def test_two_first_commands_make_it_at_once(place: Place) -> None:
+    script = (
+        "import sys; from pathlib import Path; from dmsnap.catalogue.store import Catalogue\n"
+        "from dmsnap.secret import Secret; kind = {'Path': Path, 'Secret': Secret}[sys.argv[1]]\n"
+        "sys.stdin.read(1); Catalogue.open(kind(sys.argv[2])).volumes()"
+    )
+    kind, text = ("Path", str(place)) if isinstance(place, Path) else ("Secret", place.reveal())
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, kind, text],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("x")
+        racer.stdin.flush()
+    ends = [racer.communicate(timeout=60)[1] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * 4, ends
 
 
-def test_what_a_replica_leaves_out_is_good_for_its_points_only(tmp_path: Path) -> None:
+def test_what_a_replica_leaves_out_is_good_for_its_points_only(place: Place) -> None:
     recovery, other, point, next_point = (uuid4() for _ in range(4))
     extents = ExtentSet.from_extents([Extent(4096, 8192), Extent(2**44, 4096)])
-    with Catalogue.open(tmp_path / "catalogue.db") as opened:
+    with Catalogue.open(place) as opened:
         assert not skipped.of_replica(opened, recovery, point)
         skipped.record(opened, Skipped(recovery, (point,), extents))
-    with Catalogue.open(tmp_path / "catalogue.db") as opened:
+    with Catalogue.open(place) as opened:
         assert skipped.of_replica(opened, recovery, point) == extents
         assert not skipped.of_replica(opened, recovery, next_point)
         assert not skipped.of_replica(opened, recovery, None)
@@ -417,22 +279,6 @@ def test_what_a_replica_leaves_out_is_good_for_its_points_only(tmp_path: Path) -
         skipped.record(opened, Skipped(recovery, (point,), extents))
         skipped.forget(opened, recovery)
         assert not skipped.of_replica(opened, recovery, point)
-
-
-def an_export(volume: Volume) -> Export:
-    return Export(
-        id=uuid4(),
-        source=Source(ExportKind.POINT, volume.id, uuid4(), None, 2**44),
-        target="iqn.2026-01.local.dmsnap:srv-1",
-        lun=0,
-        address="2001:db8::1",
-        port=3260,
-        initiators=("iqn.2026-01.org.example:a", "iqn.2026-01.org.example:b"),
-        read_only=True,
-        generation=1,
-        complete=False,
-        created_ns=1,
-    )
 
 
 def test_exports_come_back_as_they_were(catalogue: Catalogue) -> None:
@@ -452,3 +298,114 @@ def test_exports_come_back_as_they_were(catalogue: Catalogue) -> None:
     assert (done.portal, second.portal) == ("[2001:db8::1]:3260", "192.0.2.1:3260")
     recorded.forget(catalogue, first.id)
     assert recorded.exports(catalogue) == [second]
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = 100
+        for module in ("places", "store", "identity"):
+            monkeypatch.setattr(f"dmsnap.catalogue.{module}.now_ns", lambda: self.now_ns)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def were(catalogue: Catalogue, volume: Volume, time_ns: int) -> dict[UUID, list[PlaceKind]]:
+    found = past.as_of(catalogue, time_ns, volume.id)
+    return {one.point.id: [place.kind for place in one.places] for one in found}
+
+
+def live_point(catalogue: Catalogue, volume: Volume, created_ns: int) -> Point:
+    area = an_area(volume)
+    catalogue.add_area(area)
+    point = replace(a_point(volume, created_ns), area_id=area.id)
+    catalogue.add_point(point)
+    return point
+
+
+def test_where_points_were_is_known_for_every_moment(catalogue: Catalogue, clock: Clock) -> None:
+    """Live first, then on the replica, then in its history, then dropped."""
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    first = live_point(catalogue, volume, 10)
+    clock.now_ns = 20
+    catalogue.update_point(replace(first, area_id=None))
+    catalogue.record_replica(volume, [first.id, uuid4()])
+    second = live_point(catalogue, volume, 30)
+    clock.now_ns = 40
+    catalogue.record_replica(volume, [second.id, first.id])
+    catalogue.record_replica(volume, [second.id, first.id])
+    clock.now_ns = 50
+    catalogue.delete_point(first.id, "no room")
+    catalogue.record_replica(volume, [second.id])
+    live, replica, history = PlaceKind.LIVE, PlaceKind.REPLICA, PlaceKind.HISTORY
+    assert were(catalogue, volume, 9) == {}
+    assert were(catalogue, volume, 10) == {first.id: [live]}
+    assert were(catalogue, volume, 19) == {first.id: [live]}
+    assert were(catalogue, volume, 20) == {first.id: [replica]}
+    assert were(catalogue, volume, 45) == {first.id: [history], second.id: [live, replica]}
+    assert were(catalogue, volume, 50) == {second.id: [live, replica]}
+    assert were(catalogue, a_volume(), 45) == {}
+    (gone,) = past.deleted(catalogue, first.id.hex)
+    assert [(place.kind, place.since_ns, place.until_ns) for place in gone.places] == [
+        (live, 10, 20), (replica, 20, 40), (history, 40, 50),
+    ]  # fmt: skip
+    assert {place.device for place in gone.places[1:]} == {volume.recovery}
+    (then, _) = past.as_of(catalogue, 45, volume.id)
+    assert then.deletion is not None
+    assert then.deletion.deleted_ns == 50
+
+
+def test_a_recovery_volume_on_another_device_is_another_place(
+    catalogue: Catalogue, clock: Clock
+) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    point = a_point(volume, 10)
+    catalogue.add_point(point)
+    catalogue.record_replica(volume, [point.id])
+    clock.now_ns = 200
+    catalogue.record_replica(replace(volume, recovery="/dev/sdz"), [point.id])
+    (now,) = past.as_of(catalogue, 200, volume.id)
+    assert [place.device for place in now.places] == ["/dev/sdz"]
+    clock.now_ns = 300
+    catalogue.record_replica(volume, [])
+    assert were(catalogue, volume, 300) == {point.id: []}
+
+
+def test_what_was_deleted_stays_when_a_volume_is_recorded_anew(catalogue: Catalogue) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    gone, left = live_point(catalogue, volume, 1), live_point(catalogue, volume, 2)
+    catalogue.record_replica(volume, [left.id])
+    catalogue.delete_point(gone.id, "point delete")
+    anew = replace(left, tracking_id="boot:9", area_id=None)
+    catalogue.add_whole(volume, [], [anew])
+    assert catalogue.points(volume.id) == [anew]
+    assert catalogue.areas(volume.id) == []
+    (kept,) = past.deleted(catalogue, gone.id.hex)
+    assert kept.deletion is not None
+
+
+def test_by_what_a_volume_is_known_stays_known(catalogue: Catalogue, clock: Clock) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    link, moved = "/dev/disk/by-uuid/3f1c", "/dev/disk/by-id/scsi-2"
+    identity.record(catalogue, volume.id, [(IdentifierKind.LINK, link)])
+    clock.now_ns = 200
+    identity.record(catalogue, volume.id, [(IdentifierKind.LINK, moved)])
+    clock.now_ns = 300
+    identity.record(
+        catalogue, volume.id, [(IdentifierKind.WWID, "naa.5"), (IdentifierKind.LINK, moved)]
+    )
+    assert identity.identifiers(catalogue, volume.id) == [
+        Identifier(IdentifierKind.LINK, moved, 300),
+        Identifier(IdentifierKind.LINK, link, 100),
+        Identifier(IdentifierKind.WWID, "naa.5", 300),
+    ]
+    assert identity.identifiers(catalogue, uuid4()) == []
+    assert catalogue.name_of(volume.id) == "srv"

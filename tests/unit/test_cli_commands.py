@@ -10,7 +10,13 @@ from uuid import UUID
 
 import pytest
 
-from dmsnap.catalogue.model import VolumeState
+from dmsnap.catalogue.model import (
+    Deletion,
+    Identifier,
+    IdentifierKind,
+    MountRecord,
+    VolumeState,
+)
 from dmsnap.cli import program
 from dmsnap.cli.words import RESERVED_NAMES
 from dmsnap.errors import ExitCode
@@ -18,12 +24,15 @@ from dmsnap.service import (
     admission,
     assemble,
     browse,
+    catalogue_check,
     extension,
     from_label,
     hydrate,
     point,
+    point_history,
     promotion,
     protect,
+    recognition,
     revert,
     status,
     swap,
@@ -33,12 +42,14 @@ from dmsnap.service import (
 )
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.browse import BrowseResult
+from dmsnap.service.catalogue_check import CheckResult
 from dmsnap.service.extension import ExtendResult
 from dmsnap.service.hydrate import HydrateRequest, HydrateResult
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.label_admission import LabelRequest
 from dmsnap.service.point import Place, PointView
 from dmsnap.service.protect import ProtectResult
+from dmsnap.service.recognition import Recognised
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
 from dmsnap.service.sync import SyncResult
@@ -75,6 +86,15 @@ LIVE = PointView(
     (Place("live", "/dev/mapper/x"), Place("history", "/dev/sdc", 3)), None,
 )  # fmt: skip
 LOST = PointView(OTHER, "srv", SECOND_NS, False, None, (), "the kernel reports it as Invalid")
+GONE = PointView(
+    OTHER, "srv", SECOND_NS, False, None, (Place("live", "/store/x.img"),), None,
+    Deletion(SECOND_NS + 10**9, "point delete", "alice"),
+)  # fmt: skip
+RECOGNISED = Recognised(
+    "srv", OTHER, VolumeState.PROTECTED, SECOND_NS, "/dev/sdb", "/dev/sdc", POINT, GIB, "ext4",
+    "3f1c", (MountRecord("/srv", "ext4", ("rw", "noatime")),), ("db.service",),
+    (Identifier(IdentifierKind.LINK, "/dev/disk/by-id/x", SECOND_NS),),
+)  # fmt: skip
 STATUS = VolumeStatus(
     "srv", VolumeState.PROTECTED, "/dev/mapper/srv", "/dev/sdb", GIB, ("/srv",), None, (),
     ReplicaStatus("/dev/sdc", "consistent", str(POINT), "2026-09-21T14:13:20Z", 7300.0, 4, GIB, 9),
@@ -113,7 +133,10 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (protect, "protect", PROTECTED), (unprotect, "unprotect", None),
         (assemble, "assemble", None), (sync, "sync", SYNCED), (verify, "verify", VERIFIED),
         (status, "status", [STATUS]),
-        (point, "create", [LIVE]), (point, "list_points", [LIVE, LOST]), (point, "find", LIVE),
+        (point, "create", [LIVE]), (point, "list_points", [LIVE, LOST]),
+        (point_history, "show", LIVE), (point_history, "list_as_of", [GONE]),
+        (recognition, "recorded", RECOGNISED),
+        (catalogue_check, "check", CheckResult("/x/catalogue.db", (), ("data",))),
         (point, "delete", None), (browse, "unmount_point", None),
         (browse, "mount_point", BrowseResult(POINT, "srv", "/run/dmsnap/points/3f2a")),
         (hydrate, "hydrate", MOVED), (hydrate, "give_up", None),
@@ -270,7 +293,13 @@ def test_a_store_with_a_slash_is_a_directory(
         ),
         (("point", "list"), ("list_points", ((),), {})),
         (("point", "list", "a"), ("list_points", (("a",),), {})),
-        (("point", "show", "3f2a"), ("find", ("3f2a",), {})),
+        (("point", "show", "3f2a"), ("show", ("3f2a",), {})),
+        (
+            ("point", "list", "a", "--as-of", "2026-09-21T14:13:20Z"),
+            ("list_as_of", (("a",), SECOND_NS), {}),
+        ),
+        (("catalogue", "show", "srv"), ("recorded", ("srv",), {})),
+        (("catalogue", "check"), ("check", (), {})),
         (("point", "delete", "3f2a"), ("delete", ("3f2a",), {})),
         (("point", "mount", "3f2a"), ("mount_point", ("3f2a", None), {})),
         (("point", "mount", "3f2a", "m"), ("mount_point", ("3f2a", Path.cwd() / "m"), {})),
@@ -355,6 +384,7 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
             {"kind": "history", "device": "/dev/sdc", "steps_back": 3},
         ],
         "invalid_reason": None,
+        "deletion": None,
     }
     assert lost["places"] == []
     assert json.loads(shown("point", "show", "3f2a", "--json")) == listed
@@ -393,6 +423,59 @@ def test_results_for_people(service: Service, shown: Shown) -> None:
     assert shown("unprotect", "srv") == "srv is not protected any more\n"
     assert shown("assemble", "srv") == "/dev/mapper/srv is as it should be\n"
     assert shown("point", "umount", "3f2a") == "point 3f2a is unmounted\n"
+
+
+def test_a_point_that_is_no_more(service: Service, shown: Shown) -> None:
+    words = ("point", "list", "--as-of", "2026-09-21T14:13:20Z")
+    _, row = shown(*words).splitlines()
+    assert row.endswith("live; deleted 2026-09-21T14:13:21Z by alice: point delete")
+    (listed,) = json.loads(shown(*words, "--json"))
+    assert listed["deletion"] == {
+        "deleted_ns": SECOND_NS + 10**9,
+        "deleted": "2026-09-21T14:13:21Z",
+        "deleted_reason": "point delete",
+        "deleted_by": "alice",
+    }
+    service.answers(point_history, "show", GONE)
+    assert "  deleted 2026-09-21T14:13:21Z by alice: point delete" in shown("point", "show", "7777")
+
+
+def test_a_time_that_is_none(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(("point", "list", "--as-of", "soon")) == ExitCode.USAGE
+    assert "'soon' is no time" in capsys.readouterr().err
+
+
+def test_what_is_recorded_of_a_volume(service: Service, shown: Shown) -> None:
+    assert shown("catalogue", "show", "srv").splitlines() == [
+        "srv, protected; recorded 2026-09-21T14:13:20Z",
+        f"  id        {OTHER}",
+        "  device    /dev/sdb, 1 GiB",
+        "  recovery  /dev/sdc",
+        "  content   ext4 3f1c",
+        "  mounted   /srv (ext4, rw,noatime)",
+        "  unit      db.service",
+        "  link      /dev/disk/by-id/x (seen 2026-09-21T14:13:20Z)",
+    ]
+    written = json.loads(shown("catalogue", "show", "srv", "--json"))
+    assert written["identifiers"] == [
+        {
+            "kind": "link",
+            "value": "/dev/disk/by-id/x",
+            "seen_ns": SECOND_NS,
+            "seen": "2026-09-21T14:13:20Z",
+        }
+    ]
+
+
+def test_what_is_wrong_with_the_catalogue(service: Service, shown: Shown) -> None:
+    assert shown("catalogue", "check").splitlines() == [
+        "the store of data was not looked at: a command works on the volume",
+        "nothing is wrong with /x/catalogue.db",
+    ]
+    wrong = CheckResult("/x/catalogue.db", ("job 7 is recorded as ended, and not when",), ())
+    service.answers(catalogue_check, "check", wrong)
+    told = shown("catalogue", "check", expected=ExitCode.UNHEALTHY)
+    assert told == "job 7 is recorded as ended, and not when\n"
 
 
 def test_nothing_to_show_is_said(service: Service, shown: Shown) -> None:

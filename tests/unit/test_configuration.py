@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dmsnap.errors import ConfigurationError
+from dmsnap.secret import Secret
 from dmsnap.service import configuration
 
 
@@ -110,3 +111,20 @@ def test_a_small_file_does_not_wait_for_the_tables(tmp_path: Path) -> None:
     assert not {f"dmsnap.service.{name}" for name in tables} & set(loaded)
     assert "dmsnap.service.hooks" in loaded
     assert "dmsnap.policy" not in loaded
+
+
+def test_the_catalogue_is_a_file_or_a_url(tmp_path: Path) -> None:
+    loaded = load(tmp_path, 'state_directory = "/srv/state"\n')
+    assert loaded.catalogue_place == Path("/srv/state/catalogue.db")
+    url = "postgresql+psycopg://dmsnap@server/dmsnap"
+    assert load(tmp_path, f'catalogue = "{url}"\n').catalogue_place == Secret(url)
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "postgres", "sqlite"])
+def test_a_catalogue_in_no_database_that_is_known(tmp_path: Path, scheme: str) -> None:
+    """The password is in neither the sentence nor what it was made of."""
+    with pytest.raises(ConfigurationError, match="must begin with postgresql") as caught:
+        load(tmp_path, f'cow_percent = 0\ncatalogue = "{scheme}://u:kX7-secret@server/db"\n')
+    assert "cow_percent" in str(caught.value)
+    assert "kX7-secret" not in str(caught.value)
+    assert caught.value.__suppress_context__

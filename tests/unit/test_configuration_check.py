@@ -273,6 +273,18 @@ def test_what_a_shell_would_read_is_shown_as_it_is(
     assert tomllib.loads(capsys.readouterr().out)["hook"]["x"]["command"] == words
 
 
+def test_the_password_of_the_catalogue_is_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "postgresql+psycopg://dmsnap:kX7-secret@server/db"
+    written(tmp_path, **{"dmsnap.toml": f'catalogue = "{url}"\n'})
+    for words in (["config", "show", str(tmp_path)], ["config", "show", str(tmp_path), "--json"]):
+        assert program.main(words) == 0
+        shown = capsys.readouterr().out
+        assert "kX7-secret" not in shown
+        assert "@server/db" in shown
+
+
 @pytest.mark.parametrize("deadline", ["0s", "2d"])
 def test_a_deadline_is_one(tmp_path: Path, deadline: str) -> None:
     text = f"[hook.x]\ncommand = ['/x']\nphase = 'unsnap'\ndeadline = '{deadline}'\n"

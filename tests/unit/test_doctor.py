@@ -92,14 +92,15 @@ def test_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_catalogue(tmp_path: Path) -> None:
     settings = Configuration(state_directory=tmp_path)
+    path = tmp_path / "catalogue.db"
     assert doctor.catalogue_check(settings, root=False).level is Level.WARNING
     check = doctor.catalogue_check(settings, root=True)
     assert check.level is Level.OK
-    assert not settings.catalogue_path.exists(), "looking makes nothing"
-    with Catalogue.open(settings.catalogue_path):
+    assert not path.exists(), "looking makes nothing"
+    with Catalogue.open(settings.catalogue_place):
         pass
     assert "0 volumes" in doctor.catalogue_check(settings, root=True).sentence
-    settings.catalogue_path.write_bytes(b"\xa5" * 8192)
+    path.write_bytes(b"\xa5" * 8192)
     check = doctor.catalogue_check(settings, root=True)
     assert check.level is Level.MISSING
     assert "damaged" in check.sentence

@@ -135,3 +135,12 @@ def test_an_extent_is_never_empty() -> None:
         with pytest.raises(ValueError, match="not an extent"):
             Extent(*arguments)
     assert Extent(3, 4).end_bytes == 7
+
+
+def test_what_is_held_is_the_replicas_point_and_then_its_history() -> None:
+    older, oldest = an_entry(OFFSET, PAGE_BYTES), an_entry(OFFSET + PAGE_BYTES, PAGE_BYTES)
+    label = a_label(older, oldest)
+    assert history.held(label) == [label.point_uuid, older.point_uuid, oldest.point_uuid]
+    for state in set(LabelState) - {LabelState.CONSISTENT}:
+        assert history.held(replace(label, state=state)) == []
+    assert history.held(replace(label, point_uuid=None)) == []

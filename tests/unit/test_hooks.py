@@ -10,7 +10,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
-from test_catalogue import a_volume
+from catalogue_samples import a_volume
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import StepState

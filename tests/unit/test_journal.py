@@ -3,15 +3,14 @@
 import inspect
 import os
 import signal
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from crashes.subject import SCENARIOS
 
+from dmsnap.catalogue import jobs
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError, InterruptedBySignal, OperatingSystemError
 from dmsnap.host.signals import held_back
@@ -19,12 +18,6 @@ from dmsnap.service import journal, operations
 from dmsnap.service.journal import Plan, Step, UndoFailedError
 
 NAMES = ("one", "two", "three", "four")
-
-
-@pytest.fixture
-def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
-    with Catalogue.open(tmp_path / "catalogue.db") as opened:
-        yield opened
 
 
 class Bench:
@@ -65,14 +58,12 @@ def undoing(*names: str) -> list[str]:
 
 
 def states(catalogue: Catalogue) -> list[str]:
-    with sqlite3.connect(catalogue.path) as raw:
-        return [row[0] for row in raw.execute("SELECT state FROM job_step ORDER BY position")]
+    return [str(step.state) for job in jobs.recent(catalogue, 9) for step in job.steps]
 
 
 def outcome(catalogue: Catalogue) -> str:
-    with sqlite3.connect(catalogue.path) as raw:
-        ((state, text),) = raw.execute("SELECT state, outcome FROM job")
-        return f"{state}: {text}" if text else str(state)
+    (job,) = jobs.recent(catalogue, 9)
+    return f"{job.state}: {job.outcome}" if job.outcome else str(job.state)
 
 
 def test_steps_are_done_in_order_and_timed(catalogue: Catalogue, bench: Bench) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from test_catalogue import a_point, a_volume, an_area
+from catalogue_samples import a_point, a_volume, an_area
 
 from dmsnap._native.label import HistoryFlag, Label, LabelState, LabelTwin
-from dmsnap.catalogue import store as catalogue_file
 from dmsnap.catalogue.model import AreaRole, MountRecord
+from dmsnap.catalogue.sqlite import SqliteFile
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import CorruptError, ForeignDeviceError
 from dmsnap.host import kernel
@@ -156,15 +156,15 @@ def test_damaged_sectors(twin: LabelTwin) -> None:
 
 def test_a_damaged_catalogue_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "state" / "catalogue.db"
-    assert catalogue_file.damage(path) is None
+    assert SqliteFile(path).damage() is None
     with Catalogue.open(path) as catalogue:
         catalogue.add_volume(a_volume())
-    assert catalogue_file.damage(path) is None
+    assert SqliteFile(path).damage() is None
     spoiled = bytearray(path.read_bytes())
     spoiled[4096:] = os.urandom(len(spoiled) - 4096)
     path.write_bytes(spoiled)
-    assert catalogue_file.damage(path)
-    aside = catalogue_file.set_aside(path)
+    assert SqliteFile(path).damage()
+    aside = SqliteFile(path).set_aside()
     assert aside.read_bytes() == spoiled
     assert not path.exists()
     with Catalogue.open(path) as catalogue:
@@ -175,9 +175,9 @@ def test_a_damaged_catalogue_is_set_aside(tmp_path: Path) -> None:
 def test_a_file_that_is_none_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.db"
     path.write_bytes(os.urandom(8192))
-    assert catalogue_file.damage(path)
+    assert SqliteFile(path).damage()
     path.write_bytes(b"")
-    assert catalogue_file.damage(path) is None
+    assert SqliteFile(path).damage() is None
 
 
 def test_a_whole_volume_is_recorded_at_once(tmp_path: Path) -> None:

@@ -2,10 +2,51 @@
 
 from collections.abc import Iterator
 
+from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Text
 from dmsnap.errors import ExitCode
+from dmsnap.service import catalogue_check, recognition
 from dmsnap.service import rebuild as rebuilding
+from dmsnap.service.catalogue_check import CheckResult
 from dmsnap.service.rebuild import RebuildResult, RebuiltVolume
+from dmsnap.service.recognition import Recognised
+from dmsnap.service.session import Session
+from dmsnap.units import format_size
+
+
+def show(output: Output, *, name: str) -> None:
+    with Session.open() as session:
+        found = recognition.recorded(session, name)
+    output.show(found, describe_recorded)
+
+
+def describe_recorded(found: Recognised) -> Iterator[Text]:
+    yield f"{found.volume}, {found.state}; recorded {format_time(found.created_ns)}"
+    yield f"  id        {found.id}"
+    yield f"  device    {found.device or 'none'}, {format_size(found.size_bytes)}"
+    yield f"  recovery  {found.recovery or 'none'}"
+    yield f"  content   {' '.join((found.fs_type, found.fs_uuid)).strip() or 'not known'}"
+    for mount in found.mounts:
+        yield f"  mounted   {mount.mount_point} ({mount.fs_type}, {','.join(mount.options)})"
+    for unit in found.units:
+        yield f"  unit      {unit}"
+    for each in found.identifiers:
+        yield f"  {each.kind:<8}  {each.value} (seen {format_time(each.seen_ns)})"
+
+
+def check(output: Output) -> ExitCode:
+    with Session.open() as session:
+        result = catalogue_check.check(session)
+    output.show(result, describe_checked)
+    return ExitCode.UNHEALTHY if result.problems else ExitCode.OK
+
+
+def describe_checked(result: CheckResult) -> Iterator[Text]:
+    yield from result.problems
+    for name in result.skipped:
+        yield f"the store of {name} was not looked at: a command works on the volume"
+    if not result.problems:
+        yield f"nothing is wrong with {result.catalogue}"
 
 
 def rebuild(output: Output, *, dry_run: bool) -> ExitCode:

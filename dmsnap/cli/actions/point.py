@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service import browse
+from dmsnap.service import browse, point_history
 from dmsnap.service import point as points
 from dmsnap.service.browse import BrowseResult
 from dmsnap.service.journal import Plan
@@ -37,9 +37,12 @@ def describe_taken(taken: list[PointView]) -> Iterator[Text]:
         yield f"point {point.id} of {point.volume}, window {seconds * 1000:.1f} ms"
 
 
-def list_points(output: Output, *, names: tuple[str, ...]) -> None:
+def list_points(output: Output, *, names: tuple[str, ...], as_of: int | None) -> None:
     with Session.open() as session:
-        found = points.list_points(session, names)
+        if as_of is None:
+            found = points.list_points(session, names)
+        else:
+            found = point_history.list_as_of(session, names, as_of)
     output.show(found, describe_list)
 
 
@@ -63,6 +66,21 @@ def describe_list(found: list[PointView]) -> Iterator[Text]:
 
 
 def _places(point: PointView) -> str:
+    """Where it is, or was; and what has become of it since."""
+    places = _present_places(point)
+    return f"{places}; {_deletion(point)}" if point.deletion else places
+
+
+def _deletion(point: PointView) -> str:
+    deletion = point.deletion
+    if deletion is None:
+        return ""
+    by = f" by {deletion.deleted_by}" if deletion.deleted_by else ""
+    why = f": {deletion.deleted_reason}" if deletion.deleted_reason else ""
+    return f"deleted {format_time(deletion.deleted_ns)}{by}{why}"
+
+
+def _present_places(point: PointView) -> str:
     if point.places:
         places = ", ".join(_place(place) for place in point.places)
         return f"{places}; {point.invalid_reason}" if point.invalid_reason else places
@@ -70,14 +88,14 @@ def _places(point: PointView) -> str:
 
 
 def _place(place: Place) -> str:
-    if place.kind == "history":
+    if place.kind == "history" and place.steps_back:
         return f"history ({place.steps_back} back)"
     return place.kind
 
 
 def show(output: Output, *, point: str) -> None:
     with Session.open() as session:
-        found = points.find(session, point)
+        found = point_history.show(session, point)
     output.show(found, describe_point)
 
 
@@ -90,6 +108,8 @@ def describe_point(point: PointView) -> Iterator[Text]:
         yield f"  window   {point.window_seconds * 1000:.1f} ms"
     for place in point.places:
         yield f"  on       {place.device} ({_place(place)})"
+    if point.deletion:
+        yield f"  {_deletion(point)}"
     if point.invalid_reason:
         yield f"  invalid  {point.invalid_reason}"
 

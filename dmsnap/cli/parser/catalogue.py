@@ -1,5 +1,7 @@
 """The catalogue: what dmsnap has recorded."""
 
+import click
+
 from dmsnap.cli.grammar import Command, Noun
 
 REBUILD = Command(
@@ -12,4 +14,20 @@ REBUILD = Command(
     changes_devices=True,
 )
 
-CATALOGUE = Noun("catalogue", "Rebuild a catalogue that was lost.", (REBUILD,))
+SHOW = Command(
+    "show",
+    "Show what is recorded of a volume: its identity, mounts and units. Looks at no device.",
+    "catalogue.show",
+    (click.Argument(["name"]),),
+)
+
+CHECK = Command(
+    "check",
+    "Check the catalogue: its file, rows that contradict each other, pieces of stores.",
+    "catalogue.check",
+    details="Changes nothing. Exit code 24 when something was found, 13 when the file is damaged.",
+)
+
+CATALOGUE = Noun(
+    "catalogue", "Show, check and rebuild what dmsnap has recorded.", (SHOW, CHECK, REBUILD)
+)

@@ -2,6 +2,7 @@
 
 import click
 
+from dmsnap.cli import words
 from dmsnap.cli.grammar import Command, Noun
 from dmsnap.cli.parser.volume import COW_PERCENT, PATH
 
@@ -23,10 +24,23 @@ LIST = Command(
     "list",
     "List points, oldest first, and where each can be recovered from.",
     "point.list_points",
-    (click.Argument(["names"], nargs=-1, metavar="[NAME]..."),),
+    (
+        click.Argument(["names"], nargs=-1, metavar="[NAME]..."),
+        click.Option(
+            ["--as-of"],
+            callback=words.moment,
+            metavar="TIME",
+            help="What could be recovered at that time, as it was recorded: deleted points, too.",
+        ),
+    ),
 )
 
-SHOW = Command("show", "Show one point.", "point.show", (ID,))
+SHOW = Command(
+    "show",
+    "Show one point; of one that was deleted when, why and by whom.",
+    "point.show",
+    (ID,),
+)
 
 DELETE = Command(
     "delete", "Delete a point from every place.", "point.delete", (ID,), changes_devices=True

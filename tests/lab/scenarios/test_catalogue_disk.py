@@ -67,8 +67,10 @@ def read_only(directory: Path) -> Iterator[None]:
 Trouble = Callable[[Path], AbstractContextManager[None]]
 
 
-@pytest.mark.parametrize("trouble", [full, read_only])
-def test_nothing_is_lost(lab: Lab, state: Path, trouble: Trouble) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "code"), [(full, ExitCode.NO_SPACE), (read_only, ExitCode.READ_ONLY)]
+)
+def test_nothing_is_lost(lab: Lab, state: Path, trouble: Trouble, code: ExitCode) -> None:
     """The volume serves all the time, its replica is a point, and the next command tidies up."""
     primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
     mount_point = lab.mounted(primary)
@@ -80,7 +82,7 @@ def test_nothing_is_lost(lab: Lab, state: Path, trouble: Trouble) -> None:
     (mount_point / "file").write_text("three")
     with trouble(state):
         for words in WORDS:
-            sentence = refused(ExitCode.OS, *words, name)
+            sentence = refused(code, *words, name)
             assert str(state) in sentence
             assert suspended() == []
             assert (mount_point / "file").read_text() == "three"

@@ -1,0 +1,168 @@
+"""A catalogue on a PostgreSQL server, in a schema (a namespace) of this host's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy.pool import QueuePool
+
+from dmsnap.errors import (
+    ConfigurationError,
+    CorruptError,
+    DmsnapError,
+    NoSpaceError,
+    NotPermittedError,
+    OperatingSystemError,
+    ReadOnlyError,
+    UnreachableError,
+    WrongStateError,
+)
+from dmsnap.host import kernel
+from dmsnap.secret import Secret
+
+DRIVER = "postgresql+psycopg"
+
+# libpq's own words. A server whose host is gone is given up after a quarter of a minute; who asks
+# for a lock that somebody holds waits as long as with SQLite.
+_CONNECTION = {
+    "application_name": "dmsnap",
+    "connect_timeout": 10,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 15000,
+}
+_SETTINGS = {
+    "synchronous_commit": "on",
+    "lock_timeout": "10s",
+    "timezone": "UTC",
+    # To start workers takes longer than any of our queries.
+    "max_parallel_workers_per_gather": "0",
+}
+# Any number: advisory locks of the same number exclude each other, in one database.
+_MAKING = 0x646D736E6170
+
+# What a sentence leaves out of a URL's query.
+_SECRETS = ("password", "sslpassword")
+WITHOUT_IT = (
+    "start the server or correct the URL; without it, leave the key catalogue out of the "
+    "configuration: dmsnap swap --from-label DEVICE recovers a volume with nothing recorded"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresqlDatabase:
+    """The catalogue of one host in a database that many may share, each in its own schema."""
+
+    url: sa.URL
+    schema: str
+
+    @classmethod
+    def of(cls, url: Secret) -> Self:
+        """Read a URL; it is not connected to."""
+        try:
+            parsed = sa.make_url(url.reveal())
+        except (sa.exc.ArgumentError, ValueError):
+            # What it says may be the password: not even as the cause is it shown.
+            raise ConfigurationError(
+                "the URL of the catalogue cannot be read",
+                hint=f"it looks like {DRIVER}://USER@HOST/DATABASE",
+            ) from None
+        return cls(parsed, own_schema())
+
+    @property
+    def name(self) -> str:
+        return self.url.difference_update_query(_SECRETS).render_as_string(hide_password=True)
+
+    def exists(self) -> bool:
+        engine = self.open()
+        find = sa.select(sa.func.to_regclass(f"{self.schema}.schema_version"))
+        try:
+            with engine.connect() as connection:
+                return connection.scalar(find) is not None
+        except sa.exc.DBAPIError as error:
+            raise self.failure(error) from error
+        finally:
+            engine.dispose()
+
+    def open(self) -> sa.Engine:
+        settings = {**_SETTINGS, "search_path": self.schema}
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        given = {key: value for key, value in _CONNECTION.items() if key not in self.url.query}
+        try:
+            return sa.create_engine(
+                self.url,
+                # Connecting costs more than most transactions.
+                poolclass=QueuePool,
+                pool_size=1,
+                # The server may have been started anew since.
+                pool_pre_ping=True,
+                connect_args={**given, "options": options},
+            )
+        except ImportError as error:
+            raise ConfigurationError(
+                f"the catalogue {self.name} needs psycopg and libpq: {error}",
+                hint="install dmsnap with its extra postgresql",
+            ) from error
+
+    def alone(self) -> nullcontext[None]:
+        """Who only opens is in nobody's way."""
+        return nullcontext()
+
+    @contextmanager
+    def change(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        with engine.begin() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING)))
+            if self.schema not in sa.inspect(connection).get_schema_names():
+                connection.execute(sa.schema.CreateSchema(self.schema))
+            yield connection
+
+    def failure(self, error: sa.exc.DBAPIError) -> DmsnapError:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        reason = one_line(str(error.orig))
+        if isinstance(error, sa.exc.IntegrityError):
+            return WrongStateError(f"the catalogue {self.name} refuses: {reason}")
+        if state.startswith("53"):
+            return NoSpaceError(f"the server of the catalogue {self.name} has no room: {reason}")
+        if state == "25006":
+            return ReadOnlyError(f"the catalogue {self.name}", "what records something")
+        if state == "42501":
+            return NotPermittedError(
+                f"the server of the catalogue {self.name} refuses: {reason}",
+                hint="its user needs CONNECT and CREATE on the database",
+            )
+        if state.startswith("XX"):
+            return CorruptError(f"the catalogue {self.name} is damaged: {reason}")
+        # Without a state it never came to the server.
+        lost = isinstance(error, sa.exc.OperationalError) and not state
+        if error.connection_invalidated or lost or state[:2] in ("08", "28", "3D", "57"):
+            return UnreachableError(
+                f"the catalogue {self.name} cannot be reached: {reason}", hint=WITHOUT_IT
+            )
+        return OperatingSystemError(f"the catalogue {self.name}: {reason}")
+
+    def require_sound(self, connection: sa.Connection) -> None:
+        """The server has checksums, and tools, of its own."""
+
+    def loose_rows(self, connection: sa.Connection) -> list[str]:  # noqa: ARG002 - of both
+        """None: nobody can switch the server's foreign keys off for himself."""
+        return []
+
+    def damage(self) -> None:
+        """The server checks its own pages, and says so when they are read."""
+
+    def set_aside(self) -> None:
+        """Nothing of it is ever damaged in a way that a rebuild could put right."""
+
+
+def own_schema() -> str:
+    """The schema of this host, by its machine-id: no host ever sees another one's volumes."""
+    machine_id = kernel.machine_id()
+    return f"dmsnap_{machine_id.hex}" if machine_id else "dmsnap"
+
+
+def one_line(message: str) -> str:
+    """The first line of what the server or libpq says: further ones repeat or guess."""
+    return message.strip().partition("\n")[0].strip()

@@ -1,0 +1,181 @@
+"""Catalogues of every earlier version, as they were made, come up to the one that is known."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from dmsnap.catalogue import jobs, migration, past, schema
+from dmsnap.catalogue.model import AreaRole, JobState, MountRecord, Parting, VolumeState
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import CorruptError, OperatingSystemError
+
+RECORDED = Path(__file__).with_name("catalogues")
+EARLIER = sorted(RECORDED.glob("version_*.sql"))
+
+VOLUME = UUID("aaaaaaaa-0000-4000-8000-000000000001")
+POINT = UUID("bbbbbbbb-0000-4000-8000-000000000001")
+DELETED = UUID("bbbbbbbb-0000-4000-8000-000000000002")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalogue.db"
+
+
+@pytest.fixture(params=EARLIER, ids=lambda script: script.stem)
+def earlier(request: pytest.FixtureRequest, path: Path) -> int:
+    """A catalogue of an earlier version at ``path``; its number."""
+    script: Path = request.param
+    with sqlite3.connect(path) as raw:
+        raw.executescript(script.read_text())
+        (number,) = raw.execute("SELECT version FROM schema_version").fetchone()
+    return int(number)
+
+
+Shape = dict[str, tuple[dict[str, tuple[str, bool]], set[str]]]
+
+
+def shape(path: Path) -> Shape:
+    """Of each table the columns, with type and whether they may be null, and the indexes."""
+    inspector = sa.inspect(sa.create_engine(f"sqlite:///{path}"))
+    return {
+        table: (
+            {
+                column["name"]: (str(column["type"]), bool(column["nullable"]))
+                for column in inspector.get_columns(table)
+            },
+            {
+                f"{index['name']} {index['column_names']} {index['unique']} "
+                f"{index.get('dialect_options', {}).get('sqlite_where')}"
+                for index in inspector.get_indexes(table)
+            },
+        )
+        for table in inspector.get_table_names()
+    }
+
+
+def test_what_was_recorded_is_still_there(earlier: int, path: Path) -> None:
+    with Catalogue.open(path) as catalogue:
+        volume = catalogue.volume("srv")
+        assert (volume.id, volume.state) == (VOLUME, VolumeState.PROTECTED)
+        assert volume.mounts == (MountRecord("/srv", "ext4", ("rw", "noatime")),)
+        parting = Parting(7, None, "boot:2", "boot", 4096)
+        assert volume.parting == (parting if earlier >= 2 else None)
+        assert volume.units == (("db.service",) if earlier >= 4 else ())
+        roles = {area.role for area in catalogue.areas(VOLUME)}
+        assert roles == {AreaRole.COW, AreaRole.ERA_METADATA}
+        (point,) = catalogue.points(VOLUME)
+        assert (point.id, point.keep) == (POINT, True)
+        (then,) = past.as_of(catalogue, point.created_ns + 4, VOLUME)
+        assert [(place.kind, place.device) for place in then.places] == [("live", "/store/cow.img")]
+        before = past.as_of(catalogue, point.created_ns, VOLUME)
+        assert [one.point.id for one in before] == [DELETED, POINT]
+        states = [str(job.state) for job in jobs.recent(catalogue, 9)]
+        assert states == ["running", "abandoned", "undone", "done"]
+        (left,) = jobs.unfinished(catalogue, VOLUME)
+        assert left.state is JobState.RUNNING
+        assert left.arguments == ({} if earlier < 3 else {"name": "srv"})
+        assert [step.name for step in left.steps] == ["track"]
+
+
+def test_it_is_written_to_as_a_new_one(earlier: int, path: Path) -> None:
+    with Catalogue.open(path) as catalogue:
+        volume = catalogue.volume("srv")
+        catalogue.update_volume(volume)
+        jobs.begin(catalogue, "sync", [VOLUME], arguments={}, pid=1, steps=["a"])
+        catalogue.delete_point(POINT, "point delete")
+        assert catalogue.points() == []
+
+
+def test_it_has_the_tables_of_a_new_one(earlier: int, path: Path, tmp_path: Path) -> None:
+    with Catalogue.open(path), Catalogue.open(tmp_path / "new.db"):
+        pass
+    assert shape(path) == shape(tmp_path / "new.db")
+    with sa.create_engine(f"sqlite:///{path}").connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": schema.schema_version.name}
+        )
+        assert compare_metadata(context, schema.metadata) == []
+        assert migration.is_current(connection)
+
+
+def test_a_migration_that_fails_leaves_all_as_it_was(
+    earlier: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when it is killed: tables are changed together with the version, or not at all."""
+    before = shape(path)
+    bring_up = migration.bring_up
+
+    def fail_at_the_end(connection: sa.Connection, name: str) -> None:
+        bring_up(connection, name)
+        connection.exec_driver_sql("CREATE TABLE volume (id TEXT)")
+
+    monkeypatch.setattr(migration, "bring_up", fail_at_the_end)
+    with pytest.raises(OperatingSystemError, match="volume already exists"):
+        Catalogue.open(path)
+    assert shape(path) == before
+    monkeypatch.undo()
+    with Catalogue.open(path) as catalogue:
+        assert [volume.name for volume in catalogue.volumes()] == ["srv"]
+
+
+def test_an_earlier_dmsnap_stays_away(path: Path) -> None:
+    """It asks for its own column, finds none, and changes nothing."""
+    with Catalogue.open(path):
+        pass
+    with (
+        sqlite3.connect(path) as raw,
+        pytest.raises(sqlite3.OperationalError, match="no such column"),
+    ):
+        raw.execute("SELECT version FROM schema_version")
+
+
+@pytest.mark.parametrize("number", ["99", "100"])
+def test_a_catalogue_of_a_later_version_is_left_alone(path: Path, number: str) -> None:
+    with Catalogue.open(path) as catalogue, catalogue.transaction() as connection:
+        connection.execute(schema.schema_version.update().values(version_num=number))
+    with pytest.raises(CorruptError, match=f"has schema {number}") as caught:
+        Catalogue.open(path)
+    assert caught.value.hint
+
+
+def test_the_migrations_are_one_chain_up_to_what_is_known() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migration.SCRIPTS))
+    scripts = ScriptDirectory.from_config(config)
+    assert scripts.get_heads() == [schema.VERSION]
+    numbers = [script.revision for script in scripts.walk_revisions()]
+    assert numbers == [str(number) for number in range(int(schema.VERSION), 0, -1)]
+
+
+@pytest.mark.parametrize("made_before", [True, False])
+def test_a_current_catalogue_is_opened_without_alembic(path: Path, made_before: bool) -> None:
+    """Its import would be half of a command's start."""
+    if made_before:
+        Catalogue.open(path).close()
+    script = (
+        "import sys; from pathlib import Path; from dmsnap.catalogue.store import Catalogue\n"
+        "Catalogue.open(Path(sys.argv[1])).volumes(); print('alembic' in sys.modules)"
+    )
+    words = [sys.executable, "-c", script, str(path)]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_alembic_brings_up_what_is_old(earlier: int, path: Path) -> None:
+    """The look above would see it: here it is imported."""
+    script = (
+        "import sys; from pathlib import Path; from dmsnap.catalogue.store import Catalogue\n"
+        "Catalogue.open(Path(sys.argv[1])).volumes(); print('alembic' in sys.modules)"
+    )
+    words = [sys.executable, "-c", script, str(path)]
+    expected = str(earlier < int(schema.VERSION)) + "\n"
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == expected

@@ -1,0 +1,262 @@
+"""The catalogue on a PostgreSQL server: what becomes of it, and of its password, when it fails."""
+
+import builtins
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from uuid import uuid4
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from catalogue_samples import a_point, a_volume
+from postgresql_server import INSTALLED, PostgresqlServer
+
+from dmsnap.catalogue import jobs, migration, past, schema
+from dmsnap.catalogue.database import at
+from dmsnap.catalogue.model import JobState, StepState
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.cli import program
+from dmsnap.errors import (
+    ConfigurationError,
+    DmsnapError,
+    ExitCode,
+    NotPermittedError,
+    ReadOnlyError,
+    UnreachableError,
+    WrongStateError,
+)
+from dmsnap.host import kernel
+from dmsnap.secret import Secret
+from dmsnap.service import doctor, journal
+from dmsnap.service.configuration import Configuration
+from dmsnap.service.finding import Level
+from dmsnap.service.journal import Plan, Step
+
+PASSWORD = "kX7-secret"  # noqa: S105 - of no server
+NOWHERE = Secret(f"postgresql+psycopg://dmsnap:{PASSWORD}@127.0.0.1:1/dmsnap")
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresqlServer]:
+    """A server that a test may stop."""
+    if not INSTALLED:
+        pytest.skip("make deps installs PostgreSQL")
+    with PostgresqlServer.make() as server:
+        yield server
+
+
+def test_a_server_that_cannot_be_reached_is_a_sentence() -> None:
+    with pytest.raises(UnreachableError, match="cannot be reached") as caught:
+        Catalogue.open(NOWHERE)
+    assert "postgresql+psycopg://dmsnap:***@127.0.0.1:1/dmsnap" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "swap --from-label" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"u:{PASSWORD}@host/db", "u:***@host/db"),
+        (f"u@host/db?password={PASSWORD}", "u@host/db"),
+        (
+            f"u@host/db?sslpassword={PASSWORD}&sslmode=require",
+            "u@host/db?sslmode=require",
+        ),
+        ("u@/db?host=/run/postgresql", "u@/db?host=%2Frun%2Fpostgresql"),
+    ],
+)
+def test_a_password_is_masked(url: str, shown: str) -> None:
+    place = Secret(f"postgresql+psycopg://{url}")
+    assert at(place).name == f"postgresql+psycopg://{shown}"
+    assert PASSWORD not in repr(at(place).name) + repr(place)
+
+
+def test_a_url_that_is_none_does_not_show_what_it_is() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        at(Secret(f"postgresql+psycopg://dmsnap:{PASSWORD}@host:port/db"))
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert PASSWORD not in str(error)
+        error = error.__cause__
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("flags", [("--json",), ("--debug",), ()])
+def test_no_command_shows_the_password(
+    flags: Sequence[str],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path_factory.mktemp("configured") / "dmsnap.toml"
+    path.write_text(f'catalogue = "{NOWHERE.reveal()}"\nstate_directory = "{path.parent}"\n')
+    monkeypatch.setenv("DMSNAP_CONFIG", str(path))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert program.main(("status", *flags)) == ExitCode.UNREACHABLE
+    shown = capsys.readouterr()
+    assert PASSWORD not in shown.out + shown.err
+    if flags == ("--json",):
+        assert json.loads(shown.err)["kind"] == "UnreachableError"
+    settings = Configuration(catalogue=NOWHERE.reveal())
+    assert PASSWORD not in repr(settings)
+    check = doctor.catalogue_check(settings, root=True)
+    assert check.level is Level.MISSING
+    assert PASSWORD not in repr(check)
+
+
+def test_psycopg_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(
+        name: str,
+        globals: Mapping[str, object] | None = None,  # noqa: A002 - the names of __import__
+        locals: Mapping[str, object] | None = None,  # noqa: A002
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        if name == "psycopg":
+            raise ImportError("no pq wrapper available")
+        return real(name, globals, locals, fromlist or (), level)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigurationError, match="needs psycopg and libpq") as caught:
+        Catalogue.open(NOWHERE)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_hosts_do_not_see_each_other(
+    postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One database for many hosts: a volume of another must never be assembled here."""
+    place, here, there = postgresql.new_database(), uuid4(), uuid4()
+    for host in (here, there):
+        monkeypatch.setattr(kernel, "machine_id", lambda host=host: host)
+        assert not at(place).exists()
+        with Catalogue.open(place) as catalogue:
+            assert catalogue.volumes() == []
+            catalogue.add_volume(a_volume())
+            assert len(catalogue.volumes()) == 1
+        assert at(place).exists()
+
+
+def test_what_is_recorded_is_written_through(postgresql: PostgresqlServer) -> None:
+    with (
+        Catalogue.open(postgresql.new_database()) as catalogue,
+        catalogue.transaction() as connection,
+    ):
+        assert connection.scalar(sa.text("SHOW synchronous_commit")) == "on"
+
+
+def test_a_server_that_was_started_anew_goes_unnoticed(own_server: PostgresqlServer) -> None:
+    with Catalogue.open(own_server.new_database()) as catalogue:
+        catalogue.add_volume(a_volume())
+        own_server.stop()
+        with pytest.raises(UnreachableError):
+            catalogue.volumes()
+        own_server.start()
+        assert len(catalogue.volumes()) == 1
+
+
+@pytest.mark.parametrize("where", ["do", "undo"])
+def test_a_server_that_stops_during_a_job(own_server: PostgresqlServer, where: str) -> None:
+    """What was begun is undone although nothing can be recorded; the job is cut off, not lost."""
+    volume_id, undone = uuid4(), []
+
+    def first_undone() -> None:
+        if where == "undo":
+            own_server.stop()
+        undone.append("first")
+
+    def fail() -> None:
+        if where == "do":
+            own_server.stop()
+        raise WrongStateError("the disk is in use")
+
+    steps = [
+        Step("first", "do the first", lambda: None, first_undone),
+        Step("second", "do the second", fail, lambda: undone.append("second")),
+    ]
+    with Catalogue.open(own_server.new_database()) as catalogue:
+        with pytest.raises(DmsnapError) as caught:
+            journal.run(catalogue, Plan("sync", [volume_id], steps))
+        assert "the disk is in use" in str(caught.value)
+        assert undone == ["second", "first"]
+        own_server.start()
+        (job,) = jobs.unfinished(catalogue, volume_id)
+        assert job.state is JobState.RUNNING
+        assert job.has("first", StepState.DONE)
+        assert job.has_begun("second") == (where == "do")
+
+
+def test_a_user_who_may_make_nothing_is_told(postgresql: PostgresqlServer) -> None:
+    place = postgresql.new_database()
+    url = sa.make_url(place.reveal())
+    with psycopg.connect(f"host={postgresql.directory} user=dmsnap dbname={url.database}") as admin:
+        admin.execute("CREATE ROLE visitor LOGIN")
+    visitor = Secret(url.set(username="visitor").render_as_string(hide_password=False))
+    with pytest.raises(NotPermittedError, match="permission denied") as caught:
+        Catalogue.open(visitor)
+    assert "CREATE" in (caught.value.hint or "")
+
+
+def test_a_server_that_takes_no_changes_is_read_only(postgresql: PostgresqlServer) -> None:
+    place = postgresql.new_database()
+    url = sa.make_url(place.reveal())
+    with Catalogue.open(place):
+        pass
+    with psycopg.connect(f"host={postgresql.directory} user=dmsnap dbname={url.database}") as admin:
+        admin.execute(f"ALTER DATABASE {url.database} SET default_transaction_read_only = on")
+    with Catalogue.open(place) as catalogue:
+        assert catalogue.volumes() == []
+        with pytest.raises(ReadOnlyError, match="is read-only"):
+            catalogue.add_volume(a_volume())
+
+
+def test_a_database_that_is_not_there_is_a_sentence(postgresql: PostgresqlServer) -> None:
+    with pytest.raises(UnreachableError, match='database "nobody_made_it" does not exist'):
+        Catalogue.open(postgresql.url("nobody_made_it"))
+
+
+# What leads back to version 4, the first that was on a server.
+TO_FOURTH_VERSION = (
+    "DROP TABLE place",
+    "DROP TABLE identifier",
+    "DROP INDEX point_present",
+    "DROP INDEX point_past",
+    "ALTER TABLE point DROP COLUMN deleted_reason",
+    "ALTER TABLE point DROP COLUMN deleted_by",
+    "ALTER TABLE point DROP COLUMN lifetime_class",
+    "CREATE INDEX ix_point_volume_id ON point (volume_id)",
+    "CREATE INDEX ix_point_created_ns ON point (created_ns)",
+    "DROP INDEX job_operation",
+    "DROP INDEX job_running",
+    "DROP INDEX job_unsettled",
+    "CREATE INDEX ix_job_volume_volume_id ON job_volume (volume_id)",
+    "UPDATE schema_version SET version_num = '4'",
+)
+
+
+def test_an_earlier_version_is_brought_up(postgresql: PostgresqlServer) -> None:
+    place, volume = postgresql.new_database(), a_volume()
+    points = [a_point(volume, created_ns) for created_ns in (1, 2)]
+    with Catalogue.open(place) as catalogue:
+        catalogue.add_volume(volume)
+        catalogue.add_points(points)
+        catalogue.delete_point(points[0].id, "point delete")
+        with catalogue.transaction() as connection:
+            for statement in TO_FOURTH_VERSION:
+                connection.execute(sa.text(statement))
+    with Catalogue.open(place) as catalogue:
+        assert catalogue.points(volume.id) == points[1:]
+        assert [one.point.id for one in past.as_of(catalogue, 2, volume.id)] == [
+            point.id for point in points
+        ]
+        with catalogue.transaction() as connection:
+            context = MigrationContext.configure(
+                connection, opts={"version_table": schema.schema_version.name}
+            )
+            assert compare_metadata(context, schema.metadata) == []
+            assert migration.is_current(connection)

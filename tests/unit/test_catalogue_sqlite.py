@@ -1,0 +1,175 @@
+"""The catalogue's file: kept from others, written through; a damaged one is a sentence."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from catalogue_samples import a_volume
+
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import CorruptError, ExitCode, NoSpaceError, OperatingSystemError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "catalogue.db"
+
+
+@pytest.fixture
+def catalogue(path: Path) -> Iterator[Catalogue]:
+    with Catalogue.open(path) as opened:
+        yield opened
+
+
+def test_it_is_kept_from_others_and_opens_again(catalogue: Catalogue, path: Path) -> None:
+    catalogue.add_volume(a_volume())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    with Catalogue.open(path) as second:
+        assert len(second.volumes()) == 1
+
+
+def test_every_transaction_is_written_through(catalogue: Catalogue) -> None:
+    with catalogue.transaction() as connection:
+        assert connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
+        assert connection.scalar(sa.text("PRAGMA synchronous")) == 2
+        assert connection.scalar(sa.text("PRAGMA foreign_keys")) == 1
+
+
+@pytest.mark.parametrize("damage", ["garbage", "header", "page"])
+def test_a_damaged_file_is_a_sentence(path: Path, damage: str) -> None:
+    with Catalogue.open(path) as catalogue:
+        for number in range(3):
+            catalogue.add_volume(a_volume(f"v{number}"))
+    with sqlite3.connect(path) as raw:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(path.read_bytes())
+    if damage == "garbage":
+        content[:] = b"\xa5" * len(content)
+    elif damage == "header":
+        content[0:16] = b"not a database!!"
+    else:
+        content[4096:] = b"\xa5" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(CorruptError, match="is damaged") as caught:
+        Catalogue.open(path).volumes()
+    assert caught.value.hint
+    assert str(path) in str(caught.value)
+
+
+def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OperatingSystemError, match="cannot be opened") as caught:
+        Catalogue.open(tmp_path / "file" / "catalogue.db")
+    assert caught.value.fields["errnum"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_directory_is_a_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OperatingSystemError, match="cannot be opened"):
+        Catalogue.open(tmp_path / "catalogue.db")
+
+
+def test_a_catalogue_that_another_holds_is_a_sentence(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmsnap.catalogue.sqlite.BUSY_TIMEOUT_SECONDS", 0.01)
+    with Catalogue.open(path) as catalogue, sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OperatingSystemError, match="locked"):
+            catalogue.add_volume(a_volume())
+        other.execute("ROLLBACK")
+        catalogue.add_volume(a_volume())
+
+
+# a file system of a test's own
+
+
+MOUNT = """
+import os, subprocess, sys
+from pathlib import Path
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.cli.program import main
+
+state = Path(sys.argv[1])
+def mount(*options):
+    subprocess.run(["mount", *options, str(state)], check=True)
+def fill():
+    with (state / "filler").open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+mount("-t", "tmpfs", "-o", "size=1m", "none")
+os.environ["DMSNAP_CONFIG"] = str(state.parent / "dmsnap.toml")
+Path(os.environ["DMSNAP_CONFIG"]).write_text(
+    f'state_directory = "{state}"\\nrun_directory = "{state.parent}/run"\\n'
+)
+"""
+
+
+def on_its_own_disk(tmp_path: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with a small file system mounted at its argument, which nobody else sees."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("only root can mount")
+    (tmp_path / "state").mkdir()
+    return subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", MOUNT + script, tmp_path / "state"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("made_before", [True, False])
+def test_a_read_only_file_system_is_a_sentence(tmp_path: Path, made_before: bool) -> None:
+    script = "main(['status'])\n" if made_before else "(state / 'store').mkdir()\n"
+    script += "mount('-o', 'remount,ro')\nsys.exit(main(['status']))"
+    ended = on_its_own_disk(tmp_path, script)
+    assert ended.returncode == ExitCode.READ_ONLY, ended.stderr
+    (sentence,) = ended.stderr.splitlines()
+    assert f"the catalogue {tmp_path}/state/catalogue.db is read-only" in sentence
+
+
+@pytest.mark.parametrize("made_before", [True, False])
+def test_a_full_disk_is_a_sentence(tmp_path: Path, made_before: bool) -> None:
+    """What was recorded is still there when there is room again."""
+    script = "main(['status'])\n" if made_before else "(state / 'store').mkdir()\n"
+    script += "fill()\ncode = main(['job', 'list'])\n"
+    script += "(state / 'filler').unlink()\nassert main(['status']) == 0\nsys.exit(code)"
+    ended = on_its_own_disk(tmp_path, script)
+    assert ended.returncode == ExitCode.NO_SPACE, ended.stderr
+    sentence, hint = ended.stderr.splitlines()
+    assert "the disk of the catalogue" in sentence
+    assert hint.startswith("hint: make room")
+
+
+def add_many(catalogue: Catalogue) -> None:
+    for number in range(200):
+        catalogue.add_volume(a_volume(f"volume-{number}"))
+
+
+def test_a_disk_that_fills_up_is_a_sentence(path: Path) -> None:
+    with Catalogue.open(path) as catalogue:
+        catalogue.add_volume(a_volume("first"))
+        with catalogue.transaction() as connection:
+            pages = connection.scalar(sa.text("PRAGMA page_count"))
+
+        def limit(connection: sqlite3.Connection, _record: object) -> None:
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+
+        sa.event.listen(sa.Engine, "connect", limit)
+        try:
+            with Catalogue.open(path) as limited, pytest.raises(NoSpaceError, match="is full"):
+                add_many(limited)
+        finally:
+            sa.event.remove(sa.Engine, "connect", limit)
+        catalogue.add_volume(a_volume("last"))
+        assert {"first", "last"} <= {volume.name for volume in catalogue.volumes()}
