@@ -11,7 +11,12 @@ from uuid import UUID
 
 from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import DmsnapError, NotPermittedError, OperatingSystemError
+from dmsnap.errors import (
+    DmsnapError,
+    InterruptedBySignal,
+    NotPermittedError,
+    OperatingSystemError,
+)
 from dmsnap.host.locks import holder_of, is_held_by, volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.signature import Signature
@@ -134,6 +139,8 @@ class Session:
         """
         try:
             current = replica.label_of(volume)
+        except InterruptedBySignal:
+            raise
         except DmsnapError as error:
             log.debug("what %s holds is not recorded: %s", volume.recovery, error)
         else:
