@@ -200,8 +200,12 @@ class DeadlineError(DmsnapError):
     exit_code = ExitCode.DEADLINE
 
 
-class InterruptedBySignal(DmsnapError):  # noqa: N818 - it is no failure of anything
-    """SIGINT or SIGTERM arrived; unless the sentence says otherwise, all is undone on the way."""
+class InterruptedBySignal(BaseException):
+    """SIGINT or SIGTERM arrived; unless the sentence says otherwise, all is undone on the way.
+
+    No :class:`DmsnapError`, as KeyboardInterrupt is no Exception: who passes over what fails must
+    not pass over this.
+    """
 
     def __init__(
         self, signal_number: int, sentence: str = "interrupted; what was begun has been undone"

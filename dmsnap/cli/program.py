@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # Whoever read has read enough.
         exit_code = ExitCode.FAILURE
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, InterruptedBySignal) as error:
         exit_code = report(error, flags, output)
     drop_what_cannot_be_written()
     return exit_code

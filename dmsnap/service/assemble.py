@@ -9,7 +9,6 @@ from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.errors import (
     DmsnapError,
     ExitCode,
-    InterruptedBySignal,
     NotFoundError,
     WrongStateError,
 )
@@ -201,8 +200,6 @@ def assemble_all(session: Session, *, at_boot: bool = False) -> list[AssembleRes
         error: DmsnapError | None = None
         try:
             assemble(session, volume.name, dry_run=False, at_boot=at_boot)
-        except InterruptedBySignal:
-            raise
         except DmsnapError as failure:
             error = failure
         code = error.exit_code if error else ExitCode.OK

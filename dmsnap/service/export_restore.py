@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export
-from dmsnap.errors import DmsnapError, ExitCode, InterruptedBySignal
+from dmsnap.errors import DmsnapError, ExitCode
 from dmsnap.service import journal, publication
 from dmsnap.service.export_source import held, of_no_volume, volume_ids
 from dmsnap.service.journal import Plan
@@ -36,8 +36,6 @@ def restore_one(session: Session, found: Export) -> RestoreResult | None:
             if found not in recorded.exports(session.catalogue):
                 return None
             restore_held(session, found)
-    except InterruptedBySignal:
-        raise
     except DmsnapError as failure:
         error = failure
     code = error.exit_code if error else ExitCode.OK

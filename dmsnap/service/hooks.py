@@ -17,7 +17,6 @@ from dmsnap.errors import (
     ConfigurationError,
     DeadlineError,
     DmsnapError,
-    InterruptedBySignal,
     ProgramError,
 )
 from dmsnap.host.hook import HookRun, run_hook
@@ -87,8 +86,6 @@ class Hooks:
             }  # fmt: skip
             try:
                 done = run_hook(hook.command, variables, deadline_seconds=hook.deadline)
-            except InterruptedBySignal:
-                raise
             except DmsnapError as error:
                 yield hook, error
                 continue

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import DmsnapError, InterruptedBySignal
+from dmsnap.errors import DmsnapError
 from dmsnap.host import iscsi_session, route
 from dmsnap.host.lun import LunName
 from dmsnap.host.route import Portal
@@ -19,8 +19,6 @@ def explained(volume: Volume) -> Iterator[None]:
         watches = [stack.enter_context(route.watched(portal)) for portal in portals(names)]
         try:
             yield
-        except InterruptedBySignal:
-            raise
         except DmsnapError as error:
             for note in [*(e for watch in watches if watch for e in watch.events()), *lost(names)]:
                 error.add_note(note)

@@ -14,7 +14,6 @@ from dmsnap.catalogue.model import Volume
 from dmsnap.errors import (
     DmsnapError,
     ForeignDeviceError,
-    InterruptedBySignal,
     NotFoundError,
     UnreachableError,
 )
@@ -56,8 +55,6 @@ def attach_all(session: Session, volume: Volume, wanted: Wanted = Wanted.ALL) ->
             continue
         try:
             attach(session, name, volume.name)
-        except InterruptedBySignal:
-            raise
         except DmsnapError as error:
             if needed:
                 raise
@@ -256,8 +253,6 @@ def release_strays(session: Session, held: str) -> None:
             continue
         try:
             release(session, name)
-        except InterruptedBySignal:
-            raise
         except DmsnapError as error:
             log.warning("what %s was logged in to for is not let go: %s", owner, error)
 

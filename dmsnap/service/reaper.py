@@ -17,7 +17,7 @@ from dmsnap.catalogue.model import (
     Volume,
     VolumeState,
 )
-from dmsnap.errors import DmsnapError, InterruptedBySignal
+from dmsnap.errors import DmsnapError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Snapshot
 from dmsnap.recovery import chain, replica
@@ -148,8 +148,6 @@ def conclude(session: Session, volume: Volume, job: Job) -> JobState:
     else:
         try:
             done = has_come_to_its_end(session, recorded, job)
-        except InterruptedBySignal:
-            raise
         except DmsnapError as error:
             log.warning("%s, and is not concluded: %s", what, error)
             return JobState.RUNNING

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from dmsnap.catalogue import identity
 from dmsnap.catalogue.model import Identifier, IdentifierKind, MountRecord, Volume, VolumeState
-from dmsnap.errors import DmsnapError, InterruptedBySignal
+from dmsnap.errors import DmsnapError
 from dmsnap.host import identifiers, lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -60,8 +60,6 @@ def note(session: Session, volume: Volume) -> None:
     """Record by what the volume's device and its front are known now; fails on no device."""
     try:
         found = list(seen(volume))
-    except InterruptedBySignal:
-        raise
     except (DmsnapError, OSError) as error:
         log.debug("by what %s is known is not recorded: %s", volume.name, error)
     else:

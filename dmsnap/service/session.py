@@ -13,7 +13,6 @@ from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import (
     DmsnapError,
-    InterruptedBySignal,
     NotPermittedError,
     OperatingSystemError,
 )
@@ -139,8 +138,6 @@ class Session:
         """
         try:
             current = replica.label_of(volume)
-        except InterruptedBySignal:
-            raise
         except DmsnapError as error:
             log.debug("what %s holds is not recorded: %s", volume.recovery, error)
         else:

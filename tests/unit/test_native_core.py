@@ -34,7 +34,6 @@ CODES = {
     "DMS_ERR_NO_METADATA_SNAPSHOT": WrongStateError,
     "DMS_ERR_STORE_FULL": NoSpaceError,
     "DMS_ERR_STORE_INVALID": PointInvalidError,
-    "DMS_ERR_CANCELLED": InterruptedBySignal,
     "DMS_ERR_DEADLINE": DeadlineError,
     "DMS_ERR_CHANGED": WrongStateError,
 }
@@ -101,6 +100,12 @@ def test_class(code: str, library: Library) -> None:
     error = make_error(code)
     assert type(raised_by(error)) is CODES[code]
     assert library.destroyed == [error]
+
+
+@pytest.mark.usefixtures("library")
+def test_a_cancellation_without_a_cause_was_a_signal() -> None:
+    with pytest.raises(InterruptedBySignal):
+        core.check(make_error("DMS_ERR_CANCELLED"), "sdb")
 
 
 @pytest.mark.usefixtures("library")
