@@ -1,0 +1,100 @@
+"""dmsnapd under systemd: started, stopped and killed, also in the middle of jobs."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from conftest import MIB, Lab, dmsnap, dmsnap_process, forked, run, sha256
+from test_jobs import Bench, killed, last_job, wait_until_at
+
+pytestmark = pytest.mark.systemd
+
+UNIT = "dmsnapd.service"
+SIZE = 32 * MIB
+WAIT_SECONDS = 60
+
+
+@pytest.fixture
+def service() -> Iterator[None]:
+    """The unit, not running yet; stopped at the end."""
+    run("systemctl", "daemon-reload")
+    yield
+    run("systemctl", "stop", UNIT)
+    run("systemctl", "reset-failed", UNIT, expected=None)
+
+
+def shown(name: str, unit: str = UNIT) -> str:
+    return run("systemctl", "show", "--value", f"--property={name}", unit).strip()
+
+
+def journal(*fields: str, unit: str = UNIT) -> list[str]:
+    """The messages of a unit's processes, those with some fields."""
+    run("journalctl", "--sync", expected=None)
+    text = run("journalctl", "--quiet", "--output=cat", f"--unit={unit}", *fields, expected=None)
+    return text.splitlines()
+
+
+def eventually(is_so: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
+    ends = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < ends, f"not within {seconds} s: {what}\n" + "\n".join(journal())
+        time.sleep(0.1)
+
+
+def test_started_and_stopped(lab: Lab, service: None) -> None:
+    bench = Bench(lab)
+    run("systemctl", "start", UNIT)
+    assert shown("ActiveState") == "active"
+    assert bench.name in shown("StatusText")
+    run("systemctl", "stop", UNIT)
+    assert (shown("ActiveState"), shown("Result")) == ("inactive", "success")
+    assert any("SIGTERM: ending" in line for line in journal())
+    assert "ended" in journal()
+    dmsnap("sync", bench.name)
+
+
+def test_what_was_cut_off_is_taken_back_at_its_start(lab: Lab, service: None) -> None:
+    """It was a swap that had unmounted the volume: mounted again for everybody to see."""
+    bench = Bench(lab)
+    killed("swap", bench.name, at="load-front")
+    assert not os.path.ismount(bench.mount_point)
+    run("systemctl", "start", UNIT)
+    assert bench.note == "first"
+    assert last_job()["state"] == "undone"
+    told = journal(unit="dmsnap-resume.service")
+    assert any("swap of" in line and "undone now" in line for line in told)
+
+
+def test_killed_while_a_job_runs(lab: Lab, service: None) -> None:
+    """The service is started again by systemd; a command beside it is not disturbed."""
+    bench = Bench(lab)
+    run("systemctl", "start", UNIT)
+    bench.write("second")
+    with dmsnap_process("sync", bench.name, "--bandwidth", "1MiB") as process:
+        wait_until_at("write-undo")
+        before = shown("MainPID")
+        os.kill(int(before), signal.SIGKILL)
+        eventually(lambda: shown("MainPID") not in (before, "0"), "started again")
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert last_job()["state"] == "done"
+    eventually(lambda: shown("ActiveState") == "active", "active again")
+    run("umount", bench.mount_point)
+    dmsnap("sync", bench.name)
+    assert sha256(bench.recovery, SIZE) == sha256(f"/dev/mapper/{bench.name}")
+
+
+def test_job_and_service_killed(lab: Lab, service: None) -> None:
+    """Both die at once; the service's new start takes the job back."""
+    bench = Bench(lab)
+    run("systemctl", "start", UNIT)
+    bench.write("second")
+    ended = forked("sync", bench.name, at=(5, "begun"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL
+    before = shown("MainPID")
+    os.kill(int(before), signal.SIGKILL)
+    eventually(lambda: last_job()["state"] in ("undone", "done"), "the job is concluded")
+    eventually(lambda: shown("ActiveState") == "active", "active again")
+    dmsnap("sync", bench.name)
