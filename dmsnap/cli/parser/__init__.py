@@ -11,6 +11,7 @@ from dmsnap.cli.parser import (
     job,
     lun,
     point,
+    run,
     swap,
     volume,
 )
@@ -25,6 +26,7 @@ ROOT = Noun(
         point.POINT,
         volume.SYNC,
         volume.VERIFY,
+        run.RUN,
         swap.SWAP,
         swap.FAILBACK,
         hydrate.HYDRATE,

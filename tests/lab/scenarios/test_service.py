@@ -4,14 +4,18 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MIB, Lab, dmsnap, dmsnap_process, forked, run, sha256
-from test_jobs import Bench, killed, last_job, wait_until_at
+from test_jobs import Bench, job, killed, last_job, wait_until_at
 
 pytestmark = pytest.mark.systemd
 
 UNIT = "dmsnapd.service"
+TIMERS = Path("/etc/systemd/system")
 SIZE = 32 * MIB
 WAIT_SECONDS = 60
 
@@ -58,12 +62,12 @@ def test_started_and_stopped(lab: Lab, service: None) -> None:
 def test_what_was_cut_off_is_taken_back_at_its_start(lab: Lab, service: None) -> None:
     """It was a swap that had unmounted the volume: mounted again for everybody to see."""
     bench = Bench(lab)
-    killed("swap", bench.name, at="load-front")
+    cut_off = killed("swap", bench.name, at="load-front")
     assert not os.path.ismount(bench.mount_point)
     run("systemctl", "start", UNIT)
     assert bench.note == "first"
-    assert last_job()["state"] == "undone"
     told = journal(unit="dmsnap-resume.service")
+    assert job(cut_off["id"])["state"] == "undone", told
     assert any("swap of" in line and "undone now" in line for line in told)
 
 
@@ -98,3 +102,82 @@ def test_job_and_service_killed(lab: Lab, service: None) -> None:
     eventually(lambda: last_job()["state"] in ("undone", "done"), "the job is concluded")
     eventually(lambda: shown("ActiveState") == "active", "active again")
     dmsnap("sync", bench.name)
+
+
+@pytest.fixture
+def policies() -> Iterator[Callable[[str], None]]:
+    """Writes the configuration and applies it; nothing is left of it, nor of its timers."""
+    path = Path("/etc/dmsnap/dmsnap.toml")
+    path.parent.mkdir(exist_ok=True)
+
+    def apply(text: str) -> None:
+        path.write_text(text)
+        dmsnap("config", "apply")
+
+    yield apply
+    apply("")
+    path.unlink()
+    assert not list(TIMERS.glob("dmsnap-policy@*.timer"))
+
+
+def test_a_timer_fires(lab: Lab, policies: Callable[[str], None]) -> None:
+    """Two volumes, one of them in two sub-clients; then the policy goes, and its timer with it."""
+    one, two = Bench(lab), Bench(lab)
+    text = (
+        '[policy.often]\nschedule = "*:*:0/5"\nspread = "0s"\naudit = "none"\n'
+        f'[subclient.a]\nvolumes = ["{one.name}"]\npolicy = "often"\n'
+        f'[subclient.b]\nvolumes = ["{one.name}", "{two.name}"]\npolicy = "often"\n'
+    )
+    Path("/etc/dmsnap/dmsnap.toml").write_text(text)
+    (change,) = dmsnap("config", "apply", "--dry-run")
+    assert (change["unit"], change["action"]) == ("dmsnap-policy@often.timer", "add")
+    assert not (TIMERS / change["unit"]).exists()
+    policies(text)
+    assert shown("ActiveState", change["unit"]) == "active"
+    assert run("systemctl", "is-enabled", change["unit"]).strip() == "enabled"
+    eventually(
+        lambda: (
+            {"sync", "point create"} <= {each["operation"] for each in done_jobs()}
+            and len([each for each in done_jobs() if each["operation"] == "sync"]) >= 2
+        ),
+        "points and copies by the timer",
+        180,
+    )
+    policies(text.replace("often", "other").replace("*:*:0/5", "yearly"))
+    (left,) = TIMERS.glob("dmsnap-policy@*.timer")
+    assert left.name == "dmsnap-policy@other.timer"
+    assert shown("LoadState", "dmsnap-policy@often.timer") == "not-found"
+    eventually(
+        lambda: shown("ActiveState", "dmsnap-policy@often.service") in ("inactive", "failed"),
+        "the last run ends",
+    )
+    for bench in (one, two):
+        live = [
+            point
+            for point in dmsnap("point", "list", bench.name)
+            if any(place["kind"] == "live" for place in point["places"])
+        ]
+        assert live, bench.name
+    # What is due only in other hours has a timer in memory.
+    copied = (
+        text.replace('"*:*:0/5"', '"yearly"') + f'[policy.often.copy]\nhours = "{far_hours()}"\n'
+    )
+    policies(copied)
+    first, second = dmsnap("run", "often")
+    assert first["point"]
+    assert first["synced"] is None
+    assert first["copy_due_ns"] == second["copy_due_ns"] > time.time_ns()
+    assert shown("ActiveState", "dmsnap-copy@often.timer") == "active"
+    dmsnap("run", "often", "--copy")
+    assert shown("ActiveState", "dmsnap-copy@often.timer") == "active"
+    run("systemctl", "stop", "dmsnap-copy@often.timer")
+
+
+def done_jobs() -> list[dict[str, Any]]:
+    return [each for each in dmsnap("job", "list") if each["state"] == "done"]
+
+
+def far_hours() -> str:
+    """An hour that begins in three hours."""
+    begin = (datetime.now().astimezone() + timedelta(hours=3)).hour
+    return f"{begin:02}:00-{(begin + 1) % 24:02}:00"
