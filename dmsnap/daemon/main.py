@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from dmsnap.daemon import lifecycle
+from dmsnap.daemon import duties, lifecycle
 from dmsnap.errors import DmsnapError, ExitCode
 from dmsnap.host import journald
 from dmsnap.host.notification import Notifier
@@ -64,5 +64,5 @@ def serve(session: Session) -> None:
     names = sorted(volume.name for volume in session.catalogue.volumes())
     status = f"watching {', '.join(names) or 'no volume'}"
     log.info("%s %s: %s", PROGRAM, __version__, status)
-    asyncio.run(lifecycle.serve([], Notifier.of(os.environ), status))
+    asyncio.run(lifecycle.serve(duties.of(session), Notifier.of(os.environ), status))
     log.info("ended")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, dmsnap, dmsnap_process, forked, run, sha256
+from conftest import MIB, Lab, configured, dm_devices, dmsnap, dmsnap_process, forked, run, sha256
 from test_jobs import Bench, job, killed, last_job, wait_until_at
 
 pytestmark = pytest.mark.systemd
@@ -181,3 +181,71 @@ def far_hours() -> str:
     """An hour that begins in three hours."""
     begin = (datetime.now().astimezone() + timedelta(hours=3)).hour
     return f"{begin:02}:00-{(begin + 1) % 24:02}:00"
+
+
+def live_point(bench_name: str) -> dict[str, Any]:
+    """The first live point as status has it."""
+    (status,) = dmsnap("status", bench_name, expected=None)
+    return dict(status["live_points"][0])
+
+
+def write(name: str, mib: int, *, seek: int = 0) -> None:
+    """Overwrite the volume as fast as it goes."""
+    run(
+        "dd", "if=/dev/urandom", f"of=/dev/mapper/{name}", "bs=1M", f"count={mib}",
+        f"seek={seek}", "oflag=direct", "conv=notrunc",
+    )  # fmt: skip
+
+
+def test_a_store_is_extended_in_time(lab: Lab, service: None) -> None:
+    """Filled at full speed, from a quarter of the volume to all of it."""
+    size = 512 * MIB
+    primary, recovery = lab.disk(size), lab.disk(2 * size)
+    name = lab.protect(primary, recovery)
+    run("systemctl", "start", UNIT)
+    before = sha256(f"/dev/mapper/{name}")
+    (point,) = dmsnap("point", "create", name, "--cow-percent", "25")
+    write(name, 480)
+    found = live_point(name)
+    assert found["state"] == "OK", "\n".join(journal())
+    assert found["total_bytes"] > 480 * MIB
+    assert sha256(point["places"][0]["device"]) == before
+    assert journal(f"DMSNAP_POINT={point['id']}")
+
+
+def test_a_point_that_cannot_be_kept_is_ended(lab: Lab, service: None) -> None:
+    """The store has no more: the point goes before it is full, the volume is what was written."""
+    size = 256 * MIB
+    primary, recovery = lab.disk(size), lab.disk(2 * size)
+    name = lab.protect(primary, recovery)
+    run("systemctl", "start", UNIT)
+    with configured(f"cow_limit_bytes = {64 * MIB}"):
+        run("systemctl", "restart", UNIT)
+        (point,) = dmsnap("point", "create", name, "--cow-percent", "25")
+        write(name, 50)
+        eventually(lambda: any("cannot be given more room" in line for line in journal()), "told")
+        write(name, 10, seek=50)
+        eventually(lambda: not dmsnap("point", "list", name)[1:], "the point is deleted", 120)
+        assert not [each for each in dm_devices() if "-point-" in each]
+        write(name, 100, seek=60)
+    assert point["id"] not in str(dmsnap("point", "list", name))
+    dmsnap("sync", name)
+    assert sha256(f"/dev/mapper/{name}") == sha256(recovery, size)
+
+
+def test_a_lost_layer_is_told(lab: Lab, service: None) -> None:
+    """A table that is not ours, and then ours again."""
+    bench = Bench(lab)
+    run("umount", bench.mount_point)
+    run("systemctl", "start", UNIT)
+    table = run("dmsetup", "table", bench.name)
+    run("dmsetup", "reload", bench.name, "--table", f"0 {SIZE // 512} linear {bench.primary} 0")
+    run("dmsetup", "suspend", bench.name)
+    run("dmsetup", "resume", bench.name)
+    eventually(
+        lambda: any(bench.name in line for line in journal(f"DMSNAP_VOLUME={bench.name}")), "told"
+    )
+    run("dmsetup", "reload", bench.name, "--table", table)
+    run("dmsetup", "suspend", bench.name)
+    run("dmsetup", "resume", bench.name)
+    eventually(lambda: any("all is well again" in line for line in journal()), "put right")
