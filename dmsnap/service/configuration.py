@@ -46,6 +46,7 @@ class Configuration:
     session_wait_seconds: Annotated[int, Ge(1), Le(86400)] = 60
     jobs_at_once: Annotated[int, Ge(1), Le(64)] = 4
     jobs_per_disk: Annotated[int, Ge(1), Le(64)] = 1
+    metrics_file: Path | None = None
     iscsi_secrets: Path = Path("/etc/dmsnap/iscsi.toml")
 
     @property

@@ -249,3 +249,21 @@ def test_a_lost_layer_is_told(lab: Lab, service: None) -> None:
     run("dmsetup", "suspend", bench.name)
     run("dmsetup", "resume", bench.name)
     eventually(lambda: any("all is well again" in line for line in journal()), "put right")
+
+
+def test_metrics_are_written(lab: Lab, service: None) -> None:
+    """By the service and by the command the same, but for the moment."""
+    bench = Bench(lab)
+    path = lab.directory / "metrics" / "dmsnap.prom"
+    with configured(f'metrics_file = "{path}"'):
+        run("systemctl", "restart", UNIT)
+        eventually(path.exists, "metrics")
+        eventually(
+            lambda: f'dmsnap_newest_point_age_seconds{{volume="{bench.name}"}}' in path.read_text(),
+            "the volume is among them",
+        )
+        written = path.read_text()
+        run("systemctl", "stop", UNIT)
+    printed = dmsnap("metrics")["text"]
+    names = [{line.partition(" ")[0] for line in each.splitlines()} for each in (written, printed)]
+    assert names[0] == names[1]
