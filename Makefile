@@ -133,8 +133,10 @@ install: build ## install below PREFIX (/usr/local), staged in DESTDIR; EXTRAS=p
 	$(BIN)/python -m compileall -q -s "$(DESTDIR)" "$(LIBRARY)" || true
 	install -d "$(DESTDIR)$(PREFIX)/bin"
 	interpreter=$$($(BIN)/python -c 'import os, sys; print(os.path.realpath(sys.executable))'); \
-		sed "s|@PYTHON@|$$interpreter|" dmsnap/cli/launcher.in >"$(DESTDIR)$(PREFIX)/bin/dmsnap"
-	chmod 755 "$(DESTDIR)$(PREFIX)/bin/dmsnap"
+		for program in dmsnap:cli dmsnapd:daemon; do \
+			sed "s|@PYTHON@|$$interpreter|; s|@LAYER@|$${program#*:}|" dmsnap/launcher.in >"$(DESTDIR)$(PREFIX)/bin/$${program%:*}"; \
+		done
+	chmod 755 "$(DESTDIR)$(PREFIX)/bin/dmsnap" "$(DESTDIR)$(PREFIX)/bin/dmsnapd"
 	install -D -m 644 -t "$(RULES)" udev-rules/*.rules
 	install -d "$(UNITS)"
 	for unit in $(wildcard systemd/*.service systemd/*.timer systemd/*.target); do \
@@ -151,7 +153,7 @@ install: build ## install below PREFIX (/usr/local), staged in DESTDIR; EXTRAS=p
 
 uninstall: ## remove what install put there; volumes, catalogue and stores stay
 	[ ! -e "$(LIBRARY)/dmsnap/version.py" ] || rm -rf "$(LIBRARY)"
-	rm -f "$(DESTDIR)$(PREFIX)/bin/dmsnap"
+	rm -f "$(DESTDIR)$(PREFIX)/bin/dmsnap" "$(DESTDIR)$(PREFIX)/bin/dmsnapd"
 	rm -f $(patsubst udev-rules/%,"$(RULES)/%",$(wildcard udev-rules/*.rules))
 	rm -f $(patsubst systemd/%,"$(UNITS)/%",$(wildcard systemd/*.service systemd/*.timer systemd/*.target))
 	rm -rf "$(DOC)"

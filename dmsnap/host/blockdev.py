@@ -183,6 +183,19 @@ def file_depends_on(path: Path, devno: int, *, sysfs: Sysfs = SYSFS, proc: Path 
     return below is not None and depends_on(below, devno, sysfs=sysfs, proc=proc)
 
 
+def disks_below(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> set[int]:
+    """What a device lies on in the end: disks, itself where it is one; not what is between."""
+    pending, seen, disks = [devno], {devno}, set()
+    while pending:
+        each = pending.pop()
+        below = {under for under in _below(each, sysfs, proc) if sysfs.exists(under)}
+        if not below:
+            disks.add(each)
+        pending += below - seen
+        seen |= below
+    return disks
+
+
 def _below(devno: int, sysfs: Sysfs, proc: Path) -> set[int]:
     # The number of a file system without a device (tmpfs) is in sysfs for none.
     if not sysfs.exists(devno):

@@ -1,6 +1,7 @@
 """systemd: names of units, and telling it that its files have changed."""
 
 import string
+from collections.abc import Collection
 from pathlib import Path
 
 from dmsnap.host.run import run
@@ -60,6 +61,43 @@ def stop(unit: str) -> None:
 def start(unit: str) -> None:
     """Start a unit and wait for it; ``ProgramError`` when it fails. Root."""
     run("systemctl", "start", "--", unit, timeout_seconds=UNIT_SECONDS)
+
+
+def enable(units: Collection[str]) -> None:
+    """Have units started at boot, and now where systemd runs. Root."""
+    run("systemctl", "enable", "--quiet", *_now(), "--", *units)
+
+
+def disable(units: Collection[str]) -> None:
+    """The opposite. Root."""
+    run("systemctl", "disable", "--quiet", *_now(), "--", *units)
+
+
+def restart(units: Collection[str]) -> None:
+    """Have units begin anew by what their files say now; nothing where systemd does not run."""
+    if is_running():
+        run("systemctl", "restart", "--", *units)
+
+
+def _now() -> list[str]:
+    return ["--now"] if is_running() else []
+
+
+def begin(unit: str) -> None:
+    """Start a unit and do not wait for it; one that is under way is left alone. Root."""
+    run("systemctl", "start", "--no-block", "--", unit)
+
+
+def begin_at(unit: str, seconds: int) -> None:
+    """Start a service at a moment, seconds of the epoch, in place of one asked for before. Root.
+
+    A timer that is in memory alone: whoever asked for it asks again after a boot.
+    """
+    timer = f"{unit.removesuffix('.service')}.timer"
+    if is_active(timer):
+        stop(timer)
+    moment = f"--on-calendar=@{seconds}"
+    run("systemd-run", "--quiet", "--timer-property=AccuracySec=1s", moment, f"--unit={unit}")
 
 
 def is_calendar(expression: str) -> bool:

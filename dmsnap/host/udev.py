@@ -3,6 +3,8 @@
 import re
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyudev
@@ -81,3 +83,28 @@ def pattern(link: str) -> str:
     fnmatch(3) and "|" in match keys of udev(7).
     """
     return re.sub(r"[^A-Za-z0-9_./:+@=,-]", "?", link)
+
+
+@dataclass(frozen=True, slots=True)
+class Uevents:
+    """The kernel's announcements of some subsystems. Made by :func:`uevents`."""
+
+    monitor: pyudev.Monitor
+
+    @property
+    def descriptor(self) -> int:
+        """Readable when there is one."""
+        return int(self.monitor.fileno())
+
+    def drain(self) -> int:
+        """Take what has come; returns how many. Never waits."""
+        return sum(1 for _ in iter(partial(self.monitor.poll, 0), None))
+
+
+def uevents(subsystems: Collection[str]) -> Uevents:
+    """Listen to the kernel, from now on; needs no udevd."""
+    monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+    for subsystem in subsystems:
+        monitor.filter_by(subsystem)
+    monitor.start()
+    return Uevents(monitor)

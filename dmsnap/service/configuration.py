@@ -50,6 +50,9 @@ class Configuration:
     kill_wait_seconds: Annotated[float, Ge(0)] = 10.0
     boot_wait_seconds: Annotated[float, Ge(0)] = 60.0
     session_wait_seconds: Annotated[int, Ge(1), Le(86400)] = 60
+    jobs_at_once: Annotated[int, Ge(1), Le(64)] = 4
+    jobs_per_disk: Annotated[int, Ge(1), Le(64)] = 1
+    metrics_file: Path | None = None
     iscsi_secrets: Path = Path("/etc/dmsnap/iscsi.toml")
     # A URL, with a password perhaps: it is shown by nothing that shows the configuration.
     catalogue: str | None = field(default=None, repr=False)

@@ -112,6 +112,7 @@ class Policy:
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     schedule: Lines = ()
+    spread: DurationText = Duration(60)  # noqa: RUF009 - an immutable number
     make: Make = Make.BOTH
     store: str | None = None
     pool: str | None = None

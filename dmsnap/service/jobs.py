@@ -112,11 +112,16 @@ def resume(session: Session, job_id: int) -> Resumed:
     return Resumed(viewed(session, job), begun)
 
 
+def cut_off(session: Session) -> list[JobView]:
+    """What is not at its end and has no process any more, the oldest first."""
+    known = names_of_volumes(session)
+    views = [view(session, job, known) for job in reversed(jobs.running(session.catalogue))]
+    return [each for each in views if each.state == CUT_OFF]
+
+
 def resume_all(session: Session) -> list[Resumed]:
     """Finish or take back whatever was cut off on any volume; nothing is begun anew."""
-    known = names_of_volumes(session)
-    left = [job for job in jobs.running(session.catalogue) if not runs(session, job, known)]
-    return [Resumed(viewed(session, conclude(session, job.id))) for job in reversed(left)]
+    return [Resumed(viewed(session, conclude(session, job.id))) for job in cut_off(session)]
 
 
 def conclude(session: Session, job_id: int) -> Job:

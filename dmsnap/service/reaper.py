@@ -140,6 +140,7 @@ def conclude(session: Session, volume: Volume, job: Job) -> JobState:
     tried again later.
     """
     what = f"{job.operation} of {volume.name} was cut off at {job.last_begun}"
+    fields = {"volume": volume.name, "operation": job.operation, "job": job.id}
     recorded = session.catalogue.find_volume(volume.name)
     if job.last_begun is None:
         state, outcome = JobState.UNDONE, "cut off at its start"
@@ -149,11 +150,11 @@ def conclude(session: Session, volume: Volume, job: Job) -> JobState:
         try:
             done = has_come_to_its_end(session, recorded, job)
         except DmsnapError as error:
-            log.warning("%s, and is not concluded: %s", what, error)
+            log.warning("%s, and is not concluded: %s", what, error, extra=fields)
             return JobState.RUNNING
         state = JobState.DONE if done else JobState.UNDONE
         outcome = f"cut off at {job.last_begun}"
-        log.warning("%s: it is %s now (job %d)", what, state, job.id)
+        log.warning("%s: it is %s now (job %d)", what, state, job.id, extra=fields)
     jobs.settle(session.catalogue, job.id, volume.id, state, outcome)
     return state
 

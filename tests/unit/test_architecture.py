@@ -12,6 +12,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Higher may import lower; packages of one rank do not know each other.
 RANKS = {
     "cli": 6,
+    "daemon": 6,
     "service": 5,
     "recovery": 4,
     "tracking": 3,
@@ -145,6 +146,19 @@ def test_policy_does_no_io(path: Path) -> None:
             assert node.attr not in {"now", "today", "utcnow"}, node.lineno
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id != "open", node.lineno
+
+
+@pytest.mark.parametrize("path", modules("daemon"), ids=identity)
+def test_the_daemon_changes_volumes_by_use_cases_only(path: Path) -> None:
+    assert imported_layers(path) <= {
+        "daemon",
+        "service",
+        "policy",
+        "host",
+        "errors",
+        "units",
+        "version",
+    }
 
 
 @pytest.mark.parametrize("path", modules("_native", "host"), ids=identity)

@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dmsnap.cli.output import Output, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import configuration_check
+from dmsnap.service import configuration_check, schedule
 from dmsnap.service.configuration_check import Checked
 from dmsnap.service.configuration_text import Values, values_of
+from dmsnap.service.schedule import Change
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -34,6 +35,24 @@ def describe_checked(checked: Checked) -> Iterator[Text]:
     else:
         number = len(checked.mistakes)
         yield f"{number} mistake{'s' if number > 1 else ''}"
+
+
+def apply(output: Output, *, dry_run: bool) -> None:
+    found = schedule.pending()
+    result = [
+        {"unit": each.unit, "action": each.action, "difference": each.difference()}
+        for each in found
+    ]
+    output.show(result, lambda _: describe_changes(found))
+    if not dry_run:
+        schedule.apply(found)
+
+
+def describe_changes(found: Sequence[Change]) -> Iterator[Text]:
+    for change in found:
+        yield from change.difference()
+    if not found:
+        yield "every timer is as the configuration says"
 
 
 def show(output: Output, *, path: Path | None) -> None:

@@ -25,4 +25,13 @@ SHOW = Command(
     details="What is shown is TOML: the settings first, as in dmsnap.toml, then the tables.",
 )
 
-CONFIG = Noun("config", "Check and show the configuration.", (CHECK, SHOW))
+APPLY = Command(
+    "apply",
+    "Have systemd follow the schedules of the policies.",
+    "config.apply",
+    details="Writes a timer for each policy with a schedule that a sub-client is under, and takes "
+    "away those of others. What differs is shown first, and with --dry-run that is all.",
+    changes_devices=True,
+)
+
+CONFIG = Noun("config", "Check, show and apply the configuration.", (CHECK, SHOW, APPLY))

@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dmsnap.errors import DeadlineError, PointInvalidError
@@ -24,9 +25,24 @@ _DM_DEV_ARM_POLL = 0xC000FD10 | _DM_IOCTL.size << 16  # _IOWR(0xfd, 16, struct d
 _VERSION = (4, 37, 0)  # the first that knows DM_DEV_ARM_POLL
 
 
+@dataclass(frozen=True, slots=True)
+class EventPoll:
+    """The control device, readable once any dm device had an event since it was armed."""
+
+    descriptor: int
+
+    def arm(self) -> None:
+        request = bytearray(_DM_IOCTL.size)
+        _DM_IOCTL.pack_into(
+            request, 0, *_VERSION, len(request), len(request), 0, 0, 0, 0, 0, 0, b"", b"", b""
+        )
+        with system_call("arm the poll of device-mapper's events"):
+            fcntl.ioctl(self.descriptor, _DM_DEV_ARM_POLL, request)
+
+
 @contextmanager
-def _events() -> Iterator[Callable[[float], None]]:
-    """A function that waits for the next event of any dm device, or some seconds.
+def event_poll() -> Iterator[EventPoll]:
+    """An armed poll for the events of all dm devices: made, removed, renamed, or what targets say.
 
     DM_DEVICE_WAITEVENT has no deadline and cannot be given one without signals: so the control
     device is polled, which the kernel wakes for every event since DM_DEV_ARM_POLL.
@@ -34,26 +50,25 @@ def _events() -> Iterator[Callable[[float], None]]:
     with system_call(f"open {CONTROL}"):
         control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     try:
-        poll = select.poll()
-        poll.register(control, select.POLLIN)
-
-        def wait(seconds: float) -> None:
-            poll.poll(max(0.0, 1000 * seconds))
-            _arm(control)
-
-        _arm(control)
-        yield wait
+        events = EventPoll(control)
+        events.arm()
+        yield events
     finally:
         os.close(control)
 
 
-def _arm(control: int) -> None:
-    request = bytearray(_DM_IOCTL.size)
-    _DM_IOCTL.pack_into(
-        request, 0, *_VERSION, len(request), len(request), 0, 0, 0, 0, 0, 0, b"", b"", b""
-    )
-    with system_call("arm the poll of device-mapper's events"):
-        fcntl.ioctl(control, _DM_DEV_ARM_POLL, request)
+@contextmanager
+def _events() -> Iterator[Callable[[float], None]]:
+    """A function that waits for the next event of any dm device, or some seconds."""
+    with event_poll() as events:
+        poll = select.poll()
+        poll.register(events.descriptor, select.POLLIN)
+
+        def wait(seconds: float) -> None:
+            poll.poll(max(0.0, 1000 * seconds))
+            events.arm()
+
+        yield wait
 
 
 def wait_event(name: str, event_nr: int, timeout_seconds: float) -> int:

@@ -1,0 +1,38 @@
+"""Policies that are run."""
+
+from collections.abc import Iterator, Sequence
+
+from dmsnap.catalogue.clock import format_time
+from dmsnap.cli.output import Output, Table, Text
+from dmsnap.errors import ExitCode
+from dmsnap.service import policy_run
+from dmsnap.service.policy_run import RunPlan, VolumeRun
+from dmsnap.service.session import Session
+
+
+def run(output: Output, *, policy: str, copying_only: bool, dry_run: bool) -> ExitCode:
+    with Session.open() as session:
+        done = policy_run.run(session, policy, copying_only=copying_only, dry_run=dry_run)
+    if isinstance(done, RunPlan):
+        output.show_plan(done)
+        return ExitCode.OK
+    output.show(done, describe)
+    return policy_run.exit_code(done)
+
+
+def describe(runs: Sequence[VolumeRun]) -> Iterator[Text]:
+    yield Table(
+        ("VOLUME", "POINT", "SYNCED", "OTHERWISE"),
+        [
+            (run.volume, _short(run.point), _short(run.synced), run.error or _due(run))
+            for run in runs
+        ],
+    )
+
+
+def _short(value: object) -> str:
+    return "" if value is None else str(value)[:8]
+
+
+def _due(run: VolumeRun) -> str:
+    return "" if run.copy_due_ns is None else f"to be copied at {format_time(run.copy_due_ns)}"

@@ -1,0 +1,77 @@
+"""What the service does all the time, put together from what watches and what is watched."""
+
+import logging
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+from dmsnap.daemon import announcements
+from dmsnap.daemon.lifecycle import Duty
+from dmsnap.daemon.room_watch import RoomWatch
+from dmsnap.daemon.survey import Problems, Survey
+from dmsnap.errors import DmsnapError
+from dmsnap.host import systemd
+from dmsnap.host.dm.status import SnapshotStatus
+from dmsnap.service import era_room, metrics, room, status
+from dmsnap.service.metrics import Facts
+from dmsnap.service.room import Room
+from dmsnap.service.session import Session
+from dmsnap.service.status import VolumeStatus
+
+log = logging.getLogger(__name__)
+
+END_UNIT = "dmsnap-point-end@{}.service"
+
+
+class LiveStores:
+    """The stores of this host. What gives a point up is a unit of its own: hooks run with it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def rooms(self) -> list[Room]:
+        return room.rooms(self._session)
+
+    def read(self, store: Room) -> SnapshotStatus:
+        return room.read(store)
+
+    def extend(self, store: Room) -> Room:
+        return room.extend(self._session, store)
+
+    def end_point(self, point: UUID) -> None:
+        systemd.begin(END_UNIT.format(point))
+
+
+def of(session: Session) -> list[Duty]:
+    """All duties, each in threads of its own where it may block."""
+    rooms = RoomWatch(LiveStores(session), time.monotonic)
+    survey = Survey(partial(look, session))
+    listening = partial(announcements.listen, [rooms.event, survey.event])
+    return [listening, rooms.run, survey.run]
+
+
+def look(session: Session) -> Problems:
+    """What is wrong with each volume; metrics are written by the way, of what was just seen."""
+    path = session.configuration.metrics_file
+    if path is None:
+        found = status.status(session)
+    else:
+        known = metrics.facts(session)
+        _write(known, path)
+        found = [each.status for each in known]
+    return {each.volume: _problems(session, each) for each in found}
+
+
+def _write(known: Sequence[Facts], path: Path) -> None:
+    try:
+        metrics.write(known, path)
+    except DmsnapError as error:
+        log.warning("metrics were not written: %s", error)
+
+
+def _problems(session: Session, of_volume: VolumeStatus) -> Sequence[str] | None:
+    if of_volume.running:
+        return None
+    return [*of_volume.problems, *era_room.problems(session, of_volume.volume)]

@@ -1,0 +1,269 @@
+"""dmsnapd under systemd: started, stopped and killed, also in the middle of jobs."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MIB, Lab, configured, dm_devices, dmsnap, dmsnap_process, forked, run, sha256
+from test_jobs import Bench, job, killed, last_job, wait_until_at
+
+pytestmark = pytest.mark.systemd
+
+UNIT = "dmsnapd.service"
+TIMERS = Path("/etc/systemd/system")
+SIZE = 32 * MIB
+WAIT_SECONDS = 60
+
+
+@pytest.fixture
+def service() -> Iterator[None]:
+    """The unit, not running yet; stopped at the end."""
+    run("systemctl", "daemon-reload")
+    yield
+    run("systemctl", "stop", UNIT)
+    run("systemctl", "reset-failed", UNIT, expected=None)
+
+
+def shown(name: str, unit: str = UNIT) -> str:
+    return run("systemctl", "show", "--value", f"--property={name}", unit).strip()
+
+
+def journal(*fields: str, unit: str = UNIT) -> list[str]:
+    """The messages of a unit's processes, those with some fields."""
+    run("journalctl", "--sync", expected=None)
+    text = run("journalctl", "--quiet", "--output=cat", f"--unit={unit}", *fields, expected=None)
+    return text.splitlines()
+
+
+def eventually(is_so: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
+    ends = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < ends, f"not within {seconds} s: {what}\n" + "\n".join(journal())
+        time.sleep(0.1)
+
+
+def test_started_and_stopped(lab: Lab, service: None) -> None:
+    bench = Bench(lab)
+    run("systemctl", "start", UNIT)
+    assert shown("ActiveState") == "active"
+    assert bench.name in shown("StatusText")
+    run("systemctl", "stop", UNIT)
+    assert (shown("ActiveState"), shown("Result")) == ("inactive", "success")
+    assert any("SIGTERM: ending" in line for line in journal())
+    assert "ended" in journal()
+    dmsnap("sync", bench.name)
+
+
+def test_what_was_cut_off_is_taken_back_at_its_start(lab: Lab, service: None) -> None:
+    """It was a swap that had unmounted the volume: mounted again for everybody to see."""
+    bench = Bench(lab)
+    cut_off = killed("swap", bench.name, at="load-front")
+    assert not os.path.ismount(bench.mount_point)
+    run("systemctl", "start", UNIT)
+    assert bench.note == "first"
+    told = journal(unit="dmsnap-resume.service")
+    assert job(cut_off["id"])["state"] == "undone", told
+    assert any("swap of" in line and "undone now" in line for line in told)
+
+
+def test_killed_while_a_job_runs(lab: Lab, service: None) -> None:
+    """The service is started again by systemd; a command beside it is not disturbed."""
+    bench = Bench(lab)
+    run("systemctl", "start", UNIT)
+    bench.write("second")
+    with dmsnap_process("sync", bench.name, "--bandwidth", "1MiB") as process:
+        wait_until_at("write-undo")
+        before = shown("MainPID")
+        os.kill(int(before), signal.SIGKILL)
+        eventually(lambda: shown("MainPID") not in (before, "0"), "started again")
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert last_job()["state"] == "done"
+    eventually(lambda: shown("ActiveState") == "active", "active again")
+    run("umount", bench.mount_point)
+    dmsnap("sync", bench.name)
+    assert sha256(bench.recovery, SIZE) == sha256(f"/dev/mapper/{bench.name}")
+
+
+def test_job_and_service_killed(lab: Lab, service: None) -> None:
+    """Both die at once; the service's new start takes the job back."""
+    bench = Bench(lab)
+    run("systemctl", "start", UNIT)
+    bench.write("second")
+    ended = forked("sync", bench.name, at=(5, "begun"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL
+    before = shown("MainPID")
+    os.kill(int(before), signal.SIGKILL)
+    eventually(lambda: last_job()["state"] in ("undone", "done"), "the job is concluded")
+    eventually(lambda: shown("ActiveState") == "active", "active again")
+    dmsnap("sync", bench.name)
+
+
+@pytest.fixture
+def policies() -> Iterator[Callable[[str], None]]:
+    """Writes the configuration and applies it; nothing is left of it, nor of its timers."""
+    path = Path("/etc/dmsnap/dmsnap.toml")
+    path.parent.mkdir(exist_ok=True)
+
+    def apply(text: str) -> None:
+        path.write_text(text)
+        dmsnap("config", "apply")
+
+    yield apply
+    apply("")
+    path.unlink()
+    assert not list(TIMERS.glob("dmsnap-policy@*.timer"))
+
+
+def test_a_timer_fires(lab: Lab, policies: Callable[[str], None]) -> None:
+    """Two volumes, one of them in two sub-clients; then the policy goes, and its timer with it."""
+    one, two = Bench(lab), Bench(lab)
+    text = (
+        '[policy.often]\nschedule = "*:*:0/5"\nspread = "0s"\naudit = "none"\n'
+        f'[subclient.a]\nvolumes = ["{one.name}"]\npolicy = "often"\n'
+        f'[subclient.b]\nvolumes = ["{one.name}", "{two.name}"]\npolicy = "often"\n'
+    )
+    Path("/etc/dmsnap/dmsnap.toml").write_text(text)
+    (change,) = dmsnap("config", "apply", "--dry-run")
+    assert (change["unit"], change["action"]) == ("dmsnap-policy@often.timer", "add")
+    assert not (TIMERS / change["unit"]).exists()
+    policies(text)
+    assert shown("ActiveState", change["unit"]) == "active"
+    assert run("systemctl", "is-enabled", change["unit"]).strip() == "enabled"
+    eventually(
+        lambda: (
+            {"sync", "point create"} <= {each["operation"] for each in done_jobs()}
+            and len([each for each in done_jobs() if each["operation"] == "sync"]) >= 2
+        ),
+        "points and copies by the timer",
+        180,
+    )
+    policies(text.replace("often", "other").replace("*:*:0/5", "yearly"))
+    (left,) = TIMERS.glob("dmsnap-policy@*.timer")
+    assert left.name == "dmsnap-policy@other.timer"
+    assert shown("LoadState", "dmsnap-policy@often.timer") == "not-found"
+    eventually(
+        lambda: shown("ActiveState", "dmsnap-policy@often.service") in ("inactive", "failed"),
+        "the last run ends",
+    )
+    for bench in (one, two):
+        live = [
+            point
+            for point in dmsnap("point", "list", bench.name)
+            if any(place["kind"] == "live" for place in point["places"])
+        ]
+        assert live, bench.name
+    # What is due only in other hours has a timer in memory.
+    copied = (
+        text.replace('"*:*:0/5"', '"yearly"') + f'[policy.often.copy]\nhours = "{far_hours()}"\n'
+    )
+    policies(copied)
+    first, second = dmsnap("run", "often")
+    assert first["point"]
+    assert first["synced"] is None
+    assert first["copy_due_ns"] == second["copy_due_ns"] > time.time_ns()
+    assert shown("ActiveState", "dmsnap-copy@often.timer") == "active"
+    dmsnap("run", "often", "--copy")
+    assert shown("ActiveState", "dmsnap-copy@often.timer") == "active"
+    run("systemctl", "stop", "dmsnap-copy@often.timer")
+
+
+def done_jobs() -> list[dict[str, Any]]:
+    return [each for each in dmsnap("job", "list") if each["state"] == "done"]
+
+
+def far_hours() -> str:
+    """An hour that begins in three hours."""
+    begin = (datetime.now().astimezone() + timedelta(hours=3)).hour
+    return f"{begin:02}:00-{(begin + 1) % 24:02}:00"
+
+
+def live_point(bench_name: str) -> dict[str, Any]:
+    """The first live point as status has it."""
+    (status,) = dmsnap("status", bench_name, expected=None)
+    return dict(status["live_points"][0])
+
+
+def write(name: str, mib: int, *, seek: int = 0) -> None:
+    """Overwrite the volume as fast as it goes."""
+    run(
+        "dd", "if=/dev/urandom", f"of=/dev/mapper/{name}", "bs=1M", f"count={mib}",
+        f"seek={seek}", "oflag=direct", "conv=notrunc",
+    )  # fmt: skip
+
+
+def test_a_store_is_extended_in_time(lab: Lab, service: None) -> None:
+    """Filled at full speed, from a quarter of the volume to all of it."""
+    size = 512 * MIB
+    primary, recovery = lab.disk(size), lab.disk(2 * size)
+    name = lab.protect(primary, recovery)
+    run("systemctl", "start", UNIT)
+    before = sha256(f"/dev/mapper/{name}")
+    (point,) = dmsnap("point", "create", name, "--cow-percent", "25")
+    write(name, 480)
+    found = live_point(name)
+    assert found["state"] == "OK", "\n".join(journal())
+    assert found["total_bytes"] > 480 * MIB
+    assert sha256(point["places"][0]["device"]) == before
+    assert journal(f"DMSNAP_POINT={point['id']}")
+
+
+def test_a_point_that_cannot_be_kept_is_ended(lab: Lab, service: None) -> None:
+    """The store has no more: the point goes before it is full, the volume is what was written."""
+    size = 256 * MIB
+    primary, recovery = lab.disk(size), lab.disk(2 * size)
+    name = lab.protect(primary, recovery)
+    run("systemctl", "start", UNIT)
+    with configured(f"cow_limit_bytes = {64 * MIB}"):
+        run("systemctl", "restart", UNIT)
+        (point,) = dmsnap("point", "create", name, "--cow-percent", "25")
+        write(name, 50)
+        eventually(lambda: any("cannot be given more room" in line for line in journal()), "told")
+        write(name, 10, seek=50)
+        eventually(lambda: not dmsnap("point", "list", name)[1:], "the point is deleted", 120)
+        assert not [each for each in dm_devices() if "-point-" in each]
+        write(name, 100, seek=60)
+    assert point["id"] not in str(dmsnap("point", "list", name))
+    dmsnap("sync", name)
+    assert sha256(f"/dev/mapper/{name}") == sha256(recovery, size)
+
+
+def test_a_lost_layer_is_told(lab: Lab, service: None) -> None:
+    """A table that is not ours, and then ours again."""
+    bench = Bench(lab)
+    run("umount", bench.mount_point)
+    run("systemctl", "start", UNIT)
+    table = run("dmsetup", "table", bench.name)
+    run("dmsetup", "reload", bench.name, "--table", f"0 {SIZE // 512} linear {bench.primary} 0")
+    run("dmsetup", "suspend", bench.name)
+    run("dmsetup", "resume", bench.name)
+    eventually(
+        lambda: any(bench.name in line for line in journal(f"DMSNAP_VOLUME={bench.name}")), "told"
+    )
+    run("dmsetup", "reload", bench.name, "--table", table)
+    run("dmsetup", "suspend", bench.name)
+    run("dmsetup", "resume", bench.name)
+    eventually(lambda: any("all is well again" in line for line in journal()), "put right")
+
+
+def test_metrics_are_written(lab: Lab, service: None) -> None:
+    """By the service and by the command the same, but for the moment."""
+    bench = Bench(lab)
+    path = lab.directory / "metrics" / "dmsnap.prom"
+    with configured(f'metrics_file = "{path}"'):
+        run("systemctl", "restart", UNIT)
+        eventually(path.exists, "metrics")
+        eventually(
+            lambda: f'dmsnap_newest_point_age_seconds{{volume="{bench.name}"}}' in path.read_text(),
+            "the volume is among them",
+        )
+        written = path.read_text()
+        run("systemctl", "stop", UNIT)
+    printed = dmsnap("metrics")["text"]
+    names = [{line.partition(" ")[0] for line in each.splitlines()} for each in (written, printed)]
+    assert names[0] == names[1]

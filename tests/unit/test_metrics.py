@@ -1,0 +1,94 @@
+"""Metrics: what of a volume is exposed, and in which form."""
+
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+from dmsnap.catalogue.model import Job, JobState, JobStep, Point, StepState, VolumeState
+from dmsnap.service import metrics
+from dmsnap.service.exposition import Metric, Sample, exposition
+from dmsnap.service.metrics import Facts
+from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
+
+SECOND = 10**9
+OLD, NEW, LOST = uuid4(), uuid4(), uuid4()
+VOLUME = uuid4()
+
+
+def point(identity: UUID, created: int) -> Point:
+    return Point(identity, VOLUME, created * SECOND, False, False, 1, "t", 0.25)
+
+
+def job(operation: str, state: JobState, ended: int, *steps: str) -> Job:
+    done = tuple(JobStep(step, StepState.DONE, 1.0) for step in steps)
+    return Job(1, operation, {}, (VOLUME,), 1, 0, ended * SECOND, state, None, done)
+
+
+STATUS = VolumeStatus(
+    "data", VolumeState.PROTECTED, "/dev/mapper/data", "/dev/sda", 3 << 50, (), None, (),
+    ReplicaStatus("/dev/sdb", "consistent", str(OLD), "", 1.0, 2, 4096, 1024),
+    (
+        LivePointStatus(str(NEW), "", "OK", 512, 1024),
+        LivePointStatus(str(LOST), "", "Invalid", 0, 0),
+    ),
+    ("one", "two"),
+)  # fmt: skip
+FACTS = Facts(
+    STATUS,
+    [point(OLD, 100), point(NEW, 200), point(LOST, 300)],
+    [
+        job("sync", JobState.UNDONE, 290),
+        job("sync", JobState.FAILED, 250),
+        job("sync", JobState.DONE, 240),
+        job("sync", JobState.DONE, 230, "audit"),
+        job("verify", JobState.DONE, 220),
+    ],
+)
+
+
+def lines(*facts: Facts) -> list[str]:
+    text = exposition(metrics.metrics(facts, 400 * SECOND))
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_every_metric() -> None:
+    assert lines(FACTS) == [
+        'dmsnap_metrics_timestamp_seconds{program="dmsnap"} 400',
+        'dmsnap_newest_point_age_seconds{volume="data"} 200',
+        'dmsnap_window_seconds{volume="data"} 0.25',
+        f'dmsnap_volume_bytes{{volume="data"}} {3 << 50}',
+        'dmsnap_history_bytes{volume="data"} 4096',
+        'dmsnap_history_used_bytes{volume="data"} 1024',
+        f'dmsnap_cow_used_bytes{{volume="data",point="{NEW}"}} 512',
+        f'dmsnap_cow_used_bytes{{volume="data",point="{LOST}"}} 0',
+        f'dmsnap_cow_bytes{{volume="data",point="{NEW}"}} 1024',
+        f'dmsnap_cow_bytes{{volume="data",point="{LOST}"}} 0',
+        'dmsnap_last_audit_timestamp_seconds{volume="data"} 230',
+        'dmsnap_last_failure_timestamp_seconds{volume="data",operation="sync"} 290',
+        'dmsnap_problems{volume="data"} 2',
+    ]
+
+
+def test_no_point_is_as_good_as_none() -> None:
+    """What is lost, or torn, does not make the age smaller: the sample is missing."""
+    torn = replace(STATUS, replica=replace(STATUS.replica, point=None), live_points=())  # type: ignore[type-var]
+    assert not [line for line in lines(replace(FACTS, status=torn)) if "age" in line]
+    bare = replace(STATUS, replica=None, live_points=())
+    found = lines(Facts(bare, [], []))
+    assert [line.partition("{")[0] for line in found] == [
+        "dmsnap_metrics_timestamp_seconds", "dmsnap_volume_bytes", "dmsnap_problems"
+    ]  # fmt: skip
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_age() -> None:
+    text = exposition(metrics.metrics([FACTS], 0))
+    assert 'dmsnap_newest_point_age_seconds{volume="data"} 0\n' in text
+
+
+def test_the_form() -> None:
+    metric = Metric(
+        "m_bytes", "What it is.", [Sample({"a": 'x"y\\z\n'}, 1.5), Sample({"a": ""}, 2)]
+    )
+    assert exposition([metric, Metric("none", "x", [])]) == (
+        "# HELP m_bytes What it is.\n# TYPE m_bytes gauge\n"
+        'm_bytes{a="x\\"y\\\\z\\n"} 1.5\nm_bytes{a=""} 2\n'
+    )

@@ -1,0 +1,113 @@
+"""Timers made of policies: their texts, and what differs from what is there."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dmsnap.host import systemd
+from dmsnap.service import policy_run, schedule
+from dmsnap.service.configuration_check import check
+from dmsnap.service.declaration import Declarations
+
+TEXT = """
+[policy.daily]
+schedule = ["hourly", "Mon..Fri 18:30"]
+spread = "5min"
+[policy.a-b]
+schedule = "*:0/10"
+make = "snapshot"
+[policy.unused]
+schedule = "daily"
+[policy.by-hand]
+make = "snapshot"
+[subclient.one]
+volumes = ["pg", "wal"]
+policy = "daily"
+[subclient.two]
+volumes = ["home", "wal"]
+policy = "daily"
+[subclient.three]
+include = ["two"]
+policy = "a-b"
+[subclient.four]
+volumes = ["x"]
+policy = "by-hand"
+"""
+
+
+@pytest.fixture
+def declared(tmp_path: Path) -> Declarations:
+    (tmp_path / "dmsnap.toml").write_text(TEXT)
+    return check(tmp_path, calendars=False).declared
+
+
+def test_a_timer_for_each_policy_that_has_something_to_do(declared: Declarations) -> None:
+    found = schedule.timers(declared)
+    assert list(found) == ["dmsnap-policy@daily.timer", "dmsnap-policy@a\\x2db.timer"]
+    lines = found["dmsnap-policy@daily.timer"].splitlines()
+    assert [line for line in lines if line.startswith("On")] == [
+        "OnCalendar=hourly",
+        "OnCalendar=Mon..Fri 18:30",
+    ]
+    assert {"Persistent=true", "RandomizedDelaySec=300", "WantedBy=timers.target"} < set(lines)
+
+
+def test_systemd_takes_them(declared: Declarations, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    place = tmp_path / "units"
+    place.mkdir()
+    (place / "dmsnap-policy@.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
+    for name, text in schedule.timers(declared).items():
+        (place / name).write_text(text)
+        asked = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", name],
+            cwd=place, env={**os.environ, "SYSTEMD_UNIT_PATH": f"{place}:"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert name not in asked.stderr, asked.stderr
+
+
+def test_changes_and_their_differences(declared: Declarations, tmp_path: Path) -> None:
+    wanted = schedule.timers(declared)
+    (tmp_path / "dmsnap-policy@daily.timer").write_text("old\n")
+    (tmp_path / "dmsnap-policy@gone.timer").write_text("[Timer]\n")
+    (tmp_path / "other.timer").write_text("[Timer]\n")
+    found = {each.unit: each for each in schedule.changes(wanted, tmp_path)}
+    assert {name: each.action for name, each in found.items()} == {
+        "dmsnap-policy@a\\x2db.timer": "add",
+        "dmsnap-policy@daily.timer": "change",
+        "dmsnap-policy@gone.timer": "remove",
+    }
+    assert "-[Timer]" in found["dmsnap-policy@gone.timer"].difference()
+    assert "+OnCalendar=hourly" in found["dmsnap-policy@daily.timer"].difference()
+
+
+def test_apply_writes_and_removes(
+    declared: Declarations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, list[str]]] = []
+    for verb in ("enable", "disable", "restart"):
+        monkeypatch.setattr(
+            systemd, verb, lambda units, verb=verb: told.append((verb, list(units)))
+        )
+    monkeypatch.setattr(systemd, "reload", lambda: told.append(("reload", [])))
+    (tmp_path / "dmsnap-policy@gone.timer").write_text("[Timer]\n")
+    wanted = schedule.timers(declared)
+    schedule.apply(schedule.changes(wanted, tmp_path), tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.timer")} == wanted
+    assert told == [
+        ("disable", ["dmsnap-policy@gone.timer"]),
+        ("reload", []),
+        ("enable", sorted(wanted)),
+    ]
+    assert schedule.changes(wanted, tmp_path) == []
+
+
+def test_each_volume_once(declared: Declarations) -> None:
+    assert policy_run.groups(declared, "daily") == [("one", ["pg", "wal"]), ("two", ["home"])]
+    assert policy_run.groups(declared, "a-b") == [("three", ["home", "wal"])]
+    assert policy_run.groups(declared, "unused") == []

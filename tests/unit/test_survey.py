@@ -1,0 +1,52 @@
+"""What the survey says as problems come and go."""
+
+import asyncio
+
+import pytest
+
+from dmsnap.daemon.survey import Problems, Survey
+from dmsnap.errors import DmsnapError
+
+
+def test_each_problem_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    found: dict[str, list[str] | None] = {"data": ["a is lost"], "home": []}
+    survey = Survey(lambda: found)
+    survey.once()
+    survey.once()
+    found["data"] = ["a is lost", "b too"]
+    survey.once()
+    found["data"] = None  # a command works on it
+    survey.once()
+    found["data"] = []
+    survey.once()
+    del found["data"]
+    survey.once()
+    assert [record.getMessage() for record in caplog.records] == [
+        "data: a is lost", "data: b too", "data: all is well again"
+    ]  # fmt: skip
+    assert caplog.records[0].__dict__["volume"] == "data"
+    assert survey.known == {"home": ()}
+
+
+def test_a_survey_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def look() -> Problems:
+        raise DmsnapError("the catalogue is busy")
+
+    Survey(look).once()
+    assert "the catalogue is busy" in caplog.text
+
+
+def test_it_runs_until_it_is_cancelled() -> None:
+    looked = []
+
+    def look() -> Problems:
+        looked.append(1)
+        return {}
+
+    async def some_time() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(Survey(look).run(), 0.2)
+
+    asyncio.run(some_time())
+    assert looked == [1]
