@@ -8,7 +8,7 @@ from uuid import UUID
 
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Volume, VolumeState
-from dmsnap.errors import DmsnapError, ExitCode, InterruptedBySignal, NotFoundError, WrongStateError
+from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, WrongStateError
 from dmsnap.host import systemd
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.policy.copying import Copying, WaitingPoint, next_copy
@@ -98,8 +98,6 @@ class PolicyRun:
                 taken = point.create(self.session, ready, keep=False, dry_run=False)
                 for each in taken if isinstance(taken, list) else ():
                     self.volumes[each.volume].point = each.id
-            except InterruptedBySignal:
-                raise
             except DmsnapError as error:
                 for name in ready:
                     self.volumes[name].fail(error)
@@ -121,8 +119,6 @@ class PolicyRun:
                 continue
             try:
                 self._copy(volume, run)
-            except InterruptedBySignal:
-                raise
             except DmsnapError as error:
                 run.fail(error)
 
