@@ -12,7 +12,7 @@ from dmsnap.catalogue.model import Volume
 from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
 from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
-from dmsnap.recovery import lease
+from dmsnap.recovery import history, lease
 from dmsnap.snapshot import stack
 
 
@@ -125,6 +125,12 @@ def opened_below_stack(volume: Volume) -> Iterator[Replica]:
         yield Replica(device, fd, current, volume)
 
 
+def require_changeable(volume: Volume) -> None:
+    """Raise unless the replica and its history could be written to now; writes nothing."""
+    with opened(volume, write=False) as current:
+        require_usable(current.device.path, current.label)
+
+
 def require_usable(path: Path, current: Label) -> None:
     """Raise unless the label can be believed and no other host claims the recovery volume."""
     lease.require_trusted(path, current)
@@ -204,3 +210,14 @@ def holds(current: Label, point_id: UUID) -> bool:
     return current.point_uuid == point_id or any(
         entry.point_uuid == point_id for entry in current.history
     )
+
+
+def require_settled(volume: Volume, current: Label, point_id: UUID) -> None:
+    """Raise while a point of the label can be neither used nor given up: a sync was cut off."""
+    states = (LabelState.APPLYING, LabelState.MERGING)
+    if current.state in states and history.position_of(current, point_id) is not None:
+        raise WrongStateError(
+            f"the recovery volume {volume.recovery} is {current.state.name.lower()}: what became "
+            f"of point {point_id} is open",
+            hint=f"dmsnap sync {volume.name} repairs it",
+        )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service import browse
+from dmsnap.service import browse, deletion
 from dmsnap.service import point as points
 from dmsnap.service.browse import BrowseResult
 from dmsnap.service.journal import Plan
@@ -95,8 +95,8 @@ def describe_point(point: PointView) -> Iterator[Text]:
 
 
 def delete(output: Output, *, point: str, dry_run: bool) -> None:
-    with Session.open() as session:
-        plan = points.delete(session, point, dry_run=dry_run)
+    with Session.open() as session, output.progress("merging undo stores") as progress:
+        plan = deletion.delete(session, point, dry_run=dry_run, progress=progress)
     _done(output, plan, "point delete", point, f"point {point} is deleted")
 
 

@@ -29,7 +29,13 @@ LIST = Command(
 SHOW = Command("show", "Show one point.", "point.show", (ID,))
 
 DELETE = Command(
-    "delete", "Delete a point from every place.", "point.delete", (ID,), changes_devices=True
+    "delete",
+    "Delete a point from every place.",
+    "point.delete",
+    (ID,),
+    changes_devices=True,
+    details="Every other point stays what it is: of one in the middle of the history the undo "
+    "store is merged into that of the next older point, for which the history needs room.",
 )
 
 MOUNT = Command(

@@ -108,6 +108,12 @@ SCENARIOS = (
         (("point", "create", NAME),),
     ),
     Scenario("point delete, history", "point delete", ("point", "delete", "POINT-2"), SYNCED),
+    Scenario(
+        "point delete, middle",
+        "point delete",
+        ("point", "delete", "POINT-2"),
+        (*SYNCED, ("sync", NAME), "fourth"),
+    ),
     Scenario("point mount", "point mount", ("point", "mount", "POINT-2"), SYNCED),
     Scenario(
         "point umount",
