@@ -11,7 +11,7 @@ from dmsnap._native.label import Label, LabelState, LabelTwin
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
 from dmsnap.host import lun
-from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
+from dmsnap.host.blockdev import BlockDevice, holders, open_exclusive, open_shared
 from dmsnap.recovery import history, lease
 from dmsnap.snapshot import stack
 
@@ -123,6 +123,15 @@ def opened_below_stack(volume: Volume) -> Iterator[Replica]:
         check_identity(volume, device, current)
         require_usable(path, current)
         yield Replica(device, fd, current, volume)
+
+
+@contextmanager
+def opened_for_label(volume: Volume) -> Iterator[Replica]:
+    """The recovery volume, whose label alone will be written: our own devices may lie on it."""
+    device = BlockDevice.probe(recovery_path(volume))
+    held = bool(holders(device.devno))
+    with opened_below_stack(volume) if held else opened(volume) as found:
+        yield found
 
 
 def require_changeable(volume: Volume) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service import browse, deletion
+from dmsnap.service import browse, deletion, keeping
 from dmsnap.service import point as points
 from dmsnap.service.browse import BrowseResult
 from dmsnap.service.journal import Plan
@@ -92,6 +92,22 @@ def describe_point(point: PointView) -> Iterator[Text]:
         yield f"  on       {place.device} ({_place(place)})"
     if point.invalid_reason:
         yield f"  invalid  {point.invalid_reason}"
+
+
+def keep(output: Output, *, point: str, off: bool, dry_run: bool) -> None:
+    with Session.open() as session:
+        result = keeping.keep(session, point, keep=not off, dry_run=dry_run)
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_kept)
+
+
+def describe_kept(point: PointView) -> Iterator[Text]:
+    if point.keep:
+        yield f"point {point.id} of {point.volume} is kept until it is deleted"
+    else:
+        yield f"point {point.id} of {point.volume} goes when it has to, as others do"
 
 
 def delete(output: Output, *, point: str, dry_run: bool) -> None:

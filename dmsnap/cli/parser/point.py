@@ -38,6 +38,14 @@ DELETE = Command(
     "store is merged into that of the next older point, for which the history needs room.",
 )
 
+KEEP = Command(
+    "keep",
+    "Mark a point as one to be kept: want of room does not drop it.",
+    "point.keep",
+    (ID, click.Option(["--off"], is_flag=True, help="Take the mark away.")),
+    changes_devices=True,
+)
+
 MOUNT = Command(
     "mount",
     "Mount a point read-only, to look into it and copy files out of it.",
@@ -53,7 +61,7 @@ UMOUNT = Command("umount", "Unmount a point.", "point.umount", (ID,), changes_de
 
 POINT = Noun(
     "point",
-    "Take, list, mount and delete points.",
-    (CREATE, LIST, SHOW, DELETE, MOUNT, UMOUNT),
+    "Take, list, keep, mount and delete points.",
+    (CREATE, LIST, SHOW, KEEP, DELETE, MOUNT, UMOUNT),
     details="POINT is an id as dmsnap point list shows it, or its first four digits or more.",
 )

@@ -114,6 +114,7 @@ SCENARIOS = (
         ("point", "delete", "POINT-2"),
         (*SYNCED, ("sync", NAME), "fourth"),
     ),
+    Scenario("point keep", "point keep", ("point", "keep", "POINT-2"), SYNCED),
     Scenario("point mount", "point mount", ("point", "mount", "POINT-2"), SYNCED),
     Scenario(
         "point umount",
