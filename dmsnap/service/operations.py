@@ -41,6 +41,7 @@ OPERATIONS = {
     "point create": Operation("point.create", effect="window"),
     "point delete": Operation("deletion.delete", finish="deletion.finish_deletion"),
     "point keep": Operation("keeping.keep", finish="keeping.finish"),
+    "prune": Operation("prune.again", finish="prune.finish"),
     "point mount": Operation("browse.again", effect="mount"),
     "point umount": Operation("browse.unmount_point", effect="unmount"),
     "sync": Operation("sync.again", effect="apply"),

@@ -11,6 +11,7 @@ from dmsnap.cli.parser import (
     job,
     lun,
     point,
+    prune,
     swap,
     volume,
 )
@@ -23,6 +24,7 @@ ROOT = Noun(
         volume.UNPROTECT,
         volume.ASSEMBLE,
         point.POINT,
+        prune.PRUNE,
         volume.SYNC,
         volume.VERIFY,
         swap.SWAP,

@@ -40,7 +40,7 @@ DELETE = Command(
 
 KEEP = Command(
     "keep",
-    "Mark a point as one to be kept: want of room does not drop it.",
+    "Mark a point as one to be kept: neither pruning nor want of room drops it.",
     "point.keep",
     (ID, click.Option(["--off"], is_flag=True, help="Take the mark away.")),
     changes_devices=True,

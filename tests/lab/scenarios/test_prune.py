@@ -4,6 +4,7 @@ What a point holds is read through the kernel, by tables of the test's own: undo
 replica, as the label names them.
 """
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 from conftest import (
     MIB,
+    Ended,
     Lab,
     World,
+    configured,
     dm_devices,
     dmsnap,
     forked,
@@ -27,6 +30,9 @@ from conftest import (
 )
 from raw_volume import SECTOR, Protected, protected, write_direct
 
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import StepState
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ExitCode
 
 SIZE = 12 * MIB + 3 * SECTOR
@@ -291,3 +297,198 @@ def test_a_kill_at_every_step(lab: Lab, later: float) -> None:
         assert not outcomes[0]
     volume.sync("--audit", "full")
     volume.check_equal()
+
+
+# pruning
+
+
+POLICY = """
+[policy.few]
+make = "both"
+{tables}
+[subclient.one]
+volumes = ["{name}"]
+policy = "few"
+"""
+FEW = "primary = {{ minimum = {primary} }}\nhistory = {{ minimum = {history} }}\n"
+
+
+@contextmanager
+def under_policy(volume: Protected, primary: int, history: int) -> Iterator[None]:
+    tables = FEW.format(primary=primary, history=history)
+    with configured(POLICY.format(tables=tables, name=volume.name)):
+        yield
+
+
+def going(result: dict[str, Any], side: str) -> dict[str, str]:
+    """What becomes of the points of one side that go."""
+    return {
+        point["point"]: point["action"]
+        for point in result["points"]
+        if point["side"] == side and point["action"] != "stay"
+    }
+
+
+def live_points(volume: Protected, count: int) -> list[str]:
+    """Live points, the oldest first."""
+    found = []
+    for number in range(count):
+        write_direct(volume.front, os.urandom(4096), (number + 1) * MIB)
+        found.append(dmsnap("point", "create", volume.name)[0]["id"])
+    return found
+
+
+def test_pruning(lab: Lab) -> None:
+    """What was said goes and nothing else; marks keep a point in the middle, then no more."""
+    volume = synced(lab, 6)
+    expected = contents(volume)
+    points = history_of(volume)
+    live = live_points(volume, 3)
+    live_content = sha256(live_device(volume, live[2]))
+    assert dmsnap("point", "keep", points[3])["keep"]
+    assert dmsnap("point", "keep", live[0])["keep"]
+    assert volume.label()["history"][3]["flags"] == ["keep"]
+    with under_policy(volume, primary=1, history=2):
+        before = world(lab, volume.recovery)
+        (foreseen,) = dmsnap("prune", "--dry-run")
+        assert world(lab, volume.recovery) == before
+        assert going(foreseen, "primary") == {live[1]: "drop"}
+        assert going(foreseen, "history") == {
+            points[1]: "merge", points[2]: "merge", points[4]: "drop", points[5]: "drop",
+        }  # fmt: skip
+        (pruned,) = dmsnap("prune", volume.name)
+        assert pruned["points"] == foreseen["points"]
+        assert history_of(volume) == [points[0], points[3]]
+        assert contents(volume) == without(expected, *(points[at] for at in (1, 2, 4, 5)))
+        assert [each for each in listed(volume) if each in live] == [live[2], live[0]]
+        assert sha256(live_device(volume, live[2])) == live_content
+        assert going(dmsnap("prune")[0], "history") == {}
+        dmsnap("point", "keep", points[3], "--off")
+        assert dmsnap("point", "show", points[3])["keep"] is False
+        assert going(dmsnap("prune")[0], "history") == {points[3]: "drop"}
+    left = (next(iter(expected)), points[0])
+    assert contents(volume) == {point: expected[point] for point in left}
+    for point in (live[0], live[2]):
+        dmsnap("point", "delete", point)
+    volume.sync("--audit", "full")
+    volume.check_equal()
+
+
+def live_device(volume: Protected, point: str) -> str:
+    (place,) = dmsnap("point", "show", point)["places"]
+    assert place["kind"] == "live"
+    return str(place["device"])
+
+
+def test_what_holds_a_pruning(lab: Lab) -> None:
+    """No policy, a policy that does not say how long, a point in use, a trial, a clock in doubt."""
+    volume = synced(lab, 3)
+    points = history_of(volume)
+    before = world(lab, volume.recovery)
+    (left,) = dmsnap("prune")
+    assert left["notes"] == [f"{volume.name} is under no policy: it is left alone"]
+    with configured(POLICY.format(tables="", name=volume.name)):
+        notes = dmsnap("prune")[0]["notes"]
+        assert len(notes) == 2
+        assert all("does not say how long" in note for note in notes)
+    refused(ExitCode.NOT_FOUND, "prune", "nobody")
+    with configured("[policy.few]", "made = 1"):
+        refused(ExitCode.CONFIGURATION, "prune")
+    assert world(lab, volume.recovery) == before
+    with under_policy(volume, primary=1, history=1):
+        dmsnap("swap", volume.name, "--to", points[1])
+        before = world(lab, volume.recovery)
+        assert "is in state trial" in dmsnap("prune")[0]["notes"][0]
+        assert world(lab, volume.recovery) == before
+        dmsnap("swap", "revert", volume.name)
+        record = Path("/var/lib/dmsnap/clock.json")
+        steady = record.read_text()
+        readings = json.loads(steady)
+        readings[-1]["wall_ns"] -= 3 * 86400 * 10**9
+        record.write_text(json.dumps(readings))
+        before = world(lab, volume.recovery)
+        for _ in range(2):
+            (doubted,) = dmsnap("prune")
+            assert "the clock was set" in doubted["notes"][-1]
+            assert going(doubted, "history") == {}
+        assert world(lab, volume.recovery) == before
+        record.write_text(steady)
+        assert set(going(dmsnap("prune")[0], "history")) == set(points)
+    assert history_of(volume) == []
+
+
+def test_a_point_in_use_holds_the_history(lab: Lab) -> None:
+    primary, recovery = lab.disk(32 * MIB), lab.disk(80 * MIB)
+    mount_point = lab.mounted(primary)
+    volume = Protected(lab.protect(primary, recovery), primary, recovery, 32 * MIB)
+    for number in range(3):
+        (mount_point / "note").write_text(f"note {number}")
+        run("sync", "-f", mount_point)
+        volume.sync()
+    points = history_of(volume)
+    dmsnap("point", "mount", points[1])
+    with under_policy(volume, primary=1, history=1):
+        before = world(lab, recovery)
+        (held,) = dmsnap("prune")
+        assert going(held, "history") == {}
+        reasons = {each["point"]: each["reason"] for each in held["points"]}
+        assert reasons[points[1]] == "it is in use"
+        assert reasons[points[2]] == "another point of the recovery volume is in use"
+        assert world(lab, recovery) == before
+        # A mark can be set all the same.
+        dmsnap("point", "keep", points[2])
+        assert volume.label()["history"][2]["flags"] == ["keep"]
+        dmsnap("point", "umount", points[1])
+        assert going(dmsnap("prune")[0], "history") == {points[0]: "merge", points[1]: "merge"}
+    assert history_of(volume) == [points[2]]
+
+
+def test_a_pruning_that_is_killed(lab: Lab) -> None:
+    """At every step of the job that drops and of the one that merges; run again it is done."""
+    volume = synced(lab, 3)
+    for number, at in enumerate(("remove-live", "drop-history", "forget", "merge-history")):
+        expected = contents(volume)
+        points = history_of(volume)
+        kept = points[2] if number % 2 else None
+        live = live_points(volume, 2)
+        if kept is not None:
+            dmsnap("point", "keep", kept)
+        with under_policy(volume, primary=1, history=1):
+            ended = killed_at(at, "prune", volume.name)
+            assert ended.code == KILLED, ended
+            assert suspended() == []
+            now = contents(volume)
+            assert now == {point: expected[point] for point in now}
+            dmsnap("job", "resume", "--all")
+            now = contents(volume)
+            assert now == {point: expected[point] for point in now}
+            dmsnap("prune", volume.name)
+        left = [next(iter(expected)), *([kept] if kept else [])]
+        assert contents(volume) == {point: expected[point] for point in left}
+        assert set(listed(volume)) == {*left, live[1]}
+        dmsnap("point", "delete", live[1])
+        if kept is not None:
+            dmsnap("point", "delete", kept)
+        for _ in range(3):
+            write_some(volume, number)
+            volume.sync()
+        volume.check_equal()
+
+
+def killed_at(step: str, *words: object) -> Ended:
+    """SIGKILL as soon as a step of that name has begun, of whichever job."""
+    recorded = jobs.record_step
+
+    def record_step(
+        catalogue: Catalogue, job_id: int, position: int, state: StepState, seconds: float | None
+    ) -> None:
+        recorded(catalogue, job_id, position, state, seconds)
+        name = jobs.job(catalogue, job_id).steps[position].name
+        if (name, state) == (step, StepState.BEGUN):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    jobs.record_step = record_step
+    try:
+        return forked(*words)
+    finally:
+        jobs.record_step = recorded
