@@ -167,6 +167,20 @@ class _Lib:
         stats: CData,
         /,
     ) -> CData: ...
+    def dms_store_merge_measure(
+        self, fd: int, size_bytes: int, stores: CData, nr_stores: int, merged: CData, /
+    ) -> CData: ...
+    def dms_store_merge(
+        self,
+        fd: int,
+        size_bytes: int,
+        stores: CData,
+        nr_stores: int,
+        options: CData,
+        merged: CData,
+        stats: CData,
+        /,
+    ) -> CData: ...
 
     # digest.h
     DMS_DIGEST_BYTES: int

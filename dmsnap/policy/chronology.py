@@ -15,6 +15,8 @@ NANOSECONDS = 10**9
 TOLERANCE_NS = 300 * NANOSECONDS
 # A host that was off for longer is first left alone as long as one whose clock jumped.
 DOWNTIME_NS = 7 * 86400 * NANOSECONDS
+# Readings that are closer to each other say no more than one does.
+APART_NS = 600 * NANOSECONDS
 # How long a clock runs steadily before ages are counted by it again: time to notice and set it.
 SETTLING_NS = 86400 * NANOSECONDS
 
@@ -50,6 +52,27 @@ def trusted_now(earlier: Sequence[Reading], now: Reading) -> int | None:
             break
         later = reading
     return now.wall_ns
+
+
+def worth_keeping(earlier: Sequence[Reading], now: Reading) -> list[Reading]:
+    """Of former readings and ``now`` those that :func:`trusted_now` goes by later, oldest first.
+
+    That is a day of a clock that runs steadily, with the reading before it, against which a jump is
+    seen; what lies before a jump counts for nothing any more.
+    """
+    if earlier and not _is_news(earlier[-1], now):
+        return list(earlier)
+    kept = [now]
+    for reading in reversed(earlier):
+        kept.append(reading)
+        if has_jumped(reading, kept[-2]) or now.wall_ns - reading.wall_ns >= SETTLING_NS:
+            break
+    return kept[::-1]
+
+
+def _is_news(before: Reading, now: Reading) -> bool:
+    is_apart = now.boottime_ns - before.boottime_ns >= APART_NS
+    return is_apart or before.boot_id != now.boot_id or has_jumped(before, now)
 
 
 def has_jumped(before: Reading, after: Reading) -> bool:

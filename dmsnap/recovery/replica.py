@@ -11,8 +11,8 @@ from dmsnap._native.label import Label, LabelState, LabelTwin
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
 from dmsnap.host import lun
-from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
-from dmsnap.recovery import lease
+from dmsnap.host.blockdev import BlockDevice, holders, open_exclusive, open_shared
+from dmsnap.recovery import history, lease
 from dmsnap.snapshot import stack
 
 
@@ -125,6 +125,21 @@ def opened_below_stack(volume: Volume) -> Iterator[Replica]:
         yield Replica(device, fd, current, volume)
 
 
+@contextmanager
+def opened_for_label(volume: Volume) -> Iterator[Replica]:
+    """The recovery volume, whose label alone will be written: our own devices may lie on it."""
+    device = BlockDevice.probe(recovery_path(volume))
+    held = bool(holders(device.devno))
+    with opened_below_stack(volume) if held else opened(volume) as found:
+        yield found
+
+
+def require_changeable(volume: Volume) -> None:
+    """Raise unless the replica and its history could be written to now; writes nothing."""
+    with opened(volume, write=False) as current:
+        require_usable(current.device.path, current.label)
+
+
 def require_usable(path: Path, current: Label) -> None:
     """Raise unless the label can be believed and no other host claims the recovery volume."""
     lease.require_trusted(path, current)
@@ -204,3 +219,14 @@ def holds(current: Label, point_id: UUID) -> bool:
     return current.point_uuid == point_id or any(
         entry.point_uuid == point_id for entry in current.history
     )
+
+
+def require_settled(volume: Volume, current: Label, point_id: UUID) -> None:
+    """Raise while a point of the label can be neither used nor given up: a sync was cut off."""
+    states = (LabelState.APPLYING, LabelState.MERGING)
+    if current.state in states and history.position_of(current, point_id) is not None:
+        raise WrongStateError(
+            f"the recovery volume {volume.recovery} is {current.state.name.lower()}: what became "
+            f"of point {point_id} is open",
+            hint=f"dmsnap sync {volume.name} repairs it",
+        )

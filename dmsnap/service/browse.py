@@ -166,10 +166,23 @@ def unmount_browse(session: Session, volume: Volume, point_id: UUID) -> list[str
 def require_unmounted(session: Session, volume: Volume) -> None:
     """Raise while a point of the volume is mounted: its replica must not change under it."""
     for area in session.catalogue.areas(volume.id, AreaRole.BROWSE):
-        raise BusyError(
-            f"point {area.point_id} of {volume.name} is mounted",
-            hint=f"dmsnap point umount {area.point_id} comes first",
-        )
+        raise mounted(volume, area.point_id)
+
+
+def require_point_unmounted(session: Session, volume: Volume, point_id: UUID) -> None:
+    """Raise while one point is mounted."""
+    if any(
+        area.point_id == point_id for area in session.catalogue.areas(volume.id, AreaRole.BROWSE)
+    ):
+        raise mounted(volume, point_id)
+
+
+def mounted(volume: Volume, point_id: UUID | None) -> BusyError:
+    """The error that says what to do about a point that is mounted."""
+    return BusyError(
+        f"point {point_id} of {volume.name} is mounted",
+        hint=f"dmsnap point umount {point_id} comes first",
+    )
 
 
 def mount_point(

@@ -105,6 +105,16 @@ def _assignments(declared: Declarations) -> Iterator[tuple[str, str, str]]:
                 yield name, volume, subclient.policy
 
 
+def policies_of(declared: Declarations, volume: str) -> dict[str, str]:
+    """The policy that decides what stays of a volume, by side; a side that none has is missing."""
+    return {
+        side: policy
+        for _, each, policy in _assignments(declared)
+        for side in sorted(declared.policy[policy].make.sides)
+        if each == volume
+    }
+
+
 def volumes_of(subclients: Mapping[str, Subclient], name: str) -> Sequence[str]:
     """The volumes of a sub-client and of all that it includes, each once, sorted."""
     left, seen, volumes = [name], {name}, set()

@@ -1,27 +1,18 @@
-"""Taking, listing, showing and deleting points."""
+"""Taking, listing and showing points."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from dmsnap._native.label import Label
-from dmsnap.catalogue.model import (
-    Area,
-    AreaRole,
-    Deletion,
-    Job,
-    Point,
-    Volume,
-    VolumeState,
-)
+from dmsnap._native.label import HistoryFlag, Label
+from dmsnap.catalogue.model import Area, AreaRole, Deletion, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
 from dmsnap.recovery import history, replica
-from dmsnap.service import exported, journal
+from dmsnap.service import journal
 from dmsnap.service.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns import Wanted
-from dmsnap.service.reaper import held, reap
+from dmsnap.service.reaper import reap
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.live import PreparedPoint
@@ -155,7 +146,7 @@ def list_points(session: Session, names: Sequence[str] = ()) -> list[PointView]:
     volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
     views = []
     for volume in volumes:
-        label = _label(volume)
+        label = label_of(volume)
         known = {point.id: point for point in session.catalogue.points(volume.id)}
         views += [view(volume, point, label) for point in known.values()]
         views += [unknown for unknown in _only_in_label(volume, label) if unknown.id not in known]
@@ -184,7 +175,7 @@ def view(volume: Volume, point: Point, label: Label | None = None) -> PointView:
     places = []
     if checked.area_id is not None and checked.invalid_reason is None:
         places.append(Place("live", f"/dev/mapper/{stack.live_point(volume, point.id).name}"))
-    places += _places_in_label(volume, label or _label(volume), point.id)
+    places += _places_in_label(volume, label or label_of(volume), point.id)
     return PointView(
         id=point.id,
         volume=volume.name,
@@ -196,86 +187,7 @@ def view(volume: Volume, point: Point, label: Label | None = None) -> PointView:
     )
 
 
-def delete(session: Session, text: str, *, dry_run: bool) -> Plan | None:
-    """Delete a point everywhere it lives; refused where others could not be reached any more."""
-    wanted = find(session, text)
-    with held(session, wanted.volume) as volume:
-        # Where it lives is known for certain with the recovery volume attached.
-        plan = deletion(session, volume, find(session, text), hooks_of(session, [wanted.volume]))
-        if dry_run:
-            return plan
-        journal.run(session.catalogue, plan)
-    return None
-
-
-def finish_deletion(session: Session, volume: Volume, job: Job) -> bool:
-    """Delete the point from where it still is: of what was deleted nothing comes back."""
-    point_id = UUID(str(job.arguments["text"]))
-    found = [item for item in list_points(session, [volume.name]) if item.id == point_id]
-    for item in found:
-        journal.run(session.catalogue, deletion(session, volume, item))
-    return True
-
-
-def deletion(session: Session, volume: Volume, wanted: PointView, hooks: Hooks = NO_HOOKS) -> Plan:
-    """The plan that deletes a point from each of its places."""
-    steps = deletion_steps(session, volume, wanted, hooks)
-    return Plan("point delete", (volume.id,), steps, {"text": str(wanted.id)})
-
-
-def deletion_steps(session: Session, volume: Volume, wanted: PointView, hooks: Hooks) -> list[Step]:
-    """The steps that delete a point from each of its places."""
-    if volume.trial_point == wanted.id:
-        raise WrongStateError(
-            f"the front of {volume.name} shows this point: revert or commit first"
-        )
-    exported.require_point_unexported(session, volume, wanted.id)
-    steps = []
-    recorded = session.catalogue.find_point(wanted.id)
-    if recorded is not None and recorded.area_id is not None:
-        steps.append(
-            Step(
-                "remove-live",
-                f"remove the live snapshot of point {wanted.id}",
-                partial(session.remove_live_point, volume, recorded),
-                final=True,
-            )
-        )
-        steps += hooks.step(Phase.UNSNAP)
-    if any(place.kind == "replica" for place in wanted.places):
-        raise WrongStateError(
-            f"point {wanted.id} is what the recovery volume of {volume.name} holds now",
-            hint="it becomes an earlier point with the next dmsnap sync",
-        )
-    if any(place.kind == "history" for place in wanted.places):
-        steps.append(
-            Step(
-                "drop-history",
-                f"drop point {wanted.id} from the history of {volume.recovery}",
-                partial(drop_from_history, volume, wanted.id),
-                final=True,
-            )
-        )
-    forget = partial(session.catalogue.delete_point, wanted.id, "point delete")
-    return [*steps, Step("forget", f"mark point {wanted.id} as deleted", forget, final=True)]
-
-
-def drop_from_history(volume: Volume, point_id: UUID) -> None:
-    """Take the oldest point out of the label. One with older ones behind it is refused."""
-    with replica.opened(volume) as current:
-        position = history.position_of(current.label, point_id)
-        if position is None:
-            return
-        older = len(current.label.history) - position
-        if older:
-            raise WrongStateError(
-                f"{older} older points of {volume.name} are reached through point {point_id}",
-                hint="delete the oldest points first",
-            )
-        current.write_label(replace(current.label, history=current.label.history[:-1]))
-
-
-def _label(volume: Volume) -> Label | None:
+def label_of(volume: Volume) -> Label | None:
     """The label, or None where there is no recovery volume or it cannot be read."""
     try:
         return replica.label_of(volume) if volume.recovery else None
@@ -295,17 +207,17 @@ def _only_in_label(volume: Volume, label: Label | None) -> list[PointView]:
     """Points that the label knows; the catalogue may have been lost."""
     if label is None or label.point_uuid is None:
         return []
-    moments = [(label.point_uuid, label.point_time_ns)]
-    moments += [(entry.point_uuid, entry.point_time_ns) for entry in label.history]
+    moments = [(label.point_uuid, label.point_time_ns, label.flags)]
+    moments += [(each.point_uuid, each.point_time_ns, each.flags) for each in label.history]
     return [
         PointView(
             point_id,
             volume.name,
             time_ns,
-            False,
+            bool(flags & HistoryFlag.KEEP),
             None,
             tuple(_places_in_label(volume, label, point_id)),
             None,
         )
-        for point_id, time_ns in moments
+        for point_id, time_ns, flags in moments
     ]

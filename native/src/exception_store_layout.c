@@ -30,6 +30,13 @@ uint64_t dms_store_capacity(uint64_t length_bytes, uint32_t chunk_bytes)
 	return rest ? strides * pairs + rest - 1 : strides * pairs - 1;
 }
 
+uint64_t dms_store_data_chunk(uint64_t index, uint32_t chunk_bytes)
+{
+	uint64_t pairs = chunk_bytes / DMS_STORE_PAIR_BYTES;
+
+	return DMS_STORE_HEADER_CHUNKS + index + index / pairs + 1;
+}
+
 struct dms_error *dms_store_check_region(int fd, uint64_t offset_bytes, uint64_t length_bytes,
 					 uint32_t chunk_size)
 {

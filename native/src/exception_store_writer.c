@@ -243,35 +243,45 @@ static struct dms_error *open_buffer(struct dms_exception_store_writer *writer, 
 	return NULL;
 }
 
+/* Into the buffer that is being filled, behind what it has. */
+static struct dms_error *gather(struct dms_exception_store_writer *writer, uint64_t new_chunk,
+				const void *data)
+{
+	struct dms_error *error = writer->buffer ? NULL : open_buffer(writer, new_chunk);
+	struct buffer *buffer = writer->buffer;
+
+	if (error)
+		return error;
+	memcpy((char *)buffer->request.buffer + buffer->request.length_bytes, data,
+	       writer->chunk_bytes);
+	buffer->request.length_bytes += writer->chunk_bytes;
+	return NULL;
+}
+
+/* data NULL: it is in its place. */
 static struct dms_error *append(struct dms_exception_store_writer *writer, uint64_t old_chunk,
 				const void *data)
 {
 	uint32_t index = writer->nr_exceptions % writer->pairs_per_area;
-	uint64_t new_chunk = area_chunk(writer, writer->nr_exceptions / writer->pairs_per_area) +
-			     1 + index;
+	uint64_t new_chunk = dms_store_data_chunk(writer->nr_exceptions, writer->chunk_bytes);
 	struct dms_error *error = writer->area ? NULL : open_area(writer);
-	struct buffer *buffer;
 
-	if (!error && !writer->buffer)
-		error = open_buffer(writer, new_chunk);
+	if (!error && data)
+		error = gather(writer, new_chunk, data);
 	if (error)
 		return error;
-	buffer = writer->buffer;
-	memcpy((char *)buffer->request.buffer + buffer->request.length_bytes, data,
-	       writer->chunk_bytes);
-	buffer->request.length_bytes += writer->chunk_bytes;
 	writer->area->pairs[index].old_chunk = htole64(old_chunk);
 	writer->area->pairs[index].new_chunk = htole64(new_chunk);
 	writer->nr_exceptions++;
 	if (index + 1 == writer->pairs_per_area)
 		return close_area(writer);
-	if (buffer->request.length_bytes == writer->buffer_bytes)
+	if (writer->buffer && writer->buffer->request.length_bytes == writer->buffer_bytes)
 		return submit_buffer(writer);
 	return NULL;
 }
 
-struct dms_error *dms_exception_store_writer_append(struct dms_exception_store_writer *writer,
-						    uint64_t old_chunk, const void *data)
+static struct dms_error *add(struct dms_exception_store_writer *writer, uint64_t old_chunk,
+			     const void *data)
 {
 	struct dms_error *error;
 
@@ -287,6 +297,18 @@ struct dms_error *dms_exception_store_writer_append(struct dms_exception_store_w
 		error = append(writer, old_chunk, data);
 	writer->failed = error != NULL;
 	return error;
+}
+
+struct dms_error *dms_exception_store_writer_append(struct dms_exception_store_writer *writer,
+						    uint64_t old_chunk, const void *data)
+{
+	return add(writer, old_chunk, data);
+}
+
+struct dms_error *dms_exception_store_writer_adopt(struct dms_exception_store_writer *writer,
+						   uint64_t old_chunk)
+{
+	return add(writer, old_chunk, NULL);
 }
 
 /* Replace chunk 0 and flush, around which nothing else is in flight. */

@@ -24,6 +24,8 @@
 
 /* The most exceptions whose store fits into length_bytes, which holds at least an empty one. */
 uint64_t dms_store_capacity(uint64_t length_bytes, uint32_t chunk_bytes);
+/* The chunk that the index-th exception's data goes to. */
+uint64_t dms_store_data_chunk(uint64_t index, uint32_t chunk_bytes);
 /* Whether a store can be written there at all: chunk size, room, ends of the medium. */
 struct dms_error *dms_store_check_region(int fd, uint64_t offset_bytes, uint64_t length_bytes,
 					 uint32_t chunk_size);
@@ -32,6 +34,13 @@ struct dms_error *
 dms_exception_store_writer_create_with(int fd, uint64_t offset_bytes, uint64_t length_bytes,
 				       uint32_t chunk_size_sectors, bool without_io_uring,
 				       struct dms_exception_store_writer **writer);
+
+/*
+ * As append(), for data that is on the medium, at its place and flushed. A
+ * writer is given all of its data in this way or none.
+ */
+struct dms_error *dms_exception_store_writer_adopt(struct dms_exception_store_writer *writer,
+						   uint64_t old_chunk);
 
 /* The most requests that a writer has in flight. */
 #define DMS_STORE_QUEUE_DEPTH 32u

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,18 +21,22 @@ from dmsnap.catalogue.model import (
 from dmsnap.cli import program
 from dmsnap.cli.words import RESERVED_NAMES
 from dmsnap.errors import ExitCode
+from dmsnap.policy.retention import Action, Rule
 from dmsnap.service import (
     admission,
     assemble,
     browse,
     catalogue_check,
+    deletion,
     extension,
     from_label,
     hydrate,
+    keeping,
     point,
     point_history,
     promotion,
     protect,
+    prune,
     recognition,
     revert,
     status,
@@ -49,6 +54,8 @@ from dmsnap.service.journal import Plan, Step
 from dmsnap.service.label_admission import LabelRequest
 from dmsnap.service.point import Place, PointView
 from dmsnap.service.protect import ProtectResult
+from dmsnap.service.prune import PruneResult
+from dmsnap.service.pruning import JudgedPoint, Side
 from dmsnap.service.recognition import Recognised
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
@@ -85,6 +92,17 @@ LIVE = PointView(
     POINT, "srv", SECOND_NS, True, 0.0034,
     (Place("live", "/dev/mapper/x"), Place("history", "/dev/sdc", 3)), None,
 )  # fmt: skip
+PRUNED = [
+    PruneResult(
+        "srv",
+        {"primary": "days", "history": "days"},
+        (
+            JudgedPoint(POINT, SECOND_NS, Side.PRIMARY, Action.STAY, (Rule.KEEP,), "it is marked"),
+            JudgedPoint(OTHER, SECOND_NS, Side.HISTORY, Action.MERGE, (), "no rule keeps it"),
+        ),
+    ),
+    PruneResult("www", notes=("www is under no policy: it is left alone",)),
+]
 LOST = PointView(OTHER, "srv", SECOND_NS, False, None, (), "the kernel reports it as Invalid")
 GONE = PointView(
     OTHER, "srv", SECOND_NS, False, None, (Place("live", "/store/x.img"),), None,
@@ -137,7 +155,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (point_history, "show", LIVE), (point_history, "list_as_of", [GONE]),
         (recognition, "recorded", RECOGNISED),
         (catalogue_check, "check", CheckResult("/x/catalogue.db", (), ("data",))),
-        (point, "delete", None), (browse, "unmount_point", None),
+        (deletion, "delete", None), (keeping, "keep", LIVE), (prune, "prune", PRUNED),
+        (browse, "unmount_point", None),
         (browse, "mount_point", BrowseResult(POINT, "srv", "/run/dmsnap/points/3f2a")),
         (hydrate, "hydrate", MOVED), (hydrate, "give_up", None),
         (swap, "swap", SWAPPED), (revert, "revert", SWAPPED), (promotion, "commit", SWAPPED),
@@ -301,6 +320,10 @@ def test_a_store_with_a_slash_is_a_directory(
         (("catalogue", "show", "srv"), ("recorded", ("srv",), {})),
         (("catalogue", "check"), ("check", (), {})),
         (("point", "delete", "3f2a"), ("delete", ("3f2a",), {})),
+        (("point", "keep", "3f2a"), ("keep", ("3f2a",), {"keep": True})),
+        (("point", "keep", "3f2a", "--off"), ("keep", ("3f2a",), {"keep": False})),
+        (("prune",), ("prune", ((),), {})),
+        (("prune", "a", "b"), ("prune", (("a", "b"),), {})),
         (("point", "mount", "3f2a"), ("mount_point", ("3f2a", None), {})),
         (("point", "mount", "3f2a", "m"), ("mount_point", ("3f2a", Path.cwd() / "m"), {})),
         (("point", "umount", "3f2a"), ("unmount_point", ("3f2a",), {})),
@@ -323,6 +346,7 @@ CHANGING = (
     PROTECT, ("sync", "srv"), ("verify", "srv"), ("swap", "srv"), ("swap", "revert", "srv"),
     ("swap", "commit", "srv"), ("unprotect", "srv"), ("assemble", "srv"), ("hydrate", "srv"),
     ("point", "create", "srv"), ("point", "delete", "3f2a"), ("point", "mount", "3f2a"),
+    ("point", "keep", "3f2a"),
     ("point", "umount", "3f2a"),
 )  # fmt: skip
 
@@ -394,6 +418,40 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
     }  # fmt: skip
     for words in (("unprotect", "srv"), ("assemble", "srv"), ("point", "delete", "3f2a")):
         assert json.loads(shown(*words, "--json"))["operation"] in " ".join(words)
+
+
+def test_what_went_and_why(service: Service, shown: Shown) -> None:
+    table = [
+        "srv, policy days: 1 of 2 points go",
+        f"{'POINT':36}  {'CREATED':20}  {'WHAT':26}  WHY",
+        f"{OTHER}  2026-09-21T14:13:20Z  merged away in the history  no rule keeps it",
+        "www is under no policy: it is left alone",
+    ]
+    assert shown("prune").splitlines() == table
+    (pruned, left) = json.loads(shown("prune", "--json"))
+    assert pruned["points"][1] == {
+        "point": str(OTHER), "created_ns": SECOND_NS, "created": "2026-09-21T14:13:20Z",
+        "side": "history", "action": "merge", "rules": [], "reason": "no rule keeps it",
+    }  # fmt: skip
+    assert pruned["points"][0]["rules"] == ["keep"]
+    assert left["notes"] == ["www is under no policy: it is left alone"]
+    assert (left["error"], left["exit_code"]) == (None, "ok")
+
+
+def test_what_would_go(monkeypatch: pytest.MonkeyPatch, service: Service, shown: Shown) -> None:
+    monkeypatch.setattr(prune, "prune", lambda *_, **__: PRUNED)
+    assert "would be merged away in the history" in shown("prune", "--dry-run")
+
+
+def test_a_pruning_that_fails_ends_with_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+    service: Service,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = replace(PRUNED[0], error="there is no room", exit_code=ExitCode.NO_SPACE)
+    monkeypatch.setattr(prune, "prune", lambda *_, **__: [PRUNED[1], failed])
+    assert program.main(["prune"]) == ExitCode.NO_SPACE
+    assert "srv: there is no room" in capsys.readouterr().out
 
 
 def test_results_for_people(service: Service, shown: Shown) -> None:

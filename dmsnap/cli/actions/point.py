@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service import browse, point_history
+from dmsnap.service import browse, deletion, keeping, point_history
 from dmsnap.service import point as points
 from dmsnap.service.browse import BrowseResult
 from dmsnap.service.journal import Plan
@@ -114,9 +114,25 @@ def describe_point(point: PointView) -> Iterator[Text]:
         yield f"  invalid  {point.invalid_reason}"
 
 
-def delete(output: Output, *, point: str, dry_run: bool) -> None:
+def keep(output: Output, *, point: str, off: bool, dry_run: bool) -> None:
     with Session.open() as session:
-        plan = points.delete(session, point, dry_run=dry_run)
+        result = keeping.keep(session, point, keep=not off, dry_run=dry_run)
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_kept)
+
+
+def describe_kept(point: PointView) -> Iterator[Text]:
+    if point.keep:
+        yield f"point {point.id} of {point.volume} is kept until it is deleted"
+    else:
+        yield f"point {point.id} of {point.volume} goes when it has to, as others do"
+
+
+def delete(output: Output, *, point: str, dry_run: bool) -> None:
+    with Session.open() as session, output.progress("merging undo stores") as progress:
+        plan = deletion.delete(session, point, dry_run=dry_run, progress=progress)
     _done(output, plan, "point delete", point, f"point {point} is deleted")
 
 

@@ -43,7 +43,21 @@ SHOW = Command(
 )
 
 DELETE = Command(
-    "delete", "Delete a point from every place.", "point.delete", (ID,), changes_devices=True
+    "delete",
+    "Delete a point from every place.",
+    "point.delete",
+    (ID,),
+    changes_devices=True,
+    details="Every other point stays what it is: of one in the middle of the history the undo "
+    "store is merged into that of the next older point, for which the history needs room.",
+)
+
+KEEP = Command(
+    "keep",
+    "Mark a point as one to be kept: neither pruning nor want of room drops it.",
+    "point.keep",
+    (ID, click.Option(["--off"], is_flag=True, help="Take the mark away.")),
+    changes_devices=True,
 )
 
 MOUNT = Command(
@@ -61,7 +75,7 @@ UMOUNT = Command("umount", "Unmount a point.", "point.umount", (ID,), changes_de
 
 POINT = Noun(
     "point",
-    "Take, list, mount and delete points.",
-    (CREATE, LIST, SHOW, DELETE, MOUNT, UMOUNT),
+    "Take, list, keep, mount and delete points.",
+    (CREATE, LIST, SHOW, KEEP, DELETE, MOUNT, UMOUNT),
     details="POINT is an id as dmsnap point list shows it, or its first four digits or more.",
 )

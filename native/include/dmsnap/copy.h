@@ -9,6 +9,7 @@
 #define DMSNAP_COPY_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include <dmsnap/error.h>
@@ -93,6 +94,38 @@ struct dms_error *dms_copy_roll_back(int store_fd, uint64_t offset_bytes, uint64
 				     int destination_fd, uint64_t size_bytes,
 				     const struct dms_copy_options *options,
 				     struct dms_copy_stats *stats);
+
+/* Where an undo store of a history lies. */
+struct dms_store_region {
+	uint64_t offset_bytes;
+	uint64_t length_bytes;
+};
+
+/* Where a merged store goes, and what it is: the last three are results. */
+struct dms_merged_store {
+	uint64_t offset_bytes;
+	uint64_t length_bytes;
+	uint32_t chunk_size; /* sectors; the smallest of those that are merged */
+	uint64_t nr_exceptions;
+	uint64_t used_bytes;
+};
+
+/*
+ * The store that leads back as far as several do one after the other, given
+ * newest first: it has every chunk that any of them has, with the content that
+ * the last one has of it. size_bytes is the replica's; all stores lie behind
+ * it. merge_measure() reads metadata alone and says what the store will take.
+ * merge() writes it to a region that overlaps none of the others, which stay
+ * as they are: on success it is complete and flushed, on any failure it has no
+ * valid header. DMS_ERR_STORE_FULL, before anything is written: no room.
+ */
+struct dms_error *dms_store_merge_measure(int fd, uint64_t size_bytes,
+					  const struct dms_store_region *stores,
+					  size_t nr_stores, struct dms_merged_store *merged);
+struct dms_error *dms_store_merge(int fd, uint64_t size_bytes,
+				  const struct dms_store_region *stores, size_t nr_stores,
+				  const struct dms_copy_options *options,
+				  struct dms_merged_store *merged, struct dms_copy_stats *stats);
 /* cffi: end */
 
 #endif

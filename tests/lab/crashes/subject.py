@@ -10,6 +10,16 @@ NAME = "data"
 STORE = "/store"
 MOUNT_POINT = "/data"
 
+# Only `prune` goes by it.
+POLICY = f"""
+[policy.few]
+primary = {{ minimum = 1 }}
+history = {{ minimum = 1 }}
+[subclient.all]
+volumes = ["{NAME}"]
+policy = "few"
+"""
+
 DISKS = {"data": 32 * MIB, "recovery": 64 * MIB, "store": 256 * MIB, "other": 32 * MIB}
 
 Words = Sequence[str]
@@ -53,6 +63,7 @@ def prepare(computer: Computer, scenario: Scenario) -> None:
         mount {STORE}; mount {MOUNT_POINT}
         head -c 4M /dev/urandom >{MOUNT_POINT}/kept
         sha256sum {MOUNT_POINT}/kept >/var/kept.sum
+        mkdir -p /etc/dmsnap; printf '%s' '{POLICY}' >/etc/dmsnap/policy.toml
     """)
     write(computer, "first")
     if scenario.protected:
@@ -124,6 +135,19 @@ SCENARIOS = (
         (("point", "create", NAME),),
     ),
     Scenario("point delete, history", "point delete", ("point", "delete", "POINT-2"), SYNCED),
+    Scenario(
+        "point delete, middle",
+        "point delete",
+        ("point", "delete", "POINT-2"),
+        (*SYNCED, ("sync", NAME), "fourth"),
+    ),
+    Scenario("point keep", "point keep", ("point", "keep", "POINT-2"), SYNCED),
+    Scenario(
+        "prune",
+        "prune",
+        ("prune", NAME),
+        (*SYNCED, ("sync", NAME), "fourth", ("point", "keep", "POINT-3")),
+    ),
     Scenario("point mount", "point mount", ("point", "mount", "POINT-2"), SYNCED),
     Scenario(
         "point umount",

@@ -1,0 +1,60 @@
+"""What the clock said at earlier prunings, in a small file: whether ages can be told by it now."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from dmsnap.host import kernel
+from dmsnap.host.locks import directory_lock
+from dmsnap.host.replacement import replace_file
+from dmsnap.host.system_call import system_call
+from dmsnap.policy import chronology
+from dmsnap.policy.chronology import TOLERANCE_NS, Reading
+
+FILE = "clock.json"
+
+
+def trusted_now(directory: Path, *, recording: bool) -> int | None:
+    """Nanoseconds since the epoch; None while the clock is in doubt.
+
+    ``directory`` is the state directory. With ``recording`` the clock is read for the next time,
+    too, before anything goes by it.
+    """
+    path = directory / FILE
+    with directory_lock(directory):
+        now = reading()
+        earlier = recorded(path, now)
+        if recording:
+            record(path, chronology.worth_keeping(earlier, now))
+    return chronology.trusted_now(earlier, now)
+
+
+def reading() -> Reading:
+    """Both clocks, now."""
+    return Reading(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), kernel.boot_id())
+
+
+def record(path: Path, readings: Sequence[Reading]) -> None:
+    """Put ``readings`` in the place of those that were there."""
+    replace_file(path, json.dumps([asdict(each) for each in readings]) + "\n")
+
+
+def recorded(path: Path, now: Reading) -> list[Reading]:
+    """The former readings, oldest first. Where they cannot be told any more, as good as a jump."""
+    with system_call(f"read {path}"):
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            return []
+        except UnicodeDecodeError:
+            text = ""
+    try:
+        return [_reading(**each) for each in json.loads(text)]
+    except (ValueError, TypeError, RecursionError):
+        return [Reading(now.wall_ns + 2 * TOLERANCE_NS, 0, "")]
+
+
+def _reading(*, wall_ns: int, boottime_ns: int, boot_id: str) -> Reading:
+    return Reading(int(wall_ns), int(boottime_ns), str(boot_id))

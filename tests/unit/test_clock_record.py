@@ -1,0 +1,118 @@
+"""The clock's former readings: kept as long as they count, and replaced as a whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmsnap.policy import chronology
+from dmsnap.policy.chronology import APART_NS, SETTLING_NS, TOLERANCE_NS, Reading
+from dmsnap.service import clock_record
+
+MINUTE = 60 * 10**9
+HOUR = 60 * MINUTE
+START = 1_790_000_000 * 10**9
+
+# What passes between two readings, what the clock is set by, whether the host boots.
+steps = st.lists(
+    st.tuples(
+        st.integers(1, 30 * HOUR),
+        st.sampled_from([0, 0, 0, 0, HOUR, -HOUR, 400 * 24 * HOUR]),
+        st.sampled_from([False, False, False, True]),
+    ),
+    max_size=40,
+)
+
+
+@given(steps)
+def test_what_is_kept_says_as_much_as_all(passing: list[tuple[int, int, bool]]) -> None:
+    """Short of readings that are close: those of the time between count as if they were not."""
+    wall, boottime, boot = START, HOUR, 0
+    everything: list[Reading] = []
+    kept: list[Reading] = []
+    for passed, jumped, boots in passing:
+        wall += passed + jumped
+        boottime = 30 * 10**9 if boots else boottime + passed
+        boot += boots
+        now = Reading(wall, boottime, f"boot {boot}")
+        if kept and not chronology.has_jumped(kept[-1], now) and passed < APART_NS:
+            continue
+        assert chronology.trusted_now(kept, now) == chronology.trusted_now(everything, now)
+        kept = chronology.worth_keeping(kept, now)
+        everything.append(now)
+        assert kept[-1] == now
+
+
+def test_a_steady_clock_leaves_a_day() -> None:
+    kept: list[Reading] = []
+    for number in range(4 * 1440):
+        kept = chronology.worth_keeping(
+            kept, Reading(START + number * MINUTE, number * MINUTE, "boot")
+        )
+    assert len(kept) <= SETTLING_NS // APART_NS + 2
+    assert kept[-1].wall_ns - kept[0].wall_ns >= SETTLING_NS
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> "Clock":
+    clock = Clock()
+    monkeypatch.setattr(clock_record, "reading", lambda: clock.now)
+    return clock
+
+
+class Clock:
+    """A clock that runs, and can be set."""
+
+    def __init__(self) -> None:
+        self.now = Reading(START, HOUR, "boot")
+
+    def passes(self, passed_ns: int, jumped_ns: int = 0) -> None:
+        now = self.now
+        self.now = Reading(now.wall_ns + passed_ns + jumped_ns, now.boottime_ns + passed_ns, "boot")
+
+
+def trusted(directory: Path, *, recording: bool = True) -> bool:
+    return clock_record.trusted_now(directory, recording=recording) is not None
+
+
+def test_a_clock_that_was_set_is_in_doubt_for_a_day(tmp_path: Path, clock: Clock) -> None:
+    assert trusted(tmp_path)
+    clock.passes(HOUR, jumped_ns=48 * HOUR)
+    assert not trusted(tmp_path)
+    clock.passes(23 * HOUR)
+    assert not trusted(tmp_path)
+    clock.passes(HOUR)
+    assert trusted(tmp_path)
+
+
+def test_who_only_looks_records_nothing(tmp_path: Path, clock: Clock) -> None:
+    assert trusted(tmp_path, recording=False)
+    assert list(tmp_path.iterdir()) == []
+    assert trusted(tmp_path)
+    recorded = (tmp_path / "clock.json").read_bytes()
+    clock.passes(HOUR, jumped_ns=HOUR)
+    assert not trusted(tmp_path, recording=False)
+    assert (tmp_path / "clock.json").read_bytes() == recorded
+    assert [path.name for path in tmp_path.iterdir()] == ["clock.json"]
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"7", b"[7]", b"\xff", b'[{"wall_ns": 1}]', b"[" * 100_000, b'{"a": 1}']
+)
+def test_a_damaged_record_is_as_good_as_a_jump(tmp_path: Path, clock: Clock, text: bytes) -> None:
+    (tmp_path / "clock.json").write_bytes(text)
+    assert not trusted(tmp_path)
+    assert len(json.loads((tmp_path / "clock.json").read_text())) == 2
+    clock.passes(HOUR)
+    assert not trusted(tmp_path)
+    clock.passes(24 * HOUR)
+    assert trusted(tmp_path)
+
+
+def test_the_kernels_clocks_are_read() -> None:
+    first, second = clock_record.reading(), clock_record.reading()
+    assert first.boot_id == second.boot_id
+    assert second.boottime_ns >= first.boottime_ns
+    assert abs(second.wall_ns - first.wall_ns) < TOLERANCE_NS

@@ -1,0 +1,187 @@
+"""Pruning over volumes that are made up: what is removed together, what becomes of failures."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from test_pruning import CLOCK, a_label, a_point, ids
+
+from dmsnap._native.label import Label, LabelState
+from dmsnap.catalogue.model import Point, VolumeState
+from dmsnap.errors import ConfigurationError, ExitCode, LockedError, NoSpaceError
+from dmsnap.host import local_time
+from dmsnap.policy.retention import Action
+from dmsnap.recovery import removal, replica
+from dmsnap.service import clock_record, configuration_check, journal, prune, pruning
+from dmsnap.service.declaration import Declarations, Make, Policy, RetentionTable, Subclient
+from dmsnap.service.prune import PruneResult, Pruning
+
+ONE = RetentionTable(minimum=1)
+
+
+class House:
+    """A volume, its points, and what was asked to be removed of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.volume: Any = SimpleNamespace(
+            id=uuid4(), name="srv", recovery="/dev/sdc", state=VolumeState.PROTECTED
+        )
+        self.label: Label = a_label(1)
+        self.records: list[Point] = []
+        self.used: set[UUID] = set()
+        self.removed: list[tuple[set[UUID], set[UUID]]] = []
+        self.failing: Callable[[set[UUID]], Exception | None] = lambda _earlier: None
+        self.locked: Exception | None = None
+        self.catalogue = SimpleNamespace(points=lambda _volume: self.records, areas=lambda *_: [])
+        self.session: Any = SimpleNamespace(catalogue=self.catalogue)
+        monkeypatch.setattr(prune, "held", self.held)
+        monkeypatch.setattr(prune, "hooks_of", lambda *_: None)
+        monkeypatch.setattr(replica, "label_of", lambda _volume: self.label)
+        monkeypatch.setattr(pruning, "points_in_use", lambda *_: self.used)
+        monkeypatch.setattr(prune, "removal_plan", lambda *asked: asked)
+        monkeypatch.setattr(journal, "run", self.run)
+
+    @contextmanager
+    def held(self, _session: object, _name: str) -> Iterator[Any]:
+        if self.locked is not None:
+            raise self.locked
+        yield self.volume
+
+    def run(self, _catalogue: object, plan: tuple[Any, ...]) -> None:
+        live, earlier = (set(asked) for asked in plan[2:4])
+        failure = self.failing(earlier)
+        if failure is not None:
+            raise failure
+        self.removed.append((live, earlier))
+        history = removal.groups(self.label.history, earlier)
+        entries = tuple(group[-1] for group in history)
+        self.label = replace(self.label, history=entries)
+
+    def pruned(self, policy: Policy | None, *, dry_run: bool = False) -> PruneResult:
+        declared = Declarations()
+        if policy is not None:
+            declared = Declarations(
+                policy={"p": policy}, subclient={"s": Subclient(volumes=("srv",), policy="p")}
+            )
+        return Pruning(self.session, "srv", declared, CLOCK).run(dry_run=dry_run)
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> House:
+    return House(monkeypatch)
+
+
+BOTH = Policy(primary=ONE, history=ONE)
+
+
+def test_the_oldest_go_together_and_each_run_by_itself(house: House) -> None:
+    house.label = a_label(1, 2, 3, 4, 5, 6, 7)
+    points = ids(house.label)
+    house.records = [a_point(hours, area=uuid4()) for hours in (9, 8)]
+    marked = [points[3], points[5]]
+    house.records += [a_point(0, id=point, keep=True) for point in marked]
+    result = house.pruned(BOTH)
+    assert house.removed == [
+        ({house.records[0].id}, {points[6]}),
+        (set(), {points[1], points[2]}),
+        (set(), {points[4]}),
+    ]
+    assert (result.error, result.exit_code) == (None, ExitCode.OK)
+    assert result.policies == {"primary": "p", "history": "p"}
+
+
+def test_a_dry_run_removes_nothing(house: House) -> None:
+    house.label = a_label(1, 2, 3)
+    result = house.pruned(BOTH, dry_run=True)
+    assert house.removed == []
+    assert [each.action for each in result.points] == [Action.DROP, Action.DROP, Action.STAY]
+
+
+def test_one_without_room_keeps_no_other(house: House) -> None:
+    house.label = a_label(1, 2, 3, 4, 5)
+    points = ids(house.label)
+    house.records = [a_point(0, id=point, keep=True) for point in (points[2], points[4])]
+    house.failing = lambda earlier: NoSpaceError("no room") if points[1] in earlier else None
+    result = house.pruned(BOTH)
+    assert house.removed == [(set(), {points[3]})]
+    assert (result.error, result.exit_code) == ("no room", ExitCode.NO_SPACE)
+    left = {each.point: each for each in result.points}
+    assert left[points[1]].stays
+    assert left[points[1]].reason == "it could not go: no room"
+    assert left[points[3]].action is Action.MERGE
+
+
+def test_a_volume_that_is_locked_says_so(house: House) -> None:
+    house.locked = LockedError("srv is locked by 'dmsnap sync srv'")
+    result = house.pruned(BOTH)
+    assert (result.points, result.exit_code) == ((), ExitCode.LOCKED)
+
+
+def test_what_is_left_alone(house: House) -> None:
+    house.label = a_label(1, 2, 3)
+    house.records = [a_point(hours, area=uuid4()) for hours in (9, 8)]
+    (note,) = house.pruned(None).notes
+    assert note == "srv is under no policy: it is left alone"
+    notes = house.pruned(Policy()).notes
+    assert [note.partition("points stay ")[2] for note in notes] == [
+        "on the primary: of srv all stay there", "in the history: of srv all stay there",
+    ]  # fmt: skip
+    house.volume.state = VolumeState.TRIAL
+    assert "is in state trial" in house.pruned(BOTH).notes[0]
+    house.volume.state = VolumeState.PROTECTED
+    house.label = replace(house.label, state=LabelState.APPLYING)
+    far = Policy(make=Make.RECOVERY_VOLUME, history=ONE)
+    assert "is applying: nothing goes from its history" in house.pruned(far).notes[0]
+    house.volume.recovery = None
+    assert "no recovery volume" in house.pruned(far).notes[0]
+    assert house.removed == []
+
+
+def test_what_a_sync_takes_for_itself_is_no_ones_point(house: House) -> None:
+    house.records = [a_point(9, area=uuid4(), temporary=True), a_point(8, area=uuid4())]
+    assert house.pruned(Policy(make=Make.SNAPSHOT, primary=ONE)).points[0].point == (
+        house.records[1].id
+    )
+    assert house.removed == []
+
+
+def test_a_mistake_in_the_configuration_prunes_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken() -> None:
+        raise ConfigurationError("a mistake")
+
+    monkeypatch.setattr(configuration_check, "require", mistaken)
+    with pytest.raises(ConfigurationError):
+        prune.prune(house.session)
+
+
+def test_the_clock_is_asked_once_and_first(
+    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[Path, bool]] = []
+
+    def trusted_now(directory: Path, *, recording: bool) -> None:
+        asked.append((directory, recording))
+
+    declared = Declarations(
+        policy={"p": BOTH}, subclient={"s": Subclient(volumes=("srv",), policy="p")}
+    )
+    house.label = a_label(1, 2, 3)
+    house.session.configuration = SimpleNamespace(state_directory=tmp_path)
+    house.catalogue.volumes = lambda: [house.volume]
+    house.catalogue.volume = lambda _name: house.volume
+    monkeypatch.setattr(clock_record, "trusted_now", trusted_now)
+    monkeypatch.setattr(local_time, "zone", lambda: UTC)
+    monkeypatch.setattr(configuration_check, "require", lambda: SimpleNamespace(declared=declared))
+    (doubted,) = prune.prune(house.session)
+    assert "the clock was set" in doubted.notes[-1]
+    assert house.removed == []
+    prune.prune(house.session, ["srv", "srv"], dry_run=True)
+    assert asked == [(tmp_path, True), (tmp_path, False)]
