@@ -1,4 +1,4 @@
-"""What a policy's schedule begins: points, and copies of the volumes to their recovery volumes."""
+"""What a policy's schedule begins: points, copies to recovery volumes, and pruning behind them."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -8,12 +8,13 @@ from uuid import UUID
 
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Volume, VolumeState
-from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, WrongStateError
-from dmsnap.host import systemd
+from dmsnap.errors import DmsnapError, ExitCode, NotFoundError
+from dmsnap.host import local_time, systemd
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.policy.copying import Copying, WaitingPoint, next_copy
 from dmsnap.recovery import replica
-from dmsnap.service import coherence, configuration_check, local_time, point, sync
+from dmsnap.service import coherence, configuration_check, point, sync
+from dmsnap.service import prune as pruning
 from dmsnap.service.declaration import CopyTable, Declarations, Make, Policy
 from dmsnap.service.session import Session
 from dmsnap.service.turn import turn
@@ -26,18 +27,23 @@ TAKEABLE = (VolumeState.PROTECTED, VolumeState.PROMOTED)
 
 @dataclass(slots=True)
 class VolumeRun:
-    """What a run did for one volume. ``copy_due_ns``: when it is to be copied, if not yet."""
+    """What a run did for one volume, and the first thing that failed of it.
+
+    ``copy_due_ns``: when it is to be copied, if not yet; ``pruned``: the points that went.
+    """
 
     volume: str
     point: UUID | None = None
     synced: UUID | None = None
     copy_due_ns: int | None = None
+    pruned: tuple[UUID, ...] = ()
     error: str | None = None
     exit_code: int = 0
 
-    def fail(self, error: DmsnapError) -> None:
-        self.error, self.exit_code = str(error), int(error.exit_code)
-        log.warning("%s: %s", self.volume, error, extra={"volume": self.volume})
+    def fail(self, sentence: str, exit_code: int) -> None:
+        log.warning("%s: %s", self.volume, sentence, extra={"volume": self.volume})
+        if not self.exit_code:
+            self.error, self.exit_code = sentence, exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,8 @@ class PolicyRun:
         if self.policy.make is not Make.SNAPSHOT:
             for name in self.volumes:
                 yield f"sync {name}, once that is due"
+        for name in self.volumes:
+            yield f"prune {name}"
 
     def take_points(self) -> None:
         """One moment for all of a sub-client: that is what it is a set for."""
@@ -100,15 +108,15 @@ class PolicyRun:
                     self.volumes[each.volume].point = each.id
             except DmsnapError as error:
                 for name in ready:
-                    self.volumes[name].fail(error)
+                    self.volumes[name].fail(str(error), error.exit_code)
 
     def _is_takeable(self, name: str) -> bool:
         volume = self.session.catalogue.find_volume(name)
         if volume is None:
-            self.volumes[name].fail(NotFoundError(f"{name} is not protected"))
+            self.volumes[name].fail(f"{name} is not protected", ExitCode.NOT_FOUND)
         elif volume.state not in TAKEABLE:
             sentence = f"{name} is in state {volume.state}: no point was taken"
-            self.volumes[name].fail(WrongStateError(sentence))
+            self.volumes[name].fail(sentence, ExitCode.WRONG_STATE)
         return volume is not None and volume.state in TAKEABLE
 
     def copy(self) -> None:
@@ -120,7 +128,7 @@ class PolicyRun:
             try:
                 self._copy(volume, run)
             except DmsnapError as error:
-                run.fail(error)
+                run.fail(str(error), error.exit_code)
 
     def _copy(self, volume: Volume, run: VolumeRun) -> None:
         due_ns = self._due_ns(volume)
@@ -147,6 +155,24 @@ class PolicyRun:
             waiting, copying = [WaitingPoint(volume.id, now)], Copying(hours=copying.hours)
         found = next_copy(waiting, copying, now, self.zone)
         return found.due_ns if found else None
+
+    def prune(self) -> None:
+        """Have go what no rule keeps any more, also behind what failed: that may want room."""
+        for run in self.volumes.values():
+            volume = self.session.catalogue.find_volume(run.volume)
+            if volume is None:
+                continue
+            try:
+                self._prune(volume, run)
+            except DmsnapError as error:
+                run.fail(str(error), error.exit_code)
+
+    def _prune(self, volume: Volume, run: VolumeRun) -> None:
+        with turn(self.session, volume):
+            (result,) = pruning.prune(self.session, [volume.name])
+        run.pruned = tuple({each.point: None for each in result.points if not each.stays})
+        if result.error is not None:
+            run.fail(result.error, result.exit_code)
 
     def next_copy_ns(self) -> int | None:
         """The first moment at which a volume is to be copied that was not yet."""
@@ -188,6 +214,7 @@ def run(
         running.take_points()
     if running.policy.make is not Make.SNAPSHOT:
         running.copy()
+    running.prune()
     due_ns = running.next_copy_ns()
     if due_ns is not None and systemd.is_running():
         unit = COPY_UNIT.format(systemd.escape(name))

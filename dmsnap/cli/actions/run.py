@@ -22,9 +22,15 @@ def run(output: Output, *, policy: str, copying_only: bool, dry_run: bool) -> Ex
 
 def describe(runs: Sequence[VolumeRun]) -> Iterator[Text]:
     yield Table(
-        ("VOLUME", "POINT", "SYNCED", "OTHERWISE"),
+        ("VOLUME", "POINT", "SYNCED", "PRUNED", "OTHERWISE"),
         [
-            (run.volume, _short(run.point), _short(run.synced), run.error or _due(run))
+            (
+                run.volume,
+                _short(run.point),
+                _short(run.synced),
+                str(len(run.pruned)),
+                run.error or _due(run),
+            )
             for run in runs
         ],
     )

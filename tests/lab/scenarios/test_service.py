@@ -152,12 +152,7 @@ def test_a_timer_fires(lab: Lab, policies: Callable[[str], None]) -> None:
         "the last run ends",
     )
     for bench in (one, two):
-        live = [
-            point
-            for point in dmsnap("point", "list", bench.name)
-            if any(place["kind"] == "live" for place in point["places"])
-        ]
-        assert live, bench.name
+        assert live_points(bench.name)
     # What is due only in other hours has a timer in memory.
     copied = (
         text.replace('"*:*:0/5"', '"yearly"') + f'[policy.often.copy]\nhours = "{far_hours()}"\n'
@@ -171,6 +166,21 @@ def test_a_timer_fires(lab: Lab, policies: Callable[[str], None]) -> None:
     dmsnap("run", "often", "--copy")
     assert shown("ActiveState", "dmsnap-copy@often.timer") == "active"
     run("systemctl", "stop", "dmsnap-copy@often.timer")
+    # What no rule keeps goes behind each run.
+    assert len(live_points(one.name)) > 1
+    policies(f"{copied}[policy.often.primary]\nminimum = 1\n")
+    for volume in dmsnap("run", "often"):
+        assert volume["pruned"]
+        assert live_points(volume["volume"]) == [volume["point"]]
+
+
+def live_points(name: str) -> list[str]:
+    """The points of a volume that live on its primary."""
+    return [
+        point["id"]
+        for point in dmsnap("point", "list", name)
+        if any(place["kind"] == "live" for place in point["places"])
+    ]
 
 
 def done_jobs() -> list[dict[str, Any]]:
