@@ -15,7 +15,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # What brings a catalogue from each version to the next. New tables are there by then.
 UPGRADES = {
@@ -37,6 +37,7 @@ UPGRADES = {
         "ALTER TABLE volume ADD COLUMN units JSON",
         "ALTER TABLE volume ADD COLUMN trial_live BOOLEAN DEFAULT 0",
     ),
+    4: ("ALTER TABLE volume ADD COLUMN live JSON",),
 }
 
 metadata = MetaData()
@@ -68,6 +69,7 @@ volume = Table(
     Column("left_behind", JSON(none_as_null=True)),
     Column("units", JSON),
     Column("trial_live", Boolean, default=False),
+    Column("live", JSON(none_as_null=True)),
     Column("created_ns", BigInteger, nullable=False),
     Column("removed_ns", BigInteger),
 )

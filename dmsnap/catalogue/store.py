@@ -17,6 +17,7 @@ from dmsnap.catalogue.model import (
     Area,
     AreaRole,
     Hydration,
+    LiveFront,
     MountRecord,
     Parting,
     Point,
@@ -306,6 +307,7 @@ def _columns(value: Row) -> dict[str, object]:
         columns["mounts"] = [asdict(mount) for mount in value.mounts]
         columns["parting"] = asdict(value.parting) if value.parting else None
         columns["hydration"] = asdict(value.hydration) if value.hydration else None
+        columns["live"] = asdict(value.live) if value.live else None
     return {
         name: str(column) if isinstance(column, UUID) else column
         for name, column in columns.items()
@@ -334,6 +336,7 @@ def _volume(row: Mapping[str, Any]) -> Volume:
             "left_behind": tuple(row["left_behind"] or ()),
             "units": tuple(row["units"] or ()),
             "trial_live": bool(row["trial_live"]),
+            "live": LiveFront(**row["live"]) if row["live"] else None,
         }
     )
 

@@ -24,6 +24,7 @@ from dmsnap.catalogue.model import (
     AreaRole,
     Hydration,
     JobState,
+    LiveFront,
     MountRecord,
     Parting,
     Point,
@@ -95,6 +96,7 @@ def test_a_volume_comes_back_as_it_was(catalogue: Catalogue) -> None:
         mounts=(),
         hydration=Hydration("/dev/vg/old", "/dev/vg/new", 2**40, 9, "boot:1", 2**33),
         left_behind=("/dev/sdx", "/dev/a b"),
+        live=LiveFront("vg-data", "LVM-abc", "boot"),
     )
     catalogue.update_volume(changed)
     assert catalogue.volumes() == [changed]
@@ -237,7 +239,7 @@ def test_a_job_of_two_volumes_is_over_when_both_are_settled(catalogue: Catalogue
 
 
 def to_second_version(raw: sqlite3.Connection) -> None:
-    for column in ("hydration", "left_behind", "units", "trial_live"):
+    for column in ("hydration", "left_behind", "units", "trial_live", "live"):
         raw.execute(f"ALTER TABLE volume DROP COLUMN {column}")
     for column in ("arguments", "state"):
         raw.execute(f"ALTER TABLE job DROP COLUMN {column}")
@@ -317,6 +319,20 @@ def test_a_catalogue_of_the_first_version_is_brought_up(path: Path) -> None:
         catalogue.update_volume(parted)
     with Catalogue.open(path) as catalogue:
         assert catalogue.volume(volume.name) == parted
+
+
+def test_a_catalogue_of_the_fourth_version_is_brought_up(path: Path) -> None:
+    volume = a_volume()
+    with Catalogue.open(path) as catalogue:
+        catalogue.add_volume(volume)
+    with sqlite3.connect(path) as raw:
+        raw.execute("ALTER TABLE volume DROP COLUMN live")
+        raw.execute("UPDATE schema_version SET version = 4")
+    live = replace(volume, live=LiveFront("vg-data", "LVM-abc", "boot"))
+    with Catalogue.open(path) as catalogue:
+        assert catalogue.volume(volume.name) == volume
+        catalogue.update_volume(live)
+        assert catalogue.volume(volume.name) == live
 
 
 def test_a_catalogue_of_a_later_version_is_left_alone(path: Path) -> None:
