@@ -77,12 +77,25 @@ class Hydration:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveFront:
+    """The dm device of the LV that is a volume's front until the next boot: LVM's name and UUID.
+
+    After a boot, which ``boot_id`` tells, the volume has a front of its own.
+    """
+
+    name: str
+    uuid: str
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
     """A protected volume and the identity by which its applications know it.
 
     ``left_behind``: devices that it was moved away from, which still carry its file system.
     ``units`` are stopped while the volume is exchanged under its name. ``trial_live``: a trial
-    shows a live point on the primary, not one of the recovery volume.
+    shows a live point on the primary, not one of the recovery volume. ``live``: the layers were
+    put under the LV while it was mounted.
     """
 
     id: UUID
@@ -108,6 +121,7 @@ class Volume:
     left_behind: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     trial_live: bool = False
+    live: LiveFront | None = None
 
     @property
     def serving(self) -> str:

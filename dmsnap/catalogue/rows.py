@@ -9,6 +9,7 @@ from dmsnap.catalogue.model import (
     Area,
     AreaRole,
     Hydration,
+    LiveFront,
     MountRecord,
     Parting,
     Point,
@@ -26,6 +27,7 @@ def columns(value: Row) -> dict[str, object]:
         row["mounts"] = [asdict(mount) for mount in value.mounts]
         row["parting"] = asdict(value.parting) if value.parting else None
         row["hydration"] = asdict(value.hydration) if value.hydration else None
+        row["live"] = asdict(value.live) if value.live else None
     return {
         name: str(column) if isinstance(column, UUID) else column for name, column in row.items()
     }
@@ -53,6 +55,7 @@ def volume(row: Mapping[str, Any]) -> Volume:
             "left_behind": tuple(row["left_behind"] or ()),
             "units": tuple(row["units"] or ()),
             "trial_live": bool(row["trial_live"]),
+            "live": LiveFront(**row["live"]) if row["live"] else None,
         }
     )
 

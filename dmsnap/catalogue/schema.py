@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 # With another one goes a module in migrations/versions that leads to it.
-VERSION = "6"
+VERSION = "7"
 
 metadata = MetaData()
 
@@ -63,6 +63,7 @@ volume = Table(
     Column("left_behind", JSON(none_as_null=True)),
     Column("units", JSON),
     Column("trial_live", Boolean, default=False),
+    Column("live", JSON(none_as_null=True)),
     Column("created_ns", BigInteger, nullable=False),
     Column("removed_ns", BigInteger),
 )

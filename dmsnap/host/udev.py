@@ -13,6 +13,7 @@ from dmsnap.host.run import run
 
 CONTROL_SOCKET = Path("/run/udev/control")
 RULES = Path("/etc/udev/rules.d")
+RUNTIME_RULES = Path("/run/udev/rules.d")  # gone after a boot
 
 
 def is_running() -> bool:

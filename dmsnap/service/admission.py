@@ -10,6 +10,7 @@ from uuid import UUID
 
 from dmsnap._native import label
 from dmsnap._native.label import Label, LabelState, LabelTwin
+from dmsnap.catalogue.model import LiveFront
 from dmsnap.errors import (
     AlreadyProtectedError,
     BlockSizeError,
@@ -28,7 +29,7 @@ from dmsnap.host.mountinfo import mounts_of
 from dmsnap.host.signature import Signature
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.recovery import history, lease, replica
-from dmsnap.service import geometry
+from dmsnap.service import geometry, live_admission
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.space import era_metadata_bytes, open_space
@@ -67,6 +68,7 @@ class ProtectRequest:
     ``full``: copy what the file system does not use, too.
     ``force``: take the recovery volume over from another host that claims it.
     ``units``: what systemd stops while a swap exchanges the volume, and starts again.
+    ``live``: put the layers under the mounted LV, instead of unmounting it.
     """
 
     device: Path
@@ -81,6 +83,7 @@ class ProtectRequest:
     full: bool = False
     force: bool = False
     units: tuple[str, ...] = ()
+    live: bool = False
 
     def as_arguments(self) -> dict[str, object]:
         """For the journal, which takes JSON."""
@@ -95,13 +98,16 @@ class ProtectRequest:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Devices that passed. ``label`` is that of an earlier protection of the same volume."""
+    """Devices that passed. ``label`` is that of an earlier protection of the same volume, ``live``
+    the front that the device itself is until the next boot.
+    """
 
     backing: BlockDevice
     recovery: BlockDevice
     fs_type: str
     fs_uuid: str
     label: Label | None
+    live: LiveFront | None = None
 
     @property
     def volume_id(self) -> UUID | None:
@@ -123,12 +129,14 @@ def admit(session: Session, request: ProtectRequest) -> Admitted:
     found = check_recovery(request, backing, recovery, content)
     geometry.check_block_sizes(request.store, backing, recovery, content)
     check_store(request, backing, recovery)
+    live_front = live_admission.admit(session, backing) if request.live else None
     return Admitted(
         backing=backing,
         recovery=recovery,
         fs_type=(content.fs_type if content else None) or "",
         fs_uuid=(content.uuid if content else None) or "",
         label=found,
+        live=live_front,
     )
 
 

@@ -53,9 +53,13 @@ class Assembly:
         self.at_boot = at_boot
         # A new tracking id: what was written while the stack did not exist was not seen,
         # so the next sync compares.
-        self.volume = replace(volume, tracking_id=new_tracking_id())
+        live = stack.live_front(volume)
+        self.volume = replace(volume, tracking_id=new_tracking_id(), live=live)
 
     def plan(self) -> Plan:
+        return Plan("assemble", (self.volume.id,), self.steps(), {"name": self.volume.name})
+
+    def steps(self) -> list[Step]:
         name, state_directory = self.volume.name, self.session.configuration.state_directory
         steps = [
             Step("drop-points", f"drop live points of {name} that broke", self._drop_points),
@@ -78,7 +82,7 @@ class Assembly:
         # At boot that is for the mount units, with the options that fstab has by now.
         if self.volume.mounts and not self.at_boot:
             steps.append(Step("mount", f"mount /dev/mapper/{name}", self._mount))
-        return Plan("assemble", (self.volume.id,), steps, {"name": name})
+        return steps
 
     def _drop_points(self) -> None:
         """A snapshot that was not there while its origin was written to holds no moment."""
@@ -90,7 +94,8 @@ class Assembly:
                     replace(
                         point,
                         area_id=None,
-                        invalid_reason="its snapshot was not there while the volume was in use",
+                        invalid_reason=point.invalid_reason
+                        or "its snapshot was not there while the volume was in use",
                     )
                 )
 

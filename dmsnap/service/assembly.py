@@ -2,21 +2,20 @@
 
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from dmsnap.catalogue.model import Area, Volume
-from dmsnap.errors import OperatingSystemError, StackChangedError
-from dmsnap.host import blockdev, lun
+from dmsnap.errors import OperatingSystemError
+from dmsnap.host import blockdev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
-from dmsnap.host.dm.target import Era, Table, format_table
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service import mounting, trial
 from dmsnap.service.session import Session
-from dmsnap.snapshot import stack, write_count
-from dmsnap.snapshot.stack import DmName
+from dmsnap.snapshot import layers, stack, write_count
 from dmsnap.units import PAGE_BYTES
 
 log = logging.getLogger(__name__)
@@ -28,30 +27,68 @@ DAMAGED = (errno.ENOTBLK, errno.EILSEQ)
 
 def build(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
     """Make the origin and the front where they are missing or have a table of somebody else."""
+    if stack.live_front(volume):
+        build_layers(session, volume, areas)
+        return
     build_origin(session, volume)
     build_front(volume, areas)
 
 
+def build_layers(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
+    """Put the layers under the LV, whoever has it mounted; nothing happens when they are there.
+
+    A swap that was killed may have left a front of its own over the same metadata.
+    """
+    if not layers.are_in_place(volume):
+        for device in (stack.own_front(volume), stack.era_maker(volume)):
+            stack.remove(device)
+        layers.build_base(volume)
+        build_origin(session, volume)
+        area = stack.era_area(volume, areas)
+        metadata = stack.attach_area(volume, area)
+        # Before the LV waits for it.
+        begin_anew_if_damaged(volume, metadata, partial(trial.make_metadata, volume, area))
+        layers.put(volume, metadata, session.configuration.window_deadline_ms)
+    stack.turn_discards_off(volume)
+
+
+def remove_layers(session: Session, volume: Volume) -> None:
+    """Give the LV its own table back under its users, and remove what lay below."""
+    layers.take_out(volume, session.configuration.window_deadline_ms)
+    tear_down(volume)
+
+
 def build_origin(session: Session, volume: Volume) -> None:
-    """The snapshot-origin over the backing device."""
-    backing = BlockDevice.probe(lun.node(volume.backing))
+    """The snapshot-origin over the backing device, or over the base that stands for it.
+
+    Once the LV's own dm device is no front any more, the base lies on it: so LVM may do with the LV
+    what it does with one that is in use.
+    """
+    if not stack.live_front(volume) and stack.exists(stack.base(volume)):
+        stack.settle(stack.base(volume), layers.held_table(volume))
     is_new = not stack.exists(stack.origin(volume))
-    settle(stack.origin(volume), stack.origin_table(volume, backing))
+    stack.settle(stack.origin(volume), stack.origin_table(volume, stack.backing(volume)))
     if is_new:
         write_count.remember(session.configuration.run_directory, volume)
 
 
 def build_front(volume: Volume, areas: Sequence[Area]) -> None:
-    """dm-era over the origin that is there.
-
-    Metadata that dm-era does not take is worth nothing, and the volume is: it begins anew.
-    """
+    """dm-era over the origin that is there."""
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     table = stack.front_table(volume, metadata)
+    settle = partial(stack.settle, stack.front(volume), table, UdevFlags.SHOWN)
+    begin_anew_if_damaged(volume, metadata, settle)
+    stack.turn_discards_off(volume)
+
+
+def begin_anew_if_damaged(
+    volume: Volume, metadata: BlockDevice, open_it: Callable[[], None]
+) -> None:
+    """Metadata that dm-era does not take is worth nothing, and the volume is: it begins anew."""
     try:
-        settle(stack.front(volume), table, UdevFlags.SHOWN)
+        open_it()
     except OperatingSystemError as error:
-        if error.fields.get("errnum") not in DAMAGED or stack.exists(stack.front(volume)):
+        if error.fields.get("errnum") not in DAMAGED or stack.exists(stack.own_front(volume)):
             raise
         log.warning(
             "dm-era does not take its metadata of %s, which is damaged: it begins anew, and the "
@@ -59,8 +96,7 @@ def build_front(volume: Volume, areas: Sequence[Area]) -> None:
             volume.name,
         )
         blockdev.clear_start(metadata.path, PAGE_BYTES)
-        settle(stack.front(volume), table, UdevFlags.SHOWN)
-    stack.turn_discards_off(volume)
+        open_it()
 
 
 def build_trial(volume: Volume, areas: Sequence[Area]) -> None:
@@ -72,13 +108,13 @@ def build_trial(volume: Volume, areas: Sequence[Area]) -> None:
     """
     below = _build_live(volume, areas) if volume.trial_live else _build_levels(volume)
     cow = stack.attach_area(volume, trial.overlay_area(volume, areas))
-    settle(stack.origin(volume), trial.overlay_table(volume, below, cow))
+    stack.settle(stack.origin(volume), trial.overlay_table(volume, below, cow))
     build_front(volume, areas)
 
 
 def _build_live(volume: Volume, areas: Sequence[Area]) -> int:
     """While a trial shows it, nobody writes to the primary: the live point is what it was."""
-    settle(trial.live_point(volume), trial.live_table(volume, areas))
+    stack.settle(trial.live_point(volume), trial.live_table(volume, areas))
     return stack.require(trial.live_point(volume)).devno
 
 
@@ -89,42 +125,22 @@ def _build_levels(volume: Volume) -> int:
     steps_back = history.position_of(label, volume.trial_point) or 0
     levels = chain.levels(volume, label, steps_back, chain.TRIAL)
     for level, entry in zip(levels, label.history, strict=False):
-        settle(level.store, chain.store_table(entry, recovery))
+        stack.settle(level.store, chain.store_table(entry, recovery))
         store = stack.require(level.store).devno
         table = chain.level_table(volume, below, store, level.chunk_bytes)
-        settle(level.shown, table, read_only=True)
+        stack.settle(level.shown, table, read_only=True)
         below = stack.require(level.shown).devno
     return below
 
 
-def settle(
-    device: DmName, table: Table, udev: UdevFlags = UdevFlags.HIDDEN, *, read_only: bool = False
-) -> None:
-    """Have one of our devices with ``table``, and not suspended.
-
-    An era target is never loaded over another one, which may have the same metadata open and
-    would then destroy it.
-    """
-    info = stack.find(device)
-    if info is None:
-        dm.create(device.name, device.uuid, table, udev=udev, read_only=read_only)
-        return
-    live = dm.table(info.name)
-    if live == table:
-        if info.suspended:
-            dm.resume(info.name, udev=udev)
-        return
-    if any(isinstance(line.target, Era) for line in live):
-        raise StackChangedError(
-            f"{device.name} has another table of dm-era: {format_table(live)}",
-            hint=f"unmount it, remove it with dmsetup remove {device.name}, and assemble it again",
-        )
-    dm.reload(info.name, table, udev=udev, read_only=read_only)
-
-
 def tear_down(volume: Volume) -> None:
-    """Remove front and origin, as far as they exist."""
-    for device in (stack.front(volume), stack.origin(volume)):
+    """Remove a front of ours, the origin and what stands for an LV below, as far as they exist."""
+    for device in (
+        stack.own_front(volume),
+        stack.era_maker(volume),
+        stack.origin(volume),
+        stack.base(volume),
+    ):
         stack.remove(device)
 
 

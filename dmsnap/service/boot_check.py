@@ -50,7 +50,10 @@ def volume_checks(volume: Volume, state_directory: Path) -> Iterator[Check]:
     if not found:
         lines = [entry for entry in fstab.entries() if boot.mounts_volume(entry, volume)]
         where = ", ".join(entry.mount_point for entry in lines)
-        yield Check(name, Level.OK, f"assembled before {where}" if where else "assembled")
+        sentence = f"assembled before {where}" if where else "assembled"
+        if stack.live_front(volume):
+            sentence += f", and then no more a part of {volume.backing} as LVM shows it"
+        yield Check(name, Level.OK, sentence)
 
 
 Finding = tuple[Level, str, str]
@@ -74,7 +77,8 @@ def mount_findings(volume: Volume) -> Iterator[Finding]:
     devices = boot.devices_of(volume)
     for entry in fstab.entries():
         for path in devices:
-            if boot.names_device(entry, path):
+            # The name of a volume that is live leads to its LV until the next boot.
+            if entry.spec not in boot.front_paths(volume) and boot.names_device(entry, path):
                 yield (
                     Level.MISSING,
                     f"/etc/fstab mounts {entry.mount_point} from {entry.spec}, a device of "
@@ -84,7 +88,7 @@ def mount_findings(volume: Volume) -> Iterator[Finding]:
         if entry.spec.startswith("UUID=") and boot.mounts_volume(entry, volume):
             yield from link_findings(volume, Path("/dev/disk/by-uuid", entry.spec[5:]), entry.spec)
     for unit, what in mount_units():
-        if any(is_same(what, path) for path in devices):
+        if what not in boot.front_paths(volume) and any(is_same(what, path) for path in devices):
             yield (
                 Level.MISSING,
                 f"{unit} mounts {what}, a device of {volume.name}: it is kept from that at boot",
@@ -94,7 +98,8 @@ def mount_findings(volume: Volume) -> Iterator[Finding]:
 
 def link_findings(volume: Volume, link: Path, spec: str) -> Iterator[Finding]:
     """A link by UUID must lead to the front, while that is there."""
-    if stack.exists(stack.front(volume)) and not is_same(str(link), str(dm.node(volume.name))):
+    front = stack.front(volume)
+    if stack.exists(front) and not is_same(str(link), str(dm.node(front.name))):
         yield (
             Level.MISSING,
             f"{spec} in /etc/fstab does not lead to {volume.name}'s front now",

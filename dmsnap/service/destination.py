@@ -28,6 +28,11 @@ def require_settled(session: Session, volume: Volume) -> None:
             f"{volume.name} is in state {volume.state}: it cannot be moved",
             hint="dmsnap swap revert or dmsnap swap commit comes first",
         )
+    if stack.exists(stack.base(volume)):
+        raise WrongStateError(
+            f"{volume.name} was protected while it was mounted: until the next boot LVM's device "
+            f"is a part of its stack, and it cannot be moved"
+        )
     areas, points = session.catalogue.areas(volume.id), session.catalogue.points(volume.id)
     stack.check(volume, areas, points)
     front = stack.require(stack.front(volume))

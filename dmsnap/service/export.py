@@ -167,6 +167,11 @@ def require_exportable(session: Session, source: Source, wanted: Export) -> None
 
 def front_node(volume: Volume) -> str:
     """The front's node; one whose stack is not there cannot be exported."""
+    if stack.live_front(volume) is not None:
+        raise WrongStateError(
+            f"{volume.name} was protected while it was mounted: until the next boot its front is "
+            f"LVM's device, which is not exported"
+        )
     if not stack.exists(stack.front(volume)):
         raise WrongStateError(
             f"/dev/mapper/{volume.name} is not there",

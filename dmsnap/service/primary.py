@@ -31,16 +31,27 @@ def answers(volume: Volume, patience_seconds: float) -> bool:
 
     Read past the front first: what then hangs is not counted among what the front waits for.
     """
-    if not reach.reads(Path(volume.backing), patience_seconds):
+    if not _reads(volume, patience_seconds):
         return False
     devno = stack.require(stack.front(volume)).devno
     places = [entry.mount_point for entry in mountinfo.mounts_of(devno)[:1]]
     return all(reach.flushes(place, devno, patience_seconds) for place in places)
 
 
+def _reads(volume: Volume, patience_seconds: float) -> bool:
+    """Whether what the front lies on can be read past it: of a live volume the disks of its LV.
+
+    A child that is left behind then holds nothing open that is to be removed.
+    """
+    paths = [Path(volume.backing)]
+    if stack.live_front(volume):
+        paths = [dm.path_by_devno(devno) for devno in dm.deps(stack.base(volume).name)]
+    return all(reach.reads(path, patience_seconds) for path in paths)
+
+
 def require_answer(volume: Volume, patience_seconds: float, *, hint: str) -> None:
     """Raise :class:`DeadlineError` when the primary hangs: who mounted it could not be ended."""
-    if not reach.reads(Path(volume.backing), patience_seconds):
+    if not _reads(volume, patience_seconds):
         raise DeadlineError(
             f"{volume.backing} does not answer within {patience_seconds:g} s: who used it would "
             f"hang",

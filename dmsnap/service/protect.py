@@ -22,6 +22,8 @@ from dmsnap.service import (
     assembly,
     boot,
     journal,
+    live_admission,
+    live_link,
     lun_watch,
     luns,
     mounting,
@@ -47,6 +49,7 @@ class ProtectResult:
     """What was built, and what the first copy took.
 
     ``full_reason`` is why nothing was left out; None when the file system said what it uses.
+    ``live``: the front is ``device`` itself until the next boot.
     """
 
     volume: str
@@ -63,6 +66,7 @@ class ProtectResult:
     window_seconds: float
     seconds: float
     steps: dict[str, float]
+    live: bool = False
 
 
 class Protection:
@@ -106,8 +110,7 @@ class Protection:
         )
 
     def plan(self) -> Plan:
-        volume, device = self.volume, self.backing.path
-        where = ", ".join(mount.mount_point for mount in volume.mounts)
+        volume = self.volume
         steps = [
             Step("record", f"record {volume.name} in the catalogue", self._record, self._forget),
             Step(
@@ -116,14 +119,60 @@ class Protection:
                 partial(self.session.create_area, volume, self.metadata),
                 partial(self.session.release_area, volume, self.metadata),
             ),
-            # From here on a boot builds the stack, finished or not: metadata comes before it.
+            *(self._steps_of_layers() if volume.live else self._steps_of_front()),
+        ]
+        record = f"record that {volume.name} is protected"
+        finish = Step("record-protected", record, self._finish, final=True)
+        steps += [*self.copy.steps(), finish]
+        return Plan("protect", (volume.id,), steps, self.arguments)
+
+    def _prepare_boot(self) -> Step:
+        """From here on a boot builds the stack, finished or not: metadata comes before it."""
+        volume = self.volume
+        return Step(
+            "prepare-boot",
+            f"have {volume.name} assembled at boot, and fstab name /dev/mapper/{volume.name}",
+            partial(boot.prepare, volume, self.session.configuration.state_directory),
+            partial(boot.withdraw, volume),
+        )
+
+    def _hide_twins(self) -> Step:
+        return Step(
+            "hide-twins",
+            f"keep {self.backing.path} and {self.recovery.path} out of /dev/disk/by-uuid and "
+            f"by-label",
+            partial(boot.hide, self.volume),
+            partial(boot.show, self.volume),
+        )
+
+    def _steps_of_layers(self) -> list[Step]:
+        """The LV itself is not hidden in this boot: that is said first."""
+        volume, device = self.volume, self.backing.path
+        return [
             Step(
-                "prepare-boot",
-                f"have {volume.name} assembled at boot, and fstab name /dev/mapper/{volume.name}",
-                partial(boot.prepare, volume, self.session.configuration.state_directory),
-                partial(boot.withdraw, volume),
+                "link",
+                f"have /dev/mapper/{volume.name} lead to {device} until the next boot",
+                partial(live_link.show, volume),
+                partial(live_link.hide, volume),
+            ),
+            self._prepare_boot(),
+            self._hide_twins(),
+            Step(
+                "put-layers",
+                f"put snapshot-origin and dm-era under {device}, as it is mounted",
+                partial(assembly.build, self.session, volume, [self.metadata]),
+                partial(assembly.remove_layers, self.session, volume),
+                check=self._require_plain,
             ),
         ]
+
+    def _require_plain(self) -> None:
+        live_admission.require_plain(BlockDevice.probe(self.backing.path))
+
+    def _steps_of_front(self) -> list[Step]:
+        volume, device = self.volume, self.backing.path
+        where = ", ".join(mount.mount_point for mount in volume.mounts)
+        steps = [self._prepare_boot()]
         if volume.mounts:
             steps.append(
                 Step(
@@ -131,12 +180,7 @@ class Protection:
                 )
             )
         steps += [
-            Step(
-                "hide-twins",
-                f"keep {device} and {self.recovery.path} out of /dev/disk/by-uuid and by-label",
-                partial(boot.hide, volume),
-                partial(boot.show, volume),
-            ),
+            self._hide_twins(),
             Step(
                 "create-stack",
                 f"put snapshot-origin and dm-era over {device} as /dev/mapper/{volume.name}",
@@ -153,10 +197,7 @@ class Protection:
                     self._unmount_front,
                 )
             )
-        record = f"record that {volume.name} is protected"
-        finish = Step("record-protected", record, self._finish, final=True)
-        steps += [*self.copy.steps(), finish]
-        return Plan("protect", (volume.id,), steps, self.arguments)
+        return steps
 
     def _record(self) -> None:
         self.session.catalogue.add_volume(self.volume)
@@ -203,6 +244,7 @@ class Protection:
             window_seconds=self.copy.point.window_seconds,
             seconds=times.total,
             steps=times.seconds,
+            live=self.volume.live is not None,
         )
 
 
@@ -228,6 +270,7 @@ def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) ->
         tracking_id=new_tracking_id(),
         created_ns=now_ns(),
         units=request.units,
+        live=admitted.live,
     )
 
 

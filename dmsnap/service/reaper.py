@@ -31,13 +31,15 @@ from dmsnap.service import (
     occupants,
     operations,
     overlay,
+    own_front,
     primary,
     spare,
     trial,
 )
 from dmsnap.service.luns import Wanted
 from dmsnap.service.session import Session
-from dmsnap.snapshot import live, stack
+from dmsnap.snapshot import layers, live, stack
+from dmsnap.snapshot.stack import DmName
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     """Remove what belongs to no point and no trial, and mount again what a swap had unmounted."""
     if cut_off:
         resume_suspended(volume)
+    note_dropped_layers(session, volume)
     note_invalid_points(session, volume)
     remove_temporary_points(session, volume)
     remove_stray_snapshots(session, volume)
@@ -129,6 +132,9 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     if volume.state is VolumeState.PROMOTED and is_retired_in_part(session, volume):
         retire(session, volume)
     note = occupants.note_path(session, volume)
+    halfway = volume.state in SETTLED and any(job.has_begun("own-front") for job in cut_off)
+    if halfway and not primary.is_failed(volume):
+        own_front.complete(session, volume)
     unmounted = any(job.has_begun("unmount") for job in cut_off)
     if (unmounted or note.exists()) and shows_what_it_should(session, volume):
         assembly.mount_front(volume)
@@ -198,6 +204,19 @@ def resume_suspended(volume: Volume) -> None:
             if info.inactive_table and not hydration.is_switched(volume, info.name):
                 dm.clear(info.name)
             dm.resume(info.name)
+    if stack.live_front(volume):
+        layers.tidy(volume)
+
+
+def note_dropped_layers(session: Session, volume: Volume) -> None:
+    """What was written since LVM put its own table back is known to nobody: it is compared.
+
+    While a protect is under way, that has not put them there, or takes them out again.
+    """
+    sentence = layers.dropped(volume) if volume.state in SETTLED else None
+    if sentence:
+        log.warning("%s; dmsnap sync %s puts them back", sentence, volume.name)
+        session.distrust(volume)
 
 
 def note_invalid_points(session: Session, volume: Volume) -> None:
@@ -310,7 +329,14 @@ def is_retired_in_part(session: Session, volume: Volume) -> bool:
     """Whether a commit that made the recovery volume the primary was killed after that."""
     if stack.exists(stack.origin(volume, volume.generation - 1)):
         return True
+    if stack.exists(former_base(volume)):
+        return True
     return any(is_former(volume, area) for area in session.catalogue.areas(volume.id))
+
+
+def former_base(volume: Volume) -> DmName:
+    """What stood for the former primary, an LV that was mounted when it was protected."""
+    return stack.base(replace(volume, backing=volume.previous_backing or ""))
 
 
 def is_former(volume: Volume, area: Area) -> bool:
@@ -331,6 +357,7 @@ def retire(session: Session, volume: Volume) -> None:
             session.remove_live_point(volume, point)
             session.catalogue.delete_point(point.id, "swap commit gave its disk up")
     stack.remove(stack.origin(volume, volume.generation - 1))
+    stack.remove(former_base(volume))
     for area in session.catalogue.areas(volume.id):
         if area.id in former:
             session.release_area(volume, area)

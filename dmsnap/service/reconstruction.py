@@ -15,6 +15,7 @@ from dmsnap.recovery.search import Labelled
 from dmsnap.service import evidence as pieces
 from dmsnap.service import mounting
 from dmsnap.service.evidence import Evidence
+from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import POINT_DIGITS
 from dmsnap.snapshot.survey import LiveStack
 from dmsnap.tracking.choice import new_tracking_id
@@ -121,6 +122,7 @@ def first_draft(evidence: Evidence, store: str, run_directory: Path) -> Volume:
         generation=live.generation if live else 0,
         tracking_id=new_tracking_id(),
         created_ns=now_ns(),
+        live=live.lv if live else None,
     )
 
 
@@ -148,7 +150,18 @@ def placed(evidence: Evidence, volume: Volume) -> Volume:
     if volume.state is VolumeState.PROTECTED and not primary:
         raise WrongStateError(f"where the device of {volume.name} is cannot be known")
     recovery_id = found.label.recovery_uuid if found else None
-    return replace(volume, backing=primary, recovery=recovery, recovery_id=recovery_id)
+    after = replace(volume, backing=primary, recovery=recovery, recovery_id=recovery_id)
+    require_base(live, after)
+    return after
+
+
+def require_base(live: LiveStack | None, volume: Volume) -> None:
+    """What stands for an LV is known by the LV's path, which may have been another one."""
+    if live is not None and live.base not in (None, stack.base(volume).uuid):
+        raise WrongStateError(
+            f"{volume.name} was protected while it was mounted, by another path of its logical "
+            f"volume than {volume.backing}: its stack is not understood before the next boot"
+        )
 
 
 def not_on(live: LiveStack, found: Labelled | None) -> bool:

@@ -16,11 +16,9 @@ As in a promotion no step has an undo: interrupted, it is finished by running it
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from dmsnap.catalogue.model import Area, Point, Volume, VolumeState
 from dmsnap.errors import WrongStateError
-from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, SnapshotMerge, SnapshotOrigin
 from dmsnap.service import assembly, reaper, trial
@@ -39,7 +37,7 @@ class Rollback:
         self.session = session
         self.volume = replace(volume, state=VolumeState.COMMITTING)
         self.before = replace(volume, generation=volume.generation - 1)
-        self.backing = BlockDevice.probe(Path(volume.backing))
+        self.backing = stack.backing(volume)
         self.shown = trial.live_point(volume)
         self.crowded = [] if volume.state is VolumeState.COMMITTING else self._crowded()
         if self.crowded and not drop_points:

@@ -150,11 +150,12 @@ class Session:
             self.catalogue.record_replica(volume, history.held(current))
 
     def forget_dropped(self, volume: Volume) -> None:
-        """Mark points as deleted that the replica's history had no room for any more."""
+        """Mark points as deleted that live nowhere: lost ones, or dropped to make room."""
         current = replica.label_of(volume)
         for point in self.catalogue.points(volume.id):
             if point.area_id is None and history.position_of(current, point.id) is None:
-                self.catalogue.delete_point(point.id, "the history had no room for it")
+                reason = point.invalid_reason or "the history had no room for it"
+                self.catalogue.delete_point(point.id, reason)
 
     def distrust(self, volume: Volume) -> None:
         """Make the next sync compare in full: tracking before now cannot be trusted."""

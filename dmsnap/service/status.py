@@ -17,10 +17,11 @@ from dmsnap.service import exported, overlay, publication, spare, trial
 from dmsnap.service.overlay import OverlayStatus
 from dmsnap.service.session import Session
 from dmsnap.service.withdrawal import is_cut_off
-from dmsnap.snapshot import live, stack, write_count
+from dmsnap.snapshot import layers, live, stack, write_count
 from dmsnap.units import format_size, to_bytes
 
 COW_WARNING_PERCENT = 80
+SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class VolumeStatus:
 
     ``running`` is the command that works on it now: its devices and its label are on their way
     then, and not judged. ``spare_reason`` is why the next swap has to format its era metadata.
+    ``live``: the front is the LV's own dm device until the next boot.
     """
 
     volume: str
@@ -81,6 +83,7 @@ class VolumeStatus:
     spare_reason: str | None = None
     hydration: HydrationStatus | None = None
     overlay: OverlayStatus | None = None
+    live: bool = False
 
 
 def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
@@ -106,7 +109,7 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
     return VolumeStatus(
         volume=volume.name,
         state=volume.state,
-        front=f"/dev/mapper/{volume.name}",
+        front=str(dm.node(stack.front(volume).name)),
         device=volume.backing,
         size_bytes=volume.size_bytes,
         mount_points=mount_points(volume),
@@ -122,6 +125,7 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
         spare_reason=None if running else spare.reason_without(session, volume),
         hydration=hydration_status(volume),
         overlay=overlay_status(session, volume),
+        live=stack.live_front(volume) is not None,
     )
 
 
@@ -155,6 +159,8 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
     """How the live tables differ from what they should be."""
     areas = session.catalogue.areas(volume.id)
     try:
+        if volume.state in SETTLED and (sentence := layers.dropped(volume)):
+            return [f"{sentence}: dmsnap sync {volume.name} puts them back, and compares in full"]
         if volume.state is VolumeState.TRIAL:
             found = stack.differences(trial.expected_tables(volume, areas))
             return found or overlay.problems(volume, overlay.status(session, volume))

@@ -11,7 +11,7 @@ from uuid import UUID
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import WrongStateError
 from dmsnap.host.dm import device as dm
-from dmsnap.service import assembly, boot, journal, primary, trial
+from dmsnap.service import assembly, boot, journal, own_front, primary, trial
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.occupants import Occupants
 from dmsnap.service.point import find
@@ -56,6 +56,7 @@ class Trial:
         }
         self.hangs = False
         self.before = volume
+        self.live = volume if stack.live_front(volume) else None
         # Looked up now: undoing must not depend on a catalogue whose disk is full.
         self.before_metadata = stack.era_area(volume, session.catalogue.areas(volume.id))
         self.source = choose(session, volume, wanted, force=force)
@@ -65,6 +66,7 @@ class Trial:
             generation=volume.generation + 1,
             trial_point=self.source.point,
             trial_live=self.source.is_live,
+            live=None,
         )
         point = self.source.point
         self.overlay = session.plan_cow(self.volume, AreaRole.OVERLAY, point_id=point)
@@ -95,6 +97,7 @@ class Trial:
             ),
             *self.occupants.steps_before(),
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_before),
+            *self._own_front_steps(),
             Step("record", f"record that {name} is in trial", self._record, self._unrecord),
             *boot.network_steps(self.before, self.volume, state_directory),
             Step("load-front", f"put it under /dev/mapper/{name}", self._load, self._unload),
@@ -108,6 +111,28 @@ class Trial:
         ]
         arguments = self.arguments | {"name": name, "to": str(self.source.point)}
         return Plan("swap", (self.volume.id,), steps, arguments)
+
+    def _own_front_steps(self) -> list[Step]:
+        """Until the next boot LVM's device may be the front: it is not, from here on."""
+        if not self.live:
+            return []
+        return [
+            Step(
+                "own-front",
+                f"give {self.before.backing} its own table back, and make "
+                f"/dev/mapper/{self.volume.name} over it",
+                self._make_own_front,
+                self._take_own_front_back,
+            )
+        ]
+
+    def _make_own_front(self) -> None:
+        self.live = self.before
+        self.before = own_front.make(self.session, self.before, failed=self.hangs)
+
+    def _take_own_front_back(self) -> None:
+        self.before = replace(self.before, live=self.live.live if self.live else None)
+        own_front.take_back(self.session, self.before)
 
     def _create_areas(self) -> None:
         self.session.create_area(self.volume, self.overlay)
@@ -144,12 +169,15 @@ class Trial:
         self.before = assembly.as_mounted(self.session, self.before)
         self.volume = replace(self.volume, mounts=self.before.mounts)
         self.session.catalogue.update_volume(self.before)
-        self._unmount_again()
-        trial.require_unopened(self.volume)
+        self._unmount_front(self.before)
+        trial.require_unopened(self.before)
 
     def _unmount_again(self) -> None:
+        self._unmount_front(self.volume)
+
+    def _unmount_front(self, volume: Volume) -> None:
         wait_seconds = self.session.configuration.unmount_wait_seconds
-        assembly.unmount_front(self.volume, wait_seconds)
+        assembly.unmount_front(volume, wait_seconds)
 
     def _mount_before(self) -> None:
         if self.hangs:

@@ -24,6 +24,7 @@ from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import audit as auditing
 from dmsnap.service import exported, journal, lun_watch, recognition, spare
+from dmsnap.service.assemble import Assembly
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.journal import Plan, Step, StepTimes
@@ -31,7 +32,7 @@ from dmsnap.service.point import PointSet
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
-from dmsnap.snapshot import live, stack, write_count
+from dmsnap.snapshot import layers, live, stack, write_count
 from dmsnap.tracking import choice, era
 from dmsnap.tracking.choice import Tracker, TrackerChoice
 
@@ -80,6 +81,7 @@ class Sync:
         )
         self.choice = TrackerChoice(Tracker.COMPARE)
         self.bytes_beside: int | None = None
+        self.untracked: str | None = None  # why writes were not seen, where that is known
         self.dirty: ExtentSet | None = None
         self.bytes_dirty = 0
         self.content: Signature | None = None
@@ -164,6 +166,8 @@ class Sync:
             live.current_era(self.volume),
             bytes_beside=self.bytes_beside or 0,
         )
+        if self.untracked and self.choice.tracker is Tracker.COMPARE:
+            self.choice = replace(self.choice, reason=self.untracked)
         size_bytes = self.volume.size_bytes
         if self.choice.tracker is Tracker.ERA:
             areas = self.session.catalogue.areas(self.volume.id)
@@ -321,8 +325,14 @@ def sync(
             raise WrongStateError(
                 f"{name} is in state {volume.state}: its recovery volume cannot be synced"
             )
-        points = session.catalogue.points(volume.id)
-        stack.check(volume, session.catalogue.areas(volume.id), points)
+        dropped = layers.dropped(volume)
+        steps: list[Step] = []
+        if dropped:
+            building = Assembly(session, volume, at_boot=True)
+            steps, volume = building.steps(), building.volume
+        else:
+            points = session.catalogue.points(volume.id)
+            stack.check(volume, session.catalogue.areas(volume.id), points)
         running = Sync(
             session,
             volume,
@@ -333,13 +343,14 @@ def sync(
             progress=progress,
             hooks=hooks_of(session, [name]),
         )
+        running.untracked = dropped
         arguments = {
             "name": name,
             "audit": audit,
             "cow_percent": cow_percent,
             "bandwidth": bandwidth,
         }
-        plan = Plan("sync", (volume.id,), running.steps(), arguments)
+        plan = Plan("sync", (volume.id,), [*steps, *running.steps()], arguments)
         if dry_run:
             return plan
         with lun_watch.explained(volume):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
@@ -109,7 +108,7 @@ def live_point(volume: Volume) -> DmName:
 def live_table(volume: Volume, areas: Sequence[Area]) -> Table:
     """What the live point that a trial shows should look like."""
     cow = stack.attach_area(volume, point_area(areas, volume.trial_point))
-    return stack.point_table(volume, BlockDevice.probe(Path(volume.backing)), cow)
+    return stack.point_table(volume, stack.backing(volume), cow)
 
 
 def hide(volume: Volume, levels: list[chain.Level]) -> None:

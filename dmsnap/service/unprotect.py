@@ -13,13 +13,13 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lun import LunName
 from dmsnap.recovery import replica
-from dmsnap.service import assembly, boot, exported, identity, journal, luns, mounting
+from dmsnap.service import assembly, boot, exported, identity, journal, live_link, luns, mounting
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns import Wanted
 from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
 from dmsnap.service.withdrawal import Withdrawal, ends_without_volume, release_recovery
-from dmsnap.snapshot import stack
+from dmsnap.snapshot import layers, stack
 
 
 class Release:
@@ -53,38 +53,49 @@ class Release:
         self.forget = forget
         # A protect or an unprotect that was killed may have unmounted it and come no further.
         unfinished = volume.state is VolumeState.BUILDING or not stack.exists(stack.front(volume))
+        self.is_live = stack.live_front(volume) is not None
+        unfinished = unfinished and not self.is_live
         self.mounts = volume.mounts if unfinished else ()
         if self.mounts:
             identity.require_no_replica(volume)
 
     def plan(self) -> Plan:
         name, volume, session = self.volume.name, self.volume, self.session
-        steps = [
-            Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_front),
-            Step(
-                "remove-stack",
-                f"remove the live points and the stack of {name}",
-                self._remove,
-                self._rebuild,
-            ),
-            Step(
-                "show-device",
-                f"give {volume.backing} its links back",
-                partial(boot.show, volume, forget=self.forget),
-                partial(boot.hide, volume),
-            ),
-            Step(
-                "mount",
-                f"mount {volume.backing} where {name} was",
-                self._mount,
-                self._unmount_backing,
-            ),
-            Step(
-                "withdraw-boot",
-                f"have {name} not assembled at boot, and fstab name {volume.backing}",
-                partial(boot.withdraw, volume),
-                partial(boot.prepare, volume, session.configuration.state_directory),
-            ),
+        unmount = Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_front)
+        show = Step(
+            "show-device",
+            f"give {volume.backing} its links back",
+            partial(boot.show, volume, forget=self.forget),
+            partial(boot.hide, volume),
+        )
+        mount = Step(
+            "mount",
+            f"mount {volume.backing} where {name} was",
+            self._mount,
+            self._unmount_backing,
+        )
+        withdraw = Step(
+            "withdraw-boot",
+            f"have {name} not assembled at boot, and fstab name {volume.backing}",
+            partial(boot.withdraw, volume),
+            partial(boot.prepare, volume, session.configuration.state_directory),
+        )
+        remove = Step(
+            "remove-stack",
+            f"remove the live points and the stack of {name}",
+            self._remove,
+            self._rebuild,
+        )
+        hide_link = Step(
+            "hide-link",
+            f"take the name {name} from {volume.backing}",
+            partial(live_link.hide, volume),
+            partial(live_link.show, volume),
+        )
+        # An LV whose own table comes back is not unmounted for that.
+        usual = [unmount, remove, show, mount, withdraw]
+        steps = [remove, show, withdraw, hide_link] if self.is_live else usual
+        steps += [
             Step(
                 "release-store",
                 f"give back what {name} used of {volume.store}",
@@ -132,8 +143,9 @@ class Release:
         # What is written from here on is not seen: said while it can be, should this be undone.
         self.session.distrust(self.volume)
         # The front goes first: while it can still be held by a user, nothing else is lost.
-        front = stack.front(self.volume)
-        stack.remove(front)
+        if self.is_live:
+            layers.take_out(self.volume, self.session.configuration.window_deadline_ms)
+        stack.remove(stack.own_front(self.volume))
         for point in self.session.catalogue.points(self.volume.id):
             if point.area_id is not None:
                 self.session.remove_live_point(self.volume, point)
@@ -205,7 +217,13 @@ def ending(session: Session, volume: Volume, *, forget: bool) -> Plan:
 
 def finish(session: Session, volume: Volume, job: Job) -> bool:
     """Undone while the front is there: it is mounted again, else the device is given back."""
-    if stack.exists(stack.front(volume)):
+    if stack.live_front(volume):
+        intact = layers.are_in_place(volume)
+    else:
+        intact = stack.exists(stack.front(volume))
+    if intact:
+        if stack.live_front(volume):
+            live_link.show(volume)
         boot.prepare(volume, session.configuration.state_directory)
         boot.hide(volume)
         return False

@@ -11,14 +11,13 @@ from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, Point, Volume
 from dmsnap.errors import NotFoundError, PointInvalidError
-from dmsnap.host import fsfreeze, lun
-from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host import fsfreeze
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.host.dm.target import Snapshot
 from dmsnap.host.mountinfo import mounts_of
-from dmsnap.snapshot import stack
+from dmsnap.snapshot import layers, stack
 from dmsnap.units import MIB, PAGE_BYTES, align_up
 
 COOKIE_DEADLINE_SECONDS = 10.0
@@ -43,9 +42,7 @@ def cow_bytes(volume: Volume, percent: int) -> int:
 
 def prepare(volume: Volume, point_id: UUID, area: Area) -> PreparedPoint:
     """Create and load the snapshot: everything that touches its COW store happens here."""
-    table = stack.point_table(
-        volume, BlockDevice.probe(lun.node(volume.backing)), stack.attach_area(volume, area)
-    )
+    table = stack.point_table(volume, stack.backing(volume), stack.attach_area(volume, area))
     device = stack.live_point(volume, point_id)
     dm.create_inactive(device.name, device.uuid, table)
     return PreparedPoint(volume, point_id, area)
@@ -83,6 +80,7 @@ def take(
         cookie.wait(COOKIE_DEADLINE_SECONDS)
     for item in prepared:
         dm.make_nodes(stack.live_point(item.volume, item.point_id).name)
+        layers.require(item.volume)
     return [
         Point(
             id=item.point_id,
@@ -138,7 +136,10 @@ def usage(volume: Volume, point: Point) -> SnapshotStatus:
 
 
 def require_valid(volume: Volume, point: Point) -> None:
-    """Raise :class:`PointInvalidError` when the kernel gave the snapshot up."""
+    """Raise :class:`PointInvalidError` when the kernel gave the snapshot up, or when what was
+    written to the volume passed it by.
+    """
+    layers.require(volume)
     status = usage(volume, point)
     if status.state is not SnapshotState.OK:
         raise PointInvalidError(
@@ -157,6 +158,8 @@ def with_validity(volume: Volume, point: Point) -> Point:
     """``point`` with the reason why its snapshot is worth nothing any more, if there is one."""
     if point.area_id is None or point.invalid_reason is not None:
         return point
+    if (sentence := layers.dropped(volume)) is not None:
+        return replace(point, invalid_reason=sentence)
     info = stack.find(stack.live_point(volume, point.id))
     gone = replace(point, invalid_reason="its snapshot device is gone")
     if info is None or not info.live_table or not _is_snapshot(info.name):

@@ -5,17 +5,22 @@
     NAME                   front    era over origin
     dmsnap-NAME-origin-G   origin   snapshot-origin over the backing device
     dmsnap-NAME-point-ID   point    snapshot + COW store, one per live point
+
+Of a volume whose layers were put under a mounted LV (snapshot.layers), the LV's own dm device is
+the front until the next boot, and a base of ours stands for the LV below the origin.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
+from dmsnap.catalogue.model import Area, AreaRole, LiveFront, Point, Volume, VolumeState
 from dmsnap.errors import BusyError, StackChangedError
-from dmsnap.host import lun
+from dmsnap.host import kernel, lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.device import DmInfo
 from dmsnap.host.dm.target import Era, Snapshot, SnapshotOrigin, Table, format_table, single
 from dmsnap.host.sysfs import SYSFS
@@ -34,8 +39,36 @@ class DmName:
 
 
 def front(volume: Volume) -> DmName:
-    """The name that people mount."""
+    """What people mount: a device of ours with the volume's name, or until the next boot LVM's."""
+    live = live_front(volume)
+    return DmName(live.name, live.uuid) if live else own_front(volume)
+
+
+def own_front(volume: Volume) -> DmName:
+    """The front that is ours: the name that people mount."""
     return DmName(volume.name, f"{dm.UUID_PREFIX}{volume.id}-front")
+
+
+def live_front(volume: Volume) -> LiveFront | None:
+    """The LV's own dm device, while that is the front: in the boot in which it was made so."""
+    live = volume.live
+    return live if live is not None and live.boot_id == kernel.boot_id() else None
+
+
+def base(volume: Volume) -> DmName:
+    """What stands for an LV below the origin until the next boot.
+
+    Named after the LV: after a commit the volume lies on another device, and this one does not
+    stand for that.
+    """
+    digest = hashlib.blake2s(volume.backing.encode(errors="surrogateescape"), digest_size=6)
+    return _hidden(volume, "base", digest.hexdigest())
+
+
+def backing(volume: Volume) -> BlockDevice:
+    """What the origin lies on: the recorded device, or what stands for it."""
+    info = find(base(volume))
+    return BlockDevice.probe(dm.node(info.name) if info else lun.node(volume.backing))
 
 
 def origin(volume: Volume, generation: int | None = None) -> DmName:
@@ -167,12 +200,12 @@ def turn_discards_off(volume: Volume) -> None:
 
 def expected_tables(volume: Volume, areas: list[Area], points: list[Point]) -> dict[DmName, Table]:
     """What a protected volume's devices should look like now."""
-    backing = BlockDevice.probe(lun.node(volume.backing))
+    below = backing(volume)
     by_id = {area.id: area for area in areas}
     metadata = attach_area(volume, era_area(volume, areas))
     tables = {
         front(volume): front_table(volume, metadata),
-        origin(volume): origin_table(volume, backing),
+        origin(volume): origin_table(volume, below),
     }
     for point in points:
         if point.area_id is not None and point.invalid_reason is None:
@@ -180,8 +213,33 @@ def expected_tables(volume: Volume, areas: list[Area], points: list[Point]) -> d
                 # Read by somebody who holds no lock: it was removed between two looks.
                 raise StackChangedError(f"the COW store of point {point.id} is gone")
             cow = attach_area(volume, by_id[point.area_id])
-            tables[live_point(volume, point.id)] = point_table(volume, backing, cow)
+            tables[live_point(volume, point.id)] = point_table(volume, below, cow)
     return tables
+
+
+def settle(
+    device: DmName, table: Table, udev: UdevFlags = UdevFlags.HIDDEN, *, read_only: bool = False
+) -> None:
+    """Have one of our devices with ``table``, and not suspended.
+
+    An era target is never loaded over another one, which may have the same metadata open and
+    would then destroy it.
+    """
+    info = find(device)
+    if info is None:
+        dm.create(device.name, device.uuid, table, udev=udev, read_only=read_only)
+        return
+    live = dm.table(info.name)
+    if live == table:
+        if info.suspended:
+            dm.resume(info.name, udev=udev)
+        return
+    if any(isinstance(line.target, Era) for line in live):
+        raise StackChangedError(
+            f"{device.name} has another table of dm-era: {format_table(live)}",
+            hint=f"unmount it, remove it with dmsetup remove {device.name}, and assemble it again",
+        )
+    dm.reload(info.name, table, udev=udev, read_only=read_only)
 
 
 def differences(expected: dict[DmName, Table]) -> list[str]:
@@ -194,8 +252,22 @@ def differences(expected: dict[DmName, Table]) -> list[str]:
         elif info.suspended:
             found.append(f"{device.name} is suspended")
         elif dm.table(info.name) != table:
-            found.append(f"{device.name} has another table: {format_table(dm.table(info.name))}")
+            found.append(_other_table(device))
     return found
+
+
+def _other_table(device: DmName) -> str:
+    if not device.uuid.startswith(dm.UUID_PREFIX):
+        return passed_by(device.name)
+    return f"{device.name} has another table: {format_table(dm.table(device.name))}"
+
+
+def passed_by(name: str) -> str:
+    """That the layers under an LV were dropped."""
+    return (
+        f"LVM has put its own table back under {name}, as lvextend or lvchange --refresh do: what "
+        f"is written to it passes the layers by"
+    )
 
 
 def problems(volume: Volume, areas: list[Area], points: list[Point]) -> list[str]:

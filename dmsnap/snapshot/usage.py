@@ -1,10 +1,11 @@
 """What the file system on a volume does not use, so that a first copy can leave it out.
 
 A byte may be left out when it was free while the file system was asked, and nobody has written to
-its era block since the front was made; the file system was mounted after that. Why that is enough:
-what a point uses was written through the front, and is marked; or it was in use before the front
-was there, stayed in use, and was not free when the file system was asked. What is in use without
-ever having been written (preallocated space) reads as zeroes whatever lies there.
+its era block since the front was made; the file system was mounted after that, or frozen when the
+layers were put under it. Why that is enough: what a point uses was written through the front, and
+is marked; or it was in use before the front was there, stayed in use, and was not free when the
+file system was asked. What is in use without ever having been written (preallocated space) reads
+as zeroes whatever lies there.
 """
 
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ def ask(volume: Volume) -> Usage:
     if not mounts:
         return Usage(reason="it is not mounted")
     try:
-        reason = why_not(mounts[0], dm.node(volume.name))
+        reason = why_not(mounts[0], dm.node(front.name))
         return Usage(reason=reason) if reason else Usage(_free(mounts[0], volume))
     except DmsnapError as error:
         return Usage(reason=str(error))

@@ -87,8 +87,14 @@ def forget(directory: Path, volume: Volume) -> None:
 
 
 def _surplus_of(volume: Volume) -> Surplus:
-    backing = BlockDevice.probe(lun.node(volume.backing)).devno
-    return surplus(backing, stack.require(stack.origin(volume)).devno)
+    return surplus(_counted(volume), stack.require(stack.origin(volume)).devno)
+
+
+def _counted(volume: Volume) -> int:
+    """While an LV itself is the front, what lies below is the base that stands for it."""
+    if stack.live_front(volume) is not None:
+        return stack.backing(volume).devno
+    return BlockDevice.probe(lun.node(volume.backing)).devno
 
 
 def _path(directory: Path, volume: Volume) -> Path:
@@ -97,7 +103,7 @@ def _path(directory: Path, volume: Volume) -> Path:
 
 def _identity(volume: Volume) -> str:
     """The counters of a device that was attached anew began anew, too."""
-    backing = BlockDevice.probe(lun.node(volume.backing)).devno
+    backing = _counted(volume)
     origin = stack.require(stack.origin(volume)).devno
     return f"{format_devno(backing)} under {format_devno(origin)}"
 

@@ -390,7 +390,7 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
     assert set(protected) == {
         "volume", "front", "device", "recovery", "size_bytes", "point", "bytes_written",
         "bytes_zero", "bytes_skipped", "full_reason", "history_bytes", "window_seconds",
-        "seconds", "steps",
+        "seconds", "steps", "live",
     }  # fmt: skip
     assert json.loads(shown("swap", "srv", "--json")) == {
         "volume": "srv", "state": "trial", "point": str(POINT), "steps": STEPS, "seconds": 0.51,

@@ -39,6 +39,7 @@ def protect(
     cow_percent: int | None,
     bandwidth: int,
     full: bool,
+    live: bool,
     overwrite: bool,
     force: bool,
     units: tuple[str, ...],
@@ -58,6 +59,7 @@ def protect(
             full=full,
             force=force,
             units=units,
+            live=live,
         )
         result = protection.protect(session, request, dry_run=dry_run, progress=progress)
     if isinstance(result, Plan):
@@ -67,7 +69,17 @@ def protect(
 
 
 def describe_protected(result: ProtectResult) -> Iterator[Text]:
-    yield f"{result.device} is protected as {result.volume}: use {result.front} from now on"
+    if result.live:
+        yield (
+            f"{result.device} is protected as {result.volume}, and stays mounted as it is: from "
+            f"the next boot on it is {result.front}"
+        )
+        yield (
+            "until then lvs warns of it, and an lvextend or lvchange --refresh drops the layers, "
+            f"which dmsnap sync {result.volume} puts back"
+        )
+    else:
+        yield f"{result.device} is protected as {result.volume}: use {result.front} from now on"
     yield (
         f"{result.recovery} holds point {result.point}: {format_size(result.bytes_written)} of "
         f"{format_size(result.size_bytes)} written, window {milliseconds(result.window_seconds)}, "
@@ -247,6 +259,8 @@ def describe_status(found: list[VolumeStatus]) -> Iterator[Text]:
             used, total = volume.overlay.used_bytes, volume.overlay.total_bytes
             room = f"{format_size(used)} of {format_size(total)}"
             yield f"{volume.volume}: the trial has written {room} to its overlay"
+        if volume.live:
+            yield f"{volume.volume}: live, a part of {volume.device} until the next boot"
         for problem in volume.problems:
             yield f"{volume.volume}: {problem}"
         if volume.hydration and not volume.running:

@@ -80,6 +80,12 @@ PROTECT = Command(
             help="Copy what the file system does not use, too: the replica is then the volume "
             "byte for byte.",
         ),
+        click.Option(
+            ["--live"],
+            is_flag=True,
+            help="Put the layers under a mounted logical volume without unmounting it. Until the "
+            "next boot it is used as it is, and LVM must leave its table alone.",
+        ),
         click.Option(["--overwrite"], is_flag=True, help="Destroy what is on the recovery device."),
         FORCE,
         click.Option(

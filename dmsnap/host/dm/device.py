@@ -49,6 +49,7 @@ __all__ = [
     "era_status",
     "existing",
     "flags_for",
+    "go_on_with",
     "info",
     "list_devices",
     "load",
@@ -190,12 +191,14 @@ def reload(
         resume(name, udev=udev)
     except BaseException as error:
         with noted(error, f"resuming {name}"):
-            _go_on_with(name, before, state.read_only, udev)
+            go_on_with(name, before, read_only=state.read_only, udev=udev)
         raise
 
 
-def _go_on_with(name: str, before: Table, read_only: bool, udev: UdevFlags | None) -> None:
-    """Undo a reload that stopped anywhere."""
+def go_on_with(
+    name: str, before: Table, *, read_only: bool = False, udev: UdevFlags | None = None
+) -> None:
+    """Undo a reload that stopped anywhere. A table that is live and works stays."""
     state = existing(name)
     if state.inactive_table:
         clear(name)

@@ -169,18 +169,23 @@ class Lab:
         points = Path("/run/dmsnap/points").glob("*")
         for mount_point in filter(os.path.ismount, [*reversed(self.mounts), *points]):
             subprocess.run(["umount", "-R", mount_point], capture_output=True, check=False)
-        for _ in range(4):
-            if left := dm_devices():
-                subprocess.run(["dmsetup", "remove", *left], capture_output=True, check=False)
+        self._remove_devices()
         for group in self.groups:
             subprocess.run(
                 ["vgremove", "-qq", "-ff", "-y", group], capture_output=True, check=False
             )
+        self._remove_devices()  # what lay under an LV
         if loop_files():
             subprocess.run(["losetup", "-D"], capture_output=True, check=False)
         for state in (Path("/var/lib/dmsnap"), Path("/run/dmsnap"), self.directory):
             if state.exists():
                 shutil.rmtree(state)
+
+    @staticmethod
+    def _remove_devices() -> None:
+        for _ in range(4):
+            if left := dm_devices():
+                subprocess.run(["dmsetup", "remove", *left], capture_output=True, check=False)
 
 
 def dm_devices(prefix: str = "DMSNAP-") -> list[str]:

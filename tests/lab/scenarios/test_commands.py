@@ -428,8 +428,10 @@ def test_stack_removed_by_somebody(lab: Lab) -> None:
     result = dmsnap("sync", name, "--audit", "full")
     assert result["tracker"] == "compare"
     assert result["reason"]
-    # A point that lives nowhere is forgotten by the next sync.
-    refused(ExitCode.NOT_FOUND, "point", "show", live["id"])
+    # A point that lives nowhere is recorded as gone by the next sync.
+    gone = dmsnap("point", "show", live["id"])
+    assert gone["deletion"]["deleted_reason"] == shown["invalid_reason"]
+    assert live["id"] not in [point["id"] for point in dmsnap("point", "list", name)]
     dmsnap("status", name)
 
 
