@@ -14,6 +14,7 @@ from dmsnap.cli.parser import (
     point,
     prune,
     run,
+    status,
     swap,
     volume,
 )
@@ -36,7 +37,7 @@ ROOT = Noun(
         export.EXPORT,
         export.UNEXPORT,
         lun.LUN,
-        volume.STATUS,
+        status.STATUS,
         metrics.METRICS,
         job.JOB,
         inspect.INSPECT,
