@@ -38,6 +38,7 @@ from dmsnap.service import (
     protect,
     prune,
     recognition,
+    report,
     revert,
     status,
     swap,
@@ -58,6 +59,7 @@ from dmsnap.service.prune import PruneResult
 from dmsnap.service.pruning import JudgedPoint, Side
 from dmsnap.service.recognition import Recognised
 from dmsnap.service.recoverable import RecoverablePoint
+from dmsnap.service.report import ReportResult
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
 from dmsnap.service.sync import SyncResult
@@ -596,6 +598,16 @@ def test_status_tells_of_problems_by_its_exit_code(
     service.answers(status, "status", [STATUS, broken])
     shown_text = shown("status", *flags, expected=ExitCode.UNHEALTHY)
     assert "dmsnap-data-origin-1 is missing" in shown_text
+
+
+def test_a_report_is_written_to_the_file_named(service: Service, shown: Shown) -> None:
+    service.answers(report, "write", ReportResult(Path("/x/r.html"), 2, 2048))
+    assert shown("report", "--html", "r.html") == "/x/r.html: 2 volumes, 2 KiB\n"
+    assert service.calls[-1] == ("write", (Path("r.html"),), {})
+    assert json.loads(shown("report", "--html", "r.html", "--json")) == {
+        "file": "/x/r.html", "volumes": 2, "size_bytes": 2048,
+    }  # fmt: skip
+    assert program.main(("report",)) == ExitCode.USAGE
 
 
 def test_the_service_reserves_the_words_that_the_command_line_does() -> None:

@@ -7,9 +7,8 @@ from dmsnap.errors import ExitCode
 from dmsnap.service import status as state
 from dmsnap.service.session import Session
 from dmsnap.service.status import VolumeStatus
-from dmsnap.units import format_size
+from dmsnap.units import format_age, format_measured, format_size
 
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 # Longer names are cut in the overview, so that it fits a screen: below it they are whole.
 _NAME_COLUMNS = 32
 # Enough of an id to name a point by.
@@ -44,10 +43,10 @@ def _overview_row(volume: VolumeStatus) -> list[str]:
         _cut(volume.volume),
         str(volume.state),
         newest.point[:_DIGITS] if newest else "-",
-        age_text(newest.age_seconds) if newest else "-",
+        format_age(newest.age_seconds) if newest else "-",
         _replica_age(volume),
         f"{len(volume.live_points)}/{replica.history_points if replica else '-'}",
-        "-" if seconds is None else duration_text(seconds),
+        "-" if seconds is None else format_measured(seconds),
     ]
 
 
@@ -57,7 +56,7 @@ def _cut(name: str) -> str:
 
 def _replica_age(volume: VolumeStatus) -> str:
     replica = volume.replica
-    return age_text(replica.age_seconds) if replica and replica.age_seconds is not None else "-"
+    return format_age(replica.age_seconds) if replica and replica.age_seconds is not None else "-"
 
 
 def describe_status(found: list[VolumeStatus]) -> Iterator[Text]:
@@ -103,16 +102,3 @@ def _status_row(volume: VolumeStatus) -> list[str]:
         str(replica.history_points) if replica else "-",
         str(len(volume.live_points)),
     ]
-
-
-def age_text(seconds: float) -> str:
-    """``42 s``, ``17 min``, ``5 h``, ``3 d``."""
-    for unit, length in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
-        if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
-def duration_text(seconds: float) -> str:
-    """``3.2 s``, and as an age from two minutes on."""
-    return f"{seconds:.1f} s" if seconds < 2 * _MINUTE else age_text(seconds)
