@@ -89,3 +89,16 @@ def format_duration(seconds: int) -> str:
         if seconds >= factor and seconds % factor == 0:
             return f"{seconds // factor}{unit}"
     return "0s"
+
+
+def format_age(seconds: float) -> str:
+    """``42 s``, ``17 min``, ``5 h``, ``3 d``: for people, who want to know about how long."""
+    for unit in ("d", "h", "min"):
+        if seconds >= 2 * _SECONDS[unit]:
+            return f"{seconds // _SECONDS[unit]:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def format_measured(seconds: float) -> str:
+    """``3.2 s``, and from two minutes on as :func:`format_age`."""
+    return f"{seconds:.1f} s" if seconds < 2 * _SECONDS["min"] else format_age(seconds)

@@ -1,6 +1,7 @@
 """Jobs: what was begun, how far each of its steps came, and on which volumes something is left."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -120,19 +121,29 @@ def unfinished(catalogue: Catalogue, volume_id: UUID) -> list[Job]:
 
 def last_done(catalogue: Catalogue, volume_id: UUID, operation: str) -> int | None:
     """When the last job of a kind ended that ended well: nanoseconds since the epoch."""
+    query = _newest_done(schema.job.c.finished_ns, volume_id, operation)
+    with catalogue.transaction() as connection:
+        found: int | None = connection.scalar(query)
+    return found
+
+
+def newest_done(catalogue: Catalogue, volume_id: UUID, operation: str) -> Job | None:
+    """The last job of a kind that ended well, with its steps."""
+    newest = _newest_done(schema.job.c.id, volume_id, operation).scalar_subquery()
+    return next(iter(_jobs(catalogue, schema.job.c.id == newest)), None)
+
+
+def _newest_done(column: sa.Column[Any], volume_id: UUID, operation: str) -> sa.Select[tuple[Any]]:
     job = schema.job.c
     is_of_volume = sa.exists().where(
         schema.job_volume.c.job_id == job.id, schema.job_volume.c.volume_id == str(volume_id)
     )
-    query = (
-        sa.select(job.finished_ns)
+    return (
+        sa.select(column)
         .where(job.operation == operation, job.state == JobState.DONE, is_of_volume)
         .order_by(job.id.desc())
         .limit(1)
     )
-    with catalogue.transaction() as connection:
-        found: int | None = connection.scalar(query)
-    return found
 
 
 def _settle(connection: sa.Connection, job_id: int, volume_id: UUID | None) -> None:

@@ -56,6 +56,25 @@ def deleted(catalogue: Catalogue, first_digits: str) -> list[PastPoint]:
     return _past(catalogue, query, sa.true())
 
 
+def deleted_since(
+    catalogue: Catalogue, volume_id: UUID, since_ns: int, count: int
+) -> list[PastPoint]:
+    """The newest of a volume's deleted points, taken at ``since_ns`` or later, oldest first.
+
+    With all places they ever had.
+    """
+    gone = sa.select(schema.point).where(
+        _point.volume_id == str(volume_id),
+        _point.deleted_ns.is_not(None),
+        _point.created_ns >= since_ns,
+    )
+    # A query for each class, as in as_of: each deleted point is of one.
+    of_classes = (gone.where(_point.lifetime_class == number) for number in lifetime.CLASSES)
+    either = sa.union_all(*of_classes).subquery()
+    newest = sa.select(either).order_by(either.c.created_ns.desc()).limit(count)
+    return _past(catalogue, newest, sa.true())
+
+
 def dashed(digits: str) -> str:
     """The first digits of a UUID, as its text has them."""
     ends = (0, 8, 12, 16, 20, 32)

@@ -10,10 +10,11 @@ from dmsnap.host.system_call import system_call
 DEFAULT_MODE = 0o644
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str, mode: int = DEFAULT_MODE) -> None:
     """Put ``text`` in the place of a file; its owner and mode stay. Follows a link to a file.
 
-    Whoever reads it, even after a power failure, finds the old text or the new one.
+    Whoever reads it, even after a power failure, finds the old text or the new one. ``mode`` is
+    that of a file that was not there.
     """
     path = path.resolve()
     with system_call(f"write {path}"):
@@ -22,7 +23,7 @@ def replace_file(path: Path, text: str) -> None:
         try:
             with open(descriptor, "w", errors="surrogateescape") as file:
                 file.write(text)
-                _copy_attributes(path, descriptor)
+                _copy_attributes(path, descriptor, mode)
                 file.flush()
                 os.fsync(descriptor)
             os.replace(name, path)  # noqa: PTH105 - the name is a string
@@ -33,11 +34,11 @@ def replace_file(path: Path, text: str) -> None:
         sync_directory(path.parent)
 
 
-def _copy_attributes(path: Path, descriptor: int) -> None:
+def _copy_attributes(path: Path, descriptor: int, mode: int) -> None:
     try:
         before = path.stat()
     except FileNotFoundError:
-        os.fchmod(descriptor, DEFAULT_MODE)
+        os.fchmod(descriptor, mode)
         return
     os.fchmod(descriptor, before.st_mode & 0o7777)
     os.fchown(descriptor, before.st_uid, before.st_gid)

@@ -2,8 +2,10 @@
 
 import string
 from collections.abc import Collection
+from datetime import UTC, datetime
 from pathlib import Path
 
+from dmsnap.errors import ProgramError
 from dmsnap.host.run import run
 
 UNITS = Path("/etc/systemd/system")
@@ -107,6 +109,43 @@ def is_calendar(expression: str) -> bool:
     """
     asked = run("systemd-analyze", "calendar", "--", expression, expected=(0, 1))
     return asked.returncode == 0
+
+
+def elapses(expression: str, after_seconds: int, count: int) -> list[int]:
+    """The first moments of a calendar expression after one, all in seconds of the epoch.
+
+    ``ProgramError`` where systemd-analyze is not installed, or the expression is none.
+    """
+    base = f"--base-time=@{after_seconds}"
+    asked = run("systemd-analyze", "calendar", base, f"--iterations={count}", "--", expression)
+    return elapses_in(asked.text)
+
+
+def elapses_in(text: str) -> list[int]:
+    """Those in what systemd-analyze prints: in UTC, which is a line more where that is not local.
+
+    There is no other form of it. Seconds are whole, those of expressions may not be.
+    """
+    found: list[str] = []
+    for line in text.splitlines():
+        name, _, value = line.strip().partition(": ")
+        if name == "Next elapse" or name.startswith("Iter. #"):
+            found.append(value)
+        elif name == "(in UTC)":
+            found[-1:] = [value]
+    return [_seconds(value) for value in found if value != "never"]
+
+
+def _seconds(text: str) -> int:
+    """``Mon 2026-09-21 18:30:00 UTC``."""
+    try:
+        _, date, time, zone = text.split()
+        moment = datetime.fromisoformat(f"{date}T{time}")
+    except ValueError:
+        zone = ""
+    if zone != "UTC":
+        raise ProgramError(f"systemd-analyze printed a time that is not understood: {text!r}")
+    return int(moment.replace(tzinfo=UTC).timestamp())
 
 
 def escape(text: str) -> str:

@@ -9,7 +9,7 @@ from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, JobState, Point, StepState, Volume
 from dmsnap.host import replacement
 from dmsnap.policy.chronology import NANOSECONDS
-from dmsnap.service import status
+from dmsnap.service import recoverable, status
 from dmsnap.service.exposition import Metric, Sample, exposition
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, VolumeStatus
@@ -33,10 +33,9 @@ class Facts:
     @property
     def recoverable_ns(self) -> int | None:
         """When the newest point was taken that is on the replica, or a live snapshot that holds."""
-        alive = {each.point for each in self.status.live_points if each.state == "OK"}
-        if self.status.replica is not None and self.status.replica.point is not None:
-            alive.add(self.status.replica.point)
-        return max((each.created_ns for each in self.points if str(each.id) in alive), default=None)
+        places = status.standing(self.status.replica, self.status.live_points)
+        found = recoverable.newest(self.points, places)
+        return found.created_ns if found else None
 
     @property
     def window_seconds(self) -> float | None:

@@ -13,8 +13,9 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.recovery import history, lease, replica
-from dmsnap.service import exported, overlay, publication, spare, trial
+from dmsnap.service import exported, overlay, publication, recoverable, spare, trial
 from dmsnap.service.overlay import OverlayStatus
+from dmsnap.service.recoverable import RecoverablePoint
 from dmsnap.service.session import Session
 from dmsnap.service.withdrawal import is_cut_off
 from dmsnap.snapshot import layers, live, stack, write_count
@@ -65,6 +66,7 @@ class VolumeStatus:
     ``running`` is the command that works on it now: its devices and its label are on their way
     then, and not judged. ``spare_reason`` is why the next swap has to format its era metadata.
     ``live``: the front is the LV's own dm device until the next boot.
+    ``recovery_seconds`` is what the last swap took, None: that was not measured.
     """
 
     volume: str
@@ -84,6 +86,8 @@ class VolumeStatus:
     hydration: HydrationStatus | None = None
     overlay: OverlayStatus | None = None
     live: bool = False
+    newest: RecoverablePoint | None = None
+    recovery_seconds: float | None = None
 
 
 def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
@@ -126,7 +130,24 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
         hydration=hydration_status(volume),
         overlay=overlay_status(session, volume),
         live=stack.live_front(volume) is not None,
+        newest=recoverable.newest(points, standing(replica_now, live_now)),
+        recovery_seconds=recoverable.measured_seconds(session, volume),
     )
+
+
+def standing(
+    replica_now: ReplicaStatus | None, live_now: Sequence[LivePointStatus]
+) -> frozenset[str]:
+    """The points of which one is the newest: the replica's, and live snapshots that hold."""
+    found = {each.point for each in live_now if each.state == SnapshotState.OK.value}
+    if replica_now is not None and replica_now.point is not None:
+        found.add(replica_now.point)
+    return frozenset(found)
+
+
+def with_hint(error: DmsnapError) -> str:
+    """What is wrong and, where the error knows it, what to do."""
+    return f"{error}: {error.hint}" if error.hint else str(error)
 
 
 def cut_off_jobs(session: Session, volume: Volume) -> list[str]:
@@ -163,6 +184,7 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
             return [f"{sentence}: dmsnap sync {volume.name} puts them back, and compares in full"]
         if volume.state is VolumeState.TRIAL:
             found = stack.differences(trial.expected_tables(volume, areas))
+            found = put_right(volume, found)
             return found or overlay.problems(volume, overlay.status(session, volume))
         if is_cut_off(volume):
             return [
@@ -174,9 +196,14 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
         if volume.state is VolumeState.COMMITTING:
             return [f"the commit of {volume.name} is not at its end: any command finishes it"]
         found = stack.differences(stack.expected_tables(volume, areas, points))
-        return found or written_beside(session, volume)
+        return put_right(volume, found) or written_beside(session, volume)
     except DmsnapError as error:
-        return [str(error)]
+        return [with_hint(error)]
+
+
+def put_right(volume: Volume, differences: Sequence[str]) -> list[str]:
+    """What differs of a stack, with what to do about it."""
+    return [f"{each}: dmsnap assemble {volume.name} puts it right" for each in differences]
 
 
 def written_beside(session: Session, volume: Volume) -> list[str]:
@@ -199,17 +226,17 @@ def mount_points(volume: Volume) -> tuple[str, ...]:
 def replica_status(session: Session, volume: Volume, problems: list[str]) -> ReplicaStatus | None:
     """What the label says; a replica that cannot be recovered from is a problem."""
     if volume.recovery is None:
-        problems.append(f"{volume.name} has no recovery volume")
+        problems.append(f"{volume.name} has no recovery volume: {way_to_another(volume)}")
         return None
     try:
         label = replica.label_of(volume)
     except DmsnapError as error:
-        problems.append(str(error))
+        problems.append(with_hint(error))
         return None
     if label.state not in (LabelState.CONSISTENT, LabelState.MERGING):
         problems.append(
             f"the recovery volume {volume.recovery} is {label.state.name.lower()}: "
-            f"the next dmsnap sync repairs it"
+            f"dmsnap sync {volume.name} repairs it"
         )
     problems += label_faults(replica.recovery_path(volume), label)
     problems += replica_faults(session, volume, label)
@@ -217,11 +244,26 @@ def replica_status(session: Session, volume: Volume, problems: list[str]) -> Rep
     return replace(described(volume.recovery, label), bytes_skipped=left_out.bytes)
 
 
+def way_to_another(volume: Volume) -> str:
+    """What gives a volume a recovery volume again."""
+    if volume.previous_backing is not None:
+        return f"dmsnap failback {volume.name} goes back to the former device"
+    return "dmsnap unprotect, and dmsnap protect with another one"
+
+
 def label_faults(recovery: Path, label: Label) -> list[str]:
     """A sector of the label that is damaged, and another host that claims the recovery volume."""
-    faults = [damage] if (damage := lease.damage(recovery, label)) else []
+    faults = []
+    try:
+        lease.require_trusted(recovery, label)
+        faults += [damage] if (damage := lease.damage(recovery, label)) else []
+    except DmsnapError as error:
+        faults.append(with_hint(error))
     if not lease.is_ours(label):
-        faults.append(lease.claim(recovery, label))
+        faults.append(
+            f"{lease.claim(recovery, label)}: dmsnap sync {label.name} --force takes it over; make "
+            f"sure first that the other host does not use it"
+        )
     return faults
 
 
@@ -274,9 +316,12 @@ def live_points(
             )
         )
         if usage.state is not SnapshotState.OK:
-            problems.append(f"live point {point.id} is {usage.state.value}: delete it")
+            problems.append(
+                f"live point {point.id} is {usage.state.value}: dmsnap point delete {point.id}"
+            )
         elif usage.used_sectors * 100 > usage.total_sectors * COW_WARNING_PERCENT:
             problems.append(
-                f"the COW store of live point {point.id} is over {COW_WARNING_PERCENT} % full"
+                f"the COW store of live point {point.id} is over {COW_WARNING_PERCENT} % full: "
+                f"dmsnapd extends it while the store has room, else it is lost when it is full"
             )
     return tuple(found)

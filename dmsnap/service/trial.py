@@ -184,7 +184,10 @@ def overlay_problems(volume: Volume) -> list[str]:
             f"wrote is lost, dmsnap swap revert {volume.name} returns to the primary"
         ]
     if usage.used_sectors * 100 > usage.total_sectors * OVERLAY_WARNING_PERCENT:
-        return [f"the overlay of the trial is over {OVERLAY_WARNING_PERCENT} % full"]
+        return [
+            f"the overlay of the trial is over {OVERLAY_WARNING_PERCENT} % full: "
+            f"dmsnap swap extend {volume.name} gives it more room"
+        ]
     return []
 
 

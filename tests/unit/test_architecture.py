@@ -15,6 +15,7 @@ RANKS = {
     "daemon": 6,
     "service": 5,
     "recovery": 4,
+    "report": 4,
     "tracking": 3,
     "snapshot": 3,
     "catalogue": 2,
@@ -146,6 +147,14 @@ def test_policy_does_no_io(path: Path) -> None:
             assert node.attr not in {"now", "today", "utcnow"}, node.lineno
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id != "open", node.lineno
+
+
+@pytest.mark.parametrize("path", modules("report"), ids=identity)
+def test_the_report_is_made_of_values_alone(path: Path) -> None:
+    """Of the catalogue it borrows how times are written."""
+    names = {name for name in ours(path) if name != "dmsnap.catalogue.clock.format_time"}
+    assert {name.split(".")[1] for name in names} <= {"report", "units"}
+    assert not IMPURE & {name.split(".")[0] for name in imports(parsed(path))}
 
 
 @pytest.mark.parametrize("path", modules("daemon"), ids=identity)

@@ -41,6 +41,8 @@ def questions(catalogue: Catalogue, years: Years) -> Mapping[str, Callable[[], o
         "status: jobs cut off": lambda: jobs.unfinished(catalogue, volume.id),
         "status: the swap of a trial": lambda: jobs.last_done(catalogue, volume.id, "swap"),
         "status: exports": lambda: export.exports(catalogue, volume.id),
+        "status: the last swap": lambda: jobs.newest_done(catalogue, volume.id, "swap"),
+        "report": lambda: past.deleted_since(catalogue, volume.id, years.middle_ns, 100),
         "prune": lambda: catalogue.oldest_points(volume.id, 100),
         "job list": lambda: jobs.recent(catalogue, 20),
     }
@@ -109,6 +111,24 @@ def test_as_of_finds_what_a_look_at_every_point_finds(catalogue: Catalogue) -> N
             assert {str(one.point.id) for one in found} == expected
     with_all = past.as_of(catalogue, years.middle_ns)
     assert len(with_all) == 20 * len(past.as_of(catalogue, years.middle_ns, volume.id))
+
+
+def test_the_newest_deleted_points_of_a_volume(catalogue: Catalogue) -> None:
+    years = catalogue_years.record(catalogue, 600)
+    volume = years.volumes[3]
+    everything = sa.text(
+        "SELECT id, created_ns FROM point WHERE volume_id = :volume AND deleted_ns IS NOT NULL "
+        "ORDER BY created_ns"
+    )
+    with catalogue.transaction() as connection:
+        rows = connection.execute(everything, {"volume": str(volume.id)}).all()
+    since_ns = rows[100].created_ns
+    found = past.deleted_since(catalogue, volume.id, since_ns, 1000)
+    assert [str(one.point.id) for one in found] == [row.id for row in rows[100:]]
+    assert all(one.deletion is not None for one in found)
+    newest = past.deleted_since(catalogue, volume.id, since_ns, 7)
+    assert [str(one.point.id) for one in newest] == [row.id for row in rows[-7:]]
+    assert past.deleted_since(catalogue, volume.id, rows[-1].created_ns + 1, 7) == []
 
 
 def test_what_is_to_be_kept_is_never_the_oldest_to_go(catalogue: Catalogue) -> None:

@@ -38,6 +38,7 @@ from dmsnap.service import (
     protect,
     prune,
     recognition,
+    report,
     revert,
     status,
     swap,
@@ -57,6 +58,8 @@ from dmsnap.service.protect import ProtectResult
 from dmsnap.service.prune import PruneResult
 from dmsnap.service.pruning import JudgedPoint, Side
 from dmsnap.service.recognition import Recognised
+from dmsnap.service.recoverable import RecoverablePoint
+from dmsnap.service.report import ReportResult
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
 from dmsnap.service.sync import SyncResult
@@ -544,17 +547,44 @@ def test_nothing_to_show_is_said(service: Service, shown: Shown) -> None:
     assert json.loads(shown("status", "--json")) == []
 
 
-def test_status_shows_the_age_and_ends_well(service: Service, shown: Shown) -> None:
-    headings, row = shown("status").splitlines()
+def test_status_of_one_volume_shows_its_mounts_and_ends_well(
+    service: Service, shown: Shown
+) -> None:
+    headings, row = shown("status", "srv").splitlines()
     assert headings.split() == [
         "VOLUME", "STATE", "SIZE", "MOUNTED", "ON", "RECOVERY", "POINT", "AGE", "EARLIER", "LIVE",
     ]  # fmt: skip
     assert row.split() == [
         "srv", "protected", "1", "GiB", "/srv", "3f2a0000", "2", "h", "4", "1",
     ]  # fmt: skip
-    (volume,) = json.loads(shown("status", "--json"))
+    (volume,) = json.loads(shown("status", "srv", "--json"))
     assert volume["replica"]["history_points"] == 4
     assert volume["problems"] == []
+
+
+def test_status_of_all_is_a_line_for_each(service: Service, shown: Shown) -> None:
+    newest = RecoverablePoint(str(OTHER), SECOND_NS, 125.0)
+    long = replace(
+        STATUS, volume="n" * 64, newest=newest, recovery_seconds=3.21, state=VolumeState.COMMITTING
+    )
+    bare = replace(STATUS, volume="b", replica=None, live_points=(), recovery_seconds=7300.0)
+    service.answers(status, "status", [STATUS, long, bare])
+    headings, *rows = shown("status").splitlines()
+    assert headings.split() == [
+        "VOLUME", "STATE", "NEWEST", "AGE", "REPLICA", "LIVE/HISTORY", "LAST", "SWAP",
+    ]  # fmt: skip
+    assert [row.split() for row in rows] == [
+        ["srv", "protected", "-", "-", "2", "h", "1/4", "-"],
+        [f"{'n' * 29}...", "committing", str(OTHER)[:8], "2", "min", "2", "h", "1/4", "3.2", "s"],
+        ["b", "protected", "-", "-", "-", "0/-", "2", "h"],
+    ]
+    assert max(len(row) for row in (headings, *rows)) <= 100
+    (first, second, _) = json.loads(shown("status", "--json"))
+    assert (first["newest"], first["recovery_seconds"]) == (None, None)
+    assert second["newest"] == {
+        "point": str(OTHER), "created_ns": SECOND_NS, "created": "2026-09-21T14:13:20Z",
+        "age_seconds": 125.0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
@@ -568,6 +598,16 @@ def test_status_tells_of_problems_by_its_exit_code(
     service.answers(status, "status", [STATUS, broken])
     shown_text = shown("status", *flags, expected=ExitCode.UNHEALTHY)
     assert "dmsnap-data-origin-1 is missing" in shown_text
+
+
+def test_a_report_is_written_to_the_file_named(service: Service, shown: Shown) -> None:
+    service.answers(report, "write", ReportResult(Path("/x/r.html"), 2, 2048))
+    assert shown("report", "--html", "r.html") == "/x/r.html: 2 volumes, 2 KiB\n"
+    assert service.calls[-1] == ("write", (Path("r.html"),), {})
+    assert json.loads(shown("report", "--html", "r.html", "--json")) == {
+        "file": "/x/r.html", "volumes": 2, "size_bytes": 2048,
+    }  # fmt: skip
+    assert program.main(("report",)) == ExitCode.USAGE
 
 
 def test_the_service_reserves_the_words_that_the_command_line_does() -> None:

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from dmsnap.cli.output import Output, Table, Text
+from dmsnap.cli.output import Output, Text
 from dmsnap.cli.words import absolute
 from dmsnap.errors import ExitCode, WrongWordError
 from dmsnap.service import assemble as assembling
 from dmsnap.service import protect as protection
-from dmsnap.service import status as state
 from dmsnap.service import sync as syncing
 from dmsnap.service import unprotect as release
 from dmsnap.service import verify as verification
@@ -19,12 +18,9 @@ from dmsnap.service.journal import Plan
 from dmsnap.service.protect import ProtectResult
 from dmsnap.service.sampling import ONE_IN
 from dmsnap.service.session import Session
-from dmsnap.service.status import VolumeStatus
 from dmsnap.service.sync import SyncResult
 from dmsnap.service.verify import VerifyResult
 from dmsnap.units import format_size
-
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def protect(
@@ -234,67 +230,6 @@ def describe_verified(result: VerifyResult) -> Iterator[Text]:
         f"window {milliseconds(result.window_seconds)}, {result.seconds:.1f} s in all"
     )
     yield from describe_audit(result.audit)
-
-
-def status(output: Output, *, names: tuple[str, ...]) -> ExitCode:
-    with Session.open() as session:
-        found = state.status(session, names)
-    output.show(found, describe_status)
-    wrong = any(volume.problems for volume in found)
-    return ExitCode.UNHEALTHY if wrong else ExitCode.OK
-
-
-def describe_status(found: list[VolumeStatus]) -> Iterator[Text]:
-    if not found:
-        yield "no volume is protected"
-        return
-    yield Table(
-        ("VOLUME", "STATE", "SIZE>", "MOUNTED ON", "RECOVERY POINT", "AGE>", "EARLIER>", "LIVE>"),
-        [_status_row(volume) for volume in found],
-    )
-    for volume in found:
-        if volume.running:
-            yield f"{volume.volume}: {volume.running} works on it"
-        if volume.overlay:
-            used, total = volume.overlay.used_bytes, volume.overlay.total_bytes
-            room = f"{format_size(used)} of {format_size(total)}"
-            yield f"{volume.volume}: the trial has written {room} to its overlay"
-        if volume.live:
-            yield f"{volume.volume}: live, a part of {volume.device} until the next boot"
-        for problem in volume.problems:
-            yield f"{volume.volume}: {problem}"
-        if volume.hydration and not volume.running:
-            copied = f"{format_size(volume.hydration.bytes_copied)} copied"
-            yield (
-                f"{volume.volume}: its move to {volume.hydration.device} was interrupted, {copied}:"
-                f" dmsnap hydrate {volume.volume} goes on"
-            )
-        if volume.spare_reason:
-            yield f"{volume.volume}: the next swap formats era metadata: {volume.spare_reason}"
-
-
-def _status_row(volume: VolumeStatus) -> list[str]:
-    replica = volume.replica
-    point = (replica.point or replica.state)[:8] if replica else "-"
-    age = age_text(replica.age_seconds) if replica and replica.age_seconds is not None else "-"
-    return [
-        volume.volume,
-        str(volume.state),
-        format_size(volume.size_bytes),
-        ", ".join(volume.mount_points) or "-",
-        point,
-        age,
-        str(replica.history_points) if replica else "-",
-        str(len(volume.live_points)),
-    ]
-
-
-def age_text(seconds: float) -> str:
-    """``42 s``, ``17 min``, ``5 h``, ``3 d``."""
-    for unit, length in (("d", _DAY), ("h", _HOUR), ("min", _MINUTE)):
-        if seconds >= 2 * length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
 
 
 def milliseconds(seconds: float) -> str:

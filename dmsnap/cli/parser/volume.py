@@ -179,11 +179,3 @@ VERIFY = Command(
     "count as invalid, and the next dmsnap sync compares in full.",
     changes_devices=True,
 )
-
-STATUS = Command(
-    "status",
-    "Show what can be recovered, how old it is and what is wrong.",
-    "volume.status",
-    (click.Argument(["names"], nargs=-1, metavar="[NAME]..."),),
-    details="Looks at the devices as they are. Exit code 24 when anything is wrong.",
-)
