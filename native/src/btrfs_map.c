@@ -120,6 +120,12 @@ static struct dms_error *for_each_item(struct mapping *mapping, uint64_t tree_id
 	do {
 		search->key.nr_items = UINT32_MAX;
 		search->buf_size = BUFFER_BYTES;
+		/*
+		 * The kernel copies items without taking page faults, and tries again for ever
+		 * where its own faulting in of the buffer had no effect: user-mode-linux 6.1.176
+		 * with pages that were never written to.
+		 */
+		memset(search->buf, UINT8_MAX, BUFFER_BYTES);
 		result = dms_fs_ioctl(mapping->fd, BTRFS_IOC_TREE_SEARCH_V2, search);
 		if (dms_fs_is_unsupported(result))
 			return unsupported("an old kernel");
