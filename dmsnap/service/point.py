@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from dmsnap._native.label import HistoryFlag, Label
-from dmsnap.catalogue.model import Area, AreaRole, Deletion, Point, Volume, VolumeState
+from dmsnap.catalogue.model import Area, AreaRole, Deletion, Point, Volume
 from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
 from dmsnap.recovery import history, replica
 from dmsnap.service import journal
 from dmsnap.service.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns import Wanted
-from dmsnap.service.reaper import reap
+from dmsnap.service.reaper import SETTLED, reap
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.live import PreparedPoint
@@ -109,7 +109,7 @@ class PointView:
 
 def require_takeable(session: Session, volume: Volume) -> None:
     """Raise unless a point of this volume can be taken now."""
-    if volume.state not in (VolumeState.PROTECTED, VolumeState.PROMOTED):
+    if volume.state not in SETTLED:
         raise WrongStateError(
             f"{volume.name} is in state {volume.state}: no point can be taken",
             hint="dmsnap swap revert or dmsnap swap commit ends a trial",

@@ -7,7 +7,7 @@ from datetime import tzinfo
 from uuid import UUID
 
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError, ExitCode, NotFoundError
 from dmsnap.host import local_time, systemd
 from dmsnap.policy.chronology import NANOSECONDS
@@ -16,13 +16,13 @@ from dmsnap.recovery import replica
 from dmsnap.service import coherence, configuration_check, point, sync
 from dmsnap.service import prune as pruning
 from dmsnap.service.declaration import CopyTable, Declarations, Make, Policy
+from dmsnap.service.reaper import SETTLED
 from dmsnap.service.session import Session
 from dmsnap.service.turn import turn
 
 log = logging.getLogger(__name__)
 
 COPY_UNIT = "dmsnap-copy@{}.service"
-TAKEABLE = (VolumeState.PROTECTED, VolumeState.PROMOTED)
 
 
 @dataclass(slots=True)
@@ -114,10 +114,10 @@ class PolicyRun:
         volume = self.session.catalogue.find_volume(name)
         if volume is None:
             self.volumes[name].fail(f"{name} is not protected", ExitCode.NOT_FOUND)
-        elif volume.state not in TAKEABLE:
+        elif volume.state not in SETTLED:
             sentence = f"{name} is in state {volume.state}: no point was taken"
             self.volumes[name].fail(sentence, ExitCode.WRONG_STATE)
-        return volume is not None and volume.state in TAKEABLE
+        return volume is not None and volume.state in SETTLED
 
     def copy(self) -> None:
         """Sync each volume for which that is due, when it is its turn."""
@@ -185,11 +185,8 @@ def waiting_points(session: Session, volume: Volume) -> list[WaitingPoint]:
     label = replica.label_of(volume)
     return [
         WaitingPoint(each.id, each.created_ns)
-        for each in session.catalogue.points(volume.id)
-        if each.area_id is not None
-        and not each.temporary
-        and each.invalid_reason is None
-        and each.created_ns > label.point_time_ns
+        for each in pruning.live_points(session, volume)
+        if each.invalid_reason is None and each.created_ns > label.point_time_ns
     ]
 
 
