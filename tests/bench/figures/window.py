@@ -10,7 +10,7 @@ from measure.process import run
 from measure.setting import Setting
 
 from dmsnap.errors import DeadlineError
-from dmsnap.service import point
+from dmsnap.service import deletion, point
 from dmsnap.service.session import Session
 from figures import load
 from figures.protected import NAME, ORIGIN, Protected, protected
@@ -85,7 +85,7 @@ def by_dmsnap() -> float:
             return session.configuration.window_deadline_ms / MS_PER_S
         assert isinstance(created, list)
         (taken,) = created
-        point.delete(session, str(taken.id), dry_run=False)
+        deletion.delete(session, str(taken.id), dry_run=False)
     assert taken.window_seconds is not None
     return taken.window_seconds
 
