@@ -49,6 +49,17 @@ def is_turned_away(export: dict[str, object], name: str) -> None:
     run("iscsiadm", "-m", "iface", "-I", "stranger", "-o", "delete")
 
 
+def disks(number: int) -> list[str]:
+    """The kernel names of so many SCSI disks, as soon as they are there."""
+    ends = time.monotonic() + SECONDS
+    while time.monotonic() < ends:
+        names = sorted(path.name for path in Path("/sys/block").glob("sd*"))
+        if len(names) == number and all(can_be_opened(f"/dev/{name}") for name in names):
+            return names
+        time.sleep(0.05)
+    raise AssertionError(f"not {number} disks within {SECONDS} s: {names}")
+
+
 def disk(export: dict[str, object]) -> str:
     """The disk of a session's LUN, as soon as it is there."""
     ends = time.monotonic() + SECONDS
