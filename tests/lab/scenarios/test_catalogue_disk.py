@@ -115,7 +115,14 @@ def exit_code(*words: str) -> int:
         return main([*words, "--json"])
 
 
-@pytest.mark.parametrize("words", [("point", "create"), ("sync",), ("swap",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sync",),
+        pytest.param(("point", "create"), marks=pytest.mark.exhaustive),
+        pytest.param(("swap",), marks=pytest.mark.exhaustive),
+    ],
+)
 def test_full_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...]) -> None:
     """What was begun is undone without the catalogue; what it says wrongly is put right after."""
     primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)

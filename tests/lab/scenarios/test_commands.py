@@ -129,7 +129,6 @@ def store_file(lab: Lab, role: str) -> str:
     return str(path)
 
 
-@pytest.mark.selection
 def test_text_for_people(lab: Lab) -> None:
     """Without --json, as processes: nothing on stderr, nothing of Python's."""
     name, _, recovery = raw_volume(lab)
@@ -154,7 +153,6 @@ def test_text_for_people(lab: Lab) -> None:
 # dry runs
 
 
-@pytest.mark.selection
 def test_dry_runs_change_nothing(lab: Lab) -> None:
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
     mount_point = lab.mounted(primary)
@@ -200,7 +198,6 @@ def jobs() -> list[tuple[Any, ...]]:
 # protect and unprotect
 
 
-@pytest.mark.selection
 def test_protected_again_with_the_same_recovery_volume(lab: Lab) -> None:
     """The history goes on, and what was written meanwhile is found by comparing."""
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
@@ -352,7 +349,6 @@ def test_a_volume_that_somebody_unmounted_stays_unmounted(lab: Lab) -> None:
     assert not os.path.ismount(mount_point)
 
 
-@pytest.mark.selection
 def test_sync_while_a_point_is_mounted(lab: Lab) -> None:
     """A live point is on the primary: no matter. The replica must not change under its users."""
     name, _, recovery, mount_point = mounted_volume(lab)
@@ -502,7 +498,6 @@ def test_catalogue_that_is_damaged(lab: Lab) -> None:
 # inspect without root
 
 
-@pytest.mark.selection
 def test_inspect_as_nobody(lab: Lab) -> None:
     """Images and devices that may be read, with no catalogue and no privileges."""
     name, _, recovery = raw_volume(lab)

@@ -235,7 +235,14 @@ def test_a_portal_is_an_address_of_this_host_on_a_link_that_is_up(published: Lab
     assert published_objects() == []
 
 
-@pytest.mark.parametrize("what", ["front", "point", "device"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "point",
+        pytest.param("front", marks=pytest.mark.exhaustive),
+        pytest.param("device", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_what_a_killed_export_leaves_is_cleared_by_the_next(published: Lab, what: str) -> None:
     things = disks_and_names(published)
     words = ("export", things[what], *TO)
@@ -281,7 +288,10 @@ def test_a_boot_publishes_what_is_recorded_wherever_it_was_cut_off(published: La
     assert not wish.exists()
 
 
-@pytest.mark.parametrize(("shown", "to"), [("front", "point"), ("point", "device")])
+@pytest.mark.parametrize(
+    ("shown", "to"),
+    [("front", "point"), pytest.param("point", "device", marks=pytest.mark.exhaustive)],
+)
 def test_what_a_killed_swap_of_a_lun_leaves_is_put_right(
     published: Lab, shown: str, to: str
 ) -> None:

@@ -238,7 +238,6 @@ def test_point_create(lab: Lab, number: int) -> None:
     interrupted(bench, ["point", "create", bench.name], again, number=number)
 
 
-@pytest.mark.selection
 @SIGNALS
 def test_sync(lab: Lab, number: int) -> None:
     """The replica is the former point or the next one, byte for byte, and the label knows which."""
@@ -510,7 +509,6 @@ def test_unprotect_killed(lab: Lab) -> None:
 # processes as users start them
 
 
-@pytest.mark.selection
 @pytest.mark.parametrize("seconds", [0.05, 1.0, 2.2, 2.6])
 def test_ctrl_c_on_a_terminal(lab: Lab, seconds: float) -> None:
     """SIGINT for the whole process group, at any time from its start on."""

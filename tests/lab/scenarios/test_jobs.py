@@ -98,7 +98,6 @@ def test_jobs_are_listed_with_their_steps(lab: Lab) -> None:
     assert dmsnap("job", "resume", "--all") == []
 
 
-@pytest.mark.selection
 @pytest.mark.parametrize("at", ["create-cow", "prepare-point", "window", "write-undo", "apply"])
 def test_a_sync_is_begun_anew(lab: Lab, at: str) -> None:
     bench = Bench(lab)

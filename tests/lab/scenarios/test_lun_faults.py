@@ -105,7 +105,15 @@ def written_all_the_time(front: Path) -> Iterator[list[float]]:
         writer.join()
 
 
-@pytest.mark.parametrize("step", ["write_undo", "mark_applying", "write_new", "mark_consistent"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "write_new",
+        pytest.param("write_undo", marks=pytest.mark.exhaustive),
+        pytest.param("mark_applying", marks=pytest.mark.exhaustive),
+        pytest.param("mark_consistent", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_target_that_stops_in_the_middle_of_a_sync(
     target: LunTarget, lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -115,7 +115,6 @@ def without(found: Contents, *points: str) -> Contents:
 # deleting a point of the middle
 
 
-@pytest.mark.selection
 def test_each_point_in_turn(lab: Lab) -> None:
     """In an order that merges stores that were merged, the newest and the last but one."""
     volume = synced(lab, 6)

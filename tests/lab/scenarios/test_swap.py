@@ -137,7 +137,6 @@ def commit_steps(name: str, *options: str) -> int:
     return len(dmsnap("swap", "commit", name, "--dry-run", *options)["steps"])
 
 
-@pytest.mark.selection
 def test_commit_killed_at_every_step_is_finished_by_running_it_again(lab: Lab) -> None:
     """One volume, one commit, killed again and again: data is served all the time."""
     name, primary, recovery, mount_point, contents = three_points(lab)
@@ -254,7 +253,6 @@ def test_swap_while_the_front_is_open(lab: Lab) -> None:
         dmsnap(*words)
 
 
-@pytest.mark.selection
 def test_swap_of_an_unmounted_volume(lab: Lab) -> None:
     """Byte for byte, without a file system."""
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)

@@ -45,11 +45,11 @@ def formatted(lab: Lab, kind: str, size_bytes: int = SIZE) -> tuple[str, str, Pa
     "kind",
     [
         pytest.param("ext4", marks=pytest.mark.selection),
-        "ext4-4k-no-journal",
+        pytest.param("ext4-4k-no-journal", marks=pytest.mark.exhaustive),
         pytest.param("xfs", marks=pytest.mark.selection),
-        "xfs-rmapbt",
+        pytest.param("xfs-rmapbt", marks=pytest.mark.exhaustive),
         pytest.param("btrfs", marks=pytest.mark.selection),
-        "btrfs-mixed",
+        pytest.param("btrfs-mixed", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_first_copy_of_an_aged_file_system_under_load(lab: Lab, kind: str) -> None:

@@ -27,7 +27,6 @@ def damage(device: str, offset: int) -> None:
         os.fsync(file.fileno())
 
 
-@pytest.mark.selection
 def test_a_good_replica_is_left_as_it_is(lab: Lab, volume: Protected) -> None:
     before = sha256(volume.recovery)
     full = dmsnap("verify", volume.name, "--full")
@@ -66,8 +65,14 @@ def test_what_was_written_since_is_not_compared(volume: Protected) -> None:
     volume.check_equal()
 
 
-@pytest.mark.selection
-@pytest.mark.parametrize("offset", [0, 9 * MIB + 4097, SIZE - 1])
+@pytest.mark.parametrize(
+    "offset",
+    [
+        9 * MIB + 4097,
+        pytest.param(0, marks=pytest.mark.exhaustive),
+        pytest.param(SIZE - 1, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_wrong_byte_is_found(lab: Lab, volume: Protected, offset: int) -> None:
     write_direct(volume.front, os.urandom(64 * KIB), 3 * MIB)
     volume.sync()
