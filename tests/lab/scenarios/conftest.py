@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
@@ -30,6 +30,9 @@ from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli.main import main
+
+if TYPE_CHECKING:
+    from _pytest.mark.structures import ParameterSet
 
 SCRATCH = Path("/scratch")
 CATALOGUE = Path("/var/lib/dmsnap/catalogue.db")
@@ -203,6 +206,11 @@ def height(device: Path) -> int:
     """How many devices lie below one of /sys/block, one upon the other."""
     below = [Path("/sys/block") / path.name for path in (device / "slaves").glob("*")]
     return 1 + max(map(height, below), default=0)
+
+
+def rarely(*values: object) -> "ParameterSet":
+    """A variant that only ``--all`` runs: ``make test`` is to end within half an hour."""
+    return pytest.param(*values, marks=pytest.mark.exhaustive)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dm_devices, dmsnap, refused, run, sha256, suspended
+from conftest import MIB, Lab, dm_devices, dmsnap, rarely, refused, run, sha256, suspended
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import StepState
@@ -119,8 +119,8 @@ def exit_code(*words: str) -> int:
     "words",
     [
         ("sync",),
-        pytest.param(("point", "create"), marks=pytest.mark.exhaustive),
-        pytest.param(("swap",), marks=pytest.mark.exhaustive),
+        rarely(("point", "create")),
+        rarely(("swap",)),
     ],
 )
 def test_full_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...]) -> None:

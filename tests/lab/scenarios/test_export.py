@@ -10,7 +10,18 @@ from typing import Any
 
 import initiator
 import pytest
-from conftest import MIB, Lab, catalogue_rows, dm_devices, dmsnap, forked, refused, run, sha256
+from conftest import (
+    MIB,
+    Lab,
+    catalogue_rows,
+    dm_devices,
+    dmsnap,
+    forked,
+    rarely,
+    refused,
+    run,
+    sha256,
+)
 
 from dmsnap.errors import ExitCode
 from dmsnap.host.lio import state, target
@@ -239,8 +250,7 @@ def test_a_portal_is_an_address_of_this_host_on_a_link_that_is_up(published: Lab
     "what",
     [
         "point",
-        pytest.param("front", marks=pytest.mark.exhaustive),
-        pytest.param("device", marks=pytest.mark.exhaustive),
+        *map(rarely, ("front", "device")),
     ],
 )
 def test_what_a_killed_export_leaves_is_cleared_by_the_next(published: Lab, what: str) -> None:
@@ -290,7 +300,7 @@ def test_a_boot_publishes_what_is_recorded_wherever_it_was_cut_off(published: La
 
 @pytest.mark.parametrize(
     ("shown", "to"),
-    [("front", "point"), pytest.param("point", "device", marks=pytest.mark.exhaustive)],
+    [("front", "point"), rarely("point", "device")],
 )
 def test_what_a_killed_swap_of_a_lun_leaves_is_put_right(
     published: Lab, shown: str, to: str

@@ -12,7 +12,7 @@ from typing import Any
 
 import lun_target
 import pytest
-from conftest import SCRATCH, Lab, dmsnap, forked, run, sha256, suspended
+from conftest import SCRATCH, Lab, dmsnap, forked, rarely, run, sha256, suspended
 from lun_target import LunTarget
 from lun_volume import SIZE, OnLun, serving
 from raw_volume import write_direct
@@ -109,9 +109,7 @@ def written_all_the_time(front: Path) -> Iterator[list[float]]:
     "step",
     [
         "write_new",
-        pytest.param("write_undo", marks=pytest.mark.exhaustive),
-        pytest.param("mark_applying", marks=pytest.mark.exhaustive),
-        pytest.param("mark_consistent", marks=pytest.mark.exhaustive),
+        *map(rarely, ("write_undo", "mark_applying", "mark_consistent")),
     ],
 )
 def test_a_target_that_stops_in_the_middle_of_a_sync(

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dmsnap, forked, sha256
+from conftest import MIB, Lab, dmsnap, forked, rarely, sha256
 from raw_volume import KIB, Protected, check_tidy, protected, write_direct
 
 from dmsnap.errors import ExitCode
@@ -69,8 +69,8 @@ def test_what_was_written_since_is_not_compared(volume: Protected) -> None:
     "offset",
     [
         9 * MIB + 4097,
-        pytest.param(0, marks=pytest.mark.exhaustive),
-        pytest.param(SIZE - 1, marks=pytest.mark.exhaustive),
+        rarely(0),
+        rarely(SIZE - 1),
     ],
 )
 def test_a_wrong_byte_is_found(lab: Lab, volume: Protected, offset: int) -> None:
