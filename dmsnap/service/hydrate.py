@@ -9,7 +9,16 @@ from dmsnap.catalogue.model import Hydration, Job, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, WrongStateError
 from dmsnap.host import lun, signature
 from dmsnap.recovery import replica
-from dmsnap.service import admission, boot, destination, failback, hydration, journal, spare
+from dmsnap.service import (
+    admission,
+    boot,
+    destination,
+    failback,
+    hydration,
+    journal,
+    pool_return,
+    spare,
+)
 from dmsnap.service.hydration import Copying
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.progress import Progress
@@ -122,9 +131,8 @@ class Moving:
 
     def _release(self) -> None:
         after = self.session.catalogue.volume_by_id(self.volume.id)
-        if self.primary is not None:
-            # Two devices with one label: the one that is the volume keeps it.
-            replica.wipe_label(lun.node(self.volume.backing))
+        # Two devices with one label: the one that is the volume keeps it.
+        pool_return.leave(self.session, after, self.volume.backing, offer=True)
         hydration.tidy(self.session, after)
 
     def result(self, times: StepTimes) -> HydrateResult:
@@ -232,7 +240,12 @@ def again(
 def finish(session: Session, volume: Volume, job: Job) -> bool:
     """A move goes on when it is asked for; one that was being given up is given up."""
     if not job.arguments.get("abandon", False):
-        return volume.hydration is None and volume.backing == job.arguments["onto"]
+        done = volume.hydration is None and volume.backing == job.arguments["onto"]
+        for left in volume.left_behind[-1:]:
+            if done and lun.is_present(left):
+                # Whether somebody uses it meanwhile nobody knows: no pool has it back.
+                pool_return.leave(session, volume, left, offer=False)
+        return done
     if volume.hydration is not None:
         journal.run(session.catalogue, abandon(session, volume))
     return True

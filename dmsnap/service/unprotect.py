@@ -13,7 +13,17 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lun import LunName
 from dmsnap.recovery import replica
-from dmsnap.service import assembly, boot, exported, identity, journal, live_link, luns, mounting
+from dmsnap.service import (
+    assembly,
+    boot,
+    exported,
+    identity,
+    journal,
+    live_link,
+    luns,
+    mounting,
+    pool_return,
+)
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns import Wanted
 from dmsnap.service.reaper import held_unless_done
@@ -48,6 +58,7 @@ class Release:
             replica.label_of(volume)
         self.session = session
         self.volume = volume
+        self.pools = pool_return.pools_of(session, volume.recovery) if forget else ()
         # Looked up now: undoing must not depend on a catalogue whose disk is full.
         self.areas = session.catalogue.areas(volume.id)
         self.forget = forget
@@ -65,7 +76,8 @@ class Release:
         show = Step(
             "show-device",
             f"give {volume.backing} its links back",
-            partial(boot.show, volume, forget=self.forget),
+            # Back in a pool it stays a copy that nobody should mount by its UUID.
+            partial(boot.show, volume, forget=self.forget and not self.pools),
             partial(boot.hide, volume),
         )
         mount = Step(
@@ -105,7 +117,12 @@ class Release:
         ]
         if self.forget and volume.recovery is not None:
             wipe = f"wipe the label of {volume.recovery}"
+            if self.pools:
+                wipe += f", which goes back to the pool {', '.join(self.pools)}"
             steps.append(Step("forget", wipe, self._wipe, final=True))
+        elif self.forget and volume.previous_backing is not None:
+            leave = f"let go of {volume.previous_backing}, to which failback would have led"
+            steps.append(Step("leave-former", leave, self._leave_former, final=True))
         elif volume.recovery is not None and volume.state is not VolumeState.BUILDING:
             release = f"let any host take {volume.recovery}"
             steps.append(
@@ -179,10 +196,18 @@ class Release:
     def _wipe(self) -> None:
         path = replica.recovery_path(self.volume)
         if replica.read_label(path) is not None:
+            if self.pools:
+                pool_return.note(self.session, self.volume, str(self.volume.recovery))
             with replica.opened(self.volume) as current:
                 label.wipe(current.fd, current.device.size_bytes, str(path))
         for point in self.session.catalogue.points(self.volume.id):
             self.session.catalogue.delete_point(point.id, "unprotect --forget")
+
+    def _leave_former(self) -> None:
+        """The volume's device from before a commit: where no pool has it, it stays as it is."""
+        former = str(self.volume.previous_backing)
+        if lun.is_present(former) and pool_return.pools_of(self.session, former):
+            pool_return.leave(self.session, self.volume, former, offer=True)
 
     def _log_out(self, name: LunName) -> None:
         """The device that is given back may be a LUN: its session is the user's from now on."""

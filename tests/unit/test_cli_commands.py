@@ -205,7 +205,7 @@ def test_protect_asks_for_what_was_written(service: Service, shown: Shown) -> No
 @pytest.mark.parametrize(
     ("words", "store"),
     [
-        ((), "/var/lib/dmsnap/store"),
+        ((), ""),
         (("--store", "./points"), str(Path.cwd() / "points")),
         (("--store", "/a/../b"), "/b"),
         (("--store", "vg-0"), "vg-0"),
@@ -393,7 +393,7 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
     assert set(protected) == {
         "volume", "front", "device", "recovery", "size_bytes", "point", "bytes_written",
         "bytes_zero", "bytes_skipped", "full_reason", "history_bytes", "window_seconds",
-        "seconds", "steps", "live",
+        "seconds", "steps", "live", "pool", "passed_over",
     }  # fmt: skip
     assert json.loads(shown("swap", "srv", "--json")) == {
         "volume": "srv", "state": "trial", "point": str(POINT), "steps": STEPS, "seconds": 0.51,
