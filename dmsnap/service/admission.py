@@ -27,7 +27,7 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.host.signature import Signature
-from dmsnap.host.sysfs import SYSFS
+from dmsnap.host.sysfs import SYSFS, format_devno
 from dmsnap.recovery import history, lease, remains, replica
 from dmsnap.service import geometry, live_admission
 from dmsnap.service.session import Session
@@ -189,6 +189,11 @@ def check_sizes(block_bytes: int, chunk_bytes: int) -> None:
             raise BlockSizeError(f"{option} must be a power of two of at least 4KiB, not {value}")
     if chunk_bytes > MAX_CHUNK_BYTES:
         raise BlockSizeError(f"--chunk must be at most 1MiB, not {chunk_bytes}")
+
+
+def device_lock(device: BlockDevice) -> str:
+    """The lock of a device that is to become a volume's; no volume's name has a colon."""
+    return f"device:{format_devno(device.devno)}"
 
 
 def check_name_is_free(session: Session, name: str) -> None:

@@ -1,5 +1,7 @@
 """Hydrate: a volume's data to another device, online; the device that it leaves is free then."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Job, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, WrongStateError
 from dmsnap.host import lun, signature
+from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import replica
 from dmsnap.service import (
     admission,
@@ -195,7 +198,7 @@ def hydrate(
     progress: Progress | None = None,
 ) -> HydrateResult | Plan:
     """Move a volume's data to another device while it is used. Needs root."""
-    with held(session, name) as volume:
+    with held(session, name) as volume, _locked(session, volume, request):
         moving = Moving(session, volume, request, progress)
         plan = moving.plan()
         if dry_run:
@@ -210,6 +213,14 @@ def hydrate(
             ) from signalled
         spare.keep(session, name)
         return moving.result(times)
+
+
+@contextmanager
+def _locked(session: Session, volume: Volume, request: HydrateRequest) -> Iterator[None]:
+    """Nobody else may admit the new device meanwhile: it is recorded with the first step."""
+    target = BlockDevice.probe(destination.choose(volume, request.onto))
+    with session.locked([admission.device_lock(target)]):
+        yield
 
 
 def give_up(session: Session, name: str, *, dry_run: bool) -> Plan | None:

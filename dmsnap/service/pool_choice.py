@@ -17,7 +17,6 @@ from dmsnap.host import iscsi_session, lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.lun import LunName
 from dmsnap.host.signature import Signature
-from dmsnap.host.sysfs import format_devno
 from dmsnap.policy import pool as choosing
 from dmsnap.policy.pool import OfferedVolume
 from dmsnap.recovery import history
@@ -46,9 +45,13 @@ class PassedOver:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The request with the device that is taken. Others cannot choose before :meth:`settle`."""
+    """The request with the device that is taken; ``asked`` is what it named before, if anything.
+
+    Others cannot choose before :meth:`settle`.
+    """
 
     request: ProtectRequest
+    asked: str
     passed_over: tuple[PassedOver, ...] = ()
     _lock: ExitStack = field(default_factory=ExitStack)
 
@@ -65,14 +68,14 @@ def chosen(session: Session, request: ProtectRequest) -> Iterator[Choice]:
     LUNs of the pool are logged in to for that; those that are not taken are let go.
     """
     if not request.pool:
-        yield Choice(request)
+        yield Choice(request, request.recovery)
         return
     offered = pool.declared_pool(pool.declared_pools(), request.pool)
     with ExitStack() as lock:
         lock.enter_context(session.locked([LOCK]))
         with _attached(session, request, offered.volumes):
             found, passed_over = _choose(session, request, offered)
-        yield Choice(replace(request, recovery=found), passed_over, lock)
+        yield Choice(replace(request, recovery=found), request.recovery, passed_over, lock)
 
 
 @contextmanager
@@ -89,7 +92,10 @@ def _attached(session: Session, request: ProtectRequest, names: Sequence[str]) -
         yield
     finally:
         for name in unseen:
-            luns.release(session, name)
+            try:
+                luns.release(session, name)
+            except DmsnapError as error:
+                log.warning("%s is not let go: %s", name, error)
 
 
 def _choose(
@@ -170,7 +176,7 @@ class _Asking:
 
     def _check(self, name: str) -> label.Label | None:
         device = BlockDevice.probe(lun.node(name))
-        locked = self.session.running(f"device:{format_devno(device.devno)}")
+        locked = self.session.running(admission.device_lock(device))
         if locked is not None:
             raise BusyError(f"{device.path} is being looked at by {locked}")
         request = replace(self.request, recovery=pool.recorded_as(name))

@@ -14,7 +14,6 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.lun import LunName
-from dmsnap.host.sysfs import format_devno
 from dmsnap.recovery import history
 from dmsnap.service import (
     admission,
@@ -85,9 +84,11 @@ class Protection:
         choice: Choice | None = None,
     ) -> None:
         self.session = session
-        self.choice = choice or Choice(request)
+        self.choice = choice or Choice(request, request.recovery)
         self.pool = request.pool
-        self.arguments = request.as_arguments()
+        # Begun anew, it chooses anew.
+        asked = replace(request, recovery=self.choice.asked) if self.pool else request
+        self.arguments = asked.as_arguments()
         admitted = admission.admit(session, request)
         self.backing: BlockDevice = admitted.backing
         self.recovery: BlockDevice = admitted.recovery
@@ -292,12 +293,11 @@ def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) ->
 
 
 def device_locks(request: ProtectRequest) -> list[str]:
-    """Locks that no volume's name can be: one device cannot be admitted for two volumes at once.
-
-    From the first step on the catalogue says whose it is.
+    """One device cannot be admitted for two volumes at once; from the first step on the catalogue
+    says whose it is.
     """
     devices = (BlockDevice.probe(path) for path in (request.device, lun.node(request.recovery)))
-    return [f"device:{format_devno(device.devno)}" for device in devices]
+    return [admission.device_lock(device) for device in devices]
 
 
 def protect(

@@ -59,6 +59,8 @@ class Release:
         self.session = session
         self.volume = volume
         self.pools = pool_return.pools_of(session, volume.recovery) if forget else ()
+        self.former = volume.previous_backing if forget else None
+        self.is_returned = bool(self.pools or pool_return.pools_of(session, self.former))
         # Looked up now: undoing must not depend on a catalogue whose disk is full.
         self.areas = session.catalogue.areas(volume.id)
         self.forget = forget
@@ -77,7 +79,7 @@ class Release:
             "show-device",
             f"give {volume.backing} its links back",
             # Back in a pool it stays a copy that nobody should mount by its UUID.
-            partial(boot.show, volume, forget=self.forget and not self.pools),
+            partial(boot.show, volume, forget=self.forget and not self.is_returned),
             partial(boot.hide, volume),
         )
         mount = Step(
@@ -120,8 +122,8 @@ class Release:
             if self.pools:
                 wipe += f", which goes back to the pool {', '.join(self.pools)}"
             steps.append(Step("forget", wipe, self._wipe, final=True))
-        elif self.forget and volume.previous_backing is not None:
-            leave = f"let go of {volume.previous_backing}, to which failback would have led"
+        elif self.former is not None and self.is_returned:
+            leave = f"return {self.former}, to which failback would have led, to its pool"
             steps.append(Step("leave-former", leave, self._leave_former, final=True))
         elif volume.recovery is not None and volume.state is not VolumeState.BUILDING:
             release = f"let any host take {volume.recovery}"
@@ -204,10 +206,9 @@ class Release:
             self.session.catalogue.delete_point(point.id, "unprotect --forget")
 
     def _leave_former(self) -> None:
-        """The volume's device from before a commit: where no pool has it, it stays as it is."""
-        former = str(self.volume.previous_backing)
-        if lun.is_present(former) and pool_return.pools_of(self.session, former):
-            pool_return.leave(self.session, self.volume, former, offer=True)
+        """The volume's device from before a commit; it may be what was lost."""
+        if self.former is not None and lun.is_present(self.former):
+            pool_return.leave(self.session, self.volume, self.former, offer=True)
 
     def _log_out(self, name: LunName) -> None:
         """The device that is given back may be a LUN: its session is the user's from now on."""
