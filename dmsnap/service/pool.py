@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError, NotFoundError
-from dmsnap.host import blockdev, iscsi_session, lun, signature
+from dmsnap.host import blockdev, iscsi_session, lun, signature, udev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lun import LunName
@@ -151,7 +151,7 @@ class _Look:
     def _of_content(self, name: str, device: BlockDevice) -> _Verdict:
         if device.read_only:
             return _Verdict(Standing.UNUSABLE, reason="is read-only")
-        users = blockdev.describe_users(device)
+        users = _users(device)
         if users:
             return _Verdict(Standing.UNUSABLE, reason=f"is in use: {users}")
         content = signature.probe(device.path)
@@ -161,6 +161,15 @@ class _Look:
         if left is None:
             return _Verdict(Standing.UNUSABLE, reason=f"holds {content}")
         return _Verdict(Standing.FREE, reason=f"holds what {left} left on it")
+
+
+def _users(device: BlockDevice) -> str:
+    """Who uses a device; udevd, which looks at what was just written to, is no user."""
+    users = blockdev.describe_users(device)
+    if users and not blockdev.lasting_users(device.devno) and udev.is_running():
+        udev.settle()
+        users = blockdev.describe_users(device)
+    return users
 
 
 def _unreadable(device: BlockDevice) -> str | None:

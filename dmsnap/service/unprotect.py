@@ -37,10 +37,12 @@ class Release:
 
     Everything that could fail comes first. Undone, tracking starts again and the points on the
     primary are gone; from giving back the store on, it is only finished, if need be by running
-    it again.
+    it again. ``wiping``: an earlier run had begun to wipe the label, which may be gone.
     """
 
-    def __init__(self, session: Session, volume: Volume, *, forget: bool) -> None:
+    def __init__(
+        self, session: Session, volume: Volume, *, forget: bool, wiping: bool = False
+    ) -> None:
         if volume.state in (VolumeState.TRIAL, VolumeState.COMMITTING):
             raise WrongStateError(
                 f"{volume.name} is in state {volume.state}",
@@ -54,7 +56,8 @@ class Release:
                 f"a point of {volume.name} is mounted", hint="dmsnap point umount POINT comes first"
             )
         exported.require_unexported(session, volume)
-        if forget and volume.recovery is not None and volume.state is not VolumeState.BUILDING:
+        whole = volume.state is not VolumeState.BUILDING and not wiping
+        if forget and volume.recovery is not None and whole:
             replica.label_of(volume)
         self.session = session
         self.volume = volume
@@ -234,11 +237,11 @@ def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Pl
     return None
 
 
-def ending(session: Session, volume: Volume, *, forget: bool) -> Plan:
+def ending(session: Session, volume: Volume, *, forget: bool, wiping: bool = False) -> Plan:
     """The plan that takes a volume out of protection, or what was recovered by a label alone."""
     if ends_without_volume(volume) and not forget:
         return Withdrawal(session, volume).plan()
-    return Release(session, volume, forget=forget).plan()
+    return Release(session, volume, forget=forget, wiping=wiping).plan()
 
 
 def finish(session: Session, volume: Volume, job: Job) -> bool:
@@ -253,7 +256,8 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
         boot.prepare(volume, session.configuration.state_directory)
         boot.hide(volume)
         return False
-    plan = ending(session, volume, forget=bool(job.arguments["forget"]))
+    forget, wiping = bool(job.arguments["forget"]), job.has_begun("forget")
+    plan = ending(session, volume, forget=forget, wiping=wiping)
     journal.run(session.catalogue, plan)
     return True
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from dmsnap.errors import ExitCode
 
 SIZE = 32 * MIB
 SMALLEST = SIZE + 4 * MIB + 8192
+# A frozen XFS has a log that a mount would replay, which is a write.
+READ_ONLY = {"xfs": "ro,norecovery"}
 SIZES = {"ext4": SIZE, "btrfs": 128 * MIB, "xfs": 320 * MIB}
 
 
@@ -124,6 +127,16 @@ def test_at_random_and_by_name(lab: Lab) -> None:
         assert "--overwrite" in crude.refused(ExitCode.USAGE)
 
 
+def partition_table(disk: str) -> None:
+    """A table with one partition, as every tool knows it."""
+    sector = bytearray(512)
+    sector[446:462] = struct.pack("<B3sB3sII", 0, b"", 0x83, b"", 2048, 2048)
+    sector[510:] = b"\x55\xaa"
+    with Path(disk).open("r+b") as file:
+        file.write(sector)
+        os.fsync(file.fileno())
+
+
 @pytest.mark.selection
 def test_what_is_in_use_or_holds_anything_is_passed_over(lab: Lab) -> None:
     names = ("mounted", "mapped", "formatted", "swap", "table", "locked", "opened")
@@ -134,8 +147,7 @@ def test_what_is_in_use_or_holds_anything_is_passed_over(lab: Lab) -> None:
     lab.mounted(disks["mounted"])
     run("mkfs.ext4", "-q", "-F", disks["formatted"])
     run("mkswap", disks["swap"])
-    subprocess.run(["sfdisk", "-q", "--no-reread", "--no-tell-kernel", disks["table"]],
-                   input=b"label: dos\n", check=True)  # fmt: skip
+    partition_table(disks["table"])
     run("blockdev", "--setro", disks["locked"])
     run("dmsetup", "create", "foreign", "--table", f"0 2048 linear {disks['mapped']} 0")
     missing = "/dev/disk/by-id/never"
@@ -175,9 +187,8 @@ def test_two_protects_at_once_take_different_devices(lab: Lab, count: int) -> No
     assert sorted(codes) == [0] * count + [int(ExitCode.NOT_FOUND)] * (2 - count)
     for volume, code in zip(volumes, codes, strict=True):
         assert os.path.ismount(volume.mount_point)
-        if code:
-            assert dm_devices(f"DMSNAP-{volume.name}") == []
-        else:
+        assert (volume.name in dm_devices()) is (code == 0)
+        if code == 0:
             dmsnap("sync", volume.name)
 
 
@@ -212,7 +223,7 @@ def test_what_somebody_used_since_is_not_overwritten(lab: Lab, fs_type: str) -> 
         dmsnap("unprotect", volume.name, "--forget")
         assert states()[disk] == "free"
         run("umount", volume.mount_point)  # XFS and btrfs refuse two of one UUID
-        run("mount", "-o", "ro", disk, mount_point)
+        run("mount", "-o", READ_ONLY.get(fs_type, "ro"), disk, mount_point)
         assert "mounted on" in str(offered()[disk][2])
         run("umount", mount_point)
         assert states()[disk] == "free"
