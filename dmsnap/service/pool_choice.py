@@ -81,10 +81,10 @@ def chosen(session: Session, request: ProtectRequest) -> Iterator[Choice]:
 @contextmanager
 def _attached(session: Session, request: ProtectRequest, names: Sequence[str]) -> Iterator[None]:
     """Have the pool's LUNs there to be looked at: what does not answer is found missing then."""
-    unseen = [LunName.parse(name) for name in names if lun.is_name(name)]
-    unseen = [name for name in unseen if not iscsi_session.find(name.portal, name.target)]
+    wanted = [LunName.parse(name) for name in names if lun.is_name(name)]
+    unseen = [name for name in wanted if not iscsi_session.find(name.portal, name.target)]
     try:
-        for name in unseen:
+        for name in wanted:
             try:
                 luns.attach(session, name, request.name)
             except DmsnapError as error:
