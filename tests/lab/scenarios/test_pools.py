@@ -4,17 +4,14 @@ import json
 import os
 import signal
 import struct
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lun_target
 import pytest
 from conftest import (
     MIB,
-    SCRATCH,
     Lab,
     configured,
     dm_devices,
@@ -28,14 +25,11 @@ from conftest import (
     written,
 )
 from lost_state import lose_catalogue
-from lun_target import LunTarget
-from lun_volume import LUN_SIZE, image_of, serving
 from test_jobs import step_number
 
 from dmsnap.errors import ExitCode
 
 SIZE = 32 * MIB
-SMALLEST = SIZE + 4 * MIB + 8192
 # A frozen XFS has a log that a mount would replay, which is a write.
 READ_ONLY = {"xfs": "ro,norecovery"}
 SIZES = {"ext4": SIZE, "btrfs": 128 * MIB, "xfs": 320 * MIB}
@@ -352,37 +346,3 @@ def test_a_former_volume_is_taken_until_it_is_forgotten(lab: Lab) -> None:
         assert states()[volume.primary] == "free"
         assert states()[disk] == "taken"  # what it lies on now, and goes on lying on
         assert os.path.ismount(volume.mount_point)
-
-
-@pytest.fixture
-def target() -> Iterator[LunTarget]:
-    lun_target.load_modules()
-    lun_target.start_iscsid()
-    with serving(LunTarget("127.0.0.1:3260")) as made:
-        yield made
-
-
-def test_luns_are_logged_in_to_and_let_go(target: LunTarget, lab: Lab) -> None:
-    small = lab.disk(48 * MIB)
-    second = SCRATCH / "second.img"
-    target.add_lun(2, second, SMALLEST)
-    nowhere = "iscsi://127.0.0.1:3299/iqn.2026-11.org.example:nowhere/0"
-    with pool(target.url(1), target.url(2), nowhere, small):
-        assert states()[target.url(1)] == "unseen"
-        assert lun_target.sessions() == {}
-        volume, other = Volume(lab), Volume(lab)
-        made = volume.protect()
-        assert made["recovery"].startswith("/dev/sd")
-        assert [each["device"] for each in made["passed_over"]] == [nowhere]
-        assert offered()[target.url(2)][:2] == ("taken", volume.name)
-        assert dmsnap("sync", volume.name)["volume"] == volume.name
-        # A choice that falls on a disk leaves the session to the volume that needs it.
-        assert other.protect()["recovery"] == small
-        assert lun_target.sessions() == {target.iqn: "LOGGED_IN"}
-        dmsnap("unprotect", volume.name, "--forget")
-        assert lun_target.sessions() == {}
-        assert sha256(image_of(target), LUN_SIZE)
-        assert volume.protect()["recovery"].startswith("/dev/sd")
-        dmsnap("unprotect", volume.name, "--forget")
-    subprocess.run(["sync"], check=True)
-    second.unlink()
