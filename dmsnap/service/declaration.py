@@ -18,10 +18,10 @@ from dmsnap.service.declared_value import (
     Command,
     Count,
     DeadlineText,
+    DeviceName,
     Duration,
     DurationText,
     HoursText,
-    Line,
     Lines,
     Name,
     RateText,
@@ -63,7 +63,7 @@ class Pool:
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
-    volumes: Annotated[tuple[Line, ...], MinLen(1)]
+    volumes: Annotated[tuple[DeviceName, ...], MinLen(1)]
     choose: Choice = Choice.BEST_FIT
 
 

@@ -11,11 +11,14 @@ from uuid import UUID
 
 import pytest
 
+from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import (
     Deletion,
     Identifier,
     IdentifierKind,
+    JobStep,
     MountRecord,
+    StepState,
     VolumeState,
 )
 from dmsnap.cli import program
@@ -31,9 +34,11 @@ from dmsnap.service import (
     extension,
     from_label,
     hydrate,
+    jobs,
     keeping,
     point,
     point_history,
+    pool,
     promotion,
     protect,
     prune,
@@ -51,9 +56,12 @@ from dmsnap.service.browse import BrowseResult
 from dmsnap.service.catalogue_check import CheckResult
 from dmsnap.service.extension import ExtendResult
 from dmsnap.service.hydrate import HydrateRequest, HydrateResult
+from dmsnap.service.jobs import JobView
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.label_admission import LabelRequest
 from dmsnap.service.point import Place, PointView
+from dmsnap.service.pool import PoolDevice, Standing
+from dmsnap.service.pool_choice import PassedOver
 from dmsnap.service.protect import ProtectResult
 from dmsnap.service.prune import PruneResult
 from dmsnap.service.pruning import JudgedPoint, Side
@@ -122,6 +130,20 @@ STATUS = VolumeStatus(
     (LivePointStatus(str(POINT), "2026-09-21T14:13:20Z", "OK", MIB, GIB),), (),
 )  # fmt: skip
 
+POOL = [
+    PoolDevice("disks", "/dev/sdc", GIB, Standing.FREE),
+    PoolDevice("disks", "/dev/sdd", 2 * GIB, Standing.TAKEN, "srv", "is its recovery volume"),
+    PoolDevice("disks", "/dev/none", None, Standing.UNUSABLE, None, "is not there"),
+]
+JOB = JobView(
+    7, "point create", {}, ("srv",), 99, SECOND_NS, SECOND_NS + 10**9, "undone", "stop failed",
+    "presnapshot", (JobStep("presnapshot", StepState.UNDONE, None),),
+    (
+        HookRecord("stop", "presnapshot", "failed with 3", True, 0.25, "a\nb\n", "presnapshot"),
+        HookRecord("go", "postsnapshot", "was not run: it is another's", True, None, "", "x"),
+    ),
+)  # fmt: skip
+
 
 class Service:
     """Stands for the functions of the service; remembers how each was called."""
@@ -165,6 +187,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (swap, "swap", SWAPPED), (revert, "revert", SWAPPED), (promotion, "commit", SWAPPED),
         (from_label, "recover", SWAPPED),
         (extension, "extend", ExtendResult("srv", 2**20, 2**30)),
+        (pool, "list_devices", POOL), (jobs, "show", JOB),
     ):  # fmt: skip
         fake.answers(module, name, answer)
     return fake
@@ -205,7 +228,7 @@ def test_protect_asks_for_what_was_written(service: Service, shown: Shown) -> No
 @pytest.mark.parametrize(
     ("words", "store"),
     [
-        ((), "/var/lib/dmsnap/store"),
+        ((), ""),
         (("--store", "./points"), str(Path.cwd() / "points")),
         (("--store", "/a/../b"), "/b"),
         (("--store", "vg-0"), "vg-0"),
@@ -393,7 +416,7 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
     assert set(protected) == {
         "volume", "front", "device", "recovery", "size_bytes", "point", "bytes_written",
         "bytes_zero", "bytes_skipped", "full_reason", "history_bytes", "window_seconds",
-        "seconds", "steps", "live",
+        "seconds", "steps", "live", "pool", "passed_over",
     }  # fmt: skip
     assert json.loads(shown("swap", "srv", "--json")) == {
         "volume": "srv", "state": "trial", "point": str(POINT), "steps": STEPS, "seconds": 0.51,
@@ -421,6 +444,47 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
     }  # fmt: skip
     for words in (("unprotect", "srv"), ("assemble", "srv"), ("point", "delete", "3f2a")):
         assert json.loads(shown(*words, "--json"))["operation"] in " ".join(words)
+
+
+def test_the_devices_of_pools(service: Service, shown: Shown) -> None:
+    assert shown("pool", "list", "disks").splitlines() == [
+        "POOL   DEVICE      SIZE  STATE     VOLUME",
+        "disks  /dev/sdc   1 GiB  free",
+        "disks  /dev/sdd   2 GiB  taken     srv     is its recovery volume",
+        "disks  /dev/none         unusable          is not there",
+    ]
+    assert service.calls == [("list_devices", (("disks",),), {})]
+    listed = json.loads(shown("pool", "list", "--json"))
+    assert listed[1] == {
+        "pool": "disks", "device": "/dev/sdd", "size_bytes": 2 * GIB, "state": "taken",
+        "volume": "srv", "reason": "is its recovery volume",
+    }  # fmt: skip
+    assert listed[2]["size_bytes"] is None
+    service.answers(pool, "list_devices", [])
+    assert shown("pool", "list") == "no pool is declared\n"
+
+
+def test_a_pool_is_asked_for_in_place_of_a_device(service: Service, shown: Shown) -> None:
+    over = (PassedOver("/dev/sde", "holds ext4"),)
+    service.answers(protect, "protect", replace(PROTECTED, pool="disks", passed_over=over))
+    text = shown("protect", "/dev/sdb", "--name", "srv", "--pool", "disks")
+    assert "passed over in the pool disks: /dev/sde: holds ext4\n" in text
+    ((_, (request,), _),) = service.calls
+    assert (request.pool, request.recovery, request.store) == ("disks", "", "")
+
+
+def test_what_hooks_wrote_is_shown_behind_the_steps(service: Service, shown: Shown) -> None:
+    assert shown("job", "show", "7").splitlines()[-4:] == [
+        "the presnapshot hook stop failed with 3 after 0.250 s",
+        "  a",
+        "  b",
+        "the postsnapshot hook go was not run: it is another's",
+    ]
+    shown_job = json.loads(shown("job", "show", "7", "--json"))
+    assert shown_job["hooks"][0] == {
+        "hook": "stop", "phase": "presnapshot", "outcome": "failed with 3", "failed": True,
+        "seconds": 0.25, "output": "a\nb\n", "step": "presnapshot",
+    }  # fmt: skip
 
 
 def test_what_went_and_why(service: Service, shown: Shown) -> None:
