@@ -1,22 +1,26 @@
 """Rebuild: a catalogue that was lost, from labels, live stacks, the store and what boots need.
 
+What these cannot say is recorded again from the backup on the recovery volume, if there is one.
+
 A volume is recorded when this host protects it: its stack lives, or a unit of ours waits for it at
 boot. A recovery volume alone may have been left by ``unprotect``, or belong to another host.
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from dmsnap.catalogue import database
+from sqlalchemy import Connection
+
+from dmsnap.catalogue import database, recall, schema
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.errors import DmsnapError, ForeignDeviceError, NotPermittedError
 from dmsnap.recovery import lease
 from dmsnap.recovery import search as searching
 from dmsnap.recovery.search import Labelled, Search
-from dmsnap.service import admission, boot, configuration, recognition, reconstruction
+from dmsnap.service import admission, backup, boot, configuration, recognition, reconstruction
 from dmsnap.service.evidence import Evidence
 from dmsnap.service.reconstruction import Known
 from dmsnap.service.session import Session
@@ -25,7 +29,7 @@ from dmsnap.snapshot import survey
 
 @dataclass(frozen=True, slots=True)
 class RebuiltVolume:
-    """A volume as it is recorded now, or would be."""
+    """A volume as it is recorded now, or would be; ``backup_ns`` is of the backup that was used."""
 
     volume: str
     state: VolumeState
@@ -35,6 +39,7 @@ class RebuiltVolume:
     points: int
     pieces: int
     notes: tuple[str, ...]
+    backup_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,14 @@ def record(session: Session, known: Known, problems: list[str]) -> bool:
     if session.catalogue.find_volume(known.volume.name) is not None:
         problems.append(f"another volume named {known.volume.name} is recorded already")
         return False
-    session.catalogue.add_whole(known.volume, known.areas, known.points)
+    past, catalogue = known.recalled.excerpt, session.catalogue
+
+    def also(connection: Connection) -> None:
+        if past is not None:
+            recall.everything(connection, past)
+            catalogue.take_numbers(connection, schema.job)
+
+    catalogue.add_whole(known.volume, known.areas, known.points, also)
     session.note_replica(known.volume)
     recognition.note(session, known.volume)
     return True
@@ -102,6 +114,7 @@ def described(known: Known) -> RebuiltVolume:
         points=len(known.points),
         pieces=len(known.areas),
         notes=known.notes,
+        backup_ns=known.recalled.written_ns,
     )
 
 
@@ -116,7 +129,7 @@ def look(run_directory: Path, recorded: Sequence[UUID]) -> tuple[list[Known], li
         try:
             admission.check_name(evidence.name)
             require_protected_here(evidence)
-            found.append(reconstruction.known(evidence, run_directory))
+            found.append(reconstruction.known(with_past(evidence), run_directory))
         except DmsnapError as error:
             problems.append(str(error))
     return found, problems
@@ -138,6 +151,12 @@ def gathered(search: Search, problems: list[str]) -> Iterator[Evidence]:
             problems.append(several(mine))
         else:
             yield Evidence(None, mine[0])
+
+
+def with_past(evidence: Evidence) -> Evidence:
+    """With what the recovery volume that was found says of the past."""
+    found = evidence.found
+    return replace(evidence, recalled=backup.read(found.device, found.label)) if found else evidence
 
 
 def fits(stack: survey.LiveStack, labelled: Labelled) -> bool:
