@@ -46,14 +46,13 @@ def exports(connection: sa.Connection, excerpt: Excerpt) -> None:
 
 def jobs(connection: sa.Connection, excerpt: Excerpt) -> None:
     """How its jobs ended, under their own numbers unless others have them."""
-    for row in excerpt.of("job"):
-        job_id = row["id"]
-        taken = _find(connection, schema.job, row)
-        if taken is not None and not _is_same_job(taken, row):
-            job_id = (connection.scalar(sa.select(sa.func.max(schema.job.c.id))) or 0) + 1
-        elif taken is None:
-            connection.execute(schema.job.insert().values(**row))
-        if job_id != row["id"]:
+    ended = sorted(excerpt.of("job"), key=lambda row: bool(_find(connection, schema.job, row)))
+    for row in ended:
+        job_id = _recorded_as(connection, row)
+        if job_id is None:
+            job_id = row["id"]
+            if _find(connection, schema.job, row) is not None:
+                job_id = connection.scalar(sa.select(sa.func.max(schema.job.c.id) + 1))
             connection.execute(schema.job.insert().values(**{**row, "id": job_id}))
         for table in (schema.job_volume, schema.job_step):
             mine = [r for r in excerpt.of(table.name) if r["job_id"] == row["id"]]
@@ -61,9 +60,11 @@ def jobs(connection: sa.Connection, excerpt: Excerpt) -> None:
             _insert_missing(connection, table, [{**r, "job_id": job_id, **settled} for r in mine])
 
 
-def _is_same_job(recorded: Row, row: Row) -> bool:
-    """One that worked on several volumes is in the excerpt of each."""
-    return all(recorded[name] == row[name] for name in ("operation", "started_ns", "pid"))
+def _recorded_as(connection: sa.Connection, row: Row) -> int | None:
+    """The number of a job that is recorded: one on several volumes is in the excerpt of each."""
+    same = {name: row[name] for name in ("operation", "started_ns", "pid")}
+    found: int | None = connection.scalar(sa.select(schema.job.c.id).filter_by(**same).limit(1))
+    return found
 
 
 def _points(connection: sa.Connection, excerpt: Excerpt) -> None:

@@ -189,11 +189,12 @@ def test_jobs_of_two_volumes_and_numbers_that_are_taken(
             with rebuilt.transaction() as connection:
                 recall.jobs(connection, taken)
                 rebuilt.take_numbers(connection, schema.job)
-        found = {job.id: job for job in jobs.recent(rebuilt, 9)}
-        assert found[stranger].operation == "prune"
-        assert found[alone].outcome == "torn"
-        assert sorted(job.operation for job in found.values()).count("sync") == 1
-        assert all(job.state is not JobState.RUNNING for job in found.values())
+        found = {job.operation: job for job in jobs.recent(rebuilt, 9)}
+        assert len(jobs.recent(rebuilt, 9)) == 3
+        assert found["prune"].id == stranger
+        assert found["sync"].outcome == "torn"
+        assert set(found["point create"].volume_ids) == {one.id, other.id}
+        assert [step.name for step in found["point create"].steps] == ["window"]
 
 
 def test_there_is_an_end_to_it(catalogue: Catalogue) -> None:
