@@ -14,14 +14,25 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from dmsnap.catalogue import database, recall, schema
+from dmsnap.catalogue import database, export, recall, schema
+from dmsnap.catalogue.export import Export
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.errors import DmsnapError, ForeignDeviceError, NotPermittedError
 from dmsnap.recovery import lease
 from dmsnap.recovery import search as searching
 from dmsnap.recovery.search import Labelled, Search
-from dmsnap.service import admission, backup, boot, configuration, recognition, reconstruction
+from dmsnap.service import (
+    admission,
+    backup,
+    boot,
+    configuration,
+    published,
+    recognition,
+    reconstruction,
+)
 from dmsnap.service.evidence import Evidence
+from dmsnap.service.export_source import DEVICES_LOCK
+from dmsnap.service.published import Published
 from dmsnap.service.reconstruction import Known
 from dmsnap.service.session import Session
 from dmsnap.snapshot import survey
@@ -44,11 +55,15 @@ class RebuiltVolume:
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """``set_aside`` is where a damaged catalogue is now; ``problems`` what was not recorded."""
+    """``set_aside`` is where a damaged catalogue is now; ``problems`` what was not recorded.
+
+    ``exports`` are the targets that LIO has, and that were in no record.
+    """
 
     set_aside: str | None
     recorded: bool
     volumes: tuple[RebuiltVolume, ...]
+    exports: tuple[str, ...]
     problems: tuple[str, ...]
 
 
@@ -67,14 +82,20 @@ def rebuild(*, dry_run: bool) -> RebuildResult:
         found, problems = look(
             settings.run_directory, [volume.id for volume in session.catalogue.volumes()]
         )
+        live = published.look(survey.live_stacks())
+        problems += live.problems
+        devices = of_devices(session, live)
         if dry_run:
-            return result(None, found, problems)
-        with session.locked([each.volume.name for each in found]):
-            kept = [each for each in found if record(session, each, problems)]
-    return result(aside, kept, problems, recorded=True)
+            return result(None, found, problems, exports=[*of_volumes(found, live), *devices])
+        with session.locked([*(each.volume.name for each in found), DEVICES_LOCK]):
+            kept = [each for each in found if record(session, each, live, problems)]
+            for each in devices:
+                export.record(session.catalogue, each)
+    done = [*of_volumes(kept, live), *devices]
+    return result(aside, kept, problems, recorded=True, exports=done)
 
 
-def record(session: Session, known: Known, problems: list[str]) -> bool:
+def record(session: Session, known: Known, live: Published, problems: list[str]) -> bool:
     """Record one volume; a name that is taken meanwhile, or by another volume, is a problem."""
     if session.catalogue.find_volume(known.volume.name) is not None:
         problems.append(f"another volume named {known.volume.name} is recorded already")
@@ -85,6 +106,8 @@ def record(session: Session, known: Known, problems: list[str]) -> bool:
         if past is not None:
             recall.everything(connection, past)
             catalogue.take_numbers(connection, schema.job)
+        for each in exports_of(known, live):
+            export.record_in(connection, each)
 
     catalogue.add_whole(known.volume, known.areas, known.points, also)
     session.note_replica(known.volume)
@@ -92,13 +115,36 @@ def record(session: Session, known: Known, problems: list[str]) -> bool:
     return True
 
 
+def exports_of(known: Known, live: Published) -> list[Export]:
+    """What LIO publishes of a volume, but for points that nobody knows."""
+    points = [point.id for point in known.points]
+    found = live.of(known.volume.id, points)
+    return [each for each in found if each.source.point_id in {None, *points}]
+
+
+def of_volumes(found: Sequence[Known], live: Published) -> list[Export]:
+    return [each for known in found for each in exports_of(known, live)]
+
+
+def of_devices(session: Session, live: Published) -> list[Export]:
+    """What is published of devices of no volume, and not recorded."""
+    recorded = {each.id for each in export.exports(session.catalogue)}
+    return [each for each in live.of(None) if each.id not in recorded]
+
+
 def result(
-    aside: Path | None, found: Sequence[Known], problems: Sequence[str], *, recorded: bool = False
+    aside: Path | None,
+    found: Sequence[Known],
+    problems: Sequence[str],
+    *,
+    recorded: bool = False,
+    exports: Sequence[Export] = (),
 ) -> RebuildResult:
     return RebuildResult(
         set_aside=str(aside) if aside else None,
         recorded=recorded,
         volumes=tuple(described(each) for each in found),
+        exports=tuple(each.target for each in exports),
         problems=tuple(problems),
     )
 

@@ -79,7 +79,9 @@ def describe_rebuilt(result: RebuildResult) -> Iterator[Text]:
         yield f"the damaged catalogue is {result.set_aside} now"
     for volume in result.volumes:
         yield from describe_volume(volume, "recorded" if result.recorded else "would be recorded")
-    if not result.volumes:
+    for target in result.exports:
+        yield f"the export by {target} {'recorded' if result.recorded else 'would be recorded'}"
+    if not result.volumes and not result.exports:
         yield "nothing was found that is not recorded"
     for problem in result.problems:
         yield f"not recorded: {problem}"
