@@ -10,6 +10,7 @@ to the volume, or to what else is in the text.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -54,6 +55,7 @@ _WORDS: Mapping[tuple[str, str], type[StrEnum]] = {
     ("job", "state"): JobState,
     ("job_step", "state"): StepState,
 }
+_CONTROL = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 # Everything, in the order in which rows can be inserted.
 TABLES = ("volume", "point", "place", "identifier", "export", "job", "job_volume", "job_step")
 
@@ -181,9 +183,12 @@ def encode(excerpt: Excerpt) -> bytes:
 
 
 def _without_control(value: Any) -> Any:
-    """No text that would do something to a terminal: what programs said may be among it."""
+    """No text that would do something to a terminal: what programs said may be among it.
+
+    Nor one that is longer than is read.
+    """
     if isinstance(value, str):
-        return value if _is_text(value) else "".join(c if _is_text(c) else "\ufffd" for c in value)
+        return _CONTROL.sub("\ufffd", value[:MAX_TEXT])
     if isinstance(value, dict):
         return {_without_control(key): _without_control(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -193,10 +198,7 @@ def _without_control(value: Any) -> Any:
 
 def _is_text(text: str) -> bool:
     """Without control characters, but for the end of a line, and halves of characters."""
-    return not any(
-        (ord(c) < 32 and c != "\n") or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000
-        for c in text
-    )
+    return _CONTROL.search(text) is None
 
 
 def decode(content: bytes, volume_id: UUID, name: str) -> Excerpt:

@@ -225,6 +225,15 @@ def test_what_would_do_something_to_a_terminal_is_left_out(catalogue: Catalogue)
     assert taken.of("job")[0]["outcome"] == "mkfs said \ufffd[31mno\ufffd[0m\nat once"
 
 
+def test_what_a_program_said_has_an_end(catalogue: Catalogue) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    job_id = jobs.begin(catalogue, "sync", [volume.id], arguments={}, pid=1, steps=[])
+    jobs.end(catalogue, job_id, JobState.FAILED, "x" * 10**6)
+    taken = read_again(excerpt.take(catalogue, volume.id), volume)
+    assert taken.of("job")[0]["outcome"] == "x" * excerpt.MAX_TEXT
+
+
 # bad input
 
 Document = dict[str, Any]

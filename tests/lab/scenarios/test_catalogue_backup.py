@@ -331,6 +331,7 @@ def test_a_move_that_no_backup_knows(lab: Lab) -> None:
     """What our own device holds is where it leads; given up, the target is free again."""
     volume, target = protected(lab, 64 * MIB), lab.disk(64 * MIB)
     with moving(volume, target):
+        spoil(volume.recovery, (0, 1))
         lose_catalogue()
         rebuilt()
     moved = dump(volume.name).volume["hydration"]
