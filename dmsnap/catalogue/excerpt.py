@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Any
 from uuid import UUID
 
@@ -46,6 +47,7 @@ _COLUMNS: Mapping[str, Sequence[str]] = {
     ),
 }  # fmt: skip
 _LEFT_OUT = {"point": {"area_id", "era_since", "tracking_id", "lifetime_class"}}
+_SENTENCES = {"outcome", "deleted_reason", "invalid_reason"}  # what programs said is among them
 _IDS = {"id", "volume_id", "point_id"}
 _WORDS: Mapping[tuple[str, str], type[StrEnum]] = {
     ("volume", "state"): VolumeState,
@@ -55,6 +57,8 @@ _WORDS: Mapping[tuple[str, str], type[StrEnum]] = {
     ("job", "state"): JobState,
     ("job_step", "state"): StepState,
 }
+# These become names of directories in configfs.
+_IQN = re.compile(r"iqn\.\d{4}-\d{2}\.[a-z0-9.:-]+")
 _CONTROL = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 # Everything, in the order in which rows can be inserted.
 TABLES = ("volume", "point", "place", "identifier", "export", "job", "job_volume", "job_step")
@@ -312,7 +316,17 @@ def _text(value: Any) -> str:
     return value
 
 
+def _line(value: Any) -> str:
+    """A name or a path: it may come to stand in a rule of udev's, or in a unit."""
+    text = _text(value)
+    if "\n" in text:
+        raise ValueError("a name goes over more than one line")
+    return text
+
+
 def _word(column: sa.Column[Any], text: str) -> None:
+    if column.name not in _SENTENCES:
+        _line(text)
     words = _WORDS.get((column.table.name, column.name))
     if words is not None:
         words(text)
@@ -345,24 +359,29 @@ def _require_values(excerpt: Excerpt) -> None:
     """What is kept as lists and objects has the shape of what is made of it."""
     for row in excerpt.of("volume"):
         for mount in rows.mounts(row):
-            _texts((mount.mount_point, mount.fs_type, mount.bind_from, *mount.options))
+            _lines((mount.mount_point, mount.fs_type, mount.bind_from, *mount.options))
             _require(isinstance(mount.inside, bool), "a mount")
+            _require(mount.mount_point.startswith("/"), "a mount point")
+            _require(mount.bind_from[:1] in ("", "/"), "what is bound")
         moving = rows.hydration(row)
         if moving is not None:
-            _texts((moving.source, moving.target, moving.tracking_id))
+            _lines((moving.source, moving.target, moving.tracking_id))
             for number in (moving.position_bytes, moving.since, moving.surplus_sectors):
                 _number(number, "a move to another device")
         for name in ("units", "left_behind"):
-            _texts(_list(row[name] or []))
+            _lines(_list(row[name] or []))
     for row in excerpt.of("export"):
-        _texts(_list(row["initiators"]))
+        for name in (row["target"], *_list(row["initiators"])):
+            _require(_IQN.fullmatch(_line(name)) is not None, "the name of a target or initiator")
+        ip_address(row["address"])
+        _require(0 < row["port"] < 65536 and row["lun"] < 256, "a port or a LUN")
     for row in excerpt.of("job"):
         _require(isinstance(row["arguments"], dict), "the arguments of a job")
 
 
-def _texts(values: Iterable[Any]) -> None:
+def _lines(values: Iterable[Any]) -> None:
     for value in values:
-        _text(value)
+        _line(value)
 
 
 def _list(value: Any) -> list[Any]:

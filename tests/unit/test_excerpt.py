@@ -271,6 +271,18 @@ FORGED: list[tuple[str, Spoil]] = [
     ("units no list", put("volume", "units", {"a": 1})),
     ("a unit no text", put("volume", "units", [7])),
     ("a unit with an escape", put("volume", "units", ["a\x1b[2J"])),
+    ("a unit of two lines", put("volume", "units", ["a.service\nExecStart=sh"])),
+    ("a device of two lines", put("volume", "left_behind", ["/dev/x\nKERNEL==\"*\""])),
+    ("a name of two lines", put("volume", "name", "a\nb")),
+    ("a place of two lines", put("place", "device", "a\nb")),
+    ("an initiator of two lines", put("export", "initiators", ["iqn.2026-01.a:b\nc"])),
+    ("a target that is a path", put("export", "target", "iqn.2026-01.local.dmsnap:../../x")),
+    ("an initiator that is a path", put("export", "initiators", ["../x"])),
+    ("an address that is none", put("export", "address", "everywhere")),
+    ("a port that is none", put("export", "port", 65536)),
+    ("a LUN that is none", put("export", "lun", 256)),
+    ("a place that is none", put("volume", "mounts", [
+        {"mount_point": "srv", "fs_type": "", "options": []}])),
     ("a mount without a place", put("volume", "mounts", [{"fs_type": "ext4", "options": []}])),
     ("a mount with more", put("volume", "mounts", [
         {"mount_point": "/", "fs_type": "", "options": [], "command": "sh"}])),
