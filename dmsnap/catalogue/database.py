@@ -36,6 +36,9 @@ class Database(Protocol):
     def failure(self, error: sa.exc.DBAPIError) -> DmsnapError:
         """What went wrong, as a sentence."""
 
+    def take_numbers(self, connection: sa.Connection, table: sa.Table) -> None:
+        """After rows were inserted with numbers of their own: the next one gets a higher one."""
+
     def require_sound(self, connection: sa.Connection) -> None:
         """Look at every page; :class:`CorruptError` when one is damaged."""
 

@@ -78,8 +78,18 @@ def exports(catalogue: Catalogue, volume_id: UUID | None = None) -> list[Export]
 def record(catalogue: Catalogue, export: Export) -> None:
     """Record an export, in place of what was recorded of it."""
     with catalogue.transaction() as connection:
-        connection.execute(_of(schema.export.delete(), export.id))
-        connection.execute(schema.export.insert().values(**_columns(export)))
+        record_in(connection, export)
+
+
+def record_in(connection: sa.Connection, export: Export) -> None:
+    """As :func:`record`, as a part of a transaction; when it was made stays as it is recorded."""
+    columns, created = _columns(export), schema.export.c.created_ns
+    this = schema.export.c.id == str(export.id)
+    columns["created_ns"] = (
+        connection.scalar(sa.select(created).where(this)) or columns["created_ns"]
+    )
+    connection.execute(_of(schema.export.delete(), export.id))
+    connection.execute(schema.export.insert().values(**columns))
 
 
 def forget(catalogue: Catalogue, export_id: UUID) -> None:

@@ -143,6 +143,11 @@ class PostgresqlDatabase:
             )
         return OperatingSystemError(f"the catalogue {self.name}: {reason}")
 
+    def take_numbers(self, connection: sa.Connection, table: sa.Table) -> None:
+        sequence = sa.func.pg_get_serial_sequence(table.name, "id")
+        highest = sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0) + 1).scalar_subquery()
+        connection.execute(sa.select(sa.func.setval(sequence, highest, False)))
+
     def require_sound(self, connection: sa.Connection) -> None:
         """The server has checksums, and tools, of its own."""
 

@@ -37,11 +37,20 @@ def _uuid(text: str | None) -> UUID | None:
     return UUID(text) if text else None
 
 
-def volume(row: Mapping[str, Any]) -> Volume:
-    values = {field.name: row[field.name] for field in fields(Volume)}
-    mounts = tuple(
+def mounts(row: Mapping[str, Any]) -> tuple[MountRecord, ...]:
+    """How a volume was mounted, of its row."""
+    return tuple(
         MountRecord(**mount | {"options": tuple(mount["options"])}) for mount in row["mounts"]
     )
+
+
+def hydration(row: Mapping[str, Any]) -> Hydration | None:
+    """Where a volume is on its way to, of its row."""
+    return Hydration(**row["hydration"]) if row["hydration"] else None
+
+
+def volume(row: Mapping[str, Any]) -> Volume:
+    values = {field.name: row[field.name] for field in fields(Volume)}
     return Volume(
         **values
         | {
@@ -49,9 +58,9 @@ def volume(row: Mapping[str, Any]) -> Volume:
             "state": VolumeState(row["state"]),
             "recovery_id": _uuid(row["recovery_id"]),
             "trial_point": _uuid(row["trial_point"]),
-            "mounts": mounts,
+            "mounts": mounts(row),
             "parting": Parting(**row["parting"]) if row["parting"] else None,
-            "hydration": Hydration(**row["hydration"]) if row["hydration"] else None,
+            "hydration": hydration(row),
             "left_behind": tuple(row["left_behind"] or ()),
             "units": tuple(row["units"] or ()),
             "trial_live": bool(row["trial_live"]),

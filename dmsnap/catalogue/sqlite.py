@@ -121,6 +121,9 @@ class SqliteFile:
         status = os.statvfs(self.path.parent)
         return status.f_bavail * status.f_frsize >= SHARED_MEMORY_BYTES
 
+    def take_numbers(self, connection: sa.Connection, table: sa.Table) -> None:
+        """The next one is the highest plus one as it is."""
+
     def require_sound(self, connection: sa.Connection) -> None:
         found = connection.scalars(sa.text(f"PRAGMA integrity_check({MOST_FAULTS})")).all()
         if found != ["ok"]:

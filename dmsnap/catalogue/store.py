@@ -1,8 +1,8 @@
 """The catalogue: one short transaction per change."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -21,6 +21,8 @@ class Catalogue:
     def __init__(self, where: Database, engine: sa.Engine) -> None:
         self._database = where
         self._engine = engine
+        self.changes = 0  # statements that recorded or forgot something, since it was opened
+        sa.event.listen(engine, "after_cursor_execute", self._count_change)
 
     @classmethod
     def open(cls, place: Place) -> Self:
@@ -61,6 +63,15 @@ class Catalogue:
         """One short transaction, committed at the end; for this package alone."""
         with self._sentences(), self._engine.begin() as connection:
             yield connection
+
+    def _count_change(self, *arguments: Any) -> None:
+        _, cursor, _, _, context, _ = arguments
+        changes = context.isinsert or context.isupdate or context.isdelete
+        self.changes += changes and cursor.rowcount != 0
+
+    def take_numbers(self, connection: sa.Connection, table: sa.Table) -> None:
+        """Rows were inserted with numbers of their own: the next one gets a higher one."""
+        self._database.take_numbers(connection, table)
 
     def require_sound(self) -> None:
         """Look at every page; :class:`CorruptError` when what is recorded is worth nothing."""
@@ -127,10 +138,17 @@ class Catalogue:
             if not connection.execute(former.values(**columns, removed_ns=None)).rowcount:
                 connection.execute(schema.volume.insert().values(**columns))
 
-    def add_whole(self, volume: Volume, areas: Sequence[Area], points: Sequence[Point]) -> None:
+    def add_whole(
+        self,
+        volume: Volume,
+        areas: Sequence[Area],
+        points: Sequence[Point],
+        also: Callable[[sa.Connection], None] = lambda _: None,
+    ) -> None:
         """Record a volume and all that belongs to it: everything, or, killed meanwhile, nothing.
 
-        What was recorded of it before goes, but for the points that were deleted.
+        What was recorded of it before goes, but for the points that were deleted. ``also`` is done
+        in the same transaction, as the last.
         """
         point, volume_id = schema.point.c, str(volume.id)
         anew = sa.or_(
@@ -148,6 +166,7 @@ class Catalogue:
             for area in areas:
                 connection.execute(schema.area.insert().values(**rows.columns(area)))
             _add_points(connection, points)
+            also(connection)
 
     def update_volume(self, volume: Volume) -> None:
         """Record ``volume`` as it is now."""

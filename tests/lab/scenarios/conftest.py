@@ -256,6 +256,19 @@ def refused(exit_code: int, *argv: object) -> str:
     return sentence
 
 
+def label_on(recovery: str) -> dict[str, Any]:
+    """A recovery volume's label, without the backup beside it: every command may write that."""
+    label = dict(dmsnap("inspect", "label", recovery))
+    del label["backup"]
+    return label
+
+
+def content_of(recovery: str) -> tuple[str, dict[str, Any]]:
+    """Replica, history and label of a recovery volume: all but the backup of the catalogue."""
+    backup = dmsnap("inspect", "label", recovery)["backup"]
+    return sha256(recovery, backup["offset_bytes"] if backup else None), label_on(recovery)
+
+
 @contextlib.contextmanager
 def configured(*lines: str) -> Iterator[None]:
     """The configuration, within the block."""

@@ -32,7 +32,7 @@ from conftest import (
 
 SIZE = 32 * MIB
 RECOVERY_SIZE = 48 * MIB
-MINOR_FIELDS = ("generation", "host", "lease_time", "lease_time_ns")
+MINOR_FIELDS = ("backup", "generation", "host", "lease_time", "lease_time_ns")
 
 
 @dataclass
