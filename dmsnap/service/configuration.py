@@ -154,6 +154,18 @@ def further_files(directory: Path, secrets: Path) -> list[Path]:
     ]
 
 
+def declares(noun: str, secrets: Path) -> bool:
+    """Whether any file has tables of a noun; who needs none need not have them checked.
+
+    Raises ``ConfigurationError`` for a file that cannot be read: it might.
+    """
+    place = chosen_path()
+    settings = read_settings(place)
+    further = further_files(place, secrets) if place.is_dir() else []
+    sources = [*([settings] if settings else []), *map(read, further)]
+    return any(noun in source.tables for source in sources)
+
+
 def _same(path: Path, other: Path) -> bool:
     return path.resolve() == other.resolve()
 

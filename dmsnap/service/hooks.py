@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsnap.catalogue import jobs
@@ -162,21 +161,12 @@ def hooks_of(session: Session, volumes: Sequence[str]) -> Hooks:
 
     ``ConfigurationError`` when it has hooks and mistakes: what is to run cannot be known then.
     """
-    if not _are_declared(session.configuration.iscsi_secrets):
+    if not configuration.declares("hook", session.configuration.iscsi_secrets):
         return Hooks(tuple(volumes))
     # Imported where there are hooks: pydantic takes a third of a command's start.
     from dmsnap.service import configuration_check
 
     return Hooks(tuple(volumes), _chosen(configuration_check.require().declared, volumes))
-
-
-def _are_declared(secrets: Path) -> bool:
-    """Whether any file has hooks; one that cannot be read might."""
-    place = configuration.chosen_path()
-    settings = configuration.read_settings(place)
-    further = configuration.further_files(place, secrets) if place.is_dir() else []
-    sources = [*([settings] if settings else []), *map(configuration.read, further)]
-    return any("hook" in source.tables for source in sources)
 
 
 def _chosen(declared: "Declarations", volumes: Sequence[str]) -> dict[str, "Hook"]:

@@ -9,7 +9,7 @@ from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, JobState, Point, StepState, Volume
 from dmsnap.host import replacement
 from dmsnap.policy.chronology import NANOSECONDS
-from dmsnap.service import recoverable, status
+from dmsnap.service import lateness, recoverable, status
 from dmsnap.service.exposition import Metric, Sample, exposition
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, VolumeStatus
@@ -77,12 +77,15 @@ def write(known: Sequence[Facts], path: Path) -> None:
 def facts(session: Session) -> list[Facts]:
     """Look at every volume."""
     recent = jobs.recent(session.catalogue, JOBS)
-    return [_facts(session, volume, recent) for volume in session.catalogue.volumes()]
+    volumes = session.catalogue.volumes()
+    promises = lateness.promises(session)
+    found = [status.volume_status(session, volume, promises) for volume in volumes]
+    return [_facts(session, *each, recent) for each in zip(volumes, found, strict=True)]
 
 
-def _facts(session: Session, volume: Volume, recent: Sequence[Job]) -> Facts:
+def _facts(session: Session, volume: Volume, found: VolumeStatus, recent: Sequence[Job]) -> Facts:
     return Facts(
-        status.volume_status(session, volume),
+        found,
         session.catalogue.points(volume.id),
         [job for job in recent if volume.id in job.volume_ids],
     )
