@@ -247,7 +247,11 @@ class Sync:
         stats = CopyStats()
         if self.catch_up:
             stats = apply.write_left_out(
-                current, source_fd, self.catch_up, of_total(self.progress, self.catch_up.bytes)
+                current,
+                source_fd,
+                self.catch_up,
+                of_total(self.progress, self.catch_up.bytes),
+                self.options,
             )
         if self.catch_up or self.skipped:
             points = tuple(point for point in (current.label.point_uuid, self.point.id) if point)
