@@ -5,6 +5,7 @@ from typing import Annotated
 from annotated_types import Ge, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
+from dmsnap._native.io_priority import LEVELS
 from dmsnap.policy.copying import Hours
 from dmsnap.service.admission import NAME
 from dmsnap.units import exact_size, format_duration, parse_duration, parse_size
@@ -102,6 +103,7 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Lines = Annotated[tuple[Line, ...], BeforeValidator(_listed)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute_path)]
 Count = Annotated[int, Ge(0), Le(100_000)]
+IoLevel = Annotated[int, Ge(0), Le(LEVELS - 1)]
 DurationText = Annotated[Duration, PlainValidator(_duration)]
 DeadlineText = Annotated[Duration, PlainValidator(_deadline)]
 RateText = Annotated[Rate, PlainValidator(_rate)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 from uuid import UUID
 
+from dmsnap._native.io_priority import lowered
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError, ExitCode, NotFoundError
@@ -141,6 +142,7 @@ class PolicyRun:
                 volume.name,
                 audit=self.policy.audit,
                 bandwidth=int(self.policy.bandwidth or 0),
+                io_priority=self.policy.io_priority,
             )
         if isinstance(done, sync.SyncResult):
             run.synced = done.point
@@ -168,7 +170,7 @@ class PolicyRun:
                 run.fail(str(error), error.exit_code)
 
     def _prune(self, volume: Volume, run: VolumeRun) -> None:
-        with turn(self.session, volume):
+        with turn(self.session, volume), lowered(self.policy.io_priority):
             (result,) = pruning.prune(self.session, [volume.name])
         run.pruned = tuple({each.point: None for each in result.points if not each.stays})
         if result.error is not None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from dmsnap._native.copy import CopyOptions, CopyStats
 from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.io_priority import IoPriority, lowered
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
@@ -66,6 +67,7 @@ class Sync:
         cow_percent: int = 0,
         bandwidth: int = 0,
         force: bool = False,
+        io_priority: IoPriority | None = None,
         progress: Progress | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> None:
@@ -74,6 +76,7 @@ class Sync:
         self.audit = audit
         self.force = force
         self.options = CopyOptions(bytes_per_second=bandwidth)
+        self.io_priority = io_priority
         self.progress = progress
         self.hooks = hooks
         self.points = PointSet(
@@ -196,7 +199,11 @@ class Sync:
         source = dm.node(stack.live_point(self.volume, self.point.id).name)
         self.options = replace(self.options, source_name=str(source))
         try:
-            with open_shared(source) as source_fd, replica.opened(self.volume) as current:
+            with (
+                lowered(self.io_priority),
+                open_shared(source) as source_fd,
+                replica.opened(self.volume) as current,
+            ):
                 yield source_fd, current
         except OperatingSystemError:
             # Reading an overflowed snapshot fails: that is the error then, not its symptom.
@@ -275,7 +282,9 @@ class Sync:
         for part in (sample.extents, self.undo.different, self.catch_up):
             extents.merge(part)
         with self._sides() as (source_fd, current):
-            compared, different = auditing.differences(source_fd, current, extents, self.progress)
+            compared, different = auditing.differences(
+                source_fd, current, extents, self.progress, self.options
+            )
         live.require_valid(self.volume, self.point)
         self.audited = auditing.result(self.audit, sample, compared, different, self.skipped)
         if different:
@@ -315,12 +324,14 @@ def sync(
     dry_run: bool = False,
     cow_percent: int = 0,
     bandwidth: int = 0,
+    io_priority: IoPriority | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> SyncResult | Plan:
     """Bring the recovery volume of ``name`` up to date with a new point of now. Needs root.
 
     ``bandwidth``: bytes a second that are read from the volume, or written; 0: no limit.
+    ``io_priority`` is that of comparing, copying and auditing, not of the window.
     ``force``: take the recovery volume over from another host that claims it.
     """
     with held(session, name) as volume:
@@ -343,6 +354,7 @@ def sync(
             audit=audit,
             cow_percent=cow_percent,
             bandwidth=bandwidth,
+            io_priority=io_priority,
             force=force,
             progress=progress,
             hooks=hooks_of(session, [name]),
@@ -353,6 +365,7 @@ def sync(
             "audit": audit,
             "cow_percent": cow_percent,
             "bandwidth": bandwidth,
+            "io_priority": str(io_priority) if io_priority else None,
         }
         plan = Plan("sync", (volume.id,), [*steps, *running.steps()], arguments)
         if dry_run:
@@ -363,6 +376,7 @@ def sync(
         return running.result(times)
 
 
-def again(session: Session, *, audit: str, **asked: Any) -> object:
+def again(session: Session, *, audit: str, io_priority: str | None = None, **asked: Any) -> object:
     """Begin a sync anew that was cut off."""
-    return sync(session, audit=Audit(audit), **asked)
+    priority = IoPriority.parse(io_priority) if io_priority else None
+    return sync(session, audit=Audit(audit), io_priority=priority, **asked)
