@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, JobState, Point, StepState, Volume
-from dmsnap.host import replacement
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.service import lateness, recoverable, status
 from dmsnap.service.exposition import Metric, Sample, exposition
@@ -66,12 +64,12 @@ def _has_audited(job: Job) -> bool:
 
 def text(session: Session) -> str:
     """All metrics, as ``dmsnap metrics`` prints them. Needs root."""
-    return exposition(metrics(facts(session), now_ns()))
+    return text_of(facts(session))
 
 
-def write(known: Sequence[Facts], path: Path) -> None:
-    """Replace the collector's file as a whole: it may read it at any moment."""
-    replacement.replace_file(path, exposition(metrics(known, now_ns())))
+def text_of(known: Sequence[Facts]) -> str:
+    """All metrics of what was just looked at."""
+    return exposition(metrics(known, now_ns()))
 
 
 def facts(session: Session) -> list[Facts]:
