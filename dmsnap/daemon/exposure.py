@@ -1,8 +1,8 @@
 """Metrics on a port of the loopback interface, for who has no collector of files.
 
 What is answered was made by the last survey: a request never waits for a disk, and however many
-come they cost no look. A responder for one page, because what there is for Python (http.server, and the
-Prometheus client on wsgiref) begins a thread for each connection and waits for it without an end.
+come they cost no look. A responder for one page, because what there is for Python (http.server, and
+the Prometheus client on wsgiref) begins a thread for each connection and waits without an end.
 """
 
 import asyncio
