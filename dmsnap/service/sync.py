@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from dmsnap._native.copy import CopyOptions, CopyStats
 from dmsnap._native.extent_set import ExtentSet
@@ -24,7 +24,7 @@ from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import audit as auditing
-from dmsnap.service import exported, journal, lun_watch, recognition, spare
+from dmsnap.service import exported, journal, lun_watch, recognition, spare, waiting
 from dmsnap.service.assemble import Assembly
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.hooks import NO_HOOKS, Hooks, Phase, hooks_of
@@ -40,7 +40,7 @@ from dmsnap.tracking.choice import Tracker, TrackerChoice
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What one sync did."""
+    """What one sync did. ``copied`` is the live point that ``point`` is a copy of, if it is one."""
 
     volume: str
     point: UUID
@@ -53,6 +53,7 @@ class SyncResult:
     seconds: float
     audit: AuditResult
     steps: dict[str, float]
+    copied: UUID | None = None
 
 
 class Sync:
@@ -68,6 +69,7 @@ class Sync:
         bandwidth: int = 0,
         force: bool = False,
         io_priority: IoPriority | None = None,
+        source: Point | None = None,
         progress: Progress | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> None:
@@ -79,9 +81,16 @@ class Sync:
         self.io_priority = io_priority
         self.progress = progress
         self.hooks = hooks
-        self.points = PointSet(
-            session, [volume], temporary=True, cow_percent=cow_percent, hooks=self.hooks
-        )
+        self.source = source
+        self.taken: PointSet | None = None
+        self.copied: Point | None = None
+        if source is None:
+            self.taken = PointSet(
+                session, [volume], temporary=True, cow_percent=cow_percent, hooks=self.hooks
+            )
+        else:
+            # A point of its own: how long either stays is for another rule.
+            self.copied = replace(source, id=uuid4(), area_id=None, temporary=True)
         self.choice = TrackerChoice(Tracker.COMPARE)
         self.bytes_beside: int | None = None
         self.untracked: str | None = None  # why writes were not seen, where that is known
@@ -96,7 +105,16 @@ class Sync:
 
     @property
     def point(self) -> Point:
-        return self.points.points[0]
+        """What the replica is going to hold."""
+        return self.copied or self.shown
+
+    @property
+    def shown(self) -> Point:
+        """The live point whose snapshot is read."""
+        if self.source is not None:
+            return self.source
+        assert self.taken is not None  # noqa: S101 - one of the two is there
+        return self.taken.points[0]
 
     @property
     def bytes_written(self) -> int:
@@ -125,7 +143,7 @@ class Sync:
         steps = [
             *([take_over] if self.force else []),
             Step("repair", f"roll back what an earlier sync of {name} left", self._repair),
-            *self.points.steps(),
+            *self._point_steps(),
             *copying.opening(),
             Step("track", f"find the dirty extents of {name}", self._track),
             Step("write-undo", f"write what changes on {device} to its history", self._write_undo),
@@ -137,15 +155,26 @@ class Sync:
             )
         # With a hook's failure nothing is taken back any more, nor when it is interrupted.
         steps += copying.closing(final=True)
-        steps.append(
-            Step(
-                "remove-point",
-                "remove the live snapshot of the point",
-                self._release_point,
-                final=True,
-            )
-        )
+        if self.source is not None:
+            what = f"record that {device} holds the point"
+            return [*steps, Step("settle", what, self._settle, final=True)]
+        what = "remove the live snapshot of the point"
+        steps.append(Step("remove-point", what, self._settle, final=True))
         return [*steps, *self.hooks.step(Phase.UNSNAP)]
+
+    def _point_steps(self) -> list[Step]:
+        """Taking a point; of one that is there already, recording what will be its copy."""
+        if self.taken is not None:
+            return self.taken.steps()
+        what = f"record the copy of live point {self.shown.id}"
+        return [Step("record-copy", what, self._record_copy, self._forget_copy)]
+
+    def _record_copy(self) -> None:
+        """Before the label can name it."""
+        self.session.catalogue.add_point(self.point)
+
+    def _forget_copy(self) -> None:
+        self.session.catalogue.delete_point(self.point.id, "copying it was undone")
 
     def _repair(self) -> None:
         with replica.opened(self.volume) as current:
@@ -168,6 +197,7 @@ class Sync:
             known,
             live.current_era(self.volume),
             bytes_beside=self.bytes_beside or 0,
+            copied=self.source,
         )
         if self.untracked and self.choice.tracker is Tracker.COMPARE:
             self.choice = replace(self.choice, reason=self.untracked)
@@ -189,14 +219,20 @@ class Sync:
     def _probe_point(self) -> Signature | None:
         """What the point holds: the volume may have been formatted since it was protected."""
         try:
-            return signature.probe(dm.node(stack.live_point(self.volume, self.point.id).name))
+            return signature.probe(dm.node(stack.live_point(self.volume, self.shown.id).name))
         except ProgramError:
-            live.require_valid(self.volume, self.point)
+            self._require_valid()
             raise
+
+    def _require_valid(self) -> None:
+        """Raise unless what was read until now is what the point holds."""
+        live.require_valid(self.volume, self.shown)
+        if self.source is not None:
+            waiting.require_nothing_beside(self.session, self.volume, self.source.id)
 
     @contextmanager
     def _sides(self) -> Iterator[tuple[int, Replica]]:
-        source = dm.node(stack.live_point(self.volume, self.point.id).name)
+        source = dm.node(stack.live_point(self.volume, self.shown.id).name)
         self.options = replace(self.options, source_name=str(source))
         try:
             with (
@@ -207,7 +243,7 @@ class Sync:
                 yield source_fd, current
         except OperatingSystemError:
             # Reading an overflowed snapshot fails: that is the error then, not its symptom.
-            live.require_valid(self.volume, self.point)
+            self._require_valid()
             raise
 
     def _write_undo(self) -> None:
@@ -222,7 +258,7 @@ class Sync:
             )
         # What was read of an overflowed snapshot is worth nothing: found out before the
         # replica is touched.
-        live.require_valid(self.volume, self.point)
+        self._require_valid()
 
     def _apply(self) -> None:
         assert self.undo is not None  # noqa: S101 - the step before
@@ -236,7 +272,7 @@ class Sync:
                 of_total(self.progress, self.undo.stats.bytes_different),
                 self.options,
             )
-            live.require_valid(self.volume, self.point)
+            self._require_valid()
             apply.mark_consistent(current, keep=self.point.keep, content=self.content)
         self.stats = replace(
             written,
@@ -285,14 +321,14 @@ class Sync:
             compared, different = auditing.differences(
                 source_fd, current, extents, self.progress, self.options
             )
-        live.require_valid(self.volume, self.point)
+        self._require_valid()
         self.audited = auditing.result(self.audit, sample, compared, different, self.skipped)
         if different:
             self.session.distrust(self.volume)
             raise auditing.failure(str(self.volume.recovery), different, self.choice.tracker)
 
-    def _release_point(self) -> None:
-        if self.bytes_beside:
+    def _settle(self) -> None:
+        if self.bytes_beside and self.source is None:
             write_count.acknowledge(self._counts, self.volume, self.bytes_beside)
         self.session.settle_on_replica(self.volume, self.point)
         self.session.note_content(self.volume, self.content)
@@ -313,6 +349,7 @@ class Sync:
             seconds=times.total,
             audit=self.audited,
             steps=times.seconds,
+            copied=self.source.id if self.source else None,
         )
 
 
@@ -325,11 +362,13 @@ def sync(
     cow_percent: int = 0,
     bandwidth: int = 0,
     io_priority: IoPriority | None = None,
+    source: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> SyncResult | Plan:
     """Bring the recovery volume of ``name`` up to date with a new point of now. Needs root.
 
+    ``source``: with a live point instead, of that id, which stays where it is.
     ``bandwidth``: bytes a second that are read from the volume, or written; 0: no limit.
     ``io_priority`` is that of comparing, copying and auditing, not of the window.
     ``force``: take the recovery volume over from another host that claims it.
@@ -355,6 +394,7 @@ def sync(
             cow_percent=cow_percent,
             bandwidth=bandwidth,
             io_priority=io_priority,
+            source=waiting.copyable(session, volume, source) if source else None,
             force=force,
             progress=progress,
             hooks=hooks_of(session, [name]),
@@ -366,6 +406,7 @@ def sync(
             "cow_percent": cow_percent,
             "bandwidth": bandwidth,
             "io_priority": str(io_priority) if io_priority else None,
+            "source": str(running.source.id) if running.source else None,
         }
         plan = Plan("sync", (volume.id,), [*steps, *running.steps()], arguments)
         if dry_run:
