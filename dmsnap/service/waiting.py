@@ -1,5 +1,7 @@
 """Live points that wait to be copied to the recovery volume: which there are, which may be."""
 
+from dataclasses import dataclass
+from typing import Self
 from uuid import UUID
 
 from dmsnap.catalogue.model import Point, Volume
@@ -17,12 +19,13 @@ def waiting(session: Session, volume: Volume) -> list[Point]:
     """Those that hold and are newer than what the recovery volume does, the oldest first."""
     areas = session.catalogue.areas(volume.id)
     generations = {area.id: area.generation for area in areas}
-    good = [
+    points = pruning.in_order(pruning.live_points(session, volume), generations)
+    held = Held.of(session, volume)
+    return [
         point
-        for point in pruning.in_order(pruning.live_points(session, volume), generations)
-        if live.with_validity(volume, point).invalid_reason is None
+        for point in points
+        if held.is_older_than(point) and live.with_validity(volume, point).invalid_reason is None
     ]
-    return [point for point in good if is_newer(session, volume, point)]
 
 
 def waiting_points(session: Session, volume: Volume) -> list[WaitingPoint]:
@@ -30,16 +33,28 @@ def waiting_points(session: Session, volume: Volume) -> list[WaitingPoint]:
     return [WaitingPoint(each.id, each.created_ns) for each in waiting(session, volume)]
 
 
-def is_newer(session: Session, volume: Volume, point: Point) -> bool:
-    """Whether a live point was taken after the recovery volume's.
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the recovery volume holds: its moment and, where it is recorded, its point."""
 
-    Where both were taken under the same stack their eras say so, which no clock can change.
-    """
-    label = replica.label_of(volume)
-    held = session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
-    if held is not None and held.tracking_id == point.tracking_id:
-        return point.era_since > held.era_since
-    return point.created_ns > label.point_time_ns
+    time_ns: int
+    point: Point | None
+
+    @classmethod
+    def of(cls, session: Session, volume: Volume) -> Self:
+        """As its label says."""
+        label = replica.label_of(volume)
+        point = session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
+        return cls(label.point_time_ns, point)
+
+    def is_older_than(self, point: Point) -> bool:
+        """Whether a live point was taken after it.
+
+        Where both were taken under the same stack their eras say so, which no clock can change.
+        """
+        if self.point is not None and self.point.tracking_id == point.tracking_id:
+            return point.era_since > self.point.era_since
+        return point.created_ns > self.time_ns
 
 
 def copyable(session: Session, volume: Volume, text: str) -> Point:
@@ -52,7 +67,7 @@ def copyable(session: Session, volume: Volume, text: str) -> Point:
         )
     live.require_valid(volume, point)
     require_nothing_beside(session, volume, point.id)
-    if not is_newer(session, volume, point):
+    if not Held.of(session, volume).is_older_than(point):
         raise WrongStateError(
             f"point {point.id} is not newer than what the recovery volume of {volume.name} holds",
             hint=f"dmsnap swap {volume.name} --to goes back to an earlier point",
