@@ -13,7 +13,7 @@ from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, PointInvalidErro
 from dmsnap.host import local_time, systemd
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.policy.copying import Copying, NextCopy, WaitingPoint, next_copy
-from dmsnap.service import coherence, configuration_check, point, sync, waiting
+from dmsnap.service import coherence, configuration_check, copyable, point, sync, waiting
 from dmsnap.service import prune as pruning
 from dmsnap.service.declaration import CopyTable, Declarations, Make, Policy
 from dmsnap.service.reaper import SETTLED
@@ -168,7 +168,7 @@ class PolicyRun:
         if self.policy.make is Make.RECOVERY_VOLUME:
             return None
         try:
-            waiting.require_nothing_beside(self.session, volume, point_id)
+            copyable.require_nothing_beside(self.session, volume, point_id)
         except PointInvalidError as error:
             log.warning("%s is copied as it is now: %s", volume.name, error)
             return None

@@ -24,7 +24,7 @@ from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import audit as auditing
-from dmsnap.service import exported, journal, lun_watch, recognition, spare, waiting
+from dmsnap.service import copyable, exported, journal, lun_watch, recognition, spare
 from dmsnap.service.assemble import Assembly
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.hooks import NO_HOOKS, Hooks, Phase, hooks_of
@@ -228,7 +228,7 @@ class Sync:
         """Raise unless what was read until now is what the point holds."""
         live.require_valid(self.volume, self.shown)
         if self.source is not None:
-            waiting.require_nothing_beside(self.session, self.volume, self.source.id)
+            copyable.require_nothing_beside(self.session, self.volume, self.source.id)
 
     @contextmanager
     def _sides(self) -> Iterator[tuple[int, Replica]]:
@@ -394,7 +394,7 @@ def sync(
             cow_percent=cow_percent,
             bandwidth=bandwidth,
             io_priority=io_priority,
-            source=waiting.copyable(session, volume, source) if source else None,
+            source=copyable.copyable(session, volume, source) if source else None,
             force=force,
             progress=progress,
             hooks=hooks_of(session, [name]),

@@ -21,8 +21,8 @@ from dmsnap.catalogue.model import Point, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotFoundError, PointInvalidError, WrongStateError
 from dmsnap.recovery import replica
+from dmsnap.service import copyable, policy_run, recognition, sync, waiting
 from dmsnap.service import point as points
-from dmsnap.service import policy_run, recognition, sync, waiting
 from dmsnap.service.configuration import Configuration
 from dmsnap.service.declaration import CopyTable, DeclaredIoClass, Make, Policy
 from dmsnap.service.declared_value import Duration
@@ -112,20 +112,20 @@ def test_what_can_be_copied(house: House) -> None:
     old, new = house.add(taken(9, 3), taken(1, 5))
     (gone,) = house.add(replace(taken(2, 4), area_id=None))
     house.on_replica = gone
-    assert waiting.copyable(house.session, VOLUME, str(new.id)[:8]).id == new.id
+    assert copyable.copyable(house.session, VOLUME, str(new.id)[:8]).id == new.id
     with pytest.raises(WrongStateError, match="is not newer"):
-        waiting.copyable(house.session, VOLUME, str(old.id))
+        copyable.copyable(house.session, VOLUME, str(old.id))
     with pytest.raises(NotFoundError, match="is not live"):
-        waiting.copyable(house.session, VOLUME, str(gone.id))
+        copyable.copyable(house.session, VOLUME, str(gone.id))
     with pytest.raises(NotFoundError):
-        waiting.copyable(house.session, VOLUME, str(uuid4()))
+        copyable.copyable(house.session, VOLUME, str(uuid4()))
     house.beside = 4096
     with pytest.raises(PointInvalidError, match="4 KiB were written to /dev/vg/srv past"):
-        waiting.copyable(house.session, VOLUME, str(new.id))
+        copyable.copyable(house.session, VOLUME, str(new.id))
     house.beside = 0
     house.lost = {new.id}
     with pytest.raises(PointInvalidError, match="Invalid"):
-        waiting.copyable(house.session, VOLUME, str(new.id))
+        copyable.copyable(house.session, VOLUME, str(new.id))
 
 
 class Runs:
