@@ -89,7 +89,7 @@ def test_what_a_policy_declares(tmp_path: Path, keys: str, expected: IoPriority 
     ("keys", "sentence"),
     [
         ('io_class = "realtime"', "best-effort"),
-        ('io_class = "best-effort"\nio_level = 8', "8"),
+        ('io_class = "best-effort"\nio_level = 8', "less than or equal to 7"),
         ('io_class = "idle"\nio_level = 3', "means nothing without"),
         ("io_level = 3", "means nothing without"),
         ('io_class = "idle"\nmake = "snapshot"', "means nothing where"),

@@ -31,7 +31,8 @@ def watched() -> Iterator[None]:
 @pytest.fixture
 def target() -> Iterator[LunTarget]:
     lun_target.load_modules()
-    lun_target.start_iscsid()
+    lun_target.INITIATOR.write_text(f"InitiatorName={lun_target.INITIATOR_NAME}\n")
+    run("systemctl", "restart", "iscsid.service")
     with serving(LunTarget("127.0.0.1:3260")) as made:
         yield made
 
@@ -56,51 +57,60 @@ def test_a_lost_session_is_told(lab: Lab, target: LunTarget, watched: None) -> N
     volume.unprotect()
 
 
-def small_metadata(lab: Lab, volume: str) -> tuple[str, str]:
-    """Era metadata of a few blocks, over 80 % full, and the table of the front on them."""
-    (begin, size, kind, _, origin, block) = run("dmsetup", "table", volume).split()
-    assert kind == "era"
-    found = ""
-    for blocks in range(8, 64):
-        image = lab.directory / f"era-{blocks}.img"
-        image.write_bytes(bytes(blocks * 4096))
-        loop = run("losetup", "--find", "--show", image).strip()
-        lab.loops.append(loop)
-        table = f"{begin} {size} era {loop} {origin} {block}"
-        made = run("sh", "-c", f"dmsetup create small-era --table '{table}' && echo made",
-                   expected=None)  # fmt: skip
-        if "made" not in made:
-            run("dmsetup", "remove", "small-era", expected=None)
-            continue
-        used, total = run("dmsetup", "status", "small-era").split()[4].split("/")
-        run("dmsetup", "remove", "small-era")
-        found = f"{used} of {total} blocks"
-        if int(used) * 100 >= 80 * int(total):
-            return table, found
-        break  # larger ones have more room still
-    raise AssertionError(f"the smallest metadata that dm-era takes have room: {found}")
+class Front:
+    """A front that nobody uses, to be made anew with other tables."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.table = run("dmsetup", "table", name).strip()
+        info = ("info", "-c", "--noheadings", "-o", "uuid", name)
+        self.uuid = run("dmsetup", *info).strip()
+
+    def made_with(self, table: str) -> bool:
+        """Not one table over the other: two era targets may not have the same metadata open."""
+        run("dmsetup", "remove", self.name, expected=None)
+        made = ("create", self.name, "--uuid", self.uuid, "--table", table)
+        run("dmsetup", *made, expected=None)
+        return self.used() is not None
+
+    def used(self) -> tuple[int, int] | None:
+        """Blocks of the era metadata, used and in all; None: it is not there."""
+        words = run("dmsetup", "status", self.name, expected=None).split()
+        if len(words) < len(("begin", "size", "era", "block size", "used/total")):
+            return None
+        used, total = words[4].split("/")
+        return int(used), int(total)
+
+    def on_full_metadata(self, lab: Lab) -> None:
+        """Of as few blocks as dm-era takes: they are nearly full."""
+        begin, size, _, _, origin, block = self.table.split()
+        tried = []
+        for blocks in range(8, 64):
+            image = lab.directory / f"era-{blocks}.img"
+            image.write_bytes(bytes(blocks * 4096))
+            loop = run("losetup", "--find", "--show", image).strip()
+            lab.loops.append(loop)
+            if self.made_with(f"{begin} {size} era {loop} {origin} {block}"):
+                used = self.used()
+                assert used is not None
+                if used[0] * 100 >= 80 * used[1]:
+                    return
+                tried.append(used)
+        raise AssertionError(f"they have room, however small: {tried}")
 
 
 def test_era_metadata_that_fill_are_told(lab: Lab, watched: None) -> None:
     """Under a front whose metadata are nearly full: there is no event for that."""
     primary, recovery = lab.disk(64 * MIB), lab.disk(160 * MIB)
     name = lab.protect(primary, recovery)
-    table = run("dmsetup", "table", name).strip()
-    full, share = small_metadata(lab, name)
-    # Not one over the other: the front is made anew, as nobody uses it.
-    uuid = run("dmsetup", "info", "-c", "--noheadings", "-o", "uuid", name).strip()
-
-    def remade(with_table: str) -> None:
-        run("dmsetup", "remove", name)
-        run("dmsetup", "create", name, "--uuid", uuid, "--table", with_table)
-
-    remade(full)
+    front = Front(name)
+    front.on_full_metadata(lab)
     eventually(
-        lambda: any("era metadata" in line and "full" in line for line in told(name)),
-        f"told of {share}",
+        lambda: any("era metadata" in line and "% full" in line for line in told(name)),
+        f"told of {front.used()}",
         180,
     )
-    remade(table)
+    assert front.made_with(front.table)
     eventually(lambda: any("all is well again" in line for line in told(name)), "well", 180)
     write_direct(Path("/dev/mapper") / name, os.urandom(4096), MIB)
     dmsnap("sync", name, "--audit", "full")
