@@ -7,7 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from dmsnap.service import mistake
-from dmsnap.service.declaration import Declarations, Make, Policy, Subclient
+from dmsnap.service.declaration import (
+    Declarations,
+    DeclaredIoClass,
+    Make,
+    Policy,
+    Subclient,
+)
 from dmsnap.service.mistake import Flaw
 
 Names = Mapping[str, Collection[str]]
@@ -46,8 +52,10 @@ def _idle(policy: Policy) -> Iterator[tuple[str, str]]:
     if policy.make is Make.RECOVERY_VOLUME and policy.primary is not None:
         yield "primary", made
     if policy.make is Make.SNAPSHOT:
-        keys = ("pool", "history", "copy", "bandwidth")
+        keys = ("pool", "history", "copy", "bandwidth", "io_class")
         yield from ((key, made) for key in keys if getattr(policy, key) is not None)
+    if policy.io_level is not None and policy.io_class is not DeclaredIoClass.BEST_EFFORT:
+        yield "io_level", f'means nothing without io_class = "{DeclaredIoClass.BEST_EFFORT}"'
 
 
 def _referring(declared: Declarations) -> Iterator[tuple[str, tuple[str | int, ...], str]]:

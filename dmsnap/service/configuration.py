@@ -53,6 +53,7 @@ class Configuration:
     jobs_at_once: Annotated[int, Ge(1), Le(64)] = 4
     jobs_per_disk: Annotated[int, Ge(1), Le(64)] = 1
     metrics_file: Path | None = None
+    metrics_port: Annotated[int, Ge(1), Le(65535)] | None = None
     iscsi_secrets: Path = Path("/etc/dmsnap/iscsi.toml")
     # A URL, with a password perhaps: it is shown by nothing that shows the configuration.
     catalogue: str | None = field(default=None, repr=False)

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import MinLen
 
+from dmsnap._native.io_priority import IoClass, IoPriority
 from dmsnap.policy.copying import Copying, Hours
 from dmsnap.policy.pool import Choice
 from dmsnap.policy.retention import Retention
@@ -22,6 +23,7 @@ from dmsnap.service.declared_value import (
     Duration,
     DurationText,
     HoursText,
+    IoLevel,
     Lines,
     Name,
     RateText,
@@ -45,6 +47,13 @@ class Make(StrEnum):
         return {Make.SNAPSHOT: snapshot, Make.RECOVERY_VOLUME: recovery}.get(
             self, snapshot | recovery
         )
+
+
+class DeclaredIoClass(StrEnum):
+    """Classes of I/O priority that a policy may ask for."""
+
+    BEST_EFFORT = "best-effort"
+    IDLE = "idle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +131,15 @@ class Policy:
     hooks: tuple[str, ...] = ()
     audit: Audit = Audit.SAMPLE
     bandwidth: RateText | None = None
+    io_class: DeclaredIoClass | None = None
+    io_level: IoLevel | None = None
+
+    @property
+    def io_priority(self) -> IoPriority | None:
+        """With which copies and pruning read and write; None: as who runs them."""
+        if self.io_class is None:
+            return None
+        return IoPriority(IoClass[self.io_class.name], self.io_level or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from typing import Annotated
 from annotated_types import Ge, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
+from dmsnap._native.io_priority import LEVELS
 from dmsnap.errors import WrongWordError
 from dmsnap.host import lun
 from dmsnap.host.lun import LunName
@@ -117,6 +118,7 @@ Lines = Annotated[tuple[Line, ...], BeforeValidator(_listed)]
 DeviceName = Annotated[str, AfterValidator(_device)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute_path)]
 Count = Annotated[int, Ge(0), Le(100_000)]
+IoLevel = Annotated[int, Ge(0), Le(LEVELS - 1)]
 DurationText = Annotated[Duration, PlainValidator(_duration)]
 DeadlineText = Annotated[Duration, PlainValidator(_deadline)]
 RateText = Annotated[Rate, PlainValidator(_rate)]

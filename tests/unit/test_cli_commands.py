@@ -252,7 +252,13 @@ def test_a_store_with_a_slash_is_a_directory(
             (
                 "sync",
                 ("srv",),
-                {"audit": Audit.NONE, "cow_percent": 0, "bandwidth": 0, "force": False},
+                {
+                    "audit": Audit.NONE,
+                    "cow_percent": 0,
+                    "bandwidth": 0,
+                    "source": None,
+                    "force": False,
+                },
             ),
         ),
         (
@@ -265,12 +271,20 @@ def test_a_store_with_a_slash_is_a_directory(
                 "9",
                 "--bandwidth",
                 "2MiB",
+                "--from",
+                "3f1c",
                 "--force",
             ),
             (
                 "sync",
                 ("srv",),
-                {"audit": Audit.FULL, "cow_percent": 9, "bandwidth": 2 * MIB, "force": True},
+                {
+                    "audit": Audit.FULL,
+                    "cow_percent": 9,
+                    "bandwidth": 2 * MIB,
+                    "source": "3f1c",
+                    "force": True,
+                },
             ),
         ),
         (
@@ -408,6 +422,7 @@ def test_a_sync_as_json(service: Service, shown: Shown) -> None:
             "detection_probability": 0.0833,
         },
         "steps": STEPS,
+        "copied": None,
     }
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -376,7 +377,7 @@ def test_whatever_is_read_can_be_recorded(
         forged = excerpt.decode(json.dumps(document).encode(), volume.id, "/dev/sdb")
     except CorruptError:
         return
-    with Catalogue.open(Path(data.draw(st.just(":memory:")))) as rebuilt:
+    with TemporaryDirectory() as place, Catalogue.open(Path(place, "catalogue.db")) as rebuilt:
         rebuilt.add_volume(volume)
         with rebuilt.transaction() as connection:
             recall.everything(connection, forged)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
-from catalogue_samples import a_volume
+from catalogue_samples import a_point, a_volume
 
 from dmsnap.catalogue import hook_runs, jobs
 from dmsnap.catalogue.model import StepState
@@ -343,4 +343,16 @@ def test_a_sync_has_a_step_for_each_phase(house: House) -> None:
     assert hooked == [
         "repair", "create-cow", "prepare-point", "presnapshot", "window", "postsnapshot",
         "precopy", "track", "write-undo", "apply", "audit", "postcopy", "remove-point", "unsnap",
+    ]  # fmt: skip
+
+
+def test_copying_a_live_point_takes_none_and_gives_none_up(house: House) -> None:
+    for phase in Phase:
+        house.hook(f"on-{phase}", phase)
+    house.policy(*(f"on-{phase}" for phase in Phase))
+    session = cast(Session, SimpleNamespace())
+    volume = replace(a_volume("pg"), id=uuid4())
+    found = Sync(session, volume, hooks=house.of("pg"), source=a_point(volume)).steps()
+    assert [step.name for step in found] == [
+        "repair", "record-copy", "precopy", "track", "write-undo", "apply", "postcopy", "settle",
     ]  # fmt: skip

@@ -145,6 +145,7 @@ def sync(
     *,
     name: str,
     audit: str,
+    source: str | None,
     cow_percent: int | None,
     bandwidth: int,
     force: bool,
@@ -158,6 +159,7 @@ def sync(
             dry_run=dry_run,
             cow_percent=cow_percent or 0,
             bandwidth=bandwidth,
+            source=source,
             force=force,
             progress=progress,
         )
@@ -169,7 +171,8 @@ def sync(
 
 def describe_synced(result: SyncResult) -> Iterator[Text]:
     tracked = f"by {result.tracker}" + (f" ({result.reason})" if result.reason else "")
-    yield f"{result.volume}: the recovery volume holds point {result.point}"
+    copied = f", a copy of live point {result.copied}" if result.copied else ""
+    yield f"{result.volume}: the recovery volume holds point {result.point}{copied}"
     yield (
         f"{format_size(result.bytes_dirty)} dirty {tracked}, "
         f"{format_size(result.bytes_compared)} compared, "

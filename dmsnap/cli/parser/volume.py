@@ -156,6 +156,12 @@ SYNC = Command(
             help="Compare the replica with the point afterwards, in a sample of 64 MiB or in "
             "full, and what was written in any case.",
         ),
+        click.Option(
+            ["--from", "source"],
+            default=None,
+            metavar="POINT",
+            help="Copy this live point instead, which stays where it is.",
+        ),
         COW_PERCENT,
         BANDWIDTH,
         FORCE,
