@@ -30,6 +30,8 @@ from dmsnap.service.hooks import Phase
 
 FORBID: dict[str, str] = {"extra": "forbid"}
 
+DEFAULT_SUBCLIENT = "default"
+
 
 class Make(StrEnum):
     """What a policy makes of a volume: live points, a recovery volume, or both."""
@@ -45,6 +47,13 @@ class Make(StrEnum):
         return {Make.SNAPSHOT: snapshot, Make.RECOVERY_VOLUME: recovery}.get(
             self, snapshot | recovery
         )
+
+
+class NewVolumes(StrEnum):
+    """What becomes of volumes that are discovered, under the policy of the default sub-client."""
+
+    REPORT = "report"  # until they are protected, or left out
+    IGNORE = "ignore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +131,28 @@ class Policy:
     hooks: tuple[str, ...] = ()
     audit: Audit = Audit.SAMPLE
     bandwidth: RateText | None = None
+    new_volumes: NewVolumes = NewVolumes.REPORT
 
 
 @dataclass(frozen=True, slots=True)
 class Subclient:
-    """A named set of volumes, of its own and of other sub-clients; they may overlap."""
+    """A named set of volumes, of its own and of other sub-clients; they may overlap.
+
+    Of the ``default`` one are all volumes of the host that are not protected, too, but for what is
+    ``left_out``: by device, mount point or file-system UUID.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     volumes: tuple[Name, ...] = ()
     include: tuple[str, ...] = ()
     policy: str | None = None
+    default: bool = False
+    left_out: tuple[Line, ...] = ()
+
+    def is_default(self, name: str) -> bool:
+        """Whether discovered volumes join it: it says so, or is called that."""
+        return self.default or name == DEFAULT_SUBCLIENT
 
 
 @dataclass(frozen=True, slots=True)

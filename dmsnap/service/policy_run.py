@@ -13,7 +13,7 @@ from dmsnap.host import local_time, systemd
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.policy.copying import Copying, WaitingPoint, next_copy
 from dmsnap.recovery import replica
-from dmsnap.service import coherence, configuration_check, point, sync
+from dmsnap.service import coherence, configuration_check, discovery, point, sync
 from dmsnap.service import prune as pruning
 from dmsnap.service.declaration import CopyTable, Declarations, Make, Policy
 from dmsnap.service.reaper import SETTLED
@@ -212,11 +212,19 @@ def run(
     if running.policy.make is not Make.SNAPSHOT:
         running.copy()
     running.prune()
+    if not copying_only and looks_around(declared, name):
+        discovery.tell(session)
     due_ns = running.next_copy_ns()
     if due_ns is not None and systemd.is_running():
         unit = COPY_UNIT.format(systemd.escape(name))
         systemd.begin_at(unit, due_ns // NANOSECONDS + 1)
     return list(running.volumes.values())
+
+
+def looks_around(declared: Declarations, policy: str) -> bool:
+    """Whether runs of a policy look for volumes that joined its sub-client: the default one."""
+    default = coherence.default_of(declared)
+    return default is not None and declared.subclient[default].policy == policy
 
 
 def exit_code(runs: Sequence[VolumeRun]) -> ExitCode:

@@ -17,7 +17,7 @@ from test_removal import OFFSET, Replica, a_label, a_replica, an_entry, changes,
 from dmsnap._native import label
 from dmsnap._native.label import HistoryFlag, Label
 from dmsnap.errors import CorruptError, ForeignDeviceError, NoSpaceError
-from dmsnap.host import page_search
+from dmsnap.host import blockdev, page_search
 from dmsnap.recovery import growth, history
 from dmsnap.units import MIB, PAGE_BYTES
 
@@ -84,7 +84,7 @@ def zeroes(monkeypatch: pytest.MonkeyPatch) -> None:
         del name, progress
         os.pwrite(fd, bytes(length), offset)
 
-    monkeypatch.setattr(growth.blockdev, "write_zeroes", write_zeroes)
+    monkeypatch.setattr(blockdev, "write_zeroes", write_zeroes)
 
 
 def test_a_label_at_the_end_is_in_place(disk: Disk) -> None:
@@ -131,7 +131,7 @@ def test_whenever_power_is_lost_a_label_is_found(disk: Disk, added: int, torn_by
     for page in [*slots, *wiped]:
         for length in (torn_bytes, PAGE_BYTES):
             content[page : page + length] = after[page : page + length]
-            disk.put(content)
+            disk.put(bytes(content))
             assert disk.locate().label.point_uuid == MADE.point_uuid, (page, length)
             disk.move_label()
             assert growth.is_in_place(disk.device, disk.locate())

@@ -4,6 +4,7 @@ from dmsnap.cli.grammar import Noun
 from dmsnap.cli.parser import (
     catalogue,
     config,
+    discover,
     export,
     host,
     hydrate,
@@ -40,6 +41,7 @@ ROOT = Noun(
         export.EXPORT,
         export.UNEXPORT,
         lun.LUN,
+        discover.DISCOVER,
         status.STATUS,
         report.REPORT,
         metrics.METRICS,
