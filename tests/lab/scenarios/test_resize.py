@@ -256,7 +256,7 @@ def test_points_without_room_go_only_when_that_was_agreed(lab: Lab) -> None:
     kept = dmsnap("point", "keep", held[0])
     assert kept
     assert "to be kept" in refused(16, "resize", volume.name, "--drop-points")
-    dmsnap("point", "keep", held[0], "--release")
+    dmsnap("point", "keep", held[0], "--off")
     result = dmsnap("resize", volume.name, "--drop-points")
     dropped = result["points_dropped"]
     assert dropped == list(reversed(held))[-len(dropped) :]
