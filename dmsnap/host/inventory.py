@@ -1,8 +1,8 @@
 """The volumes of the host: block devices that hold a file system of their own. Root.
 
 Left out are components (physical volumes, members of arrays, paths of a multipath disk, what lies
-below another device, disks with partitions), swap space, what cannot be written to, and devices of
-our own. What is suspended is not read: whoever reads it would hang.
+below another device, disks with partitions), thick snapshots of LVM, swap space, what cannot be
+written to, and devices of our own. What is suspended is not read: whoever reads it would hang.
 """
 
 import logging
@@ -94,6 +94,7 @@ def is_candidate(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> bool
         or (sysfs.dm_name(devno) is not None and sysfs.dm_suspended(devno))
         or _has_partitions(devno, sysfs)
         or is_held_by_others(devno, sysfs=sysfs)
+        or _is_snapshot(devno, sysfs)
         or is_swap_space(devno, proc=proc)
     )
 
@@ -103,6 +104,11 @@ def is_held_by_others(devno: int, *, sysfs: Sysfs = SYSFS) -> bool:
     return any(
         not (sysfs.dm_uuid(holder) or "").startswith(UUID_PREFIX) for holder in sysfs.holders(devno)
     )
+
+
+def _is_snapshot(devno: int, sysfs: Sysfs) -> bool:
+    """Whether it is a thick snapshot of LVM, which lies on a COW store: a twin by its nature."""
+    return any((sysfs.dm_uuid(below) or "").endswith("-cow") for below in sysfs.slaves(devno))
 
 
 def _has_partitions(devno: int, sysfs: Sysfs) -> bool:

@@ -131,19 +131,22 @@ def compared(found: Sequence[Discovered], before: Mapping[str, Seen], now: int) 
 def parts_of(recorded: Sequence[Volume]) -> dict[int, tuple[Role, str]]:
     """The devices that are recorded, by number; what is not there is in nobody's way."""
     found: dict[int, tuple[Role, str]] = {}
-    for volume in recorded:
-        target = volume.hydration.target if volume.hydration else None
-        behind = (*volume.left_behind, volume.previous_backing, target)
-        for role, names in (
-            (Role.LEFT_BEHIND, behind),
-            (Role.RECOVERY, (volume.recovery,)),
-            (Role.PROTECTED, (volume.backing,)),
-        ):
-            for name in names:
+    for role in (Role.LEFT_BEHIND, Role.RECOVERY, Role.PROTECTED):  # the last is what counts
+        for volume in recorded:
+            for name in _named(volume, role):
                 devno = _devno(name)
                 if devno is not None:
                     found[devno] = (role, volume.name)
     return found
+
+
+def _named(volume: Volume, role: Role) -> tuple[str | None, ...]:
+    if role is Role.PROTECTED:
+        return (volume.backing,)
+    if role is Role.RECOVERY:
+        return (volume.recovery,)
+    target = volume.hydration.target if volume.hydration else None
+    return (*volume.left_behind, volume.previous_backing, target)
 
 
 def _devno(name: str | None) -> int | None:
@@ -256,7 +259,10 @@ def twins(found: Sequence[Discovered]) -> Iterator[str]:
     for uuid, same in sorted(by_uuid.items()):
         if len(same) > 1:
             devices = " and ".join(each.device for each in same)
-            yield f"{devices} carry the same file system UUID {uuid}: one is a copy of the other"
+            # Nothing but a disk's own identity says so: partitions and LVs have one each.
+            alike = len({each.identity for each in same}) == 1 and "@wwid:" in same[0].identity
+            what = "they are paths to one disk" if alike else "one is a copy of the other"
+            yield f"{devices} carry the same file system UUID {uuid}: {what}"
 
 
 def unprotected(found: Sequence[Discovered], declared: Declarations) -> Iterator[str]:

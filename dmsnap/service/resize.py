@@ -290,8 +290,8 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
         moved = replica_growth.settle_label(volume, int(str(job.arguments["label_bytes"])))
     if volume.size_bytes != size_bytes:
         return False
-    if not job.has_begun("record"):
-        return moved and not job.has_begun("make-way")
+    if not any(step.name == "grow-stack" for step in job.steps):
+        return moved
     enlargement.drop_points(session, volume)
     enlargement.grow(session, volume)
     enlargement.release(session, volume)

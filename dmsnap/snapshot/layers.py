@@ -90,7 +90,7 @@ def require_own_table(info: DmInfo, size_bytes: int) -> Table:
         raise WrongStateError(
             f"{info.name} has {format_size(length_bytes)} now, and had {format_size(size_bytes)} "
             f"when it was protected",
-            hint="unprotect it, and protect it again",
+            hint="dmsnap resize follows one that was made larger; else protect it anew",
         )
     return table
 

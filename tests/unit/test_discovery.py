@@ -45,6 +45,14 @@ def test_twins_are_told_of_and_known_copies_are_not() -> None:
     assert not list(discovery.twins(nameless))
 
 
+def test_two_paths_to_one_disk_are_called_that() -> None:
+    (sentence,) = discovery.twins([SDB, replace(SDB, device="/dev/sdc")])
+    assert sentence.endswith("they are paths to one disk")
+    loops = [replace(SDB, device=device, identity="1234@") for device in ("/dev/a", "/dev/b")]
+    (sentence,) = discovery.twins(loops)
+    assert sentence.endswith("one is a copy of the other")
+
+
 def test_what_vanished_and_what_was_resized_is_told_by_identity() -> None:
     """A disk that has another name only is the same."""
     before = {

@@ -88,6 +88,21 @@ def test_an_lv_is_known_by_its_uuid_and_its_layers_are_none(tree: Tree) -> None:
     assert found.holder.startswith("lv:bbbbbb-bbbb-")
 
 
+def test_a_thick_snapshot_of_lvm_is_none_and_its_origin_is_one(tree: Tree) -> None:
+    names_of = {"dm-0": ("vg-data", ""), "dm-1": ("vg-data-real", "-real")}
+    made = {
+        name: tree.device(name, devno, dm__uuid=LV_UUID + suffix, dm__name=dm_name)
+        for (name, (dm_name, suffix)), devno in zip(names_of.items(), (DM0, DM1), strict=True)
+    }
+    cow_devno, snap_devno = os.makedev(253, 2), os.makedev(253, 3)
+    cow = tree.device("dm-2", cow_devno, dm__uuid=LV_UUID + "-cow", dm__name="vg-snap-cow")
+    other = "LVM-" + "a" * 32 + "c" * 32
+    snap = tree.device("dm-3", snap_devno, dm__uuid=other, dm__name="vg-snap")
+    tree.stack(made["dm-0"], made["dm-1"])
+    tree.stack(snap, cow)
+    assert names(tree) == ["vg-data"]
+
+
 def test_our_own_are_none_and_what_lies_below_them_is_one(tree: Tree) -> None:
     disk = tree.device("sda", SDA)
     ours = tree.device("dm-0", DM0, dm__uuid="DMSNAP-x-origin-1\n", dm__name="o\n")
