@@ -18,8 +18,6 @@ from functools import partial
 
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import NoSpaceError, WrongStateError
-from dmsnap.host import lun
-from dmsnap.host.blockdev import BlockDevice
 from dmsnap.service import (
     admission,
     browse,
@@ -233,7 +231,8 @@ def require_settled(session: Session, volume: Volume) -> int:
         )
     browse.require_unmounted(session, volume)
     exported.require_replica_unexported(session, volume)
-    if not lun.is_present(volume.backing):
+    size_bytes = sizes.device_bytes(volume)
+    if size_bytes is None:
         log.warning("%s is not there: only the recovery volume is looked at", volume.backing)
         return volume.size_bytes
     identity.require_backing(volume)
@@ -241,7 +240,7 @@ def require_settled(session: Session, volume: Volume) -> int:
     if layers.dropped(volume) is None and not sizes.is_behind(volume):
         areas, points = session.catalogue.areas(volume.id), session.catalogue.points(volume.id)
         stack.check(volume, areas, points)
-    return BlockDevice.probe(lun.node(volume.backing)).size_bytes
+    return size_bytes
 
 
 def resize(

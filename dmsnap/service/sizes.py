@@ -40,24 +40,31 @@ class Resized:
         )
 
 
+def device_bytes(volume: Volume) -> int | None:
+    """What the volume's device has now; None when it is gone.
+
+    One of no size is a loop device that was detached, or a LUN that was unmapped.
+    """
+    try:
+        return BlockDevice.probe(lun.node(volume.backing)).size_bytes or None
+    except DmsnapError:
+        return None
+
+
 def of_volume(volume: Volume) -> Resized | None:
     """How the size of a volume's device differs; None when it does not, or cannot be told.
 
     While the front lies over the recovery volume, that has its own size, and the other may be dead.
     """
-    if volume.state not in SETTLED:
+    size_bytes = device_bytes(volume)
+    if volume.state not in SETTLED or size_bytes is None:
         return None
-    try:
-        device = BlockDevice.probe(lun.node(volume.backing))
-    except DmsnapError:
+    if size_bytes == volume.size_bytes:
         return None
     # A promoted volume keeps its label, and what lies before it, behind its end.
-    shrunk = device.size_bytes < volume.size_bytes
-    if device.size_bytes == volume.size_bytes:
+    if volume.state is VolumeState.PROMOTED and size_bytes > volume.size_bytes:
         return None
-    if volume.state is VolumeState.PROMOTED and not shrunk:
-        return None
-    return Resized(volume.name, volume.backing, volume.size_bytes, device.size_bytes)
+    return Resized(volume.name, volume.backing, volume.size_bytes, size_bytes)
 
 
 def require_not_shrunk(volume: Volume) -> None:
