@@ -134,9 +134,9 @@ def parts_of(recorded: Sequence[Volume]) -> dict[int, tuple[Role, str]]:
     for role in (Role.LEFT_BEHIND, Role.RECOVERY, Role.PROTECTED):  # the last is what counts
         for volume in recorded:
             for name in _named(volume, role):
-                devno = _devno(name)
-                if devno is not None:
-                    found[devno] = (role, volume.name)
+                device = _probed(name)
+                if device is not None:
+                    found[device.devno] = (role, volume.name)
     return found
 
 
@@ -149,13 +149,15 @@ def _named(volume: Volume, role: Role) -> tuple[str | None, ...]:
     return (*volume.left_behind, volume.previous_backing, target)
 
 
-def _devno(name: str | None) -> int | None:
+def _probed(name: str | None) -> BlockDevice | None:
+    """A recorded device; None when it is gone, as one of no size is, too."""
     if not name:
         return None
     try:
-        return BlockDevice.probe(lun.node(name)).devno
+        device = BlockDevice.probe(lun.node(name))
     except DmsnapError:
         return None
+    return device if device.size_bytes else None
 
 
 def is_piece(volume: HostVolume) -> bool:
@@ -221,7 +223,7 @@ def lost(recorded: Sequence[Volume]) -> Iterator[str]:
     for volume in recorded:
         parts = [("the device", volume.backing), ("the recovery volume", volume.recovery)]
         for what, name in parts:
-            if name and not lun.is_present(name):
+            if name and _probed(name) is None:
                 yield f"{what} of {volume.name} has vanished: {name}"
 
 
