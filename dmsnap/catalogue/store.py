@@ -168,13 +168,15 @@ class Catalogue:
             _add_points(connection, points)
             also(connection)
 
-    def update_volume(self, volume: Volume) -> None:
-        """Record ``volume`` as it is now."""
-        self._execute(
-            schema.volume.update()
-            .where(schema.volume.c.id == str(volume.id))
-            .values(**rows.columns(volume))
-        )
+    def update_volume(self, volume: Volume, areas: Sequence[Area] = ()) -> None:
+        """Record ``volume``, and pieces of its store with it, as they are now."""
+        id_of = schema.volume.c.id
+        with self.transaction() as connection:
+            connection.execute(
+                schema.volume.update().where(id_of == str(volume.id)).values(**rows.columns(volume))
+            )
+            for area in areas:
+                connection.execute(_update_of(area))
 
     def remove_volume(self, volume_id: UUID) -> None:
         """Mark a volume as unprotected; its history stays."""
@@ -205,11 +207,7 @@ class Catalogue:
 
     def update_area(self, area: Area) -> None:
         """Record ``area`` as it is now."""
-        self._execute(
-            schema.area.update()
-            .where(schema.area.c.id == str(area.id))
-            .values(**rows.columns(area))
-        )
+        self._execute(_update_of(area))
 
     def remove_area(self, area_id: UUID) -> None:
         """Forget a piece of the store, after it was given back."""
@@ -295,6 +293,11 @@ class Catalogue:
     def _execute(self, statement: sa.Executable) -> None:
         with self.transaction() as connection:
             connection.execute(statement)
+
+
+def _update_of(area: Area) -> sa.Executable:
+    values = rows.columns(area)
+    return schema.area.update().where(schema.area.c.id == str(area.id)).values(**values)
 
 
 def _add_points(connection: sa.Connection, points: Sequence[Point]) -> None:

@@ -39,11 +39,28 @@ def _single(declared: Declarations) -> Iterator[Flaw]:
     for name, store in declared.store.items():
         if (store.directory is None) is (store.volume_group is None):
             yield Flaw(("store", name), "must have either directory or volume_group")
+    yield from _defaults(declared.subclient)
     for name, subclient in declared.subclient.items():
-        if not subclient.volumes and not subclient.include:
+        if not subclient.volumes and not subclient.include and not subclient.is_default(name):
             yield Flaw(("subclient", name), "must have volumes or include other sub-clients")
+        if subclient.left_out and not subclient.is_default(name):
+            yield Flaw(("subclient", name, "left_out"), "is for the default sub-client")
     for name, policy in declared.policy.items():
         yield from (Flaw(("policy", name, key), sentence) for key, sentence in _idle(policy))
+
+
+def _defaults(subclients: Mapping[str, Subclient]) -> Iterator[Flaw]:
+    """A volume that is discovered joins one sub-client, and no two."""
+    first, *others = [name for name, each in subclients.items() if each.is_default(name)] or [""]
+    for name in others:
+        key = ("subclient", name, *(["default"] if subclients[name].default else []))
+        yield Flaw(key, f"is a second default sub-client beside {first}")
+
+
+def default_of(declared: Declarations) -> str | None:
+    """The sub-client that discovered volumes join."""
+    found = (name for name, each in declared.subclient.items() if each.is_default(name))
+    return next(found, None)
 
 
 def _idle(policy: Policy) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from dmsnap.service.declared_value import (
     DurationText,
     HoursText,
     IoLevel,
+    Line,
     Lines,
     Name,
     RateText,
@@ -31,6 +32,8 @@ from dmsnap.service.declared_value import (
 from dmsnap.service.hooks import Phase
 
 FORBID: dict[str, str] = {"extra": "forbid"}
+
+DEFAULT_SUBCLIENT = "default"
 
 
 class Make(StrEnum):
@@ -54,6 +57,13 @@ class DeclaredIoClass(StrEnum):
 
     BEST_EFFORT = "best-effort"
     IDLE = "idle"
+
+
+class NewVolumes(StrEnum):
+    """What becomes of volumes that are discovered, under the policy of the default sub-client."""
+
+    REPORT = "report"  # until they are protected, or left out
+    IGNORE = "ignore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +143,7 @@ class Policy:
     bandwidth: RateText | None = None
     io_class: DeclaredIoClass | None = None
     io_level: IoLevel | None = None
+    new_volumes: NewVolumes = NewVolumes.REPORT
 
     @property
     def io_priority(self) -> IoPriority | None:
@@ -144,13 +155,23 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Subclient:
-    """A named set of volumes, of its own and of other sub-clients; they may overlap."""
+    """A named set of volumes, of its own and of other sub-clients; they may overlap.
+
+    Of the ``default`` one are all volumes of the host that are not protected, too, but for what is
+    ``left_out``: by device, mount point or file-system UUID.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     volumes: tuple[Name, ...] = ()
     include: tuple[str, ...] = ()
     policy: str | None = None
+    default: bool = False
+    left_out: tuple[Line, ...] = ()
+
+    def is_default(self, name: str) -> bool:
+        """Whether discovered volumes join it: it says so, or is called that."""
+        return self.default or name == DEFAULT_SUBCLIENT
 
 
 @dataclass(frozen=True, slots=True)

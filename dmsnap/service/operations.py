@@ -51,6 +51,7 @@ OPERATIONS = {
     "swap revert": Operation("revert.revert", finish="revert.finish"),
     "swap extend": Operation("extension.extend", finish="extension.finish"),
     "swap commit": Operation("promotion.commit", finish="promotion.finish"),
+    "resize": Operation("resize.again", finish="resize.finish"),
     "hydrate": Operation("hydrate.again", finish="hydrate.finish"),
     "failback": Operation("failback.failback", effect="record"),
     "export": Operation("export.again", effect="confirm"),

@@ -13,7 +13,15 @@ from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, PointInvalidErro
 from dmsnap.host import local_time, systemd
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.policy.copying import Copying, NextCopy, WaitingPoint, next_copy
-from dmsnap.service import coherence, configuration_check, copyable, point, sync, waiting
+from dmsnap.service import (
+    coherence,
+    configuration_check,
+    copyable,
+    discovery,
+    point,
+    sync,
+    waiting,
+)
 from dmsnap.service import prune as pruning
 from dmsnap.service.declaration import CopyTable, Declarations, Make, Policy
 from dmsnap.service.reaper import SETTLED
@@ -220,11 +228,19 @@ def run(
     if running.policy.make is not Make.SNAPSHOT:
         running.copy()
     running.prune()
+    if not copying_only and looks_around(declared, name):
+        discovery.tell(session)
     due_ns = running.next_copy_ns()
     if due_ns is not None and systemd.is_running():
         unit = COPY_UNIT.format(systemd.escape(name))
         systemd.begin_at(unit, due_ns // NANOSECONDS + 1)
     return list(running.volumes.values())
+
+
+def looks_around(declared: Declarations, policy: str) -> bool:
+    """Whether runs of a policy look for volumes that joined its sub-client: the default one."""
+    default = coherence.default_of(declared)
+    return default is not None and declared.subclient[default].policy == policy
 
 
 def exit_code(runs: Sequence[VolumeRun]) -> ExitCode:

@@ -15,7 +15,16 @@ from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.recovery import history, lease, replica
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
-from dmsnap.service import exported, lateness, overlay, publication, recoverable, spare, trial
+from dmsnap.service import (
+    exported,
+    lateness,
+    overlay,
+    publication,
+    recoverable,
+    sizes,
+    spare,
+    trial,
+)
 from dmsnap.service.overlay import OverlayStatus
 from dmsnap.service.recoverable import RecoverablePoint
 from dmsnap.service.session import Session
@@ -112,7 +121,8 @@ def volume_status(
     points = session.catalogue.points(volume.id)
     passing = stack_problems(session, volume, points)
     replica_now = replica_status(session, volume, passing)
-    problems: list[str] = []
+    resized = sizes.of_volume(volume)
+    problems = [resized.sentence] if resized else []
     passing += cut_off_jobs(session, volume)
     live_now = live_points(volume, points, problems)
     exports = exported.of_volume(session, volume)
@@ -211,6 +221,8 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
             return [f"{volume.name} is protected in part: dmsnap unprotect gives it back"]
         if volume.state is VolumeState.COMMITTING:
             return [f"the commit of {volume.name} is not at its end: any command finishes it"]
+        if sizes.is_behind(volume):
+            return [f"the front of {volume.name} has its former size: dmsnap resize {volume.name}"]
         found = stack.differences(stack.expected_tables(volume, areas, points))
         return put_right(volume, found) or written_beside(session, volume)
     except DmsnapError as error:

@@ -59,8 +59,8 @@ def choose(
         return compare("the catalogue does not know the replica's point")
     if replica_point.tracking_id != volume.tracking_id:
         return compare(
-            "tracking began anew since the replica's point: the stack was built anew, "
-            "or an audit failed"
+            "tracking began anew since the replica's point: the stack was built anew or "
+            "resized, or an audit failed"
         )
     if current_era < replica_point.era_since:
         return compare(

@@ -24,6 +24,7 @@ from dmsnap.catalogue.model import (
 from dmsnap.cli import program
 from dmsnap.cli.words import RESERVED_NAMES
 from dmsnap.errors import ExitCode
+from dmsnap.host.inventory import VolumeKind
 from dmsnap.policy.retention import Action, Rule
 from dmsnap.service import (
     admission,
@@ -31,6 +32,7 @@ from dmsnap.service import (
     browse,
     catalogue_check,
     deletion,
+    discovery,
     extension,
     from_label,
     hydrate,
@@ -44,6 +46,7 @@ from dmsnap.service import (
     prune,
     recognition,
     report,
+    resize,
     revert,
     status,
     swap,
@@ -54,6 +57,7 @@ from dmsnap.service import (
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.browse import BrowseResult
 from dmsnap.service.catalogue_check import CheckResult
+from dmsnap.service.discovery import Discovered, Discovery, Role
 from dmsnap.service.extension import ExtendResult
 from dmsnap.service.hydrate import HydrateRequest, HydrateResult
 from dmsnap.service.jobs import JobView
@@ -68,6 +72,7 @@ from dmsnap.service.pruning import JudgedPoint, Side
 from dmsnap.service.recognition import Recognised
 from dmsnap.service.recoverable import RecoverablePoint
 from dmsnap.service.report import ReportResult
+from dmsnap.service.resize import ResizeResult
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
 from dmsnap.service.sync import SyncResult
@@ -99,6 +104,14 @@ SWAPPED = SwapResult("srv", VolumeState.TRIAL, POINT, STEPS, 0.51)
 MOVED = HydrateResult(
     "srv", "/dev/sdd", "/dev/sdb", GIB, 0, GIB + MIB, 0, 2, MIB, 0.034, 7.5, STEPS
 )
+RESIZED = ResizeResult(
+    "srv", "/dev/sdb", GIB, 2 * GIB, "/dev/sdc", True, 1, (str(POINT),),
+    "resize2fs /dev/mapper/srv", 7.5, STEPS,
+)  # fmt: skip
+FOUND = Discovered(
+    "/dev/sdd", VolumeKind.DISK, Role.UNPROTECTED, None, "1234@", "ext4", "1234", GIB, ("/data",),
+    SECOND_NS, True, True,
+)  # fmt: skip
 LIVE = PointView(
     POINT, "srv", SECOND_NS, True, 0.0034,
     (Place("live", "/dev/mapper/x"), Place("history", "/dev/sdc", 3)), None,
@@ -184,6 +197,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (browse, "unmount_point", None),
         (browse, "mount_point", BrowseResult(POINT, "srv", "/run/dmsnap/points/3f2a")),
         (hydrate, "hydrate", MOVED), (hydrate, "give_up", None),
+        (resize, "resize", RESIZED), (discovery, "discover", Discovery((FOUND,), None, ())),
         (swap, "swap", SWAPPED), (revert, "revert", SWAPPED), (promotion, "commit", SWAPPED),
         (from_label, "recover", SWAPPED),
         (extension, "extend", ExtendResult("srv", 2**20, 2**30)),
@@ -344,6 +358,9 @@ def test_a_store_with_a_slash_is_a_directory(
             ("hydrate", ("srv", HydrateRequest(None, 0, True, True)), {}),
         ),
         (("hydrate", "srv", "--abandon"), ("give_up", ("srv",), {})),
+        (("resize", "srv"), ("resize", ("srv",), {"drop_points": False})),
+        (("resize", "srv", "--drop-points"), ("resize", ("srv",), {"drop_points": True})),
+        (("discover",), ("discover", (), {})),
         (("status",), ("status", ((),), {})),
         (("status", "a", "b"), ("status", (("a", "b"),), {})),
         (
@@ -385,8 +402,8 @@ def test_a_command_asks_for_what_was_written(
 CHANGING = (
     PROTECT, ("sync", "srv"), ("verify", "srv"), ("swap", "srv"), ("swap", "revert", "srv"),
     ("swap", "commit", "srv"), ("unprotect", "srv"), ("assemble", "srv"), ("hydrate", "srv"),
-    ("point", "create", "srv"), ("point", "delete", "3f2a"), ("point", "mount", "3f2a"),
-    ("point", "keep", "3f2a"),
+    ("resize", "srv"), ("point", "create", "srv"), ("point", "delete", "3f2a"),
+    ("point", "mount", "3f2a"), ("point", "keep", "3f2a"),
     ("point", "umount", "3f2a"),
 )  # fmt: skip
 
@@ -687,6 +704,29 @@ def test_a_report_is_written_to_the_file_named(service: Service, shown: Shown) -
         "file": "/x/r.html", "volumes": 2, "size_bytes": 2048,
     }  # fmt: skip
     assert program.main(("report",)) == ExitCode.USAGE
+
+
+def test_a_resize_says_what_is_left_to_do(service: Service, shown: Shown) -> None:
+    assert shown("resize", "srv").splitlines() == [
+        "the label of /dev/sdc is at the end that it has now",
+        "1 points were dropped",
+        "srv has 2 GiB now, it had 1 GiB; the next sync compares in full",
+        "what is on it keeps its size until: resize2fs /dev/mapper/srv",
+    ]
+    nothing = replace(RESIZED, size_bytes=GIB, steps={})
+    service.answers(resize, "resize", nothing)
+    assert shown("resize", "srv") == "srv has 1 GiB, as /dev/sdb has: nothing is to be done\n"
+
+
+def test_discover_tells_of_findings_by_its_exit_code(service: Service, shown: Shown) -> None:
+    assert "/data" in shown("discover")
+    service.answers(discovery, "discover", Discovery((FOUND,), "default", ("it is a twin",)))
+    lines = shown("discover", expected=ExitCode.UNHEALTHY).splitlines()
+    assert "unprotected, new, left out" in lines[1]
+    assert lines[2] == "it is a twin"
+    found = json.loads(shown("discover", "--json", expected=ExitCode.UNHEALTHY))
+    assert found["findings"] == ["it is a twin"]
+    assert found["volumes"][0]["role"] == "unprotected"
 
 
 def test_the_service_reserves_the_words_that_the_command_line_does() -> None:

@@ -1,5 +1,6 @@
 """The computer that is crashed: a volume with content, and what operations find prepared."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ policy = "few"
 """
 
 DISKS = {"data": 32 * MIB, "recovery": 64 * MIB, "store": 256 * MIB, "other": 32 * MIB}
+# What the volume's disk has from the boot of the crash on, where it is made larger.
+LARGER = 48 * MIB
 
 Words = Sequence[str]
 
@@ -49,6 +52,7 @@ class Scenario:
     after_boot: Sequence[Entry] = ()
     protected: bool = True
     assembled: bool = True
+    enlarged: bool = False
 
 
 def prepare(computer: Computer, scenario: Scenario) -> None:
@@ -70,6 +74,8 @@ def prepare(computer: Computer, scenario: Scenario) -> None:
         computer.dmsnap(*filled_in(computer, PROTECT))
     do(computer, scenario.before)
     computer.power_off()
+    if scenario.enlarged:
+        os.truncate(computer.disks["data"], LARGER)
 
 
 def do(computer: Computer, entries: Sequence[Entry]) -> None:
@@ -167,6 +173,7 @@ SCENARIOS = (
     Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),
     Scenario("swap commit, earlier", "swap commit", ("swap", "commit", NAME), TRIED_EARLIER),
     Scenario("hydrate", "hydrate", ("hydrate", NAME, "--onto", "DISK-other"), SYNCED),
+    Scenario("resize", "resize", ("resize", NAME), SYNCED, enlarged=True),
     Scenario("failback", "failback", ("failback", NAME), COMMITTED),
     Scenario("export", "export", EXPORT, SYNCED),
     Scenario("export restore", "export restore", ("export", "restore"), (*SYNCED, EXPORT)),
