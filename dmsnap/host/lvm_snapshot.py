@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dmsnap.errors import NotFoundError, ProgramError
 from dmsnap.host import lvm
+from dmsnap.host.run import which
 
 _FIELDS = (
     "vg_name,lv_name,lv_uuid,lv_size,lv_tags,origin,lv_layout,lv_role,lv_active,lv_dm_path,thin_id"
@@ -52,7 +53,9 @@ class LvState:
 
 
 def volumes() -> list[LvState]:
-    """All logical volumes but those that are parts of others."""
+    """All logical volumes but those that are parts of others; none where LVM is not installed."""
+    if which("lvm") is None:
+        return []
     return parse_volumes(lvm.report("lvs", "lv", _FIELDS))
 
 

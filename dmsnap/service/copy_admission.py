@@ -6,6 +6,7 @@ from pathlib import Path
 from dmsnap.errors import ForeignDeviceError, ReadOnlyError, TooSmallError
 from dmsnap.host import blockdev, signature
 from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.sysfs import SYSFS
 from dmsnap.recovery import lease, replica
 from dmsnap.service import admission, evidence, geometry
 from dmsnap.service.session import Session
@@ -15,6 +16,9 @@ from dmsnap.units import KIB
 
 # Where blkid finds nearly all that it knows, btrfs's superblock at 64 KiB being the last.
 HEAD_BYTES = 68 * KIB
+
+# What the UUIDs of LVM's dm devices begin with.
+LVM_PREFIX = "LVM-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,9 @@ def require_other(source: BlockDevice, origin: HeldOrigin, target: BlockDevice) 
 
 def require_no_piece(target: BlockDevice) -> None:
     """A piece of a store may be in use by nobody for now, and hold nothing that blkid knows."""
+    uuid = SYSFS.dm_uuid(target.devno) or ""
+    if not uuid.startswith(LVM_PREFIX) and SYSFS.loop_backing_file(target.devno) is None:
+        return
     path = evidence.piece_path(target.devno)
     if path is not None and piece_name(path) is not None:
         raise ForeignDeviceError(f"{target.path} is {path}, a piece of a store of dmsnap's")

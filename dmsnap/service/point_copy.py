@@ -20,8 +20,14 @@ from dmsnap.extent import Extent
 from dmsnap.host import blockdev, lvm_snapshot, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.recovery import replica
-from dmsnap.service import copy_admission, journal, logical_snapshot, providers, thin_provider
-from dmsnap.service.admission import stable_path
+from dmsnap.service import (
+    copy_admission,
+    evidence,
+    journal,
+    logical_snapshot,
+    providers,
+    thin_provider,
+)
 from dmsnap.service.copy_admission import HEAD_BYTES, CopyRequest
 from dmsnap.service.first_copy import what_is_on
 from dmsnap.service.journal import Plan, Step, StepTimes
@@ -103,7 +109,7 @@ class Copying:
         arguments = {
             "name": self.origin.lock,
             "point": what,
-            "onto": stable_path(self.target.path),
+            "onto": evidence.stable_path(self.target.devno),
             "overwrite": self.request.overwrite,
             "bandwidth": self.request.bandwidth,
         }
@@ -235,11 +241,15 @@ def copy_point(
 
 
 def again(
-    session: Session, *, point: str, onto: str, dry_run: bool, name: str = "", **asked: Any
+    session: Session, *, point: str, onto: str, bandwidth: int, dry_run: bool, **_asked: Any
 ) -> object:
-    """Begin anew a copy that was cut off; ``name`` is that of the lock that it held."""
-    del name
-    return copy_point(session, point, CopyRequest(Path(onto), **asked), dry_run=dry_run)
+    """Begin anew a copy that was cut off.
+
+    What it was to overwrite it has wiped. Anything that is there now is not overwritten: after a
+    boot, the path may lead to another device.
+    """
+    request = CopyRequest(Path(onto), bandwidth=bandwidth)
+    return copy_point(session, point, request, dry_run=dry_run)
 
 
 def settle(session: Session, job: Job) -> bool:

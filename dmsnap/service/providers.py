@@ -181,7 +181,7 @@ def settle_creation(session: Session, job: Job) -> bool:
 
 
 def settle_removal(session: Session, job: Job) -> bool:
-    """Whether a snapshot that was being removed is gone."""
+    """Whether a snapshot that was being removed is gone, and not its whole group."""
     vg, _, name = str(job.arguments["snapshot"]).partition("/")
     with session.locked([str(job.arguments["name"])]):
-        return lvm_snapshot.find(vg, name) is None
+        return lvm_snapshot.find(vg, name) is None and lvm.volume_group(vg) is not None

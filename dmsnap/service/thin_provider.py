@@ -24,7 +24,7 @@ from dmsnap.host.signals import held_back
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.service import inspect_thin, thin_pool
 from dmsnap.service.logical_provider import LogicalProvider
-from dmsnap.service.logical_snapshot import with_tail
+from dmsnap.service.logical_snapshot import Taken, with_tail
 from dmsnap.service.snapshot_provider import Room, Snapshot
 from dmsnap.service.thin_pool import LivePool
 
@@ -75,16 +75,26 @@ class ThinProvider(LogicalProvider):
         else:
             older, younger = self.pair(since, until)
             other = younger.volume
-        with active(older.volume) as volume:
-            difference = difference_of(pool_of(volume), volume, other)
+        with self._awake(older) as volume:
+            difference = difference_of(pool_of(volume), older.volume, other)
         return with_tail(all_of(difference), older.volume.size_bytes, other.size_bytes)
 
     def room(self, snapshot: Snapshot) -> Room:
-        with active(self.taken(snapshot).volume) as volume:
-            pool = pool_of(volume)
-            status = require_working(pool)
-            block_bytes = thin_pool.block_bytes(pool)
+        taken = self.taken(snapshot)
+        origin = self.origin(taken)
+        pool = pool_of(origin if origin is not None and origin.active else taken.volume)
+        status, block_bytes = require_working(pool), thin_pool.block_bytes(pool)
         return Room(status.used_data * block_bytes, status.total_data * block_bytes)
+
+    @contextmanager
+    def _awake(self, taken: Taken) -> Iterator[LvState]:
+        """A volume that is active in the pool of a snapshot: the origin, else the snapshot."""
+        origin = self.origin(taken)
+        if origin is not None and origin.active:
+            yield origin
+            return
+        with active(taken.volume) as volume:
+            yield volume
 
 
 @contextmanager
@@ -114,7 +124,9 @@ def deactivate(volume: LvState) -> None:
 
 
 def pool_of(volume: LvState) -> LivePool:
-    """The pool below an active thin volume."""
+    """The pool below an active thin volume, else :class:`WrongStateError`."""
+    if dm.info(volume.dm_name) is None:
+        raise WrongStateError(f"{volume.full_name} is not active")
     table = dm.table(volume.dm_name)
     target = table[0].target if len(table) == 1 else None
     name = SYSFS.dm_name(target.pool) if isinstance(target, Thin) else None
