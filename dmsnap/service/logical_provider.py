@@ -148,13 +148,13 @@ class LogicalProvider(ABC):
         tags = logical_snapshot.tags(sequence, now_ns(), origin.uuid)
 
         def create() -> None:
-            with logical_snapshot.whole_afterwards(origin):
-                try:
+            try:
+                with logical_snapshot.whole_afterwards(origin):
                     self.create(origin, name, tags, room_bytes)
-                except BaseException as error:
-                    with dm.noted(error, f"removing what is left of {name}"):
-                        logical_snapshot.remove_unfinished(origin.vg, name)
-                    raise
+            except BaseException as error:
+                with dm.noted(error, f"removing what is left of {name}"):
+                    logical_snapshot.remove_unfinished(origin.vg, name)
+                raise
 
         full_name = f"{origin.vg}/{name}"
         arguments = {
