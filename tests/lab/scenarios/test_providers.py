@@ -295,7 +295,6 @@ def test_a_full_copy(origin: Origin) -> None:
     assert result["bytes_compared"] == result["bytes_volume"] == SIZE
     assert (result["fs_type"], result["origin"]) == ("ext4", origin.name)
     assert differing(pages(Path(disk)), shown(origin, mounted.snapshot)) == set()
-    origin.lab.loops.remove(disk)
     after = world(origin.lab)
     assert (after.dm_tables, after.logical_volumes, after.suspended, after.locks) == (
         before.dm_tables, before.logical_volumes, [], [],
@@ -334,7 +333,9 @@ def test_a_copy_that_is_cut_off_shows_nothing(origin: Origin, number: int) -> No
     words = ("point", "copy", mounted.snapshot.name, "--onto", disk, "--overwrite")
     before = world(origin.lab)
     for position in range(4):
-        for state, after in (("begun", 0), ("begun", 0.02), ("done", 0)):
+        for state, after in (
+            (("begun", 0.02), ("done", 0)) if number == signal.SIGKILL else (("begun", 0.01),)
+        ):
             ended = forked(*words, at=(position, state), send=(number,), after=after)
             assert ended.code in (0, -number, 128 + number), ended
             dmsnap("job", "resume", "--all")
@@ -371,7 +372,7 @@ def test_lvm_is_killed_never(lab: Lab, kind: str) -> None:
     origin = ORIGINS[kind](lab)
     fill(origin.device, 1)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for after in (0, 0.05, 0.2, 0.4):
+        for after in (0.05, 0.3):
             count = len(names(origin))
             ended = forked("snapshot", "create", origin.name, at=(0, "begun"), send=(number,),
                            after=after)  # fmt: skip
