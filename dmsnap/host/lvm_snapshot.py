@@ -12,14 +12,19 @@ from dmsnap.host import lvm
 from dmsnap.host.run import which
 
 _FIELDS = (
-    "vg_name,lv_name,lv_uuid,lv_size,lv_tags,origin,lv_layout,lv_role,lv_active,lv_dm_path,thin_id"
+    "vg_name,lv_name,lv_uuid,lv_size,origin_size,lv_tags,origin,lv_layout,lv_role,lv_active,"
+    "lv_dm_path,thin_id"
 )
+
+
+THICK_SNAPSHOT = "thicksnapshot"
 
 
 @dataclass(frozen=True, slots=True)
 class LvState:
     """A logical volume as LVM reports it. ``origin`` is of snapshots that have one still.
 
+    ``size_bytes`` is what can be read of it: LVM calls that of a thick snapshot its origin's size.
     ``thin_id`` is the number that its thin pool knows it by; ``dm_name`` that of its dm device,
     which is there while it is ``active``.
     """
@@ -49,7 +54,7 @@ class LvState:
     @property
     def is_thick_snapshot(self) -> bool:
         """Whether it is what an exception store is laid over."""
-        return "thicksnapshot" in self.roles
+        return THICK_SNAPSHOT in self.roles
 
 
 def volumes() -> list[LvState]:
@@ -81,15 +86,18 @@ def parse_volumes(rows: Sequence[dict[str, str]]) -> list[LvState]:
 
 
 def _volume(row: dict[str, str]) -> LvState:
+    roles = _words(row["lv_role"])
+    # Of a thick snapshot, lv_size is that of its exception store.
+    size = row["origin_size" if THICK_SNAPSHOT in roles else "lv_size"]
     return LvState(
         vg=row["vg_name"],
         name=row["lv_name"],
         uuid=row["lv_uuid"],
-        size_bytes=int(row["lv_size"]),
+        size_bytes=int(size),
         tags=_words(row["lv_tags"]),
         origin=row["origin"].strip("[]") or None,
         layout=_words(row["lv_layout"]),
-        roles=_words(row["lv_role"]),
+        roles=roles,
         active=row["lv_active"] not in ("", "inactive"),
         dm_name=Path(row["lv_dm_path"]).name,
         thin_id=int(row["thin_id"]) if row["thin_id"] else None,

@@ -35,6 +35,7 @@ ROW = {
     "lv_name": "data",
     "lv_uuid": "abc-1",
     "lv_size": "33554432",
+    "origin_size": "",
     "lv_tags": "",
     "origin": "",
     "lv_layout": "linear",
@@ -193,6 +194,14 @@ def test_a_report_has_a_row_for_each_segment() -> None:
     assert (thin.is_thin, thin.thin_id, thin.origin, thin.active) == (True, 4, "data", False)
 
 
+def test_a_thick_snapshot_is_as_large_as_its_origin() -> None:
+    """LVM's lv_size is that of the store: what changed behind that would be missing."""
+    roles = "public,snapshot,thicksnapshot"
+    found = volume(lv_role=roles, lv_size="4194304", origin_size="33554432")
+    assert found.size_bytes == 33554432
+    assert volume(lv_role="public,origin,thickorigin", origin_size="1").size_bytes == 33554432
+
+
 @pytest.mark.parametrize("row", [{}, ROW | {"lv_size": "32m"}, ROW | {"thin_id": "x"}])
 def test_a_report_of_another_shape(row: dict[str, str]) -> None:
     with pytest.raises(ProgramError, match="unknown shape"):
@@ -207,7 +216,7 @@ def test_a_report_of_another_shape(row: dict[str, str]) -> None:
         ({"lv_layout": "raid,raid1"}, True, False),
         ({"lv_layout": "thin,sparse", "thin_id": "1"}, False, True),
         ({"lv_layout": "thin,pool"}, False, False),
-        ({"lv_role": "public,snapshot,thicksnapshot"}, False, False),
+        ({"lv_role": "public,snapshot,thicksnapshot", "origin_size": "4096"}, False, False),
     ],
 )
 def test_origins(changes: dict[str, str], lvm: bool, thin: bool) -> None:
