@@ -153,6 +153,11 @@ def settled(session: Session, job: Job) -> Job:
     """The job as it is by now; one whose volumes are all gone is over, too."""
     left = names_in(job, names_of_volumes(session))
     now = jobs.job(session.catalogue, job.id)
+    settle = operations.settle(now.operation)
+    if now.state is JobState.RUNNING and not now.volume_ids and settle is not None:
+        state = JobState.DONE if settle(session, now) else JobState.UNDONE
+        jobs.end(session.catalogue, job.id, state, f"cut off at {now.last_begun}")
+        return jobs.job(session.catalogue, job.id)
     if now.state is JobState.RUNNING and not left:
         jobs.end(session.catalogue, job.id, JobState.ABANDONED, "its volume is not protected now")
         return jobs.job(session.catalogue, job.id)

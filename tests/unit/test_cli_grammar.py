@@ -31,6 +31,7 @@ CHANGING = {
     "failback", "export start", "unexport", "lun swap", "catalogue rebuild",
     "hydrate", "swap extend", "run", "config apply", "point keep", "prune",
     "resize",
+    "point copy", "snapshot create", "snapshot delete",
 }  # fmt: skip
 
 
