@@ -4,7 +4,7 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 from dmsnap.catalogue.model import Job, JobState, JobStep, Point, StepState, VolumeState
-from dmsnap.report.content import Punctuality, Verdict
+from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.service import metrics
 from dmsnap.service.exposition import Metric, Sample, exposition
 from dmsnap.service.metrics import Facts
@@ -75,6 +75,7 @@ def test_no_point_is_as_good_as_none() -> None:
     torn = replace(STATUS, replica=replace(STATUS.replica, point=None), live_points=())  # type: ignore[type-var]
     assert not [line for line in lines(replace(FACTS, status=torn)) if "age" in line]
     bare = replace(STATUS, replica=None, live_points=())
+    bare = replace(bare, punctuality=NOTHING_PROMISED)
     found = lines(Facts(bare, [], []))
     assert [line.partition("{")[0] for line in found] == [
         "dmsnap_metrics_timestamp_seconds", "dmsnap_volume_bytes", "dmsnap_problems"
