@@ -103,6 +103,11 @@ def metrics(known: Sequence[Facts], at_ns: int) -> list[Metric]:
             [(each.name, _age_seconds(each.recoverable_ns, at_ns)) for each in known],
         ),
         _of_volumes(
+            "dmsnap_newer_point_due_timestamp_seconds",
+            "When the first run after the newest point begins, by the schedules of policies.",
+            [(each.name, _seconds(each.status.punctuality.due_ns)) for each in known],
+        ),
+        _of_volumes(
             "dmsnap_window_seconds",
             "How long the volume stood still for its last point.",
             [(each.name, each.window_seconds) for each in known],

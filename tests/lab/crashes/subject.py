@@ -201,6 +201,13 @@ SCENARIOS = (
     ),
     Scenario("sync", "sync", ("sync", NAME), SYNCED, (("sync", NAME), "fourth")),
     Scenario("sync, compared", "sync", ("sync", NAME, "--audit", "full"), SYNCED),
+    Scenario(
+        "sync --from",
+        "sync",
+        ("sync", NAME, "--from", "POINT-1"),
+        SYNCED,
+        (("point", "create", NAME), "fourth"),
+    ),
     Scenario("verify", "verify", ("verify", NAME), SYNCED),
     Scenario("swap", "swap", ("swap", NAME), SYNCED),
     Scenario("swap, earlier point", "swap", ("swap", NAME, "--to", "POINT-2"), SYNCED),

@@ -102,7 +102,7 @@ def test_what_is_verified_is_what_was_not_written_since(lab: Lab) -> None:
     dmsnap("swap", volume.name)
     assert sha256(volume.front) == content
     write_direct(volume.front, os.urandom(4096), 8192)
-    dmsnap("swap", "commit", volume.name)
+    dmsnap("swap", "commit", volume.name, "--drop-points")
     dmsnap("failback", volume.name)
     volume.sync("--audit", "full")
     volume.check_equal()
@@ -159,7 +159,7 @@ def test_what_was_written_past_the_front_is_in_no_point_of_before(lab: Lab) -> N
 
 def test_a_point_that_is_lost_is_refused(lab: Lab) -> None:
     """Its store overflowed: nothing of it reaches the replica."""
-    volume = protected(lab, 64 * MIB)
+    volume = protected(lab, 64 * MIB, history_bytes=96 * MIB)
     with configured("cow_limit_bytes = 16777216"):
         point, _ = taken(volume)
     before = volume.replica_sha256()
