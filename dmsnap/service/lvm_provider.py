@@ -68,14 +68,14 @@ class LvmProvider(LogicalProvider):
         """What the older one has kept: see the provider ``cow``."""
         if until is None:
             older = self.taken(since)
-            size_bytes = self.living_origin(older).size_bytes
+            other = self.living_origin(older)
         else:
             older, younger = self.pair(since, until)
-            size_bytes = younger.volume.size_bytes
+            other = younger.volume
         require_valid(older.volume)
         extents = kept(store_of(older.volume))
         require_valid(older.volume)
-        return with_tail(extents, older.volume.size_bytes, size_bytes)
+        return with_tail(extents, readable_bytes(older.volume), readable_bytes(other))
 
     def room(self, snapshot: Snapshot) -> Room:
         status = require_valid(self.taken(snapshot).volume)
@@ -86,6 +86,11 @@ def store_bytes(size_bytes: int, percent: int) -> int:
     """Room for ``percent`` of an origin's chunks, the store's metadata areas included."""
     data_bytes = align_up(size_bytes * percent // 100, CHUNK_BYTES)
     return max(MIN_STORE_BYTES, data_bytes + data_bytes // CHUNK_BYTES * 16 + MIB)
+
+
+def readable_bytes(volume: LvState) -> int:
+    """The size of an active volume, as the kernel has it: what lies behind it is nobody's."""
+    return BlockDevice.probe(dm.node(volume.dm_name)).size_bytes
 
 
 def require_valid(volume: LvState) -> SnapshotStatus:

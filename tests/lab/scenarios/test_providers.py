@@ -312,6 +312,7 @@ def test_what_may_not_be_copied_onto(origin: Origin) -> None:
     before = world(lab, small, read_only)
     for exit_code, device in ((5, small), (6, used), (9, read_only), (4, lab.directory)):
         refused(exit_code, "point", "copy", name, "--onto", device, "--overwrite")
+    run("blockdev", "--setrw", read_only)  # a loop device stays so, whatever is attached next
     refused(8, "point", "copy", name, "--onto", origin.device, "--overwrite")
     with (
         provider_of(origin) as provider,
