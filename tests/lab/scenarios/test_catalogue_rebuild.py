@@ -5,7 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CATALOGUE, MIB, Lab, catalogue_rows, dm_devices, dmsnap, refused, run, sha256
+from conftest import (
+    CATALOGUE,
+    MIB,
+    Lab,
+    catalogue_rows,
+    dm_devices,
+    dmsnap,
+    rarely,
+    refused,
+    run,
+    sha256,
+)
 from lost_state import (
     lose_boot_files,
     lose_catalogue,
@@ -24,8 +35,9 @@ PASSING = ("age_seconds", "bytes_skipped")
 
 
 def seen(name: str) -> dict[str, Any]:
-    """The volume's status, without what passes."""
+    """The volume's status, without what passes, and what was measured once."""
     (status,) = dmsnap("status", name)
+    del status["newest"]["age_seconds"], status["recovery_seconds"]
     if status["replica"]:
         for field in PASSING:
             del status["replica"][field]
@@ -136,8 +148,8 @@ def test_mounted(lab: Lab) -> None:
     assert (mount_point / "file").read_text() == "spoiled"
 
 
-@pytest.mark.parametrize("booted", [False, True])
-@pytest.mark.parametrize("steps_back", [0, 2])
+@pytest.mark.parametrize("booted", [True, rarely(False)])
+@pytest.mark.parametrize("steps_back", [2, rarely(0)])
 def test_in_trial(lab: Lab, booted: bool, steps_back: int) -> None:
     """A trial stays what it was, with all that it wrote."""
     volume = protected(lab, SIZE)

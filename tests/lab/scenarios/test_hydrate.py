@@ -25,6 +25,7 @@ from conftest import (
     dmsnap,
     dmsnap_process,
     forked,
+    rarely,
     refused,
     run,
     sha256,
@@ -132,7 +133,7 @@ def test_it_moves_while_every_page_is_being_written(lab: Lab) -> None:
     assert list((lab.directory / "store").iterdir()) == []
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+@pytest.mark.parametrize("fs_type", ["xfs", rarely("ext4")])
 def test_a_file_system_in_use_moves(lab: Lab, fs_type: str) -> None:
     primary, recovery, target = (lab.disk(size * MIB) for size in (512, 800, 512))
     mount_point = lab.mounted(primary, fs_type, "noatime")
@@ -313,7 +314,7 @@ def switched_only(do: Callable[..., Any], *, before: bool) -> Callable[..., Any]
     return update
 
 
-@pytest.mark.parametrize("moved", [False, True], ids=["not-recorded", "recorded"])
+@pytest.mark.parametrize("moved", [True, rarely(False)], ids=["recorded", "not-recorded"])
 def test_killed_between_the_table_and_the_record(lab: Lab, moved: bool) -> None:
     """Nobody has written since: what is recorded is what the front goes on over."""
     volume, target = protected(lab, SIZE), lab.disk(SIZE)
@@ -419,7 +420,9 @@ def test_killed_in_the_middle_it_copies_the_rest(lab: Lab) -> None:
     check_moved(volume, target, volume.primary)
 
 
-@pytest.mark.parametrize(("number", "state"), [(signal.SIGINT, "begun"), (signal.SIGTERM, "done")])
+@pytest.mark.parametrize(
+    ("number", "state"), [(signal.SIGTERM, "done"), rarely(signal.SIGINT, "begun")]
+)
 def test_interrupted_it_keeps_what_was_copied(lab: Lab, number: int, state: str) -> None:
     volume, devices = back_and_forth(lab)
     for position in range(5):
