@@ -352,8 +352,8 @@ def test_exports(published: Lab, backed_up: bool) -> None:
         what: dmsnap("export", what, *TO)["target"]
         for what in (volume.name, points_on(volume.name)[1], disk)
     }
+    seen = initiator.login(dmsnap("export", "list")[0])
     before = dmsnap("export", "list")
-    seen = initiator.login(before[0])
     if not backed_up:
         spoil(volume.recovery, (0, 1))
     lose_catalogue()
