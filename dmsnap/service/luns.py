@@ -17,7 +17,7 @@ from dmsnap.errors import (
     NotFoundError,
     UnreachableError,
 )
-from dmsnap.host import blockdev, iscsi, iscsi_session, lun, replacement, route, scsi, udev
+from dmsnap.host import blockdev, iscsi, iscsi_session, lun, replacement, scsi, udev
 from dmsnap.host.iscsi_session import IscsiSession
 from dmsnap.host.lun import LunName
 from dmsnap.host.scsi import ScsiDisk
@@ -89,6 +89,9 @@ def attach(session: Session, name: LunName, owner: str) -> LunName:
 
 def log_in(session: Session, name: LunName, owner: str, lost: list[IscsiSession]) -> None:
     """Log in by a record of dmsnap's own, or by one that somebody else made."""
+    # Imported where there is a portal, as sockets are that it takes.
+    from dmsnap.host import route
+
     route.require(name.portal)
     for each in lost:
         end_lost(session, name, each)
