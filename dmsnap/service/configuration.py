@@ -6,12 +6,10 @@ at here: a mistake in a policy must not keep a volume from being recovered.
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
-
-from annotated_types import Ge, Le
 
 from dmsnap.catalogue.database import Place
 from dmsnap.errors import ConfigurationError
@@ -32,6 +30,18 @@ NOUNS = ("store", "pool", "policy", "subclient", "hook")
 
 
 @dataclass(frozen=True, slots=True)
+class Range:
+    """What a number may be, told to pydantic. annotated_types' classes take longer to import."""
+
+    lowest: float
+    highest: float | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        limits = {"ge": self.lowest, "le": self.highest}
+        return handler(source) | {name: end for name, end in limits.items() if end is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """What can be set, with its defaults. Unknown keys are mistakes."""
 
@@ -40,18 +50,18 @@ class Configuration:
     state_directory: Path = Path("/var/lib/dmsnap")
     run_directory: Path = Path("/run/dmsnap")
     store: str | None = None
-    cow_percent: Annotated[int, Ge(1), Le(110)] = 20
-    cow_limit_bytes: Annotated[int, Ge(16 * MIB)] | None = None
-    spare_from_bytes: Annotated[int, Ge(0)] = 4 * GIB
-    window_deadline_ms: Annotated[int, Ge(50), Le(60000)] = 5000
-    lock_wait_seconds: Annotated[float, Ge(0)] = 30.0
-    unmount_wait_seconds: Annotated[float, Ge(0)] = 10.0
-    primary_wait_seconds: Annotated[float, Ge(0.1)] = 10.0
-    kill_wait_seconds: Annotated[float, Ge(0)] = 10.0
-    boot_wait_seconds: Annotated[float, Ge(0)] = 60.0
-    session_wait_seconds: Annotated[int, Ge(1), Le(86400)] = 60
-    jobs_at_once: Annotated[int, Ge(1), Le(64)] = 4
-    jobs_per_disk: Annotated[int, Ge(1), Le(64)] = 1
+    cow_percent: Annotated[int, Range(1, 110)] = 20
+    cow_limit_bytes: Annotated[int, Range(16 * MIB)] | None = None
+    spare_from_bytes: Annotated[int, Range(0)] = 4 * GIB
+    window_deadline_ms: Annotated[int, Range(50, 60000)] = 5000
+    lock_wait_seconds: Annotated[float, Range(0)] = 30.0
+    unmount_wait_seconds: Annotated[float, Range(0)] = 10.0
+    primary_wait_seconds: Annotated[float, Range(0.1)] = 10.0
+    kill_wait_seconds: Annotated[float, Range(0)] = 10.0
+    boot_wait_seconds: Annotated[float, Range(0)] = 60.0
+    session_wait_seconds: Annotated[int, Range(1, 86400)] = 60
+    jobs_at_once: Annotated[int, Range(1, 64)] = 4
+    jobs_per_disk: Annotated[int, Range(1, 64)] = 1
     metrics_file: Path | None = None
     iscsi_secrets: Path = Path("/etc/dmsnap/iscsi.toml")
     # A URL, with a password perhaps: it is shown by nothing that shows the configuration.
