@@ -6,7 +6,7 @@ at here: a mistake in a policy must not keep a volume from being recovered.
 
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -15,6 +15,8 @@ from dmsnap.catalogue.database import Place
 from dmsnap.errors import ConfigurationError
 from dmsnap.host import trust
 from dmsnap.secret import Secret
+from dmsnap.service import plain_settings
+from dmsnap.service.plain_settings import Range
 from dmsnap.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -27,18 +29,6 @@ CATALOGUE_SCHEME = "postgresql+psycopg://"
 
 # What is declared in tables, in any of the files; ``store`` is a setting, too, where it is a text.
 NOUNS = ("store", "pool", "policy", "subclient", "hook")
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """What a number may be, told to pydantic. annotated_types' classes take longer to import."""
-
-    lowest: float
-    highest: float | None = None
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        limits = {"ge": self.lowest, "le": self.highest}
-        return handler(source) | {name: end for name, end in limits.items() if end is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +160,14 @@ def _same(path: Path, other: Path) -> bool:
 
 def settings_of(source: Source) -> Configuration:
     """The settings of a file; :class:`ConfigurationError` names all mistakes at once."""
-    if not source.settings:
-        return Configuration()
-    # Imported where there is something to check: it takes a third of a command's start.
+    flaws = list(catalogue_flaws(source.settings))
+    plain = plain_settings.read(Configuration, source.settings)
+    if plain is not None and not flaws:
+        return plain
+    # Imported where something may be wrong: it takes a third of a command's start.
     from pydantic import TypeAdapter, ValidationError
 
-    flaws = list(catalogue_flaws(source.settings))
+    checked = Configuration()
     try:
         checked = TypeAdapter(Configuration).validate_python(source.settings)
     except ValidationError as error:
