@@ -5,7 +5,6 @@ at here: a mistake in a policy must not keep a volume from being recovered.
 """
 
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -134,12 +133,15 @@ def read(path: Path) -> Source:
                     f"{path} {doubt}", hint=f"make root its owner, and chmod go-w {path}"
                 )
             text = file.read().decode()
+        # Imported where there is a file.
+        import tomllib
+
         return Source(path, text, tomllib.loads(text))
     except FileNotFoundError:
         raise MissingFileError(f"the configuration file {path} does not exist") from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:  # no UTF-8, or no TOML
         raise ConfigurationError(f"{path}: {error}") from error
     except RecursionError:
         raise ConfigurationError(f"{path}: brackets are nested too deeply") from None

@@ -22,7 +22,6 @@ from dmsnap.host.iscsi_session import IscsiSession
 from dmsnap.host.lun import LunName
 from dmsnap.host.scsi import ScsiDisk
 from dmsnap.host.sysfs import SYSFS
-from dmsnap.service import credentials
 from dmsnap.service.session import Session, make_directory
 
 log = logging.getLogger(__name__)
@@ -115,6 +114,9 @@ def end_lost(session: Session, name: LunName, lost: IscsiSession) -> None:
 
 def make_record(session: Session, name: LunName, owner: str) -> None:
     """The record that sessions of ours are made by. dmsnap logs in, not open-iscsi at boot."""
+    # Imported where somebody logs in.
+    from dmsnap.service import credentials
+
     chap = credentials.chap_of(session.configuration.iscsi_secrets, name.target)
     make_directory(mark_of(session, name).parent)
     replacement.replace_file(mark_of(session, name), f"{owner}\n")
