@@ -178,7 +178,7 @@ def exception_store() -> Seeds:
 
 def store_merge() -> Seeds:
     """Stores of one volume of 30 chunks: of equal and of mixed chunk sizes, sorted and not."""
-    for name, kept in {
+    cases: dict[str, list[tuple[int, list[int]]]] = {
         "one": [(8, [0, 3, 4, 29])],
         "two": [(8, [1, 2, 9]), (8, [2, 3, 28])],
         "larger-first": [(16, [0, 2]), (8, [1, 3, 20])],
@@ -186,7 +186,8 @@ def store_merge() -> Seeds:
         "unsorted": [(8, [7, 3, 5]), (8, [9, 2])],
         "four": [(8, [number, number + 1]) for number in range(4)],
         "empty": [(8, []), (8, [])],
-    }.items():
+    }
+    for name, kept in cases.items():
         length = MAX_BLOCKS // len(kept) * BLOCK
         stores = b""
         for number, (chunk_size, olds) in enumerate(kept):
