@@ -103,9 +103,9 @@ def _encoded(values: Mapping[str, object]) -> dict[str, object]:
 def _encoded_value(value: object) -> object:
     if isinstance(value, UUID):
         return str(value)
-    if isinstance(value, list | tuple | Mapping):
-        return json.dumps(value)
-    return value
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value))
+    return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
 @cache
