@@ -203,6 +203,15 @@ class _Lib:
     def dms_fs_map_unused(self, fd: int, size_bytes: int, unused: CData, /) -> CData: ...
     def dms_btrfs_map_unused(self, fd: int, size_bytes: int, unused: CData, /) -> CData: ...
 
+    # io_priority.h
+    DMS_IO_CLASS_NONE: int
+    DMS_IO_CLASS_REALTIME: int
+    DMS_IO_CLASS_BEST_EFFORT: int
+    DMS_IO_CLASS_IDLE: int
+    DMS_IO_LEVELS: int
+    def dms_io_priority_get(self, priority: CData, /) -> CData: ...
+    def dms_io_priority_set(self, priority: CData, /) -> CData: ...
+
     # window.h
     DMS_WINDOW_SUSPEND: int
     DMS_WINDOW_SUSPEND_NO_FREEZE: int

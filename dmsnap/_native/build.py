@@ -23,6 +23,7 @@ HEADERS = (
     "copy",
     "digest",
     "fs_map",
+    "io_priority",
     "window",
 )
 LIBRARIES = ("uring", "xxhash")

@@ -60,6 +60,9 @@ class Database(Protocol):
     def failure(self, error: Exception) -> DmsnapError:
         """What one of these errors means, as a sentence."""
 
+    def take_numbers(self, statements: Statements, table: str) -> None:
+        """After rows were inserted with numbers of their own: the next one gets a higher one."""
+
     def require_sound(self, statements: Statements) -> None:
         """Look at every page; :class:`CorruptError` when one is damaged."""
 

@@ -73,8 +73,16 @@ def exports(catalogue: Catalogue, volume_id: UUID | None = None) -> list[Export]
 def record(catalogue: Catalogue, export: Export) -> None:
     """Record an export, in place of what was recorded of it."""
     with catalogue.statements() as statements:
-        _forget(statements, export.id)
-        statements.insert("export", [_columns(export)])
+        record_in(statements, export)
+
+
+def record_in(statements: Statements, export: Export) -> None:
+    """As :func:`record`, as a part of a transaction; when it was made stays as it is recorded."""
+    columns = _columns(export)
+    created = "SELECT created_ns FROM export WHERE id = :id"
+    columns["created_ns"] = statements.value(created, id=export.id) or export.created_ns
+    _forget(statements, export.id)
+    statements.insert("export", [columns])
 
 
 def forget(catalogue: Catalogue, export_id: UUID) -> None:

@@ -22,6 +22,7 @@ class AreaRole(StrEnum):
     ERA_METADATA = "era-metadata"
     SPARE = "era-spare"  # metadata that dm-era has formatted, for the next generation
     UNFINISHED_SPARE = "era-spare-unfinished"
+    RETIRED = "era-retired"  # of a front that was smaller; nobody has it open for long any more
     COW = "cow"
     OVERLAY = "overlay"
     BROWSE = "browse"

@@ -183,6 +183,11 @@ class PostgresqlDatabase:
             )
         return OperatingSystemError(f"the catalogue {self.name}: {reason}")
 
+    def take_numbers(self, statements: Statements, table: str) -> None:
+        next_one = f"SELECT coalesce(max(id), 0) + 1 FROM {table}"  # noqa: S608
+        sequence = "pg_get_serial_sequence(:name, 'id')"
+        statements.value(f"SELECT setval({sequence}, ({next_one}), false)", name=table)
+
     def require_sound(self, statements: Statements) -> None:
         """The server has checksums, and tools, of its own."""
 

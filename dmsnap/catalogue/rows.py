@@ -36,13 +36,23 @@ def _uuid(text: str | None) -> UUID | None:
     return UUID(text) if text else None
 
 
-def volume(row: Mapping[str, Any]) -> Volume:
-    values = {field.name: row[field.name] for field in fields(Volume)}
-    mounts = tuple(
+def mounts(row: Mapping[str, Any]) -> tuple[MountRecord, ...]:
+    """How a volume was mounted, of its row."""
+    return tuple(
         MountRecord(**mount | {"options": tuple(mount["options"])})
         for mount in from_json(row["mounts"])
     )
-    parting, hydration, live = (from_json(row[name]) for name in ("parting", "hydration", "live"))
+
+
+def hydration(row: Mapping[str, Any]) -> Hydration | None:
+    """Where a volume is on its way to, of its row."""
+    moving = from_json(row["hydration"])
+    return Hydration(**moving) if moving else None
+
+
+def volume(row: Mapping[str, Any]) -> Volume:
+    values = {field.name: row[field.name] for field in fields(Volume)}
+    parting, live = (from_json(row[name]) for name in ("parting", "live"))
     return Volume(
         **values
         | {
@@ -50,9 +60,9 @@ def volume(row: Mapping[str, Any]) -> Volume:
             "state": VolumeState(row["state"]),
             "recovery_id": _uuid(row["recovery_id"]),
             "trial_point": _uuid(row["trial_point"]),
-            "mounts": mounts,
+            "mounts": mounts(row),
             "parting": Parting(**parting) if parting else None,
-            "hydration": Hydration(**hydration) if hydration else None,
+            "hydration": hydration(row),
             "left_behind": tuple(from_json(row["left_behind"]) or ()),
             "units": tuple(from_json(row["units"]) or ()),
             "trial_live": bool(row["trial_live"]),

@@ -139,6 +139,17 @@ skipped = Table(
     Column("extents", LargeBinary, nullable=False),
 )
 
+# What went back to a pool, and how it was known to be untouched since: see ``recovery.remains``.
+released = Table(
+    "released",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("volume", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("mark", Text, nullable=False),
+    Column("released_ns", BigInteger, nullable=False),
+)
+
 export = Table(
     "export",
     metadata,
@@ -192,4 +203,20 @@ job_step = Table(
     Column("name", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("seconds", Float),
+)
+
+# What hooks did in a step, in the order in which they ran. Of each hook only so many are kept.
+hook_run = Table(
+    "hook_run",
+    metadata,
+    Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("step", Text, nullable=False),
+    Column("hook", Text, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("failed", Boolean, nullable=False),
+    Column("seconds", Float),
+    Column("output", Text, nullable=False),
+    Index("hook_run_of", "hook", "job_id"),
 )

@@ -160,6 +160,9 @@ class SqliteFile:
         status = os.statvfs(self.path.parent)
         return status.f_bavail * status.f_frsize >= SHARED_MEMORY_BYTES
 
+    def take_numbers(self, statements: Statements, table: str) -> None:
+        """The next one is the highest plus one as it is."""
+
     def require_sound(self, statements: Statements) -> None:
         found = statements.values(f"PRAGMA integrity_check({MOST_FAULTS})")
         if found != ["ok"]:

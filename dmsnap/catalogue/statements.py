@@ -14,6 +14,8 @@ from uuid import UUID
 Row = dict[str, Any]
 
 _NAMED = re.compile(r":(\w+)")
+# Whatever begins otherwise counts as a change.
+_QUESTIONS = ("SELECT ", "PRAGMA ")
 
 
 class Cursor(Protocol):
@@ -43,6 +45,7 @@ class Statements:
     def __init__(self, driver: Driver, *, is_postgresql: bool = False) -> None:
         self._driver = driver
         self._is_postgresql = is_postgresql
+        self.changes = 0  # statements that changed something, or may have
 
     def execute(self, statement: str, **values: object) -> int:
         """Execute; returns how many rows were changed."""
@@ -79,7 +82,11 @@ class Statements:
 
     def run(self, text: str, values: Mapping[str, object]) -> Cursor:
         """Execute what is in the driver's words already."""
-        return self._driver.execute(text, values)
+        cursor = self._driver.execute(text, values)
+        # How many rows a statement with RETURNING changed is known when they are read.
+        if not text.startswith(_QUESTIONS) and (cursor.description or cursor.rowcount):
+            self.changes += 1
+        return cursor
 
     def _text(self, statement: str) -> str:
         return _for_psycopg(statement) if self._is_postgresql else statement

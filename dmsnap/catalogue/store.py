@@ -1,8 +1,8 @@
 """The catalogue: one short transaction per change."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from dmsnap.catalogue import database, lifetime, places, rows, version
@@ -23,6 +23,7 @@ class Catalogue:
     def __init__(self, where: Database, connections: Connections) -> None:
         self._database = where
         self._connections = connections
+        self.changes = 0  # statements that recorded or forgot something, since it was opened
 
     @classmethod
     def open(cls, place: Place) -> Self:
@@ -75,7 +76,10 @@ class Catalogue:
     def statements(self) -> Iterator[Statements]:
         """One short transaction, committed at the end; for this package alone."""
         with self._sentences(), self._connections.transaction() as statements:
-            yield statements
+            try:
+                yield statements
+            finally:
+                self.changes += statements.changes
 
     @contextmanager
     def transaction(self) -> Iterator["sa.Connection"]:
@@ -83,8 +87,20 @@ class Catalogue:
 
         For what is put together from many parts, and is not asked while a volume is recovered.
         """
+        from sqlalchemy import event
+
         with self._sentences(), self._connections.engine.begin() as connection:
+            event.listen(connection, "after_cursor_execute", self._count_change)
             yield connection
+
+    def _count_change(self, *arguments: Any) -> None:
+        _, cursor, _, _, context, _ = arguments
+        changes = context.isinsert or context.isupdate or context.isdelete
+        self.changes += changes and cursor.rowcount != 0
+
+    def take_numbers(self, statements: Statements, table: str) -> None:
+        """Rows were inserted with numbers of their own: the next one gets a higher one."""
+        self._database.take_numbers(statements, table)
 
     def require_sound(self) -> None:
         """Look at every page; :class:`CorruptError` when what is recorded is worth nothing."""
@@ -149,10 +165,17 @@ class Catalogue:
         with self.statements() as statements:
             _record_volume(statements, volume, "id = :id AND removed_ns IS NOT NULL")
 
-    def add_whole(self, volume: Volume, areas: Sequence[Area], points: Sequence[Point]) -> None:
+    def add_whole(
+        self,
+        volume: Volume,
+        areas: Sequence[Area],
+        points: Sequence[Point],
+        also: Callable[[Statements], None] = lambda _: None,
+    ) -> None:
         """Record a volume and all that belongs to it: everything, or, killed meanwhile, nothing.
 
-        What was recorded of it before goes, but for the points that were deleted.
+        What was recorded of it before goes, but for the points that were deleted. ``also`` is done
+        in the same transaction, as the last.
         """
         these, ids = listed("point", [point.id for point in points])
         anew = f"(volume_id = :volume AND deleted_ns IS NULL) OR id IN {these}"
@@ -163,11 +186,14 @@ class Catalogue:
             _record_volume(statements, volume, "id = :id")
             statements.insert("area", map(rows.columns, areas))
             _add_points(statements, points)
+            also(statements)
 
-    def update_volume(self, volume: Volume) -> None:
-        """Record ``volume`` as it is now."""
+    def update_volume(self, volume: Volume, areas: Sequence[Area] = ()) -> None:
+        """Record ``volume``, and pieces of its store with it, as they are now."""
         with self.statements() as statements:
             statements.update("volume", rows.columns(volume))
+            for area in areas:
+                statements.update("area", rows.columns(area))
 
     def remove_volume(self, volume_id: UUID) -> None:
         """Mark a volume as unprotected; its history stays."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from uuid import UUID
 
 from dmsnap.daemon import announcements
+from dmsnap.daemon.exposure import Exposure
 from dmsnap.daemon.lifecycle import Duty
 from dmsnap.daemon.room_watch import RoomWatch
 from dmsnap.daemon.survey import Problems, Survey
 from dmsnap.errors import DmsnapError
-from dmsnap.host import systemd
+from dmsnap.host import replacement, systemd
 from dmsnap.host.dm.status import SnapshotStatus
 from dmsnap.service import era_room, metrics, room, status
-from dmsnap.service.metrics import Facts
 from dmsnap.service.room import Room
 from dmsnap.service.session import Session
 from dmsnap.service.status import VolumeStatus
@@ -47,26 +47,34 @@ class LiveStores:
 def of(session: Session) -> list[Duty]:
     """All duties, each in threads of its own where it may block."""
     rooms = RoomWatch(LiveStores(session), time.monotonic)
-    survey = Survey(partial(look, session))
+    port = session.configuration.metrics_port
+    exposure = Exposure(port) if port is not None else None
+    survey = Survey(partial(look, session, exposure))
     listening = partial(announcements.listen, [rooms.event, survey.event])
-    return [listening, rooms.run, survey.run]
+    exposing = [exposure.run] if exposure is not None else []
+    return [listening, rooms.run, survey.run, *exposing]
 
 
-def look(session: Session) -> Problems:
-    """What is wrong with each volume; metrics are written by the way, of what was just seen."""
+def look(session: Session, exposure: Exposure | None = None) -> Problems:
+    """What is wrong with each volume; metrics are made by the way, of what was just seen."""
     path = session.configuration.metrics_file
-    if path is None:
+    if path is None and exposure is None:
         found = status.status(session)
     else:
         known = metrics.facts(session)
-        _write(known, path)
         found = [each.status for each in known]
+        text = metrics.text_of(known)
+        if exposure is not None:
+            exposure.text = text
+        if path is not None:
+            _write(text, path)
     return {each.volume: _problems(session, each) for each in found}
 
 
-def _write(known: Sequence[Facts], path: Path) -> None:
+def _write(text: str, path: Path) -> None:
+    """Replace the collector's file as a whole: it may read it at any moment."""
     try:
-        metrics.write(known, path)
+        replacement.replace_file(path, text)
     except DmsnapError as error:
         log.warning("metrics were not written: %s", error)
 

@@ -4,7 +4,8 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,14 @@ from dmsnap.host.mountinfo import (
 )
 from dmsnap.host.sysfs import SYSFS, Sysfs
 from dmsnap.host.system_call import failure, system_call
+from dmsnap.units import MIB
 
 # linux/fs.h: both _IO(0x12, n), the same number on every architecture but alpha, mips, sparc, ppc.
 BLKFLSBUF = 0x1261
+BLKZEROOUT = 0x127F
+
+# A signal waits for one piece.
+ZERO_PIECE_BYTES = 64 * MIB
 
 UDEV_ATTEMPTS = 3
 
@@ -267,3 +273,26 @@ def clear_start(path: Path, length_bytes: int) -> None:
     with opened as descriptor, system_call(f"clear the start of {path}"):
         os.pwrite(descriptor, bytes(length_bytes), 0)
         os.fsync(descriptor)
+
+
+def write_zeroes(
+    descriptor: int,
+    offset_bytes: int,
+    length_bytes: int,
+    name: str,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Have a part of a device read as zeroes, durably (BLKZEROOUT): whole sectors of it.
+
+    The device does that itself where it can; else the kernel writes them. ``progress`` is given
+    the bytes that are done.
+    """
+    done = 0
+    with system_call(f"write zeroes to {name}"):
+        while done < length_bytes:
+            piece = min(ZERO_PIECE_BYTES, length_bytes - done)
+            fcntl.ioctl(descriptor, BLKZEROOUT, struct.pack("QQ", offset_bytes + done, piece))
+            done += piece
+            if progress is not None:
+                progress(done)
+        os.fdatasync(descriptor)

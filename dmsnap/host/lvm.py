@@ -68,7 +68,7 @@ def volume_group(name: str) -> VolumeGroup | None:
     if not _NAME.fullmatch(name):
         return None
     fields = "vg_name,vg_uuid,vg_extent_size,vg_size,vg_free,pv_name"
-    rows = _report("vgs", "vg", fields, "--select", f"vg_name={name}")
+    rows = report("vgs", "vg", fields, "--select", f"vg_name={name}")
     return parse_volume_group(rows)
 
 
@@ -96,7 +96,7 @@ def list_lvs(tag: str = TAG) -> list[LogicalVolume]:
 
 def _logical_volumes() -> list[LogicalVolume]:
     fields = "lv_name,vg_name,lv_uuid,lv_size,lv_tags"
-    return [_logical_volume(row) for row in _report("lvs", "lv", fields)]
+    return [_logical_volume(row) for row in report("lvs", "lv", fields)]
 
 
 def _logical_volume(row: dict[str, str]) -> LogicalVolume:
@@ -110,7 +110,7 @@ def create_lv(vg: str, name: str, size_bytes: int, tag: str = TAG) -> Path:
     ``size_bytes`` must be a whole number of the group's extents, else ``BlockSizeError``. Raises
     ``NotFoundError``, ``NoSpaceError``, ``ProgramError`` (the name is taken).
     """
-    group = _complete_group(vg)
+    group = complete_group(vg)
     if size_bytes <= 0 or size_bytes % group.extent_bytes:
         extent = format_size(group.extent_bytes)
         raise BlockSizeError(f"{size_bytes} bytes is no whole number of {vg}'s extents of {extent}")
@@ -124,13 +124,13 @@ def create_lv(vg: str, name: str, size_bytes: int, tag: str = TAG) -> Path:
         )
     wiping = ("--wipesignatures", "y", "--zero", "y")
     naming = ("--addtag", tag, "--name", name, "--size", f"{size_bytes}b")
-    _change(group, "lvcreate", "--yes", *wiping, *naming, vg)
+    change(group, "lvcreate", "--yes", *wiping, *naming, vg)
     return Path("/dev", vg, name)
 
 
 def extend_lv(vg: str, name: str, size_bytes: int) -> None:
     """Give a logical volume more extents, whoever uses it; the size and the errors of create_lv."""
-    group = _complete_group(vg)
+    group = complete_group(vg)
     before_bytes = next(lv.size_bytes for lv in list_lvs() if (lv.vg, lv.name) == (vg, name))
     if size_bytes - before_bytes > group.free_bytes:
         raise NoSpaceError(
@@ -140,7 +140,7 @@ def extend_lv(vg: str, name: str, size_bytes: int) -> None:
             free_bytes=group.free_bytes,
             size_bytes=size_bytes,
         )
-    _change(group, "lvextend", "--size", f"{size_bytes}b", f"{vg}/{name}")
+    change(group, "lvextend", "--size", f"{size_bytes}b", f"{vg}/{name}")
 
 
 def remove_lv(vg: str, name: str, tag: str = TAG) -> bool:
@@ -155,11 +155,12 @@ def remove_lv(vg: str, name: str, tag: str = TAG) -> bool:
         raise ForeignDeviceError(
             f"{vg}/{name} does not carry the tag {tag} and will not be removed", vg=vg, name=name
         )
-    _change(_complete_group(vg), "lvremove", "--yes", f"{vg}/{name}")
+    change(complete_group(vg), "lvremove", "--yes", f"{vg}/{name}")
     return True
 
 
-def _complete_group(name: str) -> VolumeGroup:
+def complete_group(name: str) -> VolumeGroup:
+    """The group of this name with all its disks, none of them a twin; else it is not changed."""
     group = volume_group(name)
     if group is None:
         raise NotFoundError(f"there is no volume group {name}", vg=name)
@@ -171,7 +172,8 @@ def _complete_group(name: str) -> VolumeGroup:
     return group
 
 
-def _change(group: VolumeGroup, command: str, *arguments: str) -> None:
+def change(group: VolumeGroup, command: str, *arguments: str) -> None:
+    """Run an LVM command that sees the group's own disks alone."""
     devices = [word for path in group.physical_volumes for word in ("--devices", path)]
     run("lvm", command, *_configuration(), *devices, *arguments, timeout_seconds=300)
 
@@ -237,7 +239,8 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def _report(command: str, kind: str, fields: str, *arguments: str) -> list[dict[str, str]]:
+def report(command: str, kind: str, fields: str, *arguments: str) -> list[dict[str, str]]:
+    """The rows of a report; our own copies of physical volumes are not looked at."""
     completed = run("lvm", command, *_configuration(), *_REPORT, "-o", fields, *arguments)
     return parse_report(completed.json(), kind)
 

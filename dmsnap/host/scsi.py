@@ -5,6 +5,8 @@ cached blocks. So a disk is asked anew before anything of it is believed, and on
 nobody's use goes as a whole, in the order flush, delete, wait.
 """
 
+import errno
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from dmsnap.host.sysfs import SYSFS, Sysfs, parse_devno
 from dmsnap.host.system_call import system_call
 
 WAIT_SECONDS = 30.0
+OPENING_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,23 @@ def _disks(directories: list[Path]) -> list[ScsiDisk]:
 def is_known(directory: Path, lun: int) -> bool:
     """Whether a session has a LUN, be it no disk, or one whose node is still to come."""
     return any(directory.glob(f"target*/*:*:*:{lun}"))
+
+
+def await_opening(disk: ScsiDisk, *, sysfs: Sysfs = SYSFS) -> None:
+    """Wait until a disk can be opened; the kernel shows a new one in sysfs a moment before. Root.
+
+    One that is offline does not come to it: what is wrong with it is for the caller to find out.
+    """
+    path = sysfs.device_path(disk.devno)
+    udev.wait_for_uevent(lambda: _can_be_opened(path), OPENING_SECONDS)
+
+
+def _can_be_opened(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in {errno.ENXIO, errno.ENOENT}
+    return True
 
 
 def rescan(disk: ScsiDisk) -> None:

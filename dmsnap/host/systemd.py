@@ -15,6 +15,8 @@ UNIT_DIRECTORIES = tuple(
 )
 # systemd kills what does not stop after 90 s by default; start-up may take longer for databases.
 UNIT_SECONDS = 600.0
+# It reads nothing but itself, which may be on a disk that is busy: whoever asks goes on without.
+ANALYZE_SECONDS = 10.0
 
 _RUNNING = Path("/run/systemd/system")
 
@@ -117,7 +119,9 @@ def elapses(expression: str, after_seconds: int, count: int) -> list[int]:
     ``ProgramError`` where systemd-analyze is not installed, or the expression is none.
     """
     base = f"--base-time=@{after_seconds}"
-    asked = run("systemd-analyze", "calendar", base, f"--iterations={count}", "--", expression)
+    iterations = f"--iterations={count}"
+    asked = run("systemd-analyze", "calendar", base, iterations, "--", expression,
+                timeout_seconds=ANALYZE_SECONDS)  # fmt: skip
     return elapses_in(asked.text)
 
 

@@ -12,6 +12,8 @@ from dmsnap.policy.chronology import NANOSECONDS
 MINUTE_SECONDS = 60
 # Two days and what a clock may be set by on one of them.
 SEARCHED_MINUTES = 50 * 60
+# How long a point that could have been copied stays for that; hours come again within a day.
+GRACE_SECONDS = 2 * 86400
 
 _HOURS = re.compile(r"(\d\d):(\d\d)-(\d\d):(\d\d)")
 
@@ -96,9 +98,29 @@ def next_copy(
     if len(waiting) <= copying.passed:
         return None
     oldest = waiting[0]
-    # A point from the future waits for nothing: the clock was set back since.
-    created_ns = min(oldest.created_ns, now_ns)
-    due_ns = max(now_ns, created_ns + copying.delay_seconds * NANOSECONDS)
+    due_ns = max(now_ns, _delayed_ns(oldest, copying, now_ns))
     if copying.hours is not None:
         due_ns = copying.hours.opening_ns(due_ns, zone)
     return NextCopy(oldest.id, due_ns)
+
+
+def still_to_copy(
+    waiting: Sequence[WaitingPoint], copying: Copying, now_ns: int
+) -> frozenset[UUID]:
+    """The points that must not go before they are copied, of ``waiting`` as above.
+
+    Only those without which nothing would ever be: the newest, by which the others are counted, and
+    the oldest while it is to wait. That one not for ever, since it takes room: what has not been
+    copied two days after its time goes as all others do.
+    """
+    held = {point.id for point in waiting[-(copying.passed + 1) :]}
+    if copying.delay_seconds and waiting:
+        oldest = waiting[0]
+        ends_ns = _delayed_ns(oldest, copying, now_ns) + GRACE_SECONDS * NANOSECONDS
+        held |= {oldest.id} if now_ns < ends_ns else set()
+    return frozenset(held)
+
+
+def _delayed_ns(point: WaitingPoint, copying: Copying, now_ns: int) -> int:
+    # A point from the future waits for nothing: the clock was set back since.
+    return min(point.created_ns, now_ns) + copying.delay_seconds * NANOSECONDS

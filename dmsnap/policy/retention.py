@@ -20,6 +20,7 @@ class Rule(StrEnum):
 
     KEEP = "keep"
     HELD = "held"
+    WAITING = "waiting"  # for what is known outside of retention
     REPLICA = "replica"
     CHAIN = "chain"
     CLOCK = "clock"
@@ -43,6 +44,7 @@ class Action(StrEnum):
 SENTENCES = {
     Rule.KEEP: "it is marked to be kept",
     Rule.HELD: "it is in use",
+    Rule.WAITING: "it is still to be copied to the recovery volume",
     Rule.REPLICA: "the recovery volume holds it now",
     Rule.CHAIN: "an older point that is in use is read through it",
     Rule.CLOCK: "the clock was set, and ages are in doubt until it has run steadily",

@@ -143,7 +143,11 @@ def write_new(
 
 
 def write_left_out(
-    replica: Replica, source_fd: int, left_out: ExtentSet, progress: Progress | None = None
+    replica: Replica,
+    source_fd: int,
+    left_out: ExtentSet,
+    progress: Progress | None = None,
+    options: CopyOptions = NO_OPTIONS,
 ) -> CopyStats:
     """Copy what the replica's own point leaves out, without keeping what is there, and flush.
 
@@ -156,6 +160,7 @@ def write_left_out(
         left_out,
         zero_detection=True,
         progress=progress,
+        options=options,
         name=str(replica.device.path),
     )
 

@@ -11,13 +11,48 @@ from dmsnap.units import MIB, PAGE_BYTES, align_down, align_up, format_size
 MAX_ENTRIES = 64
 REGION_GRANULARITY_BYTES = MIB
 MIN_REGION_BYTES = 4 * MIB
+BACKUP_BYTES = MIB
+# The backup of the catalogue takes at most a sixteenth of what the history would have.
+BACKUP_SHARE = 16
 
 
 def region(size_bytes: int, label_offset_bytes: int) -> Extent:
-    """The region for undo stores: from behind a replica of ``size_bytes`` up to the label."""
+    """The region for undo stores: from behind a replica of ``size_bytes`` up to the label.
+
+    Where there is room, it ends before the backup of the catalogue.
+    """
     start = align_up(size_bytes, REGION_GRANULARITY_BYTES)
     end = align_down(label_offset_bytes, PAGE_BYTES)
+    if end - start >= BACKUP_SHARE * BACKUP_BYTES:
+        end -= BACKUP_BYTES
     return Extent(start, end - start)
+
+
+def backup_extent(label: Label, label_offset_bytes: int) -> Extent | None:
+    """Where the backup of the catalogue lies: before the label area, and behind all else.
+
+    None where the history goes up to the label.
+    """
+    start = align_down(label_offset_bytes, PAGE_BYTES) - BACKUP_BYTES
+    end = max(label.history_offset_bytes + label.history_length_bytes, label.size_bytes)
+    return Extent(start, BACKUP_BYTES) if start >= end else None
+
+
+def with_backup(label: Label, label_offset_bytes: int) -> Label | None:
+    """``label`` with a history that leaves room for the backup; itself where it does already.
+
+    None where it cannot: the history would be too small, or a store lies there.
+    """
+    if backup_extent(label, label_offset_bytes) is not None:
+        return label
+    end = region(label.size_bytes, label_offset_bytes).end_bytes
+    length_bytes = end - label.history_offset_bytes
+    used = max((store_extent(entry).end_bytes for entry in label.history), default=0)
+    settled = label.state in (LabelState.CONSISTENT, LabelState.PRIMARY)
+    shorter = replace(label, history_length_bytes=max(0, length_bytes))
+    if not settled or used > end or backup_extent(shorter, label_offset_bytes) is None:
+        return None
+    return shorter
 
 
 def needed_device_bytes(size_bytes: int, label_area_bytes: int) -> int:

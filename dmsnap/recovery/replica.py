@@ -89,6 +89,20 @@ def recovery_path(volume: Volume) -> Path:
     return lun.node(volume.recovery)
 
 
+def _read(fd: int, device: BlockDevice, volume: Volume) -> Label:
+    try:
+        return label.read(fd, device.size_bytes, str(device.path))
+    except NotThisFormatError as error:
+        raise _missing(volume, device.path) from error
+
+
+def _missing(volume: Volume, path: Path) -> CorruptError:
+    return CorruptError(
+        f"{path} carries no label, it should be the recovery volume of {volume.name}",
+        hint=f"if it was made larger, dmsnap resize {volume.name} finds its label",
+    )
+
+
 @contextmanager
 def opened(volume: Volume, *, write: bool = True) -> Iterator[Replica]:
     """The recovery volume, opened O_EXCL, its label checked against ``volume``.
@@ -99,7 +113,7 @@ def opened(volume: Volume, *, write: bool = True) -> Iterator[Replica]:
     path = recovery_path(volume)
     device = BlockDevice.probe(path)
     with open_exclusive(path, write=write) as fd:
-        current = label.read(fd, device.size_bytes, str(path))
+        current = _read(fd, device, volume)
         check_identity(volume, device, current)
         found = Replica(device, fd, current, volume)
         if write:
@@ -119,7 +133,7 @@ def opened_below_stack(volume: Volume) -> Iterator[Replica]:
     device = BlockDevice.probe(path)
     stack.require_held_by(volume, device)
     with open_shared(path, write=True) as fd:
-        current = label.read(fd, device.size_bytes, str(path))
+        current = _read(fd, device, volume)
         check_identity(volume, device, current)
         require_usable(path, current)
         yield Replica(device, fd, current, volume)
@@ -151,7 +165,7 @@ def take_over(volume: Volume) -> None:
     path = recovery_path(volume)
     device = BlockDevice.probe(path)
     with open_exclusive(path, write=True) as fd:
-        current = label.read(fd, device.size_bytes, str(path))
+        current = _read(fd, device, volume)
         check_identity(volume, device, current)
         lease.require_trusted(path, current)
         Replica(device, fd, current, volume).write_label(current)
@@ -186,9 +200,7 @@ def label_of(volume: Volume) -> Label:
     path = recovery_path(volume)
     current = read_label(path)
     if current is None:
-        raise CorruptError(
-            f"{path} carries no label, it should be the recovery volume of {volume.name}"
-        )
+        raise _missing(volume, path)
     check_identity(volume, BlockDevice.probe(path), current)
     return current
 

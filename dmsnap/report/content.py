@@ -58,6 +58,7 @@ class Verdict(StrEnum):
 
     UNSCHEDULED = "unscheduled"  # no policy says when points are taken
     UNKNOWN = "unknown"
+    MISSING = "missing"  # there is no point that can be recovered
     IN_TIME = "in time"
     DUE = "due"  # a run has begun since that should bring a newer one
     LATE = "late"  # so have two
@@ -71,6 +72,14 @@ class Punctuality:
     policies: tuple[str, ...] = ()
     due_ns: int | None = None
     reason: str | None = None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it is not even known which policies the volume is under."""
+        return self.verdict is Verdict.UNKNOWN and not self.policies
+
+
+NOTHING_PROMISED = Punctuality(Verdict.UNSCHEDULED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def _age(volume: VolumeContent, now_ns: int) -> str:
 
 def _verdict(volume: VolumeContent) -> Element:
     verdict = volume.punctuality.verdict
-    wrong = "wrong" if verdict is Verdict.LATE else None
+    wrong = "wrong" if verdict in (Verdict.LATE, Verdict.MISSING) else None
     return element("span", str(verdict), class_=wrong)
 
 

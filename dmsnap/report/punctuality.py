@@ -27,6 +27,8 @@ def sentence(found: Punctuality) -> str:
     due = format_time(found.due_ns) if found.due_ns is not None else None
     if found.verdict is Verdict.UNSCHEDULED:
         return "under no policy that says when points are taken"
+    if found.verdict is Verdict.MISSING:
+        return f"no point can be recovered, which runs of {names} should have brought"
     if found.verdict is Verdict.UNKNOWN:
         return f"not judged: {found.reason}"
     if due is None:

@@ -27,8 +27,8 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.host.signature import Signature
-from dmsnap.host.sysfs import SYSFS
-from dmsnap.recovery import history, lease, replica
+from dmsnap.host.sysfs import SYSFS, format_devno
+from dmsnap.recovery import history, lease, remains, replica
 from dmsnap.service import geometry, live_admission
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
@@ -58,7 +58,9 @@ MANAGED = {
 
 @dataclass(frozen=True, slots=True)
 class ProtectRequest:
-    """What the user asked for. ``recovery``: a path, or the name of a LUN that is attached.
+    """What the user asked for. ``recovery``: a path, or the name of a LUN that is attached; empty:
+    one that ``pool`` offers. With both it is to be one that the pool offers. ``store`` empty: what
+    the configuration says.
 
     Sizes in bytes; ``cow_percent`` 0: what the configuration says.
 
@@ -84,6 +86,7 @@ class ProtectRequest:
     force: bool = False
     units: tuple[str, ...] = ()
     live: bool = False
+    pool: str = ""
 
     def as_arguments(self) -> dict[str, object]:
         """For the journal, which takes JSON."""
@@ -124,11 +127,8 @@ def admit(session: Session, request: ProtectRequest) -> Admitted:
     check_backing(session, backing)
     content = signature.probe(backing.path)
     check_content(backing, content)
-    if recovery.devno != backing.devno:
-        check_not_ours(session, recovery)
-    found = check_recovery(request, backing, recovery, content)
-    geometry.check_block_sizes(request.store, backing, recovery, content)
-    check_store(request, backing, recovery)
+    found = check_device(session, request, backing, recovery, content)
+    check_store(request, backing)
     live_front = live_admission.admit(session, backing) if request.live else None
     return Admitted(
         backing=backing,
@@ -138,6 +138,22 @@ def admit(session: Session, request: ProtectRequest) -> Admitted:
         label=found,
         live=live_front,
     )
+
+
+def check_device(
+    session: Session,
+    request: ProtectRequest,
+    backing: BlockDevice,
+    recovery: BlockDevice,
+    content: Signature | None,
+) -> Label | None:
+    """Everything that is asked of a recovery device; returns the label of an earlier time."""
+    if recovery.devno != backing.devno:
+        check_not_ours(session, recovery)
+    found = check_recovery(session, request, backing, recovery, content)
+    geometry.check_block_sizes(request.store, backing, recovery, content)
+    require_store_elsewhere(request.store, recovery)
+    return found
 
 
 def check_name(name: str) -> None:
@@ -173,6 +189,11 @@ def check_sizes(block_bytes: int, chunk_bytes: int) -> None:
             raise BlockSizeError(f"{option} must be a power of two of at least 4KiB, not {value}")
     if chunk_bytes > MAX_CHUNK_BYTES:
         raise BlockSizeError(f"--chunk must be at most 1MiB, not {chunk_bytes}")
+
+
+def device_lock(device: BlockDevice) -> str:
+    """The lock of a device that is to become a volume's; no volume's name has a colon."""
+    return f"device:{format_devno(device.devno)}"
 
 
 def check_name_is_free(session: Session, name: str) -> None:
@@ -225,6 +246,7 @@ def check_content(backing: BlockDevice, content: Signature | None) -> None:
 
 
 def check_recovery(
+    session: Session,
     request: ProtectRequest,
     backing: BlockDevice,
     recovery: BlockDevice,
@@ -248,7 +270,7 @@ def check_recovery(
     require_apart(backing, recovery)
     found = replica.read_label(recovery.path)
     if found is None:
-        check_empty(request, recovery)
+        check_empty(session, request, recovery)
         return None
     return check_label(request, backing, recovery, content, found)
 
@@ -262,13 +284,18 @@ def require_apart(backing: BlockDevice, recovery: BlockDevice) -> None:
             )
 
 
-def check_empty(request: ProtectRequest, recovery: BlockDevice) -> None:
+def check_empty(session: Session, request: ProtectRequest, recovery: BlockDevice) -> None:
+    """Nothing may be on the device; if a pool offers it, what a volume left there is nothing."""
     content = signature.probe(recovery.path)
-    if content is not None and not request.overwrite:
-        raise ForeignDeviceError(
-            f"{recovery.path} holds {content}",
-            hint="--overwrite destroys what is on it",
-        )
+    if content is None or request.overwrite:
+        return
+    known_as = recorded_name(request.recovery)
+    if request.pool and remains.owner_of(session.catalogue, known_as, recovery, content):
+        return
+    raise ForeignDeviceError(
+        f"{recovery.path} holds {content}",
+        hint="--overwrite destroys what is on it",
+    )
 
 
 def check_label(
@@ -300,13 +327,10 @@ def check_label(
     )
 
 
-def check_store(request: ProtectRequest, backing: BlockDevice, recovery: BlockDevice) -> None:
-    """The store must lie neither on the volume nor on its replica, and have room for a point."""
+def check_store(request: ProtectRequest, backing: BlockDevice) -> None:
+    """The store must not lie on the volume, and have room for a point."""
+    require_store_elsewhere(request.store, backing)
     space = open_space(request.store)
-    space.require()
-    for device in (backing, recovery):
-        if any(blockdev.depends_on(below, device.devno) for below in space.devices()):
-            raise StoreOnVolumeError(request.store, str(device.path))
     needed_bytes = era_metadata_bytes(backing.size_bytes, request.block_bytes) + live.MIN_COW_BYTES
     if space.free_bytes() < needed_bytes:
         raise NoSpaceError(
@@ -315,12 +339,25 @@ def check_store(request: ProtectRequest, backing: BlockDevice, recovery: BlockDe
         )
 
 
+def require_store_elsewhere(store: str, device: BlockDevice) -> None:
+    """Raise :class:`StoreOnVolumeError` when the store lies on a device that it is to serve."""
+    space = open_space(store)
+    space.require()
+    if any(blockdev.depends_on(below, device.devno) for below in space.devices()):
+        raise StoreOnVolumeError(store, str(device.path))
+
+
 def require_unheld(device: BlockDevice, *, but_mounts: bool) -> None:
     """Raise :class:`BusyError` naming who uses a device, mounts not counted when they may be."""
     if but_mounts and mounts_of(device.devno) and not blockdev.holders(device.devno):
         return
     with blockdev.open_exclusive(device.path, write=False):
         pass
+
+
+def recorded_name(recovery: str) -> str:
+    """How a recovery volume is recorded."""
+    return recovery if lun.is_name(recovery) else stable_path(Path(recovery))
 
 
 def stable_path(device: Path) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dmsnap._native import copy, digest
+from dmsnap._native.copy import CopyOptions
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.errors import AuditError
 from dmsnap.recovery.replica import Replica
@@ -16,6 +17,7 @@ from dmsnap.units import MIB
 
 # After each sync: together many, one alone must not take long on a slow disk.
 SYNC_SAMPLE_BYTES = 64 * MIB
+NO_OPTIONS = CopyOptions()
 
 
 class Audit(StrEnum):
@@ -55,14 +57,25 @@ def choose(
 
 
 def differences(
-    source_fd: int, replica: Replica, extents: ExtentSet, progress: Progress | None = None
+    source_fd: int,
+    replica: Replica,
+    extents: ExtentSet,
+    progress: Progress | None = None,
+    options: CopyOptions = NO_OPTIONS,
 ) -> tuple[int, ExtentSet]:
     """Compare both sides by digests, then byte by byte where those differ.
 
     Returns the bytes compared and what differs. Pieces that differ the first time and not the
-    second were read wrongly at least once: they count as different.
+    second were read wrongly at least once: they count as different. With a bandwidth among the
+    options both sides are compared byte by byte from the first: digests are for what has none.
     """
     size_bytes, name = replica.label.size_bytes, str(replica.device.path)
+    if options.bytes_per_second:
+        told = of_total(progress, extents.bytes)
+        stats, different, _ = copy.compare(
+            source_fd, replica.fd, size_bytes, extents, progress=told, options=options, name=name
+        )
+        return stats.bytes_compared, different
     compared, suspects = digest.compare(
         source_fd,
         replica.fd,

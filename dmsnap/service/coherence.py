@@ -7,7 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from dmsnap.service import mistake
-from dmsnap.service.declaration import Declarations, Make, Policy, Subclient
+from dmsnap.service.declaration import (
+    Declarations,
+    DeclaredIoClass,
+    Make,
+    Policy,
+    Subclient,
+)
 from dmsnap.service.mistake import Flaw
 
 Names = Mapping[str, Collection[str]]
@@ -33,11 +39,28 @@ def _single(declared: Declarations) -> Iterator[Flaw]:
     for name, store in declared.store.items():
         if (store.directory is None) is (store.volume_group is None):
             yield Flaw(("store", name), "must have either directory or volume_group")
+    yield from _defaults(declared.subclient)
     for name, subclient in declared.subclient.items():
-        if not subclient.volumes and not subclient.include:
+        if not subclient.volumes and not subclient.include and not subclient.is_default(name):
             yield Flaw(("subclient", name), "must have volumes or include other sub-clients")
+        if subclient.left_out and not subclient.is_default(name):
+            yield Flaw(("subclient", name, "left_out"), "is for the default sub-client")
     for name, policy in declared.policy.items():
         yield from (Flaw(("policy", name, key), sentence) for key, sentence in _idle(policy))
+
+
+def _defaults(subclients: Mapping[str, Subclient]) -> Iterator[Flaw]:
+    """A volume that is discovered joins one sub-client, and no two."""
+    first, *others = [name for name, each in subclients.items() if each.is_default(name)] or [""]
+    for name in others:
+        key = ("subclient", name, *(["default"] if subclients[name].default else []))
+        yield Flaw(key, f"is a second default sub-client beside {first}")
+
+
+def default_of(declared: Declarations) -> str | None:
+    """The sub-client that discovered volumes join."""
+    found = (name for name, each in declared.subclient.items() if each.is_default(name))
+    return next(found, None)
 
 
 def _idle(policy: Policy) -> Iterator[tuple[str, str]]:
@@ -46,8 +69,10 @@ def _idle(policy: Policy) -> Iterator[tuple[str, str]]:
     if policy.make is Make.RECOVERY_VOLUME and policy.primary is not None:
         yield "primary", made
     if policy.make is Make.SNAPSHOT:
-        keys = ("pool", "history", "copy", "bandwidth")
+        keys = ("pool", "history", "copy", "bandwidth", "io_class")
         yield from ((key, made) for key in keys if getattr(policy, key) is not None)
+    if policy.io_level is not None and policy.io_class is not DeclaredIoClass.BEST_EFFORT:
+        yield "io_level", f'means nothing without io_class = "{DeclaredIoClass.BEST_EFFORT}"'
 
 
 def _referring(declared: Declarations) -> Iterator[tuple[str, tuple[str | int, ...], str]]:

@@ -52,6 +52,7 @@ class Configuration:
     jobs_at_once: Annotated[int, Range(1, 64)] = 4
     jobs_per_disk: Annotated[int, Range(1, 64)] = 1
     metrics_file: Path | None = None
+    metrics_port: Annotated[int, Range(1, 65535)] | None = None
     iscsi_secrets: Path = Path("/etc/dmsnap/iscsi.toml")
     # A URL, with a password perhaps: it is shown by nothing that shows the configuration.
     catalogue: str | None = field(default=None, repr=False)
@@ -154,6 +155,18 @@ def further_files(directory: Path, secrets: Path) -> list[Path]:
         for path in sorted(directory.glob("*.toml"))
         if path.name != FILE and not path.name.startswith(".") and not _same(path, secrets)
     ]
+
+
+def declares(secrets: Path, *nouns: str) -> bool:
+    """Whether any file has tables of these nouns, without a look into them.
+
+    Raises ``ConfigurationError`` for one that cannot be read: it might.
+    """
+    place = chosen_path()
+    settings = read_settings(place)
+    further = further_files(place, secrets) if place.is_dir() else []
+    sources = [*([settings] if settings else []), *map(read, further)]
+    return any(noun in source.tables for source in sources for noun in nouns)
 
 
 def _same(path: Path, other: Path) -> bool:

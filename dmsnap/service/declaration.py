@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import MinLen
 
+from dmsnap._native.io_priority import IoClass, IoPriority
 from dmsnap.policy.copying import Copying, Hours
 from dmsnap.policy.pool import Choice
 from dmsnap.policy.retention import Retention
@@ -18,9 +19,11 @@ from dmsnap.service.declared_value import (
     Command,
     Count,
     DeadlineText,
+    DeviceName,
     Duration,
     DurationText,
     HoursText,
+    IoLevel,
     Line,
     Lines,
     Name,
@@ -29,6 +32,8 @@ from dmsnap.service.declared_value import (
 from dmsnap.service.hooks import Phase
 
 FORBID: dict[str, str] = {"extra": "forbid"}
+
+DEFAULT_SUBCLIENT = "default"
 
 
 class Make(StrEnum):
@@ -47,6 +52,20 @@ class Make(StrEnum):
         )
 
 
+class DeclaredIoClass(StrEnum):
+    """Classes of I/O priority that a policy may ask for."""
+
+    BEST_EFFORT = "best-effort"
+    IDLE = "idle"
+
+
+class NewVolumes(StrEnum):
+    """What becomes of volumes that are discovered, under the policy of the default sub-client."""
+
+    REPORT = "report"  # until they are protected, or left out
+    IGNORE = "ignore"
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """Where points, overlays and era metadata go: a directory or a volume group."""
@@ -63,7 +82,7 @@ class Pool:
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
-    volumes: Annotated[tuple[Line, ...], MinLen(1)]
+    volumes: Annotated[tuple[DeviceName, ...], MinLen(1)]
     choose: Choice = Choice.BEST_FIT
 
 
@@ -122,17 +141,37 @@ class Policy:
     hooks: tuple[str, ...] = ()
     audit: Audit = Audit.SAMPLE
     bandwidth: RateText | None = None
+    io_class: DeclaredIoClass | None = None
+    io_level: IoLevel | None = None
+    new_volumes: NewVolumes = NewVolumes.REPORT
+
+    @property
+    def io_priority(self) -> IoPriority | None:
+        """With which copies and pruning read and write; None: as who runs them."""
+        if self.io_class is None:
+            return None
+        return IoPriority(IoClass[self.io_class.name], self.io_level or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Subclient:
-    """A named set of volumes, of its own and of other sub-clients; they may overlap."""
+    """A named set of volumes, of its own and of other sub-clients; they may overlap.
+
+    Of the ``default`` one are all volumes of the host that are not protected, too, but for what is
+    ``left_out``: by device, mount point or file-system UUID.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = FORBID
 
     volumes: tuple[Name, ...] = ()
     include: tuple[str, ...] = ()
     policy: str | None = None
+    default: bool = False
+    left_out: tuple[Line, ...] = ()
+
+    def is_default(self, name: str) -> bool:
+        """Whether discovered volumes join it: it says so, or is called that."""
+        return self.default or name == DEFAULT_SUBCLIENT
 
 
 @dataclass(frozen=True, slots=True)

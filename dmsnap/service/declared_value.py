@@ -5,6 +5,10 @@ from typing import Annotated
 from annotated_types import Ge, Le, MinLen
 from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
+from dmsnap._native.io_priority import LEVELS
+from dmsnap.errors import WrongWordError
+from dmsnap.host import lun
+from dmsnap.host.lun import LunName
 from dmsnap.policy.copying import Hours
 from dmsnap.service.admission import NAME
 from dmsnap.units import exact_size, format_duration, parse_duration, parse_size
@@ -67,6 +71,17 @@ def _absolute_path(value: str) -> str:
     return value
 
 
+def _device(value: str) -> str:
+    """A path, or the name of a LUN, whose own sentence says what is wrong with it."""
+    if not lun.is_name(value):
+        return _absolute_path(_one_line(value))
+    try:
+        LunName.parse(value)
+    except WrongWordError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
 def _one_line(value: str) -> str:
     if not value.isprintable() or not value.strip():
         raise ValueError(f"{value!r} is not a text of one line")
@@ -100,8 +115,10 @@ def _command(value: tuple[str, ...]) -> tuple[str, ...]:
 Name = Annotated[str, AfterValidator(name)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Lines = Annotated[tuple[Line, ...], BeforeValidator(_listed)]
+DeviceName = Annotated[str, AfterValidator(_device)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute_path)]
 Count = Annotated[int, Ge(0), Le(100_000)]
+IoLevel = Annotated[int, Ge(0), Le(LEVELS - 1)]
 DurationText = Annotated[Duration, PlainValidator(_duration)]
 DeadlineText = Annotated[Duration, PlainValidator(_deadline)]
 RateText = Annotated[Rate, PlainValidator(_rate)]

@@ -14,16 +14,21 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.recovery.search import Labelled
 from dmsnap.service import admission
+from dmsnap.service.backup import NOTHING, Recalled
 from dmsnap.snapshot.space import open_space, piece_name
 from dmsnap.snapshot.survey import LiveStack
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Of one volume: the stack that lives, the recovery volume that was found, or one of them."""
+    """Of one volume: the stack that lives, the recovery volume that was found, or one of them.
+
+    ``recalled`` is what that recovery volume says of the past.
+    """
 
     live: LiveStack | None
     found: Labelled | None
+    recalled: Recalled = NOTHING
 
     @property
     def label(self) -> Label | None:
@@ -42,6 +47,12 @@ class Evidence:
             return self.live.name
         assert self.found is not None  # noqa: S101 - there is one of the two
         return self.found.label.name
+
+    @property
+    def point_ids(self) -> list[UUID]:
+        """Every point that is known by more than its first digits."""
+        past = self.recalled.excerpt
+        return [*ids_in(self.label), *(past.point_ids if past else [])]
 
 
 # where things lie
@@ -102,7 +113,7 @@ def is_now(area: Area, volume: Volume, role: AreaRole) -> bool:
 
 def areas_of(evidence: Evidence, volume: Volume, metadata: str | None) -> Iterator[Area]:
     """Every piece of the store that is the volume's: what is in use, and what was left."""
-    ids = ids_in(evidence.label)
+    ids = evidence.point_ids
     used = used_pieces(evidence, metadata)
     for path, size_bytes in open_space(volume.store).pieces():
         name = piece_name(path)

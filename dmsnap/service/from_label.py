@@ -5,6 +5,7 @@ other; where the volume's device is not certain to be there, there is no way bac
 trial ends with ``unprotect`` or ``commit``.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -14,14 +15,26 @@ from typing import Any
 
 from dmsnap._native import label as labels
 from dmsnap._native.label import Label, LabelState
+from dmsnap.catalogue import recall
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
+from dmsnap.catalogue.statements import Statements
 from dmsnap.errors import ForeignDeviceError
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.recovery import chain, replica
 from dmsnap.recovery.replica import Replica
-from dmsnap.service import admission, assembly, boot, journal, label_admission, trial
+from dmsnap.service import (
+    admission,
+    assembly,
+    backup,
+    boot,
+    journal,
+    label_admission,
+    recollection,
+    reconstruction,
+    trial,
+)
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.label_admission import PRIMARY_GENERATION, LabelRequest
 from dmsnap.service.session import Session
@@ -30,6 +43,8 @@ from dmsnap.service.trial import SwapResult
 from dmsnap.service.withdrawal import Withdrawal, is_cut_off
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import era_metadata_bytes, plan_area
+
+log = logging.getLogger(__name__)
 
 
 class LabelTrial:
@@ -47,6 +62,7 @@ class LabelTrial:
         self.point, self.steps_back = choose_point(draft, self.label, wanted)
         self.volume = replace(draft, trial_point=self.point)
         self.chain = chain.levels(draft, self.label, self.steps_back, chain.TRIAL)
+        self.recalled = backup.read(self.recovery, found)
         self.areas = self._plan_areas()
         label_admission.require_room(request.store, self.recovery, self.areas)
 
@@ -150,11 +166,24 @@ class LabelTrial:
             yield Replica(self.recovery, fd, current, self.volume)
 
     def _record(self) -> None:
-        """As being built: what a command leaves that is killed is taken back by the next one."""
-        self.session.catalogue.add_volume(replace(self.volume, state=VolumeState.BUILDING))
+        """As being built: what a command leaves that is killed is taken back by the next one.
+
+        With its points, and what the backup of the catalogue says of its past.
+        """
+        past, building = self.recalled.excerpt, replace(self.volume, state=VolumeState.BUILDING)
+        points = recollection.points(past, reconstruction.points_of(building, self.label))
+
+        def also(statements: Statements) -> None:
+            if past is not None:
+                recall.history(statements, past)
+
+        self.session.catalogue.add_whole(building, (), points, also)
 
     def _finish(self) -> None:
         self.session.catalogue.update_volume(self.volume)
+        self.session.note_replica(self.volume)
+        if self.recalled.reason:
+            log.warning("%s", self.recalled.reason)
 
     def _forget(self) -> None:
         self.session.catalogue.remove_volume(self.volume.id)

@@ -8,18 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmsnap.catalogue import jobs
+from dmsnap.catalogue import hook_runs, jobs
+from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import Job, StepState
 from dmsnap.errors import (
     ConfigurationError,
     DeadlineError,
     DmsnapError,
+    InterruptedBySignal,
     ProgramError,
 )
-from dmsnap.host.hook import HookRun, run_hook
+from dmsnap.host.hook import KEPT_BYTES, HookRun, run_hook
 from dmsnap.host.signals import held_back
 from dmsnap.service import configuration
 from dmsnap.service.journal import Step
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TOLD_CHARACTERS = 200
+MAX_CHARACTERS = 2 * KEPT_BYTES + 200  # with the note that something is left out
 
 
 class Phase(StrEnum):
@@ -49,13 +51,23 @@ PAIRS = {Phase.PRESNAPSHOT: Phase.POSTSNAPSHOT, Phase.PRECOPY: Phase.POSTCOPY}
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """The hooks for an operation on ``volumes``, in the order in which they run."""
+    """The hooks for an operation on ``volumes``, in the order in which they run.
+
+    ``ran`` is what has run and was not reported yet.
+    """
 
     volumes: tuple[str, ...] = ()
     named: Mapping[str, "Hook"] = field(default_factory=dict)
+    ran: list[HookRecord] = field(default_factory=list, compare=False)
 
     def of(self, phase: Phase) -> dict[str, "Hook"]:
         return {name: hook for name, hook in self.named.items() if hook.phase is phase}
+
+    def report(self) -> Sequence[HookRecord]:
+        """What has run since this was asked last."""
+        runs = tuple(self.ran)
+        self.ran.clear()
+        return runs
 
     def before(self, phase: Phase) -> None:
         """Run the hooks of a phase; the first that is required and fails raises.
@@ -87,8 +99,16 @@ class Hooks:
             try:
                 done = run_hook(hook.command, variables, deadline_seconds=hook.deadline)
             except DmsnapError as error:
+                self.ran.append(HookRecord(name, phase, f"was not run: {error}", True, None, ""))
                 yield hook, error
                 continue
+            except InterruptedBySignal:
+                outcome = "was interrupted and killed"
+                self.ran.append(HookRecord(name, phase, outcome, True, None, ""))
+                raise
+            self.ran.append(
+                HookRecord(name, phase, _end(hook, done), done.failed, done.seconds, _text(done))
+            )
             log.debug("the %s hook %s wrote: %s", phase, name, _text(done))
             if done.failed:
                 yield hook, _failure(phase, name, hook, done)
@@ -102,7 +122,7 @@ class Hooks:
         if not self.of(phase):
             return []
         do = partial(self.after, phase, "done")
-        return [Step(phase, self.describe(phase), do, final=True)]
+        return [Step(phase, self.describe(phase), do, final=True, report=self.report)]
 
     def describe(self, phase: Phase) -> str:
         return f"run the {phase} hooks {', '.join(self.of(phase))}"
@@ -133,6 +153,7 @@ class Bracket:
                 self.hooks.describe(self.first),
                 self._open,
                 partial(self._close, "undone"),
+                report=self.hooks.report,
             )
         ]
 
@@ -141,7 +162,8 @@ class Bracket:
         if not self.hooks.of(self.second):
             return []
         description = self.hooks.describe(self.second)
-        return [Step(self.second, description, self._close_done, final=final)]
+        do, report = self._close_done, self.hooks.report
+        return [Step(self.second, description, do, final=final, report=report)]
 
     def _open(self) -> None:
         self.is_open = True
@@ -162,21 +184,12 @@ def hooks_of(session: Session, volumes: Sequence[str]) -> Hooks:
 
     ``ConfigurationError`` when it has hooks and mistakes: what is to run cannot be known then.
     """
-    if not _are_declared(session.configuration.iscsi_secrets):
+    if not configuration.declares(session.configuration.iscsi_secrets, "hook"):
         return Hooks(tuple(volumes))
     # Imported where there are hooks: pydantic takes a third of a command's start.
     from dmsnap.service import configuration_check
 
     return Hooks(tuple(volumes), _chosen(configuration_check.require().declared, volumes))
-
-
-def _are_declared(secrets: Path) -> bool:
-    """Whether any file has hooks; one that cannot be read might."""
-    place = configuration.chosen_path()
-    settings = configuration.read_settings(place)
-    further = configuration.further_files(place, secrets) if place.is_dir() else []
-    sources = [*([settings] if settings else []), *map(configuration.read, further)]
-    return any("hook" in source.tables for source in sources)
 
 
 def _chosen(declared: "Declarations", volumes: Sequence[str]) -> dict[str, "Hook"]:
@@ -200,7 +213,9 @@ def close_cut_off(session: Session, job: Job) -> None:
             continue
         names = [each.name for each in session.catalogue.volumes() if each.id in job.volume_ids]
         try:
-            hooks_of(session, names).after(second, "cut off")
+            hooks = hooks_of(session, names)
+            hooks.after(second, "cut off")
+            hook_runs.record(session.catalogue, job.id, second, hooks.report())
         except ConfigurationError as error:
             log.warning("the %s hooks of job %d were not run: %s", second, job.id, error)
         jobs.record_step(session.catalogue, job.id, position, StepState.DONE, None)
@@ -221,6 +236,8 @@ def _failure(phase: Phase, name: str, hook: "Hook", done: HookRun) -> DmsnapErro
 
 
 def _end(hook: "Hook", done: HookRun) -> str:
+    if not done.failed:
+        return "is done"
     if done.overdue:
         return f"did not end within {hook.deadline} and was killed"
     code = done.returncode or 0
@@ -230,6 +247,12 @@ def _end(hook: "Hook", done: HookRun) -> str:
 def _text(done: HookRun) -> str:
     """The output for people: what is neither printed nor ends a line is shown as what it is."""
     text = done.output.decode(errors="backslashreplace")
-    return "".join(
+    shown = "".join(
         each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text
     )
+    surplus = len(shown) - MAX_CHARACTERS
+    if surplus <= 0:
+        return shown
+    # Bytes that are no text take four characters each.
+    half = MAX_CHARACTERS // 2
+    return f"{shown[:half]}\n… {surplus} characters left out …\n{shown[-half:]}"

@@ -1,5 +1,7 @@
 """Hydrate: a volume's data to another device, online; the device that it leaves is free then."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,18 @@ from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Job, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, WrongStateError
 from dmsnap.host import lun, signature
+from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import replica
-from dmsnap.service import admission, boot, destination, failback, hydration, journal, spare
+from dmsnap.service import (
+    admission,
+    boot,
+    destination,
+    failback,
+    hydration,
+    journal,
+    pool_return,
+    spare,
+)
 from dmsnap.service.hydration import Copying
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.progress import Progress
@@ -122,9 +134,8 @@ class Moving:
 
     def _release(self) -> None:
         after = self.session.catalogue.volume_by_id(self.volume.id)
-        if self.primary is not None:
-            # Two devices with one label: the one that is the volume keeps it.
-            replica.wipe_label(lun.node(self.volume.backing))
+        # Two devices with one label: the one that is the volume keeps it.
+        pool_return.leave(self.session, after, self.volume.backing, offer=True)
         hydration.tidy(self.session, after)
 
     def result(self, times: StepTimes) -> HydrateResult:
@@ -187,7 +198,7 @@ def hydrate(
     progress: Progress | None = None,
 ) -> HydrateResult | Plan:
     """Move a volume's data to another device while it is used. Needs root."""
-    with held(session, name) as volume:
+    with held(session, name) as volume, _locked(session, volume, request):
         moving = Moving(session, volume, request, progress)
         plan = moving.plan()
         if dry_run:
@@ -202,6 +213,14 @@ def hydrate(
             ) from signalled
         spare.keep(session, name)
         return moving.result(times)
+
+
+@contextmanager
+def _locked(session: Session, volume: Volume, request: HydrateRequest) -> Iterator[None]:
+    """Nobody else may admit the new device meanwhile: it is recorded with the first step."""
+    target = BlockDevice.probe(destination.choose(volume, request.onto))
+    with session.locked([admission.device_lock(target)]):
+        yield
 
 
 def give_up(session: Session, name: str, *, dry_run: bool) -> Plan | None:
@@ -232,7 +251,12 @@ def again(
 def finish(session: Session, volume: Volume, job: Job) -> bool:
     """A move goes on when it is asked for; one that was being given up is given up."""
     if not job.arguments.get("abandon", False):
-        return volume.hydration is None and volume.backing == job.arguments["onto"]
+        done = volume.hydration is None and volume.backing == job.arguments["onto"]
+        for left in volume.left_behind[-1:]:
+            if done and lun.is_present(left):
+                # Whether somebody uses it meanwhile nobody knows: no pool has it back.
+                pool_return.leave(session, volume, left, offer=False)
+        return done
     if volume.hydration is not None:
         journal.run(session.catalogue, abandon(session, volume))
     return True

@@ -24,7 +24,7 @@ from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Table, single
-from dmsnap.service import boot, rolling
+from dmsnap.service import backup, boot, rolling
 from dmsnap.service.progress import Progress
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
@@ -105,6 +105,8 @@ class Copying:
             signature.wipe(dm.node(device.name))
         boot.hide(self.volume)
         self._note(surplus_sectors=self._surplus())
+        # Copying may take days: were all of this host lost meanwhile, it is known where it leads.
+        backup.keep(self.session.catalogue, self.volume.name)
 
     def _is_trusted(self) -> bool:
         """Whether nobody but the front wrote to the source, and nobody but us to the target."""

@@ -1,4 +1,4 @@
-"""Reading exception stores and labels, of devices and of image files.
+"""Reading exception stores, of devices and of image files.
 
 Needs no catalogue, and no root where the file or device can be read.
 """
@@ -8,10 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmsnap._native import label
 from dmsnap._native.exception_store import ExceptionStore
 from dmsnap._native.extent_set import ExtentSet
-from dmsnap._native.label import Label
 from dmsnap.host.blockdev import device_or_file_size, open_shared
 from dmsnap.host.system_call import system_call
 
@@ -37,13 +35,6 @@ def inspect_store(device: Path) -> StoreInspection:
             exceptions=len(store) if valid else 0,
             extents=store.extents() if valid else ExtentSet(),
         )
-
-
-def inspect_label(device: Path) -> Label:
-    """The newest whole label of a recovery volume."""
-    size_bytes = device_or_file_size(device)
-    with opened(device) as fd:
-        return label.read(fd, size_bytes, str(device))
 
 
 def opened(device: Path) -> AbstractContextManager[int]:

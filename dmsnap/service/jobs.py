@@ -1,10 +1,11 @@
 """Jobs as people see them: listed, and, when they were cut off, begun anew or taken back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
-from dmsnap.catalogue import jobs
+from dmsnap.catalogue import hook_runs, jobs
+from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import Job, JobState, JobStep
 from dmsnap.errors import WrongStateError
 from dmsnap.host import ending
@@ -23,7 +24,10 @@ Names = Mapping[UUID, str]
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as people see it. It is in state ``cut off`` when its process ended before it did."""
+    """A job as people see it. It is in state ``cut off`` when its process ended before it did.
+
+    ``hooks`` are what they did and wrote; None where that was not asked for, as in lists.
+    """
 
     id: int
     operation: str
@@ -36,6 +40,7 @@ class JobView:
     outcome: str | None
     at: str | None
     steps: tuple[JobStep, ...]
+    hooks: tuple[HookRecord, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,9 @@ def list_jobs(session: Session, count: int) -> list[JobView]:
 
 
 def show(session: Session, job_id: int) -> JobView:
-    """One job, with its steps."""
-    return viewed(session, jobs.job(session.catalogue, job_id))
+    """One job, with its steps and what its hooks wrote."""
+    found = viewed(session, jobs.job(session.catalogue, job_id))
+    return replace(found, hooks=hook_runs.of_job(session.catalogue, job_id))
 
 
 def names_of_volumes(session: Session) -> Names:
@@ -147,6 +153,11 @@ def settled(session: Session, job: Job) -> Job:
     """The job as it is by now; one whose volumes are all gone is over, too."""
     left = names_in(job, names_of_volumes(session))
     now = jobs.job(session.catalogue, job.id)
+    settle = operations.settle(now.operation)
+    if now.state is JobState.RUNNING and not now.volume_ids and settle is not None:
+        state = JobState.DONE if settle(session, now) else JobState.UNDONE
+        jobs.end(session.catalogue, job.id, state, f"cut off at {now.last_begun}")
+        return jobs.job(session.catalogue, job.id)
     if now.state is JobState.RUNNING and not left:
         jobs.end(session.catalogue, job.id, JobState.ABANDONED, "its volume is not protected now")
         return jobs.job(session.catalogue, job.id)

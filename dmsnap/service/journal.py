@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from dmsnap.catalogue import jobs
+from dmsnap.catalogue import hook_runs, jobs
+from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, InterruptedBySignal
@@ -26,6 +27,9 @@ class Step:
 
     From the first ``final`` step on there is no way back, because it gives up what undoing would
     need: signals are held back, and a failure is reported without undoing anything.
+
+    ``report`` gives the hooks that have run since it was asked last: it is asked when ``do`` or
+    ``undo`` has ended, however it did.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Step:
     undo: Callable[[], None] | None = None
     final: bool = False
     check: Callable[[], None] | None = None
+    report: Callable[[], Sequence[HookRecord]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +133,23 @@ class _Journal:
         self._begun.append((position, step))
         jobs.record_step(self._catalogue, self._job_id, position, StepState.BEGUN, None)
         started = time.monotonic()
-        step.do()
+        try:
+            step.do()
+        finally:
+            self.keep_report(step)
         seconds = time.monotonic() - started
         self.times.seconds[step.name] = seconds
         jobs.record_step(self._catalogue, self._job_id, position, StepState.DONE, seconds)
+
+    def keep_report(self, step: Step) -> None:
+        """Record what hooks did in a step; what they did is done, recorded or not."""
+        runs = step.report() if step.report is not None else ()
+        if not runs:
+            return
+        try:
+            hook_runs.record(self._catalogue, self._job_id, step.name, runs)
+        except DmsnapError:
+            log.warning("what hooks wrote in job %d is not kept", self._job_id, exc_info=True)
 
     def fail(self, error: BaseException) -> None:
         """Undo what was begun; from the first final step on there is nothing to undo."""
@@ -163,6 +181,7 @@ class _Journal:
             try:
                 if step.undo is not None:
                     step.undo()
+                    self.keep_report(step)
             except Exception as error:
                 log.debug("undoing %s", step.name, exc_info=True)
                 failures.append(error)

@@ -171,6 +171,7 @@ def find_disk(current: IscsiSession, name: LunName) -> ScsiDisk:
         )
         found = lun.disks_of(current, name.lun)
         udev.settle()
+    scsi.await_opening(found[0])
     return found[0]
 
 

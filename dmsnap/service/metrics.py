@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, JobState, Point, StepState, Volume
-from dmsnap.host import replacement
 from dmsnap.policy.chronology import NANOSECONDS
-from dmsnap.service import recoverable, status
+from dmsnap.service import lateness, recoverable, status
 from dmsnap.service.exposition import Metric, Sample, exposition
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, VolumeStatus
@@ -66,23 +64,26 @@ def _has_audited(job: Job) -> bool:
 
 def text(session: Session) -> str:
     """All metrics, as ``dmsnap metrics`` prints them. Needs root."""
-    return exposition(metrics(facts(session), now_ns()))
+    return text_of(facts(session))
 
 
-def write(known: Sequence[Facts], path: Path) -> None:
-    """Replace the collector's file as a whole: it may read it at any moment."""
-    replacement.replace_file(path, exposition(metrics(known, now_ns())))
+def text_of(known: Sequence[Facts]) -> str:
+    """All metrics of what was just looked at."""
+    return exposition(metrics(known, now_ns()))
 
 
 def facts(session: Session) -> list[Facts]:
     """Look at every volume."""
     recent = jobs.recent(session.catalogue, JOBS)
-    return [_facts(session, volume, recent) for volume in session.catalogue.volumes()]
+    volumes = session.catalogue.volumes()
+    promises = lateness.promises(session)
+    found = [status.volume_status(session, volume, promises) for volume in volumes]
+    return [_facts(session, *each, recent) for each in zip(volumes, found, strict=True)]
 
 
-def _facts(session: Session, volume: Volume, recent: Sequence[Job]) -> Facts:
+def _facts(session: Session, volume: Volume, found: VolumeStatus, recent: Sequence[Job]) -> Facts:
     return Facts(
-        status.volume_status(session, volume),
+        found,
         session.catalogue.points(volume.id),
         [job for job in recent if volume.id in job.volume_ids],
     )
@@ -100,6 +101,11 @@ def metrics(known: Sequence[Facts], at_ns: int) -> list[Metric]:
             "dmsnap_newest_point_age_seconds",
             "Age of the newest point that can be recovered, when these metrics were made.",
             [(each.name, _age_seconds(each.recoverable_ns, at_ns)) for each in known],
+        ),
+        _of_volumes(
+            "dmsnap_newer_point_due_timestamp_seconds",
+            "When the first run after the newest point begins, by the schedules of policies.",
+            [(each.name, _seconds(each.status.punctuality.due_ns)) for each in known],
         ),
         _of_volumes(
             "dmsnap_window_seconds",

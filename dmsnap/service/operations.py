@@ -16,6 +16,7 @@ PACKAGE = "dmsnap.service"
 
 Again = Callable[..., object]
 Finish = Callable[[Session, Volume, Job], bool]
+Settle = Callable[[Session, Job], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,14 @@ class Operation:
     calls, or, where JSON does not hold what that takes, a function that makes it of them.
     ``finish(session, volume, job)`` is called with the volume held and cleared, and says whether
     the job is done now, or undone. Where there is no ``finish``, clearing was all: the job is done
-    when its step ``effect`` was.
+    when its step ``effect`` was. ``settle(session, job)`` says the same of a job that is of no
+    protected volume, after clearing what it left.
     """
 
     again: str
     finish: str | None = None
     effect: str | None = None
+    settle: str | None = None
 
 
 OPERATIONS = {
@@ -44,6 +47,9 @@ OPERATIONS = {
     "prune": Operation("prune.again", finish="prune.finish"),
     "point mount": Operation("browse.again", effect="mount"),
     "point umount": Operation("browse.unmount_point", effect="unmount"),
+    "point copy": Operation("point_copy.again", effect="reveal", settle="point_copy.settle"),
+    "snapshot create": Operation("providers.create_again", settle="providers.settle_creation"),
+    "snapshot delete": Operation("providers.delete_again", settle="providers.settle_removal"),
     "sync": Operation("sync.again", effect="apply"),
     "verify": Operation("verify.again"),
     "swap": Operation("swap.swap", finish="swap.finish"),
@@ -51,6 +57,7 @@ OPERATIONS = {
     "swap revert": Operation("revert.revert", finish="revert.finish"),
     "swap extend": Operation("extension.extend", finish="extension.finish"),
     "swap commit": Operation("promotion.commit", finish="promotion.finish"),
+    "resize": Operation("resize.again", finish="resize.finish"),
     "hydrate": Operation("hydrate.again", finish="hydrate.finish"),
     "failback": Operation("failback.failback", effect="record"),
     "export": Operation("export.again", effect="confirm"),
@@ -72,6 +79,15 @@ def finish(name: str) -> Finish | None:
     if operation is None or operation.finish is None:
         return None
     function: Finish = _resolve(operation.finish)
+    return function
+
+
+def settle(name: str) -> Settle | None:
+    """What clears after an operation that was of no protected volume."""
+    operation = OPERATIONS.get(name)
+    if operation is None or operation.settle is None:
+        return None
+    function: Settle = _resolve(operation.settle)
     return function
 
 

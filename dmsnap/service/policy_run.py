@@ -6,14 +6,22 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 from uuid import UUID
 
+from dmsnap._native.io_priority import lowered
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import DmsnapError, ExitCode, NotFoundError
+from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, PointInvalidError
 from dmsnap.host import local_time, systemd
 from dmsnap.policy.chronology import NANOSECONDS
-from dmsnap.policy.copying import Copying, WaitingPoint, next_copy
-from dmsnap.recovery import replica
-from dmsnap.service import coherence, configuration_check, point, sync
+from dmsnap.policy.copying import Copying, NextCopy, WaitingPoint, next_copy
+from dmsnap.service import (
+    coherence,
+    configuration_check,
+    copyable,
+    discovery,
+    point,
+    sync,
+    waiting,
+)
 from dmsnap.service import prune as pruning
 from dmsnap.service.declaration import CopyTable, Declarations, Make, Policy
 from dmsnap.service.reaper import SETTLED
@@ -29,7 +37,8 @@ COPY_UNIT = "dmsnap-copy@{}.service"
 class VolumeRun:
     """What a run did for one volume, and the first thing that failed of it.
 
-    ``copy_due_ns``: when it is to be copied, if not yet; ``pruned``: the points that went.
+    ``synced`` is what the recovery volume holds then, if it was synced. ``copy_due_ns``: when the
+    next point is to be copied, if not yet; ``pruned``: the points that went.
     """
 
     volume: str
@@ -92,7 +101,7 @@ class PolicyRun:
                 yield f"take one point of {', '.join(names)} (sub-client {subclient})"
         if self.policy.make is not Make.SNAPSHOT:
             for name in self.volumes:
-                yield f"sync {name}, once that is due"
+                yield f"sync {name} with each point that is due"
         for name in self.volumes:
             yield f"prune {name}"
 
@@ -131,30 +140,47 @@ class PolicyRun:
                 run.fail(str(error), error.exit_code)
 
     def _copy(self, volume: Volume, run: VolumeRun) -> None:
-        due_ns = self._due_ns(volume)
-        if due_ns is None or due_ns > now_ns():
-            run.copy_due_ns = due_ns
-            return
-        with turn(self.session, volume):
-            done = sync.sync(
-                self.session,
-                volume.name,
-                audit=self.policy.audit,
-                bandwidth=int(self.policy.bandwidth or 0),
-            )
-        if isinstance(done, sync.SyncResult):
-            run.synced = done.point
+        """The oldest point that is due, then the next one: each becomes one of the history."""
+        while (found := self._next_copy(volume)) is not None:
+            if found.due_ns > now_ns():
+                run.copy_due_ns = found.due_ns
+                return
+            source = self._source(volume, found.point)
+            with turn(self.session, volume):
+                done = sync.sync(
+                    self.session,
+                    volume.name,
+                    audit=self.policy.audit,
+                    bandwidth=int(self.policy.bandwidth or 0),
+                    io_priority=self.policy.io_priority,
+                    source=source,
+                )
+            if isinstance(done, sync.SyncResult):
+                run.synced = done.point
+            if source is None:
+                return
 
-    def _due_ns(self, volume: Volume) -> int | None:
-        """When the next copy is due; None: more points must be taken before."""
+    def _next_copy(self, volume: Volume) -> NextCopy | None:
+        """What is to be copied next, and when; None: more points must be taken before."""
         copying = (self.policy.copy or CopyTable()).copying
         now = now_ns()
-        waiting = waiting_points(self.session, volume)
         if self.policy.make is Make.RECOVERY_VOLUME:
             # There are no points that could wait: what is copied is taken for it.
-            waiting, copying = [WaitingPoint(volume.id, now)], Copying(hours=copying.hours)
-        found = next_copy(waiting, copying, now, self.zone)
-        return found.due_ns if found else None
+            return next_copy(
+                [WaitingPoint(volume.id, now)], Copying(hours=copying.hours), now, self.zone
+            )
+        return next_copy(waiting.waiting_points(self.session, volume), copying, now, self.zone)
+
+    def _source(self, volume: Volume, point_id: UUID) -> str | None:
+        """The live point to copy; None: the volume as it is now."""
+        if self.policy.make is Make.RECOVERY_VOLUME:
+            return None
+        try:
+            copyable.require_nothing_beside(self.session, volume, point_id)
+        except PointInvalidError as error:
+            log.warning("%s is copied as it is now: %s", volume.name, error)
+            return None
+        return str(point_id)
 
     def prune(self) -> None:
         """Have go what no rule keeps any more, also behind what failed: that may want room."""
@@ -168,7 +194,7 @@ class PolicyRun:
                 run.fail(str(error), error.exit_code)
 
     def _prune(self, volume: Volume, run: VolumeRun) -> None:
-        with turn(self.session, volume):
+        with turn(self.session, volume), lowered(self.policy.io_priority):
             (result,) = pruning.prune(self.session, [volume.name])
         run.pruned = tuple({each.point: None for each in result.points if not each.stays})
         if result.error is not None:
@@ -178,16 +204,6 @@ class PolicyRun:
         """The first moment at which a volume is to be copied that was not yet."""
         found = [run.copy_due_ns for run in self.volumes.values() if run.copy_due_ns is not None]
         return min(found, default=None)
-
-
-def waiting_points(session: Session, volume: Volume) -> list[WaitingPoint]:
-    """The live points that are newer than what the recovery volume holds, the oldest first."""
-    label = replica.label_of(volume)
-    return [
-        WaitingPoint(each.id, each.created_ns)
-        for each in pruning.live_points(session, volume)
-        if each.invalid_reason is None and each.created_ns > label.point_time_ns
-    ]
 
 
 def run(
@@ -212,11 +228,19 @@ def run(
     if running.policy.make is not Make.SNAPSHOT:
         running.copy()
     running.prune()
+    if not copying_only and looks_around(declared, name):
+        discovery.tell(session)
     due_ns = running.next_copy_ns()
     if due_ns is not None and systemd.is_running():
         unit = COPY_UNIT.format(systemd.escape(name))
         systemd.begin_at(unit, due_ns // NANOSECONDS + 1)
     return list(running.volumes.values())
+
+
+def looks_around(declared: Declarations, policy: str) -> bool:
+    """Whether runs of a policy look for volumes that joined its sub-client: the default one."""
+    default = coherence.default_of(declared)
+    return default is not None and declared.subclient[default].policy == policy
 
 
 def exit_code(runs: Sequence[VolumeRun]) -> ExitCode:

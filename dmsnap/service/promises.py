@@ -1,12 +1,14 @@
 """What the schedules of a volume's policies promise of its newest point's age."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
 from dmsnap.errors import DmsnapError
-from dmsnap.host import systemd
+from dmsnap.host import local_time, systemd
 from dmsnap.policy.chronology import NANOSECONDS
-from dmsnap.report.content import Punctuality, Verdict
+from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.report.punctuality import judged
 from dmsnap.service import coherence, configuration_check
 from dmsnap.service.declaration import Declarations, Make, Policy
@@ -36,9 +38,11 @@ class Promises:
             return Punctuality(Verdict.UNKNOWN, reason=self.doubt)
         policies = dict(self._scheduled(volume))
         if not policies:
-            return Punctuality(Verdict.UNSCHEDULED)
-        reason = _reason_against(policies, newest_ns)
-        if reason is not None or newest_ns is None:
+            return NOTHING_PROMISED
+        if newest_ns is None:
+            return Punctuality(Verdict.MISSING, tuple(policies))
+        reason = _reason_against(policies)
+        if reason is not None:
             return Punctuality(Verdict.UNKNOWN, tuple(policies), reason=reason)
         try:
             runs_ns = list(_runs_ns(policies, newest_ns))
@@ -55,10 +59,8 @@ class Promises:
                 yield name, policy
 
 
-def _reason_against(policies: dict[str, Policy], newest_ns: int | None) -> str | None:
+def _reason_against(policies: dict[str, Policy]) -> str | None:
     """Why nothing is promised that could be judged."""
-    if newest_ns is None:
-        return "there is no point that can be recovered"
     # Their runs make nothing in other hours, and there is no other point meanwhile.
     waiting = [
         name
@@ -72,5 +74,14 @@ def _runs_ns(policies: dict[str, Policy], newest_ns: int) -> Iterator[int]:
     """The first runs of each schedule after the newest point."""
     for policy in policies.values():
         for expression in policy.schedule:
-            found = systemd.elapses(expression, newest_ns // NANOSECONDS, RUNS)
+            found = _elapses(expression, newest_ns // NANOSECONDS, local_time.LOCALTIME.resolve())
             yield from (seconds * NANOSECONDS for seconds in found)
+
+
+@lru_cache(maxsize=4096)
+def _elapses(expression: str, after_seconds: int, _zone: Path) -> Sequence[int]:
+    """What systemd says, remembered: the service asks again and again about the same point.
+
+    The time zone is part of the question. What fails is asked anew.
+    """
+    return systemd.elapses(expression, after_seconds, RUNS)

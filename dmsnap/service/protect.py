@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,11 +14,11 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.lun import LunName
-from dmsnap.host.sysfs import format_devno
 from dmsnap.recovery import history
 from dmsnap.service import (
     admission,
     assembly,
+    assignment,
     boot,
     journal,
     live_admission,
@@ -28,6 +27,7 @@ from dmsnap.service import (
     luns,
     mounting,
     occupants,
+    pool_choice,
     recognition,
     spare,
     unprotect,
@@ -36,6 +36,7 @@ from dmsnap.service.admission import Admitted, ProtectRequest
 from dmsnap.service.first_copy import FirstCopy
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.luns import Wanted
+from dmsnap.service.pool_choice import Choice, PassedOver
 from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import reap
 from dmsnap.service.session import Session
@@ -49,7 +50,8 @@ class ProtectResult:
     """What was built, and what the first copy took.
 
     ``full_reason`` is why nothing was left out; None when the file system said what it uses.
-    ``live``: the front is ``device`` itself until the next boot.
+    ``live``: the front is ``device`` itself until the next boot. ``pool``: what offered the
+    recovery volume, and ``passed_over`` what it did not take.
     """
 
     volume: str
@@ -67,16 +69,26 @@ class ProtectResult:
     seconds: float
     steps: dict[str, float]
     live: bool = False
+    pool: str | None = None
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 class Protection:
     """The plan of one ``protect``; its checks are made when it is built."""
 
     def __init__(
-        self, session: Session, request: ProtectRequest, progress: Progress | None
+        self,
+        session: Session,
+        request: ProtectRequest,
+        progress: Progress | None,
+        choice: Choice | None = None,
     ) -> None:
         self.session = session
-        self.arguments = request.as_arguments()
+        self.choice = choice or Choice(request, request.recovery)
+        self.pool = request.pool
+        # Begun anew, it chooses anew.
+        asked = replace(request, recovery=self.choice.asked) if self.pool else request
+        self.arguments = asked.as_arguments()
         admitted = admission.admit(session, request)
         self.backing: BlockDevice = admitted.backing
         self.recovery: BlockDevice = admitted.recovery
@@ -111,8 +123,11 @@ class Protection:
 
     def plan(self) -> Plan:
         volume = self.volume
+        record = f"record {volume.name} in the catalogue"
+        if self.pool:
+            record = f"take {self.recovery.path} out of the pool {self.pool}, and {record}"
         steps = [
-            Step("record", f"record {volume.name} in the catalogue", self._record, self._forget),
+            Step("record", record, self._record, self._forget),
             Step(
                 "create-era-metadata",
                 f"create era metadata in {volume.store}",
@@ -121,8 +136,8 @@ class Protection:
             ),
             *(self._steps_of_layers() if volume.live else self._steps_of_front()),
         ]
-        record = f"record that {volume.name} is protected"
-        finish = Step("record-protected", record, self._finish, final=True)
+        finished = f"record that {volume.name} is protected"
+        finish = Step("record-protected", finished, self._finish, final=True)
         steps += [*self.copy.steps(), finish]
         return Plan("protect", (volume.id,), steps, self.arguments)
 
@@ -201,6 +216,7 @@ class Protection:
 
     def _record(self) -> None:
         self.session.catalogue.add_volume(self.volume)
+        self.choice.settle()
         # Before the links by UUID and label are taken away.
         recognition.note(self.session, self.volume)
 
@@ -245,6 +261,8 @@ class Protection:
             seconds=times.total,
             steps=times.seconds,
             live=self.volume.live is not None,
+            pool=self.pool or None,
+            passed_over=self.choice.passed_over,
         )
 
 
@@ -257,7 +275,7 @@ def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) ->
         name=request.name,
         state=VolumeState.BUILDING,
         backing=admission.stable_path(request.device),
-        recovery=recovery_name(request.recovery),
+        recovery=admission.recorded_name(request.recovery),
         recovery_id=earlier.recovery_uuid if earlier else uuid4(),
         store=request.store,
         size_bytes=admitted.backing.size_bytes,
@@ -274,18 +292,12 @@ def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) ->
     )
 
 
-def recovery_name(recovery: str) -> str:
-    """How the recovery volume is recorded."""
-    return recovery if lun.is_name(recovery) else admission.stable_path(Path(recovery))
-
-
 def device_locks(request: ProtectRequest) -> list[str]:
-    """Locks that no volume's name can be: one device cannot be admitted for two volumes at once.
-
-    From the first step on the catalogue says whose it is.
+    """One device cannot be admitted for two volumes at once; from the first step on the catalogue
+    says whose it is.
     """
     devices = (BlockDevice.probe(path) for path in (request.device, lun.node(request.recovery)))
-    return [f"device:{format_devno(device.devno)}" for device in devices]
+    return [admission.device_lock(device) for device in devices]
 
 
 def protect(
@@ -294,16 +306,19 @@ def protect(
     """Protect a device. On any failure it is given back as it was. Needs root."""
     admission.check_name(request.name)
     occupants.check_units(request.units)
+    request = assignment.completed(session, request)
     with session.locked([request.name]):
         leftover = session.catalogue.find_volume(request.name)
         if leftover is not None and leftover.state is VolumeState.BUILDING:
             reap(session, leftover, Wanted.SERVING)
         request = admission.with_block_size(request)
+        luns.release_strays(session, request.name)
         with (
-            attaching(session, request, keep=not dry_run) as found,
+            pool_choice.chosen(session, request) as choice,
+            attaching(session, choice.request, keep=not dry_run) as found,
             session.locked(device_locks(found)),
         ):
-            protection = Protection(session, found, progress)
+            protection = Protection(session, found, progress, choice)
             plan = protection.plan()
             if dry_run:
                 return plan
@@ -319,7 +334,6 @@ def attaching(session: Session, request: ProtectRequest, *, keep: bool) -> Itera
 
     What was logged in to for that is let go when the block fails, or without ``keep``.
     """
-    luns.release_strays(session, request.name)
     if not lun.is_name(request.recovery):
         yield request
         return

@@ -5,13 +5,21 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from dmsnap._native.label import Label, LabelState
-from dmsnap.catalogue.model import Job, Point, Volume, VolumeState
+from dmsnap.catalogue.model import Job, Volume, VolumeState
 from dmsnap.errors import DmsnapError, ExitCode
 from dmsnap.host import local_time
+from dmsnap.policy.copying import still_to_copy
 from dmsnap.policy.retention import SENTENCES, Action, Retention, Rule
 from dmsnap.recovery import removal, replica
-from dmsnap.service import clock_record, coherence, configuration_check, journal, pruning
-from dmsnap.service.declaration import Declarations
+from dmsnap.service import (
+    clock_record,
+    coherence,
+    configuration_check,
+    journal,
+    pruning,
+    waiting,
+)
+from dmsnap.service.declaration import CopyTable, Declarations, Make
 from dmsnap.service.deletion import MERGE, Deletion
 from dmsnap.service.hooks import NO_HOOKS, Hooks, hooks_of
 from dmsnap.service.journal import Plan
@@ -145,8 +153,19 @@ class Pruning:
     ) -> list[JudgedPoint]:
         areas = self.session.catalogue.areas(volume.id)
         generations = {area.id: area.generation for area in areas}
-        points = pruning.in_order(live_points(self.session, volume), generations)
-        return pruning.of_primary(points, used, retention, self.clock)
+        points = pruning.in_order(pruning.live_points(self.session, volume), generations)
+        judged = pruning.of_primary(points, used, retention, self.clock)
+        return pruning.with_waiting(judged, self._still_to_copy(volume))
+
+    def _still_to_copy(self, volume: Volume) -> frozenset[UUID]:
+        """Live points that the same policy copies later."""
+        policy = self.declared.policy[self.policies[Side.PRIMARY]]
+        is_synced = volume.state is VolumeState.PROTECTED and volume.recovery is not None
+        if policy.make is not Make.BOTH or not is_synced or self.clock.now_ns is None:
+            return frozenset()
+        points = waiting.waiting_points(self.session, volume)
+        copying = (policy.copy or CopyTable()).copying
+        return still_to_copy(points, copying, self.clock.now_ns)
 
     def _judge_history(
         self, volume: Volume, used: Collection[UUID], retention: Retention
@@ -206,12 +225,6 @@ class Pruning:
         self.removed |= {*live, *earlier}
 
 
-def live_points(session: Session, volume: Volume) -> list[Point]:
-    """The points of a volume with a snapshot on the primary; a sync's own are none of them."""
-    points = session.catalogue.points(volume.id)
-    return [point for point in points if point.area_id is not None and not point.temporary]
-
-
 def removal_plan(
     session: Session,
     volume: Volume,
@@ -223,7 +236,7 @@ def removal_plan(
     """The plan that takes points from the primary and from the history; what is left nowhere then
     is forgotten.
     """
-    records = live_points(session, volume)
+    records = pruning.live_points(session, volume)
     label = label_of(volume)
     staying = {point.id for point in records if point.id not in live}
     staying |= points_of(label) - set(earlier)

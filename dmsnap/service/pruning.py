@@ -77,6 +77,23 @@ def of_primary(
     return [_judged(each, times[each.point], Side.PRIMARY) for each in (*lost, *decisions)]
 
 
+def live_points(session: Session, volume: Volume) -> list[Point]:
+    """The points of a volume with a snapshot on the primary; a sync's own are none of them."""
+    points = session.catalogue.points(volume.id)
+    return [point for point in points if point.area_id is not None and not point.temporary]
+
+
+def with_waiting(judged: Sequence[JudgedPoint], waiting: Collection[UUID]) -> list[JudgedPoint]:
+    """Have live points stay without which nothing would ever be copied."""
+    reason = SENTENCES[Rule.WAITING]
+    return [
+        replace(each, action=Action.STAY, rules=(Rule.WAITING,), reason=reason)
+        if each.point in waiting and not each.stays
+        else each
+        for each in judged
+    ]
+
+
 def of_history(
     label: Label,
     kept: Collection[UUID],

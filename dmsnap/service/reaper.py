@@ -117,6 +117,7 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     exported.reap(session, exported.of_volume(session, volume))
     exported.hide_stray_points(session, volume)
     spare.remove_unfinished(session, volume)
+    spare.release_retired(session, volume)
     hydration.tidy(session, volume)
     if volume.state is VolumeState.TRIAL and trial.is_loaded(
         volume, session.catalogue.areas(volume.id)

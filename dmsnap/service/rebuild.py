@@ -1,23 +1,37 @@
 """Rebuild: a catalogue that was lost, from labels, live stacks, the store and what boots need.
 
+What these cannot say is recorded again from the backup on the recovery volume, if there is one.
+
 A volume is recorded when this host protects it: its stack lives, or a unit of ours waits for it at
 boot. A recovery volume alone may have been left by ``unprotect``, or belong to another host.
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from dmsnap.catalogue import database
+from dmsnap.catalogue import database, export, recall
+from dmsnap.catalogue.export import Export
 from dmsnap.catalogue.model import VolumeState
+from dmsnap.catalogue.statements import Statements
 from dmsnap.errors import DmsnapError, ForeignDeviceError, NotPermittedError
 from dmsnap.recovery import lease
 from dmsnap.recovery import search as searching
 from dmsnap.recovery.search import Labelled, Search
-from dmsnap.service import admission, boot, configuration, recognition, reconstruction
+from dmsnap.service import (
+    admission,
+    backup,
+    boot,
+    configuration,
+    published,
+    recognition,
+    reconstruction,
+)
 from dmsnap.service.evidence import Evidence
+from dmsnap.service.export_source import DEVICES_LOCK
+from dmsnap.service.published import Published
 from dmsnap.service.reconstruction import Known
 from dmsnap.service.session import Session
 from dmsnap.snapshot import survey
@@ -25,7 +39,7 @@ from dmsnap.snapshot import survey
 
 @dataclass(frozen=True, slots=True)
 class RebuiltVolume:
-    """A volume as it is recorded now, or would be."""
+    """A volume as it is recorded now, or would be; ``backup_ns`` is of the backup that was used."""
 
     volume: str
     state: VolumeState
@@ -35,15 +49,20 @@ class RebuiltVolume:
     points: int
     pieces: int
     notes: tuple[str, ...]
+    backup_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """``set_aside`` is where a damaged catalogue is now; ``problems`` what was not recorded."""
+    """``set_aside`` is where a damaged catalogue is now; ``problems`` what was not recorded.
+
+    ``exports`` are the targets that LIO has, and that were in no record.
+    """
 
     set_aside: str | None
     recorded: bool
     volumes: tuple[RebuiltVolume, ...]
+    exports: tuple[str, ...]
     problems: tuple[str, ...]
 
 
@@ -62,31 +81,69 @@ def rebuild(*, dry_run: bool) -> RebuildResult:
         found, problems = look(
             settings.run_directory, [volume.id for volume in session.catalogue.volumes()]
         )
+        live = published.look(survey.live_stacks())
+        problems += live.problems
+        devices = of_devices(session, live)
         if dry_run:
-            return result(None, found, problems)
-        with session.locked([each.volume.name for each in found]):
-            kept = [each for each in found if record(session, each, problems)]
-    return result(aside, kept, problems, recorded=True)
+            return result(None, found, problems, exports=[*of_volumes(found, live), *devices])
+        with session.locked([*(each.volume.name for each in found), DEVICES_LOCK]):
+            kept = [each for each in found if record(session, each, live, problems)]
+            for each in devices:
+                export.record(session.catalogue, each)
+    done = [*of_volumes(kept, live), *devices]
+    return result(aside, kept, problems, recorded=True, exports=done)
 
 
-def record(session: Session, known: Known, problems: list[str]) -> bool:
+def record(session: Session, known: Known, live: Published, problems: list[str]) -> bool:
     """Record one volume; a name that is taken meanwhile, or by another volume, is a problem."""
     if session.catalogue.find_volume(known.volume.name) is not None:
         problems.append(f"another volume named {known.volume.name} is recorded already")
         return False
-    session.catalogue.add_whole(known.volume, known.areas, known.points)
+    past, catalogue = known.recalled.excerpt, session.catalogue
+
+    def also(statements: Statements) -> None:
+        if past is not None:
+            recall.everything(statements, past)
+            catalogue.take_numbers(statements, "job")
+        for each in exports_of(known, live):
+            export.record_in(statements, each)
+
+    catalogue.add_whole(known.volume, known.areas, known.points, also)
     session.note_replica(known.volume)
     recognition.note(session, known.volume)
     return True
 
 
+def exports_of(known: Known, live: Published) -> list[Export]:
+    """What LIO publishes of a volume, but for points that nobody knows."""
+    points = [point.id for point in known.points]
+    found = live.of(known.volume.id, points)
+    return [each for each in found if each.source.point_id in {None, *points}]
+
+
+def of_volumes(found: Sequence[Known], live: Published) -> list[Export]:
+    return [each for known in found for each in exports_of(known, live)]
+
+
+def of_devices(session: Session, live: Published) -> list[Export]:
+    """What is published of devices of no volume, and not recorded."""
+    recorded = {each.id for each in export.exports(session.catalogue)}
+    return [each for each in live.of(None) if each.id not in recorded]
+
+
 def result(
-    aside: Path | None, found: Sequence[Known], problems: Sequence[str], *, recorded: bool = False
+    aside: Path | None,
+    found: Sequence[Known],
+    problems: Sequence[str],
+    *,
+    recorded: bool = False,
+    exports: Sequence[Export] = (),
 ) -> RebuildResult:
     return RebuildResult(
         set_aside=str(aside) if aside else None,
         recorded=recorded,
         volumes=tuple(described(each) for each in found),
+        exports=tuple(each.target for each in exports),
         problems=tuple(problems),
     )
 
@@ -102,6 +159,7 @@ def described(known: Known) -> RebuiltVolume:
         points=len(known.points),
         pieces=len(known.areas),
         notes=known.notes,
+        backup_ns=known.recalled.written_ns,
     )
 
 
@@ -116,7 +174,7 @@ def look(run_directory: Path, recorded: Sequence[UUID]) -> tuple[list[Known], li
         try:
             admission.check_name(evidence.name)
             require_protected_here(evidence)
-            found.append(reconstruction.known(evidence, run_directory))
+            found.append(reconstruction.known(with_past(evidence), run_directory))
         except DmsnapError as error:
             problems.append(str(error))
     return found, problems
@@ -138,6 +196,12 @@ def gathered(search: Search, problems: list[str]) -> Iterator[Evidence]:
             problems.append(several(mine))
         else:
             yield Evidence(None, mine[0])
+
+
+def with_past(evidence: Evidence) -> Evidence:
+    """With what the recovery volume that was found says of the past."""
+    found = evidence.found
+    return replace(evidence, recalled=backup.read(found.device, found.label)) if found else evidence
 
 
 def fits(stack: survey.LiveStack, labelled: Labelled) -> bool:

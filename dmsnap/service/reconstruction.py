@@ -13,7 +13,8 @@ from dmsnap.host.dm.target import SnapshotOrigin
 from dmsnap.recovery.lease import OPTION_SEPARATOR
 from dmsnap.recovery.search import Labelled
 from dmsnap.service import evidence as pieces
-from dmsnap.service import mounting
+from dmsnap.service import mounting, recollection
+from dmsnap.service.backup import NOTHING, Recalled
 from dmsnap.service.evidence import Evidence
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import POINT_DIGITS
@@ -27,12 +28,16 @@ CHUNK_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A volume as it can be recorded; ``notes``: what had to be guessed, a sentence each."""
+    """A volume as it can be recorded; ``notes``: what had to be guessed, a sentence each.
+
+    ``recalled`` is what its recovery volume says of the past, to be recorded with it.
+    """
 
     volume: Volume
     areas: tuple[Area, ...]
     points: tuple[Point, ...]
     notes: tuple[str, ...]
+    recalled: Recalled = NOTHING
 
 
 def state_of(evidence: Evidence, overlay: Area | None) -> VolumeState:
@@ -89,7 +94,19 @@ def known(evidence: Evidence, run_directory: Path) -> Known:
         volume = replace(volume, trial_point=trial_point(evidence, overlay))
     points = points_of(volume, evidence.label)
     points += live_points(evidence, volume, areas, [point.id for point in points])
-    return Known(volume, tuple(areas), tuple(points), tuple(notes(evidence, volume, areas)))
+    points = recollection.points(evidence.recalled.excerpt, points)
+    volume = recollection.volume(evidence, volume)
+    hydration, lost = recollection.moving(evidence, volume)
+    remarks = [*notes(evidence, volume, areas)]
+    remarks += recollection.notes(evidence.recalled, points)
+    remarks += [lost] if lost else []
+    return Known(
+        replace(volume, hydration=hydration),
+        tuple(areas),
+        tuple(points),
+        tuple(remarks),
+        evidence.recalled,
+    )
 
 
 def require_ordinary(live: LiveStack) -> None:
@@ -218,12 +235,12 @@ def new_point(
 def live_points(
     evidence: Evidence, volume: Volume, areas: Sequence[Area], known_ids: Sequence[UUID]
 ) -> list[Point]:
-    """The snapshots that live now; when they were taken nobody knows any more."""
+    """The snapshots that live now; when they were taken no label says."""
     if evidence.live is None:
         return []
     found = []
     for digits in evidence.live.stores:
-        point_id = pieces.whole_id(digits, known_ids)
+        point_id = pieces.whole_id(digits, evidence.point_ids)
         area = next((a for a in areas if a.role is AreaRole.COW and a.point_id == point_id), None)
         if area is not None and point_id not in known_ids:
             found.append(new_point(volume, point_id, now_ns(), keep=False, area=area))
@@ -241,6 +258,8 @@ def notes(evidence: Evidence, volume: Volume, areas: Sequence[Area]) -> Iterator
     if not volume.backing:
         yield f"the device of {volume.name} is not known"
     for digits in evidence.live.stores if evidence.live else ():
+        if any(point_id.hex.startswith(digits) for point_id in evidence.point_ids):
+            continue
         yield (
             f"of live point {digits} neither the moment is known nor more than the first "
             f"{POINT_DIGITS} digits"

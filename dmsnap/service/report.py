@@ -14,7 +14,7 @@ from dmsnap.host import kernel, replacement
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.report.content import Content, FailedJob, Lane, Overwritten, PlottedPoint, VolumeContent
 from dmsnap.report.page import page
-from dmsnap.service import point, status
+from dmsnap.service import lateness, point, status
 from dmsnap.service.point import PointView
 from dmsnap.service.promises import Promises
 from dmsnap.service.session import Session
@@ -56,7 +56,7 @@ def require_writable(path: Path) -> None:
 
 def gathered(session: Session) -> Content:
     """What there is to say of all volumes."""
-    promises = Promises.read()
+    promises = lateness.promises(session)
     recent = jobs.recent(session.catalogue, JOBS)
     volumes = [
         _volume(session, each, promises, failed(recent, each.id))
@@ -66,9 +66,9 @@ def gathered(session: Session) -> Content:
 
 
 def _volume(
-    session: Session, volume: Volume, promises: Promises, failures: Sequence[FailedJob]
+    session: Session, volume: Volume, promises: Promises | None, failures: Sequence[FailedJob]
 ) -> VolumeContent:
-    found = status.volume_status(session, volume)
+    found = status.volume_status(session, volume, promises)
     newest_ns = found.newest.created_ns if found.newest else None
     return VolumeContent(
         name=volume.name,
@@ -78,7 +78,7 @@ def _volume(
         size_bytes=volume.size_bytes,
         newest_ns=newest_ns,
         recovery_seconds=found.recovery_seconds,
-        punctuality=promises.judged(volume.name, newest_ns, now_ns()),
+        punctuality=found.punctuality,
         points=points(
             point.list_points(session, [volume.name]),
             past.deleted_since(session.catalogue, volume.id, now_ns() - DELETED_NS, DELETED),

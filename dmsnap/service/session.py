@@ -20,7 +20,7 @@ from dmsnap.host.locks import holder_of, is_held_by, volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.signature import Signature
 from dmsnap.recovery import history, replica
-from dmsnap.service import configuration
+from dmsnap.service import backup, configuration
 from dmsnap.service.configuration import Configuration
 from dmsnap.snapshot import live
 from dmsnap.snapshot.space import open_space, plan_area
@@ -58,6 +58,7 @@ class Session:
         """Hold the locks of volumes, taken in one order by everybody.
 
         SIGINT and SIGTERM raise from here on: what waits for a lock in our place must end with us.
+        Before they are let go, what was recorded of the volumes meanwhile is backed up.
         """
         directory = self.configuration.run_directory / "locks"
         with interruptible(), ExitStack() as stack:
@@ -65,6 +66,7 @@ class Session:
                 stack.enter_context(
                     volume_lock(directory, name, self.configuration.lock_wait_seconds)
                 )
+            stack.enter_context(backup.kept(self.catalogue, names))
             yield
 
     @contextmanager

@@ -193,3 +193,11 @@ def remove_unfinished(session: Session, volume: Volume) -> None:
     for area in session.catalogue.areas(volume.id, AreaRole.UNFINISHED_SPARE):
         stack.remove(stack.spare_maker(volume))
         session.release_area(volume, area)
+
+
+def release_retired(session: Session, volume: Volume) -> None:
+    """Give metadata back that no front has open; what has one goes when that is through."""
+    for area in session.catalogue.areas(volume.id, AreaRole.RETIRED):
+        device = stack.attach_area(volume, area)
+        if not blockdev.holders(device.devno):
+            session.release_area(volume, area)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue import jobs, skipped
@@ -13,13 +14,26 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.recovery import history, lease, replica
-from dmsnap.service import exported, overlay, publication, recoverable, spare, trial
+from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
+from dmsnap.service import (
+    exported,
+    lateness,
+    overlay,
+    publication,
+    recoverable,
+    sizes,
+    spare,
+    trial,
+)
 from dmsnap.service.overlay import OverlayStatus
 from dmsnap.service.recoverable import RecoverablePoint
 from dmsnap.service.session import Session
 from dmsnap.service.withdrawal import is_cut_off
 from dmsnap.snapshot import layers, live, stack, write_count
 from dmsnap.units import format_size, to_bytes
+
+if TYPE_CHECKING:
+    from dmsnap.service.promises import Promises
 
 COW_WARNING_PERCENT = 80
 SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
@@ -67,6 +81,7 @@ class VolumeStatus:
     then, and not judged. ``spare_reason`` is why the next swap has to format its era metadata.
     ``live``: the front is the LV's own dm device until the next boot.
     ``recovery_seconds`` is what the last swap took, None: that was not measured.
+    ``punctuality`` is the newest point's age against what the volume's policies promise.
     """
 
     volume: str
@@ -88,26 +103,36 @@ class VolumeStatus:
     live: bool = False
     newest: RecoverablePoint | None = None
     recovery_seconds: float | None = None
+    punctuality: Punctuality = NOTHING_PROMISED
 
 
 def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
     """The volumes named, or all of them, by name. Changes nothing. Needs root."""
     volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
-    return [volume_status(session, volume) for volume in volumes]
+    promises = lateness.promises(session)
+    return [volume_status(session, volume, promises) for volume in volumes]
 
 
-def volume_status(session: Session, volume: Volume) -> VolumeStatus:
-    """Look at one volume's devices, label and points."""
+def volume_status(
+    session: Session, volume: Volume, promises: "Promises | None" = None
+) -> VolumeStatus:
+    """Look at one volume's devices, label and points, and judge its age by ``promises``."""
     running = session.running(volume.name)
     points = session.catalogue.points(volume.id)
     passing = stack_problems(session, volume, points)
     replica_now = replica_status(session, volume, passing)
-    problems: list[str] = []
+    resized = sizes.of_volume(volume)
+    problems = [resized.sentence] if resized else []
     passing += cut_off_jobs(session, volume)
     live_now = live_points(volume, points, problems)
     exports = exported.of_volume(session, volume)
     found = [publication.problem(session, export) for export in exports]
     problems += [f"{problem}: dmsnap export restore" for problem in found if problem]
+    newest = recoverable.newest(points, standing(replica_now, live_now))
+    punctuality = lateness.judged(promises, volume, newest.created_ns if newest else None)
+    # The replica holds no point while it is written to.
+    missing = punctuality.verdict is Verdict.MISSING
+    (passing if missing else problems).extend(lateness.problems(volume, punctuality))
     # It may have begun since.
     running = running or session.running(volume.name)
     return VolumeStatus(
@@ -130,8 +155,9 @@ def volume_status(session: Session, volume: Volume) -> VolumeStatus:
         hydration=hydration_status(volume),
         overlay=overlay_status(session, volume),
         live=stack.live_front(volume) is not None,
-        newest=recoverable.newest(points, standing(replica_now, live_now)),
+        newest=newest,
         recovery_seconds=recoverable.measured_seconds(session, volume),
+        punctuality=punctuality,
     )
 
 
@@ -195,6 +221,8 @@ def stack_problems(session: Session, volume: Volume, points: list[Point]) -> lis
             return [f"{volume.name} is protected in part: dmsnap unprotect gives it back"]
         if volume.state is VolumeState.COMMITTING:
             return [f"the commit of {volume.name} is not at its end: any command finishes it"]
+        if sizes.is_behind(volume):
+            return [f"the front of {volume.name} has its former size: dmsnap resize {volume.name}"]
         found = stack.differences(stack.expected_tables(volume, areas, points))
         return put_right(volume, found) or written_beside(session, volume)
     except DmsnapError as error:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from dmsnap._native.copy import CopyOptions, CopyStats
 from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.io_priority import IoPriority, lowered
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
@@ -23,7 +24,7 @@ from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import audit as auditing
-from dmsnap.service import exported, journal, lun_watch, recognition, spare
+from dmsnap.service import copyable, exported, journal, lun_watch, recognition, spare
 from dmsnap.service.assemble import Assembly
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.hooks import NO_HOOKS, Hooks, Phase, hooks_of
@@ -39,7 +40,7 @@ from dmsnap.tracking.choice import Tracker, TrackerChoice
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What one sync did."""
+    """What one sync did. ``copied`` is the live point that ``point`` is a copy of, if it is one."""
 
     volume: str
     point: UUID
@@ -52,6 +53,7 @@ class SyncResult:
     seconds: float
     audit: AuditResult
     steps: dict[str, float]
+    copied: UUID | None = None
 
 
 class Sync:
@@ -66,6 +68,8 @@ class Sync:
         cow_percent: int = 0,
         bandwidth: int = 0,
         force: bool = False,
+        io_priority: IoPriority | None = None,
+        source: Point | None = None,
         progress: Progress | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> None:
@@ -74,11 +78,19 @@ class Sync:
         self.audit = audit
         self.force = force
         self.options = CopyOptions(bytes_per_second=bandwidth)
+        self.io_priority = io_priority
         self.progress = progress
         self.hooks = hooks
-        self.points = PointSet(
-            session, [volume], temporary=True, cow_percent=cow_percent, hooks=self.hooks
-        )
+        self.source = source
+        self.taken: PointSet | None = None
+        self.copied: Point | None = None
+        if source is None:
+            self.taken = PointSet(
+                session, [volume], temporary=True, cow_percent=cow_percent, hooks=self.hooks
+            )
+        else:
+            # A point of its own: how long either stays is for another rule.
+            self.copied = replace(source, id=uuid4(), area_id=None, temporary=True)
         self.choice = TrackerChoice(Tracker.COMPARE)
         self.bytes_beside: int | None = None
         self.untracked: str | None = None  # why writes were not seen, where that is known
@@ -93,7 +105,16 @@ class Sync:
 
     @property
     def point(self) -> Point:
-        return self.points.points[0]
+        """What the replica is going to hold."""
+        return self.copied or self.shown
+
+    @property
+    def shown(self) -> Point:
+        """The live point whose snapshot is read."""
+        if self.source is not None:
+            return self.source
+        assert self.taken is not None  # noqa: S101 - one of the two is there
+        return self.taken.points[0]
 
     @property
     def bytes_written(self) -> int:
@@ -122,7 +143,7 @@ class Sync:
         steps = [
             *([take_over] if self.force else []),
             Step("repair", f"roll back what an earlier sync of {name} left", self._repair),
-            *self.points.steps(),
+            *self._point_steps(),
             *copying.opening(),
             Step("track", f"find the dirty extents of {name}", self._track),
             Step("write-undo", f"write what changes on {device} to its history", self._write_undo),
@@ -134,15 +155,26 @@ class Sync:
             )
         # With a hook's failure nothing is taken back any more, nor when it is interrupted.
         steps += copying.closing(final=True)
-        steps.append(
-            Step(
-                "remove-point",
-                "remove the live snapshot of the point",
-                self._release_point,
-                final=True,
-            )
-        )
+        if self.source is not None:
+            what = f"record that {device} holds the point"
+            return [*steps, Step("settle", what, self._settle, final=True)]
+        what = "remove the live snapshot of the point"
+        steps.append(Step("remove-point", what, self._settle, final=True))
         return [*steps, *self.hooks.step(Phase.UNSNAP)]
+
+    def _point_steps(self) -> list[Step]:
+        """Taking a point; of one that is there already, recording what will be its copy."""
+        if self.taken is not None:
+            return self.taken.steps()
+        what = f"record the copy of live point {self.shown.id}"
+        return [Step("record-copy", what, self._record_copy, self._forget_copy)]
+
+    def _record_copy(self) -> None:
+        """Before the label can name it."""
+        self.session.catalogue.add_point(self.point)
+
+    def _forget_copy(self) -> None:
+        self.session.catalogue.delete_point(self.point.id, "copying it was undone")
 
     def _repair(self) -> None:
         with replica.opened(self.volume) as current:
@@ -165,6 +197,7 @@ class Sync:
             known,
             live.current_era(self.volume),
             bytes_beside=self.bytes_beside or 0,
+            copied=self.source,
         )
         if self.untracked and self.choice.tracker is Tracker.COMPARE:
             self.choice = replace(self.choice, reason=self.untracked)
@@ -186,21 +219,31 @@ class Sync:
     def _probe_point(self) -> Signature | None:
         """What the point holds: the volume may have been formatted since it was protected."""
         try:
-            return signature.probe(dm.node(stack.live_point(self.volume, self.point.id).name))
+            return signature.probe(dm.node(stack.live_point(self.volume, self.shown.id).name))
         except ProgramError:
-            live.require_valid(self.volume, self.point)
+            self._require_valid()
             raise
+
+    def _require_valid(self) -> None:
+        """Raise unless what was read until now is what the point holds."""
+        live.require_valid(self.volume, self.shown)
+        if self.source is not None:
+            copyable.require_nothing_beside(self.session, self.volume, self.source.id)
 
     @contextmanager
     def _sides(self) -> Iterator[tuple[int, Replica]]:
-        source = dm.node(stack.live_point(self.volume, self.point.id).name)
+        source = dm.node(stack.live_point(self.volume, self.shown.id).name)
         self.options = replace(self.options, source_name=str(source))
         try:
-            with open_shared(source) as source_fd, replica.opened(self.volume) as current:
+            with (
+                lowered(self.io_priority),
+                open_shared(source) as source_fd,
+                replica.opened(self.volume) as current,
+            ):
                 yield source_fd, current
         except OperatingSystemError:
             # Reading an overflowed snapshot fails: that is the error then, not its symptom.
-            live.require_valid(self.volume, self.point)
+            self._require_valid()
             raise
 
     def _write_undo(self) -> None:
@@ -215,7 +258,7 @@ class Sync:
             )
         # What was read of an overflowed snapshot is worth nothing: found out before the
         # replica is touched.
-        live.require_valid(self.volume, self.point)
+        self._require_valid()
 
     def _apply(self) -> None:
         assert self.undo is not None  # noqa: S101 - the step before
@@ -229,7 +272,7 @@ class Sync:
                 of_total(self.progress, self.undo.stats.bytes_different),
                 self.options,
             )
-            live.require_valid(self.volume, self.point)
+            self._require_valid()
             apply.mark_consistent(current, keep=self.point.keep, content=self.content)
         self.stats = replace(
             written,
@@ -247,7 +290,11 @@ class Sync:
         stats = CopyStats()
         if self.catch_up:
             stats = apply.write_left_out(
-                current, source_fd, self.catch_up, of_total(self.progress, self.catch_up.bytes)
+                current,
+                source_fd,
+                self.catch_up,
+                of_total(self.progress, self.catch_up.bytes),
+                self.options,
             )
         if self.catch_up or self.skipped:
             points = tuple(point for point in (current.label.point_uuid, self.point.id) if point)
@@ -271,15 +318,17 @@ class Sync:
         for part in (sample.extents, self.undo.different, self.catch_up):
             extents.merge(part)
         with self._sides() as (source_fd, current):
-            compared, different = auditing.differences(source_fd, current, extents, self.progress)
-        live.require_valid(self.volume, self.point)
+            compared, different = auditing.differences(
+                source_fd, current, extents, self.progress, self.options
+            )
+        self._require_valid()
         self.audited = auditing.result(self.audit, sample, compared, different, self.skipped)
         if different:
             self.session.distrust(self.volume)
             raise auditing.failure(str(self.volume.recovery), different, self.choice.tracker)
 
-    def _release_point(self) -> None:
-        if self.bytes_beside:
+    def _settle(self) -> None:
+        if self.bytes_beside and self.source is None:
             write_count.acknowledge(self._counts, self.volume, self.bytes_beside)
         self.session.settle_on_replica(self.volume, self.point)
         self.session.note_content(self.volume, self.content)
@@ -300,6 +349,7 @@ class Sync:
             seconds=times.total,
             audit=self.audited,
             steps=times.seconds,
+            copied=self.source.id if self.source else None,
         )
 
 
@@ -311,12 +361,16 @@ def sync(
     dry_run: bool = False,
     cow_percent: int = 0,
     bandwidth: int = 0,
+    io_priority: IoPriority | None = None,
+    source: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> SyncResult | Plan:
     """Bring the recovery volume of ``name`` up to date with a new point of now. Needs root.
 
+    ``source``: with a live point instead, of that id, which stays where it is.
     ``bandwidth``: bytes a second that are read from the volume, or written; 0: no limit.
+    ``io_priority`` is that of comparing, copying and auditing, not of the window.
     ``force``: take the recovery volume over from another host that claims it.
     """
     with held(session, name) as volume:
@@ -339,6 +393,8 @@ def sync(
             audit=audit,
             cow_percent=cow_percent,
             bandwidth=bandwidth,
+            io_priority=io_priority,
+            source=copyable.copyable(session, volume, source) if source else None,
             force=force,
             progress=progress,
             hooks=hooks_of(session, [name]),
@@ -349,6 +405,8 @@ def sync(
             "audit": audit,
             "cow_percent": cow_percent,
             "bandwidth": bandwidth,
+            "io_priority": str(io_priority) if io_priority else None,
+            "source": str(running.source.id) if running.source else None,
         }
         plan = Plan("sync", (volume.id,), [*steps, *running.steps()], arguments)
         if dry_run:
@@ -359,6 +417,7 @@ def sync(
         return running.result(times)
 
 
-def again(session: Session, *, audit: str, **asked: Any) -> object:
+def again(session: Session, *, audit: str, io_priority: str | None = None, **asked: Any) -> object:
     """Begin a sync anew that was cut off."""
-    return sync(session, audit=Audit(audit), **asked)
+    priority = IoPriority.parse(io_priority) if io_priority else None
+    return sync(session, audit=Audit(audit), io_priority=priority, **asked)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from dmsnap._native.thin import ThinMetadata
-from dmsnap.errors import NotPermittedError
+from dmsnap.errors import NotPermittedError, WrongStateError
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Target, ThinPool
@@ -48,13 +48,13 @@ def find_pool(devno: int) -> LivePool | None:
                 f"can tell whether that is a thin pool",
                 hint="run it as root",
             )
-        pool = _pool(name)
+        pool = named(name)
         if pool is not None and devno in (user, pool.metadata):
             return pool
     return None
 
 
-def _pool(name: str) -> LivePool | None:
+def named(name: str) -> LivePool | None:
     """``name`` as a pool; of LVM's device for the users of a pool, the pool below it."""
     target = _only_target(name)
     if isinstance(target, Linear):
@@ -62,6 +62,14 @@ def _pool(name: str) -> LivePool | None:
         target = _only_target(below) if below is not None else None
         name = below or name
     return LivePool(name, target.metadata) if isinstance(target, ThinPool) else None
+
+
+def block_bytes(pool: LivePool) -> int:
+    """The size of the blocks that a pool hands out."""
+    target = _only_target(pool.name)
+    if not isinstance(target, ThinPool):
+        raise WrongStateError(f"{pool.name} is no thin pool any more")
+    return target.block_bytes
 
 
 def _only_target(name: str) -> Target | None:

@@ -13,7 +13,17 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lun import LunName
 from dmsnap.recovery import replica
-from dmsnap.service import assembly, boot, exported, identity, journal, live_link, luns, mounting
+from dmsnap.service import (
+    assembly,
+    boot,
+    exported,
+    identity,
+    journal,
+    live_link,
+    luns,
+    mounting,
+    pool_return,
+)
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns import Wanted
 from dmsnap.service.reaper import held_unless_done
@@ -27,10 +37,12 @@ class Release:
 
     Everything that could fail comes first. Undone, tracking starts again and the points on the
     primary are gone; from giving back the store on, it is only finished, if need be by running
-    it again.
+    it again. ``wiping``: an earlier run had begun to wipe the label, which may be gone.
     """
 
-    def __init__(self, session: Session, volume: Volume, *, forget: bool) -> None:
+    def __init__(
+        self, session: Session, volume: Volume, *, forget: bool, wiping: bool = False
+    ) -> None:
         if volume.state in (VolumeState.TRIAL, VolumeState.COMMITTING):
             raise WrongStateError(
                 f"{volume.name} is in state {volume.state}",
@@ -44,10 +56,14 @@ class Release:
                 f"a point of {volume.name} is mounted", hint="dmsnap point umount POINT comes first"
             )
         exported.require_unexported(session, volume)
-        if forget and volume.recovery is not None and volume.state is not VolumeState.BUILDING:
+        whole = volume.state is not VolumeState.BUILDING and not wiping
+        if forget and volume.recovery is not None and whole:
             replica.label_of(volume)
         self.session = session
         self.volume = volume
+        self.pools = pool_return.pools_of(session, volume.recovery) if forget else ()
+        self.former = volume.previous_backing if forget else None
+        self.is_returned = bool(self.pools or pool_return.pools_of(session, self.former))
         # Looked up now: undoing must not depend on a catalogue whose disk is full.
         self.areas = session.catalogue.areas(volume.id)
         self.forget = forget
@@ -65,7 +81,8 @@ class Release:
         show = Step(
             "show-device",
             f"give {volume.backing} its links back",
-            partial(boot.show, volume, forget=self.forget),
+            # Back in a pool it stays a copy that nobody should mount by its UUID.
+            partial(boot.show, volume, forget=self.forget and not self.is_returned),
             partial(boot.hide, volume),
         )
         mount = Step(
@@ -105,7 +122,12 @@ class Release:
         ]
         if self.forget and volume.recovery is not None:
             wipe = f"wipe the label of {volume.recovery}"
+            if self.pools:
+                wipe += f", which goes back to the pool {', '.join(self.pools)}"
             steps.append(Step("forget", wipe, self._wipe, final=True))
+        elif self.former is not None and self.is_returned:
+            leave = f"return {self.former}, to which failback would have led, to its pool"
+            steps.append(Step("leave-former", leave, self._leave_former, final=True))
         elif volume.recovery is not None and volume.state is not VolumeState.BUILDING:
             release = f"let any host take {volume.recovery}"
             steps.append(
@@ -179,10 +201,17 @@ class Release:
     def _wipe(self) -> None:
         path = replica.recovery_path(self.volume)
         if replica.read_label(path) is not None:
+            if self.pools:
+                pool_return.note(self.session, self.volume, str(self.volume.recovery))
             with replica.opened(self.volume) as current:
                 label.wipe(current.fd, current.device.size_bytes, str(path))
         for point in self.session.catalogue.points(self.volume.id):
             self.session.catalogue.delete_point(point.id, "unprotect --forget")
+
+    def _leave_former(self) -> None:
+        """The volume's device from before a commit; it may be what was lost."""
+        if self.former is not None and lun.is_present(self.former):
+            pool_return.leave(self.session, self.volume, self.former, offer=True)
 
     def _log_out(self, name: LunName) -> None:
         """The device that is given back may be a LUN: its session is the user's from now on."""
@@ -208,11 +237,11 @@ def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Pl
     return None
 
 
-def ending(session: Session, volume: Volume, *, forget: bool) -> Plan:
+def ending(session: Session, volume: Volume, *, forget: bool, wiping: bool = False) -> Plan:
     """The plan that takes a volume out of protection, or what was recovered by a label alone."""
     if ends_without_volume(volume) and not forget:
         return Withdrawal(session, volume).plan()
-    return Release(session, volume, forget=forget).plan()
+    return Release(session, volume, forget=forget, wiping=wiping).plan()
 
 
 def finish(session: Session, volume: Volume, job: Job) -> bool:
@@ -227,7 +256,8 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
         boot.prepare(volume, session.configuration.state_directory)
         boot.hide(volume)
         return False
-    plan = ending(session, volume, forget=bool(job.arguments["forget"]))
+    forget, wiping = bool(job.arguments["forget"]), job.has_begun("forget")
+    plan = ending(session, volume, forget=forget, wiping=wiping)
     journal.run(session.catalogue, plan)
     return True
 

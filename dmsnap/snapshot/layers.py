@@ -12,29 +12,22 @@ That cannot be kept from happening, only from being overlooked: what a point or 
 worth something when the layers were there afterwards, since nobody but us puts them there.
 """
 
-from contextlib import ExitStack
-
-from dmsnap._native import window
-from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import BusyError, StackChangedError, WrongStateError
-from dmsnap.host import fsfreeze, lun
+from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
-from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.device import DmInfo
-from dmsnap.host.dm.target import Era, Linear, Table, format_table, single
-from dmsnap.host.mountinfo import mounts_of
+from dmsnap.host.dm.target import Era, Linear, Table, single
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.snapshot import stack
+from dmsnap.snapshot.exchange import exchange
 from dmsnap.units import format_size
 
 LVM_PREFIX = "LVM-"
 # Targets that keep nothing: two devices with one table of them are the same device twice.
 COPIED = ("linear", "striped")
-
-COOKIE_DEADLINE_SECONDS = 10.0
 
 
 def are_in_place(volume: Volume) -> bool:
@@ -97,7 +90,7 @@ def require_own_table(info: DmInfo, size_bytes: int) -> Table:
         raise WrongStateError(
             f"{info.name} has {format_size(length_bytes)} now, and had {format_size(size_bytes)} "
             f"when it was protected",
-            hint="unprotect it, and protect it again",
+            hint="dmsnap resize follows one that was made larger; else protect it anew",
         )
     return table
 
@@ -126,7 +119,7 @@ def put(volume: Volume, metadata: BlockDevice, deadline_ms: int) -> None:
     below = dm.table(stack.require(stack.base(volume)).name)
     if dm.table(front.name) != below and not failing.is_failed(front.name):
         raise StackChangedError(f"LVM is changing the table of {front.name}", device=front.name)
-    _exchange(front, stack.front_table(volume, metadata), deadline_ms)
+    exchange(front, stack.front_table(volume, metadata), deadline_ms)
 
 
 def take_out(volume: Volume, deadline_ms: int, *, settled: bool = True) -> None:
@@ -140,7 +133,7 @@ def take_out(volume: Volume, deadline_ms: int, *, settled: bool = True) -> None:
     _clear(volume, front)
     if are_in_place(volume) or failing.is_failed(front.name):
         table = dm.table(stack.require(stack.base(volume)).name)
-        _exchange(front, table, deadline_ms, settled=settled)
+        exchange(front, table, deadline_ms, settled=settled)
 
 
 def tidy(volume: Volume) -> None:
@@ -177,36 +170,3 @@ def _clear(volume: Volume, front: DmInfo) -> None:
     if not _is_left_over(volume, front):
         raise BusyError(f"LVM is about to change the table of {front.name}", device=front.name)
     dm.clear(front.name)
-
-
-def _exchange(front: DmInfo, table: Table, deadline_ms: int, *, settled: bool = True) -> None:
-    """Make ``table`` live under who uses the LV.
-
-    In a window, with its watchdog: nobody may be left waiting for an LV that stays suspended. What
-    is dirty is written out before it.
-    """
-    before = dm.table(front.name)
-    mounts = [] if failing.is_failed(front.name) else mounts_of(front.devno)[:1]
-    dm.load(front.name, table)
-    try:
-        with ExitStack() as opened, Cookie() as cookie:
-            flushed = [opened.enter_context(fsfreeze.flushed(each.mount_point)) for each in mounts]
-            event_nr = cookie.event_nr(UdevFlags.SHOWN) if settled else 0
-            steps = [
-                WindowStep(front.uuid, WindowAction.SUSPEND),
-                WindowStep(front.uuid, WindowAction.RESUME, event_nr),
-            ]
-            done = window.run(steps, deadline_ms, file_systems=flushed).steps[-1]
-            if done.event_nr and not done.uevent_generated:
-                cookie.complete_one()
-            cookie.wait(COOKIE_DEADLINE_SECONDS)
-    except BaseException as error:
-        with dm.noted(error, f"resuming {front.name}"):
-            dm.go_on_with(front.name, before)
-        raise
-    if dm.table(front.name) != table:
-        raise StackChangedError(
-            f"{front.name} has another table than was loaded, LVM has changed it meanwhile: "
-            f"{format_table(dm.table(front.name))}",
-            device=front.name,
-        )

@@ -46,21 +46,30 @@ def choose(
     kernel_version: tuple[int, int] | None = None,
     *,
     bytes_beside: int = 0,
+    copied: Point | None = None,
 ) -> TrackerChoice:
-    """The era, unless anything speaks against it; then ``compare`` with the reason."""
+    """The era, unless anything speaks against it; then ``compare`` with the reason.
+
+    ``copied`` is the point to copy, where that is not one of now: what was written since the
+    replica's holds all that they differ in only where it was taken after that.
+    """
     if (kernel_version or kernel.version()) < OLDEST_KERNEL:
         return compare("dm-era can lose marks on a crash before Linux 5.12")
     if replica_point is None:
         return compare("the catalogue does not know the replica's point")
     if replica_point.tracking_id != volume.tracking_id:
         return compare(
-            "tracking began anew since the replica's point: the stack was built anew, "
-            "or an audit failed"
+            "tracking began anew since the replica's point: the stack was built anew or "
+            "resized, or an audit failed"
         )
     if current_era < replica_point.era_since:
         return compare(
             f"the front is at era {current_era}, the replica's point began era "
             f"{replica_point.era_since}: the era metadata was replaced"
+        )
+    if copied is not None and not _is_later(copied, replica_point):
+        return compare(
+            "the eras do not say that the point was taken after the one that the replica holds"
         )
     if bytes_beside:
         return compare(
@@ -68,3 +77,8 @@ def choose(
             f"/dev/mapper/{volume.name}"
         )
     return TrackerChoice(Tracker.ERA, since=replica_point.era_since)
+
+
+def _is_later(point: Point, other: Point) -> bool:
+    """Each window rolls the era at least once."""
+    return point.tracking_id == other.tracking_id and point.era_since > other.era_since

@@ -63,35 +63,31 @@ static struct dms_error *unsupported(const char *what)
 				what);
 }
 
-/* Hand out every item of one answer; the last header is left in *last. */
-static struct dms_error *hand_out(struct mapping *mapping,
-				  const struct btrfs_ioctl_search_args_v2 *search, item_fn fn,
-				  struct btrfs_ioctl_search_header *last)
+static int compare(uint64_t one, uint64_t other)
 {
-	struct dms_error *error = NULL;
-	size_t position = 0;
-	uint32_t i;
-
-	for (i = 0; !error && i < search->key.nr_items; i++) {
-		if (sizeof(*last) > BUFFER_BYTES - position)
-			return unsupported("an answer that is cut off");
-		memcpy(last, search->buf + position, sizeof(*last));
-		position += sizeof(*last);
-		if (last->len > BUFFER_BYTES - position)
-			return unsupported("an answer that is cut off");
-		error = fn(mapping, last, search->buf + position);
-		position += last->len;
-	}
-	return error;
+	return one < other ? -1 : one > other;
 }
 
-/* The key behind that of the last item; false: there is none. */
-static bool advance(struct btrfs_ioctl_search_key *key,
-		    const struct btrfs_ioctl_search_header *last)
+/* Whether an item's key is no lower than the lowest that was asked for. */
+static bool is_wanted(const struct btrfs_ioctl_search_key *key,
+		      const struct btrfs_ioctl_search_header *item)
 {
-	key->min_objectid = last->objectid;
-	key->min_type = last->type;
-	key->min_offset = last->offset + 1;
+	int order = compare(item->objectid, key->min_objectid);
+
+	if (!order)
+		order = compare(item->type, key->min_type);
+	if (!order)
+		order = compare(item->offset, key->min_offset);
+	return order >= 0;
+}
+
+/* The key behind that of an item; false: there is none. */
+static bool advance(struct btrfs_ioctl_search_key *key,
+		    const struct btrfs_ioctl_search_header *item)
+{
+	key->min_objectid = item->objectid;
+	key->min_type = item->type;
+	key->min_offset = item->offset + 1;
 	if (key->min_offset)
 		return true;
 	if (++key->min_type <= UINT8_MAX)
@@ -100,12 +96,46 @@ static bool advance(struct btrfs_ioctl_search_key *key,
 	return ++key->min_objectid != 0;
 }
 
+/*
+ * Hand out every item of one answer. The key is behind that of the last one
+ * then, which is left in *item: what is in no ascending order would be gone
+ * through for ever. *more: there can be others. Headers up to Linux 6.1 declare
+ * the answer as 64-bit numbers, later ones as the bytes that it is.
+ */
+static struct dms_error *hand_out(struct mapping *mapping,
+				  struct btrfs_ioctl_search_args_v2 *search, item_fn fn,
+				  struct btrfs_ioctl_search_header *item, bool *more)
+{
+	const unsigned char *answer = (const unsigned char *)search->buf;
+	uint32_t nr_items = search->key.nr_items;
+	struct dms_error *error = NULL;
+	size_t position = 0;
+	uint32_t i;
+
+	*more = nr_items > 0;
+	for (i = 0; !error && i < nr_items; i++) {
+		if (sizeof(*item) > BUFFER_BYTES - position)
+			return unsupported("an answer that is cut off");
+		memcpy(item, answer + position, sizeof(*item));
+		position += sizeof(*item);
+		if (item->len > BUFFER_BYTES - position)
+			return unsupported("an answer that is cut off");
+		if (!*more || !is_wanted(&search->key, item))
+			return unsupported("items in no order");
+		error = fn(mapping, item, answer + position);
+		*more = advance(&search->key, item);
+		position += item->len;
+	}
+	return error;
+}
+
 /* Every item of a tree, in ascending order of keys (BTRFS_IOC_TREE_SEARCH_V2). */
 static struct dms_error *for_each_item(struct mapping *mapping, uint64_t tree_id, item_fn fn)
 {
 	_cleanup_free_ struct btrfs_ioctl_search_args_v2 *search =
 		calloc(1, sizeof(*search) + BUFFER_BYTES);
-	struct btrfs_ioctl_search_header last;
+	struct btrfs_ioctl_search_header item;
+	bool more;
 	int result;
 
 	if (!search)
@@ -120,21 +150,13 @@ static struct dms_error *for_each_item(struct mapping *mapping, uint64_t tree_id
 	do {
 		search->key.nr_items = UINT32_MAX;
 		search->buf_size = BUFFER_BYTES;
-		/*
-		 * The kernel copies items without taking page faults, and tries again for ever
-		 * where its own faulting in of the buffer had no effect: user-mode-linux 6.1.176
-		 * with pages that were never written to.
-		 */
-		memset(search->buf, UINT8_MAX, BUFFER_BYTES);
 		result = dms_fs_ioctl(mapping->fd, BTRFS_IOC_TREE_SEARCH_V2, search);
 		if (dms_fs_is_unsupported(result))
 			return unsupported("an old kernel");
 		if (result)
 			return dms_error_create_os(result, "searching a tree of btrfs");
-		if (!search->key.nr_items)
-			return NULL;
-		DMS_TRY(hand_out(mapping, search, fn, &last));
-	} while (advance(&search->key, &last));
+		DMS_TRY(hand_out(mapping, search, fn, &item, &more));
+	} while (more);
 	return NULL;
 }
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.catalogue import export as recorded
-from dmsnap.catalogue import identity, jobs, past, skipped
+from dmsnap.catalogue import hook_runs, identity, jobs, past, skipped
 from dmsnap.catalogue.clock import format_time, now_ns, parse_time
 from dmsnap.catalogue.database import Place
 from dmsnap.catalogue.export import ExportKind, Source
+from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import (
     AreaRole,
     Hydration,
@@ -411,3 +412,37 @@ def test_by_what_a_volume_is_known_stays_known(catalogue: Catalogue, clock: Cloc
     ]
     assert identity.identifiers(catalogue, uuid4()) == []
     assert catalogue.name_of(volume.id) == "srv"
+
+
+def a_run(hook: str, output: str = "said\n") -> HookRecord:
+    return HookRecord(hook, "precopy", "failed with 1", True, 0.25, output)
+
+
+def a_job(catalogue: Catalogue) -> int:
+    return jobs.begin(catalogue, "sync", [], arguments={}, pid=1, steps=["precopy"])
+
+
+def test_what_hooks_wrote_comes_back_in_order(catalogue: Catalogue) -> None:
+    job, other = a_job(catalogue), a_job(catalogue)
+    hook_runs.record(catalogue, job, "precopy", [a_run("b"), a_run("a", "é\t\n" * 9)])
+    hook_runs.record(catalogue, other, "precopy", [a_run("c")])
+    hook_runs.record(catalogue, job, "postcopy", [a_run("b")])
+    hook_runs.record(catalogue, job, "unsnap", [])
+    kept = hook_runs.of_job(catalogue, job)
+    assert [(run.hook, run.step) for run in kept] == [
+        ("b", "precopy"), ("a", "precopy"), ("b", "postcopy"),
+    ]  # fmt: skip
+    assert kept[1] == replace(a_run("a", "é\t\n" * 9), step="precopy")
+    assert hook_runs.of_job(catalogue, other + 1) == ()
+
+
+def test_the_newest_runs_of_each_hook_are_kept(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hook_runs, "KEPT_RUNS", 3)
+    made = [a_job(catalogue) for _ in range(6)]
+    hook_runs.record(catalogue, made[0], "precopy", [a_run("rare")])
+    for job in made:
+        hook_runs.record(catalogue, job, "precopy", [a_run("often")])
+    left = [[run.hook for run in hook_runs.of_job(catalogue, job)] for job in made]
+    assert left == [["rare"], [], [], ["often"], ["often"], ["often"]]

@@ -179,7 +179,9 @@ def test_what_is_asked_and_recorded_often_takes_no_sqlalchemy(path: Path) -> Non
     script = """
 import sys
 from pathlib import Path
-from dmsnap.catalogue import export, identity, jobs, skipped
+from uuid import uuid4
+from dmsnap.catalogue import excerpt, export, hook_runs, identity, jobs, recall, released, skipped
+from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
 with Catalogue.open(Path(sys.argv[1])) as catalogue:
@@ -191,6 +193,12 @@ with Catalogue.open(Path(sys.argv[1])) as catalogue:
     catalogue.record_replica(volume, [])
     found = catalogue.points(), catalogue.areas(volume.id), jobs.unfinished(catalogue, volume.id)
     more = export.exports(catalogue), identity.identifiers(catalogue, volume.id)
+    hook_runs.record(catalogue, job, "a", [HookRecord("x", "precopy", "done", False, 0.1, "")])
+    hooks = hook_runs.of_job(catalogue, job), released.find(catalogue, "/dev/sdx")
+    taken = excerpt.take(catalogue, volume.id)
+    text = excerpt.encode(taken)
+    also = lambda statements: recall.everything(statements, taken)
+    catalogue.add_whole(volume, (), (), also)
 print("sqlalchemy" in sys.modules)
 """
     words = [sys.executable, "-c", script, str(path)]

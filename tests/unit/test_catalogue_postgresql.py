@@ -2,7 +2,7 @@
 
 import builtins
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from uuid import uuid4
 
@@ -31,10 +31,11 @@ from dmsnap.errors import (
 )
 from dmsnap.host import kernel
 from dmsnap.secret import Secret
-from dmsnap.service import doctor, journal
+from dmsnap.service import backup, doctor, journal, reaper
 from dmsnap.service.configuration import Configuration
 from dmsnap.service.finding import Level
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.session import Session
 
 PASSWORD = "kX7-secret"  # noqa: S105 - of no server
 NOWHERE = Secret(f"postgresql+psycopg://dmsnap:{PASSWORD}@127.0.0.1:1/dmsnap")
@@ -192,6 +193,46 @@ def test_a_server_that_stops_during_a_job(own_server: PostgresqlServer, where: s
         assert job.has_begun("second") == (where == "do")
 
 
+def test_the_next_command_settles_what_a_stopped_server_left(
+    own_server: PostgresqlServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It stops while a step works: one sentence with a code of its own, and all of it is undone."""
+    volume, undone = a_volume(), []
+
+    def steps(meanwhile: Callable[[], None]) -> list[Step]:
+        return [
+            Step("repair", "repair", lambda: None, lambda: undone.append("repair")),
+            Step("apply", "apply", meanwhile, lambda: undone.append("apply")),
+        ]
+
+    with Catalogue.open(own_server.new_database()) as catalogue:
+        catalogue.add_volume(volume)
+        with pytest.raises(UnreachableError) as caught:
+            journal.run(catalogue, Plan("sync", [volume.id], steps(own_server.stop)))
+        assert caught.value.exit_code is ExitCode.UNREACHABLE
+        assert "\n" not in str(caught.value)
+        assert "cannot be reached" in str(caught.value)
+        assert undone == ["apply", "repair"]
+        # What a command that comes meanwhile is told, and whatever it would back up.
+        with pytest.raises(UnreachableError):
+            catalogue.volumes()
+        backup.keep(catalogue, volume.name)
+        own_server.start()
+        assert catalogue.volumes() == [volume]
+        session = Session(Configuration(run_directory=tmp_path_factory.mktemp("run")), catalogue)
+        (job,) = jobs.unfinished(catalogue, volume.id)
+        assert job.last_begun == "apply"
+        assert reaper.conclude(session, volume, job) is JobState.UNDONE
+        assert jobs.unfinished(catalogue, volume.id) == []
+        assert jobs.running(catalogue) == []
+        journal.run(catalogue, Plan("sync", [volume.id], steps(lambda: None)))
+        assert undone == ["apply", "repair"]
+        assert [each.state for each in jobs.recent(catalogue, 9)] == [
+            JobState.DONE,
+            JobState.UNDONE,
+        ]
+
+
 def test_a_user_who_may_make_nothing_is_told(postgresql: PostgresqlServer) -> None:
     place = postgresql.new_database()
     url = sa.make_url(place.reveal())
@@ -223,6 +264,8 @@ def test_a_database_that_is_not_there_is_a_sentence(postgresql: PostgresqlServer
 
 # What leads back to version 4, the first that was on a server.
 TO_FOURTH_VERSION = (
+    "DROP TABLE released",
+    "DROP TABLE hook_run",
     "ALTER TABLE volume DROP COLUMN live",
     "DROP TABLE place",
     "DROP TABLE identifier",

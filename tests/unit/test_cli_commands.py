@@ -11,16 +11,20 @@ from uuid import UUID
 
 import pytest
 
+from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import (
     Deletion,
     Identifier,
     IdentifierKind,
+    JobStep,
     MountRecord,
+    StepState,
     VolumeState,
 )
 from dmsnap.cli import program
 from dmsnap.cli.words import RESERVED_NAMES
 from dmsnap.errors import ExitCode
+from dmsnap.host.inventory import VolumeKind
 from dmsnap.policy.retention import Action, Rule
 from dmsnap.service import (
     admission,
@@ -28,17 +32,21 @@ from dmsnap.service import (
     browse,
     catalogue_check,
     deletion,
+    discovery,
     extension,
     from_label,
     hydrate,
+    jobs,
     keeping,
     point,
     point_history,
+    pool,
     promotion,
     protect,
     prune,
     recognition,
     report,
+    resize,
     revert,
     status,
     swap,
@@ -49,17 +57,22 @@ from dmsnap.service import (
 from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.browse import BrowseResult
 from dmsnap.service.catalogue_check import CheckResult
+from dmsnap.service.discovery import Discovered, Discovery, Role
 from dmsnap.service.extension import ExtendResult
 from dmsnap.service.hydrate import HydrateRequest, HydrateResult
+from dmsnap.service.jobs import JobView
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.label_admission import LabelRequest
 from dmsnap.service.point import Place, PointView
+from dmsnap.service.pool import PoolDevice, Standing
+from dmsnap.service.pool_choice import PassedOver
 from dmsnap.service.protect import ProtectResult
 from dmsnap.service.prune import PruneResult
 from dmsnap.service.pruning import JudgedPoint, Side
 from dmsnap.service.recognition import Recognised
 from dmsnap.service.recoverable import RecoverablePoint
 from dmsnap.service.report import ReportResult
+from dmsnap.service.resize import ResizeResult
 from dmsnap.service.session import Session
 from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
 from dmsnap.service.sync import SyncResult
@@ -91,6 +104,14 @@ SWAPPED = SwapResult("srv", VolumeState.TRIAL, POINT, STEPS, 0.51)
 MOVED = HydrateResult(
     "srv", "/dev/sdd", "/dev/sdb", GIB, 0, GIB + MIB, 0, 2, MIB, 0.034, 7.5, STEPS
 )
+RESIZED = ResizeResult(
+    "srv", "/dev/sdb", GIB, 2 * GIB, "/dev/sdc", True, 1, (str(POINT),),
+    "resize2fs /dev/mapper/srv", 7.5, STEPS,
+)  # fmt: skip
+FOUND = Discovered(
+    "/dev/sdd", VolumeKind.DISK, Role.UNPROTECTED, None, "1234@", "ext4", "1234", GIB, ("/data",),
+    SECOND_NS, True, True,
+)  # fmt: skip
 LIVE = PointView(
     POINT, "srv", SECOND_NS, True, 0.0034,
     (Place("live", "/dev/mapper/x"), Place("history", "/dev/sdc", 3)), None,
@@ -120,6 +141,20 @@ STATUS = VolumeStatus(
     "srv", VolumeState.PROTECTED, "/dev/mapper/srv", "/dev/sdb", GIB, ("/srv",), None, (),
     ReplicaStatus("/dev/sdc", "consistent", str(POINT), "2026-09-21T14:13:20Z", 7300.0, 4, GIB, 9),
     (LivePointStatus(str(POINT), "2026-09-21T14:13:20Z", "OK", MIB, GIB),), (),
+)  # fmt: skip
+
+POOL = [
+    PoolDevice("disks", "/dev/sdc", GIB, Standing.FREE),
+    PoolDevice("disks", "/dev/sdd", 2 * GIB, Standing.TAKEN, "srv", "is its recovery volume"),
+    PoolDevice("disks", "/dev/none", None, Standing.UNUSABLE, None, "is not there"),
+]
+JOB = JobView(
+    7, "point create", {}, ("srv",), 99, SECOND_NS, SECOND_NS + 10**9, "undone", "stop failed",
+    "presnapshot", (JobStep("presnapshot", StepState.UNDONE, None),),
+    (
+        HookRecord("stop", "presnapshot", "failed with 3", True, 0.25, "a\nb\n", "presnapshot"),
+        HookRecord("go", "postsnapshot", "was not run: it is another's", True, None, "", "x"),
+    ),
 )  # fmt: skip
 
 
@@ -162,9 +197,11 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (browse, "unmount_point", None),
         (browse, "mount_point", BrowseResult(POINT, "srv", "/run/dmsnap/points/3f2a")),
         (hydrate, "hydrate", MOVED), (hydrate, "give_up", None),
+        (resize, "resize", RESIZED), (discovery, "discover", Discovery((FOUND,), None, ())),
         (swap, "swap", SWAPPED), (revert, "revert", SWAPPED), (promotion, "commit", SWAPPED),
         (from_label, "recover", SWAPPED),
         (extension, "extend", ExtendResult("srv", 2**20, 2**30)),
+        (pool, "list_devices", POOL), (jobs, "show", JOB),
     ):  # fmt: skip
         fake.answers(module, name, answer)
     return fake
@@ -205,7 +242,7 @@ def test_protect_asks_for_what_was_written(service: Service, shown: Shown) -> No
 @pytest.mark.parametrize(
     ("words", "store"),
     [
-        ((), "/var/lib/dmsnap/store"),
+        ((), ""),
         (("--store", "./points"), str(Path.cwd() / "points")),
         (("--store", "/a/../b"), "/b"),
         (("--store", "vg-0"), "vg-0"),
@@ -229,7 +266,13 @@ def test_a_store_with_a_slash_is_a_directory(
             (
                 "sync",
                 ("srv",),
-                {"audit": Audit.NONE, "cow_percent": 0, "bandwidth": 0, "force": False},
+                {
+                    "audit": Audit.NONE,
+                    "cow_percent": 0,
+                    "bandwidth": 0,
+                    "source": None,
+                    "force": False,
+                },
             ),
         ),
         (
@@ -242,12 +285,20 @@ def test_a_store_with_a_slash_is_a_directory(
                 "9",
                 "--bandwidth",
                 "2MiB",
+                "--from",
+                "3f1c",
                 "--force",
             ),
             (
                 "sync",
                 ("srv",),
-                {"audit": Audit.FULL, "cow_percent": 9, "bandwidth": 2 * MIB, "force": True},
+                {
+                    "audit": Audit.FULL,
+                    "cow_percent": 9,
+                    "bandwidth": 2 * MIB,
+                    "source": "3f1c",
+                    "force": True,
+                },
             ),
         ),
         (
@@ -307,6 +358,9 @@ def test_a_store_with_a_slash_is_a_directory(
             ("hydrate", ("srv", HydrateRequest(None, 0, True, True)), {}),
         ),
         (("hydrate", "srv", "--abandon"), ("give_up", ("srv",), {})),
+        (("resize", "srv"), ("resize", ("srv",), {"drop_points": False})),
+        (("resize", "srv", "--drop-points"), ("resize", ("srv",), {"drop_points": True})),
+        (("discover",), ("discover", (), {})),
         (("status",), ("status", ((),), {})),
         (("status", "a", "b"), ("status", (("a", "b"),), {})),
         (
@@ -348,8 +402,8 @@ def test_a_command_asks_for_what_was_written(
 CHANGING = (
     PROTECT, ("sync", "srv"), ("verify", "srv"), ("swap", "srv"), ("swap", "revert", "srv"),
     ("swap", "commit", "srv"), ("unprotect", "srv"), ("assemble", "srv"), ("hydrate", "srv"),
-    ("point", "create", "srv"), ("point", "delete", "3f2a"), ("point", "mount", "3f2a"),
-    ("point", "keep", "3f2a"),
+    ("resize", "srv"), ("point", "create", "srv"), ("point", "delete", "3f2a"),
+    ("point", "mount", "3f2a"), ("point", "keep", "3f2a"),
     ("point", "umount", "3f2a"),
 )  # fmt: skip
 
@@ -385,6 +439,7 @@ def test_a_sync_as_json(service: Service, shown: Shown) -> None:
             "detection_probability": 0.0833,
         },
         "steps": STEPS,
+        "copied": None,
     }
 
 
@@ -393,7 +448,7 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
     assert set(protected) == {
         "volume", "front", "device", "recovery", "size_bytes", "point", "bytes_written",
         "bytes_zero", "bytes_skipped", "full_reason", "history_bytes", "window_seconds",
-        "seconds", "steps", "live",
+        "seconds", "steps", "live", "pool", "passed_over",
     }  # fmt: skip
     assert json.loads(shown("swap", "srv", "--json")) == {
         "volume": "srv", "state": "trial", "point": str(POINT), "steps": STEPS, "seconds": 0.51,
@@ -421,6 +476,47 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
     }  # fmt: skip
     for words in (("unprotect", "srv"), ("assemble", "srv"), ("point", "delete", "3f2a")):
         assert json.loads(shown(*words, "--json"))["operation"] in " ".join(words)
+
+
+def test_the_devices_of_pools(service: Service, shown: Shown) -> None:
+    assert shown("pool", "list", "disks").splitlines() == [
+        "POOL   DEVICE      SIZE  STATE     VOLUME",
+        "disks  /dev/sdc   1 GiB  free",
+        "disks  /dev/sdd   2 GiB  taken     srv     is its recovery volume",
+        "disks  /dev/none         unusable          is not there",
+    ]
+    assert service.calls == [("list_devices", (("disks",),), {})]
+    listed = json.loads(shown("pool", "list", "--json"))
+    assert listed[1] == {
+        "pool": "disks", "device": "/dev/sdd", "size_bytes": 2 * GIB, "state": "taken",
+        "volume": "srv", "reason": "is its recovery volume",
+    }  # fmt: skip
+    assert listed[2]["size_bytes"] is None
+    service.answers(pool, "list_devices", [])
+    assert shown("pool", "list") == "no pool is declared\n"
+
+
+def test_a_pool_is_asked_for_in_place_of_a_device(service: Service, shown: Shown) -> None:
+    over = (PassedOver("/dev/sde", "holds ext4"),)
+    service.answers(protect, "protect", replace(PROTECTED, pool="disks", passed_over=over))
+    text = shown("protect", "/dev/sdb", "--name", "srv", "--pool", "disks")
+    assert "passed over in the pool disks: /dev/sde: holds ext4\n" in text
+    ((_, (request,), _),) = service.calls
+    assert (request.pool, request.recovery, request.store) == ("disks", "", "")
+
+
+def test_what_hooks_wrote_is_shown_behind_the_steps(service: Service, shown: Shown) -> None:
+    assert shown("job", "show", "7").splitlines()[-4:] == [
+        "the presnapshot hook stop failed with 3 after 0.250 s",
+        "  a",
+        "  b",
+        "the postsnapshot hook go was not run: it is another's",
+    ]
+    shown_job = json.loads(shown("job", "show", "7", "--json"))
+    assert shown_job["hooks"][0] == {
+        "hook": "stop", "phase": "presnapshot", "outcome": "failed with 3", "failed": True,
+        "seconds": 0.25, "output": "a\nb\n", "step": "presnapshot",
+    }  # fmt: skip
 
 
 def test_what_went_and_why(service: Service, shown: Shown) -> None:
@@ -608,6 +704,29 @@ def test_a_report_is_written_to_the_file_named(service: Service, shown: Shown) -
         "file": "/x/r.html", "volumes": 2, "size_bytes": 2048,
     }  # fmt: skip
     assert program.main(("report",)) == ExitCode.USAGE
+
+
+def test_a_resize_says_what_is_left_to_do(service: Service, shown: Shown) -> None:
+    assert shown("resize", "srv").splitlines() == [
+        "the label of /dev/sdc is at the end that it has now",
+        "1 points were dropped",
+        "srv has 2 GiB now, it had 1 GiB; the next sync compares in full",
+        "what is on it keeps its size until: resize2fs /dev/mapper/srv",
+    ]
+    nothing = replace(RESIZED, size_bytes=GIB, steps={})
+    service.answers(resize, "resize", nothing)
+    assert shown("resize", "srv") == "srv has 1 GiB, as /dev/sdb has: nothing is to be done\n"
+
+
+def test_discover_tells_of_findings_by_its_exit_code(service: Service, shown: Shown) -> None:
+    assert "/data" in shown("discover")
+    service.answers(discovery, "discover", Discovery((FOUND,), "default", ("it is a twin",)))
+    lines = shown("discover", expected=ExitCode.UNHEALTHY).splitlines()
+    assert "unprotected, new, left out" in lines[1]
+    assert lines[2] == "it is a twin"
+    found = json.loads(shown("discover", "--json", expected=ExitCode.UNHEALTHY))
+    assert found["findings"] == ["it is a twin"]
+    assert found["volumes"][0]["role"] == "unprotected"
 
 
 def test_the_service_reserves_the_words_that_the_command_line_does() -> None:

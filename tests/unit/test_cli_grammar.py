@@ -31,6 +31,8 @@ CHANGING = {
     "point mount", "point umount", "swap start", "swap revert", "swap commit",
     "failback", "export start", "unexport", "lun swap", "catalogue rebuild",
     "hydrate", "swap extend", "run", "config apply", "point keep", "prune",
+    "resize",
+    "point copy", "snapshot create", "snapshot delete",
 }  # fmt: skip
 
 

@@ -152,7 +152,8 @@ def test_everything_is_told_at_once_with_its_place(
         "b.toml:2: policy.daily.hooks[0]: there is no hook 'quiese'; did you mean quiesce?; "
         "allowed are quiesce",
         "b.toml:5: policy.daily.keep: there is no such key; allowed are schedule, spread, make, "
-        "store, pool, primary, history, copy, hooks, audit, bandwidth",
+        "store, pool, primary, history, copy, hooks, audit, bandwidth, io_class, io_level, "
+        "new_volumes",
         "b.toml:6: policy.daily.schedule[0]: 'bogus' is no calendar expression (systemd.time(7))",
         "b.toml:7: hook.quiesce.phase: is missing",
         'b.toml:8: hook.quiesce.command: must be a list of arguments, as ["/usr/local/sbin/quiesce"'

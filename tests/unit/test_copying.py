@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmsnap.policy.copying import Copying, Hours, NextCopy, WaitingPoint, next_copy
+from dmsnap.policy.copying import (
+    Copying,
+    Hours,
+    NextCopy,
+    WaitingPoint,
+    next_copy,
+    still_to_copy,
+)
 
 SECOND = 10**9
 HOUR = 3600 * SECOND
@@ -104,3 +111,41 @@ def test_an_opening_is_the_first_moment_in_the_hours(
 def test_what_are_no_hours_is_quoted(text: str) -> None:
     with pytest.raises(ValueError, match="05:00-05:00" if text == "05:00-05:00" else "no hours"):
         Hours.parse(text)
+
+
+def held(copying: Copying, now_ns: int, *times: int) -> set[int]:
+    return {each.int for each in still_to_copy(waiting(*times), copying, now_ns)}
+
+
+def test_what_must_not_go_before_it_is_copied() -> None:
+    hourly = [START + number * HOUR for number in range(5)]
+    now = hourly[-1]
+    assert held(Copying(), now) == set()
+    assert held(Copying(), now, *hourly) == {4}
+    assert held(Copying(passed=2), now, *hourly) == {2, 3, 4}
+    assert held(Copying(passed=9), now, *hourly) == {0, 1, 2, 3, 4}
+    later = Copying(delay_seconds=86400)
+    assert held(later, now, *hourly) == {0, 4}
+    assert held(later, START + 73 * HOUR, *hourly) == {4}
+    # The clock was set back.
+    assert held(later, START - 9000 * HOUR, *hourly) == {0, 4}
+
+
+@given(
+    st.integers(0, 4), st.integers(0, 30), st.integers(1, 5), st.integers(1, 60),
+)  # fmt: skip
+def test_something_is_always_copied(passed: int, delay: int, minimum: int, runs: int) -> None:
+    """However little retention keeps, points taken every hour are copied in their turn."""
+    copying = Copying(delay_seconds=delay * 3600, passed=passed)
+    live: list[WaitingPoint] = []
+    copied: list[UUID] = []
+    for number in range(runs + passed + delay):
+        now = START + number * HOUR
+        live.append(WaitingPoint(UUID(int=number), now))
+        while (found := next_copy(live, copying, now, UTC)) is not None and found.due_ns <= now:
+            copied.append(found.point)
+            live = live[1:]
+        staying = still_to_copy(live, copying, now) | {each.id for each in live[-minimum:]}
+        live = [each for each in live if each.id in staying]
+    assert copied
+    assert copied == sorted(set(copied))

@@ -10,9 +10,9 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
-from catalogue_samples import a_volume
+from catalogue_samples import a_point, a_volume
 
-from dmsnap.catalogue import jobs
+from dmsnap.catalogue import hook_runs, jobs
 from dmsnap.catalogue.model import StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import (
@@ -20,6 +20,7 @@ from dmsnap.errors import (
     ConfigurationError,
     DeadlineError,
     InterruptedBySignal,
+    NoSpaceError,
     NotPermittedError,
     ProgramError,
 )
@@ -259,6 +260,59 @@ def test_what_a_killed_command_had_to_run_is_run_once(
     for _ in range(2):
         hooks.close_cut_off(paired.session, jobs.job(catalogue, job))
     assert paired.ran == (["postsnapshot start pg wal cut off"] if runs else [])
+    kept = hook_runs.of_job(catalogue, job)
+    assert [(run.hook, run.step) for run in kept] == [("start", "postsnapshot")] * runs
+
+
+def test_what_they_wrote_is_kept_with_the_job(house: House) -> None:
+    house.hook("stop", "presnapshot", "echo more >&2; exit 3", says="no such \x1bdatabase")
+    house.hook("start", "postsnapshot", says="started")
+    house.policy("stop", "start")
+    with pytest.raises(ProgramError):
+        house.take_point()
+    (job,) = jobs.recent(house.session.catalogue, 9)
+    stop, start = hook_runs.of_job(house.session.catalogue, job.id)
+    assert (stop.hook, stop.phase, stop.step) == ("stop", "presnapshot", "presnapshot")
+    assert (stop.outcome, stop.failed) == ("failed with 3", True)
+    assert stop.output == "no such \\x1bdatabase\nmore\n"
+    # What an undo runs is reported by the step that is undone.
+    assert (start.hook, start.phase, start.step) == ("start", "postsnapshot", "presnapshot")
+    assert (start.outcome, start.failed, start.output) == ("is done", False, "started\n")
+
+
+def test_one_that_is_not_run_is_kept_too(paired: House) -> None:
+    paired.script.chmod(0o777)
+    with pytest.raises(NotPermittedError):
+        paired.take_point()
+    (job,) = jobs.recent(paired.session.catalogue, 9)
+    first, second = hook_runs.of_job(paired.session.catalogue, job.id)
+    for run in (first, second):
+        assert run.outcome.startswith("was not run: ")
+        assert (run.failed, run.seconds, run.output) == (True, None, "")
+
+
+def test_bytes_that_are_no_text_take_no_more_room(house: House) -> None:
+    house.hook("talk", "postsnapshot", "head -c 1000000 /dev/zero; echo; echo end", says="begin")
+    house.policy("talk")
+    house.take_point()
+    (job,) = jobs.recent(house.session.catalogue, 9)
+    (run,) = hook_runs.of_job(house.session.catalogue, job.id)
+    assert len(run.output) < hooks.MAX_CHARACTERS + 100
+    assert run.output.startswith("begin\n\\x00")
+    assert run.output.endswith("\\x00\nend\n")
+    assert "left out" in run.output
+
+
+def test_a_catalogue_that_takes_nothing_more_fails_no_job(
+    paired: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise NoSpaceError("the catalogue's disk is full")
+
+    monkeypatch.setattr(hook_runs, "record", full)
+    paired.take_point()
+    assert paired.ran == PAIR
+    assert "is not kept" in caplog.text
 
 
 def test_clearing_goes_on_when_nobody_knows_the_hooks(
@@ -289,4 +343,16 @@ def test_a_sync_has_a_step_for_each_phase(house: House) -> None:
     assert hooked == [
         "repair", "create-cow", "prepare-point", "presnapshot", "window", "postsnapshot",
         "precopy", "track", "write-undo", "apply", "audit", "postcopy", "remove-point", "unsnap",
+    ]  # fmt: skip
+
+
+def test_copying_a_live_point_takes_none_and_gives_none_up(house: House) -> None:
+    for phase in Phase:
+        house.hook(f"on-{phase}", phase)
+    house.policy(*(f"on-{phase}" for phase in Phase))
+    session = cast(Session, SimpleNamespace())
+    volume = replace(a_volume("pg"), id=uuid4())
+    found = Sync(session, volume, hooks=house.of("pg"), source=a_point(volume)).steps()
+    assert [step.name for step in found] == [
+        "repair", "record-copy", "precopy", "track", "write-undo", "apply", "postcopy", "settle",
     ]  # fmt: skip

@@ -29,6 +29,7 @@ from dmsnap.host.dm.target import (
     Table,
     TableLine,
     Target,
+    Thin,
     ThinPool,
     Zero,
     format_table,
@@ -66,6 +67,7 @@ targets: st.SearchStrategy[Target] = st.one_of(
         st.integers(0, 1 << 40),
         st.lists(st.sampled_from(["skip_block_zeroing", "read_only"]), unique=True).map(tuple),
     ),
+    st.builds(Thin, devices, st.integers(0, (1 << 24) - 1), st.none() | devices),
     st.just(Zero()),
     st.just(Error()),
 )
@@ -97,6 +99,8 @@ def test_round_trip(table: Table) -> None:
         (Snapshot(LOOP0, LOOP1, 4 * KIB, overflow=False), "snapshot 7:0 7:1 P 8"),
         (Snapshot(LOOP0, LOOP1, 4 * KIB, persistent=False), "snapshot 7:0 7:1 N 8"),
         (SnapshotMerge(LOOP0, LOOP1, 4 * KIB), "snapshot-merge 7:0 7:1 PO 8"),
+        (Thin(DM3, 7), "thin 253:3 7"),
+        (Thin(DM3, 7, LOOP0), "thin 253:3 7 7:0"),
         (Zero(), "zero"),
         (Error(), "error"),
         (
@@ -125,7 +129,8 @@ def test_sizes_that_are_no_sectors_are_refused() -> None:
 @pytest.mark.parametrize(
     ("type_name", "parameters"),
     [
-        ("thin", "253:0 1"),
+        ("thin", "253:0"),
+        ("thin", "253:0 1 253:2 253:3"),
         ("thin-pool", "253:0 253:1 128 0 2 skip_block_zeroing"),
         ("snapshot", "7:0 7:1 P 8 1 discard_zeroes_cow"),
         ("linear", "7:0"),
@@ -170,16 +175,33 @@ def test_era_status_of_a_failed_device(text: str) -> None:
     [
         (
             "0 19/512 3/16384 - rw discard_passdown queue_if_no_space - 1024",
-            ThinPoolStatus(0, None),
+            ThinPoolStatus(0, None, 3, 16384, 19, 512),
         ),
         (
             "5 100/512 16384/16384 92 ro no_discard_passdown error_if_no_space needs_check",
-            ThinPoolStatus(5, 92),
+            ThinPoolStatus(5, 92, 16384, 16384, 100, 512, "ro"),
         ),
     ],
 )
 def test_thin_pool_status(text: str, status: ThinPoolStatus) -> None:
     assert ThinPoolStatus.parse(text) == status
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("0 19/512 3/16384 - rw discard_passdown queue_if_no_space - 1024", False),
+        ("0 19/512 16384/16384 - rw discard_passdown queue_if_no_space - 1024", True),
+        (
+            "0 19/512 16384/16384 - out_of_data_space discard_passdown error_if_no_space - 1024",
+            True,
+        ),
+        ("0 512/512 3/16384 - rw discard_passdown queue_if_no_space - 1024", True),
+        ("0 19/512 3/16384 - ro discard_passdown queue_if_no_space needs_check 1024", True),
+    ],
+)
+def test_a_thin_pool_that_is_full(text: str, full: bool) -> None:
+    assert ThinPoolStatus.parse(text).full == full
 
 
 @pytest.mark.parametrize("text", ["Fail", "Error", ""])

@@ -28,6 +28,7 @@ from dmsnap.errors import (
 from dmsnap.host.dm.target import Era, Linear, TableLine
 from dmsnap.service import era_front, inspect_era
 from dmsnap.service import inspect as inspecting
+from dmsnap.service.inspect_label import inspect_label
 from dmsnap.units import GIB, MIB
 
 IMAGES = Path(__file__).parents[1] / "native" / "images"
@@ -214,7 +215,7 @@ def test_truncated_and_flipped_images_never_pass_silently(tmp_path: Path) -> Non
 
 
 def test_other_paths_are_told(tmp_path: Path) -> None:
-    for inspection in (inspecting.inspect_store, inspecting.inspect_label):
+    for inspection in (inspecting.inspect_store, inspect_label):
         with pytest.raises(NotFoundError):
             inspection(tmp_path / "missing")
         with pytest.raises(NotFoundError, match="no block device"):
@@ -223,7 +224,7 @@ def test_other_paths_are_told(tmp_path: Path) -> None:
         inspect_era.inspect_era(Path("/dev/null"), 1)
     (tmp_path / "label").write_bytes(bytes(4096))
     with pytest.raises(CorruptError):
-        inspecting.inspect_label(tmp_path / "label")
+        inspect_label(tmp_path / "label")
     (tmp_path / "store").write_bytes(bytes(4096))
     with pytest.raises(NotThisFormatError):
         inspecting.inspect_store(tmp_path / "store")

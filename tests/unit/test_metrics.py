@@ -4,6 +4,7 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 from dmsnap.catalogue.model import Job, JobState, JobStep, Point, StepState, VolumeState
+from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.service import metrics
 from dmsnap.service.exposition import Metric, Sample, exposition
 from dmsnap.service.metrics import Facts
@@ -30,7 +31,7 @@ STATUS = VolumeStatus(
         LivePointStatus(str(NEW), "", "OK", 512, 1024),
         LivePointStatus(str(LOST), "", "Invalid", 0, 0),
     ),
-    ("one", "two"),
+    ("one", "two"), punctuality=Punctuality(Verdict.IN_TIME, ("daily",), 420 * SECOND),
 )  # fmt: skip
 FACTS = Facts(
     STATUS,
@@ -54,6 +55,7 @@ def test_every_metric() -> None:
     assert lines(FACTS) == [
         'dmsnap_metrics_timestamp_seconds{program="dmsnap"} 400',
         'dmsnap_newest_point_age_seconds{volume="data"} 200',
+        'dmsnap_newer_point_due_timestamp_seconds{volume="data"} 420',
         'dmsnap_window_seconds{volume="data"} 0.25',
         f'dmsnap_volume_bytes{{volume="data"}} {3 << 50}',
         'dmsnap_history_bytes{volume="data"} 4096',
@@ -73,6 +75,7 @@ def test_no_point_is_as_good_as_none() -> None:
     torn = replace(STATUS, replica=replace(STATUS.replica, point=None), live_points=())  # type: ignore[type-var]
     assert not [line for line in lines(replace(FACTS, status=torn)) if "age" in line]
     bare = replace(STATUS, replica=None, live_points=())
+    bare = replace(bare, punctuality=NOTHING_PROMISED)
     found = lines(Facts(bare, [], []))
     assert [line.partition("{")[0] for line in found] == [
         "dmsnap_metrics_timestamp_seconds", "dmsnap_volume_bytes", "dmsnap_problems"

@@ -16,10 +16,17 @@ from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import Point, VolumeState
 from dmsnap.errors import ConfigurationError, ExitCode, LockedError, NoSpaceError
 from dmsnap.host import local_time
-from dmsnap.policy.retention import Action
+from dmsnap.policy.retention import Action, Rule
 from dmsnap.recovery import removal, replica
-from dmsnap.service import clock_record, configuration_check, journal, prune, pruning
-from dmsnap.service.declaration import Declarations, Make, Policy, RetentionTable, Subclient
+from dmsnap.service import clock_record, configuration_check, journal, prune, pruning, waiting
+from dmsnap.service.declaration import (
+    CopyTable,
+    Declarations,
+    Make,
+    Policy,
+    RetentionTable,
+    Subclient,
+)
 from dmsnap.service.prune import PruneResult, Pruning
 
 ONE = RetentionTable(minimum=1)
@@ -44,6 +51,8 @@ class House:
         monkeypatch.setattr(prune, "hooks_of", lambda *_: None)
         monkeypatch.setattr(replica, "label_of", lambda _volume: self.label)
         monkeypatch.setattr(pruning, "points_in_use", lambda *_: self.used)
+        self.waiting: list[Point] = []
+        monkeypatch.setattr(waiting, "waiting", lambda *_: self.waiting)
         monkeypatch.setattr(prune, "removal_plan", lambda *asked: asked)
         monkeypatch.setattr(journal, "run", self.run)
 
@@ -185,3 +194,19 @@ def test_the_clock_is_asked_once_and_first(
     assert house.removed == []
     prune.prune(house.session, ["srv", "srv"], dry_run=True)
     assert asked == [(tmp_path, True), (tmp_path, False)]
+
+
+def test_what_is_counted_to_be_copied_stays(house: House) -> None:
+    """Of one that lets two pass there must be three, whatever retention would leave."""
+    house.records = [a_point(hours, area=uuid4()) for hours in (5, 4, 3, 2)]
+    house.waiting = house.records
+    passing = replace(BOTH, copy=CopyTable(let_pass=2))
+    judged = {each.point: each for each in house.pruned(passing, dry_run=True).points}
+    rules = [judged[each.id].rules for each in house.records]
+    assert rules == [(), (Rule.WAITING,), (Rule.WAITING,), (Rule.MINIMUM,)]
+    house.pruned(passing)
+    assert house.removed == [({house.records[0].id}, set())]
+    # Where nothing is copied, nothing waits for it.
+    house.removed = []
+    house.pruned(replace(passing, make=Make.SNAPSHOT, history=None))
+    assert house.removed == [({each.id for each in house.records[:3]}, set())]

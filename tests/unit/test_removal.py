@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dmsnap._native import copy
 from dmsnap._native.copy import UndoStore
 from dmsnap._native.extent_set import ExtentSet
-from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
+from dmsnap._native.label import AREA_BYTES, HistoryEntry, HistoryFlag, Label, LabelState
 from dmsnap.errors import NoSpaceError, WrongStateError
 from dmsnap.extent import Extent
 from dmsnap.recovery import history, removal
@@ -55,7 +55,7 @@ class Replica:
 
     @property
     def device(self) -> Any:
-        return SimpleNamespace(path=Path("disk"))
+        return SimpleNamespace(path=Path("disk"), size_bytes=os.fstat(self.fd).st_size + AREA_BYTES)
 
     def write_label(self, new: Label) -> None:
         self.label = new

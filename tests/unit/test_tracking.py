@@ -36,6 +36,7 @@ def test_every_break_in_tracking_forces_a_comparison_with_its_reason() -> None:
         "does not know": choose(VOLUME, None, 9, MODERN),
         "built anew": choose(replace(VOLUME, tracking_id="boot:2"), POINT, 9, MODERN),
         "was replaced": choose(VOLUME, POINT, 6, MODERN),
+        "do not say that the point": choose(VOLUME, POINT, 9, MODERN, copied=POINT),
         "8 KiB were written to": choose(VOLUME, POINT, 9, MODERN, bytes_beside=8192),
     }
     for words, choice in breaks.items():
@@ -48,3 +49,14 @@ def test_the_generation_before_the_first_has_an_origin_of_its_own() -> None:
     """Asked for by what clears up after a failback: it must not find the one in use."""
     assert stack.origin(VOLUME) == stack.origin(VOLUME, 1)
     assert stack.origin(VOLUME, 0) != stack.origin(VOLUME)
+
+
+def test_a_point_of_before_is_copied_by_the_era_when_that_says_it_is_later() -> None:
+    """Else what changed between it and the replica's point would not be among what was written."""
+    later = replace(POINT, id=uuid4(), era_since=8, created_ns=1)
+    assert choose(VOLUME, POINT, 9, MODERN, copied=later).since == 7
+    for other in (
+        replace(later, era_since=6, created_ns=3),
+        replace(later, tracking_id="boot:0"),
+    ):
+        assert choose(VOLUME, POINT, 9, MODERN, copied=other).tracker is Tracker.COMPARE

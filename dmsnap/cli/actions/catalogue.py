@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import catalogue_check, recognition
+from dmsnap.service import catalogue_backup, catalogue_check, recognition
 from dmsnap.service import rebuild as rebuilding
+from dmsnap.service.catalogue_backup import BackupResult
 from dmsnap.service.catalogue_check import CheckResult
 from dmsnap.service.rebuild import RebuildResult, RebuiltVolume
 from dmsnap.service.recognition import Recognised
@@ -49,6 +50,24 @@ def describe_checked(result: CheckResult) -> Iterator[Text]:
         yield f"nothing is wrong with {result.catalogue}"
 
 
+def backup(output: Output, *, names: tuple[str, ...]) -> ExitCode:
+    with Session.open() as session:
+        found = catalogue_backup.back_up(session, names)
+    output.show(found, describe_backups)
+    return next((result.exit_code for result in found if result.error), ExitCode.OK)
+
+
+def describe_backups(found: list[BackupResult]) -> Iterator[Text]:
+    for result in found:
+        if result.written_ns is None:
+            yield f"{result.volume}: {result.error}"
+        else:
+            yield (
+                f"{result.volume} is backed up on {result.device} as of "
+                f"{format_time(result.written_ns)}, in {format_size(result.packed_bytes or 0)}"
+            )
+
+
 def rebuild(output: Output, *, dry_run: bool) -> ExitCode:
     result = rebuilding.rebuild(dry_run=dry_run)
     output.show(result, describe_rebuilt)
@@ -60,7 +79,9 @@ def describe_rebuilt(result: RebuildResult) -> Iterator[Text]:
         yield f"the damaged catalogue is {result.set_aside} now"
     for volume in result.volumes:
         yield from describe_volume(volume, "recorded" if result.recorded else "would be recorded")
-    if not result.volumes:
+    for target in result.exports:
+        yield f"the export by {target} {'recorded' if result.recorded else 'would be recorded'}"
+    if not result.volumes and not result.exports:
         yield "nothing was found that is not recorded"
     for problem in result.problems:
         yield f"not recorded: {problem}"
@@ -71,5 +92,7 @@ def describe_volume(volume: RebuiltVolume, done: str) -> Iterator[Text]:
         f"{volume.volume} {done}, {volume.state}: {volume.device or 'no device'}, recovery volume "
         f"{volume.recovery or 'none'}, {volume.points} points, {volume.pieces} pieces of its store"
     )
+    if volume.backup_ns is not None:
+        yield f"  with what was backed up at {format_time(volume.backup_ns)}"
     for note in volume.notes:
         yield f"  {note}"

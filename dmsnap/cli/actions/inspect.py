@@ -10,9 +10,9 @@ from dmsnap.errors import WrongWordError
 from dmsnap.units import format_size
 
 if TYPE_CHECKING:
-    from dmsnap._native.label import Label
     from dmsnap.service.inspect import StoreInspection
     from dmsnap.service.inspect_era import EraInspection
+    from dmsnap.service.inspect_label import BackupInspection, LabelInspection
     from dmsnap.service.inspect_thin import PoolInspection
 
 
@@ -127,13 +127,27 @@ def describe_store(found: "StoreInspection") -> Iterator[Text]:
     )
 
 
+def describe_backup(backup: "BackupInspection | None") -> str:
+    """In words: what there is of the catalogue."""
+    if backup is None:
+        return "no room for one"
+    if backup.problem:
+        return backup.problem
+    if backup.written_ns is None:
+        return "none yet"
+    return (
+        f"of {format_time(backup.written_ns)}, number {backup.generation}: "
+        f"{format_size(backup.content_bytes or 0)} in {format_size(backup.packed_bytes or 0)}"
+    )
+
+
 def label(output: Output, *, device: Path) -> None:
-    from dmsnap.service.inspect import inspect_label
+    from dmsnap.service.inspect_label import inspect_label
 
     output.show(inspect_label(device), describe_label)
 
 
-def describe_label(label: "Label") -> Iterator[Text]:
+def describe_label(label: "LabelInspection") -> Iterator[Text]:
     yield f"recovery volume of {label.name} ({label.volume_uuid}), written by {label.host or '-'}"
     yield f"  recovery volume  {label.recovery_uuid}"
     yield f"  state            {label.state.name.lower()}"
@@ -147,6 +161,7 @@ def describe_label(label: "Label") -> Iterator[Text]:
         f"  history          {len(label.history)} points in "
         f"{format_size(label.history_length_bytes)} at {label.history_offset_bytes}"
     )
+    yield f"  backup           {describe_backup(label.backup)}"
     if label.history:
         yield Table(
             ("EARLIER POINT", "CREATED", "UNDO STORE AT>", "SIZE>", "KEEP"),

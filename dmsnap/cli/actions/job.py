@@ -67,6 +67,10 @@ def describe_one(job: JobView) -> Iterator[Text]:
             for step in job.steps
         ],
     )
+    for run in job.hooks or ():
+        lasted = "" if run.seconds is None else f" after {run.seconds:.3f} s"
+        yield f"the {run.phase} hook {run.hook} {run.outcome}{lasted}"
+        yield from (f"  {line}" for line in run.output.splitlines())
 
 
 def describe_all(every: list[Resumed]) -> Iterator[Text]:

@@ -5,12 +5,15 @@ from pathlib import Path
 
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service import browse, deletion, keeping, point_history
+from dmsnap.service import browse, deletion, keeping, point_copy, point_history
 from dmsnap.service import point as points
 from dmsnap.service.browse import BrowseResult
+from dmsnap.service.copy_admission import CopyRequest
 from dmsnap.service.journal import Plan
 from dmsnap.service.point import Place, PointView
+from dmsnap.service.point_copy import CopyResult
 from dmsnap.service.session import Session
+from dmsnap.units import format_size
 
 
 def create(
@@ -154,6 +157,29 @@ def umount(output: Output, *, point: str, dry_run: bool) -> None:
     with Session.open() as session:
         plan = browse.unmount_point(session, point, dry_run=dry_run)
     _done(output, plan, "point umount", point, f"point {point} is unmounted")
+
+
+def copy(
+    output: Output, *, point: str, onto: Path, overwrite: bool, bandwidth: int, dry_run: bool
+) -> None:
+    request = CopyRequest(onto, overwrite, bandwidth)
+    with Session.open() as session, output.progress(f"copying to {onto}") as progress:
+        result = point_copy.copy_point(session, point, request, dry_run=dry_run, progress=progress)
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_copied)
+
+
+def describe_copied(result: CopyResult) -> Iterator[Text]:
+    yield (
+        f"{result.device} is a copy of {result.snapshot} of {result.origin}: "
+        f"{format_size(result.bytes_written)} written, {format_size(result.bytes_zero)} zeroes, "
+        f"all of it compared"
+    )
+    if result.fs_uuid:
+        kind = f"{result.fs_type} with the UUID {result.fs_uuid}"
+        yield f"it is the same {kind} as {result.origin}"
 
 
 def _done(output: Output, plan: Plan | None, operation: str, point: str, sentence: str) -> None:

@@ -29,6 +29,7 @@ def protect(
     device: Path,
     name: str,
     recovery: str,
+    pool: str,
     store: str | None,
     block_size: int,
     chunk: int,
@@ -46,7 +47,7 @@ def protect(
             device=device,
             name=name,
             recovery=recovery,
-            store=absolute(store) if store else session.configuration.default_store,
+            store=absolute(store) if store else "",
             block_bytes=block_size,
             chunk_bytes=chunk,
             overwrite=overwrite,
@@ -56,6 +57,7 @@ def protect(
             force=force,
             units=units,
             live=live,
+            pool=pool,
         )
         result = protection.protect(session, request, dry_run=dry_run, progress=progress)
     if isinstance(result, Plan):
@@ -81,6 +83,8 @@ def describe_protected(result: ProtectResult) -> Iterator[Text]:
         f"{format_size(result.size_bytes)} written, window {milliseconds(result.window_seconds)}, "
         f"{result.seconds:.1f} s in all"
     )
+    for each in result.passed_over:
+        yield f"passed over in the pool {result.pool}: {each.device}: {each.reason}"
     if result.bytes_skipped:
         yield f"{format_size(result.bytes_skipped)} that its file system does not use were left out"
 
@@ -141,6 +145,7 @@ def sync(
     *,
     name: str,
     audit: str,
+    source: str | None,
     cow_percent: int | None,
     bandwidth: int,
     force: bool,
@@ -154,6 +159,7 @@ def sync(
             dry_run=dry_run,
             cow_percent=cow_percent or 0,
             bandwidth=bandwidth,
+            source=source,
             force=force,
             progress=progress,
         )
@@ -165,7 +171,8 @@ def sync(
 
 def describe_synced(result: SyncResult) -> Iterator[Text]:
     tracked = f"by {result.tracker}" + (f" ({result.reason})" if result.reason else "")
-    yield f"{result.volume}: the recovery volume holds point {result.point}"
+    copied = f", a copy of live point {result.copied}" if result.copied else ""
+    yield f"{result.volume}: the recovery volume holds point {result.point}{copied}"
     yield (
         f"{format_size(result.bytes_dirty)} dirty {tracked}, "
         f"{format_size(result.bytes_compared)} compared, "

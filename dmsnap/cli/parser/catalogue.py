@@ -9,7 +9,8 @@ REBUILD = Command(
     "Record again what labels, devices and stores show of the volumes protected here.",
     "catalogue.rebuild",
     details="For a catalogue that was lost. A damaged one gets another name first; volumes that "
-    "are recorded stay as they are. Where tracking is lost, the next sync compares in full. Exit "
+    "are recorded stay as they are. What these cannot say comes from the backup on the recovery "
+    "volume. Where tracking is lost, the next sync compares in full. Exit "
     "code 24 when something was found and not recorded.",
     changes_devices=True,
 )
@@ -28,6 +29,17 @@ CHECK = Command(
     details="Changes nothing. Exit code 24 when something was found, 13 when the file is damaged.",
 )
 
+BACKUP = Command(
+    "backup",
+    "Back up what is recorded of volumes on their recovery volumes, of all if none is named.",
+    "catalogue.backup",
+    (click.Argument(["names"], nargs=-1, metavar="[NAME]..."),),
+    details="Every command that records something does so at its end; dmsnap catalogue rebuild "
+    "and dmsnap swap --from-label use it.",
+)
+
 CATALOGUE = Noun(
-    "catalogue", "Show, check and rebuild what dmsnap has recorded.", (SHOW, CHECK, REBUILD)
+    "catalogue",
+    "Show, check, back up and rebuild what dmsnap has recorded.",
+    (SHOW, CHECK, BACKUP, REBUILD),
 )

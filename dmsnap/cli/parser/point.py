@@ -4,7 +4,7 @@ import click
 
 from dmsnap.cli import words
 from dmsnap.cli.grammar import Command, Noun
-from dmsnap.cli.parser.volume import COW_PERCENT, PATH
+from dmsnap.cli.parser.volume import BANDWIDTH, COW_PERCENT, PATH
 
 ID = click.Argument(["point"])
 
@@ -73,9 +73,31 @@ MOUNT = Command(
 
 UMOUNT = Command("umount", "Unmount a point.", "point.umount", (ID,), changes_devices=True)
 
+COPY = Command(
+    "copy",
+    "Make another device a full copy of a live point, or of a snapshot that LVM took.",
+    "point.copy",
+    (
+        ID,
+        click.Option(
+            ["--onto"],
+            type=PATH,
+            required=True,
+            metavar="DEVICE",
+            help="The device: as large as the volume at least, and used by nobody.",
+        ),
+        click.Option(["--overwrite"], is_flag=True, help="Destroy what is on the device."),
+        BANDWIDTH,
+    ),
+    details="POINT may also be VG/LV, as dmsnap snapshot list shows it. All is compared before "
+    "the beginning of the copy is written: a device shows the whole point, or nothing. It carries "
+    "the UUID of the file system that it is a copy of.",
+    changes_devices=True,
+)
+
 POINT = Noun(
     "point",
-    "Take, list, keep, mount and delete points.",
-    (CREATE, LIST, SHOW, KEEP, DELETE, MOUNT, UMOUNT),
+    "Take, list, keep, mount, copy and delete points.",
+    (CREATE, LIST, SHOW, KEEP, DELETE, MOUNT, UMOUNT, COPY),
     details="POINT is an id as dmsnap point list shows it, or its first four digits or more.",
 )

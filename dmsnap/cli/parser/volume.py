@@ -45,17 +45,24 @@ PROTECT = Command(
         ),
         click.Option(
             ["--recovery"],
-            required=True,
+            default="",
             metavar="DEVICE|LUN",
             help="The recovery volume: another block device, larger than the volume, or "
             "iscsi://ADDRESS[:PORT]/IQN/LUN.",
+        ),
+        click.Option(
+            ["--pool"],
+            default="",
+            metavar="POOL",
+            help="Take a free recovery volume of this pool, that of --recovery or one that fits. "
+            "Default: the pool of the policy that NAME is under.",
         ),
         click.Option(
             ["--store"],
             default=None,
             metavar="DIR|VG",
             help="Where tracking data and live points go: a directory on another file system, or "
-            "a volume group. Default: what the configuration says.",
+            "a volume group. Default: what the policy of NAME says, or the configuration.",
         ),
         click.Option(
             ["--block-size"],
@@ -148,6 +155,12 @@ SYNC = Command(
             show_default=True,
             help="Compare the replica with the point afterwards, in a sample of 64 MiB or in "
             "full, and what was written in any case.",
+        ),
+        click.Option(
+            ["--from", "source"],
+            default=None,
+            metavar="POINT",
+            help="Copy this live point instead, which stays where it is.",
         ),
         COW_PERCENT,
         BANDWIDTH,

@@ -9,7 +9,7 @@ from dmsnap.host.sysfs import parse_devno
 
 _ERA = re.compile(r"(\d+) (\d+)/(\d+) (\d+) (\d+|-)")
 _SNAPSHOT = re.compile(r"(\d+)/(\d+)(?: (\d+))?")
-_THIN_POOL = re.compile(r"(\d+) \d+/\d+ \d+/\d+ (\d+|-) .*")
+_THIN_POOL = re.compile(r"(\d+) (\d+)/(\d+) (\d+)/(\d+) (\d+|-) (\w+)(?: .*)?")
 _MIRROR = re.compile(r"(\d+) ((?:\d+:\d+ )+)(\d+)/(\d+) 1 (\w+)(?: .*)?")
 
 
@@ -73,10 +73,25 @@ class SnapshotStatus:
 
 @dataclass(frozen=True, slots=True)
 class ThinPoolStatus:
-    """The transaction of the pool's user, and the metadata block of a held snapshot."""
+    """The transaction of the pool's user, the metadata block of a held snapshot, how full it is.
+
+    Data in blocks of the pool, metadata in blocks of 4 KiB. ``mode`` is ``rw``, ``ro`` or
+    ``out_of_data_space``.
+    """
 
     transaction_id: int
     held_root: int | None
+    used_data: int = 0
+    total_data: int = 0
+    used_metadata: int = 0
+    total_metadata: int = 0
+    mode: str = "rw"
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no new block any more."""
+        room = self.used_data < self.total_data and self.used_metadata < self.total_metadata
+        return self.mode != "rw" or not room
 
     @classmethod
     def parse(cls, text: str) -> "ThinPoolStatus":
@@ -84,7 +99,16 @@ class ThinPoolStatus:
         match = _THIN_POOL.fullmatch(text.strip())
         if match is None:
             raise CorruptError(f"dm-thin reports {text!r}: the pool cannot be relied on")
-        return cls(int(match[1]), None if match[2] == "-" else int(match[2]))
+        used_metadata, total_metadata, used_data, total_data = map(int, match.group(2, 3, 4, 5))
+        return cls(
+            transaction_id=int(match[1]),
+            held_root=None if match[6] == "-" else int(match[6]),
+            used_data=used_data,
+            total_data=total_data,
+            used_metadata=used_metadata,
+            total_metadata=total_metadata,
+            mode=match[7],
+        )
 
 
 @dataclass(frozen=True, slots=True)

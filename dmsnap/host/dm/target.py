@@ -209,6 +209,27 @@ class ThinPool:
 
 
 @dataclass(frozen=True, slots=True)
+class Thin:
+    """A thin device of ``pool``, over ``external`` where it maps nothing. Never loaded by us."""
+
+    type_name: ClassVar[str] = "thin"
+    pool: int
+    dev_id: int
+    external: int | None = None
+
+    def parameters(self) -> str:
+        below = "" if self.external is None else f" {format_devno(self.external)}"
+        return f"{format_devno(self.pool)} {self.dev_id}{below}"
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> "Thin":
+        pool, dev_id, *external = words
+        if len(external) > 1:
+            raise ValueError(f"more than one external origin: {external}")
+        return cls(parse_devno(pool), int(dev_id), parse_devno(external[0]) if external else None)
+
+
+@dataclass(frozen=True, slots=True)
 class Foreign:
     """A target that dmsnap never loads, or one with parameters it never writes, as text."""
 
@@ -254,6 +275,7 @@ _PARSERS: dict[str, Callable[[Sequence[str]], Target]] = {
     "zero": Zero.parse,
     "error": Error.parse,
     "mirror": Mirror.parse,
+    "thin": Thin.parse,
     "thin-pool": ThinPool.parse,
 }
 

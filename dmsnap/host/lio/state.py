@@ -73,6 +73,18 @@ def target_path(iqn: str, *, configfs: Path = CONFIGFS) -> Path:
     return root(configfs) / "iscsi" / iqn
 
 
+def targets(*, configfs: Path = CONFIGFS) -> list[str]:
+    """The iSCSI targets that have a name of ours."""
+    found = (root(configfs) / "iscsi").glob(f"{IQN_PREFIX}*/")
+    return sorted(path.name for path in found)
+
+
+def luns(iqn: str, *, configfs: Path = CONFIGFS) -> list[int]:
+    """The numbers of a target's LUNs."""
+    found = (target_path(iqn, configfs=configfs) / TPG / "lun").glob("lun_*/")
+    return sorted(int(path.name.removeprefix("lun_")) for path in found)
+
+
 def has_target(iqn: str, *, configfs: Path = CONFIGFS) -> bool:
     """Whether there is an iSCSI target of that name, enabled or not."""
     return target_path(iqn, configfs=configfs).is_dir()

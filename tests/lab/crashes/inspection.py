@@ -62,6 +62,12 @@ def loops() -> list[str]:
     return sorted(without_ids(Path(line.strip()).name) for line in lines)
 
 
+def logical_volumes() -> list[str]:
+    """Logical volumes, by name."""
+    names = run("lvs", "--noheadings", "-o", "vg_name,lv_name").splitlines()
+    return sorted(without_ids(name.strip()) for name in names)
+
+
 def settings() -> list[str]:
     """What lies in /etc for the boot."""
     found = [
@@ -77,6 +83,7 @@ def state() -> dict[str, object]:
     areas = rows("SELECT role FROM area ORDER BY role")
     return {
         "volumes": rows("SELECT name, state FROM volume WHERE removed_ns IS NULL"),
+        "sizes": rows("SELECT size_bytes FROM volume WHERE removed_ns IS NULL"),
         "areas": areas,
         "points": rows("SELECT area_id IS NOT NULL, temporary FROM point WHERE deleted_ns IS NULL"
                        " ORDER BY created_ns"),
@@ -86,6 +93,7 @@ def state() -> dict[str, object]:
         "suspended": suspended(),
         "mounts": mounts(),
         "loops": loops(),
+        "logical_volumes": logical_volumes(),
         "store": sorted(without_ids(path.name) for path in STORE.glob("*") if path.is_file()),
         "settings": settings(),
         "note": (MOUNT_POINT / "note").read_text().strip(),

@@ -1,5 +1,7 @@
 """The computer that is crashed: a volume with content, and what operations find prepared."""
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +23,8 @@ policy = "few"
 """
 
 DISKS = {"data": 32 * MIB, "recovery": 64 * MIB, "store": 256 * MIB, "other": 32 * MIB}
+# What the volume's disk has from the boot of the crash on, where it is made larger.
+LARGER = 48 * MIB
 
 Words = Sequence[str]
 
@@ -39,7 +43,8 @@ Entry = Words | str | Script
 class Scenario:
     """An operation, and what comes before it: in the boot before, and in that of the crash.
 
-    A text among it is written to the volume. POINT-n is the n-th last point, DISK-name a device.
+    A text among it is written to the volume. POINT-n is the n-th last point, SNAPSHOT-n snapshot,
+    DISK-name a device.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Scenario:
     after_boot: Sequence[Entry] = ()
     protected: bool = True
     assembled: bool = True
+    enlarged: bool = False
 
 
 def prepare(computer: Computer, scenario: Scenario) -> None:
@@ -70,6 +76,8 @@ def prepare(computer: Computer, scenario: Scenario) -> None:
         computer.dmsnap(*filled_in(computer, PROTECT))
     do(computer, scenario.before)
     computer.power_off()
+    if scenario.enlarged:
+        os.truncate(computer.disks["data"], LARGER)
 
 
 def do(computer: Computer, entries: Sequence[Entry]) -> None:
@@ -78,7 +86,7 @@ def do(computer: Computer, entries: Sequence[Entry]) -> None:
         if isinstance(entry, str):
             write(computer, entry)
         elif isinstance(entry, Script):
-            computer.shell(entry.text)
+            computer.shell(fill_devices(entry.text, computer))
         else:
             computer.dmsnap(*filled_in(computer, entry))
 
@@ -96,13 +104,20 @@ def filled_in(computer: Computer, words: Words) -> list[str]:
     points = []
     if any(word.startswith("POINT-") for word in words):
         points = [point["id"] for point in computer.dmsnap("point", "list", NAME)]
+    if any(word.startswith("SNAPSHOT-") for word in words):
+        points = [snapshot["name"] for snapshot in computer.dmsnap("snapshot", "list")]
     return [fill(word, points, computer) for word in words]
+
+
+def fill_devices(text: str, computer: Computer) -> str:
+    """A script with the devices that it names."""
+    return re.sub(r"DISK-(\w+)", lambda found: computer.device(found[1]), text)
 
 
 def fill(word: str, points: Sequence[str], computer: Computer) -> str:
     """One word of a command."""
-    if word.startswith("POINT-"):
-        return points[-int(word.removeprefix("POINT-"))]
+    if word.startswith(("POINT-", "SNAPSHOT-")):
+        return points[-int(word.partition("-")[2])]
     if word.startswith("DISK-"):
         return computer.device(word.removeprefix("DISK-"))
     return word
@@ -118,6 +133,11 @@ TO = ("--portal", "127.0.0.1", "--initiator", "iqn.2026-01.org.example.lab:nobod
 FORGOTTEN = (*SYNCED, ("unprotect", NAME), Script("rm -r /var/lib/dmsnap"))
 UNMOUNTED = Script(f"umount {MOUNT_POINT}")
 FROM_LABEL = ("swap", "--from-label", "DISK-recovery", "--store", STORE)
+GROUPED = Script("""
+    export DM_DISABLE_UDEV=1
+    vgcreate -qq --yes vg DISK-recovery; lvcreate -qq --yes -L 16M -n lv vg
+""")
+ACTIVATED = Script("modprobe -a dm-snapshot; DM_DISABLE_UDEV=1 vgchange -qq -ay vg")
 EXPORT = ("export", "POINT-2", *TO)
 
 SCENARIOS = (
@@ -143,6 +163,29 @@ SCENARIOS = (
     ),
     Scenario("point keep", "point keep", ("point", "keep", "POINT-2"), SYNCED),
     Scenario(
+        "point copy",
+        "point copy",
+        ("point", "copy", "POINT-1", "--onto", "DISK-other"),
+        SYNCED,
+        (("point", "create", NAME),),
+    ),
+    Scenario(
+        "snapshot create",
+        "snapshot create",
+        ("snapshot", "create", "vg/lv"),
+        (GROUPED,),
+        (ACTIVATED,),
+        protected=False,
+    ),
+    Scenario(
+        "snapshot delete",
+        "snapshot delete",
+        ("snapshot", "delete", "SNAPSHOT-1"),
+        (GROUPED, ("snapshot", "create", "vg/lv")),
+        (ACTIVATED,),
+        protected=False,
+    ),
+    Scenario(
         "prune",
         "prune",
         ("prune", NAME),
@@ -158,6 +201,13 @@ SCENARIOS = (
     ),
     Scenario("sync", "sync", ("sync", NAME), SYNCED, (("sync", NAME), "fourth")),
     Scenario("sync, compared", "sync", ("sync", NAME, "--audit", "full"), SYNCED),
+    Scenario(
+        "sync --from",
+        "sync",
+        ("sync", NAME, "--from", "POINT-1"),
+        SYNCED,
+        (("point", "create", NAME), "fourth"),
+    ),
     Scenario("verify", "verify", ("verify", NAME), SYNCED),
     Scenario("swap", "swap", ("swap", NAME), SYNCED),
     Scenario("swap, earlier point", "swap", ("swap", NAME, "--to", "POINT-2"), SYNCED),
@@ -167,6 +217,7 @@ SCENARIOS = (
     Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),
     Scenario("swap commit, earlier", "swap commit", ("swap", "commit", NAME), TRIED_EARLIER),
     Scenario("hydrate", "hydrate", ("hydrate", NAME, "--onto", "DISK-other"), SYNCED),
+    Scenario("resize", "resize", ("resize", NAME), SYNCED, enlarged=True),
     Scenario("failback", "failback", ("failback", NAME), COMMITTED),
     Scenario("export", "export", EXPORT, SYNCED),
     Scenario("export restore", "export restore", ("export", "restore"), (*SYNCED, EXPORT)),

@@ -21,15 +21,22 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 
+from dmsnap._native import label as labels
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli.main import main
+from dmsnap.errors import DmsnapError
+from dmsnap.host.blockdev import open_shared
+from dmsnap.recovery import backup_area
+
+if TYPE_CHECKING:
+    from _pytest.mark.structures import ParameterSet
 
 SCRATCH = Path("/scratch")
 CATALOGUE = Path("/var/lib/dmsnap/catalogue.db")
@@ -205,6 +212,11 @@ def height(device: Path) -> int:
     return 1 + max(map(height, below), default=0)
 
 
+def rarely(*values: object) -> "ParameterSet":
+    """A variant that only ``--all`` runs: ``make test`` is to end within half an hour."""
+    return pytest.param(*values, marks=pytest.mark.exhaustive)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="what is marked exhaustive, too")
 
@@ -246,6 +258,31 @@ def refused(exit_code: int, *argv: object) -> str:
     assert "\n" not in sentence
     assert "does not know" not in sentence, sentence
     return sentence
+
+
+def label_on(recovery: str) -> dict[str, Any]:
+    """A recovery volume's label, without the backup beside it: every command may write that."""
+    label = dict(dmsnap("inspect", "label", recovery))
+    del label["backup"]
+    return label
+
+
+def content_of(device: str | Path) -> str:
+    """The SHA-256 of all of a device, but for the backup of the catalogue on a recovery volume.
+
+    Replica, history and label are in it. A command that fails is recorded, and that is backed up.
+    """
+    with open_shared(Path(device)) as fd:
+        size_bytes = os.lseek(fd, 0, os.SEEK_END)
+        try:
+            backup = backup_area.extent_of(labels.read(fd, size_bytes, str(device)), size_bytes)
+        except DmsnapError:
+            backup = None
+        if backup is None:
+            return sha256(device)
+        with mmap.mmap(-1, labels.AREA_BYTES) as buffer:
+            os.preadv(fd, [buffer], labels.offset(size_bytes))
+            return f"{sha256(device, backup.offset_bytes)}, {hashlib.sha256(buffer).hexdigest()}"
 
 
 @contextlib.contextmanager
@@ -329,7 +366,7 @@ class World:
 
 
 def world(lab: Lab, *devices: str | Path) -> World:
-    """Look at everything; ``devices`` are read in full."""
+    """Look at everything; ``devices`` are read in full, but for the backup of the catalogue."""
     return World(
         dm_tables=sorted(run("dmsetup", "table").splitlines()),
         suspended=suspended(),
@@ -350,7 +387,7 @@ def world(lab: Lab, *devices: str | Path) -> World:
             ),
         },
         points=sorted(str(path) for path in Path("/run/dmsnap/points").glob("*")),
-        contents={str(device): sha256(device) for device in devices},
+        contents={str(device): content_of(device) for device in devices},
         locks=locks_held(),
     )
 

@@ -1,5 +1,6 @@
 """The other side of an export: open-iscsi by hand, in this guest or another one's place."""
 
+import os
 import time
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def is_turned_away(export: dict[str, object], name: str) -> None:
     run("iscsiadm", "-m", "iface", "-I", "stranger", "-o", "delete")
 
 
+def disks(number: int) -> list[str]:
+    """The kernel names of so many SCSI disks, as soon as they are there."""
+    ends = time.monotonic() + SECONDS
+    while time.monotonic() < ends:
+        names = sorted(path.name for path in Path("/sys/block").glob("sd*"))
+        if len(names) == number and all(can_be_opened(f"/dev/{name}") for name in names):
+            return names
+        time.sleep(0.05)
+    raise AssertionError(f"not {number} disks within {SECONDS} s: {names}")
+
+
 def disk(export: dict[str, object]) -> str:
     """The disk of a session's LUN, as soon as it is there."""
     ends = time.monotonic() + SECONDS
@@ -55,9 +67,19 @@ def disk(export: dict[str, object]) -> str:
         for session in Path("/sys/class/iscsi_session").glob("session*"):
             if (session / "targetname").read_text().strip() == export["target"]:
                 for block in (session / "device").glob(f"target*/*:{export['lun']}/block/*"):
-                    return f"/dev/{block.name}"
+                    if can_be_opened(f"/dev/{block.name}"):
+                        return f"/dev/{block.name}"
         time.sleep(0.05)
     raise AssertionError(f"no disk of {export['target']} within {SECONDS} s")
+
+
+def can_be_opened(path: str) -> bool:
+    """Whether a disk is there: sysfs shows a new one a moment before it can be opened."""
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 def delete(disk_path: str) -> None:

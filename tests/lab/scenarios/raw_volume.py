@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conftest import MIB, Lab, dm_devices, dmsnap, run, sha256
+from conftest import MIB, Lab, dm_devices, dmsnap, label_on, run, sha256
 
 SECTOR = 512
 KIB = 1024
@@ -43,7 +43,7 @@ class Protected:
         return front
 
     def label(self) -> Any:
-        return dmsnap("inspect", "label", self.recovery)
+        return label_on(self.recovery)
 
     def blocks_of(self, ranges: Iterable[Range]) -> int:
         """The bytes of the era blocks that ``ranges`` touch, cut at the volume's end."""

@@ -61,7 +61,6 @@ def noise(device: str, count: int = 4) -> None:
 # the recovery volume
 
 
-@pytest.mark.selection
 def test_recovery_volume_one_sector_short(lab: Lab) -> None:
     primary, recovery = lab.disk(SIZE), lab.disk(SMALLEST_RECOVERY - 512)
     noise(primary)
@@ -327,7 +326,6 @@ def test_primary_is_mounted_here_and_in_another_namespace(lab: Lab) -> None:
     assert (mount_point / "file").read_text() == "kept"
 
 
-@pytest.mark.selection
 def test_primary_whose_mount_is_busy(lab: Lab) -> None:
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
     mount_point = lab.mounted(primary, options="noatime,nodev")
@@ -372,7 +370,6 @@ def test_large_sectors_under_small_blocks(
     assert "sectors of 4096 bytes" in sentence
 
 
-@pytest.mark.selection
 @pytest.mark.parametrize(("fs_type", "size"), [("ext4", 64 * MIB), ("xfs", 320 * MIB)])
 def test_large_sectors_end_to_end(lab: Lab, fs_type: str, size: int) -> None:
     """ext4 in 4 KiB blocks and XFS in 4 KiB sectors can be served by either disk."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dm_devices, dmsnap, refused, run, sha256, suspended
+from conftest import MIB, Lab, dm_devices, dmsnap, rarely, refused, run, sha256, suspended
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import StepState
@@ -115,7 +115,14 @@ def exit_code(*words: str) -> int:
         return main([*words, "--json"])
 
 
-@pytest.mark.parametrize("words", [("point", "create"), ("sync",), ("swap",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sync",),
+        rarely(("point", "create")),
+        rarely(("swap",)),
+    ],
+)
 def test_full_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...]) -> None:
     """What was begun is undone without the catalogue; what it says wrongly is put right after."""
     primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
@@ -135,6 +142,57 @@ def test_full_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...]) ->
             assert (mount_point / "file").read_text() == content
         dmsnap("sync", name)
         dmsnap("status", name)
+        assert len(dm_devices()) == 2, position
+        assert len(list(Path(lab.store()).iterdir())) == 1, position
+
+
+def spoiled_from(position: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is not what it was, and nor is its log, as soon as a step has begun."""
+    recorded = jobs.record_step
+
+    def record_step(
+        catalogue: Catalogue, job_id: int, at: int, state: StepState, seconds: float | None
+    ) -> None:
+        recorded(catalogue, job_id, at, state, seconds)
+        if (at, state) == (position, "begun"):
+            for part in (STATE / "catalogue.db", STATE / "catalogue.db-wal"):
+                with part.open("r+b") as file:
+                    file.write(os.urandom(part.stat().st_size))
+
+    monkeypatch.setattr(jobs, "record_step", record_step)
+
+
+@pytest.mark.parametrize("words", [("point", "create"), ("sync",), ("swap",)])
+def test_damaged_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...]) -> None:
+    """One sentence; the volume serves, its replica is a point, and a rebuild puts all in order."""
+    primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+    mount_point = lab.mounted(primary)
+    name = lab.protect(primary, recovery)
+    for position in range(len(dmsnap(*words, name, "--dry-run")["steps"])):
+        content = f"before step {position}"
+        (mount_point / "file").write_text(content)
+        with ExitStack() as trouble, pytest.MonkeyPatch.context() as monkeypatch:
+            spoiled_from(position, trouble, monkeypatch)
+            code = exit_code(*words, name)
+        # What SQLite still has in its memory may be enough to come to the end.
+        assert code in (0, ExitCode.CORRUPT, ExitCode.OS, ExitCode.FAILURE), position
+        assert suspended() == []
+        assert (mount_point / "file").read_text() == content
+        assert "damaged" in refused(ExitCode.CORRUPT, "status"), position
+        assert (mount_point / "file").read_text() == content
+        result = dmsnap("catalogue", "rebuild", expected=None)
+        assert Path(result["set_aside"]).exists()
+        assert [each["volume"] for each in result["volumes"]] == [name], result
+        for aside in STATE.glob("catalogue.db.damaged-*"):
+            aside.unlink()
+        if dmsnap_state(name) == "trial":
+            dmsnap("swap", "revert", name)
+            assert (mount_point / "file").read_text() == content
+        assert dmsnap("sync", name, "--audit", "full")["audit"]["bytes_different"] == 0
+        for point in dmsnap("point", "list", name):
+            if any(place["kind"] == "live" for place in point["places"]):
+                dmsnap("point", "delete", point["id"])
+        assert dmsnap("catalogue", "check")["problems"] == []
         assert len(dm_devices()) == 2, position
         assert len(list(Path(lab.store()).iterdir())) == 1, position
 

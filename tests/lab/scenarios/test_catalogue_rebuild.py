@@ -74,7 +74,6 @@ def rebuilt(name: str, state: str) -> dict[str, Any]:
     return dict(volume)
 
 
-@pytest.mark.selection
 def test_protected_with_live_points(lab: Lab) -> None:
     volume = protected(lab, SIZE)
     contents = three_syncs(volume)

@@ -16,6 +16,7 @@ from conftest import (
     MIB,
     Lab,
     catalogue_rows,
+    content_of,
     dm_devices,
     dmsnap,
     refused,
@@ -129,7 +130,6 @@ def store_file(lab: Lab, role: str) -> str:
     return str(path)
 
 
-@pytest.mark.selection
 def test_text_for_people(lab: Lab) -> None:
     """Without --json, as processes: nothing on stderr, nothing of Python's."""
     name, _, recovery = raw_volume(lab)
@@ -154,7 +154,6 @@ def test_text_for_people(lab: Lab) -> None:
 # dry runs
 
 
-@pytest.mark.selection
 def test_dry_runs_change_nothing(lab: Lab) -> None:
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
     mount_point = lab.mounted(primary)
@@ -200,7 +199,6 @@ def jobs() -> list[tuple[Any, ...]]:
 # protect and unprotect
 
 
-@pytest.mark.selection
 def test_protected_again_with_the_same_recovery_volume(lab: Lab) -> None:
     """The history goes on, and what was written meanwhile is found by comparing."""
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
@@ -352,7 +350,6 @@ def test_a_volume_that_somebody_unmounted_stays_unmounted(lab: Lab) -> None:
     assert not os.path.ismount(mount_point)
 
 
-@pytest.mark.selection
 def test_sync_while_a_point_is_mounted(lab: Lab) -> None:
     """A live point is on the primary: no matter. The replica must not change under its users."""
     name, _, recovery, mount_point = mounted_volume(lab)
@@ -410,10 +407,10 @@ def test_stack_removed_by_somebody(lab: Lab) -> None:
     for row in sorted(dm_devices(), key=lambda row: ("point" not in row, row != name)):
         run("dmsetup", "remove", row)
     require_unhealthy(name, "missing")
-    devices = sha256(primary), sha256(recovery)
+    devices = sha256(primary), content_of(recovery)
     for words in (("sync", name), ("point", "create", name), ("swap", name)):
         refused(ExitCode.STACK_CHANGED, *words)
-        assert (sha256(primary), sha256(recovery)) == devices
+        assert (sha256(primary), content_of(recovery)) == devices
         assert dm_devices() == []
     # Written past dmsnap, which nobody saw.
     run("mount", primary, mount_point)
@@ -502,7 +499,6 @@ def test_catalogue_that_is_damaged(lab: Lab) -> None:
 # inspect without root
 
 
-@pytest.mark.selection
 def test_inspect_as_nobody(lab: Lab) -> None:
     """Images and devices that may be read, with no catalogue and no privileges."""
     name, _, recovery = raw_volume(lab)

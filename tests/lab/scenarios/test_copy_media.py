@@ -127,7 +127,6 @@ def in_the_bad_part(error: DmsnapError) -> bool:
 
 
 @both_ways
-@pytest.mark.selection
 def test_a_source_that_cannot_be_read_in_one_place(media: Media) -> None:
     before = sha256(media.destination.path)
     media.source.load(((BAD, 4096), "error"))

@@ -10,7 +10,18 @@ from typing import Any
 
 import initiator
 import pytest
-from conftest import MIB, Lab, catalogue_rows, dm_devices, dmsnap, forked, refused, run, sha256
+from conftest import (
+    MIB,
+    Lab,
+    catalogue_rows,
+    dm_devices,
+    dmsnap,
+    forked,
+    rarely,
+    refused,
+    run,
+    sha256,
+)
 
 from dmsnap.errors import ExitCode
 from dmsnap.host.lio import state, target
@@ -235,7 +246,13 @@ def test_a_portal_is_an_address_of_this_host_on_a_link_that_is_up(published: Lab
     assert published_objects() == []
 
 
-@pytest.mark.parametrize("what", ["front", "point", "device"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "point",
+        *map(rarely, ("front", "device")),
+    ],
+)
 def test_what_a_killed_export_leaves_is_cleared_by_the_next(published: Lab, what: str) -> None:
     things = disks_and_names(published)
     words = ("export", things[what], *TO)
@@ -281,7 +298,10 @@ def test_a_boot_publishes_what_is_recorded_wherever_it_was_cut_off(published: La
     assert not wish.exists()
 
 
-@pytest.mark.parametrize(("shown", "to"), [("front", "point"), ("point", "device")])
+@pytest.mark.parametrize(
+    ("shown", "to"),
+    [("front", "point"), rarely("point", "device")],
+)
 def test_what_a_killed_swap_of_a_lun_leaves_is_put_right(
     published: Lab, shown: str, to: str
 ) -> None:

@@ -62,7 +62,6 @@ def synced(lab: Lab) -> tuple[Protected, list[str], list[str]]:
     return volume, points_on(volume.name), contents
 
 
-@pytest.mark.selection
 @pytest.mark.parametrize("steps_back", [0, 2])
 def test_equals_the_point(lab: Lab, steps_back: int) -> None:
     volume, points, contents = synced(lab)

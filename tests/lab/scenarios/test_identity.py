@@ -4,7 +4,6 @@ import struct
 import subprocess
 from pathlib import Path
 
-import pytest
 from conftest import MIB, Lab, dm_devices, dmsnap, refused, run, sha256, world
 from raw_volume import Protected, protected, write_direct
 
@@ -182,7 +181,6 @@ def kill_in_apply(volume: Protected) -> None:
     assert volume.label()["state"] == "applying"
 
 
-@pytest.mark.selection
 def test_what_lay_behind_the_replica_is_not_found_any_more(lab: Lab) -> None:
     """An MD superblock near the end outlives the copy, and mount(8) would not know what to take."""
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)

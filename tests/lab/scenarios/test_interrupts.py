@@ -24,6 +24,7 @@ from conftest import (
     dmsnap,
     forked,
     mount_lines,
+    rarely,
     run,
     sha256,
     suspended,
@@ -32,7 +33,7 @@ from conftest import (
 
 SIZE = 32 * MIB
 RECOVERY_SIZE = 48 * MIB
-MINOR_FIELDS = ("generation", "host", "lease_time", "lease_time_ns")
+MINOR_FIELDS = ("backup", "generation", "host", "lease_time", "lease_time_ns")
 
 
 @dataclass
@@ -199,7 +200,7 @@ def live_points_of(name: str) -> list[str]:
 
 
 # One handler serves both: each once at every step of the two commands with the most of them.
-SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, rarely(signal.SIGINT)])
 SIGTERM = pytest.mark.parametrize("number", [signal.SIGTERM])
 
 
@@ -238,7 +239,6 @@ def test_point_create(lab: Lab, number: int) -> None:
     interrupted(bench, ["point", "create", bench.name], again, number=number)
 
 
-@pytest.mark.selection
 @SIGNALS
 def test_sync(lab: Lab, number: int) -> None:
     """The replica is the former point or the next one, byte for byte, and the label knows which."""
@@ -510,8 +510,7 @@ def test_unprotect_killed(lab: Lab) -> None:
 # processes as users start them
 
 
-@pytest.mark.selection
-@pytest.mark.parametrize("seconds", [0.05, 1.0, 2.2, 2.6])
+@pytest.mark.parametrize("seconds", [1.0, 2.2, *map(rarely, (0.05, 2.6))])
 def test_ctrl_c_on_a_terminal(lab: Lab, seconds: float) -> None:
     """SIGINT for the whole process group, at any time from its start on."""
     bench = Bench.made(lab)

@@ -16,6 +16,7 @@ from conftest import (
     dmsnap,
     dmsnap_process,
     forked,
+    rarely,
     run,
     sha256,
     suspended,
@@ -98,8 +99,9 @@ def test_jobs_are_listed_with_their_steps(lab: Lab) -> None:
     assert dmsnap("job", "resume", "--all") == []
 
 
-@pytest.mark.selection
-@pytest.mark.parametrize("at", ["create-cow", "prepare-point", "window", "write-undo", "apply"])
+@pytest.mark.parametrize(
+    "at", ["window", "apply", *map(rarely, ("create-cow", "prepare-point", "write-undo"))]
+)
 def test_a_sync_is_begun_anew(lab: Lab, at: str) -> None:
     bench = Bench(lab)
     bench.write("second")
@@ -124,7 +126,9 @@ def test_the_next_command_says_what_it_did(lab: Lab) -> None:
     assert command("point", "create", bench.name).stderr == ""
 
 
-@pytest.mark.parametrize("at", ["record", "unmount", "hide-twins", "create-stack", "mount", "copy"])
+@pytest.mark.parametrize(
+    "at", ["create-stack", "copy", *map(rarely, ("record", "unmount", "hide-twins", "mount"))]
+)
 def test_a_protect_is_taken_back(lab: Lab, at: str) -> None:
     bench = Bench(lab, protected=False)
     assert killed(*bench.protect, at=at)["state"] == "cut off"
@@ -157,9 +161,12 @@ def test_to_protect_again_takes_the_first_back(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("at", "state"),
-    [("mark-merging", "trial"), ("merge-1", "promoted"), ("merge-overlay", "promoted"),
-     ("mark-primary", "promoted"), ("record", "promoted"), ("retire", "promoted")],
-)  # fmt: skip
+    [
+        ("mark-merging", "trial"),
+        ("merge-overlay", "promoted"),
+        *(rarely(at, "promoted") for at in ("merge-1", "mark-primary", "record", "retire")),
+    ],
+)
 def test_a_commit_is_finished_by_any_command(lab: Lab, at: str, state: str) -> None:
     bench = Bench(lab)
     for text in ("second", "third"):
@@ -190,7 +197,7 @@ def test_a_commit_that_was_cut_off_may_be_run_again(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "state"), [("unmount", "trial"), ("record", "protected"), ("mount", "protected")]
+    ("at", "state"), [("unmount", "trial"), ("record", "protected"), rarely("mount", "protected")]
 )
 def test_a_revert_is_taken_back_or_finished(lab: Lab, at: str, state: str) -> None:
     bench = Bench(lab)
@@ -204,9 +211,12 @@ def test_a_revert_is_taken_back_or_finished(lab: Lab, at: str, state: str) -> No
 
 @pytest.mark.parametrize(
     ("at", "state"),
-    [("show-point", "protected"), ("unmount", "protected"), ("load-front", "protected"),
-     ("mount", "trial")],
-)  # fmt: skip
+    [
+        ("load-front", "protected"),
+        ("mount", "trial"),
+        *(rarely(at, "protected") for at in ("show-point", "unmount")),
+    ],
+)
 def test_a_swap_is_taken_back_or_finished(lab: Lab, at: str, state: str) -> None:
     bench = Bench(lab)
     cut_off = killed("swap", bench.name, at=at)
@@ -217,7 +227,11 @@ def test_a_swap_is_taken_back_or_finished(lab: Lab, at: str, state: str) -> None
 
 @pytest.mark.parametrize(
     ("at", "state"),
-    [("unmount", "protected"), ("show-device", None), ("mount", None), ("release-store", None)],
+    [
+        ("unmount", "protected"),
+        ("show-device", None),
+        *(rarely(at, None) for at in ("mount", "release-store")),
+    ],
 )
 def test_an_unprotect_is_taken_back_or_finished(lab: Lab, at: str, state: str | None) -> None:
     bench = Bench(lab)

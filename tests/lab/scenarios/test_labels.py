@@ -37,7 +37,6 @@ def synced(lab: Lab) -> tuple[Protected, str]:
 
 
 @pytest.mark.parametrize("slot", [0, 1])
-@pytest.mark.selection
 def test_one_sector_is_damaged(lab: Lab, slot: int) -> None:
     """The other one says the same: nothing is lost, status says so, and the next sync mends it."""
     volume, older = synced(lab)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from conftest import (
     MIB,
     Lab,
@@ -47,7 +46,6 @@ def protected(lab: Lab) -> str:
     return lab.protect(lab.disk(SIZE), lab.disk(RECOVERY_SIZE))
 
 
-@pytest.mark.selection
 def test_who_holds_the_lock_is_named(lab: Lab) -> None:
     """Every command that changes a volume waits, and then says for whom."""
     name = protected(lab)
@@ -143,7 +141,6 @@ def test_two_volumes_side_by_side(lab: Lab) -> None:
         assert process.returncode == 0, stderr
 
 
-@pytest.mark.selection
 def test_sets_named_in_another_order_do_not_deadlock(lab: Lab) -> None:
     first, second = protected(lab), protected(lab)
     orders = [(first, second), (second, first)] * 2

@@ -24,6 +24,7 @@ from conftest import (
     dmsnap,
     forked,
     mount_lines,
+    rarely,
     refused,
     run,
     sha256,
@@ -525,9 +526,7 @@ def test_what_is_refused(lab: Lab) -> None:
 MOMENTS = (0, 0.02, 0.1, 0.3)
 
 # The step that exchanges the LV's table at several moments; and every step, which takes its time.
-EVERY = pytest.mark.parametrize(
-    "every", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["exchange", "all"]
-)
+EVERY = pytest.mark.parametrize("every", [False, rarely(True)], ids=["exchange", "all"])
 
 
 def killed(

@@ -22,6 +22,7 @@ from conftest import (
     dm_devices,
     dmsnap,
     forked,
+    rarely,
     refused,
     run,
     sha256,
@@ -115,7 +116,6 @@ def without(found: Contents, *points: str) -> Contents:
 # deleting a point of the middle
 
 
-@pytest.mark.selection
 def test_each_point_in_turn(lab: Lab) -> None:
     """In an order that merges stores that were merged, the newest and the last but one."""
     volume = synced(lab, 6)
@@ -243,6 +243,7 @@ def look(lab: Lab, volume: Protected) -> World:
     return world(lab, volume.primary)
 
 
+@pytest.mark.exhaustive
 def test_a_signal_at_every_step(lab: Lab) -> None:
     """Until the label names the merged store the point is there, and afterwards it is gone."""
     volume = synced(lab, 3)
@@ -269,7 +270,7 @@ def test_a_signal_at_every_step(lab: Lab) -> None:
     assert outcomes == [False, False] + [True] * (2 * steps - 2)
 
 
-@pytest.mark.parametrize("later", [0, 0.01])
+@pytest.mark.parametrize("later", [0, rarely(0.01)])
 def test_a_kill_at_every_step(lab: Lab, later: float) -> None:
     volume = synced(lab, 3)
     expected = contents(volume)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -277,3 +278,147 @@ def test_metrics_are_written(lab: Lab, service: None) -> None:
     printed = dmsnap("metrics")["text"]
     names = [{line.partition(" ")[0] for line in each.splitlines()} for each in (written, printed)]
     assert names[0] == names[1]
+
+
+def test_metrics_are_served_on_a_port(lab: Lab, service: None) -> None:
+    """On loopback; what the hardened unit may do suffices for that."""
+    bench = Bench(lab)
+    with configured("metrics_port = 9187"):
+        run("systemctl", "restart", UNIT)
+        eventually(lambda: f'dmsnap_problems{{volume="{bench.name}"}} 0' in served(), "served")
+        assert "127.0.0.1:9187" in run("ss", "-ltn")
+        run("systemctl", "stop", UNIT)
+    assert served() == ""
+
+
+def served() -> str:
+    try:
+        with urllib.request.urlopen("http://127.0.0.1:9187/metrics", timeout=10) as response:
+            return str(response.read().decode())
+    except OSError:
+        return ""
+
+
+def test_an_age_is_told_that_no_policy_promised(
+    lab: Lab, service: None, policies: Callable[[str], None]
+) -> None:
+    """Its timer is stopped: two runs go by."""
+    bench = Bench(lab)
+    policies(
+        '[policy.often]\nschedule = "*:*:0/20"\nspread = "0s"\naudit = "none"\n'
+        f'[subclient.a]\nvolumes = ["{bench.name}"]\npolicy = "often"\n'
+    )
+    run("systemctl", "stop", "dmsnap-policy@often.timer")
+    eventually(lambda: late(bench.name), "late", 180)
+    (status,) = dmsnap("status", bench.name, expected=24)
+    assert status["punctuality"]["verdict"] == "late"
+    assert "dmsnap run often takes one now" in status["problems"][-1]
+    run("systemctl", "start", UNIT)
+    eventually(lambda: any("late: runs of often" in line for line in journal()), "told")
+    dmsnap("run", "often")
+    (status,) = dmsnap("status", bench.name)
+    assert status["punctuality"]["verdict"] in ("in time", "due")
+
+
+def late(name: str) -> bool:
+    (status,) = dmsnap("status", name, expected=None)
+    return str(status["punctuality"]["verdict"]) == "late"
+
+
+def test_copies_have_the_priority_of_their_policy(
+    lab: Lab, policies: Callable[[str], None]
+) -> None:
+    """Seen by ionice(1) while it copies; the window before it has the ordinary one."""
+    bench = Bench(lab)
+    for key, seen in (
+        ('io_class = "idle"', "idle"),
+        ('io_class = "best-effort"\nio_level = 7', "best-effort: prio 7"),
+    ):
+        policies(
+            f'[policy.slow]\nschedule = "yearly"\naudit = "none"\nbandwidth = "1MiB"\n{key}\n'
+            f'[subclient.a]\nvolumes = ["{bench.name}"]\npolicy = "slow"\n'
+        )
+        bench.write(key)
+        with dmsnap_process("run", "slow") as process:
+            wait_until_at("write-undo")
+            eventually(
+                lambda seen=seen, pid=process.pid: (  # type: ignore[misc]
+                    run("ionice", "-p", pid).strip() == seen
+                ),
+                seen,
+                20,
+            )
+            process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert last_job()["operation"] == "prune" or last_job()["state"] == "done"
+
+
+def test_the_oldest_points_that_are_due_are_copied(
+    lab: Lab, policies: Callable[[str], None]
+) -> None:
+    bench = Bench(lab)
+    policies(
+        '[policy.passing]\nschedule = "yearly"\ncopy = { let_pass = 2 }\n'
+        f'[subclient.a]\nvolumes = ["{bench.name}"]\npolicy = "passing"\n'
+    )
+    contents: list[str] = []
+    for number in range(5):
+        bench.write(str(number))
+        (done,) = dmsnap("run", "passing")
+        assert (done["synced"] is not None) is (number >= 2)
+        contents.append(sha256(live_device(bench.name, done["point"])))
+        if number >= 2:
+            assert sha256(bench.recovery, SIZE) == contents[number - 2]
+    # What waited for long is copied at once, each point for itself.
+    policies(
+        f'[policy.passing]\nschedule = "yearly"\n[subclient.a]\nvolumes = ["{bench.name}"]\n'
+        'policy = "passing"\n'
+    )
+    before = dmsnap("inspect", "label", bench.recovery)["history"]
+    dmsnap("run", "passing", "--copy")
+    label = dmsnap("inspect", "label", bench.recovery)
+    assert len(label["history"]) == len(before) + 2
+    assert sha256(bench.recovery, SIZE) == contents[-1]
+
+
+def live_device(name: str, point: str) -> str:
+    (found,) = [each for each in dmsnap("point", "list", name) if each["id"] == point]
+    return str(found["places"][0]["device"])
+
+
+def test_the_overlay_of_a_trial_is_extended_in_time(lab: Lab, service: None) -> None:
+    """Filled at full speed, to all of the volume; nothing that was written is lost."""
+    size = 512 * MIB
+    primary, recovery = lab.disk(size), lab.disk(2 * size)
+    name = lab.protect(primary, recovery)
+    run("systemctl", "start", UNIT)
+    dmsnap("swap", name, "--trial")
+    (status,) = dmsnap("status", name, expected=None)
+    assert status["overlay"]["total_bytes"] < 200 * MIB
+    time.sleep(1)  # the service has heard of it
+    write(name, 480)
+    (status,) = dmsnap("status", name, expected=None)
+    assert status["overlay"]["state"] == "OK", "\n".join(journal())
+    assert status["overlay"]["total_bytes"] > 480 * MIB
+    written = sha256(f"/dev/mapper/{name}")
+    assert any("the store of the trial" in line for line in journal())
+    run("systemctl", "stop", UNIT)
+    dmsnap("swap", "commit", name)
+    assert sha256(f"/dev/mapper/{name}") == sha256(recovery, size) == written
+
+
+def test_restarted_while_a_job_runs(lab: Lab, service: None) -> None:
+    """What is begun by its start leaves alone what another command is at."""
+    bench = Bench(lab)
+    run("systemctl", "start", UNIT)
+    bench.write("second")
+    with dmsnap_process("sync", bench.name, "--bandwidth", "1MiB") as process:
+        wait_until_at("write-undo")
+        run("systemctl", "restart", UNIT)
+        assert shown("ActiveState") == "active"
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert last_job()["state"] == "done"
+    run("umount", bench.mount_point)
+    dmsnap("sync", bench.name)
+    assert sha256(bench.recovery, SIZE) == sha256(f"/dev/mapper/{bench.name}")

@@ -25,7 +25,6 @@ def ours(group: str) -> list[str]:
     return sorted(found)
 
 
-@pytest.mark.selection
 def test_volume_group(lab: Lab) -> None:
     group = lab.group(lab.disk(256 * MIB), lab.disk(256 * MIB))
     administrator("lvcreate", "-qq", "-y", "-L", "16M", "-n", "foreign", group)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, configured, dmsnap, refused, run, sha256
+from conftest import MIB, Lab, configured, dmsnap, rarely, refused, run, sha256
 from faulty_disk import faulty_disk
 
 from dmsnap._native.label import AREA_BYTES
@@ -22,7 +22,7 @@ def fill(name: str, mib: int, *, seek: int = 0) -> None:
 
 
 @pytest.mark.selection
-@pytest.mark.parametrize("store", ["directory", "group"])
+@pytest.mark.parametrize("store", ["directory", rarely("group")])
 def test_extended_while_it_is_used(lab: Lab, store: str) -> None:
     """16 MiB that are nearly full; with more room all that was written stays, and more fits."""
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)

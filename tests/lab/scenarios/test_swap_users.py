@@ -136,7 +136,6 @@ def test_a_swap_killed_while_something_is_parked(lab: Lab) -> None:
         assert (mount_point / "inside/state").read_text() == "in memory only"
 
 
-@pytest.mark.selection
 def test_processes_are_ended_with_kill_only(lab: Lab) -> None:
     """Those alone that have files of the volume open; who ignores SIGTERM gets SIGKILL."""
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)

@@ -117,7 +117,6 @@ def test_a_cow_store_that_overflows(lab: Lab, monkeypatch: pytest.MonkeyPatch, s
 # disks that fail
 
 
-@pytest.mark.selection
 def test_a_disk_that_fails_before_the_replica_is_touched(lab: Lab) -> None:
     """The undo store, reading the replica, the label: the replica stays what it was."""
     with faulty_disk(lab, RECOVERY_SIZE) as disk:

@@ -41,7 +41,6 @@ def remove_stack(volume: Protected) -> None:
         run("dmsetup", "remove", name)
 
 
-@pytest.mark.selection
 def test_the_volume_was_written_while_the_stack_was_gone(lab: Lab, volume: Protected) -> None:
     remove_stack(volume)
     write_direct(volume.primary, os.urandom(64 * KIB), 5 * MIB)
@@ -171,7 +170,6 @@ def test_the_era_metadata_is_damaged(lab: Lab, volume: Protected, damage: str) -
     check_tidy(volume, lab)
 
 
-@pytest.mark.selection
 def test_an_audit_finds_what_tracking_missed(lab: Lab, volume: Protected) -> None:
     """A block of the replica that differs where nothing was written, as after a lost mark."""
     before, content = volume.label(), volume.replica_sha256()

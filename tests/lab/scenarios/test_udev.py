@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 from conftest import MIB, Lab, dm_devices, dmsnap, dmsnap_process, run
+from snapshot_origin import ORIGINS
+from snapshot_origin import SIZE as SNAPSHOT_SIZE
 
-RULES = Path(__file__).resolve().parents[3] / "udev-rules" / "11-dmsnap.rules"
-INSTALLED = Path("/run/udev/rules.d") / RULES.name
+DIRECTORY = Path(__file__).resolve().parents[3] / "udev-rules"
+RULES = [DIRECTORY / "11-dmsnap.rules", DIRECTORY / "11-dmsnap-snapshots.rules"]
+INSTALLED = Path("/run/udev/rules.d")
 LINKS = ("by-uuid", "by-label")
 SIZE = 64 * MIB
 RECOVERY_SIZE = 128 * MIB
@@ -23,13 +26,15 @@ pytestmark = pytest.mark.systemd
 def rules() -> Iterator[None]:
     """dmsnap's rules, as a package installs them."""
     assert Path("/run/udev/control").exists(), "no udevd: boot the guest with --systemd"
-    INSTALLED.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(RULES, INSTALLED)
+    INSTALLED.mkdir(parents=True, exist_ok=True)
+    for path in RULES:
+        shutil.copy(path, INSTALLED)
     run("udevadm", "control", "--reload")
     before = semaphores()
     yield
     assert semaphores() == before
-    INSTALLED.unlink()
+    for path in RULES:
+        (INSTALLED / path.name).unlink()
     run("udevadm", "control", "--reload")
 
 
@@ -189,3 +194,23 @@ def test_interrupted_under_udev(lab: Lab) -> None:
     dmsnap("sync", name, "--audit", "full")
     require_links(name, uuid, "after the interrupts")
     dmsnap("status", name)
+
+
+@pytest.mark.parametrize("kind", ["lvm", "thin"])
+def test_snapshots_of_lvm_are_no_twins_to_be_seen(lab: Lab, kind: str) -> None:
+    """Not even a thin one that somebody activates."""
+    origin = ORIGINS[kind](lab)
+    lab.mounted(str(origin.device))
+    settle()
+    uuid = uuid_of(str(origin.device))
+    assert target("by-uuid", uuid) == origin.device.resolve()
+    name = dmsnap("snapshot", "create", origin.name)["name"]
+    run("lvchange", "-ay", "-K", name, expected=None)
+    settle()
+    assert Path("/dev", name).exists()
+    links = links_of(Path("/dev", name))
+    assert [link for link in links if link.startswith("disk/by-uuid")] == []
+    assert target("by-uuid", uuid) == origin.device.resolve()
+    dmsnap("point", "copy", name, "--onto", lab.disk(SNAPSHOT_SIZE))
+    dmsnap("snapshot", "delete", name)
+    assert not Path("/dev", name).exists()

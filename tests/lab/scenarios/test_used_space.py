@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, dmsnap, run, sha256
+from conftest import MIB, Lab, dmsnap, rarely, run, sha256
 from file_workload import check_files, checksums, fill_and_age, mounted_replica, windows, workload
 
 SIZE = 330 * MIB + 4096 * 3  # the file system ends before the device does
@@ -45,11 +45,11 @@ def formatted(lab: Lab, kind: str, size_bytes: int = SIZE) -> tuple[str, str, Pa
     "kind",
     [
         pytest.param("ext4", marks=pytest.mark.selection),
-        "ext4-4k-no-journal",
+        rarely("ext4-4k-no-journal"),
         pytest.param("xfs", marks=pytest.mark.selection),
-        "xfs-rmapbt",
+        rarely("xfs-rmapbt"),
         pytest.param("btrfs", marks=pytest.mark.selection),
-        "btrfs-mixed",
+        rarely("btrfs-mixed"),
     ],
 )
 def test_a_first_copy_of_an_aged_file_system_under_load(lab: Lab, kind: str) -> None:

@@ -261,7 +261,7 @@ def wait_no_watchdog() -> None:
 
 def test_the_process_is_killed_in_the_window(stack: Stack) -> None:
     """At so many moments, under writes; the deadline of a minute is not what ends it."""
-    kills = int(os.environ.get("DMSNAP_KILLS", "20"))
+    kills = int(os.environ.get("DMSNAP_KILLS", "8"))
     inside, longest = 0, 0.0
     for attempt in range(kills):
         with writing(stack), windows_without_end(stack, 60_000) as process:

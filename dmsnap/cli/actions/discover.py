@@ -1,0 +1,38 @@
+"""What volumes the host has."""
+
+from collections.abc import Iterator
+
+from dmsnap.cli.output import Output, Table, Text
+from dmsnap.errors import ExitCode
+from dmsnap.service import discovery
+from dmsnap.service.discovery import Discovered, Discovery
+from dmsnap.service.session import Session
+from dmsnap.units import format_size
+
+
+def discover(output: Output) -> ExitCode:
+    with Session.open() as session:
+        found = discovery.discover(session)
+    output.show(found, describe)
+    return ExitCode.UNHEALTHY if found.findings else ExitCode.OK
+
+
+def describe(found: Discovery) -> Iterator[Text]:
+    yield Table(
+        ("DEVICE", "KIND", "HOLDS", "SIZE>", "MOUNTED ON", "IS"),
+        [_row(each) for each in found.volumes],
+    )
+    yield from found.findings
+
+
+def _row(each: Discovered) -> list[str]:
+    role = f"{each.role} ({each.volume})" if each.volume else str(each.role)
+    marks = [word for word, is_so in (("new", each.new), ("left out", each.left_out)) if is_so]
+    return [
+        each.device,
+        str(each.kind),
+        each.fs_type,
+        format_size(each.size_bytes),
+        ", ".join(each.mount_points) or "-",
+        ", ".join([role, *marks]),
+    ]

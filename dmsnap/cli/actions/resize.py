@@ -1,0 +1,37 @@
+"""Following devices that others made larger."""
+
+from collections.abc import Iterator
+
+from dmsnap.cli.output import Output, Text
+from dmsnap.service import resize as resizing
+from dmsnap.service.journal import Plan
+from dmsnap.service.resize import ResizeResult
+from dmsnap.service.session import Session
+from dmsnap.units import format_size
+
+
+def resize(output: Output, *, name: str, drop_points: bool, dry_run: bool) -> None:
+    with Session.open() as session, output.progress(f"resizing {name}") as progress:
+        result = resizing.resize(
+            session, name, drop_points=drop_points, dry_run=dry_run, progress=progress
+        )
+    if isinstance(result, Plan):
+        output.show_plan(result)
+    else:
+        output.show(result, describe_resized)
+
+
+def describe_resized(result: ResizeResult) -> Iterator[Text]:
+    size = format_size(result.size_bytes)
+    if not result.steps:
+        yield f"{result.volume} has {size}, as {result.device} has: nothing is to be done"
+        return
+    if result.label_moved:
+        yield f"the label of {result.recovery} is at the end that it has now"
+    if result.points_dropped:
+        yield f"{len(result.points_dropped)} points were dropped"
+    if result.size_bytes != result.size_bytes_before:
+        before = format_size(result.size_bytes_before)
+        yield f"{result.volume} has {size} now, it had {before}; the next sync compares in full"
+    if result.grow_file_system:
+        yield f"what is on it keeps its size until: {result.grow_file_system}"

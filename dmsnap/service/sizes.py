@@ -1,0 +1,82 @@
+"""Volumes whose device has another size than was recorded: made larger or smaller by others."""
+
+from dataclasses import dataclass
+
+from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.errors import DmsnapError, WrongStateError
+from dmsnap.host import lun
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.snapshot import stack
+from dmsnap.units import format_size
+
+SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """A device that has ``size_bytes`` by now, where its volume has ``recorded_bytes``."""
+
+    volume: str
+    device: str
+    recorded_bytes: int
+    size_bytes: int
+
+    @property
+    def shrunk(self) -> bool:
+        return self.size_bytes < self.recorded_bytes
+
+    @property
+    def sentence(self) -> str:
+        """What happened, and what to do about it."""
+        change = f"{format_size(self.recorded_bytes)} to {format_size(self.size_bytes)}"
+        if self.shrunk:
+            return (
+                f"{self.device} was made smaller, from {change}: what lay behind its end is lost; "
+                f"give it back its size, or unprotect {self.volume} and protect it again"
+            )
+        return (
+            f"{self.device} was made larger, from {change}: dmsnap resize {self.volume} follows it"
+        )
+
+
+def device_bytes(volume: Volume) -> int | None:
+    """What the volume's device has now; None when it is gone.
+
+    One of no size is a loop device that was detached, or a LUN that was unmapped.
+    """
+    try:
+        return BlockDevice.probe(lun.node(volume.backing)).size_bytes or None
+    except DmsnapError:
+        return None
+
+
+def of_volume(volume: Volume) -> Resized | None:
+    """How the size of a volume's device differs; None when it does not, or cannot be told.
+
+    While the front lies over the recovery volume, that has its own size, and the other may be dead.
+    """
+    size_bytes = device_bytes(volume)
+    if volume.state not in SETTLED or size_bytes is None:
+        return None
+    if size_bytes == volume.size_bytes:
+        return None
+    # A promoted volume keeps its label, and what lies before it, behind its end.
+    if volume.state is VolumeState.PROMOTED and size_bytes > volume.size_bytes:
+        return None
+    return Resized(volume.name, volume.backing, volume.size_bytes, size_bytes)
+
+
+def require_not_shrunk(volume: Volume) -> None:
+    """Raise :class:`WrongStateError` when the device has become smaller than the volume."""
+    found = of_volume(volume)
+    if found is not None and found.shrunk:
+        raise WrongStateError(found.sentence, device=found.device, size_bytes=found.size_bytes)
+
+
+def is_behind(volume: Volume) -> bool:
+    """Whether the front is smaller than the volume: a resize did not come to its end."""
+    info = stack.find(stack.front(volume))
+    if info is None or not info.live_table:
+        return False
+    return sum(line.length_bytes for line in dm.table(info.name)) < volume.size_bytes

@@ -1,0 +1,57 @@
+"""The table of a device in use, exchanged in a window: nobody is left waiting, whoever dies."""
+
+from contextlib import ExitStack
+
+from dmsnap._native import window
+from dmsnap._native.window import WindowAction, WindowStep
+from dmsnap.errors import StackChangedError
+from dmsnap.host import fsfreeze
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm import failing
+from dmsnap.host.dm.cookie import Cookie, UdevFlags
+from dmsnap.host.dm.device import DmInfo
+from dmsnap.host.dm.target import Table, format_table
+from dmsnap.host.mountinfo import mounts_of
+
+COOKIE_DEADLINE_SECONDS = 10.0
+
+
+def exchange(
+    device: DmInfo,
+    table: Table,
+    deadline_ms: int,
+    *,
+    udev: UdevFlags = UdevFlags.SHOWN,
+    settled: bool = True,
+) -> None:
+    """Make ``table`` live under who uses the device.
+
+    In a window, with its watchdog; what is dirty is written out before it. Not ``settled``, udev is
+    not waited for: it looks at the device, which may hang. When it fails, the device goes on with
+    the table that it had.
+    """
+    before = dm.table(device.name)
+    mounts = [] if failing.is_failed(device.name) else mounts_of(device.devno)[:1]
+    dm.load(device.name, table)
+    try:
+        with ExitStack() as opened, Cookie() as cookie:
+            flushed = [opened.enter_context(fsfreeze.flushed(each.mount_point)) for each in mounts]
+            event_nr = cookie.event_nr(udev) if settled else 0
+            steps = [
+                WindowStep(device.uuid, WindowAction.SUSPEND),
+                WindowStep(device.uuid, WindowAction.RESUME, event_nr),
+            ]
+            done = window.run(steps, deadline_ms, file_systems=flushed).steps[-1]
+            if done.event_nr and not done.uevent_generated:
+                cookie.complete_one()
+            cookie.wait(COOKIE_DEADLINE_SECONDS)
+    except BaseException as error:
+        with dm.noted(error, f"resuming {device.name}"):
+            dm.go_on_with(device.name, before)
+        raise
+    if dm.table(device.name) != table:
+        raise StackChangedError(
+            f"{device.name} has another table than was loaded, somebody has changed it meanwhile: "
+            f"{format_table(dm.table(device.name))}",
+            device=device.name,
+        )

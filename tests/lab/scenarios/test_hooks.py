@@ -1,0 +1,199 @@
+"""Hooks that fail, hang, print without end, or could have been changed by others."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MIB, Lab, configured, dmsnap, forked, run, suspended
+from raw_volume import Protected, protected
+from test_jobs import step_number
+
+from dmsnap.errors import ExitCode
+
+SIZE = 12 * MIB
+KEPT_CHARACTERS = 65 * 1024
+
+
+class Hooked:
+    """A volume under a policy with hooks, which are scripts."""
+
+    def __init__(self, lab: Lab) -> None:
+        # Nobody else may write to any directory on the way: those of a scenario are root's.
+        self.directory = lab.directory / "hooks"
+        self.directory.mkdir(mode=0o755)
+        self.volume: Protected = protected(lab, SIZE)
+        self.tables: list[str] = []
+        self.names: list[str] = []
+
+    def hook(self, name: str, phase: str, script: str, *keys: str) -> Path:
+        path = self.directory / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        self.names.append(name)
+        command = json.dumps([str(path)])
+        self.tables += [f"[hook.{name}]", f'phase = "{phase}"', f"command = {command}", *keys]
+        return path
+
+    def run(self, *words: object, expected: int = 0) -> Any:
+        with configured(*self.lines):
+            return dmsnap(*words, expected=expected)
+
+    @property
+    def lines(self) -> list[str]:
+        policy = ["[policy.p]", f"hooks = {json.dumps(self.names)}"]
+        subclient = ["[subclient.s]", f'volumes = ["{self.volume.name}"]', 'policy = "p"']
+        return [*self.tables, *policy, *subclient]
+
+    def point(self, expected: int = 0) -> Any:
+        return self.run("point", "create", self.volume.name, expected=expected)
+
+    def points(self) -> int:
+        return len(dmsnap("point", "list", self.volume.name))
+
+
+@pytest.fixture
+def hooked(lab: Lab) -> Hooked:
+    return Hooked(lab)
+
+
+def last_job() -> Any:
+    """The last job, as ``job show`` has it."""
+    return dmsnap("job", "show", dmsnap("job", "list", "--count", 1)[0]["id"])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has reaped yet does not."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def ran(job: Any) -> list[tuple[str, str, str]]:
+    return [(each["step"], each["hook"], each["outcome"]) for each in job["hooks"]]
+
+
+@pytest.mark.selection
+def test_one_that_fails_prevents_the_point_and_is_kept(hooked: Hooked) -> None:
+    hooked.hook("stop", "presnapshot", "echo stopping; echo cannot stop >&2; exit 3")
+    hooked.hook("start", "postsnapshot", 'echo "started, $DMSNAP_OUTCOME"')
+    before = hooked.points()
+    error = hooked.point(expected=ExitCode.PROGRAM_FAILED)
+    assert "the presnapshot hook stop failed with 3: cannot stop" in error["error"]
+    assert hooked.points() == before
+    job = last_job()
+    assert job["state"] == "undone"
+    assert ran(job) == [
+        ("presnapshot", "stop", "failed with 3"), ("presnapshot", "start", "is done"),
+    ]  # fmt: skip
+    stop, start = job["hooks"]
+    assert stop["output"] == "stopping\ncannot stop\n"
+    assert (start["phase"], start["output"]) == ("postsnapshot", "started, undone\n")
+    assert stop["failed"]
+    assert not start["failed"]
+    assert suspended() == []
+    shown = run("dmsnap", "job", "show", job["id"])
+    assert "the presnapshot hook stop failed with 3 after" in shown
+    assert "  cannot stop\n" in shown
+
+
+def test_one_that_need_not_work_is_told_of_and_kept(hooked: Hooked) -> None:
+    hooked.hook("try", "presnapshot", "echo no; exit 1", "required = false")
+    hooked.point()
+    (run_of_it,) = last_job()["hooks"]
+    assert (run_of_it["outcome"], run_of_it["output"]) == ("failed with 1", "no\n")
+
+
+@pytest.mark.selection
+def test_one_that_hangs_is_killed_at_its_deadline(hooked: Hooked) -> None:
+    """With what it started; the volume is not held up meanwhile."""
+    pid = hooked.directory / "pid"
+    script = f"echo waiting\nsleep 600 &\necho $! > {pid}\nwait"
+    hooked.hook("wait", "precopy", script, 'deadline = "2s"')
+    started = time.monotonic()
+    error = hooked.run("sync", hooked.volume.name, expected=ExitCode.DEADLINE)
+    assert time.monotonic() - started < 60
+    assert "did not end within 2s and was killed: waiting" in error["error"]
+    assert not is_alive(int(pid.read_text()))
+    (run_of_it,) = last_job()["hooks"]
+    assert run_of_it["output"] == "waiting\n"
+    assert run_of_it["seconds"] >= 2
+    assert suspended() == []
+    hooked.names.clear()
+    hooked.run("sync", hooked.volume.name)
+    hooked.volume.check_equal()
+
+
+@pytest.mark.selection
+def test_one_that_prints_megabytes_is_kept_in_part(hooked: Hooked) -> None:
+    script = "echo the first line; head -c 16777216 /dev/urandom; echo; echo the last line"
+    hooked.hook("talk", "postcopy", script)
+    hooked.run("sync", hooked.volume.name)
+    hooked.volume.check_equal()
+    (run_of_it,) = last_job()["hooks"]
+    output = run_of_it["output"]
+    assert output.startswith("the first line\n")
+    assert output.endswith("the last line\n")
+    assert "left out" in output
+    assert len(output) < KEPT_CHARACTERS
+    assert all(each.isprintable() or each in "\n\t" for each in output)
+
+
+@pytest.mark.parametrize("doubt", ["owner", "group", "others", "directory", "link"])
+def test_what_others_could_have_changed_is_not_run(hooked: Hooked, doubt: str) -> None:
+    trace = hooked.directory / "trace"
+    path = hooked.hook("quiesce", "presnapshot", f"touch {trace}")
+    if doubt == "owner":
+        os.chown(path, 65534, 65534)
+    elif doubt == "directory":
+        hooked.directory.chmod(0o777)
+    elif doubt == "link":
+        target = hooked.directory / "target"
+        path.rename(target)
+        os.chown(target, 65534, 65534)
+        path.symlink_to(target)
+    else:
+        path.chmod(0o775 if doubt == "group" else 0o757)
+    before = hooked.points()
+    error = hooked.point(expected=ExitCode.NOT_PERMITTED)
+    assert "is not trusted" in error["error"]
+    assert not trace.exists()
+    assert hooked.points() == before
+    (run_of_it,) = last_job()["hooks"]
+    assert run_of_it["outcome"].startswith("was not run: ")
+    assert run_of_it["seconds"] is None
+
+
+def test_one_that_is_interrupted_is_killed_and_the_other_runs(hooked: Hooked) -> None:
+    hooked.hook("stop", "presnapshot", "echo begun; sleep 600")
+    hooked.hook("start", "postsnapshot", "echo started")
+    words = ("point", "create", hooked.volume.name)
+    with configured(*hooked.lines):
+        at = (step_number(*words, name="presnapshot"), "begun")
+        ended = forked(*words, at=at, send=(signal.SIGTERM,), after=1)
+    assert ended.code == 128 + signal.SIGTERM
+    assert ran(last_job()) == [
+        ("presnapshot", "stop", "was interrupted and killed"),
+        ("presnapshot", "start", "is done"),
+    ]
+
+
+def test_what_a_killed_command_left_to_run_is_kept_with_its_job(hooked: Hooked) -> None:
+    hooked.hook("stop", "presnapshot", "echo stopped")
+    hooked.hook("start", "postsnapshot", 'echo "started, $DMSNAP_OUTCOME"')
+    words = ("point", "create", hooked.volume.name)
+    with configured(*hooked.lines):
+        at = (step_number(*words, name="presnapshot"), "done")
+        ended = forked(*words, at=at, send=(signal.SIGKILL,))
+        assert ended.code == -signal.SIGKILL
+        job = dmsnap("job", "list", "--count", 1)[0]["id"]
+        dmsnap("point", "create", hooked.volume.name)
+    shown = dmsnap("job", "show", job)
+    assert [(each["hook"], each["output"]) for each in shown["hooks"]] == [
+        ("stop", "stopped\n"), ("start", "started, cut off\n"),
+    ]  # fmt: skip
+    assert suspended() == []

@@ -1,0 +1,86 @@
+"""A volume whose device has another size than was recorded."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from catalogue_samples import a_volume
+
+from dmsnap.catalogue.model import VolumeState
+from dmsnap.errors import NotFoundError, WrongStateError
+from dmsnap.service import policy_run, resize, sizes
+from dmsnap.service.declaration import Declarations, Subclient
+from dmsnap.units import GIB, KIB, TIB
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How large the device is that every path leads to; without an entry there is none."""
+    has: dict[str, int] = {}
+
+    def probe(path: Path) -> Any:
+        if "size_bytes" not in has:
+            raise NotFoundError(f"{path} is not there")
+        return SimpleNamespace(path=path, **has)
+
+    monkeypatch.setattr(sizes.BlockDevice, "probe", probe)  # type: ignore[attr-defined]
+    return has
+
+
+VOLUME = replace(a_volume(), name="srv", state=VolumeState.PROTECTED, size_bytes=GIB)
+
+
+def test_the_same_size_and_one_that_cannot_be_told_are_nothing_to_tell(
+    device: dict[str, int],
+) -> None:
+    assert sizes.of_volume(VOLUME) is None
+    device["size_bytes"] = GIB
+    assert sizes.of_volume(VOLUME) is None
+
+
+def test_a_larger_device_is_followed_by_resize(device: dict[str, int]) -> None:
+    device["size_bytes"] = 2 * GIB
+    found = sizes.of_volume(VOLUME)
+    assert found is not None
+    assert not found.shrunk
+    assert "from 1 GiB to 2 GiB: dmsnap resize srv follows it" in found.sentence
+    sizes.require_not_shrunk(VOLUME)
+
+
+def test_a_smaller_device_is_refused(device: dict[str, int]) -> None:
+    device["size_bytes"] = GIB // 2
+    with pytest.raises(WrongStateError, match="made smaller, from 1 GiB to 512 MiB"):
+        sizes.require_not_shrunk(VOLUME)
+
+
+@pytest.mark.parametrize(
+    ("state", "size_bytes", "expected"),
+    [
+        (VolumeState.TRIAL, 2 * GIB, False),
+        (VolumeState.PROMOTED, 2 * GIB, False),  # its label lies behind it
+        (VolumeState.PROMOTED, GIB // 2, True),
+    ],
+)
+def test_what_serves_from_its_recovery_volume_is_larger_than_the_volume(
+    device: dict[str, int], state: VolumeState, size_bytes: int, *, expected: bool
+) -> None:
+    device["size_bytes"] = size_bytes
+    assert (sizes.of_volume(replace(VOLUME, state=state)) is not None) is expected
+
+
+def test_blocks_grow_with_the_volume_and_tracking_begins_anew() -> None:
+    small = replace(VOLUME, block_bytes=64 * KIB)
+    after = resize.grown(small, 2 * GIB)
+    assert (after.size_bytes, after.block_bytes) == (2 * GIB, 64 * KIB)
+    assert after.tracking_id != small.tracking_id
+    assert resize.grown(small, 16 * TIB).block_bytes == 1024 * KIB
+    assert resize.grown(replace(small, block_bytes=GIB), 2 * GIB).block_bytes == GIB
+
+
+def test_runs_of_the_default_sub_clients_policy_look_around() -> None:
+    declared = Declarations(subclient={"all": Subclient(default=True, policy="daily")})
+    assert policy_run.looks_around(declared, "daily")
+    assert not policy_run.looks_around(declared, "other")
+    assert not policy_run.looks_around(Declarations(), "daily")
