@@ -2,16 +2,32 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING, Protocol
 
 from dmsnap.catalogue.sqlite import SqliteFile
+from dmsnap.catalogue.statements import Statements
 from dmsnap.errors import DmsnapError
 from dmsnap.secret import Secret
 
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
 # The path of an SQLite file, or a URL, which may hold a password.
 Place = Path | Secret
+
+
+class Connections(Protocol):
+    """A database that was opened: its connections are kept for the next transaction."""
+
+    def transaction(self) -> AbstractContextManager[Statements]:
+        """One transaction, committed at its end."""
+
+    @property
+    def engine(self) -> "sa.Engine":
+        """SQLAlchemy's way in, which takes its import."""
+
+    def close(self) -> None:
+        """Close them all."""
 
 
 class Database(Protocol):
@@ -21,28 +37,36 @@ class Database(Protocol):
     def name(self) -> str:
         """As sentences name it: without a password."""
 
+    @property
+    def errors(self) -> type[Exception]:
+        """What its driver raises."""
+
+    @property
+    def absent(self) -> type[Exception]:
+        """What it raises where a table or a column is not there, among other reasons."""
+
     def exists(self) -> bool:
         """Whether there is a catalogue; :class:`DmsnapError` when that cannot be known."""
 
-    def open(self) -> sa.Engine:
-        """An engine for it; the file is made where there is none."""
+    def open(self) -> Connections:
+        """Look at nothing in it; the file is made where there is none."""
 
     def alone(self) -> AbstractContextManager[None]:
         """Opening for the first time, in one process at a time."""
 
-    def change(self, engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
+    def change(self, engine: "sa.Engine") -> AbstractContextManager["sa.Connection"]:
         """One transaction, of one process at a time, that makes or changes tables."""
 
-    def failure(self, error: sa.exc.DBAPIError) -> DmsnapError:
-        """What went wrong, as a sentence."""
+    def failure(self, error: Exception) -> DmsnapError:
+        """What one of these errors means, as a sentence."""
 
-    def take_numbers(self, connection: sa.Connection, table: sa.Table) -> None:
+    def take_numbers(self, statements: Statements, table: str) -> None:
         """After rows were inserted with numbers of their own: the next one gets a higher one."""
 
-    def require_sound(self, connection: sa.Connection) -> None:
+    def require_sound(self, statements: Statements) -> None:
         """Look at every page; :class:`CorruptError` when one is damaged."""
 
-    def loose_rows(self, connection: sa.Connection) -> list[str]:
+    def loose_rows(self, statements: Statements) -> list[str]:
         """A sentence for each row that names another one that is not there."""
 
     def damage(self) -> str | None:

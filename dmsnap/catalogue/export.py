@@ -1,14 +1,10 @@
 """What is published as LUNs, so that it can be published again after a boot."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
-
-from dmsnap.catalogue import schema
+from dmsnap.catalogue.statements import Row, Statements, from_json
 from dmsnap.catalogue.store import Catalogue
 
 
@@ -68,51 +64,45 @@ class Export:
 
 def exports(catalogue: Catalogue, volume_id: UUID | None = None) -> list[Export]:
     """All exports, or those of one volume, the oldest first."""
-    query = sa.select(schema.export).order_by(schema.export.c.created_ns)
-    if volume_id is not None:
-        query = query.where(schema.export.c.volume_id == str(volume_id))
-    with catalogue.transaction() as connection:
-        return [_export(dict(row)) for row in connection.execute(query).mappings()]
+    of_volume = "" if volume_id is None else "WHERE volume_id = :volume"
+    query = f"SELECT * FROM export {of_volume} ORDER BY created_ns"  # noqa: S608
+    with catalogue.statements() as statements:
+        return [_export(row) for row in statements.rows(query, volume=volume_id)]
 
 
 def record(catalogue: Catalogue, export: Export) -> None:
     """Record an export, in place of what was recorded of it."""
-    with catalogue.transaction() as connection:
-        record_in(connection, export)
+    with catalogue.statements() as statements:
+        record_in(statements, export)
 
 
-def record_in(connection: sa.Connection, export: Export) -> None:
+def record_in(statements: Statements, export: Export) -> None:
     """As :func:`record`, as a part of a transaction; when it was made stays as it is recorded."""
-    columns, created = _columns(export), schema.export.c.created_ns
-    this = schema.export.c.id == str(export.id)
-    columns["created_ns"] = (
-        connection.scalar(sa.select(created).where(this)) or columns["created_ns"]
-    )
-    connection.execute(_of(schema.export.delete(), export.id))
-    connection.execute(schema.export.insert().values(**columns))
+    columns = _columns(export)
+    created = "SELECT created_ns FROM export WHERE id = :id"
+    columns["created_ns"] = statements.value(created, id=export.id) or export.created_ns
+    _forget(statements, export.id)
+    statements.insert("export", [columns])
 
 
 def forget(catalogue: Catalogue, export_id: UUID) -> None:
     """Know nothing of an export any more."""
-    with catalogue.transaction() as connection:
-        connection.execute(_of(schema.export.delete(), export_id))
+    with catalogue.statements() as statements:
+        _forget(statements, export_id)
 
 
-def _of(statement: sa.Delete, export_id: UUID) -> sa.Delete:
-    return statement.where(schema.export.c.id == str(export_id))
+def _forget(statements: Statements, export_id: UUID) -> None:
+    statements.execute("DELETE FROM export WHERE id = :id", id=export_id)
 
 
-def _columns(export: Export) -> dict[str, Any]:
+def _columns(export: Export) -> dict[str, object]:
     values = {field.name: getattr(export, field.name) for field in fields(Export)}
     source = values.pop("source")
     values |= {field.name: getattr(source, field.name) for field in fields(Source)}
-    values["initiators"] = list(export.initiators)
-    return {
-        name: str(value) if isinstance(value, UUID) else value for name, value in values.items()
-    }
+    return values
 
 
-def _export(row: Mapping[str, Any]) -> Export:
+def _export(row: Row) -> Export:
     values = {field.name: row[field.name] for field in fields(Export) if field.name != "source"}
     source = Source(
         kind=ExportKind(row["kind"]),
@@ -121,8 +111,16 @@ def _export(row: Mapping[str, Any]) -> Export:
         device=row["device"],
         size_bytes=row["size_bytes"],
     )
-    initiators = tuple(row["initiators"])
-    return Export(**values | {"id": UUID(row["id"]), "source": source, "initiators": initiators})
+    return Export(
+        **values
+        | {
+            "id": UUID(row["id"]),
+            "source": source,
+            "initiators": tuple(from_json(row["initiators"])),
+            "read_only": bool(row["read_only"]),
+            "complete": bool(row["complete"]),
+        }
+    )
 
 
 def _uuid(text: str | None) -> UUID | None:

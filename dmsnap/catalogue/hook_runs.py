@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
-import sqlalchemy as sa
-
-from dmsnap.catalogue import schema
+from dmsnap.catalogue.statements import Statements
 from dmsnap.catalogue.store import Catalogue
 
 # At most 64 Ki characters each: a hook that writes as much in every run takes some megabytes.
@@ -30,39 +28,37 @@ class HookRecord:
 
 def record(catalogue: Catalogue, job_id: int, step: str, runs: Sequence[HookRecord]) -> None:
     """Record what ran in a step, after what is recorded of the job; the oldest runs go."""
-    run = schema.hook_run.c
-    with catalogue.transaction() as connection:
-        last = connection.scalar(sa.select(sa.func.max(run.number)).where(run.job_id == job_id))
-        for number, each in enumerate(runs, start=0 if last is None else last + 1):
-            row = asdict(each) | {"job_id": job_id, "number": number, "step": step}
-            connection.execute(schema.hook_run.insert().values(**row))
+    with catalogue.statements() as statements:
+        last = "SELECT MAX(number) FROM hook_run WHERE job_id = :job"
+        number = statements.value(last, job=job_id)
+        first = 0 if number is None else number + 1
+        statements.insert(
+            "hook_run",
+            (
+                asdict(each) | {"job_id": job_id, "number": number, "step": step}
+                for number, each in enumerate(runs, start=first)
+            ),
+        )
         for hook in {each.hook for each in runs}:
-            _forget_old(connection, hook)
+            _forget_old(statements, hook)
 
 
-def _forget_old(connection: sa.Connection, hook: str) -> None:
+def _forget_old(statements: Statements, hook: str) -> None:
     """Jobs go as a whole, so that no run of one is missing beside others."""
-    run = schema.hook_run.c
-    oldest = (
-        sa.select(run.job_id)
-        .where(run.hook == hook)
-        .order_by(run.job_id.desc())
-        .offset(KEPT_RUNS)
-        .limit(1)
+    job_id = statements.value(
+        "SELECT job_id FROM hook_run WHERE hook = :hook ORDER BY job_id DESC LIMIT 1 OFFSET :kept",
+        hook=hook,
+        kept=KEPT_RUNS,
     )
-    job_id = connection.scalar(oldest)
     if job_id is not None:
-        old = schema.hook_run.delete().where(run.hook == hook, run.job_id <= job_id)
-        connection.execute(old)
+        old = "DELETE FROM hook_run WHERE hook = :hook AND job_id <= :job"
+        statements.execute(old, hook=hook, job=job_id)
 
 
 def of_job(catalogue: Catalogue, job_id: int) -> tuple[HookRecord, ...]:
     """The runs of a job that are kept, in the order in which they were."""
-    columns = [schema.hook_run.c[each.name] for each in fields(HookRecord)]
-    query = (
-        sa.select(*columns)
-        .where(schema.hook_run.c.job_id == job_id)
-        .order_by(schema.hook_run.c.number)
-    )
-    with catalogue.transaction() as connection:
-        return tuple(HookRecord(**row) for row in connection.execute(query).mappings())
+    columns = ", ".join(each.name for each in fields(HookRecord))
+    query = f"SELECT {columns} FROM hook_run WHERE job_id = :job ORDER BY number"  # noqa: S608
+    with catalogue.statements() as statements:
+        found = statements.rows(query, job=job_id)
+    return tuple(HookRecord(**row | {"failed": bool(row["failed"])}) for row in found)

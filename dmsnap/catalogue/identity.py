@@ -3,9 +3,6 @@
 from collections.abc import Collection
 from uuid import UUID
 
-import sqlalchemy as sa
-
-from dmsnap.catalogue import schema
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Identifier, IdentifierKind
 from dmsnap.catalogue.store import Catalogue
@@ -15,24 +12,23 @@ def record(
     catalogue: Catalogue, volume_id: UUID, found: Collection[tuple[IdentifierKind, str]]
 ) -> None:
     """Record what was seen now. What was seen earlier stays: applications may still look for it."""
-    table, seen_ns = schema.identifier, now_ns()
-    with catalogue.transaction() as connection:
+    seen_ns = now_ns()
+    with catalogue.statements() as statements:
         for kind, value in found:
-            row = {"volume_id": str(volume_id), "kind": kind, "value": value}
-            connection.execute(table.delete().filter_by(**row))
-            connection.execute(table.insert().values(**row, seen_ns=seen_ns))
+            row = {"volume_id": volume_id, "kind": kind, "value": value}
+            statements.execute(
+                "DELETE FROM identifier"
+                " WHERE volume_id = :volume_id AND kind = :kind AND value = :value",
+                **row,
+            )
+            statements.insert("identifier", [row | {"seen_ns": seen_ns}])
 
 
 def identifiers(catalogue: Catalogue, volume_id: UUID) -> list[Identifier]:
     """Everything by which a volume was ever known, by kind."""
-    table = schema.identifier.c
-    query = (
-        sa.select(table.kind, table.value, table.seen_ns)
-        .where(table.volume_id == str(volume_id))
-        .order_by(table.kind, table.value)
-    )
-    with catalogue.transaction() as connection:
+    query = "SELECT * FROM identifier WHERE volume_id = :volume ORDER BY kind, value"
+    with catalogue.statements() as statements:
         return [
-            Identifier(IdentifierKind(kind), value, seen_ns)
-            for kind, value, seen_ns in connection.execute(query)
+            Identifier(IdentifierKind(row["kind"]), row["value"], row["seen_ns"])
+            for row in statements.rows(query, volume=volume_id)
         ]

@@ -1,19 +1,21 @@
 """Jobs: what was begun, how far each of its steps came, and on which volumes something is left."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
-
-from dmsnap.catalogue import schema
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, JobState, JobStep, StepState
+from dmsnap.catalogue.statements import Row, Statements, from_json
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotFoundError
 
 # Written out, as in the index for it: databases do not take a parameter for what it says.
-_IS_RUNNING = schema.job.c.state == sa.literal_column("'running'")
+_IS_RUNNING = f"state = '{JobState.RUNNING}'"
+_NEWEST_DONE = (
+    "FROM job WHERE operation = :operation AND state = :state AND EXISTS"
+    " (SELECT * FROM job_volume WHERE job_id = job.id AND volume_id = :volume)"
+    " ORDER BY id DESC LIMIT 1"
+)
 
 
 def begin(
@@ -26,30 +28,27 @@ def begin(
     steps: Sequence[str],
 ) -> int:
     """Record an operation and its steps before the first is done; returns the job's id."""
-    with catalogue.transaction() as connection:
-        job_id: int = connection.execute(
-            schema.job.insert()
-            .values(
+    with catalogue.statements() as statements:
+        job_id = int(
+            statements.value(
+                "INSERT INTO job (operation, arguments, pid, started_ns, state)"
+                " VALUES (:operation, :arguments, :pid, :started_ns, :state) RETURNING id",
                 operation=operation,
-                arguments=dict(arguments),
+                arguments=arguments,
                 pid=pid,
                 started_ns=now_ns(),
                 state=JobState.RUNNING,
             )
-            .returning(schema.job.c.id)
-        ).scalar_one()
-        for table, rows in (
-            (schema.job_volume, [{"volume_id": str(each)} for each in volume_ids]),
-            (
-                schema.job_step,
-                [
-                    {"position": position, "name": name, "state": StepState.PLANNED}
-                    for position, name in enumerate(steps)
-                ],
-            ),
-        ):
-            if rows:
-                connection.execute(table.insert(), [{"job_id": job_id, **row} for row in rows])
+        )
+        statements.insert(
+            "job_volume",
+            ({"job_id": job_id, "volume_id": each, "settled": False} for each in volume_ids),
+        )
+        planned = {"job_id": job_id, "state": StepState.PLANNED}
+        statements.insert(
+            "job_step",
+            (planned | {"position": position, "name": name} for position, name in enumerate(steps)),
+        )
     return job_id
 
 
@@ -57,38 +56,50 @@ def record_step(
     catalogue: Catalogue, job_id: int, position: int, state: StepState, seconds: float | None
 ) -> None:
     """Record how far a step is."""
-    step = schema.job_step.c
-    with catalogue.transaction() as connection:
-        connection.execute(
-            schema.job_step.update()
-            .where(step.job_id == job_id, step.position == position)
-            .values(state=state, seconds=seconds)
+    with catalogue.statements() as statements:
+        statements.execute(
+            "UPDATE job_step SET state = :state, seconds = :seconds"
+            " WHERE job_id = :job AND position = :position",
+            job=job_id,
+            position=position,
+            state=state,
+            seconds=seconds,
         )
 
 
 def end(catalogue: Catalogue, job_id: int, state: JobState, outcome: str) -> None:
     """Record how a job ended, on all of its volumes."""
-    with catalogue.transaction() as connection:
-        _settle(connection, job_id, None)
-        _end(connection, job_id, state, outcome)
+    with catalogue.statements() as statements:
+        statements.execute(
+            "UPDATE job_volume SET settled = :settled WHERE job_id = :job", job=job_id, settled=True
+        )
+        _end(statements, job_id, state, outcome)
 
 
 def settle(
     catalogue: Catalogue, job_id: int, volume_id: UUID, state: JobState, outcome: str
 ) -> None:
     """Nothing of a job that was cut off is left on one volume; it ends when that was the last."""
-    with catalogue.transaction() as connection:
-        _settle(connection, job_id, volume_id)
-        left = sa.select(schema.job_volume).where(
-            schema.job_volume.c.job_id == job_id, ~schema.job_volume.c.settled
+    with catalogue.statements() as statements:
+        statements.execute(
+            "UPDATE job_volume SET settled = :settled WHERE job_id = :job AND volume_id = :volume",
+            job=job_id,
+            volume=volume_id,
+            settled=True,
         )
-        if connection.execute(left).first() is None:
-            _end(connection, job_id, state, outcome)
+        left = statements.values(
+            "SELECT volume_id FROM job_volume"  # noqa: S608
+            f" WHERE job_id = :job AND {statements.is_false('settled')}",
+            job=job_id,
+        )
+        if not left:
+            _end(statements, job_id, state, outcome)
 
 
 def job(catalogue: Catalogue, job_id: int) -> Job:
     """The job with that number, else :class:`NotFoundError`."""
-    found = _jobs(catalogue, schema.job.c.id == job_id)
+    with catalogue.statements() as statements:
+        found = _jobs(statements, "id = :id", id=job_id)
     if not found:
         raise NotFoundError(f"there is no job {job_id}", hint="dmsnap job list shows the jobs")
     return found[0]
@@ -96,16 +107,17 @@ def job(catalogue: Catalogue, job_id: int) -> Job:
 
 def recent(catalogue: Catalogue, count: int) -> list[Job]:
     """The last jobs, the newest first; those that are not at their end are all among them."""
-    job = schema.job.c
-    newest = sa.select(job.id).order_by(job.id.desc()).limit(count).subquery()
     # Not as two conditions of one query, which would look at every job.
-    either = sa.union(sa.select(newest.c.id), sa.select(job.id).where(_IS_RUNNING))
-    return _jobs(catalogue, job.id.in_(either))
+    newest = "SELECT id FROM (SELECT id FROM job ORDER BY id DESC LIMIT :count) AS newest"
+    either = f"{newest} UNION SELECT id FROM job WHERE {_IS_RUNNING}"  # noqa: S608
+    with catalogue.statements() as statements:
+        return _jobs(statements, f"id IN ({either})", count=count)
 
 
 def running(catalogue: Catalogue) -> list[Job]:
     """All that are not at their end, the newest first."""
-    return _jobs(catalogue, _IS_RUNNING)
+    with catalogue.statements() as statements:
+        return _jobs(statements, _IS_RUNNING)
 
 
 def unfinished(catalogue: Catalogue, volume_id: UUID) -> list[Job]:
@@ -113,78 +125,65 @@ def unfinished(catalogue: Catalogue, volume_id: UUID) -> list[Job]:
 
     With the volume's lock held their processes are dead.
     """
-    of_volume = sa.select(schema.job_volume.c.job_id).where(
-        schema.job_volume.c.volume_id == str(volume_id), ~schema.job_volume.c.settled
-    )
-    return _jobs(catalogue, sa.and_(schema.job.c.id.in_(of_volume), _IS_RUNNING))
+    with catalogue.statements() as statements:
+        of_volume = (
+            "SELECT job_id FROM job_volume WHERE volume_id = :volume"  # noqa: S608
+            f" AND {statements.is_false('settled')}"
+        )
+        return _jobs(statements, f"id IN ({of_volume}) AND {_IS_RUNNING}", volume=volume_id)
 
 
 def last_done(catalogue: Catalogue, volume_id: UUID, operation: str) -> int | None:
     """When the last job of a kind ended that ended well: nanoseconds since the epoch."""
-    query = _newest_done(schema.job.c.finished_ns, volume_id, operation)
-    with catalogue.transaction() as connection:
-        found: int | None = connection.scalar(query)
+    with catalogue.statements() as statements:
+        found: int | None = statements.value(
+            f"SELECT finished_ns {_NEWEST_DONE}",
+            volume=volume_id,
+            operation=operation,
+            state=JobState.DONE,
+        )
     return found
 
 
 def newest_done(catalogue: Catalogue, volume_id: UUID, operation: str) -> Job | None:
     """The last job of a kind that ended well, with its steps."""
-    newest = _newest_done(schema.job.c.id, volume_id, operation).scalar_subquery()
-    return next(iter(_jobs(catalogue, schema.job.c.id == newest)), None)
+    with catalogue.statements() as statements:
+        found = _jobs(
+            statements,
+            f"id = (SELECT id {_NEWEST_DONE})",
+            volume=volume_id,
+            operation=operation,
+            state=JobState.DONE,
+        )
+    return found[0] if found else None
 
 
-def _newest_done(column: sa.Column[Any], volume_id: UUID, operation: str) -> sa.Select[tuple[Any]]:
-    job = schema.job.c
-    is_of_volume = sa.exists().where(
-        schema.job_volume.c.job_id == job.id, schema.job_volume.c.volume_id == str(volume_id)
+def _end(statements: Statements, job_id: int, state: JobState, outcome: str) -> None:
+    ended = {"id": job_id, "finished_ns": now_ns(), "state": state, "outcome": outcome}
+    statements.update("job", ended)
+
+
+def _jobs(statements: Statements, where: str, **values: object) -> list[Job]:
+    query = f"SELECT * FROM job WHERE {where} ORDER BY id DESC"  # noqa: S608
+    return [_job(statements, row) for row in statements.rows(query, **values)]
+
+
+def _job(statements: Statements, row: Row) -> Job:
+    volumes = statements.values(
+        "SELECT volume_id FROM job_volume WHERE job_id = :job", job=row["id"]
     )
-    return (
-        sa.select(column)
-        .where(job.operation == operation, job.state == JobState.DONE, is_of_volume)
-        .order_by(job.id.desc())
-        .limit(1)
-    )
-
-
-def _settle(connection: sa.Connection, job_id: int, volume_id: UUID | None) -> None:
-    statement = schema.job_volume.update().where(schema.job_volume.c.job_id == job_id)
-    if volume_id is not None:
-        statement = statement.where(schema.job_volume.c.volume_id == str(volume_id))
-    connection.execute(statement.values(settled=True))
-
-
-def _end(connection: sa.Connection, job_id: int, state: JobState, outcome: str) -> None:
-    connection.execute(
-        schema.job.update()
-        .where(schema.job.c.id == job_id)
-        .values(finished_ns=now_ns(), state=state, outcome=outcome)
-    )
-
-
-def _jobs(catalogue: Catalogue, where: sa.ColumnElement[bool]) -> list[Job]:
-    query = sa.select(schema.job).where(where).order_by(schema.job.c.id.desc())
-    with catalogue.transaction() as connection:
-        rows = connection.execute(query).mappings().all()
-        return [_job(connection, row) for row in rows]
-
-
-def _job(connection: sa.Connection, row: sa.RowMapping) -> Job:
-    volumes = sa.select(schema.job_volume.c.volume_id).where(
-        schema.job_volume.c.job_id == row["id"]
-    )
-    steps = (
-        sa.select(schema.job_step)
-        .where(schema.job_step.c.job_id == row["id"])
-        .order_by(schema.job_step.c.position)
+    steps = statements.rows(
+        "SELECT name, state, seconds FROM job_step WHERE job_id = :job ORDER BY position",
+        job=row["id"],
     )
     return Job(
-        **dict(row)
+        **row
         | {
+            "arguments": from_json(row["arguments"]),
             "state": JobState(row["state"]),
-            "volume_ids": tuple(UUID(each) for each in connection.scalars(volumes)),
+            "volume_ids": tuple(UUID(each) for each in volumes),
             "steps": tuple(
-                JobStep(step["name"], StepState(step["state"]), step["seconds"])
-                for step in connection.execute(steps).mappings()
+                JobStep(step["name"], StepState(step["state"]), step["seconds"]) for step in steps
             ),
         }
     )

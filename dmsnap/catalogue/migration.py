@@ -1,8 +1,8 @@
 """The schema of a catalogue: which one it has, made new, or brought up to what dmsnap knows.
 
-Its version is one row, written in the transaction that makes or changes the tables. Alembic is
-imported where an earlier catalogue was found, and nowhere else: it would be half of a command's
-start.
+Its version is one row, written in the transaction that makes or changes the tables. This is
+imported where there are none that are current, and Alembic where an earlier catalogue was found:
+both would be most of a command's start.
 """
 
 from pathlib import Path
@@ -10,21 +10,13 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from dmsnap.catalogue import schema
+from dmsnap.catalogue.version import VERSION
 from dmsnap.errors import CorruptError
 
 SCRIPTS = Path(__file__).with_name("migrations")
 
 # Until version 4 the row was a number in this column.
 _FORMER_COLUMN = "version"
-
-
-def is_current(connection: sa.Connection) -> bool:
-    """Whether it has the schema that this dmsnap knows: one query, which fails on any other."""
-    try:
-        return connection.scalar(sa.select(schema.schema_version.c.version_num)) == schema.VERSION
-    except (sa.exc.OperationalError, sa.exc.ProgrammingError):
-        # No such table or column. A reason that is none of these comes up again in what follows.
-        return False
 
 
 def bring_up(connection: sa.Connection, name: str) -> None:
@@ -36,15 +28,15 @@ def bring_up(connection: sa.Connection, name: str) -> None:
     found = version(connection)
     if found is None:
         schema.metadata.create_all(connection)
-        _record(connection, schema.VERSION)
-    elif found > int(schema.VERSION):
+        _record(connection, VERSION)
+    elif found > int(VERSION):
         raise CorruptError(
-            f"the catalogue {name} has schema {found}, this dmsnap knows {schema.VERSION}",
+            f"the catalogue {name} has schema {found}, this dmsnap knows {VERSION}",
             hint="use the dmsnap that wrote it, or a later one",
         )
     else:
         _take_over(connection, found)
-        if found < int(schema.VERSION):
+        if found < int(VERSION):
             _upgrade(connection)
 
 

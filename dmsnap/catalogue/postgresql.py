@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
+from dmsnap.catalogue.statements import Driver, Statements
 from dmsnap.errors import (
     ConfigurationError,
     CorruptError,
@@ -53,6 +54,29 @@ WITHOUT_IT = (
 
 
 @dataclass(frozen=True, slots=True)
+class PostgresqlConnections:
+    """SQLAlchemy's pool, which finds out whether a connection is still one."""
+
+    engine: sa.Engine
+
+    @contextmanager
+    def transaction(self) -> Iterator[Statements]:
+        """Committed at its end; after a failure its connection goes, and with it what was done."""
+        connection = self.engine.raw_connection()
+        try:
+            yield Statements(cast(Driver, connection.driver_connection), is_postgresql=True)
+            connection.commit()
+        except BaseException:
+            connection.invalidate()
+            raise
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+@dataclass(frozen=True, slots=True)
 class PostgresqlDatabase:
     """The catalogue of one host in a database that many may share, each in its own schema."""
 
@@ -76,23 +100,36 @@ class PostgresqlDatabase:
     def name(self) -> str:
         return self.url.difference_update_query(_SECRETS).render_as_string(hide_password=True)
 
+    @property
+    def errors(self) -> type[Exception]:
+        # Imported by now: who fails with one has tried to connect.
+        import psycopg
+
+        return psycopg.Error
+
+    @property
+    def absent(self) -> type[Exception]:
+        import psycopg
+
+        return psycopg.ProgrammingError
+
     def exists(self) -> bool:
-        engine = self.open()
-        find = sa.select(sa.func.to_regclass(f"{self.schema}.schema_version"))
+        connections = self.open()
+        find = "SELECT to_regclass(:name)"
         try:
-            with engine.connect() as connection:
-                return connection.scalar(find) is not None
-        except sa.exc.DBAPIError as error:
+            with connections.transaction() as statements:
+                return statements.value(find, name=f"{self.schema}.schema_version") is not None
+        except self.errors as error:
             raise self.failure(error) from error
         finally:
-            engine.dispose()
+            connections.close()
 
-    def open(self) -> sa.Engine:
+    def open(self) -> PostgresqlConnections:
         settings = {**_SETTINGS, "search_path": self.schema}
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         given = {key: value for key, value in _CONNECTION.items() if key not in self.url.query}
         try:
-            return sa.create_engine(
+            engine = sa.create_engine(
                 self.url,
                 # Connecting costs more than most transactions.
                 poolclass=QueuePool,
@@ -106,6 +143,7 @@ class PostgresqlDatabase:
                 f"the catalogue {self.name} needs psycopg and libpq: {error}",
                 hint="install dmsnap with its extra postgresql",
             ) from error
+        return PostgresqlConnections(engine)
 
     def alone(self) -> nullcontext[None]:
         """Who only opens is in nobody's way."""
@@ -119,10 +157,12 @@ class PostgresqlDatabase:
                 connection.execute(sa.schema.CreateSchema(self.schema))
             yield connection
 
-    def failure(self, error: sa.exc.DBAPIError) -> DmsnapError:
-        state = getattr(error.orig, "sqlstate", None) or ""
-        reason = one_line(str(error.orig))
-        if isinstance(error, sa.exc.IntegrityError):
+    def failure(self, error: Exception) -> DmsnapError:
+        import psycopg
+
+        state = getattr(error, "sqlstate", None) or ""
+        reason = one_line(str(error))
+        if isinstance(error, psycopg.IntegrityError):
             return WrongStateError(f"the catalogue {self.name} refuses: {reason}")
         if state.startswith("53"):
             return NoSpaceError(f"the server of the catalogue {self.name} has no room: {reason}")
@@ -136,22 +176,22 @@ class PostgresqlDatabase:
         if state.startswith("XX"):
             return CorruptError(f"the catalogue {self.name} is damaged: {reason}")
         # Without a state it never came to the server.
-        lost = isinstance(error, sa.exc.OperationalError) and not state
-        if error.connection_invalidated or lost or state[:2] in ("08", "28", "3D", "57"):
+        lost = isinstance(error, psycopg.OperationalError) and not state
+        if lost or state[:2] in ("08", "28", "3D", "57"):
             return UnreachableError(
                 f"the catalogue {self.name} cannot be reached: {reason}", hint=WITHOUT_IT
             )
         return OperatingSystemError(f"the catalogue {self.name}: {reason}")
 
-    def take_numbers(self, connection: sa.Connection, table: sa.Table) -> None:
-        sequence = sa.func.pg_get_serial_sequence(table.name, "id")
-        highest = sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0) + 1).scalar_subquery()
-        connection.execute(sa.select(sa.func.setval(sequence, highest, False)))
+    def take_numbers(self, statements: Statements, table: str) -> None:
+        next_one = f"SELECT coalesce(max(id), 0) + 1 FROM {table}"  # noqa: S608
+        sequence = "pg_get_serial_sequence(:name, 'id')"
+        statements.value(f"SELECT setval({sequence}, ({next_one}), false)", name=table)
 
-    def require_sound(self, connection: sa.Connection) -> None:
+    def require_sound(self, statements: Statements) -> None:
         """The server has checksums, and tools, of its own."""
 
-    def loose_rows(self, connection: sa.Connection) -> list[str]:  # noqa: ARG002 - of both
+    def loose_rows(self, statements: Statements) -> list[str]:  # noqa: ARG002 - of both
         """None: nobody can switch the server's foreign keys off for himself."""
         return []
 

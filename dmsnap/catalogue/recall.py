@@ -7,11 +7,10 @@ stacks show are where those say, whatever an excerpt does.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import sqlalchemy as sa
-
-from dmsnap.catalogue import lifetime, schema
+from dmsnap.catalogue import lifetime
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.excerpt import MANY, Excerpt, Row
+from dmsnap.catalogue.excerpt import KEYS, MANY, Excerpt, Row
+from dmsnap.catalogue.statements import Statements, listed
 from dmsnap.host.process import login_name
 
 NOT_FOUND = "it was not found when the catalogue was rebuilt"
@@ -22,63 +21,67 @@ _FOUND_OTHERWISE = {
 }  # fmt: skip
 
 
-def everything(connection: sa.Connection, excerpt: Excerpt) -> None:
+def everything(statements: Statements, excerpt: Excerpt) -> None:
     """All that is in an excerpt, but for the volume itself."""
-    history(connection, excerpt)
-    exports(connection, excerpt)
-    jobs(connection, excerpt)
+    history(statements, excerpt)
+    exports(statements, excerpt)
+    jobs(statements, excerpt)
 
 
-def history(connection: sa.Connection, excerpt: Excerpt) -> None:
+def history(statements: Statements, excerpt: Excerpt) -> None:
     """What a volume was: its points, those that are gone too, and by what it was known."""
-    _points(connection, excerpt)
-    _places(connection, excerpt)
-    _insert_missing(connection, schema.identifier, excerpt.of("identifier"))
+    _points(statements, excerpt)
+    _places(statements, excerpt)
+    _insert_missing(statements, "identifier", excerpt.of("identifier"))
 
 
-def exports(connection: sa.Connection, excerpt: Excerpt) -> None:
+def exports(statements: Statements, excerpt: Excerpt) -> None:
     """What is published of it: nothing of a point that is gone."""
     wanted = [row["point_id"] for row in excerpt.of("export") if row["point_id"] is not None]
-    present = _present(connection, wanted)
+    present = _present(statements, wanted)
     rows = [row for row in excerpt.of("export") if row["point_id"] in {None, *present}]
-    _insert_missing(connection, schema.export, rows)
+    _insert_missing(statements, "export", rows)
 
 
-def jobs(connection: sa.Connection, excerpt: Excerpt) -> None:
+def jobs(statements: Statements, excerpt: Excerpt) -> None:
     """How its jobs ended, under their own numbers unless others have them."""
-    ended = sorted(excerpt.of("job"), key=lambda row: bool(_find(connection, schema.job, row)))
+    ended = sorted(excerpt.of("job"), key=lambda row: _is_recorded(statements, "job", row))
     for row in ended:
-        job_id = _recorded_as(connection, row)
+        job_id = _recorded_as(statements, row)
         if job_id is None:
             job_id = row["id"]
-            if _find(connection, schema.job, row) is not None:
-                job_id = connection.scalar(sa.select(sa.func.max(schema.job.c.id) + 1))
-            connection.execute(schema.job.insert().values(**{**row, "id": job_id}))
-        for table in (schema.job_volume, schema.job_step):
-            mine = [r for r in excerpt.of(table.name) if r["job_id"] == row["id"]]
-            settled = {"settled": True} if table is schema.job_volume else {}
-            _insert_missing(connection, table, [{**r, "job_id": job_id, **settled} for r in mine])
+            if _is_recorded(statements, "job", row):
+                job_id = statements.value("SELECT MAX(id) + 1 FROM job")
+            statements.insert("job", [{**row, "id": job_id}])
+        for table in ("job_volume", "job_step"):
+            mine = [each for each in excerpt.of(table) if each["job_id"] == row["id"]]
+            settled = {"settled": True} if table == "job_volume" else {}
+            _insert_missing(
+                statements, table, [{**each, "job_id": job_id, **settled} for each in mine]
+            )
 
 
-def _recorded_as(connection: sa.Connection, row: Row) -> int | None:
+def _recorded_as(statements: Statements, row: Row) -> int | None:
     """The number of a job that is recorded: one on several volumes is in the excerpt of each."""
     same = {name: row[name] for name in ("operation", "started_ns", "pid")}
-    found: int | None = connection.scalar(sa.select(schema.job.c.id).filter_by(**same).limit(1))
+    found: int | None = statements.value(
+        f"SELECT id FROM job WHERE {_are(same)} LIMIT 1",  # noqa: S608
+        **same,
+    )
     return found
 
 
-def _points(connection: sa.Connection, excerpt: Excerpt) -> None:
+def _points(statements: Statements, excerpt: Excerpt) -> None:
     given = excerpt.of("point")
-    present = _present(connection, [row["id"] for row in given])
+    present = _present(statements, [row["id"] for row in given])
     gone = []
     for row in given:
         if row["id"] in present:
             known = {name: each for name, each in row.items() if name not in _FOUND_OTHERWISE}
-            this = schema.point.c.id == row["id"]
-            connection.execute(schema.point.update().where(this).values(known))
+            statements.update("point", {**known, "id": row["id"]})
         else:
             gone.append(_as_deleted(row))
-    _insert_missing(connection, schema.point, gone)
+    _insert_missing(statements, "point", gone)
 
 
 def _as_deleted(row: Row) -> Mapping[str, Any]:
@@ -95,14 +98,14 @@ def _as_deleted(row: Row) -> Mapping[str, Any]:
     return {**now, "era_since": 0, "tracking_id": "", "lifetime_class": lived, "temporary": False}
 
 
-def _places(connection: sa.Connection, excerpt: Excerpt) -> None:
+def _places(statements: Statements, excerpt: Excerpt) -> None:
     """Where points were; those that are live are so where they were found."""
     given = excerpt.of("place")
     ids = {row["point_id"] for row in given}
-    present = _present(connection, sorted(ids))
+    present = _present(statements, sorted(ids))
     live = {
         row["point_id"]: row
-        for row in _recorded(connection, sorted(present))
+        for row in _recorded(statements, sorted(present))
         if row["kind"] == "live" and row["until_ns"] is None
     }
     for row in given:
@@ -111,34 +114,37 @@ def _places(connection: sa.Connection, excerpt: Excerpt) -> None:
         still = row["point_id"] in present and (row["kind"] != "live" or is_live)
         if row["until_ns"] is None and not still:
             now["until_ns"] = now_ns()
-        _insert_missing(connection, schema.place, [now])
+        _insert_missing(statements, "place", [now])
 
 
-def _present(connection: sa.Connection, ids: Sequence[str]) -> set[str]:
+def _present(statements: Statements, ids: Sequence[str]) -> set[str]:
     """Which of these points are recorded, and not as deleted."""
-    point, found = schema.point.c, set()
+    found: set[str] = set()
     for first in range(0, len(ids), MANY):
-        some = ids[first : first + MANY]
-        query = sa.select(point.id).where(point.id.in_(some), point.deleted_ns.is_(None))
-        found |= set(connection.scalars(query))
+        these, given = listed("point", ids[first : first + MANY])
+        query = f"SELECT id FROM point WHERE id IN {these} AND deleted_ns IS NULL"  # noqa: S608
+        found |= set(statements.values(query, **given))
     return found
 
 
-def _recorded(connection: sa.Connection, ids: Sequence[str]) -> Iterable[Row]:
+def _recorded(statements: Statements, ids: Sequence[str]) -> Iterable[Row]:
     for first in range(0, len(ids), MANY):
-        query = sa.select(schema.place).where(
-            schema.place.c.point_id.in_(ids[first : first + MANY])
-        )
-        yield from [dict(row) for row in connection.execute(query).mappings()]
+        these, given = listed("point", ids[first : first + MANY])
+        yield from statements.rows(f"SELECT * FROM place WHERE point_id IN {these}", **given)  # noqa: S608
 
 
-def _find(connection: sa.Connection, table: sa.Table, row: Row) -> Row | None:
-    query = sa.select(table).filter_by(**{key.name: row[key.name] for key in table.primary_key})
-    found = connection.execute(query).mappings().first()
-    return None if found is None else dict(found)
+def _is_recorded(statements: Statements, table: str, row: Row) -> bool:
+    key = {name: row[name] for name in KEYS[table]}
+    query = f"SELECT 1 FROM {table} WHERE {_are(key)}"  # noqa: S608
+    return statements.value(query, **key) is not None
 
 
-def _insert_missing(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+def _are(values: Iterable[str]) -> str:
+    """A condition: these columns have the values of the same names."""
+    return " AND ".join(f"{name} = :{name}" for name in values)
+
+
+def _insert_missing(statements: Statements, table: str, rows: Iterable[Row]) -> None:
     for row in rows:
-        if _find(connection, table, row) is None:
-            connection.execute(table.insert().values(row))
+        if not _is_recorded(statements, table, row):
+            statements.insert(table, [row])

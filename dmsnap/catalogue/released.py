@@ -2,9 +2,6 @@
 
 from dataclasses import asdict, dataclass
 
-import sqlalchemy as sa
-
-from dmsnap.catalogue import schema
 from dmsnap.catalogue.store import Catalogue
 
 
@@ -21,18 +18,14 @@ class Released:
 
 def record(catalogue: Catalogue, released: Released) -> None:
     """Record ``released`` in place of what was recorded of that device."""
-    with catalogue.transaction() as connection:
-        connection.execute(_of(schema.released.delete(), released.device))
-        connection.execute(schema.released.insert().values(**asdict(released)))
+    with catalogue.statements() as statements:
+        statements.execute("DELETE FROM released WHERE device = :device", device=released.device)
+        statements.insert("released", [asdict(released)])
 
 
 def find(catalogue: Catalogue, device: str) -> Released | None:
     """What is recorded of a device, by the name that it was recorded with."""
-    query = sa.select(schema.released).where(schema.released.c.device == device)
-    with catalogue.transaction() as connection:
-        row = connection.execute(query).mappings().first()
-    return Released(**row) if row is not None else None
-
-
-def _of(statement: sa.Delete, device: str) -> sa.Delete:
-    return statement.where(schema.released.c.device == device)
+    query = "SELECT * FROM released WHERE device = :device"
+    with catalogue.statements() as statements:
+        found = statements.rows(query, device=device)
+    return Released(**found[0]) if found else None

@@ -16,21 +16,20 @@ from dmsnap.catalogue.model import (
     Volume,
     VolumeState,
 )
+from dmsnap.catalogue.statements import from_json
 
 Row = TypeVar("Row", Volume, Area, Point)
 
 
 def columns(value: Row) -> dict[str, object]:
-    """The row of a dataclass: ids as text, the rest as it is."""
+    """The row of a dataclass, as :class:`Statements` takes it."""
     row = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Volume):
         row["mounts"] = [asdict(mount) for mount in value.mounts]
         row["parting"] = asdict(value.parting) if value.parting else None
         row["hydration"] = asdict(value.hydration) if value.hydration else None
         row["live"] = asdict(value.live) if value.live else None
-    return {
-        name: str(column) if isinstance(column, UUID) else column for name, column in row.items()
-    }
+    return row
 
 
 def _uuid(text: str | None) -> UUID | None:
@@ -40,17 +39,20 @@ def _uuid(text: str | None) -> UUID | None:
 def mounts(row: Mapping[str, Any]) -> tuple[MountRecord, ...]:
     """How a volume was mounted, of its row."""
     return tuple(
-        MountRecord(**mount | {"options": tuple(mount["options"])}) for mount in row["mounts"]
+        MountRecord(**mount | {"options": tuple(mount["options"])})
+        for mount in from_json(row["mounts"])
     )
 
 
 def hydration(row: Mapping[str, Any]) -> Hydration | None:
     """Where a volume is on its way to, of its row."""
-    return Hydration(**row["hydration"]) if row["hydration"] else None
+    moving = from_json(row["hydration"])
+    return Hydration(**moving) if moving else None
 
 
 def volume(row: Mapping[str, Any]) -> Volume:
     values = {field.name: row[field.name] for field in fields(Volume)}
+    parting, live = (from_json(row[name]) for name in ("parting", "live"))
     return Volume(
         **values
         | {
@@ -59,12 +61,12 @@ def volume(row: Mapping[str, Any]) -> Volume:
             "recovery_id": _uuid(row["recovery_id"]),
             "trial_point": _uuid(row["trial_point"]),
             "mounts": mounts(row),
-            "parting": Parting(**row["parting"]) if row["parting"] else None,
+            "parting": Parting(**parting) if parting else None,
             "hydration": hydration(row),
-            "left_behind": tuple(row["left_behind"] or ()),
-            "units": tuple(row["units"] or ()),
+            "left_behind": tuple(from_json(row["left_behind"]) or ()),
+            "units": tuple(from_json(row["units"]) or ()),
             "trial_live": bool(row["trial_live"]),
-            "live": LiveFront(**row["live"]) if row["live"] else None,
+            "live": LiveFront(**live) if live else None,
         }
     )
 
@@ -89,5 +91,7 @@ def point(row: Mapping[str, Any]) -> Point:
             "id": UUID(row["id"]),
             "volume_id": UUID(row["volume_id"]),
             "area_id": _uuid(row["area_id"]),
+            "keep": bool(row["keep"]),
+            "temporary": bool(row["temporary"]),
         }
     )

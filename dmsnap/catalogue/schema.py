@@ -20,9 +20,6 @@ from sqlalchemy import (
     literal_column,
 )
 
-# With another one goes a module in migrations/versions that leads to it.
-VERSION = "8"
-
 metadata = MetaData()
 
 

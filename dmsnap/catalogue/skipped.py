@@ -9,10 +9,8 @@ import zlib
 from dataclasses import dataclass
 from uuid import UUID
 
-import sqlalchemy as sa
-
 from dmsnap._native.extent_set import ExtentSet
-from dmsnap.catalogue import schema
+from dmsnap.catalogue.statements import Statements, from_json
 from dmsnap.catalogue.store import Catalogue
 
 _PAIR = struct.Struct("<QQ")
@@ -32,29 +30,28 @@ class Skipped:
 
 def record(catalogue: Catalogue, skipped: Skipped) -> None:
     """Record ``skipped`` in place of what was recorded of that recovery volume."""
-    forget = _of(schema.skipped.delete(), skipped.recovery_id)
     pairs = b"".join(_PAIR.pack(*pair) for pair in skipped.extents.pairs())
-    with catalogue.transaction() as connection:
-        connection.execute(forget)
+    row = {
+        "recovery_id": skipped.recovery_id,
+        "points": [str(point) for point in skipped.points],
+        "extents": zlib.compress(pairs, 1),
+    }
+    with catalogue.statements() as statements:
+        _forget(statements, skipped.recovery_id)
         if skipped.extents:
-            connection.execute(
-                schema.skipped.insert().values(
-                    recovery_id=str(skipped.recovery_id),
-                    points=[str(point) for point in skipped.points],
-                    extents=zlib.compress(pairs, 1),
-                )
-            )
+            statements.insert("skipped", [row])
 
 
 def of_replica(catalogue: Catalogue, recovery_id: UUID, point_id: UUID | None) -> ExtentSet:
     """What the replica leaves out while it holds ``point_id``; nothing, when that is not known."""
-    query = sa.select(schema.skipped).where(schema.skipped.c.recovery_id == str(recovery_id))
-    with catalogue.transaction() as connection:
-        row = connection.execute(query).mappings().first()
+    query = "SELECT points, extents FROM skipped WHERE recovery_id = :id"
+    with catalogue.statements() as statements:
+        found = statements.rows(query, id=recovery_id)
     extents = ExtentSet()
-    if row is not None and str(point_id) in row["points"]:
-        for offset, length in _PAIR.iter_unpack(zlib.decompress(row["extents"])):
-            extents.add(offset, length)
+    for row in found:
+        if str(point_id) in from_json(row["points"]):
+            for offset, length in _PAIR.iter_unpack(zlib.decompress(row["extents"])):
+                extents.add(offset, length)
     return extents
 
 
@@ -65,9 +62,9 @@ def carry_over(catalogue: Catalogue, recovery_id: UUID, point_id: UUID | None, t
 
 def forget(catalogue: Catalogue, recovery_id: UUID) -> None:
     """Know nothing of that recovery volume any more."""
-    with catalogue.transaction() as connection:
-        connection.execute(_of(schema.skipped.delete(), recovery_id))
+    with catalogue.statements() as statements:
+        _forget(statements, recovery_id)
 
 
-def _of(statement: sa.Delete, recovery_id: UUID) -> sa.Delete:
-    return statement.where(schema.skipped.c.recovery_id == str(recovery_id))
+def _forget(statements: Statements, recovery_id: UUID) -> None:
+    statements.execute("DELETE FROM skipped WHERE recovery_id = :id", id=recovery_id)

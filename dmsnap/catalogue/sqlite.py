@@ -2,15 +2,16 @@
 
 import errno
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING
 
 from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.statements import Statements
 from dmsnap.errors import (
     CorruptError,
     DmsnapError,
@@ -22,10 +23,51 @@ from dmsnap.errors import (
 from dmsnap.host.locks import directory_lock
 from dmsnap.host.system_call import system_call
 
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
 BUSY_TIMEOUT_SECONDS = 10
 MOST_FAULTS = 10
 SHARED_MEMORY_BYTES = 32768
 REBUILD = "dmsnap catalogue rebuild makes it anew, from labels and dm tables"
+
+
+class SqliteConnections:
+    """Connections to a file, one as a rule, for as long as the catalogue is open.
+
+    The last one to be closed checkpoints the write-ahead log: two flushes more if each transaction
+    had its own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: list[sqlite3.Connection] = []
+
+    @contextmanager
+    def transaction(self) -> Iterator[Statements]:
+        """Committed at its end; after a failure its connection goes, and with it what was done."""
+        connection = self._idle.pop() if self._idle else _connect(self._path)
+        try:
+            yield Statements(connection)
+            connection.commit()
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.append(connection)
+
+    @cached_property
+    def engine(self) -> "sa.Engine":
+        """SQLAlchemy's, with a connection of its own."""
+        import sqlalchemy as sa
+
+        connect = partial(_connect, self._path)
+        return sa.create_engine(f"sqlite:///{self._path}", creator=connect, pool_size=1)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+        if "engine" in self.__dict__:
+            self.engine.dispose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +77,14 @@ class SqliteFile:
     path: Path
 
     @property
+    def errors(self) -> type[Exception]:
+        return sqlite3.Error
+
+    @property
+    def absent(self) -> type[Exception]:
+        return sqlite3.OperationalError
+
+    @property
     def name(self) -> str:
         """As sentences name it."""
         return str(self.path)
@@ -42,7 +92,7 @@ class SqliteFile:
     def exists(self) -> bool:
         return self.path.exists()
 
-    def open(self) -> sa.Engine:
+    def open(self) -> SqliteConnections:
         """Make the file where there is none (0600, its folder 0700), and look at nothing in it."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -50,18 +100,7 @@ class SqliteFile:
                 self.path.touch(mode=0o600)
         except OSError as error:
             raise self._not_made(error) from error
-        engine = self._engine()
-        sa.event.listen(engine, "connect", _configure_connection)
-        return engine
-
-    def _engine(self) -> sa.Engine:
-        # One connection for as long as the catalogue is open: the last to be closed checkpoints the
-        # write-ahead log, which is two flushes more for each transaction.
-        return sa.create_engine(
-            f"sqlite:///{self.path}",
-            pool_size=1,
-            connect_args={"timeout": BUSY_TIMEOUT_SECONDS},
-        )
+        return SqliteConnections(self.path)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -70,7 +109,7 @@ class SqliteFile:
             yield
 
     @contextmanager
-    def change(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+    def change(self, engine: "sa.Engine") -> Iterator["sa.Connection"]:
         """A transaction that may hold CREATE and ALTER: all of it is done, or nothing.
 
         The driver begins one before INSERT, UPDATE and DELETE only, unless it is told to begin
@@ -81,20 +120,20 @@ class SqliteFile:
             yield connection
             connection.commit()
 
-    def failure(self, error: sa.exc.DBAPIError) -> DmsnapError:
+    def failure(self, error: Exception) -> DmsnapError:
         """What went wrong, as a sentence."""
-        kind = getattr(error.orig, "sqlite_errorname", "")
+        kind = getattr(error, "sqlite_errorname", "")
         # In WAL mode even who only reads makes two files beside it: that fails with these.
         beside = kind.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
         if kind.startswith("SQLITE_READONLY") or (beside and self._is_on_read_only_file_system()):
             return self._read_only()
         if kind == "SQLITE_FULL" or (beside and not self._has_room()):
             return self._full()
-        if isinstance(error, sa.exc.OperationalError):
-            return OperatingSystemError(f"the catalogue {self.path}: {error.orig}")
-        if isinstance(error, sa.exc.IntegrityError):
-            return WrongStateError(f"the catalogue {self.path} refuses: {error.orig}")
-        return CorruptError(f"the catalogue {self.path} is damaged: {error.orig}", hint=REBUILD)
+        if isinstance(error, sqlite3.OperationalError):
+            return OperatingSystemError(f"the catalogue {self.path}: {error}")
+        if isinstance(error, sqlite3.IntegrityError):
+            return WrongStateError(f"the catalogue {self.path} refuses: {error}")
+        return CorruptError(f"the catalogue {self.path} is damaged: {error}", hint=REBUILD)
 
     def _not_made(self, error: OSError) -> DmsnapError:
         if error.errno == errno.EROFS:
@@ -121,22 +160,22 @@ class SqliteFile:
         status = os.statvfs(self.path.parent)
         return status.f_bavail * status.f_frsize >= SHARED_MEMORY_BYTES
 
-    def take_numbers(self, connection: sa.Connection, table: sa.Table) -> None:
+    def take_numbers(self, statements: Statements, table: str) -> None:
         """The next one is the highest plus one as it is."""
 
-    def require_sound(self, connection: sa.Connection) -> None:
-        found = connection.scalars(sa.text(f"PRAGMA integrity_check({MOST_FAULTS})")).all()
+    def require_sound(self, statements: Statements) -> None:
+        found = statements.values(f"PRAGMA integrity_check({MOST_FAULTS})")
         if found != ["ok"]:
             # Where it is, is said in several lines.
             first = " ".join(str(found[0]).split())
             raise CorruptError(
-                f"the catalogue {self.path} is damaged: {first}", hint=REBUILD, faults=list(found)
+                f"the catalogue {self.path} is damaged: {first}", hint=REBUILD, faults=found
             )
 
-    def loose_rows(self, connection: sa.Connection) -> list[str]:
+    def loose_rows(self, statements: Statements) -> list[str]:
         return [
-            f"a row of {table} names a row of {parent} that is not there"
-            for table, _, parent, _ in connection.execute(sa.text("PRAGMA foreign_key_check"))
+            f"a row of {row['table']} names a row of {row['parent']} that is not there"
+            for row in statements.rows("PRAGMA foreign_key_check")
         ]
 
     def damage(self) -> str | None:
@@ -146,17 +185,14 @@ class SqliteFile:
         """
         if not self.path.exists() or not self.path.stat().st_size:
             return None
-        engine = self._engine()
         try:
-            with engine.begin() as connection:
-                found = str(connection.scalar(sa.text("PRAGMA quick_check(1)")))
-        except sa.exc.OperationalError as error:
+            with closing(sqlite3.connect(self.path, BUSY_TIMEOUT_SECONDS)) as connection:
+                (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.OperationalError as error:
             raise self.failure(error) from error
-        except sa.exc.DatabaseError as error:
-            return str(error.orig)
-        finally:
-            engine.dispose()
-        return None if found == "ok" else found
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        return None if found == "ok" else str(found)
 
     def set_aside(self) -> Path:
         """Give a damaged file another name, with what belongs to it; returns that name."""
@@ -170,8 +206,13 @@ class SqliteFile:
         return aside
 
 
-def _configure_connection(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+def _connect(path: Path) -> sqlite3.Connection:
+    # One thread at a time has it: not always the one that made it.
+    connection = sqlite3.connect(path, BUSY_TIMEOUT_SECONDS, check_same_thread=False)
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -2,27 +2,28 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-import sqlalchemy as sa
-
-from dmsnap.catalogue import database, lifetime, migration, places, rows, schema
+from dmsnap.catalogue import database, lifetime, places, rows, version
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.database import Database, Place
+from dmsnap.catalogue.database import Connections, Database, Place
 from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
+from dmsnap.catalogue.statements import Statements, listed
 from dmsnap.errors import NotFoundError
 from dmsnap.host.process import login_name
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 
 class Catalogue:
     """Volumes, areas and points. Open it with :meth:`open`; it is a context manager."""
 
-    def __init__(self, where: Database, engine: sa.Engine) -> None:
+    def __init__(self, where: Database, connections: Connections) -> None:
         self._database = where
-        self._engine = engine
+        self._connections = connections
         self.changes = 0  # statements that recorded or forgot something, since it was opened
-        sa.event.listen(engine, "after_cursor_execute", self._count_change)
 
     @classmethod
     def open(cls, place: Place) -> Self:
@@ -49,19 +50,47 @@ class Catalogue:
         self.close()
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._connections.close()
 
     def _bring_up(self) -> None:
-        with self.transaction() as connection:
-            current = migration.is_current(connection)
-        if not current:
-            with self._sentences(), self._database.change(self._engine) as connection:
-                migration.bring_up(connection, self.name)
+        if self._is_current():
+            return
+        from dmsnap.catalogue import migration
+
+        with (
+            self._sentences(),
+            self._database.change(self._connections.engine) as connection,
+        ):
+            migration.bring_up(connection, self.name)
+
+    def _is_current(self) -> bool:
+        """Whether it has the tables that this dmsnap knows: one query, which fails on any other."""
+        with self.statements() as statements:
+            try:
+                return bool(statements.value(version.FIND) == version.VERSION)
+            except self._database.absent:
+                # A reason that is another one comes up again in what follows.
+                return False
 
     @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
+    def statements(self) -> Iterator[Statements]:
         """One short transaction, committed at the end; for this package alone."""
-        with self._sentences(), self._engine.begin() as connection:
+        with self._sentences(), self._connections.transaction() as statements:
+            try:
+                yield statements
+            finally:
+                self.changes += statements.changes
+
+    @contextmanager
+    def transaction(self) -> Iterator["sa.Connection"]:
+        """The same for SQLAlchemy's expressions, whose import takes longer than most commands.
+
+        For what is put together from many parts, and is not asked while a volume is recovered.
+        """
+        from sqlalchemy import event
+
+        with self._sentences(), self._connections.engine.begin() as connection:
+            event.listen(connection, "after_cursor_execute", self._count_change)
             yield connection
 
     def _count_change(self, *arguments: Any) -> None:
@@ -69,36 +98,39 @@ class Catalogue:
         changes = context.isinsert or context.isupdate or context.isdelete
         self.changes += changes and cursor.rowcount != 0
 
-    def take_numbers(self, connection: sa.Connection, table: sa.Table) -> None:
+    def take_numbers(self, statements: Statements, table: str) -> None:
         """Rows were inserted with numbers of their own: the next one gets a higher one."""
-        self._database.take_numbers(connection, table)
+        self._database.take_numbers(statements, table)
 
     def require_sound(self) -> None:
         """Look at every page; :class:`CorruptError` when what is recorded is worth nothing."""
-        with self.transaction() as connection:
-            self._database.require_sound(connection)
+        with self.statements() as statements:
+            self._database.require_sound(statements)
 
     def loose_rows(self) -> list[str]:
         """A sentence for each row that names another one that is not there."""
-        with self.transaction() as connection:
-            return self._database.loose_rows(connection)
+        with self.statements() as statements:
+            return self._database.loose_rows(statements)
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:
         try:
             yield
-        except sa.exc.DBAPIError as error:
-            raise self._database.failure(error) from error
+        except Exception as error:
+            # SQLAlchemy's has the driver's in it.
+            cause = getattr(error, "orig", error)
+            if not isinstance(cause, self._database.errors):
+                raise
+            raise self._database.failure(cause) from error
 
     # volumes
 
     def volumes(self) -> list[Volume]:
         """All volumes that are protected now, by name."""
-        query = sa.select(schema.volume).where(schema.volume.c.removed_ns.is_(None))
-        with self.transaction() as connection:
-            found = [rows.volume(dict(row)) for row in connection.execute(query).mappings()]
+        with self.statements() as statements:
+            found = statements.rows("SELECT * FROM volume WHERE removed_ns IS NULL")
         # Not by the database: each has an order of its own for letters.
-        return sorted(found, key=lambda volume: volume.name)
+        return sorted(map(rows.volume, found), key=lambda volume: volume.name)
 
     def find_volume(self, name: str) -> Volume | None:
         """The volume called ``name``, if there is one."""
@@ -117,9 +149,9 @@ class Catalogue:
 
     def name_of(self, volume_id: UUID) -> str:
         """What a volume is called, or was: one that is not protected any more is found, too."""
-        query = sa.select(schema.volume.c.name).where(schema.volume.c.id == str(volume_id))
-        with self.transaction() as connection:
-            return str(connection.execute(query).scalar_one())
+        with self.statements() as statements:
+            (name,) = statements.values("SELECT name FROM volume WHERE id = :id", id=volume_id)
+        return str(name)
 
     def volume_by_id(self, volume_id: UUID) -> Volume:
         """The volume with this id, else :class:`NotFoundError`."""
@@ -130,122 +162,97 @@ class Catalogue:
 
     def add_volume(self, volume: Volume) -> None:
         """Record a new volume, or one that was unprotected and comes back with its identity."""
-        columns = rows.columns(volume)
-        former = schema.volume.update().where(
-            schema.volume.c.id == str(volume.id), schema.volume.c.removed_ns.is_not(None)
-        )
-        with self.transaction() as connection:
-            if not connection.execute(former.values(**columns, removed_ns=None)).rowcount:
-                connection.execute(schema.volume.insert().values(**columns))
+        with self.statements() as statements:
+            _record_volume(statements, volume, "id = :id AND removed_ns IS NOT NULL")
 
     def add_whole(
         self,
         volume: Volume,
         areas: Sequence[Area],
         points: Sequence[Point],
-        also: Callable[[sa.Connection], None] = lambda _: None,
+        also: Callable[[Statements], None] = lambda _: None,
     ) -> None:
         """Record a volume and all that belongs to it: everything, or, killed meanwhile, nothing.
 
         What was recorded of it before goes, but for the points that were deleted. ``also`` is done
         in the same transaction, as the last.
         """
-        point, volume_id = schema.point.c, str(volume.id)
-        anew = sa.or_(
-            sa.and_(point.volume_id == volume_id, point.deleted_ns.is_(None)),
-            point.id.in_([str(each.id) for each in points]),
-        )
-        with self.transaction() as connection:
-            places.forget(connection, sa.select(point.id).where(anew))
-            connection.execute(schema.point.delete().where(anew))
-            connection.execute(schema.area.delete().where(schema.area.c.volume_id == volume_id))
-            columns = rows.columns(volume)
-            former = schema.volume.update().where(schema.volume.c.id == volume_id)
-            if not connection.execute(former.values(**columns, removed_ns=None)).rowcount:
-                connection.execute(schema.volume.insert().values(**columns))
-            for area in areas:
-                connection.execute(schema.area.insert().values(**rows.columns(area)))
-            _add_points(connection, points)
-            also(connection)
+        these, ids = listed("point", [point.id for point in points])
+        anew = f"(volume_id = :volume AND deleted_ns IS NULL) OR id IN {these}"
+        with self.statements() as statements:
+            places.forget(statements, f"SELECT id FROM point WHERE {anew}", volume=volume.id, **ids)  # noqa: S608
+            statements.execute(f"DELETE FROM point WHERE {anew}", volume=volume.id, **ids)  # noqa: S608
+            statements.execute("DELETE FROM area WHERE volume_id = :volume", volume=volume.id)
+            _record_volume(statements, volume, "id = :id")
+            statements.insert("area", map(rows.columns, areas))
+            _add_points(statements, points)
+            also(statements)
 
     def update_volume(self, volume: Volume, areas: Sequence[Area] = ()) -> None:
         """Record ``volume``, and pieces of its store with it, as they are now."""
-        id_of = schema.volume.c.id
-        with self.transaction() as connection:
-            connection.execute(
-                schema.volume.update().where(id_of == str(volume.id)).values(**rows.columns(volume))
-            )
+        with self.statements() as statements:
+            statements.update("volume", rows.columns(volume))
             for area in areas:
-                connection.execute(_update_of(area))
+                statements.update("area", rows.columns(area))
 
     def remove_volume(self, volume_id: UUID) -> None:
         """Mark a volume as unprotected; its history stays."""
-        self._execute(
-            schema.volume.update()
-            .where(schema.volume.c.id == str(volume_id))
-            .values(removed_ns=now_ns())
-        )
+        with self.statements() as statements:
+            statements.update("volume", {"id": volume_id, "removed_ns": now_ns()})
 
     # areas
 
     def areas(self, volume_id: UUID, role: AreaRole | None = None) -> list[Area]:
         """The pieces of the store that a volume uses, of one role or of all."""
-        area = schema.area.c
-        query = (
-            sa.select(schema.area)
-            .where(area.volume_id == str(volume_id))
-            .order_by(area.generation, area.role, area.id)
-        )
-        if role is not None:
-            query = query.where(area.role == role)
-        with self.transaction() as connection:
-            return [rows.area(dict(row)) for row in connection.execute(query).mappings()]
+        of_role = "" if role is None else " AND role = :role"
+        query = f"SELECT * FROM area WHERE volume_id = :volume{of_role}"  # noqa: S608
+        with self.statements() as statements:
+            found = statements.rows(
+                f"{query} ORDER BY generation, role, id", volume=volume_id, role=role
+            )
+        return [rows.area(row) for row in found]
 
     def add_area(self, area: Area) -> None:
         """Record a piece of the store, before it is made."""
-        self._execute(schema.area.insert().values(**rows.columns(area)))
+        with self.statements() as statements:
+            statements.insert("area", [rows.columns(area)])
 
     def update_area(self, area: Area) -> None:
         """Record ``area`` as it is now."""
-        self._execute(_update_of(area))
+        with self.statements() as statements:
+            statements.update("area", rows.columns(area))
 
     def remove_area(self, area_id: UUID) -> None:
         """Forget a piece of the store, after it was given back."""
-        self._execute(schema.area.delete().where(schema.area.c.id == str(area_id)))
+        with self.statements() as statements:
+            statements.execute("DELETE FROM area WHERE id = :id", id=area_id)
 
     # points
 
     def points(self, volume_id: UUID | None = None) -> list[Point]:
         """Points that were not deleted, oldest first; of one volume or of all."""
-        query = (
-            sa.select(schema.point)
-            .where(schema.point.c.deleted_ns.is_(None))
-            .order_by(schema.point.c.created_ns)
-        )
-        if volume_id is not None:
-            query = query.where(schema.point.c.volume_id == str(volume_id))
-        with self.transaction() as connection:
-            return [rows.point(dict(row)) for row in connection.execute(query).mappings()]
+        of_volume = "" if volume_id is None else " AND volume_id = :volume"
+        query = f"SELECT * FROM point WHERE deleted_ns IS NULL{of_volume} ORDER BY created_ns"  # noqa: S608
+        with self.statements() as statements:
+            return [rows.point(row) for row in statements.rows(query, volume=volume_id)]
 
     def oldest_points(self, volume_id: UUID, count: int) -> list[Point]:
         """The first points that a volume can do without, oldest first: none that is to be kept."""
-        point = schema.point.c
-        query = (
-            sa.select(schema.point)
-            .where(point.volume_id == str(volume_id), point.deleted_ns.is_(None), ~point.keep)
-            .order_by(point.created_ns)
-            .limit(count)
-        )
-        with self.transaction() as connection:
-            return [rows.point(dict(row)) for row in connection.execute(query).mappings()]
+        with self.statements() as statements:
+            found = statements.rows(
+                "SELECT * FROM point WHERE volume_id = :volume AND deleted_ns IS NULL"  # noqa: S608
+                f" AND {statements.is_false('keep')} ORDER BY created_ns LIMIT :count",
+                volume=volume_id,
+                count=count,
+            )
+        return [rows.point(row) for row in found]
 
     def find_point(self, point_id: UUID) -> Point | None:
         """The point with this id, unless it was deleted."""
-        point = schema.point.c
-        query = sa.select(schema.point).where(point.id == str(point_id), point.deleted_ns.is_(None))
-        with self.transaction() as connection:
-            row = connection.execute(query).mappings().first()
-        return None if row is None else rows.point(dict(row))
+        query = "SELECT * FROM point WHERE id = :id AND deleted_ns IS NULL"
+        with self.statements() as statements:
+            found = statements.rows(query, id=point_id)
+        return rows.point(found[0]) if found else None
 
     def add_point(self, point: Point) -> None:
         """Record a point."""
@@ -253,54 +260,48 @@ class Catalogue:
 
     def add_points(self, points: Sequence[Point]) -> None:
         """Record the points of one moment: all of them, or, killed meanwhile, none."""
-        with self.transaction() as connection:
-            _add_points(connection, points)
+        with self.statements() as statements:
+            _add_points(statements, points)
 
     def update_point(self, point: Point) -> None:
         """Record ``point`` as it is now."""
-        with self.transaction() as connection:
-            connection.execute(
-                schema.point.update()
-                .where(schema.point.c.id == str(point.id))
-                .values(**rows.columns(point))
-            )
+        with self.statements() as statements:
+            statements.update("point", rows.columns(point))
             if point.area_id is None:
-                places.close_live(connection, point.id)
+                places.close_live(statements, point.id)
 
     def delete_point(self, point_id: UUID, reason: str) -> None:
         """Mark a point as deleted, for a reason and by this process's user; the record stays."""
-        point, deleted_ns = schema.point.c, now_ns()
-        present = sa.and_(point.id == str(point_id), point.deleted_ns.is_(None))
-        with self.transaction() as connection:
-            created_ns = connection.scalar(sa.select(point.created_ns).where(present))
+        deleted_ns = now_ns()
+        present = "SELECT created_ns FROM point WHERE id = :id AND deleted_ns IS NULL"
+        with self.statements() as statements:
+            created_ns = statements.value(present, id=point_id)
             if created_ns is None:
                 return
             deletion = {
+                "id": point_id,
                 "deleted_ns": deleted_ns,
                 "deleted_reason": reason,
                 "deleted_by": login_name(),
                 "lifetime_class": lifetime.class_of(created_ns, deleted_ns),
                 "area_id": None,
             }
-            connection.execute(schema.point.update().where(present).values(deletion))
-            places.close_all(connection, point_id)
+            statements.update("point", deletion)
+            places.close_all(statements, point_id)
 
     def record_replica(self, volume: Volume, held: Sequence[UUID]) -> None:
         """Record what a recovery volume holds: the replica's point, then its history's."""
-        with self.transaction() as connection:
-            places.exchange(connection, volume.id, volume.recovery or "", held)
-
-    def _execute(self, statement: sa.Executable) -> None:
-        with self.transaction() as connection:
-            connection.execute(statement)
+        with self.statements() as statements:
+            places.exchange(statements, volume.id, volume.recovery or "", held)
 
 
-def _update_of(area: Area) -> sa.Executable:
-    values = rows.columns(area)
-    return schema.area.update().where(schema.area.c.id == str(area.id)).values(**values)
+def _record_volume(statements: Statements, volume: Volume, former: str) -> None:
+    columns = rows.columns(volume) | {"removed_ns": None}
+    if not statements.update("volume", columns, former):
+        statements.insert("volume", [columns])
 
 
-def _add_points(connection: sa.Connection, points: Sequence[Point]) -> None:
+def _add_points(statements: Statements, points: Sequence[Point]) -> None:
+    statements.insert("point", map(rows.columns, points))
     if points:
-        connection.execute(schema.point.insert(), [rows.columns(point) for point in points])
-        places.open_live(connection, points)
+        places.open_live(statements, points)

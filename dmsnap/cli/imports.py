@@ -1,5 +1,6 @@
 """Importing while Ctrl-C may come: it ends the process at once, and not with a trace of imports."""
 
+import gc
 import signal
 import threading
 from importlib import import_module
@@ -13,6 +14,16 @@ def undisturbed(name: str) -> Any:
         return import_module(name)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        return import_module(name)
+        return _uncollected(name)
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _uncollected(name: str) -> Any:
+    """What modules are made of stays: it is not looked through for garbage, now or later."""
+    gc.disable()
+    try:
+        return import_module(name)
+    finally:
+        gc.enable()
+        gc.freeze()

@@ -14,3 +14,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"dmsnap {__version__}\n")
         return 0
     return int(undisturbed("dmsnap.cli.program").main(words))
+
+
+# CPython maps 16 KiB of stack when a call goes beyond what it has, and unmaps it when that call
+# returns (_PyThreadState_PushFrame in Python/pystate.c): wherever a loop or an import stood at such
+# an end, that was a thousand times in a command. A frame of more than 128 KiB has a piece of 256
+# KiB mapped for it once, and all that it calls has the rest.
+main.__code__ = main.__code__.replace(co_stacksize=16_000)

@@ -17,7 +17,7 @@ from dmsnap.errors import (
     UnreachableError,
 )
 from dmsnap.host import capability, replacement
-from dmsnap.host.route import Portal
+from dmsnap.host.portal import Portal
 from dmsnap.host.run import run
 from dmsnap.host.system_call import system_call
 from dmsnap.secret import Secret

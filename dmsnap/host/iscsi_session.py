@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmsnap.host.route import Portal
+from dmsnap.host.portal import Portal
 from dmsnap.host.sysfs import SYSFS, Sysfs
 from dmsnap.host.system_call import system_call
 

@@ -19,7 +19,7 @@ from dmsnap.errors import (
 )
 from dmsnap.host import iscsi_session, scsi
 from dmsnap.host.iscsi_session import IscsiSession
-from dmsnap.host.route import Portal
+from dmsnap.host.portal import Portal
 from dmsnap.host.scsi import ScsiDisk
 from dmsnap.host.sysfs import SYSFS, Sysfs
 

@@ -1,9 +1,9 @@
 """Files that are replaced as a whole, or removed: durably, or not at all."""
 
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from dmsnap.host.system_call import system_call
 
@@ -19,17 +19,18 @@ def replace_file(path: Path, text: str, mode: int = DEFAULT_MODE) -> None:
     path = path.resolve()
     with system_call(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        anew = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+        descriptor = os.open(anew, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "w", errors="surrogateescape") as file:
                 file.write(text)
                 _copy_attributes(path, descriptor, mode)
                 file.flush()
                 os.fsync(descriptor)
-            os.replace(name, path)  # noqa: PTH105 - the name is a string
+            anew.replace(path)
         except BaseException:
             with suppress(FileNotFoundError):
-                os.unlink(name)  # noqa: PTH108
+                anew.unlink()
             raise
         sync_directory(path.parent)
 

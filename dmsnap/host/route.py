@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmsnap.errors import OperatingSystemError, UnreachableError
+from dmsnap.host.portal import Portal
 from dmsnap.host.system_call import failure, system_call
 
 # linux/if.h, linux/rtnetlink.h
@@ -22,18 +23,6 @@ DEAD = ("DOWN", "NOTPRESENT", "LOWERLAYERDOWN", "DORMANT")
 
 CONNECT_SECONDS = 5.0
 NETLINK_BYTES = 65536
-
-
-@dataclass(frozen=True, slots=True)
-class Portal:
-    """Where an iSCSI target listens; ``address`` is numeric, so that no name server is needed."""
-
-    address: str
-    port: int = 3260
-
-    def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import pyudev
+from typing import TYPE_CHECKING
 
 from dmsnap.host.run import run
+
+if TYPE_CHECKING:
+    import pyudev
 
 CONTROL_SOCKET = Path("/run/udev/control")
 RULES = Path("/etc/udev/rules.d")
@@ -39,9 +41,7 @@ def wait_for_uevent(
     Listens to the kernel's broadcast and therefore needs no udevd; with ``source`` "udev" to what
     udevd says when it has handled an event.
     """
-    monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source=source)
-    monitor.filter_by("block")
-    monitor.start()
+    monitor = _listening(["block"], source)
     ends = time.monotonic() + deadline_seconds
     while not done():
         remaining = ends - time.monotonic()
@@ -90,7 +90,7 @@ def pattern(link: str) -> str:
 class Uevents:
     """The kernel's announcements of some subsystems. Made by :func:`uevents`."""
 
-    monitor: pyudev.Monitor
+    monitor: "pyudev.Monitor"
 
     @property
     def descriptor(self) -> int:
@@ -104,8 +104,15 @@ class Uevents:
 
 def uevents(subsystems: Collection[str]) -> Uevents:
     """Listen to the kernel, from now on; needs no udevd."""
-    monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+    return Uevents(_listening(subsystems, "kernel"))
+
+
+def _listening(subsystems: Collection[str], source: str) -> "pyudev.Monitor":
+    # Imported by who waits for something: it takes a tenth of a command's start.
+    import pyudev
+
+    monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source=source)
     for subsystem in subsystems:
         monitor.filter_by(subsystem)
     monitor.start()
-    return Uevents(monitor)
+    return monitor

@@ -6,7 +6,6 @@ bytes may be anybody's: nothing of them is believed before the checksum is right
 unpacked to is bounded.
 """
 
-import hashlib
 import mmap
 import os
 import struct
@@ -123,7 +122,7 @@ def encode(label: Label, content: bytes, *, generation: int, time_ns: int) -> by
         label.recovery_uuid.bytes, time_ns, len(small), len(content),
     )  # fmt: skip
     slot[PAGE_BYTES : PAGE_BYTES + len(small)] = small
-    slot[_SUM] = hashlib.sha256(slot).digest()
+    slot[_SUM] = _digest(slot)
     return bytes(slot)
 
 
@@ -143,7 +142,7 @@ def decode(slot: bytes, label: Label, name: str) -> Backup | None:
         raise _damaged(name, f"it says that it has {length} bytes, {whole} of them unpacked")
     used = bytearray(slot[: align_up(PAGE_BYTES + length, PAGE_BYTES)])
     used[_SUM] = bytes(32)
-    if hashlib.sha256(used).digest() != checksum:
+    if _digest(used) != checksum:
         raise _damaged(name, "its checksum is wrong")
     if zero or not 0 < generation < MAX_GENERATION or time_ns >= MAX_GENERATION:
         raise _damaged(name, "its header says what no dmsnap writes")
@@ -155,6 +154,13 @@ def decode(slot: bytes, label: Label, name: str) -> Backup | None:
     return Backup(
         generation, time_ns, length, _unpacked(slot[PAGE_BYTES : PAGE_BYTES + length], whole, name)
     )
+
+
+def _digest(slot: bytes | bytearray) -> bytes:
+    # Imported where a slot is read or written: it loads all of OpenSSL.
+    from hashlib import sha256
+
+    return sha256(slot).digest()
 
 
 def _unpacked(small: bytes, whole: int, name: str) -> bytes:

@@ -114,7 +114,10 @@ def read(device: BlockDevice, label: Label) -> Recalled:
             found = backup_area.read(fd, label, device.size_bytes, name)
         if found is None:
             return NOTHING
-        taken = excerpts.decode(found.content, label.volume_uuid, name)
+        # It takes SQLAlchemy's tables, and most commands read none.
+        from dmsnap.catalogue import excerpt_reader
+
+        taken = excerpt_reader.decode(found.content, label.volume_uuid, name)
     except DmsnapError as error:
         return Recalled(reason=str(error))
     return Recalled(taken, found.time_ns)

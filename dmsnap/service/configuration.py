@@ -5,18 +5,17 @@ at here: a mistake in a policy must not keep a volume from being recovered.
 """
 
 import os
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge, Le
-
 from dmsnap.catalogue.database import Place
 from dmsnap.errors import ConfigurationError
 from dmsnap.host import trust
 from dmsnap.secret import Secret
+from dmsnap.service import plain_settings
+from dmsnap.service.plain_settings import Range
 from dmsnap.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -40,20 +39,20 @@ class Configuration:
     state_directory: Path = Path("/var/lib/dmsnap")
     run_directory: Path = Path("/run/dmsnap")
     store: str | None = None
-    cow_percent: Annotated[int, Ge(1), Le(110)] = 20
-    cow_limit_bytes: Annotated[int, Ge(16 * MIB)] | None = None
-    spare_from_bytes: Annotated[int, Ge(0)] = 4 * GIB
-    window_deadline_ms: Annotated[int, Ge(50), Le(60000)] = 5000
-    lock_wait_seconds: Annotated[float, Ge(0)] = 30.0
-    unmount_wait_seconds: Annotated[float, Ge(0)] = 10.0
-    primary_wait_seconds: Annotated[float, Ge(0.1)] = 10.0
-    kill_wait_seconds: Annotated[float, Ge(0)] = 10.0
-    boot_wait_seconds: Annotated[float, Ge(0)] = 60.0
-    session_wait_seconds: Annotated[int, Ge(1), Le(86400)] = 60
-    jobs_at_once: Annotated[int, Ge(1), Le(64)] = 4
-    jobs_per_disk: Annotated[int, Ge(1), Le(64)] = 1
+    cow_percent: Annotated[int, Range(1, 110)] = 20
+    cow_limit_bytes: Annotated[int, Range(16 * MIB)] | None = None
+    spare_from_bytes: Annotated[int, Range(0)] = 4 * GIB
+    window_deadline_ms: Annotated[int, Range(50, 60000)] = 5000
+    lock_wait_seconds: Annotated[float, Range(0)] = 30.0
+    unmount_wait_seconds: Annotated[float, Range(0)] = 10.0
+    primary_wait_seconds: Annotated[float, Range(0.1)] = 10.0
+    kill_wait_seconds: Annotated[float, Range(0)] = 10.0
+    boot_wait_seconds: Annotated[float, Range(0)] = 60.0
+    session_wait_seconds: Annotated[int, Range(1, 86400)] = 60
+    jobs_at_once: Annotated[int, Range(1, 64)] = 4
+    jobs_per_disk: Annotated[int, Range(1, 64)] = 1
     metrics_file: Path | None = None
-    metrics_port: Annotated[int, Ge(1), Le(65535)] | None = None
+    metrics_port: Annotated[int, Range(1, 65535)] | None = None
     iscsi_secrets: Path = Path("/etc/dmsnap/iscsi.toml")
     # A URL, with a password perhaps: it is shown by nothing that shows the configuration.
     catalogue: str | None = field(default=None, repr=False)
@@ -135,12 +134,15 @@ def read(path: Path) -> Source:
                     f"{path} {doubt}", hint=f"make root its owner, and chmod go-w {path}"
                 )
             text = file.read().decode()
+        # Imported where there is a file.
+        import tomllib
+
         return Source(path, text, tomllib.loads(text))
     except FileNotFoundError:
         raise MissingFileError(f"the configuration file {path} does not exist") from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:  # no UTF-8, or no TOML
         raise ConfigurationError(f"{path}: {error}") from error
     except RecursionError:
         raise ConfigurationError(f"{path}: brackets are nested too deeply") from None
@@ -173,12 +175,14 @@ def _same(path: Path, other: Path) -> bool:
 
 def settings_of(source: Source) -> Configuration:
     """The settings of a file; :class:`ConfigurationError` names all mistakes at once."""
-    if not source.settings:
-        return Configuration()
-    # Imported where there is something to check: it takes a third of a command's start.
+    flaws = list(catalogue_flaws(source.settings))
+    plain = plain_settings.read(Configuration, source.settings)
+    if plain is not None and not flaws:
+        return plain
+    # Imported where something may be wrong: it takes a third of a command's start.
     from pydantic import TypeAdapter, ValidationError
 
-    flaws = list(catalogue_flaws(source.settings))
+    checked = Configuration()
     try:
         checked = TypeAdapter(Configuration).validate_python(source.settings)
     except ValidationError as error:

@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
-
 from dmsnap._native import label as labels
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue import recall
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
+from dmsnap.catalogue.statements import Statements
 from dmsnap.errors import ForeignDeviceError
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.dm import device as dm
@@ -174,9 +173,9 @@ class LabelTrial:
         past, building = self.recalled.excerpt, replace(self.volume, state=VolumeState.BUILDING)
         points = recollection.points(past, reconstruction.points_of(building, self.label))
 
-        def also(connection: Connection) -> None:
+        def also(statements: Statements) -> None:
             if past is not None:
-                recall.history(connection, past)
+                recall.history(statements, past)
 
         self.session.catalogue.add_whole(building, (), points, also)
 

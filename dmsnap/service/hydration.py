@@ -20,7 +20,7 @@ from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Volume
 from dmsnap.errors import DeadlineError, DmsnapError, WrongStateError
 from dmsnap.extent import Extent
-from dmsnap.host import lun, signature, watchdog
+from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Table, single
@@ -232,6 +232,9 @@ class Copying:
         volume, nothing was written to it alone: killed before that, the old one goes on; after it,
         the loaded table is the right one (``is_switched``).
         """
+        # Imported here: all hold volumes, which may be on their way, and few take them there.
+        from dmsnap.host import watchdog
+
         origin, begun = stack.origin(self.volume), time.monotonic()
         deadline_ms = self.session.configuration.window_deadline_ms
         with watchdog.watched(window.watchdog_path(), origin.uuid, deadline_ms) as guard:

@@ -17,12 +17,11 @@ from dmsnap.errors import (
     NotFoundError,
     UnreachableError,
 )
-from dmsnap.host import blockdev, iscsi, iscsi_session, lun, replacement, route, scsi, udev
+from dmsnap.host import blockdev, iscsi, iscsi_session, lun, replacement, scsi, udev
 from dmsnap.host.iscsi_session import IscsiSession
 from dmsnap.host.lun import LunName
 from dmsnap.host.scsi import ScsiDisk
 from dmsnap.host.sysfs import SYSFS
-from dmsnap.service import credentials
 from dmsnap.service.session import Session, make_directory
 
 log = logging.getLogger(__name__)
@@ -89,6 +88,9 @@ def attach(session: Session, name: LunName, owner: str) -> LunName:
 
 def log_in(session: Session, name: LunName, owner: str, lost: list[IscsiSession]) -> None:
     """Log in by a record of dmsnap's own, or by one that somebody else made."""
+    # Imported where there is a portal, as sockets are that it takes.
+    from dmsnap.host import route
+
     route.require(name.portal)
     for each in lost:
         end_lost(session, name, each)
@@ -112,6 +114,9 @@ def end_lost(session: Session, name: LunName, lost: IscsiSession) -> None:
 
 def make_record(session: Session, name: LunName, owner: str) -> None:
     """The record that sessions of ours are made by. dmsnap logs in, not open-iscsi at boot."""
+    # Imported where somebody logs in.
+    from dmsnap.service import credentials
+
     chap = credentials.chap_of(session.configuration.iscsi_secrets, name.target)
     make_directory(mark_of(session, name).parent)
     replacement.replace_file(mark_of(session, name), f"{owner}\n")

@@ -5,7 +5,6 @@ bound to a directory below the run directory meanwhile, so that it stays in use;
 the volume is bound again.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,6 +50,9 @@ def records(devno: int, parking: Path) -> tuple[MountRecord, ...]:
 
 def _place(entry: Mount, stacked: int) -> str:
     """A file name for a mount point, whatever the length of its path."""
+    # Imported for what is mounted inside a volume: it loads all of OpenSSL.
+    import hashlib
+
     digest = hashlib.blake2s(str(entry.mount_point).encode(errors="surrogateescape"), digest_size=8)
     return f"{digest.hexdigest()}-{stacked}"
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from sqlalchemy import Connection
-
-from dmsnap.catalogue import database, export, recall, schema
+from dmsnap.catalogue import database, export, recall
 from dmsnap.catalogue.export import Export
 from dmsnap.catalogue.model import VolumeState
+from dmsnap.catalogue.statements import Statements
 from dmsnap.errors import DmsnapError, ForeignDeviceError, NotPermittedError
 from dmsnap.recovery import lease
 from dmsnap.recovery import search as searching
@@ -102,12 +101,12 @@ def record(session: Session, known: Known, live: Published, problems: list[str])
         return False
     past, catalogue = known.recalled.excerpt, session.catalogue
 
-    def also(connection: Connection) -> None:
+    def also(statements: Statements) -> None:
         if past is not None:
-            recall.everything(connection, past)
-            catalogue.take_numbers(connection, schema.job)
+            recall.everything(statements, past)
+            catalogue.take_numbers(statements, "job")
         for each in exports_of(known, live):
-            export.record_in(connection, each)
+            export.record_in(statements, each)
 
     catalogue.add_whole(known.volume, known.areas, known.points, also)
     session.note_replica(known.volume)

@@ -10,7 +10,6 @@ Of a volume whose layers were put under a mounted LV (snapshot.layers), the LV's
 the front until the next boot, and a base of ours stands for the LV below the origin.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -25,6 +24,12 @@ from dmsnap.host.dm.device import DmInfo
 from dmsnap.host.dm.target import Era, Snapshot, SnapshotOrigin, Table, format_table, single
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.snapshot.space import open_space
+
+try:
+    # What hashlib has; that would load all of OpenSSL, for one name.
+    from _blake2 import blake2s
+except ImportError:
+    from hashlib import blake2s
 
 TARGETS = ("era", "snapshot", "snapshot-origin", "snapshot-merge", "linear")
 NAME_PREFIX = "dmsnap-"
@@ -61,7 +66,7 @@ def base(volume: Volume) -> DmName:
     Named after the LV: after a commit the volume lies on another device, and this one does not
     stand for that.
     """
-    digest = hashlib.blake2s(volume.backing.encode(errors="surrogateescape"), digest_size=6)
+    digest = blake2s(volume.backing.encode(errors="surrogateescape"), digest_size=6)
     return _hidden(volume, "base", digest.hexdigest())
 
 

@@ -18,6 +18,7 @@ from dmsnap.catalogue import jobs, migration, past, schema
 from dmsnap.catalogue.database import at
 from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
+from dmsnap.catalogue.version import VERSION
 from dmsnap.cli import program
 from dmsnap.errors import (
     ConfigurationError,
@@ -146,9 +147,9 @@ def test_hosts_do_not_see_each_other(
 def test_what_is_recorded_is_written_through(postgresql: PostgresqlServer) -> None:
     with (
         Catalogue.open(postgresql.new_database()) as catalogue,
-        catalogue.transaction() as connection,
+        catalogue.statements() as statements,
     ):
-        assert connection.scalar(sa.text("SHOW synchronous_commit")) == "on"
+        assert statements.value("SHOW synchronous_commit") == "on"
 
 
 def test_a_server_that_was_started_anew_goes_unnoticed(own_server: PostgresqlServer) -> None:
@@ -303,4 +304,4 @@ def test_an_earlier_version_is_brought_up(postgresql: PostgresqlServer) -> None:
                 connection, opts={"version_table": schema.schema_version.name}
             )
             assert compare_metadata(context, schema.metadata) == []
-            assert migration.is_current(connection)
+            assert migration.version(connection) == int(VERSION)

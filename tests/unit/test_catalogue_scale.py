@@ -13,12 +13,13 @@ import sqlalchemy as sa
 from catalogue_years import Years
 
 from dmsnap.catalogue import export, jobs, lifetime, past
+from dmsnap.catalogue.statements import Cursor, Statements
 from dmsnap.catalogue.store import Catalogue
 
 LIMIT_SECONDS = 0.05
 LARGE = "point|place|job|job_volume|job_step"
 # However much there ever was, little of it is in these; and the newest jobs are the last rows.
-FEW = r"USING (?:COVERING )?INDEX (?:point_present|job_running)|\nSCAN anon"
+FEW = r"USING (?:COVERING )?INDEX (?:point_present|job_running)|\nSCAN (?:anon|newest)"
 SQLITE_SCAN = re.compile(rf"SCAN (?:{LARGE})\b(?! ?(?:{FEW}))")
 POSTGRESQL_SCAN = re.compile(rf"Seq Scan on (?:{LARGE})\b")
 
@@ -52,13 +53,20 @@ def questions(catalogue: Catalogue, years: Years) -> Mapping[str, Callable[[], o
 def asked() -> Iterator[list[Query]]:
     """The statements that are executed meanwhile."""
     found: list[Query] = []
+    execute = Statements.run
+
+    def run(self: Statements, text: str, values: Mapping[str, object]) -> Cursor:
+        found.append((text, values))
+        return execute(self, text, values)
 
     def note(*event: Any) -> None:
         found.append((event[2], event[3]))
 
     sa.event.listen(sa.Engine, "before_cursor_execute", note)
     try:
-        yield found
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Statements, "run", run)
+            yield found
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", note)
 

@@ -35,10 +35,10 @@ def test_it_is_kept_from_others_and_opens_again(catalogue: Catalogue, path: Path
 
 
 def test_every_transaction_is_written_through(catalogue: Catalogue) -> None:
-    with catalogue.transaction() as connection:
-        assert connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
-        assert connection.scalar(sa.text("PRAGMA synchronous")) == 2
-        assert connection.scalar(sa.text("PRAGMA foreign_keys")) == 1
+    with catalogue.statements() as statements, catalogue.transaction() as connection:
+        for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
+            assert statements.value(f"PRAGMA {pragma}") == value
+            assert connection.scalar(sa.text(f"PRAGMA {pragma}")) == value
 
 
 @pytest.mark.parametrize("damage", ["garbage", "header", "page"])
@@ -159,17 +159,12 @@ def add_many(catalogue: Catalogue) -> None:
 def test_a_disk_that_fills_up_is_a_sentence(path: Path) -> None:
     with Catalogue.open(path) as catalogue:
         catalogue.add_volume(a_volume("first"))
-        with catalogue.transaction() as connection:
-            pages = connection.scalar(sa.text("PRAGMA page_count"))
-
-        def limit(connection: sqlite3.Connection, _record: object) -> None:
-            connection.execute(f"PRAGMA max_page_count = {pages}")
-
-        sa.event.listen(sa.Engine, "connect", limit)
-        try:
-            with Catalogue.open(path) as limited, pytest.raises(NoSpaceError, match="is full"):
+        with catalogue.statements() as statements:
+            pages = statements.value("PRAGMA page_count")
+        with Catalogue.open(path) as limited:
+            with limited.statements() as statements:
+                statements.execute(f"PRAGMA max_page_count = {pages}")
+            with pytest.raises(NoSpaceError, match="is full"):
                 add_many(limited)
-        finally:
-            sa.event.remove(sa.Engine, "connect", limit)
         catalogue.add_volume(a_volume("last"))
         assert {"first", "last"} <= {volume.name for volume in catalogue.volumes()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli import program
 from dmsnap.cli.grammar import Command, Noun, resolve
 from dmsnap.cli.main import main
@@ -165,6 +166,32 @@ def test_reading_an_image_loads_no_catalogue(tmp_path: Path) -> None:
         loaded = loaded_by("inspect", *command, str(image))
         assert "dmsnap._native._core" in loaded
         assert not loaded & {"sqlalchemy", "pydantic", "rich", "dmsnap.service.session"}
+
+
+RECOVERY = """
+import os, sys
+from pathlib import Path
+from dmsnap.cli.main import main
+from dmsnap.service import configuration
+settings = configuration.Configuration(state_directory=Path({directory!r}))
+configuration.load = lambda: settings
+os.geteuid = lambda: 0
+print(main(["swap", "nothing"]), *(name for name in {modules!r} if name in sys.modules))
+"""
+FOR_OTHERS = (
+    "sqlalchemy", "pydantic", "rich", "pyroute2", "pyudev", "asyncio", "socket", "ssl", "hashlib",
+    "tempfile", "importlib.metadata",
+)  # fmt: skip
+
+
+def test_what_recovers_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    """A swap, up to the volume that is not there: users wait for what it imports."""
+    Catalogue.open(tmp_path / "catalogue.db").close()
+    script = RECOVERY.format(directory=str(tmp_path), modules=FOR_OTHERS)
+    completed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert completed.stdout == f"{int(ExitCode.NOT_FOUND)}\n"
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--json", "--version"]])

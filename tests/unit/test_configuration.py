@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from dmsnap.errors import ConfigurationError
 from dmsnap.secret import Secret
-from dmsnap.service import configuration
+from dmsnap.service import configuration, plain_settings
+from dmsnap.service.configuration import Configuration
 
 
 def load(tmp_path: Path, text: str) -> configuration.Configuration:
@@ -128,3 +131,52 @@ def test_a_catalogue_in_no_database_that_is_known(tmp_path: Path, scheme: str) -
     assert "cow_percent" in str(caught.value)
     assert "kX7-secret" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+RIGHT: list[dict[str, object]] = [
+    {},
+    {"state_directory": "/srv/state", "store": "/srv/store", "metrics_file": "/run/metrics"},
+    {"cow_percent": 110, "cow_limit_bytes": 16 * 2**20, "window_deadline_ms": 50},
+    {"lock_wait_seconds": 3, "unmount_wait_seconds": 0.5, "primary_wait_seconds": 1e9},
+    {"catalogue": "postgresql+psycopg://u@h/d", "jobs_at_once": 1},
+]
+IN_DOUBT: list[dict[str, object]] = [
+    {"cow_percent": 0},
+    {"cow_percent": 111},
+    {"cow_percent": True},
+    {"cow_percent": 20.0},
+    {"cow_percent": "20"},
+    {"lock_wait_seconds": float("nan")},
+    {"lock_wait_seconds": "3"},
+    {"lock_wait_seconds": 10**400},
+    {"primary_wait_seconds": 0},
+    {"state_directory": 3},
+    {"store": ["a"]},
+    {"stoer": "/srv"},
+    {"default_store": "/srv"},
+    {"__pydantic_config__": {}},
+]
+
+
+@pytest.mark.parametrize("values", RIGHT)
+def test_what_is_plainly_right_is_what_pydantic_makes_of_it(values: dict[str, object]) -> None:
+    found = plain_settings.read(Configuration, values)
+    expected = TypeAdapter(Configuration).validate_python(values)
+    assert found == expected
+    assert [type(each) for each in astuple(found)] == [type(each) for each in astuple(expected)]
+
+
+@pytest.mark.parametrize("values", IN_DOUBT)
+def test_what_is_not_plainly_right_is_for_pydantic_to_judge(values: dict[str, object]) -> None:
+    assert plain_settings.read(Configuration, values) is None
+
+
+def test_right_settings_take_no_pydantic(tmp_path: Path) -> None:
+    path = tmp_path / "dmsnap.toml"
+    path.write_text("cow_percent = 30\n")
+    script = (
+        "import sys; from pathlib import Path; from dmsnap.service import configuration\n"
+        "print(configuration.load(Path(sys.argv[1])).cow_percent, 'pydantic' in sys.modules)"
+    )
+    words = [sys.executable, "-c", script, str(path)]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "30 False\n"

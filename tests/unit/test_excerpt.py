@@ -14,7 +14,17 @@ from catalogue_samples import a_point, a_volume, an_area, an_export
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dmsnap.catalogue import consistency, excerpt, export, identity, jobs, past, recall, schema
+from dmsnap.catalogue import (
+    consistency,
+    excerpt,
+    excerpt_reader,
+    export,
+    identity,
+    jobs,
+    past,
+    recall,
+    schema,
+)
 from dmsnap.catalogue.database import Place
 from dmsnap.catalogue.excerpt import Excerpt
 from dmsnap.catalogue.model import (
@@ -26,6 +36,7 @@ from dmsnap.catalogue.model import (
     Volume,
     VolumeState,
 )
+from dmsnap.catalogue.statements import Statements
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import CorruptError
 
@@ -76,9 +87,9 @@ def found_again(place: Place, volume: Volume, points: list[Point], taken: Excerp
     if area:
         areas = [replace(areas[0], path=live_path(taken))]
 
-    def also(connection: sa.Connection) -> None:
-        recall.everything(connection, taken)
-        catalogue.take_numbers(connection, schema.job)
+    def also(statements: Statements) -> None:
+        recall.everything(statements, taken)
+        catalogue.take_numbers(statements, "job")
 
     bare = [
         replace(point, era_since=0, tracking_id="", window_seconds=0.0, invalid_reason=None)
@@ -95,7 +106,7 @@ def live_path(taken: Excerpt) -> str:
 
 
 def read_again(taken: Excerpt, volume: Volume) -> Excerpt:
-    return excerpt.decode(excerpt.encode(taken), volume.id, "/dev/sdb")
+    return excerpt_reader.decode(excerpt.encode(taken), volume.id, "/dev/sdb")
 
 
 def second(place: Place, tmp_path: Path, request: pytest.FixtureRequest) -> Place:
@@ -131,6 +142,34 @@ def test_what_comes_back_is_what_there_was(
         job_id = jobs.begin(rebuilt, "sync", [volume.id], arguments={}, pid=1, steps=[])
         assert job_id > max(row["id"] for row in taken.of("job"))
         assert jobs.unfinished(rebuilt, volume.id)[0].id == job_id
+
+
+def test_what_is_known_of_the_columns_is_what_the_schema_says() -> None:
+    for table in excerpt.TABLES:
+        keys = [column.name for column in schema.metadata.tables[table].primary_key]
+        assert list(excerpt.KEYS[table]) == keys
+        for column in excerpt_reader.columns(table):
+            is_json, is_truth = (isinstance(column.type, each) for each in (sa.JSON, sa.Boolean))
+            assert (column.name in excerpt.JSON_COLUMNS) == is_json, column
+            assert (column.name in excerpt.TRUTHS) == is_truth, column
+
+
+def test_a_volume_and_its_past_are_one_transaction(catalogue: Catalogue) -> None:
+    """What fails while its past is recorded leaves the volume as it was, points and all."""
+    volume, _ = a_recorded_volume(catalogue)
+    before = excerpt.take(catalogue, volume.id)
+    areas, points = catalogue.areas(volume.id), catalogue.points(volume.id)
+
+    def also(statements: Statements) -> None:
+        recall.everything(statements, before)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        catalogue.add_whole(replace(volume, tracking_id="new"), (), points[:1], also)
+    assert catalogue.areas(volume.id) == areas
+    assert catalogue.points(volume.id) == points
+    assert catalogue.volume(volume.name) == volume
+    assert excerpt.take(catalogue, volume.id) == before
 
 
 def test_it_is_the_same_for_the_same_rows(catalogue: Catalogue) -> None:
@@ -187,9 +226,9 @@ def test_jobs_of_two_volumes_and_numbers_that_are_taken(
         jobs.end(rebuilt, stranger, JobState.DONE, "")
         assert stranger == both
         for taken in excerpts:
-            with rebuilt.transaction() as connection:
-                recall.jobs(connection, taken)
-                rebuilt.take_numbers(connection, schema.job)
+            with rebuilt.statements() as statements:
+                recall.jobs(statements, taken)
+                rebuilt.take_numbers(statements, "job")
         found = {job.operation: job for job in jobs.recent(rebuilt, 9)}
         assert len(jobs.recent(rebuilt, 9)) == 3
         assert found["prune"].id == stranger
@@ -341,7 +380,7 @@ def test_what_is_forged_is_refused(
     forged = json.dumps(document).encode()
     assert forged != excerpt.encode(taken), what
     with pytest.raises(CorruptError, match="the backup of the catalogue on /dev/sdb") as caught:
-        excerpt.decode(forged, volume.id, "/dev/sdb")
+        excerpt_reader.decode(forged, volume.id, "/dev/sdb")
     assert str(caught.value).isprintable()
 
 
@@ -352,7 +391,7 @@ def test_what_is_forged_is_refused(
 )  # fmt: skip
 def test_what_is_no_excerpt_is_refused(content: bytes) -> None:
     with pytest.raises(CorruptError, match="is not used"):
-        excerpt.decode(content, UUID(int=1), "/dev/sdb")
+        excerpt_reader.decode(content, UUID(int=1), "/dev/sdb")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -374,13 +413,13 @@ def test_whatever_is_read_can_be_recorded(
         )
     )  # fmt: skip
     try:
-        forged = excerpt.decode(json.dumps(document).encode(), volume.id, "/dev/sdb")
+        forged = excerpt_reader.decode(json.dumps(document).encode(), volume.id, "/dev/sdb")
     except CorruptError:
         return
     with TemporaryDirectory() as place, Catalogue.open(Path(place, "catalogue.db")) as rebuilt:
         rebuilt.add_volume(volume)
-        with rebuilt.transaction() as connection:
-            recall.everything(connection, forged)
+        with rebuilt.statements() as statements:
+            recall.everything(statements, forged)
         rebuilt.points(volume.id)
         jobs.recent(rebuilt, 99)
         export.exports(rebuilt)
@@ -400,7 +439,7 @@ def test_columns_of_a_later_schema_are_not_looked_at(recorded: tuple[Volume, Exc
     part["columns"].append("phase")
     for row in part["rows"]:
         row.append({"full": True})
-    later = excerpt.decode(json.dumps(document).encode(), volume.id, "/dev/sdb")
+    later = excerpt_reader.decode(json.dumps(document).encode(), volume.id, "/dev/sdb")
     assert later.rows == taken.rows
 
 
@@ -413,6 +452,6 @@ def test_columns_that_an_earlier_schema_did_not_have(recorded: tuple[Volume, Exc
         part["columns"].pop(at)
         for row in part["rows"]:
             row.pop(at)
-    earlier = excerpt.decode(json.dumps(document).encode(), volume.id, "/dev/sdb")
+    earlier = excerpt_reader.decode(json.dumps(document).encode(), volume.id, "/dev/sdb")
     assert {row["deleted_by"] for row in earlier.of("point")} == {None}
     assert {row["temporary"] for row in earlier.of("point")} == {False}

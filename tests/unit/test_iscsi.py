@@ -13,7 +13,7 @@ from dmsnap.cli import json_value
 from dmsnap.errors import ConfigurationError
 from dmsnap.host import iscsi
 from dmsnap.host.iscsi import Chap
-from dmsnap.host.route import Portal
+from dmsnap.host.portal import Portal
 from dmsnap.secret import MASK, Secret
 from dmsnap.service import credentials
 

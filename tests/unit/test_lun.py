@@ -14,7 +14,7 @@ from dmsnap.errors import (
 )
 from dmsnap.host import lun
 from dmsnap.host.lun import LunName
-from dmsnap.host.route import Portal
+from dmsnap.host.portal import Portal
 from dmsnap.host.sysfs import Sysfs
 
 TARGET = "iqn.2003-01.org.example:store"

@@ -9,7 +9,8 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from dmsnap.errors import ExitCode, UnreachableError
 from dmsnap.host import route
-from dmsnap.host.route import IFF_UP, Link, LinkWatch, Portal
+from dmsnap.host.portal import Portal
+from dmsnap.host.route import IFF_UP, Link, LinkWatch
 
 PORTAL = Portal("192.0.2.7")
 LINK = Link(7, "eth7", up=True)

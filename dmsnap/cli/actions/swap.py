@@ -1,23 +1,20 @@
-"""Swap."""
+"""Swap. Each command imports what it alone needs: users wait for the one that recovers."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.cli.words import absolute
 from dmsnap.errors import WrongWordError
-from dmsnap.service import extension, promotion
-from dmsnap.service import failback as returning
-from dmsnap.service import from_label as recovery
-from dmsnap.service import revert as reverting
-from dmsnap.service import swap as swapping
-from dmsnap.service.extension import ExtendResult
-from dmsnap.service.failback import FailbackResult
 from dmsnap.service.journal import Plan
-from dmsnap.service.label_admission import LabelRequest
 from dmsnap.service.session import Session
 from dmsnap.service.trial import SwapResult
 from dmsnap.units import format_size
+
+if TYPE_CHECKING:
+    from dmsnap.service.extension import ExtendResult
+    from dmsnap.service.failback import FailbackResult
 
 
 def start(
@@ -43,10 +40,15 @@ def start(
         raise WrongWordError("--kill and --fail-primary are not for --from-label")
     with Session.open() as session:
         if from_label is not None:
+            from dmsnap.service import from_label as recovery
+            from dmsnap.service.label_admission import LabelRequest
+
             place = absolute(store) if store else session.configuration.default_store
             request = LabelRequest(from_label, place, to, mount, force)
             result = recovery.recover(session, request, dry_run=dry_run)
         else:
+            from dmsnap.service import swap as swapping
+
             assert name is not None  # noqa: S101 - one of the two is given
             result = swapping.swap(
                 session,
@@ -61,18 +63,24 @@ def start(
 
 
 def revert(output: Output, *, name: str, kill: bool, dry_run: bool) -> None:
+    from dmsnap.service import revert as reverting
+
     with Session.open() as session:
         result = reverting.revert(session, name, kill=kill, dry_run=dry_run)
     _show(output, result, describe_reverted)
 
 
 def commit(output: Output, *, name: str, drop_points: bool, dry_run: bool) -> None:
+    from dmsnap.service import promotion
+
     with Session.open() as session:
         result = promotion.commit(session, name, drop_points=drop_points, dry_run=dry_run)
     _show(output, result, describe_committed)
 
 
 def extend(output: Output, *, name: str, size: int | None, dry_run: bool) -> None:
+    from dmsnap.service import extension
+
     with Session.open() as session:
         result = extension.extend(session, name, size_bytes=size, dry_run=dry_run)
     if isinstance(result, Plan):
@@ -81,7 +89,7 @@ def extend(output: Output, *, name: str, size: int | None, dry_run: bool) -> Non
         output.show(result, describe_extended)
 
 
-def describe_extended(result: ExtendResult) -> Iterator[Text]:
+def describe_extended(result: "ExtendResult") -> Iterator[Text]:
     yield (
         f"the overlay of {result.volume} has {format_size(result.total_bytes)}, "
         f"{format_size(result.used_bytes)} of it used"
@@ -89,6 +97,8 @@ def describe_extended(result: ExtendResult) -> Iterator[Text]:
 
 
 def failback(output: Output, *, name: str, dry_run: bool) -> None:
+    from dmsnap.service import failback as returning
+
     with Session.open() as session, output.progress(f"copying {name} back") as progress:
         result = returning.failback(session, name, dry_run=dry_run, progress=progress)
     if isinstance(result, Plan):
@@ -97,7 +107,7 @@ def failback(output: Output, *, name: str, dry_run: bool) -> None:
         output.show(result, describe_returned)
 
 
-def describe_returned(result: FailbackResult) -> Iterator[Text]:
+def describe_returned(result: "FailbackResult") -> Iterator[Text]:
     tracked = f"by {result.tracker}" + (f" ({result.reason})" if result.reason else "")
     yield f"{result.volume} is back on {result.device}; {result.recovery} is its recovery volume"
     yield (

@@ -176,6 +176,32 @@ def exception_store() -> Seeds:
     yield "invalid", control(b"") + exception_store_model.build(1, [(1, 2)], valid=0)
 
 
+def store_merge() -> Seeds:
+    """Stores of one volume of 30 chunks: of equal and of mixed chunk sizes, sorted and not."""
+    cases: dict[str, list[tuple[int, list[int]]]] = {
+        "one": [(8, [0, 3, 4, 29])],
+        "two": [(8, [1, 2, 9]), (8, [2, 3, 28])],
+        "larger-first": [(16, [0, 2]), (8, [1, 3, 20])],
+        "larger-last": [(8, [1, 3, 20]), (16, [0, 1])],
+        "unsorted": [(8, [7, 3, 5]), (8, [9, 2])],
+        "four": [(8, [number, number + 1]) for number in range(4)],
+        "empty": [(8, []), (8, [])],
+    }
+    for name, kept in cases.items():
+        length = MAX_BLOCKS // len(kept) * BLOCK
+        stores = b""
+        for number, (chunk_size, olds) in enumerate(kept):
+            pairs = list(
+                zip(olds, exception_store_model.data_chunks(chunk_size, len(olds)), strict=True)
+            )
+            store = bytearray(exception_store_model.build(chunk_size, pairs))
+            for old, new in pairs:
+                at = new * chunk_size * 512
+                store[at : at + 4] = struct.pack("<HH", number, old)
+            stores += bytes(store).ljust(length, b"\0")
+        yield name, struct.pack("<IIII", len(kept) - 1, 239, 120000, 3) + stores
+
+
 def label() -> Seeds:
     device_bytes = 1 << 20
     control = struct.pack("<IIQ", device_bytes - label_model.AREA, 100, 0)
@@ -263,6 +289,7 @@ HARNESSES: dict[str, Callable[[], Seeds]] = {
     "exception_store": exception_store,
     "extent_set": extent_set,
     "label": label,
+    "store_merge": store_merge,
     "thin": thin,
 }
 
