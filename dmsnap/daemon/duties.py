@@ -15,10 +15,10 @@ from dmsnap.daemon.survey import Problems, Survey
 from dmsnap.errors import DmsnapError
 from dmsnap.host import replacement, systemd
 from dmsnap.host.dm.status import SnapshotStatus
-from dmsnap.service import era_room, metrics, room, status
-from dmsnap.service.room import Room
+from dmsnap.service.health import era_room, metrics, room, status
+from dmsnap.service.health.room import Room
+from dmsnap.service.health.status import VolumeStatus
 from dmsnap.service.session import Session
-from dmsnap.service.status import VolumeStatus
 
 log = logging.getLogger(__name__)
 

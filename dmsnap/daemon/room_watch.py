@@ -12,7 +12,7 @@ from dmsnap.errors import DmsnapError, NotFoundError
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.policy import filling
 from dmsnap.policy.filling import Reading
-from dmsnap.service.room import Room
+from dmsnap.service.health.room import Room
 from dmsnap.units import format_size, to_bytes
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from dmsnap.catalogue.model import Job, JobState, JobStep
 from dmsnap.errors import WrongStateError
 from dmsnap.host import ending
 from dmsnap.service import operations
-from dmsnap.service.luns import Wanted
+from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import reap
 from dmsnap.service.session import Session
 

@@ -21,23 +21,15 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Snapshot
 from dmsnap.recovery import chain, replica
-from dmsnap.service import (
-    assembly,
-    exported,
-    handover,
-    hooks,
-    hydration,
-    luns,
-    occupants,
-    operations,
-    overlay,
-    own_front,
-    primary,
-    spare,
-    trial,
-)
-from dmsnap.service.luns import Wanted
+from dmsnap.service import operations
+from dmsnap.service.exports import exported
+from dmsnap.service.hydrations import hydration
+from dmsnap.service.luns import luns
+from dmsnap.service.luns.luns import Wanted
+from dmsnap.service.schedules import hooks
 from dmsnap.service.session import Session
+from dmsnap.service.swaps import handover, occupants, overlay, primary, trial
+from dmsnap.service.volumes import assembly, own_front, spare
 from dmsnap.snapshot import layers, live, stack
 from dmsnap.snapshot.stack import DmName
 

@@ -20,8 +20,9 @@ from dmsnap.host.locks import holder_of, is_held_by, volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.signature import Signature
 from dmsnap.recovery import history, replica
-from dmsnap.service import backup, configuration
-from dmsnap.service.configuration import Configuration
+from dmsnap.service.configuration import configuration
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.records import backup
 from dmsnap.snapshot import live
 from dmsnap.snapshot.space import open_space, plan_area
 from dmsnap.tracking.choice import new_tracking_id

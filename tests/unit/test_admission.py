@@ -2,7 +2,7 @@
 
 import pytest
 
-from dmsnap.service.admission import MAX_BLOCKS, block_bytes_for
+from dmsnap.service.volumes.admission import MAX_BLOCKS, block_bytes_for
 from dmsnap.units import GIB, KIB, MIB, TIB
 
 

@@ -8,10 +8,10 @@ from typing import cast
 import pytest
 
 from dmsnap.errors import ConfigurationError, WrongWordError
-from dmsnap.service.admission import ProtectRequest
-from dmsnap.service.assignment import completed
-from dmsnap.service.configuration import Configuration
+from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.session import Session
+from dmsnap.service.volumes.admission import ProtectRequest
+from dmsnap.service.volumes.assignment import completed
 
 TABLES = """
 [store.fast]

@@ -13,7 +13,7 @@ from dmsnap._native import copy, digest
 from dmsnap._native.copy import CopyOptions
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.recovery.replica import Replica
-from dmsnap.service import audit
+from dmsnap.service.replicas import audit
 from dmsnap.units import MIB
 
 SIZE = 4 * MIB

@@ -21,12 +21,13 @@ from dmsnap.errors import DmsnapError, ExitCode, InterruptedBySignal
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import backup_area, history, replica
 from dmsnap.recovery.replica import Replica
-from dmsnap.service import backup, catalogue_backup, rebuild, recognition
-from dmsnap.service.configuration import Configuration
-from dmsnap.service.inspect_label import inspect_label
-from dmsnap.service.published import Published
-from dmsnap.service.reconstruction import Known
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.inspection.inspect_label import inspect_label
+from dmsnap.service.records import backup, catalogue_backup, rebuild
+from dmsnap.service.records.published import Published
+from dmsnap.service.records.reconstruction import Known
 from dmsnap.service.session import Session
+from dmsnap.service.volumes import recognition
 from dmsnap.units import MIB
 
 SIZE_BYTES = 4 * MIB

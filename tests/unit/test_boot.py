@@ -8,8 +8,8 @@ import pytest
 
 from dmsnap.catalogue.model import MountRecord, Volume, VolumeState
 from dmsnap.host import fstab, systemd, udev
-from dmsnap.service import boot, boot_check
-from dmsnap.service.finding import Level
+from dmsnap.service.health import boot, boot_check
+from dmsnap.service.health.finding import Level
 
 STATE = Path("/var/lib/dmsnap")
 VOLUME = Volume(

@@ -15,8 +15,8 @@ from dmsnap.catalogue import export, jobs, schema
 from dmsnap.catalogue.model import Area, AreaRole, JobState, Point, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import CorruptError
-from dmsnap.service import catalogue_check
-from dmsnap.service.configuration import Configuration
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.records import catalogue_check
 from dmsnap.service.session import Session
 from dmsnap.snapshot.space import plan_area
 

@@ -31,10 +31,12 @@ from dmsnap.errors import (
 )
 from dmsnap.host import kernel
 from dmsnap.secret import Secret
-from dmsnap.service import backup, doctor, journal, reaper
-from dmsnap.service.configuration import Configuration
-from dmsnap.service.finding import Level
+from dmsnap.service import journal, reaper
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.health import doctor
+from dmsnap.service.health.finding import Level
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.records import backup
 from dmsnap.service.session import Session
 
 PASSWORD = "kX7-secret"  # noqa: S105 - of no server

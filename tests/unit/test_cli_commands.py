@@ -26,58 +26,40 @@ from dmsnap.cli.words import RESERVED_NAMES
 from dmsnap.errors import ExitCode
 from dmsnap.host.inventory import VolumeKind
 from dmsnap.policy.retention import Action, Rule
-from dmsnap.service import (
-    admission,
-    assemble,
-    browse,
-    catalogue_check,
-    deletion,
-    discovery,
-    extension,
-    from_label,
-    hydrate,
-    jobs,
-    keeping,
-    point,
-    point_history,
-    pool,
-    promotion,
-    protect,
-    prune,
-    recognition,
-    report,
-    resize,
-    revert,
-    status,
-    swap,
-    sync,
-    unprotect,
-    verify,
-)
-from dmsnap.service.audit import Audit, AuditResult
-from dmsnap.service.browse import BrowseResult
-from dmsnap.service.catalogue_check import CheckResult
-from dmsnap.service.discovery import Discovered, Discovery, Role
-from dmsnap.service.extension import ExtendResult
-from dmsnap.service.hydrate import HydrateRequest, HydrateResult
+from dmsnap.service import jobs
+from dmsnap.service.health import report, status
+from dmsnap.service.health.recoverable import RecoverablePoint
+from dmsnap.service.health.report import ReportResult
+from dmsnap.service.health.status import LivePointStatus, ReplicaStatus, VolumeStatus
+from dmsnap.service.hydrations import hydrate
+from dmsnap.service.hydrations.hydrate import HydrateRequest, HydrateResult
 from dmsnap.service.jobs import JobView
 from dmsnap.service.journal import Plan, Step
-from dmsnap.service.label_admission import LabelRequest
-from dmsnap.service.point import Place, PointView
-from dmsnap.service.pool import PoolDevice, Standing
-from dmsnap.service.pool_choice import PassedOver
-from dmsnap.service.protect import ProtectResult
-from dmsnap.service.prune import PruneResult
-from dmsnap.service.pruning import JudgedPoint, Side
-from dmsnap.service.recognition import Recognised
-from dmsnap.service.recoverable import RecoverablePoint
-from dmsnap.service.report import ReportResult
-from dmsnap.service.resize import ResizeResult
+from dmsnap.service.points import browse, deletion, keeping, point, point_history, prune
+from dmsnap.service.points.browse import BrowseResult
+from dmsnap.service.points.point import Place, PointView
+from dmsnap.service.points.prune import PruneResult
+from dmsnap.service.points.pruning import JudgedPoint, Side
+from dmsnap.service.pools import pool
+from dmsnap.service.pools.pool import PoolDevice, Standing
+from dmsnap.service.pools.pool_choice import PassedOver
+from dmsnap.service.records import catalogue_check
+from dmsnap.service.records.catalogue_check import CheckResult
+from dmsnap.service.replicas import sync, verify
+from dmsnap.service.replicas.audit import Audit, AuditResult
+from dmsnap.service.replicas.sync import SyncResult
+from dmsnap.service.replicas.verify import VerifyResult
+from dmsnap.service.resizing import resize
+from dmsnap.service.resizing.resize import ResizeResult
 from dmsnap.service.session import Session
-from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
-from dmsnap.service.sync import SyncResult
-from dmsnap.service.trial import SwapResult
-from dmsnap.service.verify import VerifyResult
+from dmsnap.service.swaps import extension, from_label, promotion, revert, swap
+from dmsnap.service.swaps.extension import ExtendResult
+from dmsnap.service.swaps.label_admission import LabelRequest
+from dmsnap.service.swaps.trial import SwapResult
+from dmsnap.service.volumes import admission, assemble, discovery, protect, recognition, unprotect
+from dmsnap.service.volumes.discovery import Discovered, Discovery, Role
+from dmsnap.service.volumes.protect import ProtectResult
+from dmsnap.service.volumes.recognition import Recognised
 from dmsnap.tracking.choice import Tracker
 from dmsnap.units import GIB, MIB
 

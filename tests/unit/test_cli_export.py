@@ -13,10 +13,10 @@ import pytest
 from dmsnap.catalogue.export import ExportKind
 from dmsnap.cli import program
 from dmsnap.errors import ExitCode
-from dmsnap.service import export, export_list, export_restore, lun_swap, unexport
-from dmsnap.service.export import ExportRequest
-from dmsnap.service.export_list import ExportView
-from dmsnap.service.export_restore import RestoreResult
+from dmsnap.service.exports import export, export_list, export_restore, lun_swap, unexport
+from dmsnap.service.exports.export import ExportRequest
+from dmsnap.service.exports.export_list import ExportView
+from dmsnap.service.exports.export_restore import RestoreResult
 from dmsnap.service.session import Session
 
 SERIAL = UUID("3f2a0000-0000-4000-8000-000000000001")

@@ -172,7 +172,7 @@ RECOVERY = """
 import os, sys
 from pathlib import Path
 from dmsnap.cli.main import main
-from dmsnap.service import configuration
+from dmsnap.service.configuration import configuration
 settings = configuration.Configuration(state_directory=Path({directory!r}))
 configuration.load = lambda: settings
 os.geteuid = lambda: 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dmsnap.policy import chronology
 from dmsnap.policy.chronology import APART_NS, SETTLING_NS, TOLERANCE_NS, Reading
-from dmsnap.service import clock_record
+from dmsnap.service.points import clock_record
 
 MINUTE = 60 * 10**9
 HOUR = 60 * MINUTE

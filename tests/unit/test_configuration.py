@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 
 from dmsnap.errors import ConfigurationError
 from dmsnap.secret import Secret
-from dmsnap.service import configuration, plain_settings
-from dmsnap.service.configuration import Configuration
+from dmsnap.service.configuration import configuration, plain_settings
+from dmsnap.service.configuration.configuration import Configuration
 
 
 def load(tmp_path: Path, text: str) -> configuration.Configuration:
@@ -103,7 +103,9 @@ def test_a_small_file_does_not_wait_for_the_tables(tmp_path: Path) -> None:
     program = (
         "import os, sys; from types import SimpleNamespace; "
         f"os.environ['DMSNAP_CONFIG'] = {str(tmp_path)!r}; "
-        "from dmsnap.service import configuration, hooks, sync; settings = configuration.load(); "
+        "from dmsnap.service.configuration import configuration; "
+        "from dmsnap.service.replicas import sync; from dmsnap.service.schedules import hooks; "
+        "settings = configuration.load(); "
         "assert not hooks.hooks_of(SimpleNamespace(configuration=settings), ['x']).named; "
         "print(*sys.modules)"
     )
@@ -112,7 +114,7 @@ def test_a_small_file_does_not_wait_for_the_tables(tmp_path: Path) -> None:
     ).stdout.split()
     tables = {"declaration", "declared_value", "mistake", "toml_position", "coherence"}
     assert not {f"dmsnap.service.{name}" for name in tables} & set(loaded)
-    assert "dmsnap.service.hooks" in loaded
+    assert "dmsnap.service.schedules.hooks" in loaded
     assert "dmsnap.policy" not in loaded
 
 
@@ -175,7 +177,8 @@ def test_right_settings_take_no_pydantic(tmp_path: Path) -> None:
     path = tmp_path / "dmsnap.toml"
     path.write_text("cow_percent = 30\n")
     script = (
-        "import sys; from pathlib import Path; from dmsnap.service import configuration\n"
+        "import sys; from pathlib import Path\n"
+        "from dmsnap.service.configuration import configuration\n"
         "print(configuration.load(Path(sys.argv[1])).cow_percent, 'pydantic' in sys.modules)"
     )
     words = [sys.executable, "-c", script, str(path)]

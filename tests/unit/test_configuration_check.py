@@ -18,10 +18,10 @@ from dmsnap.host import systemd
 from dmsnap.policy.copying import Copying, Hours
 from dmsnap.policy.pool import Choice
 from dmsnap.policy.retention import Retention
-from dmsnap.service import configuration_check
-from dmsnap.service.configuration_check import Checked, check
-from dmsnap.service.declaration import Make
-from dmsnap.service.hooks import Phase
+from dmsnap.service.configuration import configuration_check
+from dmsnap.service.configuration.configuration_check import Checked, check
+from dmsnap.service.configuration.declaration import Make
+from dmsnap.service.schedules.hooks import Phase
 from dmsnap.units import MIB
 
 GOOD = {

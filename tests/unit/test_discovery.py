@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from dmsnap.host.inventory import HostVolume, VolumeKind
-from dmsnap.service import coherence, discovery, discovery_record
-from dmsnap.service.declaration import Declarations, NewVolumes, Policy, Subclient
-from dmsnap.service.discovery import Discovered, Role
-from dmsnap.service.discovery_record import Seen
+from dmsnap.service.configuration import coherence
+from dmsnap.service.configuration.declaration import Declarations, NewVolumes, Policy, Subclient
+from dmsnap.service.volumes import discovery, discovery_record
+from dmsnap.service.volumes.discovery import Discovered, Role
+from dmsnap.service.volumes.discovery_record import Seen
 from dmsnap.units import GIB
 
 SDB = Discovered(

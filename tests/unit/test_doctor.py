@@ -13,10 +13,10 @@ from dmsnap.cli import program
 from dmsnap.errors import OperatingSystemError
 from dmsnap.host import capability
 from dmsnap.host.dm import device as dm
-from dmsnap.service import doctor
-from dmsnap.service.configuration import Configuration
-from dmsnap.service.doctor import Tool
-from dmsnap.service.finding import Check, Level
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.health import doctor
+from dmsnap.service.health.doctor import Tool
+from dmsnap.service.health.finding import Check, Level
 from dmsnap.snapshot import stack
 
 

@@ -12,8 +12,8 @@ from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import ExportKind, Source
 from dmsnap.errors import WrongWordError
 from dmsnap.host import systemd
-from dmsnap.service import export, export_source, export_unit, exported
-from dmsnap.service.export import ExportRequest
+from dmsnap.service.exports import export, export_source, export_unit, exported
+from dmsnap.service.exports.export import ExportRequest
 
 
 def request(address: str = "192.0.2.1", *initiators: str) -> ExportRequest:

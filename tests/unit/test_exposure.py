@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dmsnap.daemon import duties, exposure
 from dmsnap.daemon.exposure import Exposure, answer
-from dmsnap.service import metrics
+from dmsnap.service.health import metrics
 
 TEXT = 'dmsnap_problems{volume="café"} 0\n'
 

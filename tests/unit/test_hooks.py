@@ -24,13 +24,14 @@ from dmsnap.errors import (
     NotPermittedError,
     ProgramError,
 )
-from dmsnap.service import hooks, journal
-from dmsnap.service.audit import Audit
-from dmsnap.service.configuration import Configuration
-from dmsnap.service.hooks import Hooks, Phase, hooks_of
+from dmsnap.service import journal
+from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.replicas.audit import Audit
+from dmsnap.service.replicas.sync import Sync
+from dmsnap.service.schedules import hooks
+from dmsnap.service.schedules.hooks import Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
-from dmsnap.service.sync import Sync
 
 SCRIPT = """#!/bin/sh
 echo "$DMSNAP_PHASE $DMSNAP_HOOK $DMSNAP_VOLUMES $DMSNAP_OUTCOME" | sed 's/ *$//' >>"$1"

@@ -26,9 +26,9 @@ from dmsnap.errors import (
     WrongStateError,
 )
 from dmsnap.host.dm.target import Era, Linear, TableLine
-from dmsnap.service import era_front, inspect_era
-from dmsnap.service import inspect as inspecting
-from dmsnap.service.inspect_label import inspect_label
+from dmsnap.service.inspection import era_front, inspect_era
+from dmsnap.service.inspection import inspect as inspecting
+from dmsnap.service.inspection.inspect_label import inspect_label
 from dmsnap.units import GIB, MIB
 
 IMAGES = Path(__file__).parents[1] / "native" / "images"

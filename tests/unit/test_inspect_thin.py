@@ -14,8 +14,8 @@ import pytest
 from dmsnap.cli import program
 from dmsnap.errors import CorruptError, ExitCode, NotPermittedError, WrongStateError
 from dmsnap.host.dm.target import Linear, TableLine, Target, ThinPool
-from dmsnap.service import inspect_thin as inspecting
-from dmsnap.service import thin_pool
+from dmsnap.service.inspection import inspect_thin as inspecting
+from dmsnap.service.inspection import thin_pool
 from dmsnap.units import MIB
 
 IMAGES = Path(__file__).parents[1] / "native" / "images"

@@ -15,7 +15,7 @@ from dmsnap.host import iscsi
 from dmsnap.host.iscsi import Chap
 from dmsnap.host.portal import Portal
 from dmsnap.secret import MASK, Secret
-from dmsnap.service import credentials
+from dmsnap.service.configuration import credentials
 
 TARGET = "iqn.2003-01.org.example:store"
 RECORD = """# BEGIN RECORD 2.1.8

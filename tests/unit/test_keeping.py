@@ -3,7 +3,7 @@
 from uuid import UUID, uuid4
 
 from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
-from dmsnap.service import keeping
+from dmsnap.service.points import keeping
 
 UNMARKED = HistoryFlag(0)
 

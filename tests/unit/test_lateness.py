@@ -15,12 +15,14 @@ from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ProgramError
 from dmsnap.host import systemd
 from dmsnap.report.content import Verdict
-from dmsnap.service import lateness, recoverable, spare, status
-from dmsnap.service import promises as promised
-from dmsnap.service.configuration import Configuration
-from dmsnap.service.recoverable import RecoverablePoint
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.health import recoverable, status
+from dmsnap.service.health.recoverable import RecoverablePoint
+from dmsnap.service.health.status import VolumeStatus
+from dmsnap.service.schedules import lateness
+from dmsnap.service.schedules import promises as promised
 from dmsnap.service.session import Session
-from dmsnap.service.status import VolumeStatus
+from dmsnap.service.volumes import spare
 from dmsnap.snapshot import stack
 
 SECOND = 10**9
@@ -168,5 +170,5 @@ def test_status_has_it_among_what_is_wrong(
 
 
 def test_what_checks_configurations_is_not_imported_for_nothing() -> None:
-    text = "import dmsnap.service.status, sys; sys.exit('pydantic' in sys.modules)"
+    text = "import dmsnap.service.health.status, sys; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 0

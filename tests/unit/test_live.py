@@ -15,7 +15,8 @@ from dmsnap.host.dm import state
 from dmsnap.host.dm.device import DmInfo
 from dmsnap.host.dm.target import parse_table
 from dmsnap.host.sysfs import Sysfs
-from dmsnap.service import boot, boot_check, live_link
+from dmsnap.service.health import boot, boot_check
+from dmsnap.service.volumes import live_link
 from dmsnap.snapshot import layers, stack
 from dmsnap.units import MIB
 

@@ -5,10 +5,10 @@ from uuid import UUID, uuid4
 
 from dmsnap.catalogue.model import Job, JobState, JobStep, Point, StepState, VolumeState
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
-from dmsnap.service import metrics
-from dmsnap.service.exposition import Metric, Sample, exposition
-from dmsnap.service.metrics import Facts
-from dmsnap.service.status import LivePointStatus, ReplicaStatus, VolumeStatus
+from dmsnap.service.health import metrics
+from dmsnap.service.health.exposition import Metric, Sample, exposition
+from dmsnap.service.health.metrics import Facts
+from dmsnap.service.health.status import LivePointStatus, ReplicaStatus, VolumeStatus
 
 SECOND = 10**9
 OLD, NEW, LOST = uuid4(), uuid4(), uuid4()

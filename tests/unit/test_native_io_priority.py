@@ -10,7 +10,7 @@ import pytest
 from dmsnap._native import io_priority
 from dmsnap._native.io_priority import IoClass, IoPriority, lowered
 from dmsnap.errors import DmsnapError
-from dmsnap.service.configuration_check import check
+from dmsnap.service.configuration.configuration_check import check
 
 LOW = IoPriority(IoClass.BEST_EFFORT, 7)
 IDLE = IoPriority(IoClass.IDLE)

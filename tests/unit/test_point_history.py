@@ -8,9 +8,9 @@ from catalogue_samples import a_point, a_volume
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotFoundError
-from dmsnap.service import point_history
-from dmsnap.service.configuration import Configuration
-from dmsnap.service.point import Place
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.points import point_history
+from dmsnap.service.points.point import Place
 from dmsnap.service.session import Session
 
 

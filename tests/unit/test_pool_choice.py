@@ -16,12 +16,13 @@ from dmsnap.errors import BusyError, DmsnapError, NotFoundError, TooSmallError
 from dmsnap.host import signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.policy.pool import Choice as How
-from dmsnap.service import admission, pool, pool_choice, pool_return
-from dmsnap.service.admission import ProtectRequest
-from dmsnap.service.configuration import Configuration
-from dmsnap.service.declaration import Pool
-from dmsnap.service.pool import PoolDevice, Standing
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.configuration.declaration import Pool
+from dmsnap.service.pools import pool, pool_choice, pool_return
+from dmsnap.service.pools.pool import PoolDevice, Standing
 from dmsnap.service.session import Session
+from dmsnap.service.volumes import admission
+from dmsnap.service.volumes.admission import ProtectRequest
 from dmsnap.units import GIB, MIB
 
 REQUEST = ProtectRequest(Path("/dev/primary"), "srv", "", "/store", 65536, 4096, pool="disks")

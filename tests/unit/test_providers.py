@@ -19,13 +19,15 @@ from dmsnap.errors import ForeignDeviceError, NotFoundError, ProgramError, Wrong
 from dmsnap.extent import Extent
 from dmsnap.host.lvm_snapshot import LvState, parse_volumes
 from dmsnap.service import jobs as job_service
-from dmsnap.service import logical_snapshot, operations, point_copy, providers
-from dmsnap.service.copy_admission import HEAD_BYTES
-from dmsnap.service.cow_provider import CowProvider, older_of
-from dmsnap.service.lvm_provider import LvmProvider, store_bytes
+from dmsnap.service import operations
+from dmsnap.service.points import point_copy
+from dmsnap.service.points.copy_admission import HEAD_BYTES
 from dmsnap.service.session import Session
-from dmsnap.service.snapshot_provider import Provider
-from dmsnap.service.thin_provider import ThinProvider
+from dmsnap.service.snapshots import logical_snapshot, providers
+from dmsnap.service.snapshots.cow_provider import CowProvider, older_of
+from dmsnap.service.snapshots.lvm_provider import LvmProvider, store_bytes
+from dmsnap.service.snapshots.snapshot_provider import Provider
+from dmsnap.service.snapshots.thin_provider import ThinProvider
 from dmsnap.units import GIB, KIB, MIB, PAGE_BYTES
 
 NOBODY = cast(Session, None)

@@ -18,8 +18,9 @@ from dmsnap.errors import ConfigurationError, ExitCode, LockedError, NoSpaceErro
 from dmsnap.host import local_time
 from dmsnap.policy.retention import Action, Rule
 from dmsnap.recovery import removal, replica
-from dmsnap.service import clock_record, configuration_check, journal, prune, pruning, waiting
-from dmsnap.service.declaration import (
+from dmsnap.service import journal
+from dmsnap.service.configuration import configuration_check
+from dmsnap.service.configuration.declaration import (
     CopyTable,
     Declarations,
     Make,
@@ -27,7 +28,8 @@ from dmsnap.service.declaration import (
     RetentionTable,
     Subclient,
 )
-from dmsnap.service.prune import PruneResult, Pruning
+from dmsnap.service.points import clock_record, prune, pruning, waiting
+from dmsnap.service.points.prune import PruneResult, Pruning
 
 ONE = RetentionTable(minimum=1)
 

@@ -7,9 +7,10 @@ from uuid import UUID, uuid4
 from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
 from dmsnap.catalogue.model import Point
 from dmsnap.policy.retention import Action, Retention, Rule
-from dmsnap.service import coherence, pruning
-from dmsnap.service.declaration import Declarations, Make, Policy, Subclient
-from dmsnap.service.pruning import Clock, JudgedPoint, Side
+from dmsnap.service.configuration import coherence
+from dmsnap.service.configuration.declaration import Declarations, Make, Policy, Subclient
+from dmsnap.service.points import pruning
+from dmsnap.service.points.pruning import Clock, JudgedPoint, Side
 
 HOUR = 3600 * 10**9
 NOW = 1_790_000_000 * 10**9

@@ -14,9 +14,9 @@ from dmsnap.catalogue.model import PlaceKind, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import UnreachableError
 from dmsnap.recovery import replica
-from dmsnap.service import recognition
-from dmsnap.service.configuration import Configuration
+from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.session import Session
+from dmsnap.service.volumes import recognition
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from dmsnap.catalogue.store import Catalogue
 from dmsnap.host.lio import state
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.recovery import backup_area
-from dmsnap.service import backup, published, recollection
-from dmsnap.service.backup import NOTHING, Recalled
-from dmsnap.service.evidence import Evidence
+from dmsnap.service.records import backup, published, recollection
+from dmsnap.service.records.backup import NOTHING, Recalled
+from dmsnap.service.records.evidence import Evidence
 from dmsnap.snapshot import stack
 
 MOUNTS = (
@@ -192,7 +192,9 @@ def configfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     uuids = {7: f"DMSNAP-{VOLUME}-export-feedbeefcafe"}
     monkeypatch.setattr(SYSFS.__class__, "dm_uuid", lambda _, devno: uuids.get(devno & 0xFF))
     monkeypatch.setattr(SYSFS.__class__, "size_bytes", lambda _, _devno: 2**20)
-    monkeypatch.setattr("dmsnap.service.evidence.stable_path", lambda _: "/dev/disk/by-id/x")
+    monkeypatch.setattr(
+        "dmsnap.service.records.evidence.stable_path", lambda _: "/dev/disk/by-id/x"
+    )
     return tmp_path
 
 

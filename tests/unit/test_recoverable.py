@@ -14,10 +14,10 @@ from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import JobState, Point, StepState, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, PointInvalidError
-from dmsnap.service import recoverable, status
-from dmsnap.service.configuration import Configuration
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.health import recoverable, status
+from dmsnap.service.health.status import LivePointStatus, ReplicaStatus
 from dmsnap.service.session import Session
-from dmsnap.service.status import LivePointStatus, ReplicaStatus
 
 VOLUME = a_volume()
 

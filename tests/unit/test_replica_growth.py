@@ -16,9 +16,9 @@ from dmsnap._native import label
 from dmsnap.errors import TooSmallError, WrongStateError
 from dmsnap.host import blockdev
 from dmsnap.recovery import growth, history
-from dmsnap.service import replica_growth
 from dmsnap.service.journal import Step
-from dmsnap.service.replica_growth import ReplicaGrowth
+from dmsnap.service.resizing import replica_growth
+from dmsnap.service.resizing.replica_growth import ReplicaGrowth
 from dmsnap.units import MIB
 
 LARGER = 3 * MIB

@@ -28,20 +28,22 @@ from dmsnap.errors import NotFoundError, ProgramError, WrongWordError
 from dmsnap.host import systemd
 from dmsnap.policy.copying import Copying
 from dmsnap.report.content import Content, Lane, Overwritten, Verdict
-from dmsnap.service import configuration_check, point, report, status
-from dmsnap.service.configuration import Configuration
-from dmsnap.service.declaration import (
+from dmsnap.service.configuration import configuration_check
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.configuration.declaration import (
     CopyTable,
     Declarations,
     Make,
     Policy,
     Subclient,
 )
-from dmsnap.service.point import Place, PointView
-from dmsnap.service.promises import Promises
-from dmsnap.service.recoverable import RecoverablePoint
+from dmsnap.service.health import report, status
+from dmsnap.service.health.recoverable import RecoverablePoint
+from dmsnap.service.health.status import VolumeStatus
+from dmsnap.service.points import point
+from dmsnap.service.points.point import Place, PointView
+from dmsnap.service.schedules.promises import Promises
 from dmsnap.service.session import Session
-from dmsnap.service.status import VolumeStatus
 
 SECOND = 10**9
 

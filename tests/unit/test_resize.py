@@ -12,8 +12,8 @@ from catalogue_samples import a_point, a_volume, an_area
 from dmsnap.catalogue.model import AreaRole, Job, JobState, JobStep, StepState, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NoSpaceError, WrongStateError
-from dmsnap.service import enlargement, resize, sizes
-from dmsnap.service.resize import Resizing
+from dmsnap.service.resizing import enlargement, resize, sizes
+from dmsnap.service.resizing.resize import Resizing
 from dmsnap.service.session import Session
 from dmsnap.units import GIB, MIB
 

@@ -10,7 +10,7 @@ from dmsnap.daemon.room_watch import RoomWatch
 from dmsnap.errors import NoSpaceError, NotFoundError
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.policy import filling
-from dmsnap.service.room import Room
+from dmsnap.service.health.room import Room
 from dmsnap.units import GIB, MIB, SECTOR_BYTES
 
 VOLUME = Volume(

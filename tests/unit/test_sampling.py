@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap.extent import Extent
-from dmsnap.service import sampling
+from dmsnap.service.replicas import sampling
 
 BLOCK = 65536
 PAGE = 4096

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dmsnap.host import systemd
-from dmsnap.service import policy_run, schedule
-from dmsnap.service.configuration_check import check
-from dmsnap.service.declaration import Declarations
+from dmsnap.service.configuration.configuration_check import check
+from dmsnap.service.configuration.declaration import Declarations
+from dmsnap.service.schedules import policy_run, schedule
 
 TEXT = """
 [policy.daily]

@@ -10,8 +10,9 @@ from catalogue_samples import a_volume
 
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.errors import NotFoundError, WrongStateError
-from dmsnap.service import policy_run, resize, sizes
-from dmsnap.service.declaration import Declarations, Subclient
+from dmsnap.service.configuration.declaration import Declarations, Subclient
+from dmsnap.service.resizing import resize, sizes
+from dmsnap.service.schedules import policy_run
 from dmsnap.units import GIB, KIB, TIB
 
 

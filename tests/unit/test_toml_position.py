@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmsnap.service.toml_position import line_of, lines
+from dmsnap.service.configuration.toml_position import line_of, lines
 
 TEXT = '''# a comment, [not.a.table]
 cow_percent = 3   # another

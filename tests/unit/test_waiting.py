@@ -21,14 +21,17 @@ from dmsnap.catalogue.model import Point, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotFoundError, PointInvalidError, WrongStateError
 from dmsnap.recovery import replica
-from dmsnap.service import copyable, policy_run, recognition, sync, waiting
-from dmsnap.service import point as points
-from dmsnap.service.configuration import Configuration
-from dmsnap.service.declaration import CopyTable, DeclaredIoClass, Make, Policy
-from dmsnap.service.declared_value import Duration
-from dmsnap.service.policy_run import PolicyRun, VolumeRun
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.configuration.declaration import CopyTable, DeclaredIoClass, Make, Policy
+from dmsnap.service.configuration.declared_value import Duration
+from dmsnap.service.points import copyable, waiting
+from dmsnap.service.points import point as points
+from dmsnap.service.replicas import sync
+from dmsnap.service.replicas.sync import Sync
+from dmsnap.service.schedules import policy_run
+from dmsnap.service.schedules.policy_run import PolicyRun, VolumeRun
 from dmsnap.service.session import Session
-from dmsnap.service.sync import Sync
+from dmsnap.service.volumes import recognition
 from dmsnap.snapshot import live, write_count
 from dmsnap.tracking import choice
 from dmsnap.tracking.choice import Tracker, TrackerChoice

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import catalogue_backup, catalogue_check, recognition
-from dmsnap.service import rebuild as rebuilding
-from dmsnap.service.catalogue_backup import BackupResult
-from dmsnap.service.catalogue_check import CheckResult
-from dmsnap.service.rebuild import RebuildResult, RebuiltVolume
-from dmsnap.service.recognition import Recognised
+from dmsnap.service.records import catalogue_backup, catalogue_check
+from dmsnap.service.records import rebuild as rebuilding
+from dmsnap.service.records.catalogue_backup import BackupResult
+from dmsnap.service.records.catalogue_check import CheckResult
+from dmsnap.service.records.rebuild import RebuildResult, RebuiltVolume
 from dmsnap.service.session import Session
+from dmsnap.service.volumes import recognition
+from dmsnap.service.volumes.recognition import Recognised
 from dmsnap.units import format_size
 
 

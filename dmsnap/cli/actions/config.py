@@ -7,10 +7,11 @@ from pathlib import Path
 
 from dmsnap.cli.output import Output, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import configuration_check, schedule
-from dmsnap.service.configuration_check import Checked
-from dmsnap.service.configuration_text import Values, values_of
-from dmsnap.service.schedule import Change
+from dmsnap.service.configuration import configuration_check
+from dmsnap.service.configuration.configuration_check import Checked
+from dmsnap.service.configuration.configuration_text import Values, values_of
+from dmsnap.service.schedules import schedule
+from dmsnap.service.schedules.schedule import Change
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 

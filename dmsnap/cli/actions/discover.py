@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import discovery
-from dmsnap.service.discovery import Discovered, Discovery
 from dmsnap.service.session import Session
+from dmsnap.service.volumes import discovery
+from dmsnap.service.volumes.discovery import Discovered, Discovery
 from dmsnap.units import format_size
 
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import export as publishing
-from dmsnap.service import export_list as listing
-from dmsnap.service import export_restore as restoring
-from dmsnap.service import unexport as withdrawing
-from dmsnap.service.export import ExportRequest
-from dmsnap.service.export_list import ExportView
-from dmsnap.service.export_restore import RestoreResult
+from dmsnap.service.exports import export as publishing
+from dmsnap.service.exports import export_list as listing
+from dmsnap.service.exports import export_restore as restoring
+from dmsnap.service.exports import unexport as withdrawing
+from dmsnap.service.exports.export import ExportRequest
+from dmsnap.service.exports.export_list import ExportView
+from dmsnap.service.exports.export_restore import RestoreResult
 from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from dmsnap.cli.output import Output, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import doctor as examination
-from dmsnap.service.finding import Check, Level
+from dmsnap.service.health import doctor as examination
+from dmsnap.service.health.finding import Check, Level
 
 
 def doctor(output: Output) -> ExitCode:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dmsnap.cli.output import Output, Text
 from dmsnap.errors import WrongWordError
-from dmsnap.service import hydrate as moving
-from dmsnap.service.hydrate import HydrateRequest, HydrateResult
+from dmsnap.service.hydrations import hydrate as moving
+from dmsnap.service.hydrations.hydrate import HydrateRequest, HydrateResult
 from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 from dmsnap.units import format_size

@@ -10,14 +10,14 @@ from dmsnap.errors import WrongWordError
 from dmsnap.units import format_size
 
 if TYPE_CHECKING:
-    from dmsnap.service.inspect import StoreInspection
-    from dmsnap.service.inspect_era import EraInspection
-    from dmsnap.service.inspect_label import BackupInspection, LabelInspection
-    from dmsnap.service.inspect_thin import PoolInspection
+    from dmsnap.service.inspection.inspect import StoreInspection
+    from dmsnap.service.inspection.inspect_era import EraInspection
+    from dmsnap.service.inspection.inspect_label import BackupInspection, LabelInspection
+    from dmsnap.service.inspection.inspect_thin import PoolInspection
 
 
 def era(output: Output, *, device: Path, since: int) -> None:
-    from dmsnap.service.inspect_era import inspect_era
+    from dmsnap.service.inspection.inspect_era import inspect_era
 
     found = inspect_era(device, since)
     if found.front is not None and not found.taken:
@@ -49,7 +49,7 @@ def describe_era(found: "EraInspection") -> Iterator[Text]:
 def thin(output: Output, *, device: Path, dev_id: int | None, since: int | None) -> None:
     if dev_id is None and since is not None:
         raise WrongWordError("--since says what --device is compared with: give both")
-    from dmsnap.service.inspect_thin import inspect_thin
+    from dmsnap.service.inspection.inspect_thin import inspect_thin
 
     found = inspect_thin(device, dev_id, since)
     tell_about_pool(output, found)
@@ -106,7 +106,7 @@ def describe_thin(found: "PoolInspection", dev_id: int | None, since: int | None
 
 
 def store(output: Output, *, device: Path) -> None:
-    from dmsnap.service.inspect import inspect_store
+    from dmsnap.service.inspection.inspect import inspect_store
 
     found = inspect_store(device)
     members = {
@@ -142,7 +142,7 @@ def describe_backup(backup: "BackupInspection | None") -> str:
 
 
 def label(output: Output, *, device: Path) -> None:
-    from dmsnap.service.inspect_label import inspect_label
+    from dmsnap.service.inspection.inspect_label import inspect_label
 
     output.show(inspect_label(device), describe_label)
 

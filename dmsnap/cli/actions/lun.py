@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from dmsnap.cli.output import Output, Text
-from dmsnap.service import lun_swap
-from dmsnap.service.export_list import ExportView
+from dmsnap.service.exports import lun_swap
+from dmsnap.service.exports.export_list import ExportView
 from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 

@@ -1,7 +1,7 @@
 """Metrics for monitoring."""
 
 from dmsnap.cli.output import Output
-from dmsnap.service import metrics as service
+from dmsnap.service.health import metrics as service
 from dmsnap.service.session import Session
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service import browse, deletion, keeping, point_copy, point_history
-from dmsnap.service import point as points
-from dmsnap.service.browse import BrowseResult
-from dmsnap.service.copy_admission import CopyRequest
 from dmsnap.service.journal import Plan
-from dmsnap.service.point import Place, PointView
-from dmsnap.service.point_copy import CopyResult
+from dmsnap.service.points import browse, deletion, keeping, point_copy, point_history
+from dmsnap.service.points import point as points
+from dmsnap.service.points.browse import BrowseResult
+from dmsnap.service.points.copy_admission import CopyRequest
+from dmsnap.service.points.point import Place, PointView
+from dmsnap.service.points.point_copy import CopyResult
 from dmsnap.service.session import Session
 from dmsnap.units import format_size
 

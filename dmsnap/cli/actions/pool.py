@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service import pool
-from dmsnap.service.pool import PoolDevice
+from dmsnap.service.pools import pool
+from dmsnap.service.pools.pool import PoolDevice
 from dmsnap.service.session import Session
 from dmsnap.units import format_size
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import prune as pruning
-from dmsnap.service.prune import PLACES, PruneResult
+from dmsnap.service.points import prune as pruning
+from dmsnap.service.points.prune import PLACES, PruneResult
 from dmsnap.service.session import Session
 
 # By whether it is done, and by the action's name.

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dmsnap.cli.output import Output, Text
-from dmsnap.service import report as service
-from dmsnap.service.report import ReportResult
+from dmsnap.service.health import report as service
+from dmsnap.service.health.report import ReportResult
 from dmsnap.service.session import Session
 from dmsnap.units import format_size
 

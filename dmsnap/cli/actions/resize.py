@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from dmsnap.cli.output import Output, Text
-from dmsnap.service import resize as resizing
 from dmsnap.service.journal import Plan
-from dmsnap.service.resize import ResizeResult
+from dmsnap.service.resizing import resize as resizing
+from dmsnap.service.resizing.resize import ResizeResult
 from dmsnap.service.session import Session
 from dmsnap.units import format_size
 

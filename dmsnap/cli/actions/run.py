@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import policy_run
-from dmsnap.service.policy_run import RunPlan, VolumeRun
+from dmsnap.service.schedules import policy_run
+from dmsnap.service.schedules.policy_run import RunPlan, VolumeRun
 from dmsnap.service.session import Session
 
 

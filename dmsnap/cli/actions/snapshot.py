@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service import providers
 from dmsnap.service.journal import Plan
-from dmsnap.service.providers import Changes, SnapshotView
 from dmsnap.service.session import Session
+from dmsnap.service.snapshots import providers
+from dmsnap.service.snapshots.providers import Changes, SnapshotView
 from dmsnap.units import format_size
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.errors import ExitCode
-from dmsnap.service import status as state
+from dmsnap.service.health import status as state
+from dmsnap.service.health.status import VolumeStatus
 from dmsnap.service.session import Session
-from dmsnap.service.status import VolumeStatus
 from dmsnap.units import format_age, format_measured, format_size
 
 # Longer names are cut in the overview, so that it fits a screen: below it they are whole.

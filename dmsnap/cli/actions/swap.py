@@ -9,12 +9,12 @@ from dmsnap.cli.words import absolute
 from dmsnap.errors import WrongWordError
 from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
-from dmsnap.service.trial import SwapResult
+from dmsnap.service.swaps.trial import SwapResult
 from dmsnap.units import format_size
 
 if TYPE_CHECKING:
-    from dmsnap.service.extension import ExtendResult
-    from dmsnap.service.failback import FailbackResult
+    from dmsnap.service.swaps.extension import ExtendResult
+    from dmsnap.service.swaps.failback import FailbackResult
 
 
 def start(
@@ -40,14 +40,14 @@ def start(
         raise WrongWordError("--kill and --fail-primary are not for --from-label")
     with Session.open() as session:
         if from_label is not None:
-            from dmsnap.service import from_label as recovery
-            from dmsnap.service.label_admission import LabelRequest
+            from dmsnap.service.swaps import from_label as recovery
+            from dmsnap.service.swaps.label_admission import LabelRequest
 
             place = absolute(store) if store else session.configuration.default_store
             request = LabelRequest(from_label, place, to, mount, force)
             result = recovery.recover(session, request, dry_run=dry_run)
         else:
-            from dmsnap.service import swap as swapping
+            from dmsnap.service.swaps import swap as swapping
 
             assert name is not None  # noqa: S101 - one of the two is given
             result = swapping.swap(
@@ -63,7 +63,7 @@ def start(
 
 
 def revert(output: Output, *, name: str, kill: bool, dry_run: bool) -> None:
-    from dmsnap.service import revert as reverting
+    from dmsnap.service.swaps import revert as reverting
 
     with Session.open() as session:
         result = reverting.revert(session, name, kill=kill, dry_run=dry_run)
@@ -71,7 +71,7 @@ def revert(output: Output, *, name: str, kill: bool, dry_run: bool) -> None:
 
 
 def commit(output: Output, *, name: str, drop_points: bool, dry_run: bool) -> None:
-    from dmsnap.service import promotion
+    from dmsnap.service.swaps import promotion
 
     with Session.open() as session:
         result = promotion.commit(session, name, drop_points=drop_points, dry_run=dry_run)
@@ -79,7 +79,7 @@ def commit(output: Output, *, name: str, drop_points: bool, dry_run: bool) -> No
 
 
 def extend(output: Output, *, name: str, size: int | None, dry_run: bool) -> None:
-    from dmsnap.service import extension
+    from dmsnap.service.swaps import extension
 
     with Session.open() as session:
         result = extension.extend(session, name, size_bytes=size, dry_run=dry_run)
@@ -97,7 +97,7 @@ def describe_extended(result: "ExtendResult") -> Iterator[Text]:
 
 
 def failback(output: Output, *, name: str, dry_run: bool) -> None:
-    from dmsnap.service import failback as returning
+    from dmsnap.service.swaps import failback as returning
 
     with Session.open() as session, output.progress(f"copying {name} back") as progress:
         result = returning.failback(session, name, dry_run=dry_run, progress=progress)

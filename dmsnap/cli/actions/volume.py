@@ -6,20 +6,20 @@ from pathlib import Path
 from dmsnap.cli.output import Output, Text
 from dmsnap.cli.words import absolute
 from dmsnap.errors import ExitCode, WrongWordError
-from dmsnap.service import assemble as assembling
-from dmsnap.service import protect as protection
-from dmsnap.service import sync as syncing
-from dmsnap.service import unprotect as release
-from dmsnap.service import verify as verification
-from dmsnap.service.admission import ProtectRequest
-from dmsnap.service.assemble import AssembleResult
-from dmsnap.service.audit import Audit, AuditResult
 from dmsnap.service.journal import Plan
-from dmsnap.service.protect import ProtectResult
-from dmsnap.service.sampling import ONE_IN
+from dmsnap.service.replicas import sync as syncing
+from dmsnap.service.replicas import verify as verification
+from dmsnap.service.replicas.audit import Audit, AuditResult
+from dmsnap.service.replicas.sampling import ONE_IN
+from dmsnap.service.replicas.sync import SyncResult
+from dmsnap.service.replicas.verify import VerifyResult
 from dmsnap.service.session import Session
-from dmsnap.service.sync import SyncResult
-from dmsnap.service.verify import VerifyResult
+from dmsnap.service.volumes import assemble as assembling
+from dmsnap.service.volumes import protect as protection
+from dmsnap.service.volumes import unprotect as release
+from dmsnap.service.volumes.admission import ProtectRequest
+from dmsnap.service.volumes.assemble import AssembleResult
+from dmsnap.service.volumes.protect import ProtectResult
 from dmsnap.units import format_size
 
 

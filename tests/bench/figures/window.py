@@ -10,7 +10,7 @@ from measure.process import run
 from measure.setting import Setting
 
 from dmsnap.errors import DeadlineError
-from dmsnap.service import deletion, point
+from dmsnap.service.points import deletion, point
 from dmsnap.service.session import Session
 from figures import load
 from figures.protected import NAME, ORIGIN, Protected, protected

@@ -24,10 +24,10 @@ from conftest import (
 
 from dmsnap.errors import ExitCode, ForeignDeviceError
 from dmsnap.service import journal
-from dmsnap.service.admission import ProtectRequest
 from dmsnap.service.journal import Step
-from dmsnap.service.protect import Protection
 from dmsnap.service.session import Session
+from dmsnap.service.volumes.admission import ProtectRequest
+from dmsnap.service.volumes.protect import Protection
 
 SIZE = 32 * MIB
 RECOVERY_SIZE = 64 * MIB

@@ -25,7 +25,7 @@ from conftest import (
 
 from dmsnap.errors import ExitCode
 from dmsnap.host.lio import state, target
-from dmsnap.service import export_unit
+from dmsnap.service.exports import export_unit
 
 SIZE = 64 * MIB
 PORTAL = "127.0.0.1:3270"

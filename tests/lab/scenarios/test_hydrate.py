@@ -40,8 +40,8 @@ from test_interrupts import steps_of, wait_resumed
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ExitCode
 from dmsnap.host.dm import device as dm
-from dmsnap.service import hydration
-from dmsnap.service.hydration import Copying
+from dmsnap.service.hydrations import hydration
+from dmsnap.service.hydrations.hydration import Copying
 
 SIZE = 32 * MIB
 PIECE = 4 * MIB

@@ -14,7 +14,7 @@ from conftest import MIB, Lab, dmsnap, run
 from dmsnap.errors import InterruptedBySignal
 from dmsnap.host.dm import device as dm
 from dmsnap.host.signals import interruptible
-from dmsnap.service import era_front
+from dmsnap.service.inspection import era_front
 from dmsnap.tracking import era
 
 SIZE = 64 * MIB + 12 * 1024  # no multiple of the block size

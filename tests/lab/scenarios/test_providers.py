@@ -16,9 +16,9 @@ from conftest import MIB, Lab, dmsnap, forked, refused, run, sha256, suspended, 
 from snapshot_origin import ORIGINS, PAGE, SIZE, Origin, direct, fill, pages, scribble
 
 from dmsnap.errors import ForeignDeviceError, NoSpaceError, NotFoundError, PointInvalidError
-from dmsnap.service import providers
 from dmsnap.service.session import Session
-from dmsnap.service.snapshot_provider import Provider, Snapshot
+from dmsnap.service.snapshots import providers
+from dmsnap.service.snapshots.snapshot_provider import Provider, Snapshot
 
 KILLED = -signal.SIGKILL
 

@@ -24,7 +24,7 @@ from raw_volume import Protected, protected
 from test_failback import look_at, scribble
 from test_interrupts import Bench, killed
 
-from dmsnap.service.spare import Making
+from dmsnap.service.volumes.spare import Making
 
 SIZE = 32 * MIB
 

@@ -30,8 +30,8 @@ from faulty_disk import faulty_disk
 from dmsnap._native.label import Label, LabelState
 from dmsnap.errors import DmsnapError, ExitCode
 from dmsnap.recovery.replica import Replica
-from dmsnap.service import trial
 from dmsnap.service.session import Session
+from dmsnap.service.swaps import trial
 from dmsnap.snapshot import stack
 
 SIZE = 64 * MIB

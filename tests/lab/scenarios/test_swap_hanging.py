@@ -130,7 +130,7 @@ def test_a_swap_that_fails_after_it_failed_the_front(
 ) -> None:
     """The front has its table again; what hangs is not mounted, and nothing waits for it."""
     from dmsnap.errors import DmsnapError
-    from dmsnap.service import trial
+    from dmsnap.service.swaps import trial
 
     with faulty_disk(lab, SIZE) as disk, configured("primary_wait_seconds = 1"):
         mount_point = lab.mounted(disk.path)

@@ -1,0 +1,1 @@
+"""What is published as LUNs: the target's side."""

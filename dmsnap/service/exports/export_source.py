@@ -1,0 +1,117 @@
+"""What of this host is meant by a word of the command line, and the locks of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+from dmsnap.catalogue import export as recorded
+from dmsnap.catalogue.export import Export, ExportKind, Source
+from dmsnap.errors import NotFoundError
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.sysfs import format_devno
+from dmsnap.service.exports import exported
+from dmsnap.service.points.point import MIN_PREFIX, find
+from dmsnap.service.reaper import reap
+from dmsnap.service.session import Session
+from dmsnap.service.volumes import admission
+
+# A lock that no volume's name can be.
+DEVICES_LOCK = "export:devices"
+
+
+def resolve(session: Session, what: str) -> Source:
+    """The front of the volume named, the point whose id it begins with, or the device at a path."""
+    if "/" in what:
+        device = BlockDevice.probe(Path(what))
+        path = admission.stable_path(Path(what))
+        return Source(ExportKind.DEVICE, None, None, path, device.size_bytes)
+    volume = session.catalogue.find_volume(what)
+    if volume is not None:
+        return Source(ExportKind.FRONT, volume.id, None, None, volume.size_bytes)
+    try:
+        point = find(session, what)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"there is no protected volume, no point and no device {what!r}",
+            hint="dmsnap status lists the volumes, dmsnap point list the points",
+        ) from error
+    volume = session.catalogue.volume(point.volume)
+    return Source(ExportKind.POINT, volume.id, point.id, None, volume.size_bytes)
+
+
+@contextmanager
+def held(session: Session, *sources: Source) -> Iterator[None]:
+    """Hold the locks of what is shown, after clearing what killed commands left."""
+    names = [name for source in sources for name in lock_names(session, source)]
+    with session.locked(names):
+        for source in sources:
+            if source.volume_id is None:
+                exported.reap(session, of_devices(session))
+            else:
+                reap(session, session.catalogue.volume_by_id(source.volume_id))
+        yield
+
+
+def volume_ids(*sources: Source) -> list[UUID]:
+    """The volumes that a job on these works on; none for a device."""
+    found = (source.volume_id for source in sources)
+    return list(dict.fromkeys(volume_id for volume_id in found if volume_id is not None))
+
+
+def of_no_volume(source: Source) -> dict[str, object]:
+    """What a job on a device has among its arguments: the lock by which it is known to live."""
+    return {} if source.volume_id is not None else {"name": DEVICES_LOCK}
+
+
+def lock_names(session: Session, source: Source) -> list[str]:
+    """A volume's; of a device its own, too, so that nobody protects it meanwhile."""
+    if source.volume_id is not None:
+        return [session.catalogue.volume_by_id(source.volume_id).name]
+    try:
+        devno = BlockDevice.probe(Path(str(source.device))).devno
+    except NotFoundError:
+        return [DEVICES_LOCK]
+    return [DEVICES_LOCK, f"device:{format_devno(devno)}"]
+
+
+def of_devices(session: Session) -> list[Export]:
+    """The exports of devices that are of no volume."""
+    return [
+        export
+        for export in recorded.exports(session.catalogue)
+        if export.source.kind is ExportKind.DEVICE
+    ]
+
+
+def find_export(session: Session, what: str) -> Export:
+    """The export of what is named, or that of a target's name."""
+    exports = recorded.exports(session.catalogue)
+    for export in exports:
+        if what in (export.target, export.source.device, names_volume(session, export)):
+            return export
+    if "/" in what and Path(what).exists():
+        path = admission.stable_path(Path(what))
+        fitting = [export for export in exports if export.source.device == path]
+    else:
+        digits = what.lower().replace("-", "")
+        fitting = [
+            export
+            for export in exports
+            if export.source.point_id is not None
+            and len(digits) >= MIN_PREFIX
+            and export.source.point_id.hex.startswith(digits)
+        ]
+    if len(fitting) != 1:
+        raise NotFoundError(
+            f"{what!r} fits {len(fitting)} exports" if fitting else f"{what!r} is not exported",
+            hint="dmsnap export list shows what is",
+        )
+    return fitting[0]
+
+
+def names_volume(session: Session, export: Export) -> str | None:
+    """The name of the volume whose front is exported."""
+    if export.source.kind is not ExportKind.FRONT or export.source.volume_id is None:
+        return None
+    return session.catalogue.volume_by_id(export.source.volume_id).name

@@ -1,0 +1,1 @@
+"""What can be recovered, what is wrong, what a boot needs."""

@@ -1,0 +1,90 @@
+"""Stores that fill while volumes are written to: live points' and overlays of trials.
+
+Looked at and extended without the volume's lock, which a sync holds for hours: its own point is the
+one that matters most. What can happen meanwhile is that the store goes, and then the piece that was
+to grow is not found.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from dmsnap.catalogue.model import Area, Volume, VolumeState
+from dmsnap.errors import NoSpaceError
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.status import SnapshotStatus
+from dmsnap.service.session import Session
+from dmsnap.service.swaps import overlay, trial
+from dmsnap.snapshot import live, stack
+from dmsnap.units import MIB, align_up, format_size
+
+WHOLE_PERCENT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A store in use: ``device`` is the dm device whose status says how full it is.
+
+    ``point`` is None for the overlay of a trial. ``temporary``: a sync's, which it ends itself.
+    """
+
+    volume: Volume
+    area: Area
+    device: str
+    point: UUID | None = None
+    temporary: bool = False
+
+    def __str__(self) -> str:
+        of = f"live point {self.point}" if self.point else "the trial"
+        return f"the store of {of} of {self.volume.name}"
+
+    @property
+    def largest_bytes(self) -> int:
+        """With a chunk for each of the volume's: more is never used."""
+        if self.point is None:
+            return overlay.largest_bytes(self.volume)
+        return live.cow_bytes(self.volume, WHOLE_PERCENT)
+
+
+def rooms(session: Session) -> list[Room]:
+    """All stores that may fill now."""
+    return [room for volume in session.catalogue.volumes() for room in _of(session, volume)]
+
+
+def _of(session: Session, volume: Volume) -> Iterator[Room]:
+    areas = {area.id: area for area in session.catalogue.areas(volume.id)}
+    if volume.state is VolumeState.TRIAL and stack.exists(stack.origin(volume)):
+        area = trial.overlay_area(volume, list(areas.values()))
+        yield Room(volume, area, stack.origin(volume).name)
+    for point in session.catalogue.points(volume.id):
+        name = stack.live_point(volume, point.id)
+        if point.area_id in areas and not _is_shown(volume, point.id) and stack.exists(name):
+            yield Room(volume, areas[point.area_id], name.name, point.id, point.temporary)
+
+
+def _is_shown(volume: Volume, point: UUID) -> bool:
+    """Whether a trial shows a live point: what lies over it is looked at in its place."""
+    return volume.trial_live and volume.trial_point == point
+
+
+def read(room: Room) -> SnapshotStatus:
+    """How full it is. ``NotFoundError`` once it is gone."""
+    return dm.snapshot_status(room.device)
+
+
+def extend(session: Session, room: Room) -> Room:
+    """Twice the room, as far as it is of use and the configuration allows; returns what it is then.
+
+    ``NoSpaceError`` when it has all that it may have, or the store has no more.
+    """
+    area = session.area(room.volume, room.area.id) or room.area
+    limit_bytes = session.configuration.cow_limit_bytes or room.largest_bytes
+    size_bytes = align_up(min(2 * area.size_bytes, room.largest_bytes, limit_bytes), MIB)
+    if size_bytes <= area.size_bytes:
+        raise NoSpaceError(
+            f"{room} has {format_size(area.size_bytes)}, which is all that it may have",
+            volume=room.volume.name,
+        )
+    session.extend_area(room.volume, area, size_bytes)
+    grown = session.area(room.volume, area.id) or area
+    return Room(room.volume, grown, room.device, room.point, room.temporary)

@@ -1,0 +1,1 @@
+"""Hydrations: a volume's data moved to another device while it serves."""

@@ -1,0 +1,130 @@
+"""What must hold before a volume is moved to another device: checked before the first change."""
+
+from pathlib import Path
+
+from dmsnap._native import label
+from dmsnap.catalogue.model import Point, Volume, VolumeState
+from dmsnap.errors import (
+    BlockSizeError,
+    ForeignDeviceError,
+    ReadOnlyError,
+    StoreOnVolumeError,
+    TooSmallError,
+    WrongStateError,
+)
+from dmsnap.host import blockdev, lun, signature
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.recovery import history, replica
+from dmsnap.service.points import browse
+from dmsnap.service.session import Session
+from dmsnap.service.volumes import admission
+from dmsnap.snapshot import stack
+from dmsnap.snapshot.space import open_space
+
+
+def require_settled(session: Session, volume: Volume) -> None:
+    """Raise unless the volume serves from a device of its own, through a stack that is whole."""
+    if volume.state not in (VolumeState.PROTECTED, VolumeState.PROMOTED):
+        raise WrongStateError(
+            f"{volume.name} is in state {volume.state}: it cannot be moved",
+            hint="dmsnap swap revert or dmsnap swap commit comes first",
+        )
+    if stack.exists(stack.base(volume)):
+        raise WrongStateError(
+            f"{volume.name} was protected while it was mounted: until the next boot LVM's device "
+            f"is a part of its stack, and it cannot be moved"
+        )
+    areas, points = session.catalogue.areas(volume.id), session.catalogue.points(volume.id)
+    stack.check(volume, areas, points)
+    front = stack.require(stack.front(volume))
+    settings = session.configuration
+    for directory in (settings.state_directory, settings.run_directory):
+        if blockdev.file_depends_on(directory, front.devno):
+            raise WrongStateError(
+                f"{directory} lies on {volume.name}, which must be held for a moment",
+                hint="have state_directory and run_directory on another file system",
+            )
+
+
+def require_points(session: Session, volume: Volume, *, drop: bool) -> list[Point]:
+    """The live points, which name the old device in their tables, if they may be dropped."""
+    browse.require_unmounted(session, volume)
+    found = [point for point in session.catalogue.points(volume.id) if point.area_id is not None]
+    if found and not drop:
+        raise WrongStateError(
+            f"{len(found)} live points of {volume.name} lie on {volume.backing} and would be lost",
+            hint="delete them, or give --drop-points",
+        )
+    return found
+
+
+def choose(volume: Volume, onto: Path | None) -> Path:
+    """The device asked for, or the one that an earlier run began with."""
+    begun = volume.hydration
+    if begun is None:
+        if onto is None:
+            raise WrongStateError(
+                f"no move of {volume.name} was begun",
+                hint=f"dmsnap hydrate {volume.name} --onto DEVICE begins one",
+            )
+        return onto
+    target = Path(begun.target)
+    if onto is not None and onto.resolve() != target.resolve():
+        raise WrongStateError(
+            f"{volume.name} is being moved to {target} already",
+            hint=f"dmsnap hydrate {volume.name} --abandon gives that up",
+        )
+    return target
+
+
+def admit(session: Session, volume: Volume, path: Path, *, overwrite: bool) -> BlockDevice:
+    """The new device, fit to be the volume; nothing is changed."""
+    target, backing = BlockDevice.probe(path), BlockDevice.probe(lun.node(volume.backing))
+    if target.devno == backing.devno:
+        raise ForeignDeviceError(f"{volume.name} is on {target.path} already")
+    if volume.hydration is None:
+        admission.check_not_ours(session, target)
+    require_fit(volume, target, backing)
+    admission.require_apart(backing, target)
+    if volume.recovery is not None and lun.is_present(volume.recovery):
+        admission.require_apart(BlockDevice.probe(lun.node(volume.recovery)), target)
+    for below in open_space(volume.store).devices():
+        if blockdev.depends_on(below, target.devno):
+            raise StoreOnVolumeError(volume.store, str(target.path))
+    if not stack.exists(stack.hydrated(volume)):
+        admission.require_unheld(target, but_mounts=False)
+        require_empty(volume, target, overwrite=overwrite)
+    return target
+
+
+def require_fit(volume: Volume, target: BlockDevice, backing: BlockDevice) -> None:
+    """Raise unless size, sectors and access are those that the volume needs."""
+    if target.read_only:
+        raise ReadOnlyError(str(target.path), "a volume")
+    needed_bytes = volume.size_bytes
+    if volume.state is VolumeState.PROMOTED:  # it keeps its label, by which failback knows it
+        needed_bytes = history.needed_device_bytes(volume.size_bytes, label.AREA_BYTES)
+    if target.size_bytes < needed_bytes:
+        raise TooSmallError(
+            str(target.path), target.size_bytes, needed_bytes, f"the content of {volume.name}"
+        )
+    if target.logical_block_bytes > backing.logical_block_bytes:
+        raise BlockSizeError(
+            f"{target.path} has sectors of {target.logical_block_bytes} bytes, "
+            f"{backing.path} has {backing.logical_block_bytes}: what is mounted could not go on",
+            hint="use disks with 512-byte sectors",
+        )
+
+
+def require_empty(volume: Volume, target: BlockDevice, *, overwrite: bool) -> None:
+    """Raise when there is something on the device, but for what an earlier run copied to it."""
+    found = replica.read_label(target.path)
+    content = signature.probe(target.path)
+    ours = found is None or found.volume_uuid == volume.id
+    same = content is None or (content.uuid or "") == volume.fs_uuid
+    if volume.hydration is not None and ours and same:
+        return
+    if overwrite or (found is None and content is None):
+        return
+    what = f"is the recovery volume of {found.name}" if found else f"holds {content}"
+    raise ForeignDeviceError(f"{target.path} {what}", hint="--overwrite destroys what is on it")

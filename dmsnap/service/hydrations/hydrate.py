@@ -1,0 +1,258 @@
+"""Hydrate: a volume's data to another device, online; the device that it leaves is free then."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dmsnap._native.label import Label
+from dmsnap.catalogue.model import Hydration, Job, Volume, VolumeState
+from dmsnap.errors import InterruptedBySignal, WrongStateError
+from dmsnap.host import lun, signature
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.recovery import replica
+from dmsnap.service import journal
+from dmsnap.service.health import boot
+from dmsnap.service.hydrations import destination, hydration
+from dmsnap.service.hydrations.hydration import Copying
+from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.pools import pool_return
+from dmsnap.service.progress import Progress
+from dmsnap.service.reaper import held
+from dmsnap.service.session import Session
+from dmsnap.service.swaps import failback
+from dmsnap.service.volumes import admission, spare
+from dmsnap.snapshot import stack
+
+
+@dataclass(frozen=True, slots=True)
+class HydrateRequest:
+    """What the user asked for. ``onto`` None: go on with what was begun.
+
+    ``bandwidth`` in bytes a second, 0: no limit.
+    """
+
+    onto: Path | None = None
+    bandwidth: int = 0
+    overwrite: bool = False
+    drop_points: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HydrateResult:
+    """Where the volume is now. ``held_seconds`` is how long its users had to wait at the end."""
+
+    volume: str
+    device: str
+    left_behind: str
+    bytes_volume: int
+    resumed_at_bytes: int
+    bytes_copied: int
+    bytes_compared: int
+    passes: int
+    bytes_held: int
+    held_seconds: float
+    seconds: float
+    steps: dict[str, float]
+
+
+class Moving:
+    """The plan of one run; its checks are made when it is built.
+
+    Nothing is undone: what was copied stays, and the next run goes on from there.
+    """
+
+    def __init__(
+        self, session: Session, volume: Volume, request: HydrateRequest, progress: Progress | None
+    ) -> None:
+        destination.require_settled(session, volume)
+        target = destination.choose(volume, request.onto)
+        self.session = session
+        self.volume = volume
+        self.live = destination.require_points(session, volume, drop=request.drop_points)
+        self.primary: Label | None = None
+        if volume.state is VolumeState.PROMOTED:
+            self.primary = failback.require_primary(volume)
+        self.target = destination.admit(session, volume, target, overwrite=request.overwrite)
+        record = volume.hydration or Hydration(
+            source=volume.backing,
+            target=admission.stable_path(target),
+            position_bytes=0,
+            since=0,
+            tracking_id=volume.tracking_id,
+            surplus_sectors=0,
+        )
+        self.arguments = {
+            "name": volume.name,
+            "onto": record.target,
+            "bandwidth": request.bandwidth,
+            "overwrite": request.overwrite,
+            "drop_points": request.drop_points,
+        }
+        self.copying = Copying(
+            session,
+            volume,
+            self.target,
+            record,
+            bandwidth=request.bandwidth,
+            progress=progress,
+        )
+
+    def plan(self) -> Plan:
+        name, device, copying = self.volume.name, self.target.path, self.copying
+        steps = [
+            Step("claim", f"record that {name} moves to {device}, and hold that", copying.claim),
+            Step("copy", f"copy {name} to {device}", copying.copy),
+            Step("catch-up", f"copy to {device} what was written meanwhile", copying.catch_up),
+        ]
+        if self.live:
+            dropped = f"drop the {len(self.live)} live points, which lie on {self.volume.backing}"
+            steps.append(Step("drop-points", dropped, self._drop_points, final=True))
+        steps += [
+            Step(
+                "switch",
+                f"hold {name}, copy the rest, and go on over {device}",
+                self._switch,
+                final=True,
+            ),
+            Step("release", f"let go of {self.volume.backing}", self._release, final=True),
+        ]
+        return Plan("hydrate", (self.volume.id,), steps, self.arguments)
+
+    def _drop_points(self) -> None:
+        for point in self.live:
+            self.session.remove_live_point(self.volume, point)
+            self.session.catalogue.delete_point(point.id, "hydrate moved the volume away")
+
+    def _switch(self) -> None:
+        self.copying.switch(self.primary)
+
+    def _release(self) -> None:
+        after = self.session.catalogue.volume_by_id(self.volume.id)
+        # Two devices with one label: the one that is the volume keeps it.
+        pool_return.leave(self.session, after, self.volume.backing, offer=True)
+        hydration.tidy(self.session, after)
+
+    def result(self, times: StepTimes) -> HydrateResult:
+        done = self.copying.done
+        return HydrateResult(
+            volume=self.volume.name,
+            device=self.copying.record.target,
+            left_behind=self.volume.backing,
+            bytes_volume=self.volume.size_bytes,
+            resumed_at_bytes=done.resumed_at_bytes,
+            bytes_copied=done.bytes_copied,
+            bytes_compared=done.bytes_compared,
+            passes=done.passes,
+            bytes_held=done.bytes_held,
+            held_seconds=done.held_seconds,
+            seconds=times.total,
+            steps=times.seconds,
+        )
+
+
+def abandon(session: Session, volume: Volume) -> Plan:
+    """The plan that gives up what was begun: the new device is free, and holds nothing."""
+    begun = volume.hydration
+    if begun is None:
+        raise WrongStateError(f"no move of {volume.name} was begun")
+    after = replace(volume, hydration=None)
+
+    def wipe() -> None:
+        """A part of a file system must not be found by its UUID beside the whole one."""
+        held_by_us = stack.exists(stack.hydrated(volume))
+        stack.remove(stack.hydrated(volume))
+        target = Path(begun.target)
+        if not target.exists():
+            return
+        content = signature.probe(target)
+        if held_by_us or (content is not None and (content.uuid or "") == volume.fs_uuid):
+            signature.wipe(target)
+        found = replica.read_label(target)
+        if found is not None and found.volume_uuid == volume.id:
+            replica.wipe_label(target)
+
+    def forget() -> None:
+        session.catalogue.update_volume(after)
+        boot.hide(after)
+
+    steps = [
+        Step("wipe", f"let go of {begun.target}, and wipe what makes it a file system", wipe),
+        Step("record", f"record that {volume.name} stays on {volume.backing}", forget),
+    ]
+    arguments = {"name": volume.name, "abandon": True}
+    return Plan("hydrate", (volume.id,), steps, arguments)
+
+
+def hydrate(
+    session: Session,
+    name: str,
+    request: HydrateRequest,
+    *,
+    dry_run: bool,
+    progress: Progress | None = None,
+) -> HydrateResult | Plan:
+    """Move a volume's data to another device while it is used. Needs root."""
+    with held(session, name) as volume, _locked(session, volume, request):
+        moving = Moving(session, volume, request, progress)
+        plan = moving.plan()
+        if dry_run:
+            return plan
+        try:
+            times = journal.run(session.catalogue, plan)
+        except InterruptedBySignal as signalled:
+            raise InterruptedBySignal(
+                signalled.signal_number,
+                f"interrupted; {name} goes on over {volume.backing}, what was copied is kept, "
+                f"dmsnap hydrate {name} goes on from there",
+            ) from signalled
+        spare.keep(session, name)
+        return moving.result(times)
+
+
+@contextmanager
+def _locked(session: Session, volume: Volume, request: HydrateRequest) -> Iterator[None]:
+    """Nobody else may admit the new device meanwhile: it is recorded with the first step."""
+    target = BlockDevice.probe(destination.choose(volume, request.onto))
+    with session.locked([admission.device_lock(target)]):
+        yield
+
+
+def give_up(session: Session, name: str, *, dry_run: bool) -> Plan | None:
+    """Give up a move that was begun and not finished. Needs root."""
+    with held(session, name) as volume:
+        plan = abandon(session, volume)
+        if dry_run:
+            return plan
+        journal.run(session.catalogue, plan)
+    return None
+
+
+def again(
+    session: Session,
+    *,
+    name: str,
+    dry_run: bool,
+    onto: str = "",
+    abandon: bool = False,
+    **asked: Any,
+) -> object:
+    """Go on with a move that was cut off, or begin it anew."""
+    if abandon:
+        return give_up(session, name, dry_run=dry_run)
+    return hydrate(session, name, HydrateRequest(onto=Path(onto), **asked), dry_run=dry_run)
+
+
+def finish(session: Session, volume: Volume, job: Job) -> bool:
+    """A move goes on when it is asked for; one that was being given up is given up."""
+    if not job.arguments.get("abandon", False):
+        done = volume.hydration is None and volume.backing == job.arguments["onto"]
+        for left in volume.left_behind[-1:]:
+            if done and lun.is_present(left):
+                # Whether somebody uses it meanwhile nobody knows: no pool has it back.
+                pool_return.leave(session, volume, left, offer=False)
+        return done
+    if volume.hydration is not None:
+        journal.run(session.catalogue, abandon(session, volume))
+    return True

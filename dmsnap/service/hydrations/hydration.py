@@ -1,0 +1,330 @@
+"""A hydration: a volume's data on its way to another device, while the front serves.
+
+Our own engine copies, and dm-era's marks say what was written meanwhile; nothing of the stack
+changes before the end. So a device that fails, or a command that is killed, is none of the front's
+business. Then the origin is held for a moment: what was marked last is copied, and it goes on over
+the new device. dm-mirror was the alternative: its rate is one for all mirrors of the host
+(raid1_resync_throttle), and every write would wait for the new device from the beginning.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dmsnap._native import copy, label, window
+from dmsnap._native.copy import CopyOptions
+from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.label import Label
+from dmsnap.catalogue.model import Hydration, Volume
+from dmsnap.errors import DeadlineError, DmsnapError, WrongStateError
+from dmsnap.extent import Extent
+from dmsnap.host import lun, signature
+from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.target import Linear, Table, single
+from dmsnap.service.health import boot
+from dmsnap.service.progress import Progress
+from dmsnap.service.records import backup
+from dmsnap.service.replicas import rolling
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live, stack, write_count
+from dmsnap.tracking.choice import new_tracking_id
+from dmsnap.units import MIB, align_up
+
+# What a kill loses at most: this, or what the bandwidth allows in two seconds.
+PIECE_BYTES = 256 * MIB
+PIECE_SECONDS = 2
+SHORT_PASS_SECONDS = 0.2  # what the last pass, which holds the volume, may be expected to take
+MAX_PASSES = 20
+
+
+@dataclass(slots=True)
+class Copied:
+    """What a run did."""
+
+    resumed_at_bytes: int = 0
+    bytes_copied: int = 0
+    bytes_compared: int = 0
+    passes: int = 0
+    bytes_held: int = 0
+    held_seconds: float = 0.0
+
+
+class Copying:
+    """One run of a hydration, from where the last one was left."""
+
+    def __init__(
+        self,
+        session: Session,
+        volume: Volume,
+        target: BlockDevice,
+        record: Hydration,
+        *,
+        bandwidth: int,
+        progress: Progress | None,
+    ) -> None:
+        self.session = session
+        self.volume = volume
+        self.source = BlockDevice.probe(lun.node(volume.backing))
+        self.target = target
+        self.record = record
+        self.options = CopyOptions(bytes_per_second=bandwidth, source_name=str(self.source.path))
+        self.progress = progress
+        self.compare_below = 0
+        self.untouched = False  # nobody had written past the front when this run began
+        self.done = Copied()
+
+    @property
+    def _counts(self) -> Path:
+        return self.session.configuration.run_directory
+
+    def claim(self) -> None:
+        """Hold the target, and find out what of it is the volume already.
+
+        Recorded before anything is written to it. What was copied under marks that cannot be
+        trusted any more is compared.
+        """
+        device = stack.hydrated(self.volume)
+        self.untouched = not write_count.bytes_beside(self._counts, self.volume)
+        begun = self.volume.hydration is not None
+        trusted = begun and self._is_trusted()
+        if not trusted:
+            self.compare_below = self.record.position_bytes
+            since = live.current_era(self.volume)
+            tracking_id = self.volume.tracking_id
+            self._note(position_bytes=0, since=since, tracking_id=tracking_id)
+        self.done.resumed_at_bytes = self.record.position_bytes
+        if not trusted:
+            stack.remove(device)
+        if not stack.exists(device):
+            with open_exclusive(self.target.path, write=True):
+                pass
+            dm.create(device.name, device.uuid, target_table(self.target))
+        if not self.record.position_bytes and not self.compare_below:
+            # Behind the volume, what was on the device would stay and be found beside it.
+            signature.wipe(dm.node(device.name))
+        boot.hide(self.volume)
+        self._note(surplus_sectors=self._surplus())
+        # Copying may take days: were all of this host lost meanwhile, it is known where it leads.
+        backup.keep(self.session.catalogue, self.volume.name)
+
+    def _is_trusted(self) -> bool:
+        """Whether nobody but the front wrote to the source, and nobody but us to the target."""
+        record, device = self.record, stack.hydrated(self.volume)
+        return (
+            record.source == self.volume.backing
+            and record.tracking_id == self.volume.tracking_id
+            and record.since <= live.current_era(self.volume)
+            and stack.exists(device)
+            and dm.table(device.name) == target_table(self.target)
+            and record.surplus_sectors == self._surplus()
+            and self.untouched
+        )
+
+    def _surplus(self) -> int:
+        counted = write_count.surplus(
+            self.target.devno, stack.require(stack.hydrated(self.volume)).devno
+        )
+        return counted.sectors
+
+    def _note(
+        self,
+        *,
+        position_bytes: int | None = None,
+        since: int | None = None,
+        tracking_id: str | None = None,
+        surplus_sectors: int | None = None,
+    ) -> None:
+        now = self.record
+        self.record = Hydration(
+            source=self.volume.backing,
+            target=now.target,
+            position_bytes=now.position_bytes if position_bytes is None else position_bytes,
+            since=now.since if since is None else since,
+            tracking_id=tracking_id or now.tracking_id,
+            surplus_sectors=now.surplus_sectors if surplus_sectors is None else surplus_sectors,
+        )
+        self.volume = replace(self.volume, hydration=self.record)
+        self.session.catalogue.update_volume(self.volume)
+
+    def copy(self) -> None:
+        """Everything once, from the beginning; what is done is recorded piece by piece."""
+        size_bytes = self.volume.size_bytes
+        while (position := self.record.position_bytes) < size_bytes:
+            limit = self.compare_below if position < self.compare_below else size_bytes
+            length = min(self._piece_bytes(), limit - position)
+            piece = ExtentSet.from_extents([Extent(position, length)])
+            self._transfer(piece, compare=position < self.compare_below, done=position)
+            self._note(position_bytes=position + length)
+
+    def _piece_bytes(self) -> int:
+        bandwidth = self.options.bytes_per_second
+        if not bandwidth:
+            return PIECE_BYTES
+        return min(PIECE_BYTES, align_up(PIECE_SECONDS * bandwidth, MIB))
+
+    def _transfer(self, extents: ExtentSet, *, compare: bool = False, done: int = 0) -> None:
+        size_bytes, name = self.volume.size_bytes, str(self.target.path)
+
+        def report(bytes_done: int) -> None:
+            if self.progress is not None:
+                self.progress(done + bytes_done, size_bytes)
+
+        with self._sides() as (source, destination):
+            if compare:
+                compared, extents, _ = copy.compare(
+                    source,
+                    destination,
+                    size_bytes,
+                    extents,
+                    progress=report,
+                    options=self.options,
+                    name=name,
+                )
+                self.done.bytes_compared += compared.bytes_compared
+            written = copy.apply(
+                source,
+                destination,
+                size_bytes,
+                extents,
+                zero_detection=True,
+                progress=report,
+                options=self.options,
+                name=name,
+            )
+        self.done.bytes_copied += written.bytes_written
+
+    @contextmanager
+    def _sides(self) -> Iterator[tuple[int, int]]:
+        """The device below the origin, which answers while that is held, and the new one."""
+        node = dm.node(stack.require(stack.hydrated(self.volume)).name)
+        with open_shared(self.source.path) as source, open_exclusive(node, write=True) as target:
+            yield source, target
+
+    def catch_up(self) -> None:
+        """What was written meanwhile, again and again, until there is little of it.
+
+        :class:`DeadlineError` when the front is written to as fast as the new device takes it.
+        """
+        shortest = float("inf")
+        for _ in range(MAX_PASSES):
+            written, since = rolling.written_since(self.session, self.volume, self.record.since)
+            begun = time.monotonic()
+            self._transfer(written, done=self.volume.size_bytes - written.bytes)
+            self._note(since=since)
+            self.done.passes += 1
+            shortest = min(shortest, time.monotonic() - begun)
+            if shortest <= SHORT_PASS_SECONDS:
+                return
+        if 2000 * shortest > self.session.configuration.window_deadline_ms:
+            raise DeadlineError(
+                f"{self.volume.name} is written to as fast as {self.target.path} takes it: after "
+                f"{MAX_PASSES} passes the last of it would still hold all writes for "
+                f"{shortest:.1f} s",
+                hint=f"what was copied is kept: run dmsnap hydrate {self.volume.name} again when "
+                f"less is written, or without --bandwidth",
+            )
+
+    def switch(self, primary: Label | None) -> Volume:
+        """Hold the origin, copy what is left, and go on over the new device. Returns the volume.
+
+        What is asked of the front meanwhile waits. Until it is recorded that the new device is the
+        volume, nothing was written to it alone: killed before that, the old one goes on; after it,
+        the loaded table is the right one (``is_switched``).
+        """
+        # Imported here: all hold volumes, which may be on their way, and few take them there.
+        from dmsnap.host import watchdog
+
+        origin, begun = stack.origin(self.volume), time.monotonic()
+        deadline_ms = self.session.configuration.window_deadline_ms
+        with watchdog.watched(window.watchdog_path(), origin.uuid, deadline_ms) as guard:
+            try:
+                guard.start()
+                dm.suspend(origin.name, freeze=False)
+                begun = time.monotonic()
+                self._copy_held(primary)
+                after = self._moved()
+                guard.finish()
+                self._record(after)
+            except BaseException:
+                self._go_back()
+                raise
+            finally:
+                dm.resume(origin.name)
+        self.done.held_seconds = time.monotonic() - begun
+        return after
+
+    def _copy_held(self, primary: Label | None) -> None:
+        """Nothing is written to the source now, and marked is what wants to be."""
+        marked = rolling.marked_since(self.session, self.volume, self.record.since)
+        self.options, self.progress = replace(self.options, bytes_per_second=0), None
+        self._transfer(marked)
+        self.done.bytes_held = marked.bytes
+        if primary is not None:
+            with self._sides() as (_, target):
+                label.write(target, self.target.size_bytes, primary, str(self.target.path))
+
+    def _moved(self) -> Volume:
+        """The volume as it is on the new device."""
+        volume = self.volume
+        tracking_id = volume.tracking_id
+        if write_count.bytes_beside(self._counts, volume):
+            # What somebody wrote past the front is no dirt of this front's: the next sync compares.
+            tracking_id = new_tracking_id()
+            self.volume = replace(volume, tracking_id=tracking_id)
+            if self.untouched:
+                raise WrongStateError(
+                    f"{volume.backing} was written to past /dev/mapper/{volume.name} while it was "
+                    f"copied",
+                    hint=f"dmsnap hydrate {volume.name} compares what was copied",
+                )
+        target = self.record.target
+        left_behind = [path for path in volume.left_behind if path != target]
+        return replace(
+            volume,
+            backing=target,
+            hydration=None,
+            left_behind=(*left_behind, volume.backing),
+            tracking_id=tracking_id,
+        )
+
+    def _record(self, after: Volume) -> None:
+        dm.load(stack.origin(after).name, stack.origin_table(after, self.target))
+        self.session.catalogue.update_volume(after)
+        # After that: what was counted of the old device is needed should it go on.
+        write_count.remember(self._counts, after)
+
+    def _go_back(self) -> None:
+        """The origin is about to be resumed over the old device."""
+        name = stack.origin(self.volume).name
+        if dm.existing(name).inactive_table:
+            dm.clear(name)
+            write_count.remember(self._counts, self.volume)
+        with suppress(DmsnapError):
+            self.session.catalogue.update_volume(self.volume)
+
+
+def target_table(target: BlockDevice) -> Table:
+    """All of the device: who holds it is us, and what it counts is ours."""
+    return single(target.size_bytes, Linear(target.devno, 0))
+
+
+def is_switched(volume: Volume, name: str) -> bool:
+    """Whether a suspended device is the origin, with the table of the device that is recorded."""
+    if name != stack.origin(volume).name:
+        return False
+    try:
+        backing = BlockDevice.probe(lun.node(volume.backing))
+    except DmsnapError:
+        return False
+    return dm.table(name, inactive=True) == stack.origin_table(volume, backing)
+
+
+def tidy(session: Session, volume: Volume) -> None:
+    """Let go of the new device after a hydration, or of one that was killed when it was through."""
+    if volume.hydration is None and stack.exists(stack.hydrated(volume)):
+        stack.remove(stack.hydrated(volume))
+        boot.hide(volume)
+        boot.prepare(volume, session.configuration.state_directory)

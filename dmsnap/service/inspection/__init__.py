@@ -1,0 +1,1 @@
+"""Metadata, stores and labels read for people, of live devices and of images."""

@@ -1,0 +1,1 @@
+"""LUNs that volumes lie on or recover to: the initiator's side."""

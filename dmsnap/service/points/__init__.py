@@ -1,0 +1,1 @@
+"""Points: taken, listed, mounted, kept, deleted, pruned."""

@@ -1,0 +1,67 @@
+"""Live points that the recovery volume may be made of: what speaks against one."""
+
+from dataclasses import dataclass
+from typing import Self
+from uuid import UUID
+
+from dmsnap.catalogue.model import Point, Volume
+from dmsnap.errors import NotFoundError, PointInvalidError, WrongStateError
+from dmsnap.recovery import replica
+from dmsnap.service.points.point import find
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live, write_count
+from dmsnap.units import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the recovery volume holds: its moment and, where it is recorded, its point."""
+
+    time_ns: int
+    point: Point | None
+
+    @classmethod
+    def of(cls, session: Session, volume: Volume) -> Self:
+        """As its label says."""
+        label = replica.label_of(volume)
+        point = session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
+        return cls(label.point_time_ns, point)
+
+    def is_older_than(self, point: Point) -> bool:
+        """Whether a live point was taken after it.
+
+        Where both were taken under the same stack their eras say so, which no clock can change.
+        """
+        if self.point is not None and self.point.tracking_id == point.tracking_id:
+            return point.era_since > self.point.era_since
+        return point.created_ns > self.time_ns
+
+
+def copyable(session: Session, volume: Volume, text: str) -> Point:
+    """The live point of that id, when the recovery volume may be made of it. Lock held."""
+    wanted = find(session, text, [volume.name])
+    point = session.catalogue.find_point(wanted.id)
+    if point is None or point.area_id is None:
+        raise NotFoundError(
+            f"point {wanted.id} of {volume.name} is not live: there is nothing to copy it from"
+        )
+    live.require_valid(volume, point)
+    require_nothing_beside(session, volume, point.id)
+    if not Held.of(session, volume).is_older_than(point):
+        raise WrongStateError(
+            f"point {point.id} is not newer than what the recovery volume of {volume.name} holds",
+            hint=f"dmsnap swap {volume.name} --to goes back to an earlier point",
+        )
+    return point
+
+
+def require_nothing_beside(session: Session, volume: Volume, point_id: UUID) -> None:
+    """Raise where somebody wrote past the front: a snapshot shows that, as if it had been there."""
+    count = write_count.bytes_beside(session.configuration.run_directory, volume)
+    if count:
+        raise PointInvalidError(
+            f"{format_size(count)} were written to {volume.backing} past /dev/mapper/{volume.name},"
+            f" and point {point_id} may show them",
+            hint=f"dmsnap sync {volume.name} takes a new point, and compares in full",
+            point=str(point_id),
+        )

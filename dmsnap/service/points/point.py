@@ -1,0 +1,223 @@
+"""Taking, listing and showing points."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from dmsnap._native.label import HistoryFlag, Label
+from dmsnap.catalogue.model import Area, AreaRole, Deletion, Point, Volume
+from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
+from dmsnap.recovery import history, replica
+from dmsnap.service import journal
+from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns.luns import Wanted
+from dmsnap.service.reaper import SETTLED, reap
+from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live, stack
+from dmsnap.snapshot.live import PreparedPoint
+
+MIN_PREFIX = 4
+
+
+class PointSet:
+    """The steps that take one point of each of several volumes, at one moment."""
+
+    def __init__(
+        self,
+        session: Session,
+        volumes: Sequence[Volume],
+        *,
+        keep: bool = False,
+        temporary: bool = False,
+        cow_percent: int = 0,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
+        self.session = session
+        self.volumes = {volume.id: volume for volume in volumes}
+        self.keep = keep
+        self.temporary = temporary
+        self.planned = [self._plan(volume, cow_percent) for volume in volumes]
+        self.hooks = hooks.bracket(Phase.PRESNAPSHOT)
+        self.points: list[Point] = []
+        self._prepared: list[PreparedPoint] = []
+
+    def _plan(self, volume: Volume, cow_percent: int) -> tuple[UUID, Area]:
+        point_id = uuid4()
+        return point_id, self.session.plan_cow(volume, AreaRole.COW, cow_percent, point_id)
+
+    def steps(self) -> list[Step]:
+        names = ", ".join(volume.name for volume in self.volumes.values())
+        return [
+            Step("create-cow", f"create COW stores for {names}", self._create, self._release),
+            Step("prepare-point", f"load snapshots of {names}", self._prepare, self._remove),
+            *self.hooks.opening(),
+            Step("window", f"take the point of {names}", self._take, self._forget),
+            *self.hooks.closing(),
+        ]
+
+    def _create(self) -> None:
+        for _, area in self.planned:
+            self.session.create_area(self.volumes[area.volume_id], area)
+
+    def _release(self) -> None:
+        for _, area in self.planned:
+            self.session.release_area(self.volumes[area.volume_id], area)
+
+    def _prepare(self) -> None:
+        for point_id, area in self.planned:
+            self._prepared.append(live.prepare(self.volumes[area.volume_id], point_id, area))
+
+    def _remove(self) -> None:
+        for point_id, area in self.planned:
+            live.remove(self.volumes[area.volume_id], point_id)
+
+    def _take(self) -> None:
+        deadline_ms = self.session.configuration.window_deadline_ms
+        self.points = live.take(
+            self._prepared, deadline_ms, keep=self.keep, temporary=self.temporary
+        )
+        self.session.catalogue.add_points(self.points)
+
+    def _forget(self) -> None:
+        for point_id, _ in self.planned:
+            self.session.catalogue.delete_point(point_id, "taking it was undone")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a point can be recovered from: ``live``, ``replica`` or ``history`` (steps back)."""
+
+    kind: str
+    device: str
+    steps_back: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PointView:
+    """A point as people see it: the catalogue's record and the places it lives in now, or did."""
+
+    id: UUID
+    volume: str
+    created_ns: int
+    keep: bool
+    window_seconds: float | None
+    places: tuple[Place, ...]
+    invalid_reason: str | None
+    deletion: Deletion | None = None
+
+
+def require_takeable(session: Session, volume: Volume) -> None:
+    """Raise unless a point of this volume can be taken now."""
+    if volume.state not in SETTLED:
+        raise WrongStateError(
+            f"{volume.name} is in state {volume.state}: no point can be taken",
+            hint="dmsnap swap revert or dmsnap swap commit ends a trial",
+        )
+    points = session.catalogue.points(volume.id)
+    stack.check(volume, session.catalogue.areas(volume.id), points)
+
+
+def create(
+    session: Session, names: Sequence[str], *, keep: bool, dry_run: bool, cow_percent: int = 0
+) -> list[PointView] | Plan:
+    """Take one point of every volume named, all at the same moment. Needs root."""
+    unique = list(dict.fromkeys(names))
+    for name in unique:
+        session.catalogue.volume(name)
+    with session.locked(unique):
+        volumes = [session.catalogue.volume(name) for name in unique]
+        for volume in volumes:
+            reap(session, volume, Wanted.SERVING)
+            require_takeable(session, volume)
+        taken = PointSet(
+            session, volumes, keep=keep, cow_percent=cow_percent, hooks=hooks_of(session, unique)
+        )
+        arguments = {"names": unique, "keep": keep, "cow_percent": cow_percent}
+        plan = Plan("point create", [each.id for each in volumes], taken.steps(), arguments)
+        if dry_run:
+            return plan
+        journal.run(session.catalogue, plan)
+        return [view(taken.volumes[point.volume_id], point) for point in taken.points]
+
+
+def list_points(session: Session, names: Sequence[str] = ()) -> list[PointView]:
+    """All points of all volumes, or of those named, oldest first."""
+    volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
+    views = []
+    for volume in volumes:
+        label = label_of(volume)
+        known = {point.id: point for point in session.catalogue.points(volume.id)}
+        views += [view(volume, point, label) for point in known.values()]
+        views += [unknown for unknown in _only_in_label(volume, label) if unknown.id not in known]
+    return sorted(views, key=lambda item: item.created_ns)
+
+
+def find(session: Session, text: str, names: Sequence[str] = ()) -> PointView:
+    """The point whose id is ``text`` or begins with it, among all or those of some volumes."""
+    wanted = text.lower().replace("-", "")
+    found = [item for item in list_points(session, names) if item.id.hex.startswith(wanted)]
+    if len(found) == 1 and len(wanted) >= MIN_PREFIX:
+        return found[0]
+    if found:
+        raise NotFoundError(f"{text!r} fits {len(found)} points; give more of the id")
+    raise NotFoundError(
+        f"there is no point {text!r}", hint="dmsnap point list shows the points", point=text
+    )
+
+
+def view(volume: Volume, point: Point, label: Label | None = None) -> PointView:
+    """A point and its places. A place that is not good any more is not listed.
+
+    Nothing is recorded: who only looks holds no lock, and would undo what a command records.
+    """
+    checked = live.with_validity(volume, point)
+    places = []
+    if checked.area_id is not None and checked.invalid_reason is None:
+        places.append(Place("live", f"/dev/mapper/{stack.live_point(volume, point.id).name}"))
+    places += _places_in_label(volume, label or label_of(volume), point.id)
+    return PointView(
+        id=point.id,
+        volume=volume.name,
+        created_ns=point.created_ns,
+        keep=point.keep,
+        window_seconds=point.window_seconds,
+        places=tuple(places),
+        invalid_reason=checked.invalid_reason,
+    )
+
+
+def label_of(volume: Volume) -> Label | None:
+    """The label, or None where there is no recovery volume or it cannot be read."""
+    try:
+        return replica.label_of(volume) if volume.recovery else None
+    except DmsnapError:
+        return None
+
+
+def _places_in_label(volume: Volume, label: Label | None, point_id: UUID) -> list[Place]:
+    if label is None or volume.recovery is None or not replica.holds(label, point_id):
+        return []
+    position = history.position_of(label, point_id)
+    kind = "history" if position else "replica"
+    return [Place(kind, volume.recovery, position or 0)]
+
+
+def _only_in_label(volume: Volume, label: Label | None) -> list[PointView]:
+    """Points that the label knows; the catalogue may have been lost."""
+    if label is None or label.point_uuid is None:
+        return []
+    moments = [(label.point_uuid, label.point_time_ns, label.flags)]
+    moments += [(each.point_uuid, each.point_time_ns, each.flags) for each in label.history]
+    return [
+        PointView(
+            point_id,
+            volume.name,
+            time_ns,
+            bool(flags & HistoryFlag.KEEP),
+            None,
+            tuple(_places_in_label(volume, label, point_id)),
+            None,
+        )
+        for point_id, time_ns, flags in moments
+    ]

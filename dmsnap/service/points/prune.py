@@ -1,0 +1,280 @@
+"""Pruning: by the policies of their sub-clients, volumes' points go that no rule keeps."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from dmsnap._native.label import Label, LabelState
+from dmsnap.catalogue.model import Job, Volume, VolumeState
+from dmsnap.errors import DmsnapError, ExitCode
+from dmsnap.host import local_time
+from dmsnap.policy.copying import still_to_copy
+from dmsnap.policy.retention import SENTENCES, Action, Retention, Rule
+from dmsnap.recovery import removal, replica
+from dmsnap.service import journal
+from dmsnap.service.configuration import coherence, configuration_check
+from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make
+from dmsnap.service.journal import Plan
+from dmsnap.service.points import clock_record, pruning, waiting
+from dmsnap.service.points.deletion import MERGE, Deletion
+from dmsnap.service.points.point import label_of
+from dmsnap.service.points.pruning import Clock, JudgedPoint, Side
+from dmsnap.service.progress import Progress
+from dmsnap.service.reaper import SETTLED, held
+from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, hooks_of
+from dmsnap.service.session import Session
+
+PLACES = {Side.PRIMARY: "on the primary", Side.HISTORY: "in the history"}
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """What became of one volume's points, or would; ``error``: not all was done, and why.
+
+    ``policies`` are the names of those that decide, by side.
+    """
+
+    volume: str
+    policies: Mapping[str, str] = field(default_factory=dict)
+    points: tuple[JudgedPoint, ...] = ()
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+    exit_code: ExitCode = ExitCode.OK
+
+
+def prune(
+    session: Session,
+    names: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> list[PruneResult]:
+    """Prune the volumes named, or all. One that fails keeps no other from it. Needs root.
+
+    ``ConfigurationError`` when the configuration has any mistake: nothing goes by half a policy.
+    """
+    declared = configuration_check.require().declared
+    volumes = [session.catalogue.volume(name) for name in dict.fromkeys(names)]
+    volumes = volumes or session.catalogue.volumes()
+    directory = session.configuration.state_directory
+    clock = Clock(clock_record.trusted_now(directory, recording=not dry_run), local_time.zone())
+    return [
+        Pruning(session, volume.name, declared, clock, progress).run(dry_run=dry_run)
+        for volume in volumes
+    ]
+
+
+class Pruning:
+    """The pruning of one volume."""
+
+    def __init__(
+        self,
+        session: Session,
+        name: str,
+        declared: Declarations,
+        clock: Clock,
+        progress: Progress | None = None,
+    ) -> None:
+        self.session = session
+        self.name = name
+        self.declared = declared
+        self.clock = clock
+        self.progress = progress
+        self.policies = coherence.policies_of(declared, name)
+        self.points: list[JudgedPoint] = []
+        self.removed: set[UUID] = set()
+        self.notes: list[str] = []
+
+    def run(self, *, dry_run: bool) -> PruneResult:
+        if not self.policies:
+            self.notes.append(f"{self.name} is under no policy: it is left alone")
+            return self._result()
+        try:
+            with held(self.session, self.name) as volume:
+                self._judge(volume)
+                if not dry_run:
+                    self._carry_out(volume)
+        except DmsnapError as error:
+            return self._failed(error)
+        return self._result()
+
+    def _result(self) -> PruneResult:
+        return PruneResult(self.name, self.policies, tuple(self.points), tuple(self.notes))
+
+    def _failed(self, error: DmsnapError) -> PruneResult:
+        """With the points that are there still, whatever was to become of them."""
+        sentence = str(error)
+        self.points = [
+            point
+            if point.stays or point.point in self.removed
+            else replace(point, action=Action.STAY, reason=f"it could not go: {sentence}")
+            for point in self.points
+        ]
+        return replace(self._result(), error=sentence, exit_code=error.exit_code)
+
+    # what would go
+
+    def _judge(self, volume: Volume) -> None:
+        if volume.state not in SETTLED:
+            self.notes.append(
+                f"{self.name} is in state {volume.state}: nothing of it goes until that is over"
+            )
+            return
+        used = pruning.points_in_use(self.session, volume)
+        for side, retention in self._retentions():
+            judge = self._judge_primary if side is Side.PRIMARY else self._judge_history
+            self.points += judge(volume, used, retention)
+        if any(Rule.CLOCK in point.rules for point in self.points):
+            self.notes.append(f"nothing of {self.name} goes by its age: {SENTENCES[Rule.CLOCK]}")
+
+    def _retentions(self) -> Iterator[tuple[Side, Retention]]:
+        """Each side of which a policy says how long points stay there."""
+        for side in Side:
+            name = self.policies.get(side)
+            if name is None:
+                continue
+            policy = self.declared.policy[name]
+            table = policy.primary if side is Side.PRIMARY else policy.history
+            if table is None:
+                self.notes.append(
+                    f"the policy {name} does not say how long points stay {PLACES[side]}: of "
+                    f"{self.name} all stay there"
+                )
+            else:
+                yield side, table.retention
+
+    def _judge_primary(
+        self, volume: Volume, used: Collection[UUID], retention: Retention
+    ) -> list[JudgedPoint]:
+        areas = self.session.catalogue.areas(volume.id)
+        generations = {area.id: area.generation for area in areas}
+        points = pruning.in_order(pruning.live_points(self.session, volume), generations)
+        judged = pruning.of_primary(points, used, retention, self.clock)
+        return pruning.with_waiting(judged, self._still_to_copy(volume))
+
+    def _still_to_copy(self, volume: Volume) -> frozenset[UUID]:
+        """Live points that the same policy copies later."""
+        policy = self.declared.policy[self.policies[Side.PRIMARY]]
+        is_synced = volume.state is VolumeState.PROTECTED and volume.recovery is not None
+        if policy.make is not Make.BOTH or not is_synced or self.clock.now_ns is None:
+            return frozenset()
+        points = waiting.waiting_points(self.session, volume)
+        copying = (policy.copy or CopyTable()).copying
+        return still_to_copy(points, copying, self.clock.now_ns)
+
+    def _judge_history(
+        self, volume: Volume, used: Collection[UUID], retention: Retention
+    ) -> list[JudgedPoint]:
+        if volume.recovery is None or volume.state is VolumeState.PROMOTED:
+            self.notes.append(f"{self.name} has no recovery volume now, and so no history")
+            return []
+        label = replica.label_of(volume)
+        if label.state is not LabelState.CONSISTENT:
+            self.notes.append(
+                f"the recovery volume {volume.recovery} is {label.state.name.lower()}: nothing "
+                f"goes from its history, and dmsnap sync {self.name} repairs it"
+            )
+            return []
+        records = self.session.catalogue.points(volume.id)
+        kept = {point.id for point in records if point.keep}
+        return pruning.of_history(label, kept, used, retention, self.clock)
+
+    # having it go
+
+    def _carry_out(self, volume: Volume) -> None:
+        """The oldest first: that makes room for the merges, each of which is a job of its own.
+
+        One that has no room leaves the others to be tried; the first failure is the volume's.
+        """
+        hooks = hooks_of(self.session, [self.name])
+        live = self._going(Side.PRIMARY, Action.DROP)
+        dropped = self._going(Side.HISTORY, Action.DROP)
+        if live or dropped:
+            self._remove(volume, live, dropped, hooks)
+        merging = self._going(Side.HISTORY, Action.MERGE)
+        failure: DmsnapError | None = None
+        for passed in self._runs(volume, merging):
+            try:
+                self._remove(volume, (), passed, hooks)
+            except DmsnapError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _going(self, side: Side, action: Action) -> set[UUID]:
+        return {each.point for each in self.points if (each.side, each.action) == (side, action)}
+
+    @staticmethod
+    def _runs(volume: Volume, merging: Collection[UUID]) -> list[set[UUID]]:
+        """Points that follow each other, so that their stores are merged at once."""
+        if not merging:
+            return []
+        found = removal.groups(replica.label_of(volume).history, merging)
+        return [{entry.point_uuid for entry in group[:-1]} for group in found if len(group) > 1]
+
+    def _remove(
+        self, volume: Volume, live: Collection[UUID], earlier: Collection[UUID], hooks: Hooks
+    ) -> None:
+        plan = removal_plan(self.session, volume, live, earlier, hooks, self.progress)
+        journal.run(self.session.catalogue, plan)
+        self.removed |= {*live, *earlier}
+
+
+def removal_plan(
+    session: Session,
+    volume: Volume,
+    live: Collection[UUID],
+    earlier: Collection[UUID],
+    hooks: Hooks = NO_HOOKS,
+    progress: Progress | None = None,
+) -> Plan:
+    """The plan that takes points from the primary and from the history; what is left nowhere then
+    is forgotten.
+    """
+    records = pruning.live_points(session, volume)
+    label = label_of(volume)
+    staying = {point.id for point in records if point.id not in live}
+    staying |= points_of(label) - set(earlier)
+    deletion = Deletion(
+        session,
+        volume,
+        live=[point for point in records if point.id in live],
+        earlier=points_of(label) & set(earlier),
+        gone=sorted({*live, *earlier} - staying),
+        reason="prune",
+        hooks=hooks,
+        progress=progress,
+    )
+    arguments = {
+        "name": volume.name,
+        "live": sorted(map(str, live)),
+        "earlier": sorted(map(str, earlier)),
+    }
+    return Plan("prune", (volume.id,), deletion.steps(), arguments)
+
+
+def points_of(label: Label | None) -> set[UUID]:
+    """The points that a label names."""
+    if label is None:
+        return set()
+    replicas = {label.point_uuid} if label.point_uuid else set()
+    return replicas | {entry.point_uuid for entry in label.history}
+
+
+def finish(session: Session, volume: Volume, job: Job) -> bool:
+    """Have the rest go, too. While stores were being merged nothing was given up yet."""
+    if job.last_begun == MERGE:
+        return False
+    live, earlier = ({UUID(text) for text in _texts(job, key)} for key in ("live", "earlier"))
+    journal.run(session.catalogue, removal_plan(session, volume, live, earlier))
+    return True
+
+
+def _texts(job: Job, key: str) -> list[str]:
+    found = job.arguments.get(key)
+    return [str(text) for text in found] if isinstance(found, list) else []
+
+
+def again(session: Session, *, name: str, dry_run: bool, **_asked: object) -> object:
+    """Prune the volume of a job that was cut off, by what the policies say now."""
+    return prune(session, [name], dry_run=dry_run)

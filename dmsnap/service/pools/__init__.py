@@ -1,0 +1,1 @@
+"""Pools of recovery volumes: what is free, what is taken, what comes back."""

@@ -1,0 +1,1 @@
+"""The catalogue checked, and made again from what the devices say."""

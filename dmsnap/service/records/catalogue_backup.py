@@ -1,0 +1,60 @@
+"""Backing the catalogue up when it is asked for; else that is done as commands end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dmsnap.catalogue.model import Volume
+from dmsnap.errors import DmsnapError, ExitCode
+from dmsnap.service.reaper import held
+from dmsnap.service.records import backup
+from dmsnap.service.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """How one volume fared. What was backed up before stays as it is: ``written_ns`` says when."""
+
+    volume: str
+    device: str | None
+    generation: int | None
+    written_ns: int | None
+    packed_bytes: int | None
+    error: str | None
+    exit_code: ExitCode = ExitCode.OK
+
+
+def back_up(session: Session, names: Sequence[str]) -> list[BackupResult]:
+    """Back up what is recorded of the volumes named, or of all. Needs root."""
+    volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
+    return [back_up_one(session, volume) for volume in volumes]
+
+
+def back_up_one(session: Session, volume: Volume) -> BackupResult:
+    """One volume that fails keeps no other from it."""
+    try:
+        with held(session, volume.name) as current:
+            return written(session, current)
+    except DmsnapError as error:
+        return failed(volume, str(error), error.exit_code)
+
+
+def written(session: Session, volume: Volume) -> BackupResult:
+    if not backup.has_backup(volume):
+        return failed(
+            volume, f"{volume.name} has no recovery volume to be backed up on", ExitCode.WRONG_STATE
+        )
+    done = backup.write(session.catalogue, volume)
+    if done is None:
+        return failed(
+            volume,
+            f"{volume.recovery} has no room for a backup of the catalogue: its history is too "
+            f"small, or an undo store lies where that would be",
+            ExitCode.NO_SPACE,
+        )
+    return BackupResult(
+        volume.name, volume.recovery, done.generation, done.time_ns, done.packed_bytes, None
+    )
+
+
+def failed(volume: Volume, sentence: str, code: ExitCode) -> BackupResult:
+    return BackupResult(volume.name, volume.recovery, None, None, None, sentence, code)

@@ -1,0 +1,1 @@
+"""Replicas: brought up to date, and audited."""

@@ -1,0 +1,427 @@
+"""Sync: bring a replica up to date with a point, by what changed since its last one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from dmsnap._native.copy import CopyOptions, CopyStats
+from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.io_priority import IoPriority, lowered
+from dmsnap._native.label import LabelState
+from dmsnap.catalogue import skipped
+from dmsnap.catalogue.model import Point, Volume, VolumeState
+from dmsnap.catalogue.skipped import Skipped
+from dmsnap.errors import OperatingSystemError, ProgramError, WrongStateError
+from dmsnap.host import signature
+from dmsnap.host.blockdev import open_shared
+from dmsnap.host.dm import device as dm
+from dmsnap.host.signature import Signature
+from dmsnap.recovery import apply, replica
+from dmsnap.recovery.apply import Undo
+from dmsnap.recovery.replica import Replica
+from dmsnap.service import journal
+from dmsnap.service.exports import exported
+from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.luns import lun_watch
+from dmsnap.service.points import copyable
+from dmsnap.service.points.point import PointSet
+from dmsnap.service.progress import Progress, of_total
+from dmsnap.service.reaper import held
+from dmsnap.service.replicas import audit as auditing
+from dmsnap.service.replicas.audit import Audit, AuditResult
+from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
+from dmsnap.service.session import Session
+from dmsnap.service.volumes import recognition, spare
+from dmsnap.service.volumes.assemble import Assembly
+from dmsnap.snapshot import layers, live, stack, write_count
+from dmsnap.tracking import choice, era
+from dmsnap.tracking.choice import Tracker, TrackerChoice
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What one sync did. ``copied`` is the live point that ``point`` is a copy of, if it is one."""
+
+    volume: str
+    point: UUID
+    tracker: Tracker
+    reason: str | None
+    bytes_dirty: int
+    bytes_compared: int
+    bytes_written: int
+    window_seconds: float
+    seconds: float
+    audit: AuditResult
+    steps: dict[str, float]
+    copied: UUID | None = None
+
+
+class Sync:
+    """The steps of one sync. The order of the writes is recovery.apply's."""
+
+    def __init__(
+        self,
+        session: Session,
+        volume: Volume,
+        *,
+        audit: Audit = Audit.NONE,
+        cow_percent: int = 0,
+        bandwidth: int = 0,
+        force: bool = False,
+        io_priority: IoPriority | None = None,
+        source: Point | None = None,
+        progress: Progress | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
+        self.session = session
+        self.volume = volume
+        self.audit = audit
+        self.force = force
+        self.options = CopyOptions(bytes_per_second=bandwidth)
+        self.io_priority = io_priority
+        self.progress = progress
+        self.hooks = hooks
+        self.source = source
+        self.taken: PointSet | None = None
+        self.copied: Point | None = None
+        if source is None:
+            self.taken = PointSet(
+                session, [volume], temporary=True, cow_percent=cow_percent, hooks=self.hooks
+            )
+        else:
+            # A point of its own: how long either stays is for another rule.
+            self.copied = replace(source, id=uuid4(), area_id=None, temporary=True)
+        self.choice = TrackerChoice(Tracker.COMPARE)
+        self.bytes_beside: int | None = None
+        self.untracked: str | None = None  # why writes were not seen, where that is known
+        self.dirty: ExtentSet | None = None
+        self.bytes_dirty = 0
+        self.content: Signature | None = None
+        self.undo: Undo | None = None
+        self.stats = CopyStats()
+        self.catch_up = ExtentSet()  # dirty, and left out by the replica until now
+        self.skipped = ExtentSet()  # left out by it still
+        self.audited = AuditResult(audit)
+
+    @property
+    def point(self) -> Point:
+        """What the replica is going to hold."""
+        return self.copied or self.shown
+
+    @property
+    def shown(self) -> Point:
+        """The live point whose snapshot is read."""
+        if self.source is not None:
+            return self.source
+        assert self.taken is not None  # noqa: S101 - one of the two is there
+        return self.taken.points[0]
+
+    @property
+    def bytes_written(self) -> int:
+        return self.stats.bytes_written
+
+    @property
+    def bytes_zero(self) -> int:
+        return self.stats.bytes_zero
+
+    @property
+    def bytes_skipped(self) -> int:
+        return self.skipped.bytes
+
+    @property
+    def full_reason(self) -> str | None:
+        return None
+
+    def steps(self) -> list[Step]:
+        name, device = self.volume.name, self.volume.recovery
+        take_over = Step(
+            "take-over",
+            f"take {device} over, whichever host claims it",
+            partial(replica.take_over, self.volume),
+        )
+        copying = self.hooks.bracket(Phase.PRECOPY)
+        steps = [
+            *([take_over] if self.force else []),
+            Step("repair", f"roll back what an earlier sync of {name} left", self._repair),
+            *self._point_steps(),
+            *copying.opening(),
+            Step("track", f"find the dirty extents of {name}", self._track),
+            Step("write-undo", f"write what changes on {device} to its history", self._write_undo),
+            Step("apply", f"write the new content to {device}", self._apply, self._roll_back),
+        ]
+        if self.audit is not Audit.NONE:
+            steps.append(
+                Step("audit", f"compare {device} with the point ({self.audit})", self._audit)
+            )
+        # With a hook's failure nothing is taken back any more, nor when it is interrupted.
+        steps += copying.closing(final=True)
+        if self.source is not None:
+            what = f"record that {device} holds the point"
+            return [*steps, Step("settle", what, self._settle, final=True)]
+        what = "remove the live snapshot of the point"
+        steps.append(Step("remove-point", what, self._settle, final=True))
+        return [*steps, *self.hooks.step(Phase.UNSNAP)]
+
+    def _point_steps(self) -> list[Step]:
+        """Taking a point; of one that is there already, recording what will be its copy."""
+        if self.taken is not None:
+            return self.taken.steps()
+        what = f"record the copy of live point {self.shown.id}"
+        return [Step("record-copy", what, self._record_copy, self._forget_copy)]
+
+    def _record_copy(self) -> None:
+        """Before the label can name it."""
+        self.session.catalogue.add_point(self.point)
+
+    def _forget_copy(self) -> None:
+        self.session.catalogue.delete_point(self.point.id, "copying it was undone")
+
+    def _repair(self) -> None:
+        with replica.opened(self.volume) as current:
+            if current.label.state is LabelState.APPLYING:
+                current.roll_back()
+            current.require_consistent()
+        # Before the point: what comes later is not in it, and must not count as seen.
+        self.bytes_beside = write_count.bytes_beside(self._counts, self.volume)
+
+    @property
+    def _counts(self) -> Path:
+        return self.session.configuration.run_directory
+
+    def _track(self) -> None:
+        label = replica.label_of(self.volume)
+        known = self.session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
+        front = stack.front(self.volume).name
+        self.choice = choice.choose(
+            self.volume,
+            known,
+            live.current_era(self.volume),
+            bytes_beside=self.bytes_beside or 0,
+            copied=self.source,
+        )
+        if self.untracked and self.choice.tracker is Tracker.COMPARE:
+            self.choice = replace(self.choice, reason=self.untracked)
+        size_bytes = self.volume.size_bytes
+        if self.choice.tracker is Tracker.ERA:
+            areas = self.session.catalogue.areas(self.volume.id)
+            metadata = stack.attach_area(self.volume, stack.era_area(self.volume, areas))
+            written = era.written_since(front, metadata.path, self.choice.since, size_bytes)
+            dirty = apply.aligned(written, size_bytes)
+        else:
+            dirty = ExtentSet.whole(size_bytes)
+        self.bytes_dirty = dirty.bytes
+        left_out = skipped.of_replica(self.session.catalogue, label.recovery_uuid, label.point_uuid)
+        self.catch_up = dirty.within(left_out)
+        self.skipped = left_out.without(dirty)
+        self.dirty = dirty.without(left_out)
+        self.content = self._probe_point()
+
+    def _probe_point(self) -> Signature | None:
+        """What the point holds: the volume may have been formatted since it was protected."""
+        try:
+            return signature.probe(dm.node(stack.live_point(self.volume, self.shown.id).name))
+        except ProgramError:
+            self._require_valid()
+            raise
+
+    def _require_valid(self) -> None:
+        """Raise unless what was read until now is what the point holds."""
+        live.require_valid(self.volume, self.shown)
+        if self.source is not None:
+            copyable.require_nothing_beside(self.session, self.volume, self.source.id)
+
+    @contextmanager
+    def _sides(self) -> Iterator[tuple[int, Replica]]:
+        source = dm.node(stack.live_point(self.volume, self.shown.id).name)
+        self.options = replace(self.options, source_name=str(source))
+        try:
+            with (
+                lowered(self.io_priority),
+                open_shared(source) as source_fd,
+                replica.opened(self.volume) as current,
+            ):
+                yield source_fd, current
+        except OperatingSystemError:
+            # Reading an overflowed snapshot fails: that is the error then, not its symptom.
+            self._require_valid()
+            raise
+
+    def _write_undo(self) -> None:
+        assert self.dirty is not None  # noqa: S101 - the step before
+        with self._sides() as (source_fd, current):
+            self.undo = apply.write_undo(
+                current,
+                source_fd,
+                self.dirty,
+                of_total(self.progress, self.bytes_dirty),
+                self.options,
+            )
+        # What was read of an overflowed snapshot is worth nothing: found out before the
+        # replica is touched.
+        self._require_valid()
+
+    def _apply(self) -> None:
+        assert self.undo is not None  # noqa: S101 - the step before
+        with self._sides() as (source_fd, current):
+            caught_up = self._catch_up(source_fd, current)
+            apply.mark_applying(current, self.undo, self.point)
+            written = apply.write_new(
+                current,
+                source_fd,
+                self.undo,
+                of_total(self.progress, self.undo.stats.bytes_different),
+                self.options,
+            )
+            self._require_valid()
+            apply.mark_consistent(current, keep=self.point.keep, content=self.content)
+        self.stats = replace(
+            written,
+            bytes_written=written.bytes_written + caught_up.bytes_written,
+            bytes_compared=self.undo.stats.bytes_compared,
+            bytes_different=self.undo.stats.bytes_different,
+        )
+
+    def _catch_up(self, source_fd: int, current: Replica) -> CopyStats:
+        """Write what the replica left out and shall not any more, and record what is left.
+
+        What is there is not kept: no point that the replica can go back to holds anything there.
+        It is recorded before the label says more: what has content must not count as left out.
+        """
+        stats = CopyStats()
+        if self.catch_up:
+            stats = apply.write_left_out(
+                current,
+                source_fd,
+                self.catch_up,
+                of_total(self.progress, self.catch_up.bytes),
+                self.options,
+            )
+        if self.catch_up or self.skipped:
+            points = tuple(point for point in (current.label.point_uuid, self.point.id) if point)
+            record = Skipped(current.label.recovery_uuid, points, self.skipped)
+            skipped.record(self.session.catalogue, record)
+        return stats
+
+    def _roll_back(self) -> None:
+        """Back to the replica's former point, whether the apply was finished or not."""
+        with replica.opened(self.volume) as current:
+            finished = current.label.point_uuid == self.point.id
+            if finished or current.label.state is LabelState.APPLYING:
+                current.roll_back()
+
+    def _audit(self) -> None:
+        """What was just written is read again from the disk, and compared besides the sample."""
+        assert self.undo is not None  # noqa: S101 - a step before
+        comparable = ExtentSet.whole(self.volume.size_bytes).without(self.skipped)
+        sample = auditing.choose(self.audit, comparable, self.volume.block_bytes)
+        extents = ExtentSet()
+        for part in (sample.extents, self.undo.different, self.catch_up):
+            extents.merge(part)
+        with self._sides() as (source_fd, current):
+            compared, different = auditing.differences(
+                source_fd, current, extents, self.progress, self.options
+            )
+        self._require_valid()
+        self.audited = auditing.result(self.audit, sample, compared, different, self.skipped)
+        if different:
+            self.session.distrust(self.volume)
+            raise auditing.failure(str(self.volume.recovery), different, self.choice.tracker)
+
+    def _settle(self) -> None:
+        if self.bytes_beside and self.source is None:
+            write_count.acknowledge(self._counts, self.volume, self.bytes_beside)
+        self.session.settle_on_replica(self.volume, self.point)
+        self.session.note_content(self.volume, self.content)
+        self.session.forget_dropped(self.volume)
+        self.session.note_replica(self.volume)
+        recognition.note(self.session, self.volume)
+
+    def result(self, times: StepTimes) -> SyncResult:
+        return SyncResult(
+            volume=self.volume.name,
+            point=self.point.id,
+            tracker=self.choice.tracker,
+            reason=self.choice.reason,
+            bytes_dirty=self.bytes_dirty,
+            bytes_compared=self.stats.bytes_compared,
+            bytes_written=self.stats.bytes_written,
+            window_seconds=self.point.window_seconds,
+            seconds=times.total,
+            audit=self.audited,
+            steps=times.seconds,
+            copied=self.source.id if self.source else None,
+        )
+
+
+def sync(
+    session: Session,
+    name: str,
+    *,
+    audit: Audit = Audit.NONE,
+    dry_run: bool = False,
+    cow_percent: int = 0,
+    bandwidth: int = 0,
+    io_priority: IoPriority | None = None,
+    source: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> SyncResult | Plan:
+    """Bring the recovery volume of ``name`` up to date with a new point of now. Needs root.
+
+    ``source``: with a live point instead, of that id, which stays where it is.
+    ``bandwidth``: bytes a second that are read from the volume, or written; 0: no limit.
+    ``io_priority`` is that of comparing, copying and auditing, not of the window.
+    ``force``: take the recovery volume over from another host that claims it.
+    """
+    with held(session, name) as volume:
+        exported.require_replica_unexported(session, volume)
+        if volume.state is not VolumeState.PROTECTED:
+            raise WrongStateError(
+                f"{name} is in state {volume.state}: its recovery volume cannot be synced"
+            )
+        dropped = layers.dropped(volume)
+        steps: list[Step] = []
+        if dropped:
+            building = Assembly(session, volume, at_boot=True)
+            steps, volume = building.steps(), building.volume
+        else:
+            points = session.catalogue.points(volume.id)
+            stack.check(volume, session.catalogue.areas(volume.id), points)
+        running = Sync(
+            session,
+            volume,
+            audit=audit,
+            cow_percent=cow_percent,
+            bandwidth=bandwidth,
+            io_priority=io_priority,
+            source=copyable.copyable(session, volume, source) if source else None,
+            force=force,
+            progress=progress,
+            hooks=hooks_of(session, [name]),
+        )
+        running.untracked = dropped
+        arguments = {
+            "name": name,
+            "audit": audit,
+            "cow_percent": cow_percent,
+            "bandwidth": bandwidth,
+            "io_priority": str(io_priority) if io_priority else None,
+            "source": str(running.source.id) if running.source else None,
+        }
+        plan = Plan("sync", (volume.id,), [*steps, *running.steps()], arguments)
+        if dry_run:
+            return plan
+        with lun_watch.explained(volume):
+            times = journal.run(session.catalogue, plan)
+        spare.keep(session, name)
+        return running.result(times)
+
+
+def again(session: Session, *, audit: str, io_priority: str | None = None, **asked: Any) -> object:
+    """Begin a sync anew that was cut off."""
+    priority = IoPriority.parse(io_priority) if io_priority else None
+    return sync(session, audit=Audit(audit), io_priority=priority, **asked)

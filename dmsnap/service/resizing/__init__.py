@@ -1,0 +1,1 @@
+"""Volumes that follow devices which were made larger."""

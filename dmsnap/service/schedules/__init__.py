@@ -1,0 +1,1 @@
+"""What policies begin: timers, whose turn it is, hooks."""

@@ -1,0 +1,56 @@
+"""Volumes whose newest point is older than their policies promise: what is wrong, what to do."""
+
+from typing import TYPE_CHECKING
+
+from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.errors import ConfigurationError
+from dmsnap.host import systemd
+from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
+from dmsnap.report.punctuality import sentence
+from dmsnap.service.configuration import configuration
+from dmsnap.service.session import Session
+
+if TYPE_CHECKING:
+    from dmsnap.service.schedules.promises import Promises
+
+
+def promises(session: Session) -> "Promises | None":
+    """What policies promise; None where none is declared, and then none of this costs anything."""
+    try:
+        if not configuration.declares(session.configuration.iscsi_secrets, "policy"):
+            return None
+    except ConfigurationError:
+        pass  # a mistake like any other: nothing can be judged
+    # Imported where there are policies: pydantic takes a third of a command's start.
+    from dmsnap.service.schedules.promises import Promises
+
+    return Promises.read()
+
+
+def judged(promised: "Promises | None", volume: Volume, newest_ns: int | None) -> Punctuality:
+    """The age of a volume's newest point, None where there is none, against what is promised."""
+    if promised is None:
+        return NOTHING_PROMISED
+    return promised.judged(volume.name, newest_ns, now_ns())
+
+
+def problems(volume: Volume, found: Punctuality) -> list[str]:
+    """What is wrong with an age. The sentence stays the same while it is."""
+    if found.verdict in (Verdict.LATE, Verdict.MISSING):
+        return [f"{sentence(found)}: {_way_out(volume, found)}"]
+    if found.is_doubtful:
+        # Runs fail of the same mistakes, so that there will be no newer point.
+        return [f"its age is {sentence(found)}"]
+    return []
+
+
+def _way_out(volume: Volume, found: Punctuality) -> str:
+    if volume.state is VolumeState.TRIAL:
+        return (
+            f"none is taken during a trial, which dmsnap swap commit {volume.name} or dmsnap swap "
+            f"revert {volume.name} ends"
+        )
+    first = found.policies[0]
+    unit = f"dmsnap-policy@{systemd.escape(first)}"
+    return f"dmsnap run {first} takes one now, journalctl -u {unit} says what became of its runs"

@@ -1,0 +1,243 @@
+"""What a policy's schedule begins: points, copies to recovery volumes, and pruning behind them."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from uuid import UUID
+
+from dmsnap._native.io_priority import lowered
+from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.model import Volume
+from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, PointInvalidError
+from dmsnap.host import local_time, systemd
+from dmsnap.policy.chronology import NANOSECONDS
+from dmsnap.policy.copying import Copying, NextCopy, WaitingPoint, next_copy
+from dmsnap.service.configuration import coherence, configuration_check
+from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make, Policy
+from dmsnap.service.points import copyable, point, waiting
+from dmsnap.service.points import prune as pruning
+from dmsnap.service.reaper import SETTLED
+from dmsnap.service.replicas import sync
+from dmsnap.service.schedules.turn import turn
+from dmsnap.service.session import Session
+from dmsnap.service.volumes import discovery
+
+log = logging.getLogger(__name__)
+
+COPY_UNIT = "dmsnap-copy@{}.service"
+
+
+@dataclass(slots=True)
+class VolumeRun:
+    """What a run did for one volume, and the first thing that failed of it.
+
+    ``synced`` is what the recovery volume holds then, if it was synced. ``copy_due_ns``: when the
+    next point is to be copied, if not yet; ``pruned``: the points that went.
+    """
+
+    volume: str
+    point: UUID | None = None
+    synced: UUID | None = None
+    copy_due_ns: int | None = None
+    pruned: tuple[UUID, ...] = ()
+    error: str | None = None
+    exit_code: int = 0
+
+    def fail(self, sentence: str, exit_code: int) -> None:
+        log.warning("%s: %s", self.volume, sentence, extra={"volume": self.volume})
+        if not self.exit_code:
+            self.error, self.exit_code = sentence, exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What ``--dry-run`` shows."""
+
+    operation: str
+    steps: Sequence[str]
+
+    def descriptions(self) -> list[str]:
+        return list(self.steps)
+
+
+def groups(declared: Declarations, policy: str) -> list[tuple[str, list[str]]]:
+    """The sub-clients under a policy with their volumes, each volume with the first that has it."""
+    seen: set[str] = set()
+    found = []
+    for name, subclient in declared.subclient.items():
+        if subclient.policy == policy:
+            names = [
+                each for each in coherence.volumes_of(declared.subclient, name) if each not in seen
+            ]
+            seen.update(names)
+            found.append((name, names))
+    return [(name, names) for name, names in found if names]
+
+
+@dataclass(slots=True)
+class PolicyRun:
+    """One run of a policy, with its fellows all volumes in the end: one that fails stops none."""
+
+    session: Session
+    name: str
+    policy: Policy
+    groups: list[tuple[str, list[str]]]
+    zone: tzinfo
+    volumes: dict[str, VolumeRun] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = [each for _, names in self.groups for each in names]
+        self.volumes = {each: VolumeRun(each) for each in names}
+
+    def steps(self, *, copying_only: bool) -> Iterator[str]:
+        if self.policy.make is not Make.RECOVERY_VOLUME and not copying_only:
+            for subclient, names in self.groups:
+                yield f"take one point of {', '.join(names)} (sub-client {subclient})"
+        if self.policy.make is not Make.SNAPSHOT:
+            for name in self.volumes:
+                yield f"sync {name} with each point that is due"
+        for name in self.volumes:
+            yield f"prune {name}"
+
+    def take_points(self) -> None:
+        """One moment for all of a sub-client: that is what it is a set for."""
+        for _, names in self.groups:
+            ready = [name for name in names if self._is_takeable(name)]
+            if not ready:
+                continue
+            try:
+                taken = point.create(self.session, ready, keep=False, dry_run=False)
+                for each in taken if isinstance(taken, list) else ():
+                    self.volumes[each.volume].point = each.id
+            except DmsnapError as error:
+                for name in ready:
+                    self.volumes[name].fail(str(error), error.exit_code)
+
+    def _is_takeable(self, name: str) -> bool:
+        volume = self.session.catalogue.find_volume(name)
+        if volume is None:
+            self.volumes[name].fail(f"{name} is not protected", ExitCode.NOT_FOUND)
+        elif volume.state not in SETTLED:
+            sentence = f"{name} is in state {volume.state}: no point was taken"
+            self.volumes[name].fail(sentence, ExitCode.WRONG_STATE)
+        return volume is not None and volume.state in SETTLED
+
+    def copy(self) -> None:
+        """Sync each volume for which that is due, when it is its turn."""
+        for run in self.volumes.values():
+            volume = self.session.catalogue.find_volume(run.volume)
+            if volume is None or run.exit_code:
+                continue
+            try:
+                self._copy(volume, run)
+            except DmsnapError as error:
+                run.fail(str(error), error.exit_code)
+
+    def _copy(self, volume: Volume, run: VolumeRun) -> None:
+        """The oldest point that is due, then the next one: each becomes one of the history."""
+        while (found := self._next_copy(volume)) is not None:
+            if found.due_ns > now_ns():
+                run.copy_due_ns = found.due_ns
+                return
+            source = self._source(volume, found.point)
+            with turn(self.session, volume):
+                done = sync.sync(
+                    self.session,
+                    volume.name,
+                    audit=self.policy.audit,
+                    bandwidth=int(self.policy.bandwidth or 0),
+                    io_priority=self.policy.io_priority,
+                    source=source,
+                )
+            if isinstance(done, sync.SyncResult):
+                run.synced = done.point
+            if source is None:
+                return
+
+    def _next_copy(self, volume: Volume) -> NextCopy | None:
+        """What is to be copied next, and when; None: more points must be taken before."""
+        copying = (self.policy.copy or CopyTable()).copying
+        now = now_ns()
+        if self.policy.make is Make.RECOVERY_VOLUME:
+            # There are no points that could wait: what is copied is taken for it.
+            return next_copy(
+                [WaitingPoint(volume.id, now)], Copying(hours=copying.hours), now, self.zone
+            )
+        return next_copy(waiting.waiting_points(self.session, volume), copying, now, self.zone)
+
+    def _source(self, volume: Volume, point_id: UUID) -> str | None:
+        """The live point to copy; None: the volume as it is now."""
+        if self.policy.make is Make.RECOVERY_VOLUME:
+            return None
+        try:
+            copyable.require_nothing_beside(self.session, volume, point_id)
+        except PointInvalidError as error:
+            log.warning("%s is copied as it is now: %s", volume.name, error)
+            return None
+        return str(point_id)
+
+    def prune(self) -> None:
+        """Have go what no rule keeps any more, also behind what failed: that may want room."""
+        for run in self.volumes.values():
+            volume = self.session.catalogue.find_volume(run.volume)
+            if volume is None:
+                continue
+            try:
+                self._prune(volume, run)
+            except DmsnapError as error:
+                run.fail(str(error), error.exit_code)
+
+    def _prune(self, volume: Volume, run: VolumeRun) -> None:
+        with turn(self.session, volume), lowered(self.policy.io_priority):
+            (result,) = pruning.prune(self.session, [volume.name])
+        run.pruned = tuple({each.point: None for each in result.points if not each.stays})
+        if result.error is not None:
+            run.fail(result.error, result.exit_code)
+
+    def next_copy_ns(self) -> int | None:
+        """The first moment at which a volume is to be copied that was not yet."""
+        found = [run.copy_due_ns for run in self.volumes.values() if run.copy_due_ns is not None]
+        return min(found, default=None)
+
+
+def run(
+    session: Session, name: str, *, copying_only: bool, dry_run: bool
+) -> list[VolumeRun] | RunPlan:
+    """Do what a policy says is to be done now. Needs root.
+
+    What is to be copied later has a timer of its own begin ``copying_only``. Raises
+    ``ConfigurationError``, and ``NotFoundError`` for a policy that is not declared; what fails of
+    one volume is in its result.
+    """
+    declared = configuration_check.require().declared
+    if name not in declared.policy:
+        raise NotFoundError(f"there is no policy {name!r}", hint="dmsnap config show shows all")
+    running = PolicyRun(
+        session, name, declared.policy[name], groups(declared, name), local_time.zone()
+    )
+    if dry_run:
+        return RunPlan(f"run {name}", list(running.steps(copying_only=copying_only)))
+    if running.policy.make is not Make.RECOVERY_VOLUME and not copying_only:
+        running.take_points()
+    if running.policy.make is not Make.SNAPSHOT:
+        running.copy()
+    running.prune()
+    if not copying_only and looks_around(declared, name):
+        discovery.tell(session)
+    due_ns = running.next_copy_ns()
+    if due_ns is not None and systemd.is_running():
+        unit = COPY_UNIT.format(systemd.escape(name))
+        systemd.begin_at(unit, due_ns // NANOSECONDS + 1)
+    return list(running.volumes.values())
+
+
+def looks_around(declared: Declarations, policy: str) -> bool:
+    """Whether runs of a policy look for volumes that joined its sub-client: the default one."""
+    default = coherence.default_of(declared)
+    return default is not None and declared.subclient[default].policy == policy
+
+
+def exit_code(runs: Sequence[VolumeRun]) -> ExitCode:
+    """That of the first volume that failed."""
+    return ExitCode(next((run.exit_code for run in runs if run.exit_code), 0))

@@ -1,0 +1,1 @@
+"""Snapshot providers: dm-snapshot's, and LVM's, thick and thin."""

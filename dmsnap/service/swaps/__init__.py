@@ -1,0 +1,1 @@
+"""Swaps: trial, revert, commit, failback, and recovery by a label alone."""

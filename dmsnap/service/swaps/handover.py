@@ -1,0 +1,93 @@
+"""The last part of a failback: the front goes over, the former volume becomes the replica.
+
+From the moment the catalogue says so, nothing writes to the volume that is left: it stays what it
+was, byte for byte, and so its label can be written at any later time. A failback that was killed
+after that moment is finished by whoever holds the volume next.
+"""
+
+from dataclasses import replace
+
+from dmsnap._native import label
+from dmsnap._native.label import HistoryFlag, LabelState
+from dmsnap.catalogue.model import Area, AreaRole, Point, Volume, VolumeState
+from dmsnap.errors import CorruptError
+from dmsnap.recovery import history, replica
+from dmsnap.service.session import Session
+from dmsnap.service.swaps import trial
+from dmsnap.service.volumes import assembly
+from dmsnap.snapshot import stack, write_count
+
+
+def is_unfinished(session: Session, volume: Volume) -> bool:
+    """Whether a failback was recorded and not brought to its end."""
+    if volume.state is not VolumeState.PROTECTED or volume.recovery is None:
+        return False
+    older = [area for area in session.catalogue.areas(volume.id) if is_older(volume, area)]
+    return bool(older) or stack.exists(stack.origin(volume, volume.generation - 1))
+
+
+def finish(session: Session, volume: Volume) -> None:
+    """Do what is left of the handover, whatever of it was done before.
+
+    After a reboot there is no front yet: who builds the stack mounts it.
+    """
+    built = stack.exists(stack.front(volume))
+    if built:
+        load(session, volume)
+    label_replica(session, volume)
+    if built:
+        assembly.mount_front(volume)
+    retire(session, volume)
+
+
+def load(session: Session, volume: Volume) -> None:
+    """Put the front over the volume's present generation, unless it is there."""
+    areas = session.catalogue.areas(volume.id)
+    if not trial.is_loaded(volume, areas):
+        trial.require_unopened(volume)
+        trial.load_front(volume, stack.attach_area(volume, stack.era_area(volume, areas)))
+
+
+def label_replica(session: Session, volume: Volume) -> None:
+    """Mark the former primary as the point that both hold, with an empty history."""
+    point = newest_on_replica(session, volume)
+    with replica.opened_below_stack(volume) as current:
+        if current.label.state is not LabelState.PRIMARY:
+            return
+        region = history.region(volume.size_bytes, label.offset(current.device.size_bytes))
+        current.write_label(
+            replace(
+                current.label,
+                state=LabelState.CONSISTENT,
+                flags=HistoryFlag(0),
+                point_uuid=point.id,
+                point_time_ns=point.created_ns,
+                history_offset_bytes=region.offset_bytes,
+                history_length_bytes=region.length_bytes,
+                history=(),
+            )
+        )
+    session.note_replica(volume)
+
+
+def newest_on_replica(session: Session, volume: Volume) -> Point:
+    """The point of the handover. No sync can come after it while the label says ``primary``."""
+    points = [p for p in session.catalogue.points(volume.id) if p.area_id is None]
+    if not points:
+        raise CorruptError(f"the catalogue has lost the point at which {volume.name} came back")
+    return points[-1]
+
+
+def retire(session: Session, volume: Volume) -> None:
+    """Take down the stack over the former primary, and give its pieces of the store back."""
+    before = replace(volume, generation=volume.generation - 1)
+    stack.remove(stack.origin(before))
+    for area in session.catalogue.areas(volume.id):
+        if is_older(volume, area):
+            session.release_area(volume, area)
+    write_count.forget(session.configuration.run_directory, before)
+
+
+def is_older(volume: Volume, area: Area) -> bool:
+    """Whether a piece of the store served an earlier generation of the stack."""
+    return area.role is AreaRole.ERA_METADATA and area.generation < volume.generation

@@ -1,0 +1,176 @@
+"""What must hold before a volume is recovered by the label of its recovery volume alone."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import UUID
+
+from dmsnap._native.label import Label, LabelState
+from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.model import Area, MountRecord, Volume, VolumeState
+from dmsnap.errors import (
+    AlreadyProtectedError,
+    BusyError,
+    DmsnapError,
+    NoSpaceError,
+    NotFoundError,
+    StackChangedError,
+    StoreOnVolumeError,
+    WrongStateError,
+)
+from dmsnap.host import blockdev, mountinfo, signature
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.recovery import lease, replica, search
+from dmsnap.recovery.lease import OPTION_SEPARATOR
+from dmsnap.service.records import evidence
+from dmsnap.service.session import Session
+from dmsnap.service.volumes import admission
+from dmsnap.snapshot import stack
+from dmsnap.snapshot.space import open_space
+from dmsnap.tracking.choice import new_tracking_id
+from dmsnap.units import format_size, to_bytes
+
+# The volume's own generation is 1; what its trial shows is the next.
+PRIMARY_GENERATION = 1
+BLOCK_BYTES = 65536  # where the label does not say it: what protect takes by default
+CHUNK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRequest:
+    """What the user asked for. ``to`` is a point or the first digits of one, None: the newest.
+
+    ``force``: take the recovery volume over from another host that claims it.
+    """
+
+    device: Path
+    store: str
+    to: str | None = None
+    mount: Path | None = None
+    force: bool = False
+
+
+def settled(found: Label) -> Label:
+    """The label once what an interrupted sync left is rolled back."""
+    if found.state is not LabelState.APPLYING:
+        return found
+    return replace(found, state=LabelState.CONSISTENT, history=found.history[1:])
+
+
+def admit(session: Session, request: LabelRequest, recovery: BlockDevice, found: Label) -> None:
+    """Check all that can be before anything is changed."""
+    dm.require_targets(*stack.TARGETS)
+    admission.check_name(found.name)
+    require_unknown(session, found)
+    lease.require_trusted(recovery.path, found)
+    if not request.force:
+        lease.require_ours(recovery.path, found)
+    search.require_no_twin(recovery, found, search.search().found)
+    admission.require_unheld(recovery, but_mounts=False)
+
+
+def require_unknown(session: Session, found: Label) -> None:
+    """A volume that is recorded, or whose stack lives, is recovered by its name."""
+    recorded = session.catalogue.find_volume(found.name)
+    if recorded is not None:
+        raise AlreadyProtectedError(
+            f"{found.name} is protected on this host",
+            hint=f"dmsnap swap {found.name} recovers it",
+            name=found.name,
+        )
+    info = dm.info(uuid=f"{dm.UUID_PREFIX}{found.volume_uuid}-front")
+    if info is not None:
+        raise StackChangedError(
+            f"the stack of {found.name} is there, as /dev/mapper/{info.name}, and is not recorded",
+            hint="dmsnap catalogue rebuild records it again",
+        )
+    admission.check_name_is_free(session, found.name)
+
+
+def require_room(store: str, recovery: BlockDevice, areas: list[Area]) -> None:
+    """The overlay must not lie on what it is for, and there must be room for it."""
+    space = open_space(store)
+    space.require()
+    if any(blockdev.depends_on(below, recovery.devno) for below in space.devices()):
+        raise StoreOnVolumeError(store, str(recovery.path))
+    needed_bytes = sum(area.size_bytes for area in areas)
+    if space.free_bytes() < needed_bytes:
+        raise NoSpaceError(
+            f"the store {store} has {format_size(space.free_bytes())} free, the trial takes "
+            f"{format_size(needed_bytes)}"
+        )
+
+
+def find_point(found: Label, text: str) -> UUID:
+    """The point of a label whose id begins with ``text``."""
+    digits = text.lower().replace("-", "")
+    fitting = [each for each in evidence.ids_in(found) if each.hex.startswith(digits)]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise NotFoundError(
+        f"{text!r} fits {len(fitting)} points of the recovery volume of {found.name}",
+        hint="dmsnap inspect label DEVICE shows them",
+        point=text,
+    )
+
+
+def new_volume(request: LabelRequest, recovery: BlockDevice, found: Label) -> Volume:
+    """The volume as it will be recorded, in trial."""
+    return Volume(
+        id=found.volume_uuid,
+        name=found.name,
+        state=VolumeState.TRIAL,
+        backing=primary_of(found),
+        recovery=evidence.stable_path(recovery.devno),
+        recovery_id=found.recovery_uuid,
+        store=request.store,
+        size_bytes=found.size_bytes,
+        block_bytes=to_bytes(found.block_size) or BLOCK_BYTES,
+        chunk_bytes=to_bytes(found.chunk_size) or CHUNK_BYTES,
+        fs_type=found.fs_type,
+        fs_uuid=found.fs_uuid,
+        mounts=mounts_for(request, found),
+        generation=PRIMARY_GENERATION + 1,
+        tracking_id=new_tracking_id(),
+        created_ns=now_ns(),
+    )
+
+
+def primary_of(found: Label) -> str:
+    """The volume's own device; empty where it is not certain that this is it.
+
+    Another host's paths lead to other devices here, and the device may be what was lost.
+    """
+    if not found.device or not found.host_uuid or not lease.is_ours(found):
+        return ""
+    try:
+        device = BlockDevice.probe(Path(found.device))
+        on_it = replica.read_label(device.path)
+        content = signature.probe(device.path)
+    except DmsnapError:
+        return ""
+    is_replica = on_it is not None and on_it.state is not LabelState.PRIMARY
+    same = content is None or content.uuid in (None, found.fs_uuid)
+    return found.device if device.size_bytes == found.size_bytes and same and not is_replica else ""
+
+
+def mounts_for(request: LabelRequest, found: Label) -> tuple[MountRecord, ...]:
+    """Where to mount what is shown: where it is asked for, else where it was."""
+    place = str(request.mount.absolute()) if request.mount else found.mount_point
+    if not found.fs_type and request.mount:
+        raise WrongStateError(f"{found.name} holds no file system that could be mounted")
+    if not place or not found.fs_type:
+        return ()
+    if not Path(place).is_dir():
+        raise NotFoundError(
+            f"{found.name} cannot be mounted on {place}: there is no such directory",
+            hint="make it, or give another one with --mount DIR",
+        )
+    present = mountinfo.mount_at(Path(place))
+    if present is not None:
+        raise BusyError(
+            f"{present.source} is mounted on {place}",
+            hint="unmount it first, or give another place with --mount DIR",
+        )
+    options = tuple(found.mount_options.split(OPTION_SEPARATOR)) if found.mount_options else ()
+    return (MountRecord(place, found.fs_type, options),)

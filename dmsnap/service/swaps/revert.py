@@ -1,0 +1,142 @@
+"""Revert: end a trial and go back to the primary as it was left."""
+
+from dataclasses import replace
+
+from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
+from dmsnap.errors import WrongStateError
+from dmsnap.service import journal
+from dmsnap.service.health import boot
+from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.reaper import held_unless_done
+from dmsnap.service.session import Session
+from dmsnap.service.swaps import primary, trial
+from dmsnap.service.swaps.occupants import Occupants
+from dmsnap.service.swaps.trial import SwapResult
+from dmsnap.service.volumes import assembly, spare
+from dmsnap.snapshot import stack
+
+
+class Revert:
+    """The plan that returns from a trial to the primary; what the trial wrote is dropped."""
+
+    def __init__(self, session: Session, volume: Volume, *, kill: bool = False) -> None:
+        trial.require_trial(volume)
+        if not volume.backing:
+            raise WrongStateError(
+                f"{volume.name} was recovered by the label of its recovery volume: there is no "
+                f"volume to go back to",
+                hint=f"dmsnap swap commit {volume.name} keeps what it shows, dmsnap unprotect "
+                f"{volume.name} ends the trial",
+            )
+        primary.require_answer(
+            volume,
+            session.configuration.primary_wait_seconds,
+            hint=f"dmsnap swap commit {volume.name} makes the recovery volume the primary",
+        )
+        self.session = session
+        self.kill = kill
+        self.occupants = Occupants(session, volume, kill=kill)
+        self.volume = volume
+        # Looked up now: undoing must not depend on a catalogue whose disk is full.
+        self.areas = session.catalogue.areas(volume.id)
+        self.chain = trial.levels(volume)
+        self.after = replace(
+            volume,
+            state=VolumeState.PROTECTED,
+            generation=volume.generation - 1,
+            trial_point=None,
+            trial_live=False,
+        )
+
+    def plan(self) -> Plan:
+        name = self.volume.name
+        state_directory = self.session.configuration.state_directory
+        steps = [
+            *self.occupants.steps_before(),
+            Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_trial),
+            Step(
+                "load-front",
+                f"put the primary back under /dev/mapper/{name}",
+                self._load,
+                self._unload,
+            ),
+            Step(
+                "record", f"record that {name} is back on its primary", self._record, self._unrecord
+            ),
+            *boot.network_steps(self.volume, self.after, state_directory),
+            Step(
+                "mount",
+                f"mount /dev/mapper/{name}",
+                self._mount,
+                self._unmount_again,
+            ),
+            *self.occupants.steps_after(),
+            Step("drop-overlay", "drop the overlay and what it held", self._drop, final=True),
+        ]
+        return Plan("swap revert", (self.volume.id,), steps, {"name": name, "kill": self.kill})
+
+    def _unmount(self) -> None:
+        self.volume = assembly.as_mounted(self.session, self.volume)
+        self.after = replace(self.after, mounts=self.volume.mounts)
+        self.session.catalogue.update_volume(self.volume)
+        self._unmount_again()
+        trial.require_unopened(self.volume)
+
+    def _unmount_again(self) -> None:
+        wait_seconds = self.session.configuration.unmount_wait_seconds
+        assembly.unmount_front(self.volume, wait_seconds)
+
+    def _mount_trial(self) -> None:
+        assembly.mount_front(self.volume)
+
+    def _mount(self) -> None:
+        assembly.mount_front(self.after)
+
+    def _load(self) -> None:
+        # After a boot during the trial it is not there: the primary may have been dead then.
+        assembly.build_origin(self.session, self.after)
+        self._load_generation(self.after)
+
+    def _unload(self) -> None:
+        self._load_generation(self.volume)
+
+    def _load_generation(self, volume: Volume) -> None:
+        metadata = stack.attach_area(volume, stack.era_area(volume, self.areas))
+        trial.load_front(volume, metadata)
+
+    def _record(self) -> None:
+        self.session.catalogue.update_volume(self.after)
+
+    def _unrecord(self) -> None:
+        self.session.catalogue.update_volume(self.volume)
+
+    def _drop(self) -> None:
+        trial.hide(self.volume, self.chain)
+        for role in (AreaRole.OVERLAY, AreaRole.ERA_METADATA):
+            for area in self.session.catalogue.areas(self.volume.id, role):
+                if area.generation == self.volume.generation:
+                    self.session.release_area(self.volume, area)
+
+
+def revert(session: Session, name: str, *, kill: bool = False, dry_run: bool) -> SwapResult | Plan:
+    """End a trial: back to the primary as it was left. ``kill`` as in a swap."""
+    with held_unless_done(session, name, "swap revert", undoing="swap") as volume:
+        if volume is None:
+            return trial.result(session.catalogue.volume(name), StepTimes())
+        ending = Revert(session, volume, kill=kill)
+        plan = ending.plan()
+        if dry_run:
+            return plan
+        times = journal.run(session.catalogue, plan)
+        spare.keep(session, name)
+        return trial.result(ending.after, times)
+
+
+def finish(session: Session, volume: Volume, _job: Job) -> bool:
+    """Undone while the front shows the trial; once the primary was loaded it goes on to its end."""
+    if volume.state is not VolumeState.TRIAL:
+        return True
+    if trial.is_loaded(volume, session.catalogue.areas(volume.id)):
+        return False
+    journal.run(session.catalogue, Revert(session, volume).plan())
+    return True

@@ -1,0 +1,239 @@
+"""Swap: put the recovery volume, at its newest or an earlier point, under the front, on trial.
+
+A trial leaves the primary and the replica untouched: what is written goes to an overlay.
+``revert`` (service.revert) drops the overlay, ``commit`` (service.promotion) merges it.
+"""
+
+import logging
+from dataclasses import replace
+from uuid import UUID
+
+from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
+from dmsnap.errors import WrongStateError
+from dmsnap.host.dm import device as dm
+from dmsnap.service import journal
+from dmsnap.service.health import boot
+from dmsnap.service.journal import Plan, Step
+from dmsnap.service.points.point import find
+from dmsnap.service.reaper import held
+from dmsnap.service.session import Session
+from dmsnap.service.swaps import primary, trial
+from dmsnap.service.swaps.occupants import Occupants
+from dmsnap.service.swaps.revert import Revert
+from dmsnap.service.swaps.source import choose
+from dmsnap.service.swaps.trial import SwapResult
+from dmsnap.service.volumes import assembly, own_front
+from dmsnap.service.volumes.spare import NextMetadata
+from dmsnap.snapshot import stack
+
+log = logging.getLogger(__name__)
+
+
+class Trial:
+    """The plan that puts a point of the recovery volume under the front, under an overlay."""
+
+    def __init__(
+        self,
+        session: Session,
+        volume: Volume,
+        wanted: UUID | None,
+        *,
+        kill: bool = False,
+        fail_primary: bool = False,
+        force: bool = False,
+    ) -> None:
+        if volume.state is not VolumeState.PROTECTED:
+            raise WrongStateError(
+                f"{volume.name} is in state {volume.state}: it cannot be swapped",
+                hint="dmsnap swap revert ends a trial",
+            )
+        # Its tables need not be right: what is below may be what was lost.
+        stack.require(stack.front(volume))
+        self.session = session
+        self.occupants = Occupants(session, volume, kill=kill)
+        self.fail_primary = fail_primary
+        self.arguments: dict[str, object] = {
+            "kill": kill,
+            "fail_primary": fail_primary,
+            "force": force,
+        }
+        self.hangs = False
+        self.before = volume
+        self.live = volume if stack.live_front(volume) else None
+        # Looked up now: undoing must not depend on a catalogue whose disk is full.
+        self.before_metadata = stack.era_area(volume, session.catalogue.areas(volume.id))
+        self.source = choose(session, volume, wanted, force=force)
+        self.volume = replace(
+            volume,
+            state=VolumeState.TRIAL,
+            generation=volume.generation + 1,
+            trial_point=self.source.point,
+            trial_live=self.source.is_live,
+            live=None,
+        )
+        point = self.source.point
+        self.overlay = session.plan_cow(self.volume, AreaRole.OVERLAY, point_id=point)
+        self.metadata = NextMetadata(session, self.volume)
+
+    def plan(self) -> Plan:
+        name = self.volume.name
+        state_directory = self.session.configuration.state_directory
+        steps = [
+            Step(
+                "create-overlay",
+                f"create the overlay and new era metadata of {name} in {self.volume.store}",
+                self._create_areas,
+                self._release_areas,
+            ),
+            Step(
+                "show-point",
+                f"show point {self.source.point} of {self.source.device} under the overlay",
+                self._show,
+                self._hide,
+            ),
+            *self.metadata.steps(),
+            Step(
+                "reach-primary",
+                f"write out what is dirty, or fail it if {self.before.backing} hangs",
+                self._reach,
+                self._revive,
+            ),
+            *self.occupants.steps_before(),
+            Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_before),
+            *self._own_front_steps(),
+            Step("record", f"record that {name} is in trial", self._record, self._unrecord),
+            *boot.network_steps(self.before, self.volume, state_directory),
+            Step("load-front", f"put it under /dev/mapper/{name}", self._load, self._unload),
+            Step(
+                "mount",
+                f"mount /dev/mapper/{name}",
+                self._mount,
+                self._unmount_again,
+            ),
+            *self.occupants.steps_after(),
+        ]
+        arguments = self.arguments | {"name": name, "to": str(self.source.point)}
+        return Plan("swap", (self.volume.id,), steps, arguments)
+
+    def _own_front_steps(self) -> list[Step]:
+        """Until the next boot LVM's device may be the front: it is not, from here on."""
+        if not self.live:
+            return []
+        return [
+            Step(
+                "own-front",
+                f"give {self.before.backing} its own table back, and make "
+                f"/dev/mapper/{self.volume.name} over it",
+                self._make_own_front,
+                self._take_own_front_back,
+            )
+        ]
+
+    def _make_own_front(self) -> None:
+        self.live = self.before
+        self.before = own_front.make(self.session, self.before, failed=self.hangs)
+
+    def _take_own_front_back(self) -> None:
+        self.before = replace(self.before, live=self.live.live if self.live else None)
+        own_front.take_back(self.session, self.before)
+
+    def _create_areas(self) -> None:
+        self.session.create_area(self.volume, self.overlay)
+        self.metadata.create()
+
+    def _release_areas(self) -> None:
+        self.session.release_area(self.volume, self.overlay)
+        self.metadata.release()
+
+    def _show(self) -> None:
+        below = self.source.show()
+        cow = stack.attach_area(self.volume, self.overlay)
+        table = trial.overlay_table(self.volume, below, cow)
+        device = stack.origin(self.volume)
+        dm.create(device.name, device.uuid, table)
+
+    def _hide(self) -> None:
+        trial.hide(self.volume, self.source.levels)
+
+    def _reach(self) -> None:
+        seconds = self.session.configuration.primary_wait_seconds
+        is_failed = primary.is_failed(self.before)
+        self.hangs = is_failed or not primary.answers(self.before, seconds)
+        if self.hangs and not is_failed:
+            primary.fail(self.before, seconds, below=self.fail_primary)
+
+    def _revive(self) -> None:
+        if primary.is_failed(self.before):
+            metadata = stack.attach_area(self.before, self.before_metadata)
+            primary.revive(self.before, metadata)
+
+    def _unmount(self) -> None:
+        """Who uses a spoiled volume and stays is named in the error."""
+        self.before = assembly.as_mounted(self.session, self.before)
+        self.volume = replace(self.volume, mounts=self.before.mounts)
+        self.session.catalogue.update_volume(self.before)
+        self._unmount_front(self.before)
+        trial.require_unopened(self.before)
+
+    def _unmount_again(self) -> None:
+        self._unmount_front(self.volume)
+
+    def _unmount_front(self, volume: Volume) -> None:
+        wait_seconds = self.session.configuration.unmount_wait_seconds
+        assembly.unmount_front(volume, wait_seconds)
+
+    def _mount_before(self) -> None:
+        if self.hangs:
+            log.warning("%s hangs: %s is not mounted", self.before.backing, self.before.name)
+        else:
+            assembly.mount_front(self.before)
+
+    def _mount(self) -> None:
+        assembly.mount_front(self.volume)
+
+    def _record(self) -> None:
+        self.session.catalogue.update_volume(self.volume)
+
+    def _unrecord(self) -> None:
+        self.session.catalogue.update_volume(self.before)
+
+    def _load(self) -> None:
+        trial.load_front(self.volume, stack.attach_area(self.volume, self.metadata.area))
+
+    def _unload(self) -> None:
+        trial.load_front(self.before, stack.attach_area(self.before, self.before_metadata))
+
+
+def swap(
+    session: Session,
+    name: str,
+    *,
+    to: str | None,
+    kill: bool = False,
+    fail_primary: bool = False,
+    force: bool = False,
+    dry_run: bool,
+) -> SwapResult | Plan:
+    """Put the newest or the chosen point of the recovery volume under the front, in trial.
+
+    ``kill`` ends the processes that keep the volume busy. ``fail_primary`` fails what a suspended
+    device below it holds back, which can be had in no other way. ``force`` takes a point that a
+    verification found wrong.
+    """
+    with held(session, name) as volume:
+        wanted = find(session, to, [name]).id if to else None
+        putting = Trial(session, volume, wanted, kill=kill, fail_primary=fail_primary, force=force)
+        plan = putting.plan()
+        if dry_run:
+            return plan
+        return trial.result(putting.volume, journal.run(session.catalogue, plan))
+
+
+def finish(session: Session, volume: Volume, _job: Job) -> bool:
+    """Done once the front shows the trial; recorded and not loaded, it is taken back."""
+    if volume.state is not VolumeState.TRIAL:
+        return False
+    if trial.is_loaded(volume, session.catalogue.areas(volume.id)):
+        return True
+    journal.run(session.catalogue, Revert(session, volume).plan())
+    return False

@@ -1,0 +1,203 @@
+"""A trial: the front over a writable overlay over a point of the recovery volume."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
+from dmsnap.errors import BusyError, PointInvalidError, StackChangedError, WrongStateError
+from dmsnap.host import blockdev, udev
+from dmsnap.host.blockdev import BlockDevice, describe_users_of, lasting_users
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.cookie import UdevFlags
+from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
+from dmsnap.host.dm.target import Snapshot, Table, single
+from dmsnap.recovery import chain, history, replica
+from dmsnap.service.exports import exported
+from dmsnap.service.journal import StepTimes
+from dmsnap.snapshot import stack
+from dmsnap.snapshot.stack import DmName
+
+OVERLAY_CHUNK_BYTES = 4096
+OVERLAY_WARNING_PERCENT = 80
+
+
+@dataclass(frozen=True, slots=True)
+class SwapResult:
+    """What the front shows now, and the seconds of every step."""
+
+    volume: str
+    state: VolumeState
+    point: UUID | None
+    steps: dict[str, float]
+    seconds: float
+
+
+def result(volume: Volume, times: StepTimes) -> SwapResult:
+    """What the front shows now."""
+    return SwapResult(volume.name, volume.state, volume.trial_point, times.seconds, times.total)
+
+
+def overlay_table(volume: Volume, below: int, cow: BlockDevice) -> Table:
+    """A writable overlay over a point."""
+    return single(volume.size_bytes, Snapshot(below, cow.devno, OVERLAY_CHUNK_BYTES))
+
+
+def overlay_area(volume: Volume, areas: Sequence[Area]) -> Area:
+    """The piece of the store that takes what a trial writes."""
+    for area in areas:
+        if area.role is AreaRole.OVERLAY and area.generation == volume.generation:
+            return area
+    raise StackChangedError(f"the catalogue has no overlay for the trial of {volume.name}")
+
+
+def point_area(areas: Sequence[Area], point_id: UUID | None) -> Area:
+    """The COW store of the live point that a trial shows."""
+    for area in areas:
+        if area.role is AreaRole.COW and area.point_id == point_id:
+            return area
+    raise StackChangedError(f"the catalogue has no COW store for point {point_id}")
+
+
+def levels(volume: Volume) -> list[chain.Level]:
+    """The levels between the recovery volume and the overlay; over a live point there are none."""
+    if volume.trial_live:
+        return []
+    label = replica.label_of(volume)
+    steps_back = history.position_of(label, volume.trial_point) or 0
+    return chain.levels(volume, label, steps_back, chain.TRIAL)
+
+
+def expected_tables(volume: Volume, areas: Sequence[Area]) -> dict[DmName, Table]:
+    """What the devices of a volume in trial should look like now."""
+    if volume.trial_live:
+        return _expected_over_live(volume, areas)
+    label = replica.label_of(volume)
+    below = BlockDevice.probe(replica.recovery_path(volume)).devno
+    tables: dict[DmName, Table] = {}
+    steps_back = history.position_of(label, volume.trial_point) or 0
+    for level in chain.levels(volume, label, steps_back, chain.TRIAL):
+        store = stack.require(level.store).devno
+        tables[level.shown] = chain.level_table(volume, below, store, level.chunk_bytes)
+        below = stack.require(level.shown).devno
+    return tables | _expected_above(volume, areas, below)
+
+
+def _expected_above(volume: Volume, areas: Sequence[Area], below: int) -> dict[DmName, Table]:
+    cow = stack.attach_area(volume, overlay_area(volume, areas))
+    metadata = stack.attach_area(volume, stack.era_area(volume, areas))
+    return {
+        stack.origin(volume): overlay_table(volume, below, cow),
+        stack.front(volume): stack.front_table(volume, metadata),
+    }
+
+
+def _expected_over_live(volume: Volume, areas: Sequence[Area]) -> dict[DmName, Table]:
+    shown = live_point(volume)
+    table = live_table(volume, areas)
+    return {shown: table} | _expected_above(volume, areas, stack.require(shown).devno)
+
+
+def live_point(volume: Volume) -> DmName:
+    """The device of the live point that a trial shows."""
+    if volume.trial_point is None:
+        raise StackChangedError(f"the catalogue does not say which point {volume.name} shows")
+    return stack.live_point(volume, volume.trial_point)
+
+
+def live_table(volume: Volume, areas: Sequence[Area]) -> Table:
+    """What the live point that a trial shows should look like."""
+    cow = stack.attach_area(volume, point_area(areas, volume.trial_point))
+    return stack.point_table(volume, stack.backing(volume), cow)
+
+
+def hide(volume: Volume, levels: list[chain.Level]) -> None:
+    """Remove the overlay's device and the levels below it."""
+    device = stack.origin(volume)
+    stack.remove(device)
+    chain.remove(levels)
+
+
+def make_metadata(volume: Volume, area: Area) -> None:
+    """Let dm-era make the metadata of a generation that the front will be loaded for.
+
+    Done while the old front still serves: it takes dm-era longer the larger the volume is.
+    Measured: 0.08 s for 64 GiB, 1.8 s for 4 TiB, in blocks of 64 KiB.
+    """
+    device = stack.era_maker(volume)
+    metadata = stack.attach_area(volume, area)
+    dm.create(device.name, device.uuid, stack.front_table(volume, metadata))
+    stack.remove(device)
+
+
+def load_front(volume: Volume, metadata: BlockDevice) -> None:
+    """Reload the unmounted front for the volume's generation, and drop what was cached of it.
+
+    Never loaded twice: a second era target on metadata in use would destroy it.
+    """
+    front = stack.require(stack.front(volume))
+    table = stack.front_table(volume, metadata)
+    if dm.table(front.name) != table:
+        dm.reload(front.name, table, udev=UdevFlags.SHOWN)
+    stack.turn_discards_off(volume)
+    blockdev.flush_buffers(dm.node(front.name))
+
+
+def is_loaded(volume: Volume, areas: Sequence[Area]) -> bool:
+    """Whether the front lies over the volume's present generation.
+
+    It does not when a swap or a revert was killed between loading the front and recording it.
+    """
+    if not stack.exists(stack.front(volume)) or not stack.exists(stack.origin(volume)):
+        return False
+    metadata = stack.attach_area(volume, stack.era_area(volume, areas))
+    return dm.table(stack.front(volume).name) == stack.front_table(volume, metadata)
+
+
+def require_unopened(volume: Volume) -> None:
+    """Raise while somebody has the front open: its content is about to change under them.
+
+    LIO may: a LUN stays what it is, and what initiators have cached of it is for them to drop.
+    """
+    published = exported.opened_by_lio(volume)
+    info = stack.require(stack.front(volume))
+    if info.open_count > published and udev.is_running() and not lasting_users(info.devno):
+        # udev looks at a device that was closed after writing, and holds it open for a moment.
+        udev.settle()
+        info = stack.require(stack.front(volume))
+    if info.open_count > published:
+        users = describe_users_of(info.devno) or "the kernel or another mount namespace"
+        raise BusyError(f"/dev/mapper/{volume.name} is in use: {users}")
+
+
+def overlay_usage(volume: Volume) -> SnapshotStatus:
+    """How full a trial's overlay is, and whether the kernel gave it up."""
+    return dm.snapshot_status(stack.require(stack.origin(volume)).name)
+
+
+def overlay_problems(volume: Volume) -> list[str]:
+    """A trial whose overlay is full is lost: the front gives errors, only reverting is left."""
+    usage = overlay_usage(volume)
+    if usage.state is not SnapshotState.OK:
+        return [
+            f"the overlay of the trial of {volume.name} is {usage.state.value}: what the trial "
+            f"wrote is lost, dmsnap swap revert {volume.name} returns to the primary"
+        ]
+    if usage.used_sectors * 100 > usage.total_sectors * OVERLAY_WARNING_PERCENT:
+        return [
+            f"the overlay of the trial is over {OVERLAY_WARNING_PERCENT} % full: "
+            f"dmsnap swap extend {volume.name} gives it more room"
+        ]
+    return []
+
+
+def require_overlay(volume: Volume) -> None:
+    """Raise :class:`PointInvalidError` when the trial's overlay cannot be merged any more."""
+    if overlay_usage(volume).state is not SnapshotState.OK:
+        raise PointInvalidError(overlay_problems(volume)[0])
+
+
+def require_trial(volume: Volume) -> None:
+    """Raise unless the volume is in trial."""
+    if volume.state is not VolumeState.TRIAL:
+        raise WrongStateError(f"{volume.name} is in state {volume.state}, there is no trial")

@@ -1,0 +1,1 @@
+"""Volumes: protected and given back, their stacks built and taken down."""

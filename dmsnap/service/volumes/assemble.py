@@ -1,0 +1,216 @@
+"""Assemble: build the stack of a recorded volume again, after a reboot or a removal by others."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
+from dmsnap.errors import (
+    DmsnapError,
+    ExitCode,
+    NotFoundError,
+    WrongStateError,
+)
+from dmsnap.host import lun, udev
+from dmsnap.service import journal
+from dmsnap.service.exports import export_restore, exported
+from dmsnap.service.health import boot
+from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns import luns
+from dmsnap.service.luns.luns import Wanted
+from dmsnap.service.reaper import held
+from dmsnap.service.session import Session
+from dmsnap.service.swaps.withdrawal import is_cut_off
+from dmsnap.service.volumes import assembly, identity
+from dmsnap.snapshot import stack
+from dmsnap.tracking.choice import new_tracking_id
+
+# The front lies over the recovery volume.
+OVER_REPLICA = (VolumeState.TRIAL, VolumeState.COMMITTING)
+
+# At boot a volume comes up as far as it was, for what is mounted from it: what a command left
+# half done is for the next command to finish or take back.
+ASSEMBLED_BY_HAND = (VolumeState.PROTECTED, VolumeState.PROMOTED, VolumeState.TRIAL)
+
+CHANGING_BOOT = ("protect", "unprotect", "swap from-label")
+
+
+@dataclass(frozen=True, slots=True)
+class AssembleResult:
+    """How one of several volumes fared."""
+
+    volume: str
+    error: str | None
+    exit_code: ExitCode
+
+
+class Assembly:
+    """Build the stack of a recorded volume again, after a reboot or a removal by others."""
+
+    def __init__(self, session: Session, volume: Volume, *, at_boot: bool = False) -> None:
+        if is_cut_off(volume) or (not at_boot and volume.state not in ASSEMBLED_BY_HAND):
+            raise WrongStateError(f"{volume.name} is in state {volume.state}: not assembled")
+        if needs_backing(volume):  # else it may be dead
+            identity.require_backing(volume)
+        self.session = session
+        self.at_boot = at_boot
+        # A new tracking id: what was written while the stack did not exist was not seen,
+        # so the next sync compares.
+        live = stack.live_front(volume)
+        self.volume = replace(volume, tracking_id=new_tracking_id(), live=live)
+
+    def plan(self) -> Plan:
+        return Plan("assemble", (self.volume.id,), self.steps(), {"name": self.volume.name})
+
+    def steps(self) -> list[Step]:
+        name, state_directory = self.volume.name, self.session.configuration.state_directory
+        steps = [
+            Step("drop-points", f"drop live points of {name} that broke", self._drop_points),
+            Step("distrust", f"distrust the tracking of {name} so far", self._record),
+            Step("create-stack", f"build the stack of {name}", self._build),
+        ]
+        if not self.at_boot:
+            steps += [
+                Step(
+                    "prepare-boot",
+                    f"have {name} assembled at boot",
+                    partial(boot.prepare, self.volume, state_directory),
+                ),
+                Step(
+                    "hide-twins",
+                    f"keep what carries the file system of {name} out of /dev/disk/by-uuid",
+                    partial(boot.hide, self.volume),
+                ),
+            ]
+        # At boot that is for the mount units, with the options that fstab has by now.
+        if self.volume.mounts and not self.at_boot:
+            steps.append(Step("mount", f"mount /dev/mapper/{name}", self._mount))
+        return steps
+
+    def _drop_points(self) -> None:
+        """A snapshot that was not there while its origin was written to holds no moment."""
+        for point in self.session.catalogue.points(self.volume.id):
+            shown = self.volume.trial_live and point.id == self.volume.trial_point
+            if point.area_id is not None and not shown:
+                self.session.remove_live_point(self.volume, point)
+                self.session.catalogue.update_point(
+                    replace(
+                        point,
+                        area_id=None,
+                        invalid_reason=point.invalid_reason
+                        or "its snapshot was not there while the volume was in use",
+                    )
+                )
+
+    def _record(self) -> None:
+        self.session.catalogue.update_volume(self.volume)
+
+    def _build(self) -> None:
+        areas = self.session.catalogue.areas(self.volume.id)
+        if self.volume.state in OVER_REPLICA:
+            assembly.build_trial(self.volume, areas)
+        else:
+            assembly.build(self.session, self.volume, areas)
+
+    def _mount(self) -> None:
+        assembly.mount_front(self.volume)
+
+
+def needs_backing(volume: Volume) -> bool:
+    """Whether the front lies over the primary, and not over the recovery volume."""
+    return volume.state not in OVER_REPLICA or volume.trial_live
+
+
+def is_assembled(session: Session, volume: Volume) -> bool:
+    """Whether nothing is missing. Over a replica a front that is there was built as a whole."""
+    if volume.state in OVER_REPLICA:
+        return stack.exists(stack.front(volume))
+    areas, points = session.catalogue.areas(volume.id), session.catalogue.points(volume.id)
+    return not stack.problems(volume, areas, points)
+
+
+def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = False) -> Plan | None:
+    """Build what is missing or wrong of a volume's stack, and mount it. Needs root.
+
+    With ``at_boot`` devices are waited for, whatever state the volume is in comes up as what it
+    was, and mounting is left to those who mount at boot.
+    """
+    if at_boot:
+        wait_for_devices(session, session.catalogue.volume(name))
+    wanted = Wanted.SERVING_ALONE if at_boot else Wanted.SERVING
+    with held(session, name, wanted, concluding=not at_boot) as volume:
+        if at_boot and is_cut_off_half_way(session, volume):
+            return None
+        if at_boot and is_cut_off(volume):
+            volume = recorded_as_trial(session, volume)
+        state_directory = session.configuration.state_directory
+        prepared = at_boot or not any(boot.wrong_files(volume, state_directory))
+        if not (prepared and is_assembled(session, volume)):
+            plan = Assembly(session, volume, at_boot=at_boot).plan()
+            if dry_run:
+                return plan
+            journal.run(session.catalogue, plan)
+        if not at_boot:  # there may be no network yet: a unit of its own does it
+            for export in exported.of_volume(session, volume):
+                export_restore.restore_held(session, export)
+    return None
+
+
+def is_cut_off_half_way(session: Session, volume: Volume) -> bool:
+    """Whether what changes how a boot goes died between telling systemd and telling fstab.
+
+    The boot mounts the device itself then, and the job is concluded afterwards.
+    """
+    cut_off = jobs.unfinished(session.catalogue, volume.id)
+    changing = any(job.operation in CHANGING_BOOT for job in cut_off)
+    return changing and boot.is_half_way(volume)
+
+
+def recorded_as_trial(session: Session, volume: Volume) -> Volume:
+    """A recovery by a label that only lacked its record when power was lost: fstab waits for it."""
+    trial = replace(volume, state=VolumeState.TRIAL)
+    session.catalogue.update_volume(trial)
+    return trial
+
+
+def wait_for_devices(session: Session, volume: Volume) -> None:
+    """Wait for what the stack cannot be built without: not for the recovery volume otherwise."""
+    nodes = [
+        Path(area.path)
+        for area in session.catalogue.areas(volume.id)
+        if not volume.store.startswith("/")
+        and area.role in (AreaRole.ERA_METADATA, AreaRole.OVERLAY, AreaRole.COW)
+        and (area.generation == volume.generation or is_shown(volume, area))
+    ]
+    seconds = session.configuration.boot_wait_seconds
+    if lun.is_name(volume.serving):
+        luns.attach_all(session, volume, Wanted.SERVING_ALONE)
+    else:
+        nodes.insert(0, Path(volume.serving))
+    missing = udev.wait_for_nodes(nodes, seconds)
+    if missing:
+        raise NotFoundError(
+            f"{volume.name} cannot be assembled: {missing[0]} did not appear within {seconds:g} s",
+            hint=f"dmsnap assemble {volume.name} does it when the device is there",
+            device=str(missing[0]),
+        )
+
+
+def is_shown(volume: Volume, area: Area) -> bool:
+    """Whether a piece of the store is the COW store of the live point that a trial shows."""
+    return volume.trial_live and area.point_id == volume.trial_point
+
+
+def assemble_all(session: Session, *, at_boot: bool = False) -> list[AssembleResult]:
+    """Every volume; one that fails does not keep the others from it. Needs root."""
+    results = []
+    for volume in session.catalogue.volumes():
+        error: DmsnapError | None = None
+        try:
+            assemble(session, volume.name, dry_run=False, at_boot=at_boot)
+        except DmsnapError as failure:
+            error = failure
+        code = error.exit_code if error else ExitCode.OK
+        results.append(AssembleResult(volume.name, str(error) if error else None, code))
+    return results

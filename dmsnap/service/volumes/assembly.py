@@ -1,0 +1,167 @@
+"""A volume's stack as a whole: building it, taking it down, mounting its front."""
+
+import errno
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from dmsnap.catalogue.model import Area, Volume
+from dmsnap.errors import OperatingSystemError
+from dmsnap.host import blockdev
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.cookie import UdevFlags
+from dmsnap.recovery import chain, history, replica
+from dmsnap.service.session import Session
+from dmsnap.service.swaps import mounting, trial
+from dmsnap.snapshot import layers, stack, write_count
+from dmsnap.units import PAGE_BYTES
+
+log = logging.getLogger(__name__)
+
+# What the checks of dm-era's superblock and of its trees' blocks answer (drivers/md, sb_check and
+# node_check): another place than it was written for, a wrong checksum.
+DAMAGED = (errno.ENOTBLK, errno.EILSEQ)
+
+
+def build(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
+    """Make the origin and the front where they are missing or have a table of somebody else."""
+    if stack.live_front(volume):
+        build_layers(session, volume, areas)
+        return
+    build_origin(session, volume)
+    build_front(volume, areas)
+
+
+def build_layers(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
+    """Put the layers under the LV, whoever has it mounted; nothing happens when they are there.
+
+    A swap that was killed may have left a front of its own over the same metadata.
+    """
+    if not layers.are_in_place(volume):
+        for device in (stack.own_front(volume), stack.era_maker(volume)):
+            stack.remove(device)
+        layers.build_base(volume)
+        build_origin(session, volume)
+        area = stack.era_area(volume, areas)
+        metadata = stack.attach_area(volume, area)
+        # Before the LV waits for it.
+        begin_anew_if_damaged(volume, metadata, partial(trial.make_metadata, volume, area))
+        layers.put(volume, metadata, session.configuration.window_deadline_ms)
+    stack.turn_discards_off(volume)
+
+
+def remove_layers(session: Session, volume: Volume) -> None:
+    """Give the LV its own table back under its users, and remove what lay below."""
+    layers.take_out(volume, session.configuration.window_deadline_ms)
+    tear_down(volume)
+
+
+def build_origin(session: Session, volume: Volume) -> None:
+    """The snapshot-origin over the backing device, or over the base that stands for it.
+
+    Once the LV's own dm device is no front any more, the base lies on it: so LVM may do with the LV
+    what it does with one that is in use.
+    """
+    if not stack.live_front(volume) and stack.exists(stack.base(volume)):
+        stack.settle(stack.base(volume), layers.held_table(volume))
+    is_new = not stack.exists(stack.origin(volume))
+    stack.settle(stack.origin(volume), stack.origin_table(volume, stack.backing(volume)))
+    if is_new:
+        write_count.remember(session.configuration.run_directory, volume)
+
+
+def build_front(volume: Volume, areas: Sequence[Area]) -> None:
+    """dm-era over the origin that is there."""
+    metadata = stack.attach_area(volume, stack.era_area(volume, areas))
+    table = stack.front_table(volume, metadata)
+    settle = partial(stack.settle, stack.front(volume), table, UdevFlags.SHOWN)
+    begin_anew_if_damaged(volume, metadata, settle)
+    stack.turn_discards_off(volume)
+
+
+def begin_anew_if_damaged(
+    volume: Volume, metadata: BlockDevice, open_it: Callable[[], None]
+) -> None:
+    """Metadata that dm-era does not take is worth nothing, and the volume is: it begins anew."""
+    try:
+        open_it()
+    except OperatingSystemError as error:
+        if error.fields.get("errnum") not in DAMAGED or stack.exists(stack.own_front(volume)):
+            raise
+        log.warning(
+            "dm-era does not take its metadata of %s, which is damaged: it begins anew, and the "
+            "next sync compares in full",
+            volume.name,
+        )
+        blockdev.clear_start(metadata.path, PAGE_BYTES)
+        open_it()
+
+
+def build_trial(volume: Volume, areas: Sequence[Area]) -> None:
+    """A trial's devices as a boot left them: nothing. What it wrote is in the overlay.
+
+    That of a commit that was cut off, too: what the kernel had merged is gone from the stores, and
+    an exception leaves a store only when the origin has its chunk, so that snapshots over what is
+    left show the same content. The commit is then finished by running it again.
+    """
+    below = _build_live(volume, areas) if volume.trial_live else _build_levels(volume)
+    cow = stack.attach_area(volume, trial.overlay_area(volume, areas))
+    stack.settle(stack.origin(volume), trial.overlay_table(volume, below, cow))
+    build_front(volume, areas)
+
+
+def _build_live(volume: Volume, areas: Sequence[Area]) -> int:
+    """While a trial shows it, nobody writes to the primary: the live point is what it was."""
+    stack.settle(trial.live_point(volume), trial.live_table(volume, areas))
+    return stack.require(trial.live_point(volume)).devno
+
+
+def _build_levels(volume: Volume) -> int:
+    label = replica.label_of(volume)
+    recovery = BlockDevice.probe(replica.recovery_path(volume))
+    below = recovery.devno
+    steps_back = history.position_of(label, volume.trial_point) or 0
+    levels = chain.levels(volume, label, steps_back, chain.TRIAL)
+    for level, entry in zip(levels, label.history, strict=False):
+        stack.settle(level.store, chain.store_table(entry, recovery))
+        store = stack.require(level.store).devno
+        table = chain.level_table(volume, below, store, level.chunk_bytes)
+        stack.settle(level.shown, table, read_only=True)
+        below = stack.require(level.shown).devno
+    return below
+
+
+def tear_down(volume: Volume) -> None:
+    """Remove a front of ours, the origin and what stands for an LV below, as far as they exist."""
+    for device in (
+        stack.own_front(volume),
+        stack.era_maker(volume),
+        stack.origin(volume),
+        stack.base(volume),
+    ):
+        stack.remove(device)
+
+
+def mount_front(volume: Volume) -> None:
+    """Mount the front at every place recorded for the volume."""
+    info = stack.require(stack.front(volume))
+    mounting.mount_all(dm.node(info.name), info.devno, volume.mounts)
+
+
+def unmount_front(volume: Volume, wait_seconds: float) -> None:
+    """Unmount the front everywhere; nothing happens when it does not exist."""
+    info = dm.info(uuid=stack.front(volume).uuid)
+    if info is not None:
+        mounting.unmount(info.devno, wait_seconds, volume.mounts)
+
+
+def as_mounted(session: Session, volume: Volume) -> Volume:
+    """``volume`` with the mounts that its front has now; with those recorded when it has none."""
+    info = dm.info(uuid=stack.front(volume).uuid)
+    if info is None:
+        return volume
+    place = mounting.parking(session.configuration.run_directory, volume.name)
+    now = mounting.records(info.devno, place)
+    return replace(volume, mounts=mounting.merged(now, volume.mounts)) if now else volume

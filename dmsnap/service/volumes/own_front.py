@@ -1,0 +1,51 @@
+"""A live volume gets a front of its own before the next boot: in a swap, which unmounts it anyway.
+
+The overlay of a trial is not put under LVM's device: a refresh would put the primary back under
+what is mounted, in the middle of a trial. The base stays below the origin, for the live points'
+sake, which know it by its number. It lies on the LV then, and so holds it.
+"""
+
+from dataclasses import replace
+
+from dmsnap.catalogue.model import Volume
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.cookie import UdevFlags
+from dmsnap.host.dm.target import Error, single
+from dmsnap.service.session import Session
+from dmsnap.service.volumes import assembly, live_link
+from dmsnap.snapshot import layers, stack, write_count
+
+
+def make(session: Session, volume: Volume, *, failed: bool) -> Volume:
+    """Give the unmounted LV its own table back, and the volume a front. Returns it as recorded.
+
+    Of one that hangs nothing is waited for: the front gives errors, as the LV did, and the base
+    stays as it is.
+    """
+    live_link.hide(volume)
+    deadline_ms = session.configuration.window_deadline_ms
+    layers.take_out(volume, deadline_ms, settled=not failed)
+    after = replace(volume, live=None)
+    session.catalogue.update_volume(after)
+    if failed:
+        front = stack.own_front(after)
+        table = single(after.size_bytes, Error())
+        dm.create(front.name, front.uuid, table, udev=UdevFlags.SHOWN)
+    else:
+        assembly.build(session, after, session.catalogue.areas(after.id))
+        write_count.remember(session.configuration.run_directory, after)
+    return after
+
+
+def take_back(session: Session, volume: Volume) -> None:
+    """Undo :func:`make`: the LV, which nobody has mounted, is the front again."""
+    stack.remove(stack.own_front(volume))
+    session.catalogue.update_volume(volume)
+    complete(session, volume)
+
+
+def complete(session: Session, volume: Volume) -> None:
+    """Build what is missing of either of the two, as it is recorded."""
+    assembly.build(session, volume, session.catalogue.areas(volume.id))
+    if stack.live_front(volume):
+        live_link.show(volume)

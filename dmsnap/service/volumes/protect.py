@@ -1,0 +1,362 @@
+"""Protect: build the stack around a device, remount it through the front, make the replica."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+from dmsnap._native import label
+from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
+from dmsnap.errors import DmsnapError
+from dmsnap.host import lun
+from dmsnap.host.blockdev import BlockDevice, open_exclusive
+from dmsnap.host.lun import LunName
+from dmsnap.recovery import history
+from dmsnap.service import journal
+from dmsnap.service.health import boot
+from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.luns import lun_watch, luns
+from dmsnap.service.luns.luns import Wanted
+from dmsnap.service.pools import pool_choice
+from dmsnap.service.pools.pool_choice import Choice, PassedOver
+from dmsnap.service.progress import Progress
+from dmsnap.service.reaper import reap
+from dmsnap.service.replicas.sync import Sync
+from dmsnap.service.session import Session
+from dmsnap.service.swaps import mounting, occupants
+from dmsnap.service.volumes import (
+    admission,
+    assembly,
+    assignment,
+    live_admission,
+    live_link,
+    recognition,
+    spare,
+    unprotect,
+)
+from dmsnap.service.volumes.admission import Admitted, ProtectRequest
+from dmsnap.service.volumes.first_copy import FirstCopy
+from dmsnap.snapshot.space import era_metadata_bytes, plan_area
+from dmsnap.tracking.choice import new_tracking_id
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectResult:
+    """What was built, and what the first copy took.
+
+    ``full_reason`` is why nothing was left out; None when the file system said what it uses.
+    ``live``: the front is ``device`` itself until the next boot. ``pool``: what offered the
+    recovery volume, and ``passed_over`` what it did not take.
+    """
+
+    volume: str
+    front: str
+    device: str
+    recovery: str
+    size_bytes: int
+    point: UUID
+    bytes_written: int
+    bytes_zero: int
+    bytes_skipped: int
+    full_reason: str | None
+    history_bytes: int
+    window_seconds: float
+    seconds: float
+    steps: dict[str, float]
+    live: bool = False
+    pool: str | None = None
+    passed_over: tuple[PassedOver, ...] = ()
+
+
+class Protection:
+    """The plan of one ``protect``; its checks are made when it is built."""
+
+    def __init__(
+        self,
+        session: Session,
+        request: ProtectRequest,
+        progress: Progress | None,
+        choice: Choice | None = None,
+    ) -> None:
+        self.session = session
+        self.choice = choice or Choice(request, request.recovery)
+        self.pool = request.pool
+        # Begun anew, it chooses anew.
+        asked = replace(request, recovery=self.choice.asked) if self.pool else request
+        self.arguments = asked.as_arguments()
+        admitted = admission.admit(session, request)
+        self.backing: BlockDevice = admitted.backing
+        self.recovery: BlockDevice = admitted.recovery
+        self.volume = new_volume(session, request, admitted)
+        self.metadata: Area = plan_area(
+            self.volume,
+            AreaRole.ERA_METADATA,
+            era_metadata_bytes(self.volume.size_bytes, request.block_bytes),
+        )
+        # A recovery volume that served this volume before is brought up to date instead of
+        # copied to in full, and keeps its history.
+        self.copy: FirstCopy | Sync = (
+            Sync(
+                session,
+                self.volume,
+                cow_percent=request.cow_percent,
+                bandwidth=request.bandwidth,
+                force=request.force,
+                progress=progress,
+            )
+            if admitted.label
+            else FirstCopy(
+                session,
+                self.volume,
+                self.recovery,
+                request.cow_percent,
+                request.bandwidth,
+                progress,
+                full=request.full,
+            )
+        )
+
+    def plan(self) -> Plan:
+        volume = self.volume
+        record = f"record {volume.name} in the catalogue"
+        if self.pool:
+            record = f"take {self.recovery.path} out of the pool {self.pool}, and {record}"
+        steps = [
+            Step("record", record, self._record, self._forget),
+            Step(
+                "create-era-metadata",
+                f"create era metadata in {volume.store}",
+                partial(self.session.create_area, volume, self.metadata),
+                partial(self.session.release_area, volume, self.metadata),
+            ),
+            *(self._steps_of_layers() if volume.live else self._steps_of_front()),
+        ]
+        finished = f"record that {volume.name} is protected"
+        finish = Step("record-protected", finished, self._finish, final=True)
+        steps += [*self.copy.steps(), finish]
+        return Plan("protect", (volume.id,), steps, self.arguments)
+
+    def _prepare_boot(self) -> Step:
+        """From here on a boot builds the stack, finished or not: metadata comes before it."""
+        volume = self.volume
+        return Step(
+            "prepare-boot",
+            f"have {volume.name} assembled at boot, and fstab name /dev/mapper/{volume.name}",
+            partial(boot.prepare, volume, self.session.configuration.state_directory),
+            partial(boot.withdraw, volume),
+        )
+
+    def _hide_twins(self) -> Step:
+        return Step(
+            "hide-twins",
+            f"keep {self.backing.path} and {self.recovery.path} out of /dev/disk/by-uuid and "
+            f"by-label",
+            partial(boot.hide, self.volume),
+            partial(boot.show, self.volume),
+        )
+
+    def _steps_of_layers(self) -> list[Step]:
+        """The LV itself is not hidden in this boot: that is said first."""
+        volume, device = self.volume, self.backing.path
+        return [
+            Step(
+                "link",
+                f"have /dev/mapper/{volume.name} lead to {device} until the next boot",
+                partial(live_link.show, volume),
+                partial(live_link.hide, volume),
+            ),
+            self._prepare_boot(),
+            self._hide_twins(),
+            Step(
+                "put-layers",
+                f"put snapshot-origin and dm-era under {device}, as it is mounted",
+                partial(assembly.build, self.session, volume, [self.metadata]),
+                partial(assembly.remove_layers, self.session, volume),
+                check=self._require_plain,
+            ),
+        ]
+
+    def _require_plain(self) -> None:
+        live_admission.require_plain(BlockDevice.probe(self.backing.path))
+
+    def _steps_of_front(self) -> list[Step]:
+        volume, device = self.volume, self.backing.path
+        where = ", ".join(mount.mount_point for mount in volume.mounts)
+        steps = [self._prepare_boot()]
+        if volume.mounts:
+            steps.append(
+                Step(
+                    "unmount", f"unmount {device} from {where}", self._unmount, self._mount_backing
+                )
+            )
+        steps += [
+            self._hide_twins(),
+            Step(
+                "create-stack",
+                f"put snapshot-origin and dm-era over {device} as /dev/mapper/{volume.name}",
+                self._build,
+                partial(assembly.tear_down, volume),
+            ),
+        ]
+        if volume.mounts:
+            steps.append(
+                Step(
+                    "mount",
+                    f"mount /dev/mapper/{volume.name} on {where}",
+                    partial(assembly.mount_front, volume),
+                    self._unmount_front,
+                )
+            )
+        return steps
+
+    def _record(self) -> None:
+        self.session.catalogue.add_volume(self.volume)
+        self.choice.settle()
+        # Before the links by UUID and label are taken away.
+        recognition.note(self.session, self.volume)
+
+    def _forget(self) -> None:
+        self.session.catalogue.remove_volume(self.volume.id)
+
+    def _finish(self) -> None:
+        self.session.catalogue.update_volume(replace(self.volume, state=VolumeState.PROTECTED))
+
+    def _unmount(self) -> None:
+        wait_seconds = self.session.configuration.unmount_wait_seconds
+        mounting.unmount(self.backing.devno, wait_seconds, self.volume.mounts)
+
+    def _mount_backing(self) -> None:
+        mounting.mount_all(self.backing.path, self.backing.devno, self.volume.mounts)
+
+    def _unmount_front(self) -> None:
+        assembly.unmount_front(self.volume, self.session.configuration.unmount_wait_seconds)
+
+    def _build(self) -> None:
+        # Opened exclusively once more: who uses it in a way that mountinfo does not show
+        # (another mount namespace, a raw user) must not be stacked upon.
+        with open_exclusive(self.backing.path, write=True):
+            pass
+        assembly.build(self.session, self.volume, [self.metadata])
+
+    def result(self, times: StepTimes) -> ProtectResult:
+        region = history.region(self.volume.size_bytes, label.offset(self.recovery.size_bytes))
+        return ProtectResult(
+            volume=self.volume.name,
+            front=f"/dev/mapper/{self.volume.name}",
+            device=str(self.backing.path),
+            recovery=str(self.recovery.path),
+            size_bytes=self.volume.size_bytes,
+            point=self.copy.point.id,
+            bytes_written=self.copy.bytes_written,
+            bytes_zero=self.copy.bytes_zero,
+            bytes_skipped=self.copy.bytes_skipped,
+            full_reason=self.copy.full_reason,
+            history_bytes=region.length_bytes,
+            window_seconds=self.copy.point.window_seconds,
+            seconds=times.total,
+            steps=times.seconds,
+            live=self.volume.live is not None,
+            pool=self.pool or None,
+            passed_over=self.choice.passed_over,
+        )
+
+
+def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) -> Volume:
+    """The volume as it will be recorded; one that had a label before keeps its identity."""
+    earlier = admitted.label
+    parking = mounting.parking(session.configuration.run_directory, request.name)
+    return Volume(
+        id=earlier.volume_uuid if earlier else uuid4(),
+        name=request.name,
+        state=VolumeState.BUILDING,
+        backing=admission.stable_path(request.device),
+        recovery=admission.recorded_name(request.recovery),
+        recovery_id=earlier.recovery_uuid if earlier else uuid4(),
+        store=request.store,
+        size_bytes=admitted.backing.size_bytes,
+        block_bytes=request.block_bytes,
+        chunk_bytes=request.chunk_bytes,
+        fs_type=admitted.fs_type,
+        fs_uuid=admitted.fs_uuid,
+        mounts=mounting.records(admitted.backing.devno, parking),
+        generation=1,
+        tracking_id=new_tracking_id(),
+        created_ns=now_ns(),
+        units=request.units,
+        live=admitted.live,
+    )
+
+
+def device_locks(request: ProtectRequest) -> list[str]:
+    """One device cannot be admitted for two volumes at once; from the first step on the catalogue
+    says whose it is.
+    """
+    devices = (BlockDevice.probe(path) for path in (request.device, lun.node(request.recovery)))
+    return [admission.device_lock(device) for device in devices]
+
+
+def protect(
+    session: Session, request: ProtectRequest, *, dry_run: bool, progress: Progress | None = None
+) -> ProtectResult | Plan:
+    """Protect a device. On any failure it is given back as it was. Needs root."""
+    admission.check_name(request.name)
+    occupants.check_units(request.units)
+    request = assignment.completed(session, request)
+    with session.locked([request.name]):
+        leftover = session.catalogue.find_volume(request.name)
+        if leftover is not None and leftover.state is VolumeState.BUILDING:
+            reap(session, leftover, Wanted.SERVING)
+        request = admission.with_block_size(request)
+        luns.release_strays(session, request.name)
+        with (
+            pool_choice.chosen(session, request) as choice,
+            attaching(session, choice.request, keep=not dry_run) as found,
+            session.locked(device_locks(found)),
+        ):
+            protection = Protection(session, found, progress, choice)
+            plan = protection.plan()
+            if dry_run:
+                return plan
+            with lun_watch.explained(protection.volume):
+                times = journal.run(session.catalogue, plan)
+            spare.keep(session, request.name)
+            return protection.result(times)
+
+
+@contextmanager
+def attaching(session: Session, request: ProtectRequest, *, keep: bool) -> Iterator[ProtectRequest]:
+    """The request with its LUN attached, and named with its identity.
+
+    What was logged in to for that is let go when the block fails, or without ``keep``.
+    """
+    if not lun.is_name(request.recovery):
+        yield request
+        return
+    name = LunName.parse(request.recovery)
+    admission.check_name_is_free(session, request.name)
+    try:
+        yield replace(request, recovery=str(luns.attach(session, name, request.name)))
+    except BaseException as error:
+        try:
+            luns.release(session, name)
+        except DmsnapError as failure:
+            error.add_note(str(failure))
+        raise
+    if not keep:
+        luns.release(session, name)
+
+
+def again(session: Session, *, dry_run: bool, **arguments: Any) -> object:
+    """Begin a protect anew that was cut off."""
+    return protect(session, ProtectRequest.from_arguments(arguments), dry_run=dry_run)
+
+
+def finish(session: Session, volume: Volume, _job: Job) -> bool:
+    """Taken back as long as the replica is not whole: to copy goes on only when it is asked for."""
+    if volume.state is not VolumeState.BUILDING:
+        return True
+    unprotect.take_back(session, volume)
+    return False

@@ -1,0 +1,286 @@
+"""Unprotect: give the device back, byte for byte; the replica and its label stay."""
+
+from dataclasses import replace
+from functools import partial
+
+from dmsnap._native import label
+from dmsnap._native.label import LabelState
+from dmsnap.catalogue import skipped
+from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
+from dmsnap.errors import BusyError, WrongStateError
+from dmsnap.host import lun, signature
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.host.lun import LunName
+from dmsnap.recovery import replica
+from dmsnap.service import journal
+from dmsnap.service.exports import exported
+from dmsnap.service.health import boot
+from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns import luns
+from dmsnap.service.luns.luns import Wanted
+from dmsnap.service.pools import pool_return
+from dmsnap.service.reaper import held_unless_done
+from dmsnap.service.session import Session
+from dmsnap.service.swaps import mounting
+from dmsnap.service.swaps.withdrawal import Withdrawal, ends_without_volume, release_recovery
+from dmsnap.service.volumes import assembly, identity, live_link
+from dmsnap.snapshot import layers, stack
+
+
+class Release:
+    """The plan that takes a volume out of protection.
+
+    Everything that could fail comes first. Undone, tracking starts again and the points on the
+    primary are gone; from giving back the store on, it is only finished, if need be by running
+    it again. ``wiping``: an earlier run had begun to wipe the label, which may be gone.
+    """
+
+    def __init__(
+        self, session: Session, volume: Volume, *, forget: bool, wiping: bool = False
+    ) -> None:
+        if volume.state in (VolumeState.TRIAL, VolumeState.COMMITTING):
+            raise WrongStateError(
+                f"{volume.name} is in state {volume.state}",
+                hint="dmsnap swap revert or dmsnap swap commit comes first",
+            )
+        browsed = [
+            area for area in session.catalogue.areas(volume.id) if area.role is AreaRole.BROWSE
+        ]
+        if browsed:
+            raise BusyError(
+                f"a point of {volume.name} is mounted", hint="dmsnap point umount POINT comes first"
+            )
+        exported.require_unexported(session, volume)
+        whole = volume.state is not VolumeState.BUILDING and not wiping
+        if forget and volume.recovery is not None and whole:
+            replica.label_of(volume)
+        self.session = session
+        self.volume = volume
+        self.pools = pool_return.pools_of(session, volume.recovery) if forget else ()
+        self.former = volume.previous_backing if forget else None
+        self.is_returned = bool(self.pools or pool_return.pools_of(session, self.former))
+        # Looked up now: undoing must not depend on a catalogue whose disk is full.
+        self.areas = session.catalogue.areas(volume.id)
+        self.forget = forget
+        # A protect or an unprotect that was killed may have unmounted it and come no further.
+        unfinished = volume.state is VolumeState.BUILDING or not stack.exists(stack.front(volume))
+        self.is_live = stack.live_front(volume) is not None
+        unfinished = unfinished and not self.is_live
+        self.mounts = volume.mounts if unfinished else ()
+        if self.mounts:
+            identity.require_no_replica(volume)
+
+    def plan(self) -> Plan:
+        name, volume, session = self.volume.name, self.volume, self.session
+        unmount = Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_front)
+        show = Step(
+            "show-device",
+            f"give {volume.backing} its links back",
+            # Back in a pool it stays a copy that nobody should mount by its UUID.
+            partial(boot.show, volume, forget=self.forget and not self.is_returned),
+            partial(boot.hide, volume),
+        )
+        mount = Step(
+            "mount",
+            f"mount {volume.backing} where {name} was",
+            self._mount,
+            self._unmount_backing,
+        )
+        withdraw = Step(
+            "withdraw-boot",
+            f"have {name} not assembled at boot, and fstab name {volume.backing}",
+            partial(boot.withdraw, volume),
+            partial(boot.prepare, volume, session.configuration.state_directory),
+        )
+        remove = Step(
+            "remove-stack",
+            f"remove the live points and the stack of {name}",
+            self._remove,
+            self._rebuild,
+        )
+        hide_link = Step(
+            "hide-link",
+            f"take the name {name} from {volume.backing}",
+            partial(live_link.hide, volume),
+            partial(live_link.show, volume),
+        )
+        # An LV whose own table comes back is not unmounted for that.
+        usual = [unmount, remove, show, mount, withdraw]
+        steps = [remove, show, withdraw, hide_link] if self.is_live else usual
+        steps += [
+            Step(
+                "release-store",
+                f"give back what {name} used of {volume.store}",
+                self._store,
+                final=True,
+            ),
+        ]
+        if self.forget and volume.recovery is not None:
+            wipe = f"wipe the label of {volume.recovery}"
+            if self.pools:
+                wipe += f", which goes back to the pool {', '.join(self.pools)}"
+            steps.append(Step("forget", wipe, self._wipe, final=True))
+        elif self.former is not None and self.is_returned:
+            leave = f"return {self.former}, to which failback would have led, to its pool"
+            steps.append(Step("leave-former", leave, self._leave_former, final=True))
+        elif volume.recovery is not None and volume.state is not VolumeState.BUILDING:
+            release = f"let any host take {volume.recovery}"
+            steps.append(
+                Step("release-recovery", release, partial(release_recovery, volume), final=True)
+            )
+        steps += [
+            Step(
+                "log-out",
+                f"log out of {each.target} at {each.portal}",
+                partial(self._log_out, each),
+                final=True,
+            )
+            for each in luns.names_of(volume)
+        ]
+        record = f"record that {name} is not protected any more"
+        steps.append(Step("record", record, self._record, final=True))
+        return Plan("unprotect", (volume.id,), steps, {"name": name, "forget": self.forget})
+
+    def _unmount(self) -> None:
+        if dm.info(uuid=stack.front(self.volume).uuid) is not None:
+            mounted = assembly.as_mounted(self.session, replace(self.volume, mounts=self.mounts))
+            self.mounts = mounted.mounts
+            self.session.catalogue.update_volume(mounted)
+            assembly.unmount_front(mounted, self.session.configuration.unmount_wait_seconds)
+
+    def _mount_front(self) -> None:
+        if dm.info(uuid=stack.front(self.volume).uuid) is not None:
+            mounting.mount_all(
+                dm.node(self.volume.name),
+                stack.require(stack.front(self.volume)).devno,
+                self.mounts,
+            )
+
+    def _remove(self) -> None:
+        # What is written from here on is not seen: said while it can be, should this be undone.
+        self.session.distrust(self.volume)
+        # The front goes first: while it can still be held by a user, nothing else is lost.
+        if self.is_live:
+            layers.take_out(self.volume, self.session.configuration.window_deadline_ms)
+        stack.remove(stack.own_front(self.volume))
+        for point in self.session.catalogue.points(self.volume.id):
+            if point.area_id is not None:
+                self.session.remove_live_point(self.volume, point)
+                self.session.catalogue.delete_point(point.id, "unprotect")
+        stack.remove(stack.hydrated(self.volume))
+        assembly.tear_down(self.volume)
+
+    def _rebuild(self) -> None:
+        """A volume that was never whole is not built: its device is mounted where it was."""
+        if self.volume.state is VolumeState.BUILDING:
+            self._mount()
+            return
+        assembly.build(self.session, self.volume, self.areas)
+
+    def _mount(self) -> None:
+        if not self.mounts:
+            return  # the device may be what was lost
+        device = BlockDevice.probe(lun.node(self.volume.backing))
+        mounting.mount_all(device.path, device.devno, self.mounts)
+
+    def _unmount_backing(self) -> None:
+        if self.mounts and self.volume.state is not VolumeState.BUILDING:
+            device = BlockDevice.probe(lun.node(self.volume.backing))
+            wait_seconds = self.session.configuration.unmount_wait_seconds
+            mounting.unmount(device.devno, wait_seconds, self.mounts)
+
+    def _store(self) -> None:
+        for area in self.session.catalogue.areas(self.volume.id):
+            self.session.release_area(self.volume, area)
+
+    def _wipe(self) -> None:
+        path = replica.recovery_path(self.volume)
+        if replica.read_label(path) is not None:
+            if self.pools:
+                pool_return.note(self.session, self.volume, str(self.volume.recovery))
+            with replica.opened(self.volume) as current:
+                label.wipe(current.fd, current.device.size_bytes, str(path))
+        for point in self.session.catalogue.points(self.volume.id):
+            self.session.catalogue.delete_point(point.id, "unprotect --forget")
+
+    def _leave_former(self) -> None:
+        """The volume's device from before a commit; it may be what was lost."""
+        if self.former is not None and lun.is_present(self.former):
+            pool_return.leave(self.session, self.volume, self.former, offer=True)
+
+    def _log_out(self, name: LunName) -> None:
+        """The device that is given back may be a LUN: its session is the user's from now on."""
+        if str(name) == self.volume.backing:
+            luns.give_away(self.session, name)
+        else:
+            luns.release(self.session, name, but=self.volume.id)
+
+    def _record(self) -> None:
+        self.session.catalogue.remove_volume(self.volume.id)
+
+
+def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Plan | None:
+    """Take ``name`` out of protection; ``forget`` wipes the recovery volume's label too."""
+    wanted = Wanted.ALL if forget else Wanted.SERVING
+    with held_unless_done(session, name, "unprotect", wanted) as volume:
+        if volume is None:
+            return None
+        plan = ending(session, volume, forget=forget)
+        if dry_run:
+            return plan
+        journal.run(session.catalogue, plan)
+    return None
+
+
+def ending(session: Session, volume: Volume, *, forget: bool, wiping: bool = False) -> Plan:
+    """The plan that takes a volume out of protection, or what was recovered by a label alone."""
+    if ends_without_volume(volume) and not forget:
+        return Withdrawal(session, volume).plan()
+    return Release(session, volume, forget=forget, wiping=wiping).plan()
+
+
+def finish(session: Session, volume: Volume, job: Job) -> bool:
+    """Undone while the front is there: it is mounted again, else the device is given back."""
+    if stack.live_front(volume):
+        intact = layers.are_in_place(volume)
+    else:
+        intact = stack.exists(stack.front(volume))
+    if intact:
+        if stack.live_front(volume):
+            live_link.show(volume)
+        boot.prepare(volume, session.configuration.state_directory)
+        boot.hide(volume)
+        return False
+    forget, wiping = bool(job.arguments["forget"]), job.has_begun("forget")
+    plan = ending(session, volume, forget=forget, wiping=wiping)
+    journal.run(session.catalogue, plan)
+    return True
+
+
+def take_back(session: Session, volume: Volume) -> None:
+    """Give back the device of a protect that was cut off, and leave nothing of its copy."""
+    wipe_half_copy(session, volume)
+    # Looked for now: a LUN is logged out of.
+    is_copy = is_there(volume) and replica.read_label(replica.recovery_path(volume)) is not None
+    journal.run(session.catalogue, Release(session, volume, forget=False).plan())
+    if not is_copy:
+        boot.show(volume)  # there is no copy that would have to stay hidden
+
+
+def is_there(volume: Volume) -> bool:
+    """Whether the recovery volume can be looked at."""
+    return volume.recovery is not None and lun.is_present(volume.recovery)
+
+
+def wipe_half_copy(session: Session, volume: Volume) -> None:
+    """A part of a file system must not be found by its UUID beside the whole one."""
+    if not is_there(volume):
+        return
+    path = replica.recovery_path(volume)
+    found = replica.read_label(path)
+    if found is None or found.volume_uuid != volume.id or found.state is not LabelState.COPYING:
+        return
+    skipped.forget(session.catalogue, found.recovery_uuid)
+    signature.wipe(path)
+    replica.wipe_label(path)
