@@ -26,7 +26,7 @@ from dmsnap.errors import (
     WrongStateError,
 )
 from dmsnap.host.dm.target import Era, Linear, TableLine
-from dmsnap.service.inspection import era_front, inspect_era
+from dmsnap.service.inspection import era_front, inspect_era, metadata_snapshot
 from dmsnap.service.inspection import inspect as inspecting
 from dmsnap.service.inspection.inspect_label import inspect_label
 from dmsnap.units import GIB, MIB
@@ -285,6 +285,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     found.size_bytes = image["nr_blocks"] * image["block_size"]
     monkeypatch.setattr(era_front, "dm", found)
     monkeypatch.setattr(era_front, "SYSFS", found)
+    monkeypatch.setattr(metadata_snapshot, "SYSFS", found)
     monkeypatch.setattr(era_front, "lock_of", found.lock_of)
     monkeypatch.setattr(era_front, "open_shared", lambda path: open_file(path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -15,7 +15,7 @@ from dmsnap.cli import program
 from dmsnap.errors import CorruptError, ExitCode, NotPermittedError, WrongStateError
 from dmsnap.host.dm.target import Linear, TableLine, Target, ThinPool
 from dmsnap.service.inspection import inspect_thin as inspecting
-from dmsnap.service.inspection import thin_pool
+from dmsnap.service.inspection import metadata_snapshot, thin_pool
 from dmsnap.units import MIB
 
 IMAGES = Path(__file__).parents[1] / "native" / "images"
@@ -183,6 +183,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     found = Host(unpacked(HELD, tmp_path), None)
     monkeypatch.setattr(thin_pool, "dm", found)
     monkeypatch.setattr(thin_pool, "SYSFS", found)
+    monkeypatch.setattr(metadata_snapshot, "SYSFS", found)
     monkeypatch.setattr(thin_pool, "open_shared", lambda path: open_file(path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return found

@@ -1,6 +1,5 @@
 """Era devices that are alive: whose metadata a device is, reading it through a snapshot."""
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -8,14 +7,13 @@ from importlib import import_module
 from typing import Any
 
 from dmsnap._native.era import EraMetadata
-from dmsnap.errors import NotPermittedError
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Era
 from dmsnap.host.locks import volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.sysfs import SYSFS
-from dmsnap.service.inspection.metadata_snapshot import holding
+from dmsnap.service.inspection.metadata_snapshot import candidates, holding
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +42,9 @@ def metadata_of(front: EraFront) -> Iterator[tuple[EraMetadata, bool]]:
 
 def find_front(devno: int) -> EraFront | None:
     """The era device that ``devno`` is, or that uses it as its metadata."""
-    for user in (devno, *SYSFS.holders(devno)):
-        name = SYSFS.dm_name(user)
-        if name is None or (user == devno and os.geteuid() != 0):
-            continue
-        if os.geteuid() != 0:
-            raise NotPermittedError(
-                f"{SYSFS.display_name(devno)} is in use by {SYSFS.display_name(user)}: only root "
-                f"can tell whether that is an era device",
-                hint="run it as root",
-            )
+    for name in candidates(devno, "an era device"):
         front = _era_front(name)
-        if front is not None and devno in (user, front.metadata):
+        if front is not None and (front.metadata == devno or name == SYSFS.dm_name(devno)):
             return front
     return None
 

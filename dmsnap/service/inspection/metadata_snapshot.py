@@ -1,10 +1,31 @@
 """Metadata snapshots of live dm targets, which alone can be read while the target is in use."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dmsnap.errors import WrongStateError
+from dmsnap.errors import NotPermittedError, WrongStateError
 from dmsnap.host.signals import held_back
+from dmsnap.host.sysfs import SYSFS
+
+
+def candidates(devno: int, wanted: str) -> Iterator[str]:
+    """The names of the dm devices that ``devno`` is, or that lie directly over it.
+
+    Only root is told what those are: anybody else gets none for a device that nobody uses, and
+    ``NotPermittedError``, which says what was ``wanted``, for one that is in use.
+    """
+    for user in (devno, *SYSFS.holders(devno)):
+        name = SYSFS.dm_name(user)
+        if name is None or (user == devno and os.geteuid() != 0):
+            continue
+        if os.geteuid() != 0:
+            raise NotPermittedError(
+                f"{SYSFS.display_name(devno)} is in use by {SYSFS.display_name(user)}: only root "
+                f"can tell whether that is {wanted}",
+                hint="run it as root",
+            )
+        yield name
 
 
 @contextmanager

@@ -1,18 +1,17 @@
 """Thin pools that are alive: whose metadata a device is, reading it through a snapshot."""
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from dmsnap._native.thin import ThinMetadata
-from dmsnap.errors import NotPermittedError, WrongStateError
+from dmsnap.errors import WrongStateError
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Target, ThinPool
 from dmsnap.host.signals import interruptible
 from dmsnap.host.sysfs import SYSFS
-from dmsnap.service.inspection.metadata_snapshot import holding
+from dmsnap.service.inspection.metadata_snapshot import candidates, holding
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +37,9 @@ def metadata_of(pool: LivePool) -> Iterator[tuple[ThinMetadata, bool]]:
 
 def find_pool(devno: int) -> LivePool | None:
     """The pool that ``devno`` is, lies directly over, or serves as its metadata."""
-    for user in (devno, *SYSFS.holders(devno)):
-        name = SYSFS.dm_name(user)
-        if name is None or (user == devno and os.geteuid() != 0):
-            continue
-        if os.geteuid() != 0:
-            raise NotPermittedError(
-                f"{SYSFS.display_name(devno)} is in use by {SYSFS.display_name(user)}: only root "
-                f"can tell whether that is a thin pool",
-                hint="run it as root",
-            )
+    for name in candidates(devno, "a thin pool"):
         pool = named(name)
-        if pool is not None and devno in (user, pool.metadata):
+        if pool is not None and (pool.metadata == devno or name == SYSFS.dm_name(devno)):
             return pool
     return None
 
