@@ -21,7 +21,7 @@ Settle = Callable[[Session, Job], bool]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """MODULE.FUNCTION for what is done about a job that was cut off.
+    """PACKAGE.MODULE.FUNCTION for what is done about a job that was cut off.
 
     ``again(session, **arguments, dry_run=False)`` begins the operation anew: what the command line
     calls, or, where JSON does not hold what that takes, a function that makes it of them.
@@ -38,32 +38,38 @@ class Operation:
 
 
 OPERATIONS = {
-    "protect": Operation("protect.again", finish="protect.finish"),
-    "unprotect": Operation("unprotect.unprotect", finish="unprotect.finish"),
-    "assemble": Operation("assemble.assemble", effect="create-stack"),
-    "point create": Operation("point.create", effect="window"),
-    "point delete": Operation("deletion.delete", finish="deletion.finish_deletion"),
-    "point keep": Operation("keeping.keep", finish="keeping.finish"),
-    "prune": Operation("prune.again", finish="prune.finish"),
-    "point mount": Operation("browse.again", effect="mount"),
-    "point umount": Operation("browse.unmount_point", effect="unmount"),
-    "point copy": Operation("point_copy.again", effect="reveal", settle="point_copy.settle"),
-    "snapshot create": Operation("providers.create_again", settle="providers.settle_creation"),
-    "snapshot delete": Operation("providers.delete_again", settle="providers.settle_removal"),
-    "sync": Operation("sync.again", effect="apply"),
-    "verify": Operation("verify.again"),
-    "swap": Operation("swap.swap", finish="swap.finish"),
-    "swap from-label": Operation("from_label.again", finish="from_label.finish"),
-    "swap revert": Operation("revert.revert", finish="revert.finish"),
-    "swap extend": Operation("extension.extend", finish="extension.finish"),
-    "swap commit": Operation("promotion.commit", finish="promotion.finish"),
-    "resize": Operation("resize.again", finish="resize.finish"),
-    "hydrate": Operation("hydrate.again", finish="hydrate.finish"),
-    "failback": Operation("failback.failback", effect="record"),
-    "export": Operation("export.again", effect="confirm"),
-    "export restore": Operation("export_restore.again", effect="enable"),
-    "unexport": Operation("unexport.again", effect="withdraw"),
-    "lun swap": Operation("lun_swap.again", effect="record"),
+    "protect": Operation("volumes.protect.again", finish="volumes.protect.finish"),
+    "unprotect": Operation("volumes.unprotect.unprotect", finish="volumes.unprotect.finish"),
+    "assemble": Operation("volumes.assemble.assemble", effect="create-stack"),
+    "point create": Operation("points.point.create", effect="window"),
+    "point delete": Operation("points.deletion.delete", finish="points.deletion.finish_deletion"),
+    "point keep": Operation("points.keeping.keep", finish="points.keeping.finish"),
+    "prune": Operation("points.prune.again", finish="points.prune.finish"),
+    "point mount": Operation("points.browse.again", effect="mount"),
+    "point umount": Operation("points.browse.unmount_point", effect="unmount"),
+    "point copy": Operation(
+        "points.point_copy.again", effect="reveal", settle="points.point_copy.settle"
+    ),
+    "snapshot create": Operation(
+        "snapshots.providers.create_again", settle="snapshots.providers.settle_creation"
+    ),
+    "snapshot delete": Operation(
+        "snapshots.providers.delete_again", settle="snapshots.providers.settle_removal"
+    ),
+    "sync": Operation("replicas.sync.again", effect="apply"),
+    "verify": Operation("replicas.verify.again"),
+    "swap": Operation("swaps.swap.swap", finish="swaps.swap.finish"),
+    "swap from-label": Operation("swaps.from_label.again", finish="swaps.from_label.finish"),
+    "swap revert": Operation("swaps.revert.revert", finish="swaps.revert.finish"),
+    "swap extend": Operation("swaps.extension.extend", finish="swaps.extension.finish"),
+    "swap commit": Operation("swaps.promotion.commit", finish="swaps.promotion.finish"),
+    "resize": Operation("resizing.resize.again", finish="resizing.resize.finish"),
+    "hydrate": Operation("hydrations.hydrate.again", finish="hydrations.hydrate.finish"),
+    "failback": Operation("swaps.failback.failback", effect="record"),
+    "export": Operation("exports.export.again", effect="confirm"),
+    "export restore": Operation("exports.export_restore.again", effect="enable"),
+    "unexport": Operation("exports.unexport.again", effect="withdraw"),
+    "lun swap": Operation("exports.lun_swap.again", effect="record"),
 }
 
 
@@ -98,5 +104,5 @@ def effect(name: str) -> str | None:
 
 
 def _resolve(path: str) -> Any:
-    module, _, function = path.partition(".")
+    module, _, function = path.rpartition(".")
     return getattr(import_module(f"{PACKAGE}.{module}"), function)
