@@ -539,7 +539,7 @@ def test_inspect_as_nobody(lab: Lab) -> None:
     Path(recovery).chmod(0o644)
     try:
         completed = nobody("label", recovery)
-        assert json.loads(completed.stdout) == expected["label"]
+        assert json.loads(completed.stdout) == dmsnap("inspect", "label", recovery)
     finally:
         Path(recovery).chmod(mode & 0o777)
     completed = nobody("label", recovery)
