@@ -60,6 +60,7 @@ def test_a_guest_that_lives_on_or_is_off_is_an_error(guest: Computer) -> None:
     guest.boot()
     with pytest.raises(LabError, match="did not answer"):
         guest.run("sleep", "60", timeout=1)
+    guest.boot()
 
 
 def test_a_guest_that_does_not_answer_says_what_it_waits_for(guest: Computer) -> None:
