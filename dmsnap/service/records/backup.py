@@ -53,17 +53,18 @@ def kept(catalogue: Catalogue, names: Sequence[str]) -> Iterator[None]:
 
 
 def keep(catalogue: Catalogue, name: str) -> None:
-    """Back up one volume; what fails is a warning. Nothing happens where there can be no backup."""
+    """Back up one volume. Nothing happens where there can be no backup.
+
+    What the command did is done: a failure or a signal takes nothing away from that.
+    """
     try:
         volume = catalogue.find_volume(name)
         if volume is not None and has_backup(volume):
             write(catalogue, volume)
     except (DmsnapError, OSError) as error:
         log.warning("the catalogue of %s is not backed up: %s", name, error)
-    except InterruptedBySignal as signalled:
-        raise InterruptedBySignal(
-            signalled.signal_number, f"interrupted; the catalogue of {name} is not backed up"
-        ) from signalled
+    except InterruptedBySignal:
+        log.warning("interrupted: the catalogue of %s is not backed up", name)
 
 
 def has_backup(volume: Volume) -> bool:

@@ -131,10 +131,10 @@ def keep(session: Session, name: str) -> None:
 
     Called when a command is done: neither a failure nor a signal takes anything away from that.
     """
-    volume = session.catalogue.volume(name)
-    if not _is_wanted(session, volume) or find(session, volume) is not None:
-        return
     try:
+        volume = session.catalogue.volume(name)
+        if not _is_wanted(session, volume) or find(session, volume) is not None:
+            return
         if _lack_of_room(session, volume) is None:
             journal.run(session.catalogue, Making(session, volume).plan())
     except InterruptedBySignal:

@@ -65,5 +65,5 @@ def test_a_guest_that_lives_on_or_is_off_is_an_error(guest: Computer) -> None:
 
 def test_a_guest_that_does_not_answer_says_what_it_waits_for(guest: Computer) -> None:
     with pytest.raises(LabError, match=r"\d+ S sleep 60 \n"):
-        guest.run("sleep", 60, timeout=5)
+        guest.run("sleep", 60, timeout=20)
     guest.boot()
