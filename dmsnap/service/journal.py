@@ -75,8 +75,8 @@ class StepTimes:
 def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
     """Do the steps. On any failure or signal the ones begun are undone, the last one first.
 
-    Neither undoing nor the final steps are interrupted by SIGINT or SIGTERM. When undoing fails
-    too, the error says both.
+    Neither undoing nor the final steps, and what is recorded behind them, are interrupted by SIGINT
+    or SIGTERM. When undoing fails too, the error says both.
     """
     for step in plan.steps:
         if step.check is not None:
@@ -100,7 +100,7 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
                 if not plan.forward:
                     journal.fail(error)
                 raise
-        journal.end(JobState.DONE)
+        journal.conclude()
     return journal.times
 
 
@@ -159,6 +159,15 @@ class _Journal:
                 raise UndoFailedError(error, failures) from error
         else:
             self.end(JobState.FAILED, str(error))
+
+    def conclude(self) -> None:
+        """Record that all was done, whatever signals come: it is. Twice around as in give_up."""
+        ended = False
+        for _ in range(2):
+            with suppress(InterruptedBySignal), held_back():
+                if not ended:
+                    self.end(JobState.DONE)
+                    ended = True
 
     def give_up(self, error: BaseException) -> list[Exception]:
         """Undo, whatever signals come; returns what failed of it.

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from crashes.subject import SCENARIOS
@@ -278,6 +279,21 @@ def test_a_signal_in_the_final_steps_changes_nothing(catalogue: Catalogue, bench
     plan = bench.plan()
     steps = [plan.steps[0], *(replace(step, final=True) for step in plan.steps[1:])]
     journal.run(catalogue, replace(plan, steps=steps))
+    assert bench.events == [f"do {name}" for name in NAMES]
+    assert outcome(catalogue) == "done"
+
+
+def test_a_signal_behind_the_last_step_changes_nothing(
+    catalogue: Catalogue, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = jobs.end
+
+    def interrupted(catalogue: Catalogue, *arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        recorded(catalogue, *arguments)
+
+    monkeypatch.setattr(jobs, "end", interrupted)
+    journal.run(catalogue, bench.plan())
     assert bench.events == [f"do {name}" for name in NAMES]
     assert outcome(catalogue) == "done"
 
