@@ -160,21 +160,20 @@ class LabelTrial:
             yield Replica(self.recovery, fd, current, self.volume)
 
     def _record(self) -> None:
-        """As being built: what a command leaves that is killed is taken back by the next one.
+        """As being built: what a command leaves that is killed is taken back by the next one."""
+        self.session.catalogue.add_volume(replace(self.volume, state=VolumeState.BUILDING))
 
-        With its points, and what the backup of the catalogue says of its past.
-        """
-        past, building = self.recalled.excerpt, replace(self.volume, state=VolumeState.BUILDING)
-        points = recollection.points(past, reconstruction.points_of(building, self.label))
+    def _finish(self) -> None:
+        """In trial, with its points, and what the backup of the catalogue says of its past."""
+        past = self.recalled.excerpt
+        points = recollection.points(past, reconstruction.points_of(self.volume, self.label))
 
         def also(statements: Statements) -> None:
             if past is not None:
                 recall.history(statements, past)
 
-        self.session.catalogue.add_whole(building, (), points, also)
-
-    def _finish(self) -> None:
-        self.session.catalogue.update_volume(self.volume)
+        areas = self.session.catalogue.areas(self.volume.id)
+        self.session.catalogue.add_whole(self.volume, areas, points, also)
         self.session.note_replica(self.volume)
         if self.recalled.reason:
             log.warning("%s", self.recalled.reason)

@@ -91,8 +91,10 @@ def writer(lab: Lab, volume: Protected) -> Iterator[None]:
 def check_moved(volume: Protected, target: str, left: str, tracker: str = "era") -> None:
     """The front lies on the new device alone, tracking goes on, and the old one is free."""
     assert suspended() == []
-    (status,) = dmsnap("status", volume.name)
-    assert (status["device"], status["hydration"], status["problems"]) == (target, None, [])
+    (status,) = dmsnap("status", volume.name, expected=None)
+    assert (status["device"], status["hydration"]) == (target, None)
+    # On a larger device the volume is as large as it was: what follows it is no trouble here.
+    assert [each for each in status["problems"] if "dmsnap resize" not in each] == []
     assert sha256(target, volume.size_bytes) == sha256(volume.front)
     below = run("dmsetup", "deps", "-o", "devname", origin(volume))
     assert target.removeprefix("/dev/") in below or "dm-" in below or "faulty" in below
