@@ -156,7 +156,7 @@ def test_what_is_in_use_or_holds_anything_is_passed_over(lab: Lab) -> None:
     told = {each["device"]: each["reason"] for each in made["passed_over"]}
     assert told == {device: reason for device, reason in reasons.items() if device != good}
     for name, words in {
-        "mounted": "is in use: mounted on", "mapped": "is in use: held by foreign",
+        "mounted": "is in use: mounted on", "mapped": "is in use: held by dm-",
         "formatted": "holds ext4", "swap": "holds swap", "table": "holds a dos partition table",
         "locked": "is read-only", "opened": "is in use: open in",
     }.items():  # fmt: skip
