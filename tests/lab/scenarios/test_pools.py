@@ -152,6 +152,7 @@ def test_what_is_in_use_or_holds_anything_is_passed_over(lab: Lab) -> None:
             made = Volume(lab).protect()
     finally:
         run("dmsetup", "remove", "foreign")
+        run("blockdev", "--setrw", disks["locked"])  # a loop device stays so for the next file
     assert made["recovery"] == good
     told = {each["device"]: each["reason"] for each in made["passed_over"]}
     assert told == {device: reason for device, reason in reasons.items() if device != good}

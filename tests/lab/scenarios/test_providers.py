@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dmsnap, forked, refused, run, sha256, suspended, world
+from conftest import MIB, Lab, dmsnap, forked, rarely, refused, run, sha256, suspended, world
 from snapshot_origin import ORIGINS, PAGE, SIZE, Origin, direct, fill, pages, scribble
 
 from dmsnap.errors import ForeignDeviceError, NoSpaceError, NotFoundError, PointInvalidError
@@ -326,7 +326,7 @@ def test_what_may_not_be_copied_onto(origin: Origin) -> None:
     assert os.path.ismount(elsewhere)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGKILL, rarely(signal.SIGTERM)])
 def test_a_copy_that_is_cut_off_shows_nothing(origin: Origin, number: int) -> None:
     """Or all of it, once its beginning was written."""
     mounted = Mounted(origin)
