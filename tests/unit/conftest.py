@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from postgresql_server import INSTALLED, PostgresqlServer
 
 from dmsnap.catalogue.database import Place
@@ -15,6 +16,10 @@ from dmsnap.catalogue.store import Catalogue
 # tests of Ctrl-C would then test nothing.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How fast examples are made says how busy the machine is.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 # dmsnap refuses configuration files and hooks that the group can write to, and some umasks let it.
 os.umask(0o022)
