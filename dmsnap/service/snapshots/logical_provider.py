@@ -114,6 +114,14 @@ class LogicalProvider(ABC):
             raise WrongStateError(f"{since.name} and {until.name} are snapshots of two origins")
         return first, second
 
+    def between(self, since: Snapshot, until: Snapshot | None) -> tuple[Taken, LvState]:
+        """The older of two snapshots and the volume of the younger; without one, the origin."""
+        if until is None:
+            older = self.taken(since)
+            return older, self.living_origin(older)
+        older, younger = self.pair(since, until)
+        return older, younger.volume
+
     @staticmethod
     def origin(taken: Taken) -> LvState | None:
         """What a snapshot was taken of; None when that is gone."""

@@ -66,12 +66,7 @@ class LvmProvider(LogicalProvider):
 
     def changed(self, since: Snapshot, until: Snapshot | None = None) -> ExtentSet:
         """What the older one has kept: see the provider ``cow``."""
-        if until is None:
-            older = self.taken(since)
-            other = self.living_origin(older)
-        else:
-            older, younger = self.pair(since, until)
-            other = younger.volume
+        older, other = self.between(since, until)
         require_valid(older.volume)
         extents = kept(store_of(older.volume))
         require_valid(older.volume)

@@ -69,12 +69,7 @@ class ThinProvider(LogicalProvider):
 
     def changed(self, since: Snapshot, until: Snapshot | None = None) -> ExtentSet:
         """What is mapped to other blocks of the pool."""
-        if until is None:
-            older = self.taken(since)
-            other = self.living_origin(older)
-        else:
-            older, younger = self.pair(since, until)
-            other = younger.volume
+        older, other = self.between(since, until)
         with self._awake(older) as volume:
             difference = difference_of(pool_of(volume), older.volume, other)
         return with_tail(all_of(difference), older.volume.size_bytes, other.size_bytes)

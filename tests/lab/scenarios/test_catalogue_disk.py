@@ -96,8 +96,10 @@ def test_nothing_is_lost(lab: Lab, state: Path, trouble: Trouble, code: ExitCode
     dmsnap("unprotect", name)
 
 
-def full_from(position: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full as soon as a step has begun."""
+def once_begun(
+    position: int, happens: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something happens as soon as it is recorded that a step has begun."""
     recorded = jobs.record_step
 
     def record_step(
@@ -105,9 +107,14 @@ def full_from(position: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) 
     ) -> None:
         recorded(catalogue, job_id, at, state, seconds)
         if (at, state) == (position, "begun"):
-            stack.enter_context(full(STATE))
+            happens()
 
     monkeypatch.setattr(jobs, "record_step", record_step)
+
+
+def full_from(position: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full as soon as a step has begun."""
+    once_begun(position, lambda: stack.enter_context(full(STATE)), monkeypatch)
 
 
 def exit_code(*words: str) -> int:
@@ -146,20 +153,11 @@ def test_full_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...]) ->
         assert len(list(Path(lab.store()).iterdir())) == 1, position
 
 
-def spoiled_from(position: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is not what it was, and nor is its log, as soon as a step has begun."""
-    recorded = jobs.record_step
-
-    def record_step(
-        catalogue: Catalogue, job_id: int, at: int, state: StepState, seconds: float | None
-    ) -> None:
-        recorded(catalogue, job_id, at, state, seconds)
-        if (at, state) == (position, "begun"):
-            for part in (STATE / "catalogue.db", STATE / "catalogue.db-wal"):
-                with part.open("r+b") as file:
-                    file.write(os.urandom(part.stat().st_size))
-
-    monkeypatch.setattr(jobs, "record_step", record_step)
+def spoil() -> None:
+    """The file is not what it was, and nor is its log."""
+    for part in (STATE / "catalogue.db", STATE / "catalogue.db-wal"):
+        with part.open("r+b") as file:
+            file.write(os.urandom(part.stat().st_size))
 
 
 @pytest.mark.parametrize("words", [("point", "create"), ("sync",), ("swap",)])
@@ -171,8 +169,8 @@ def test_damaged_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...])
     for position in range(len(dmsnap(*words, name, "--dry-run")["steps"])):
         content = f"before step {position}"
         (mount_point / "file").write_text(content)
-        with ExitStack() as trouble, pytest.MonkeyPatch.context() as monkeypatch:
-            spoiled_from(position, trouble, monkeypatch)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            once_begun(position, spoil, monkeypatch)
             code = exit_code(*words, name)
         # What SQLite still has in its memory may be enough to come to the end.
         assert code in (0, ExitCode.CORRUPT, ExitCode.OS, ExitCode.FAILURE), position
