@@ -72,6 +72,8 @@ def attach(session: Session, name: LunName, owner: str) -> LunName:
         found = iscsi_session.find(name.portal, name.target)
     if not found:
         raise UnreachableError(f"the session to {name.target} at {name.portal} ended at once")
+    if is_new:
+        scsi.await_opening(find_disk(found[0], name))
     disk = disk_on(session, found[0], name)
     if is_new:
         udev.settle()
@@ -171,7 +173,7 @@ def find_disk(current: IscsiSession, name: LunName) -> ScsiDisk:
         )
         found = lun.disks_of(current, name.lun)
         udev.settle()
-    scsi.await_opening(found[0])
+        scsi.await_opening(found[0])
     return found[0]
 
 
