@@ -16,6 +16,7 @@ from dmsnap.cli.grammar import FLAGS, build
 from dmsnap.cli.output import Output, whole
 from dmsnap.cli.parser import ROOT
 from dmsnap.errors import DmsnapError, ExitCode, InterruptedBySignal
+from dmsnap.host.signals import interruptible
 from dmsnap.version import __version__
 
 PROGRAM = "dmsnap"
@@ -87,8 +88,10 @@ def main(arguments: Sequence[str]) -> int:
             format=f"{PROGRAM}: %(message)s",
             force=True,
         )
-        exit_code = run(flags, output)
-        output.out.flush()
+        # To the last line written: what was done is done, and says so, whatever comes behind it.
+        with interruptible():
+            exit_code = run(flags, output)
+            output.out.flush()
     except BrokenPipeError:
         # Whoever read has read enough.
         exit_code = ExitCode.FAILURE

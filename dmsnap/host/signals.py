@@ -11,15 +11,33 @@ from dmsnap.errors import InterruptedBySignal
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class _Late:
+    """The signal that came when there was nothing left to end: it ends what would be next."""
+
+    number: int | None = None
+
+    def raise_now(self) -> None:
+        number, self.number = self.number, None
+        if number is not None:
+            raise InterruptedBySignal(number)
+
+
+_late = _Late()
+
+
 class _RaiseOnce:
     """The handler: raises at the first signal; what comes during the undo is dropped."""
 
     def __init__(self) -> None:
         self._raised = False
+        self._done = False  # what comes is too late for what the block was for
         self._deferring = 0  # how many blocks deep
         self._pending: int | None = None
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self._done:
+            _late.number = number
+            return
         if self._raised:
             return
         if self._deferring:
@@ -27,6 +45,16 @@ class _RaiseOnce:
             return
         self._raised = True
         raise InterruptedBySignal(number)
+
+    def conclude(self, number: int | None) -> None:
+        self._raised, self._done = False, True
+        if number is not None:
+            _late.number = number
+
+    def begin_anew(self) -> None:
+        if self._done:
+            self._done, self._raised = False, _late.number is not None
+            _late.raise_now()
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
@@ -46,12 +74,17 @@ def interruptible() -> Iterator[None]:
     """In the block, the first SIGINT or SIGTERM raises ``InterruptedBySignal`` in the main thread.
 
     Any later one is held back, so that undo runs to its end; afterwards the handlers are as they
-    were. Inside another ``interruptible`` block, or outside the main thread, it changes nothing.
+    were. Outside the main thread it changes nothing, nor inside another such block, but that one
+    that came :func:`too late <conclude>` for what was before raises here.
     """
-    nested = isinstance(signal.getsignal(signal.SIGINT), _RaiseOnce)
-    if nested or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if _handler() is not None:
+        begin_anew()
+        yield
+        return
+    _late.raise_now()
     handler = _RaiseOnce()
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
@@ -62,13 +95,39 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if former is None else former)
 
 
+def conclude(number: int | None = None) -> None:
+    """What the ``interruptible`` block was for is done: no signal takes anything away from it.
+
+    One that comes from now on, or came as ``number``, ends what would begin after it: the next such
+    block, inside this one or behind it.
+    """
+    handler = _handler()
+    if handler is not None:
+        handler.conclude(number)
+
+
+def begin_anew() -> None:
+    """There is something to end again: raise what came :func:`too late <conclude>` before."""
+    handler = _handler()
+    if handler is not None:
+        handler.begin_anew()
+
+
+def _handler() -> _RaiseOnce | None:
+    """That of the ``interruptible`` block around us; a thread has none."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    handler = signal.getsignal(signal.SIGINT)
+    return handler if isinstance(handler, _RaiseOnce) else None
+
+
 @contextmanager
 def deferred() -> Iterator[None]:
     """What arrives in the block raises at its end. Unlike ``held_back``, a program that is started
     in it has nothing blocked, which it would inherit.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if isinstance(handler, _RaiseOnce):
+    handler = _handler()
+    if handler is not None:
         with handler.deferring():
             yield
     else:

@@ -13,6 +13,7 @@ from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, InterruptedBySignal
+from dmsnap.host import signals
 from dmsnap.host.signals import held_back, interruptible
 
 log = logging.getLogger(__name__)
@@ -94,13 +95,10 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
         try:
             journal.do_all(plan)
         except BaseException as error:
-            # Signals are held back in the final steps: one comes when all of them are done.
-            through = journal.final and isinstance(error, InterruptedBySignal)
-            if not through:
-                if not plan.forward:
-                    journal.fail(error)
-                raise
-        journal.conclude()
+            if not plan.forward:
+                journal.fail(error)
+            raise
+        journal.end(JobState.DONE)
     return journal.times
 
 
@@ -115,7 +113,7 @@ class _Journal:
         self.times = StepTimes()
 
     def do_all(self, plan: Plan) -> None:
-        """A signal that came during the final steps raises after the last of them."""
+        """A signal that comes during the final steps, or behind the last, takes nothing away."""
         steps = list(enumerate(plan.steps))
         final = next((position for position, step in steps if step.final), len(steps))
         for position, step in steps[:final]:
@@ -126,6 +124,7 @@ class _Journal:
                 self.final = True
                 log.debug("%s: %s", plan.operation, step.description)
                 self.do(position, step)
+            signals.conclude()
 
     def do(self, position: int, step: Step) -> None:
         if step.check is not None:
@@ -159,15 +158,6 @@ class _Journal:
                 raise UndoFailedError(error, failures) from error
         else:
             self.end(JobState.FAILED, str(error))
-
-    def conclude(self) -> None:
-        """Record that all was done, whatever signals come: it is. Twice around as in give_up."""
-        ended = False
-        for _ in range(2):
-            with suppress(InterruptedBySignal), held_back():
-                if not ended:
-                    self.end(JobState.DONE)
-                    ended = True
 
     def give_up(self, error: BaseException) -> list[Exception]:
         """Undo, whatever signals come; returns what failed of it.

@@ -18,6 +18,7 @@ from dmsnap.catalogue.model import (
     VolumeState,
 )
 from dmsnap.errors import DmsnapError
+from dmsnap.host import signals
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Snapshot
 from dmsnap.recovery import chain, replica
@@ -52,6 +53,7 @@ def held(
     session.catalogue.volume(name)
     with session.locked([name]):
         reap(session, session.catalogue.volume(name), wanted, concluding=concluding)
+        signals.begin_anew()  # what it is held for comes now
         yield session.catalogue.volume(name)
 
 

@@ -38,7 +38,7 @@ OS_PROGRAMS = {"system", "popen", "fork", "forkpty", "posix_spawn", "execv", "ex
 # The command line knows use cases, not devices; of the catalogue it borrows the wall clock, and of
 # the native core the label's type, to annotate what a use case returns.
 CLI_MAY_IMPORT = {"cli", "service", "errors", "units", "version"}
-CLI_EXCEPTIONS = {"dmsnap.catalogue.clock", "dmsnap._native.label"}
+CLI_EXCEPTIONS = {"dmsnap.catalogue.clock", "dmsnap._native.label", "dmsnap.host.signals"}
 
 
 def identity(path: Path) -> str:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from dmsnap.errors import InterruptedBySignal
-from dmsnap.host.signals import SIGNALS, held_back, interruptible
+from dmsnap.host.signals import SIGNALS, conclude, held_back, interruptible
 
 
 def raise_signal(number: int) -> None:
@@ -115,3 +115,61 @@ def test_held_back_when_another_thread_takes_the_signal(depth: int) -> None:
         over.set()
         other.join()
     assert finished == [True]
+
+
+def test_what_is_done_is_not_ended_by_a_signal() -> None:
+    went_on = []
+    with interruptible():
+        conclude()
+        raise_signal(signal.SIGINT)
+        went_on.append(1)
+    with pytest.raises(InterruptedBySignal), interruptible():
+        went_on.append(2)
+    assert went_on == [1]
+    with interruptible():  # it is told once
+        went_on.append(3)
+    assert went_on == [1, 3]
+
+
+def done_and_begun_anew(went_on: list[int]) -> None:
+    with interruptible():
+        with interruptible():
+            conclude()
+        raise_signal(signal.SIGTERM)
+        went_on.append(1)
+        try:
+            with interruptible():
+                went_on.append(2)
+        finally:
+            raise_signal(signal.SIGTERM)  # during the undo
+            went_on.append(3)
+
+
+def test_what_came_too_late_ends_what_is_begun_in_the_same_block() -> None:
+    went_on: list[int] = []
+    with pytest.raises(InterruptedBySignal) as caught:
+        done_and_begun_anew(went_on)
+    assert caught.value.signal_number == signal.SIGTERM
+    assert went_on == [1, 3]
+
+
+def test_a_signal_that_was_caught_is_handed_on() -> None:
+    with interruptible():
+        try:
+            raise_signal(signal.SIGINT)
+        except InterruptedBySignal as signalled:
+            conclude(signalled.signal_number)
+    with pytest.raises(InterruptedBySignal), interruptible():
+        pass
+
+
+def work_behind_a_block() -> None:
+    with interruptible():
+        with interruptible():
+            pass
+        raise_signal(signal.SIGINT)
+
+
+def test_a_block_within_what_is_not_done_goes_on() -> None:
+    with pytest.raises(InterruptedBySignal):
+        work_behind_a_block()

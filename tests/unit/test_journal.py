@@ -14,6 +14,7 @@ from crashes.subject import SCENARIOS
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError, InterruptedBySignal, OperatingSystemError
+from dmsnap.host import signals
 from dmsnap.host.signals import held_back
 from dmsnap.service import journal, operations
 from dmsnap.service.journal import Plan, Step, UndoFailedError
@@ -281,6 +282,8 @@ def test_a_signal_in_the_final_steps_changes_nothing(catalogue: Catalogue, bench
     journal.run(catalogue, replace(plan, steps=steps))
     assert bench.events == [f"do {name}" for name in NAMES]
     assert outcome(catalogue) == "done"
+    with pytest.raises(InterruptedBySignal):
+        journal.run(catalogue, bench.plan())
 
 
 def test_a_signal_behind_the_last_step_changes_nothing(
@@ -293,9 +296,14 @@ def test_a_signal_behind_the_last_step_changes_nothing(
         recorded(catalogue, *arguments)
 
     monkeypatch.setattr(jobs, "end", interrupted)
-    journal.run(catalogue, bench.plan())
+    with signals.interruptible():
+        journal.run(catalogue, bench.plan())
+        os.kill(os.getpid(), signal.SIGTERM)
     assert bench.events == [f"do {name}" for name in NAMES]
     assert outcome(catalogue) == "done"
+    with pytest.raises(InterruptedBySignal):
+        journal.run(catalogue, bench.plan())
+    assert bench.events == [f"do {name}" for name in NAMES]
 
 
 def test_every_operation_is_in_the_crash_matrix() -> None:

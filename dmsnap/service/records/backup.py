@@ -18,6 +18,7 @@ from dmsnap.catalogue.excerpt import Excerpt
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, InterruptedBySignal, NoSpaceError
+from dmsnap.host import signals
 from dmsnap.host.blockdev import BlockDevice, open_shared
 from dmsnap.recovery import backup_area, history, replica
 from dmsnap.recovery.backup_area import Backup
@@ -41,7 +42,8 @@ NOTHING = Recalled()
 def kept(catalogue: Catalogue, names: Sequence[str]) -> Iterator[None]:
     """Back up, at the block's end, the volumes named of which something may have been recorded.
 
-    However the block ends: what was recorded of a failure is worth as much.
+    However the block ends: what was recorded of a failure is worth as much. What the block did is
+    done, and a signal takes nothing away from it.
     """
     before = catalogue.changes
     try:
@@ -49,22 +51,21 @@ def kept(catalogue: Catalogue, names: Sequence[str]) -> Iterator[None]:
     finally:
         if catalogue.changes != before:
             for name in sorted(set(names)):
-                keep(catalogue, name)
+                try:
+                    keep(catalogue, name)
+                except InterruptedBySignal as signalled:
+                    log.warning("interrupted: the catalogue of %s is not backed up", name)
+                    signals.conclude(signalled.signal_number)
 
 
 def keep(catalogue: Catalogue, name: str) -> None:
-    """Back up one volume. Nothing happens where there can be no backup.
-
-    What the command did is done: a failure or a signal takes nothing away from that.
-    """
+    """Back up one volume. Nothing happens where there can be no backup; a failure is told."""
     try:
         volume = catalogue.find_volume(name)
         if volume is not None and has_backup(volume):
             write(catalogue, volume)
     except (DmsnapError, OSError) as error:
         log.warning("the catalogue of %s is not backed up: %s", name, error)
-    except InterruptedBySignal:
-        log.warning("interrupted: the catalogue of %s is not backed up", name)
 
 
 def has_backup(volume: Volume) -> bool:

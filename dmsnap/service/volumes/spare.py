@@ -15,7 +15,7 @@ from functools import partial
 from dmsnap._native.era import EraMetadata
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.errors import DmsnapError, InterruptedBySignal
-from dmsnap.host import blockdev
+from dmsnap.host import blockdev, signals
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Era, single
@@ -131,16 +131,19 @@ def keep(session: Session, name: str) -> None:
 
     Called when a command is done: neither a failure nor a signal takes anything away from that.
     """
+    late = None
     try:
         volume = session.catalogue.volume(name)
         if not _is_wanted(session, volume) or find(session, volume) is not None:
             return
         if _lack_of_room(session, volume) is None:
             journal.run(session.catalogue, Making(session, volume).plan())
-    except InterruptedBySignal:
+    except InterruptedBySignal as signalled:
         log.debug("interrupted while making a spare", exc_info=True)
+        late = signalled.signal_number
     except DmsnapError as error:
         log.warning("no spare era metadata was made for %s: %s", name, error)
+    signals.conclude(late)
 
 
 class Making:

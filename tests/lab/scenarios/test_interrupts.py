@@ -249,6 +249,19 @@ def test_sync(lab: Lab, number: int) -> None:
     assert sha256(bench.recovery, SIZE) == sha256(bench.primary)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_behind_the_last_step_takes_nothing_away(lab: Lab, number: int) -> None:
+    """While the catalogue is backed up, a spare is made, and the result is written."""
+    bench = Bench.made(lab)
+    for after in (0, 0.01, 0.03, 0.09):
+        bench.dirty()
+        at = (steps_of("sync", bench.name) - 1, "done")
+        ended = forked("sync", bench.name, at=at, send=(number, number), after=after)
+        assert ended.code == 0, ended
+        assert '"bytes_written"' in ended.stdout
+        bench.require_in_use(str(ended))
+
+
 def test_sync_takes_the_replica_back(lab: Lab) -> None:
     """SIGTERM while the new content is written: the old bytes are there again."""
     bench = Bench.made(lab)

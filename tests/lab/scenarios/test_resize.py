@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def size_of(device: str | Path) -> int:
 def label_areas(device: str) -> list[int]:
     """Where on a device pages begin as labels do, whatever their content."""
     content = Path(image_of(device)).read_bytes()
-    return [at for at in range(0, len(content), 4096) if content[at : at + 8] == b"DMSNAPLB"]
+    found = (match.start() for match in re.finditer(b"DMSNAPLB", content))
+    return [at for at in found if at % 4096 == 0]
 
 
 def require_one_label(device: str) -> None:

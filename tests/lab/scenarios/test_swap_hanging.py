@@ -16,6 +16,30 @@ SIZE = 64 * MIB
 RECOVERY_SIZE = 160 * MIB
 
 
+# Of its own accord a file system is not to write for an hour: what is under way is what we make.
+UNHURRIED = {
+    # Some seconds after the mount ext4lazyinit reads bitmaps and clears inode tables.
+    "ext4": "noatime,commit=3600,noinit_itable,no_prefetch_block_bitmaps",
+    "xfs": "noatime",
+    "btrfs": "noatime,commit=3600",
+}
+WRITE_BACK = (
+    "/proc/sys/vm/dirty_writeback_centisecs",
+    "/proc/sys/fs/xfs/xfssyncd_centisecs",  # 72 s at the most
+)
+
+
+@pytest.fixture
+def no_write_back() -> Iterator[None]:
+    """Neither the kernel's flusher nor XFS's, within the test."""
+    before = {path: Path(path).read_text() for path in WRITE_BACK if Path(path).exists()}
+    for path in before:
+        Path(path).write_text("0" if "vm" in path else "7200")
+    yield
+    for path, value in before.items():
+        Path(path).write_text(value)
+
+
 @contextmanager
 def hanging(disk: FaultyDisk) -> Iterator[None]:
     """All I/O of the disk is held back within the block."""
@@ -47,12 +71,13 @@ def device_number(name: str) -> int:
 
 
 @pytest.mark.selection
+@pytest.mark.usefixtures("no_write_back")
 @pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
 def test_a_hanging_primary_with_nothing_under_way(lab: Lab, fs_type: str) -> None:
     """Dirty pages only: the front fails them, and is mounted from the recovery volume."""
     size = SIZE if fs_type == "ext4" else 5 * SIZE
     with faulty_disk(lab, size) as disk, configured("primary_wait_seconds = 1"):
-        mount_point = lab.mounted(disk.path, fs_type, "noatime")
+        mount_point = lab.mounted(disk.path, fs_type, UNHURRIED[fs_type])
         (mount_point / "file").write_text("one")
         name = lab.protect(disk.path, lab.disk(2 * size))
         number = device_number(name)
@@ -125,6 +150,7 @@ def test_a_hanging_raw_volume(lab: Lab) -> None:
         dmsnap("unprotect", name)
 
 
+@pytest.mark.usefixtures("no_write_back")
 def test_a_swap_that_fails_after_it_failed_the_front(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +159,7 @@ def test_a_swap_that_fails_after_it_failed_the_front(
     from dmsnap.service.swaps import trial
 
     with faulty_disk(lab, SIZE) as disk, configured("primary_wait_seconds = 1"):
-        mount_point = lab.mounted(disk.path)
+        mount_point = lab.mounted(disk.path, options=UNHURRIED["ext4"])
         (mount_point / "file").write_text("one")
         name = lab.protect(disk.path, lab.disk(RECOVERY_SIZE))
         table = run("dmsetup", "table", name)
