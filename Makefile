@@ -80,11 +80,12 @@ test-native: ## tests of the C core under ASan and UBSan, and its threads under 
 	$(MAKE) -j 2 -C native test tsan
 
 test-lab: ## scenarios on real kernels, in virtual machines
-	tests/lab/run-all
+	tests/lab/run-all $(if $(KERNEL),--kernel $(KERNEL))
 
 test-exhaustive: build ## a million points; signals and kills at every step of everything, in the lab (hours)
 	$(BIN)/pytest -q -m exhaustive tests/unit
 	tests/lab/run-all --all
+	tests/lab/run-all --kernel uml12
 	tests/lab/crash-matrix
 
 crash-matrix: build ## pull the plug at every step of every operation, write docs/crash-matrix.md (an hour)

@@ -186,7 +186,7 @@ class SqliteFile:
         if not self.path.exists() or not self.path.stat().st_size:
             return None
         try:
-            with closing(sqlite3.connect(self.path, BUSY_TIMEOUT_SECONDS)) as connection:
+            with closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_SECONDS)) as connection:
                 (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.OperationalError as error:
             raise self.failure(error) from error
@@ -208,7 +208,7 @@ class SqliteFile:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # One thread at a time has it: not always the one that made it.
-    connection = sqlite3.connect(path, BUSY_TIMEOUT_SECONDS, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, check_same_thread=False)
     try:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").close()

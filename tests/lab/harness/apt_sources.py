@@ -60,8 +60,13 @@ def lines_for(suite: str) -> str:
         archives = _host_archives()
     if not any(archive.pocket == "" for archive in archives):
         raise LabError("This host's apt sources name no Debian archive to build the guests from.")
-    trust = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-    return "".join(f"deb {trust}{each.uri} {suite}{each.pocket} main\n" for each in archives)
+    # The lists of Debian's next release say until when they are to be used, a week, and a cache may
+    # be older. What they name is checked as ever.
+    options = ["check-valid-until=no"]
+    if KEYRING.exists():
+        options.append(f"signed-by={KEYRING}")
+    settings = f"[{' '.join(options)}]"
+    return "".join(f"deb {settings} {each.uri} {suite}{each.pocket} main\n" for each in archives)
 
 
 def passed_on_options() -> list[str]:

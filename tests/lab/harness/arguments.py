@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from harness.kernels import KERNELS, Kernel
+from harness.kernels import DEFAULT, KERNELS, Kernel
 
 Init = Literal["minimal", "udev", "systemd"]
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tests/lab/run", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False
     )
-    parser.add_argument("--kernel", choices=tuple(KERNELS), default="uml12")
+    parser.add_argument("--kernel", choices=tuple(KERNELS), default=DEFAULT)
     parser.add_argument("--list-kernels", action="store_true", help="print the kernels and end")
     init = parser.add_mutually_exclusive_group()
     init.add_argument(

@@ -15,7 +15,7 @@ from harness.arguments import DEFAULT_MEMORY_MIB, Init
 from harness.cable import Plug
 from harness.errors import LabError
 from harness.guest import Guest, RunDirectory, run_directory, write_command
-from harness.kernels import KERNELS
+from harness.kernels import everyday
 from harness.machine import DISKS, Machine
 from harness.relay import BEGIN
 from harness.report import Report
@@ -257,7 +257,6 @@ class Computer:
 def computer(
     disks: Mapping[str, int],
     *,
-    kernel: str = "uml12",
     init: Init = "systemd",
     memory_mib: int = DEFAULT_MEMORY_MIB,
     plug: Plug | None = None,
@@ -268,7 +267,7 @@ def computer(
     In the guest the first disk is the second one of the machine: ask :meth:`Computer.device`. A
     cable plugged in is the network device ``vec0``, which has no address yet.
     """
-    chosen = KERNELS[kernel]
+    chosen = everyday()
     with run_directory(supplies.cache_directory() / "runs", None) as directory:
         images = {name: directory.path / f"{name}.img" for name in disks}
         for name, size_bytes in disks.items():

@@ -40,6 +40,8 @@ class Stock:
 class Guest:
     """What a guest is made of; `stock` is what emulated machines boot from.
 
+    `package` is the directory of a kernel that is not of the tree's suite.
+
     `disks` are images beside the scratch disk, None where one is not plugged in. With `keep` the
     scratch disk holds what is written to the root file system, so that the next boot finds it.
     `plug` is the end of a network cable.
@@ -53,6 +55,7 @@ class Guest:
     venv: Path
     dmsnap: Path
     stock: Stock | None = None
+    package: Path | None = None
     disks: tuple[Path | None, ...] = ()
     keep: bool = False
     plug: Plug | None = None

@@ -6,9 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import apt_sources, initramfs, program
+from harness import initramfs, packages, program
 from harness.cache import Layers, key_of
-from harness.program import BOUND_TO_US, PRIVATE_NAMESPACES
 
 SCRIPTS = Path(__file__).parents[1] / "guest"
 INIT = SCRIPTS / "init-qemu"
@@ -59,7 +58,8 @@ def obtain_kernel(layers: Layers, suite: str) -> Path:
     def build(content: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="jail-", dir=content.parent) as name:
             extracted = Path(name) / "packages"
-            _extract(suite, extracted)
+            packages.extract(suite, PACKAGES, extracted)
+            _merge_lib(extracted)
             [modules] = (extracted / "usr/lib/modules").glob("*")
             _prune(modules)
             program.output(["depmod", "-b", str(extracted), modules.name])
@@ -71,15 +71,6 @@ def obtain_kernel(layers: Layers, suite: str) -> Path:
     sources = [Path(__file__), Path(initramfs.__file__), INIT]
     key = key_of(suite, *PACKAGES, *(path.read_bytes() for path in sources))
     return layers.obtain(f"kernel-{suite}", key, build)
-
-
-def _extract(suite: str, target: Path) -> None:
-    settings = [f"--aptopt={line}" for line in apt_sources.passed_on_options()]
-    mmdebstrap = ["mmdebstrap", "--mode=root", "--variant=extract", *settings]
-    include = f"--include={','.join(PACKAGES)}"
-    argv = [*BOUND_TO_US, *PRIVATE_NAMESPACES, *mmdebstrap, include, suite, str(target), "-"]
-    program.output(argv, text=apt_sources.lines_for(suite))
-    _merge_lib(target)
 
 
 def _merge_lib(extracted: Path) -> None:

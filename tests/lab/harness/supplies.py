@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from harness import python_layers, stock_kernel, tree
+from harness import python_layers, stock_kernel, tree, uml_kernel
 from harness.arguments import Init
 from harness.cache import Layers
 from harness.errors import LabError
@@ -50,6 +50,7 @@ def guest(
         venv=venv,
         dmsnap=python.obtain_dmsnap(venv) if install else run.nothing,
         stock=stock,
+        package=uml_kernel.obtain(layers, kernel.package_suite) if kernel.package_suite else None,
     )
 
 

@@ -1,11 +1,14 @@
 """user-mode-linux: the kernel is a program of the tree, its root the tree over hostfs."""
 
+from harness import uml_kernel
 from harness.guest import SCRIPTS, Guest, RunDirectory
 from harness.jail import DEV, PROC, Jail, Mount, tmpfs
 from harness.python_layers import DMSNAP, VENV
 
 CHANNEL = "/dev/ttyS0"
 SCRATCH = "/dev/ubda"
+PROGRAM = "/usr/bin/linux.uml"
+MODULES = "/usr/lib/modules"
 MEMORY_DIRECTORY = "/dev/shm"  # noqa: S108 - the jail's own
 OVERHEAD_MIB = (
     1024  # user-mode-linux adds to its memory file what address space randomisation takes
@@ -28,6 +31,16 @@ def _network(guest: Guest) -> list[str]:
     return [f"vec0:transport=fd,fd={guest.plug.socket.fileno()},mac={guest.plug.mac}"]
 
 
+def _of_another_suite(guest: Guest) -> list[Mount]:
+    """A kernel in the place of the tree's own, and its modules where modprobe looks for them."""
+    if guest.package is None:
+        return []
+    return [
+        Mount("ro", str(guest.package / uml_kernel.PROGRAM), PROGRAM),
+        Mount("ro", str(guest.package / uml_kernel.MODULES), MODULES),
+    ]
+
+
 def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
     """Return the argument list that boots `guest`, its channel the socket `channel`.
 
@@ -47,9 +60,10 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         Mount("rw", str(run.work), "/lab/work"),
         Mount("rw", str(run.scratch), "/lab/scratch"),
         *(Mount("rw", str(disk), _seen(number)) for number, disk in disks),
+        *_of_another_suite(guest),
     )
     kernel = [
-        "linux.uml",
+        PROGRAM,
         f"mem={guest.memory_mib}M",
         "root=/dev/root",
         "rootfstype=hostfs",
@@ -62,6 +76,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         f"ssl0=fd:{channel},fd:{channel}",
         *(f"ubd{number}={_seen(number)}" for number, _ in disks),
         *_network(guest),
+        *guest.kernel.arguments,
         *(["LAB_KEEP=1"] if guest.keep else []),  # what the kernel does not know is init's
     ]
     path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"

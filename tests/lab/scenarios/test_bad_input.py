@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 import subprocess
 import time
 from dataclasses import replace
@@ -768,20 +769,22 @@ def test_cow_store_that_overflows_during_a_sync(lab: Lab) -> None:
         ["sh", "-c", f"while :; do dd if=/dev/urandom of={mount_point}/churn bs=1M count=60 "
          "conv=fsync,notrunc; done"],
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )  # fmt: skip
     try:
         time.sleep(0.5)
         results = [run_sync(name) for _ in range(3)]
     finally:
-        writer.kill()
+        os.killpg(writer.pid, signal.SIGKILL)
         writer.wait()
-        subprocess.run(["pkill", "-P", str(writer.pid)], check=False)
     if all(code == ExitCode.POINT_INVALID for code in results):
         after = dmsnap("inspect", "label", recovery)
         assert (after["state"], after["point_uuid"]) == ("consistent", label["point_uuid"])
     assert set(results) <= {0, ExitCode.POINT_INVALID, ExitCode.NO_SPACE}
     assert world(lab).dm_tables == before.dm_tables
     assert world(lab).stores == before.stores
+    while not subprocess.run(["pgrep", "-g", str(writer.pid)], capture_output=True).returncode:
+        time.sleep(0.1)  # what it was writing comes to its end
     run("umount", mount_point)
     dmsnap("sync", name, "--audit", "full")
     assert sha256(recovery, 128 * MIB) == sha256(primary)
