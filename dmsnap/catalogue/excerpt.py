@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 COLUMNS: Mapping[str, Sequence[str]] = {
     "volume": (
         "id", "name", "state", "generation", "created_ns", "mounts", "units", "left_behind",
-        "hydration",
+        "hydration", "joined",
     ),
 }  # fmt: skip
 LEFT_OUT = {"point": {"area_id", "era_since", "tracking_id", "lifetime_class"}}
@@ -47,7 +47,7 @@ KEYS: Mapping[str, Sequence[str]] = {
 TABLES = tuple(KEYS)
 # SQLite's driver gives text and numbers for these.
 JSON_COLUMNS = {"mounts", "units", "left_behind", "hydration", "initiators", "arguments"}
-TRUTHS = {"keep", "temporary", "read_only", "complete", "settled"}
+TRUTHS = {"keep", "temporary", "read_only", "complete", "settled", "joined"}
 # No text has these, but for the end of a line.
 CONTROL = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 

@@ -96,7 +96,8 @@ class Volume:
     ``left_behind``: devices that it was moved away from, which still carry its file system.
     ``units`` are stopped while the volume is exchanged under its name. ``trial_live``: a trial
     shows a live point on the primary, not one of the recovery volume. ``live``: the layers were
-    put under the LV while it was mounted.
+    put under the LV while it was mounted. ``joined``: discovery found it, and it was protected for
+    the default sub-client, whose it is as long as no other sub-client names it.
     """
 
     id: UUID
@@ -123,6 +124,7 @@ class Volume:
     units: tuple[str, ...] = ()
     trial_live: bool = False
     live: LiveFront | None = None
+    joined: bool = False
 
     @property
     def serving(self) -> str:

@@ -67,6 +67,7 @@ def volume(row: Mapping[str, Any]) -> Volume:
             "units": tuple(from_json(row["units"]) or ()),
             "trial_live": bool(row["trial_live"]),
             "live": LiveFront(**live) if live else None,
+            "joined": bool(row["joined"]),
         }
     )
 

@@ -61,6 +61,7 @@ volume = Table(
     Column("units", JSON),
     Column("trial_live", Boolean, default=False),
     Column("live", JSON(none_as_null=True)),
+    Column("joined", Boolean, default=False),
     Column("created_ns", BigInteger, nullable=False),
     Column("removed_ns", BigInteger),
 )

@@ -62,10 +62,17 @@ class HostVolume:
     holder: str
     mount_points: tuple[str, ...]
     backing_file: str | None = None
+    label: str = ""
 
     @property
     def identity(self) -> str:
         return f"{self.fs_uuid or self.fs_type}@{self.holder}"
+
+
+def identity_of(devno: int, content: Signature | None, *, sysfs: Sysfs = SYSFS) -> str:
+    """The identity of the volume that a device with that content is now."""
+    named = (content.uuid or content.fs_type or "") if content else ""
+    return f"{named}@{holder_of(devno, sysfs=sysfs)}"
 
 
 def volumes(
@@ -130,6 +137,7 @@ def _volume(devno: int, sysfs: Sysfs, proc: Path, probe: Probe) -> HostVolume | 
         holder=holder_of(devno, sysfs=sysfs),
         mount_points=tuple(str(each.mount_point) for each in mounts_of(devno, proc=proc)),
         backing_file=sysfs.loop_backing_file(devno),
+        label=content.label or "",
     )
 
 

@@ -269,6 +269,7 @@ TO_FOURTH_VERSION = (
     "DROP TABLE released",
     "DROP TABLE hook_run",
     "ALTER TABLE volume DROP COLUMN live",
+    "ALTER TABLE volume DROP COLUMN joined",
     "DROP TABLE place",
     "DROP TABLE identifier",
     "DROP INDEX point_present",

@@ -711,5 +711,18 @@ def test_discover_tells_of_findings_by_its_exit_code(service: Service, shown: Sh
     assert found["volumes"][0]["role"] == "unprotected"
 
 
+def test_discover_says_what_the_next_run_will_protect(service: Service, shown: Shown) -> None:
+    first = replace(FOUND, left_out=False, joins_as="data", by_next_run=True)
+    second = replace(first, joins_as="more", by_next_run=False)
+    service.answers(discovery, "discover", Discovery((first, second), "default", ()))
+    lines = shown("discover").splitlines()
+    assert "unprotected, new, will be protected by the next run as data" in lines[1]
+    assert "will be protected by a later run as more" in lines[2]
+    found, _ = json.loads(shown("discover", "--json"))["volumes"]
+    assert (found["joins_as"], found["by_next_run"]) == ("data", True)
+    assert found["obstacle"] is None
+    assert found["tried_ns"] is None
+
+
 def test_the_service_reserves_the_words_that_the_command_line_does() -> None:
     assert set(RESERVED_NAMES) == set(admission.RESERVED)

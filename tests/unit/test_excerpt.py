@@ -48,6 +48,7 @@ def a_recorded_volume(catalogue: Catalogue) -> tuple[Volume, list[Point]]:
         state=VolumeState.PROTECTED,
         units=("postgresql.service",),
         left_behind=("/dev/old",),
+        joined=True,
         hydration=Hydration("/dev/vg/srv", "/dev/new", 2**30, 5, "boot:1", 3),
     )
     catalogue.add_volume(volume)

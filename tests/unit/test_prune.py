@@ -39,7 +39,7 @@ class House:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.volume: Any = SimpleNamespace(
-            id=uuid4(), name="srv", recovery="/dev/sdc", state=VolumeState.PROTECTED
+            id=uuid4(), name="srv", recovery="/dev/sdc", state=VolumeState.PROTECTED, joined=False
         )
         self.label: Label = a_label(1)
         self.records: list[Point] = []

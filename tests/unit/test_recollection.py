@@ -45,9 +45,12 @@ def taken_of(catalogue: Catalogue, volume: Volume) -> Excerpt:
 
 def test_what_cannot_be_seen_is_recalled(catalogue: Catalogue) -> None:
     recorded = replace(
-        a_volume(), mounts=MOUNTS, units=("a.service",), left_behind=("/dev/old",), created_ns=77
+        a_volume(), mounts=MOUNTS, units=("a.service",), left_behind=("/dev/old",), created_ns=77,
+        joined=True,
+    )  # fmt: skip
+    found = replace(
+        recorded, mounts=MOUNTS[:1], units=(), left_behind=(), created_ns=99, joined=False
     )
-    found = replace(recorded, mounts=MOUNTS[:1], units=(), left_behind=(), created_ns=99)
     taken = taken_of(catalogue, recorded)
     assert recollection.volume(evidence(taken), found) == recorded
     assert recollection.volume(evidence(None), found) == found

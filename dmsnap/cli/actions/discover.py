@@ -28,6 +28,9 @@ def describe(found: Discovery) -> Iterator[Text]:
 def _row(each: Discovered) -> list[str]:
     role = f"{each.role} ({each.volume})" if each.volume else str(each.role)
     marks = [word for word, is_so in (("new", each.new), ("left out", each.left_out)) if is_so]
+    if each.joins_as:
+        which = "the next run" if each.by_next_run else "a later run"
+        marks.append(f"will be protected by {which} as {each.joins_as}")
     return [
         each.device,
         str(each.kind),

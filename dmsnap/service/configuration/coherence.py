@@ -4,6 +4,7 @@ Nothing here reads anything: what is found is told by keys, and whoever read the
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
 from dmsnap.service.configuration import mistake
@@ -11,6 +12,7 @@ from dmsnap.service.configuration.declaration import (
     Declarations,
     DeclaredIoClass,
     Make,
+    NewVolumes,
     Policy,
     Subclient,
 )
@@ -18,12 +20,16 @@ from dmsnap.service.configuration.mistake import Flaw
 
 Names = Mapping[str, Collection[str]]
 
+# What stands for a volume that is yet to be discovered; no name has a space in it.
+_ANY_NEW = "new volumes"
+
 
 def flaws(declared: Declarations) -> Iterator[Flaw]:
     """What tables that are right by themselves say against each other, or against sense."""
     yield from _single(declared)
     yield from _circles(declared.subclient)
-    yield from _conflicts(declared)
+    protects = protects_new(declared)
+    yield from _conflicts(with_joined(declared, [_ANY_NEW]) if protects else declared)
 
 
 def dangling(declared: Declarations, names: Names) -> Iterator[Flaw]:
@@ -63,11 +69,38 @@ def default_of(declared: Declarations) -> str | None:
     return next(found, None)
 
 
+def protects_new(declared: Declarations) -> bool:
+    """Whether runs of the default sub-client's policy protect what is discovered."""
+    name = default_of(declared)
+    policy = declared.policy.get(declared.subclient[name].policy or "") if name else None
+    return policy is not None and policy.new_volumes is NewVolumes.PROTECT
+
+
+def with_joined(declared: Declarations, joined: Collection[str]) -> Declarations:
+    """What is declared, with the volumes that joined the default sub-client among its own.
+
+    But for those that any sub-client names by now: then that is what counts.
+    """
+    name = default_of(declared)
+    named = {volume for each in declared.subclient.values() for volume in each.volumes}
+    others = sorted(set(joined) - named)
+    if name is None or not others:
+        return declared
+    default = declared.subclient[name]
+    default = replace(default, volumes=(*default.volumes, *others))
+    return replace(declared, subclient={**declared.subclient, name: default})
+
+
 def _idle(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Keys that mean nothing to what the policy makes."""
+    """Keys that mean nothing to what the policy makes, or miss what they mean."""
     made = f'means nothing where make = "{policy.make}"'
     if policy.make is Make.RECOVERY_VOLUME and policy.primary is not None:
         yield "primary", made
+    if policy.new_volumes is NewVolumes.PROTECT:
+        if policy.make is Make.SNAPSHOT:
+            yield "new_volumes", f"{made}: what is protected has a recovery volume"
+        elif policy.pool is None:
+            yield "new_volumes", "needs the key pool, out of which recovery volumes are taken"
     if policy.make is Make.SNAPSHOT:
         keys = ("pool", "history", "copy", "bandwidth", "io_class")
         yield from ((key, made) for key in keys if getattr(policy, key) is not None)

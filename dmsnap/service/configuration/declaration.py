@@ -63,6 +63,7 @@ class NewVolumes(StrEnum):
     """What becomes of volumes that are discovered, under the policy of the default sub-client."""
 
     REPORT = "report"  # until they are protected, or left out
+    PROTECT = "protect"  # by the policy's next runs; what they leave is reported
     IGNORE = "ignore"
 
 

@@ -23,6 +23,7 @@ from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import SETTLED, held
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, hooks_of
 from dmsnap.service.session import Session
+from dmsnap.service.volumes.membership import declared_with_joined
 
 PLACES = {Side.PRIMARY: "on the primary", Side.HISTORY: "in the history"}
 
@@ -53,7 +54,7 @@ def prune(
 
     ``ConfigurationError`` when the configuration has any mistake: nothing goes by half a policy.
     """
-    declared = configuration_check.require().declared
+    declared = declared_with_joined(session, configuration_check.require().declared)
     volumes = [session.catalogue.volume(name) for name in dict.fromkeys(names)]
     volumes = volumes or session.catalogue.volumes()
     directory = session.configuration.state_directory

@@ -37,6 +37,7 @@ def volume(evidence: Evidence, found: Volume) -> Volume:
         units=tuple(row["units"] or ()),
         left_behind=tuple(row["left_behind"] or ()),
         mounts=mounts(found, rows.mounts(row)),
+        joined=bool(row["joined"]),
     )
 
 

@@ -25,6 +25,7 @@ from dmsnap.host.signals import held_back
 from dmsnap.service.configuration import configuration
 from dmsnap.service.journal import Step
 from dmsnap.service.session import Session
+from dmsnap.service.volumes.membership import declared_with_joined
 
 if TYPE_CHECKING:
     from dmsnap.service.configuration.declaration import Declarations, Hook
@@ -189,7 +190,8 @@ def hooks_of(session: Session, volumes: Sequence[str]) -> Hooks:
     # Imported where there are hooks: pydantic takes a third of a command's start.
     from dmsnap.service.configuration import configuration_check
 
-    return Hooks(tuple(volumes), _chosen(configuration_check.require().declared, volumes))
+    declared = declared_with_joined(session, configuration_check.require().declared)
+    return Hooks(tuple(volumes), _chosen(declared, volumes))
 
 
 def _chosen(declared: "Declarations", volumes: Sequence[str]) -> dict[str, "Hook"]:

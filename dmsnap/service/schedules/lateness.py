@@ -1,5 +1,6 @@
 """Volumes whose newest point is older than their policies promise: what is wrong, what to do."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dmsnap.catalogue.clock import now_ns
@@ -10,6 +11,7 @@ from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.report.punctuality import sentence
 from dmsnap.service.configuration import configuration
 from dmsnap.service.session import Session
+from dmsnap.service.volumes.membership import declared_with_joined
 
 if TYPE_CHECKING:
     from dmsnap.service.schedules.promises import Promises
@@ -25,7 +27,8 @@ def promises(session: Session) -> "Promises | None":
     # Imported where there are policies: pydantic takes a third of a command's start.
     from dmsnap.service.schedules.promises import Promises
 
-    return Promises.read()
+    promised = Promises.read()
+    return replace(promised, declared=declared_with_joined(session, promised.declared))
 
 
 def judged(promised: "Promises | None", volume: Volume, newest_ns: int | None) -> Punctuality:

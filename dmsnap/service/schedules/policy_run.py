@@ -19,9 +19,10 @@ from dmsnap.service.points import copyable, point, waiting
 from dmsnap.service.points import prune as pruning
 from dmsnap.service.reaper import SETTLED
 from dmsnap.service.replicas import sync
+from dmsnap.service.schedules import welcome
 from dmsnap.service.schedules.turn import turn
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import discovery
+from dmsnap.service.volumes.membership import declared_with_joined
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class PolicyRun:
     groups: list[tuple[str, list[str]]]
     zone: tzinfo
     volumes: dict[str, VolumeRun] = field(init=False)
+    welcome_due_ns: int | None = None
 
     def __post_init__(self) -> None:
         names = [each for _, names in self.groups for each in names]
@@ -195,10 +197,20 @@ class PolicyRun:
         if result.error is not None:
             run.fail(result.error, result.exit_code)
 
+    def welcome(self, declared: Declarations) -> None:
+        """Look around, which is behind all else; what is protected for the first time is listed."""
+        found = welcome.welcome(self.session, declared, self.policy, self.zone)
+        self.welcome_due_ns = found.due_ns
+        if found.protected is not None:
+            name = found.protected.volume
+            self.volumes[name] = VolumeRun(name, synced=found.protected.point)
+
     def next_copy_ns(self) -> int | None:
         """The first moment at which a volume is to be copied that was not yet."""
-        found = [run.copy_due_ns for run in self.volumes.values() if run.copy_due_ns is not None]
-        return min(found, default=None)
+        dues = [run.copy_due_ns for run in self.volumes.values()]
+        return min(
+            (each for each in [*dues, self.welcome_due_ns] if each is not None), default=None
+        )
 
 
 def run(
@@ -210,21 +222,24 @@ def run(
     ``ConfigurationError``, and ``NotFoundError`` for a policy that is not declared; what fails of
     one volume is in its result.
     """
-    declared = configuration_check.require().declared
+    declared = declared_with_joined(session, configuration_check.require().declared)
     if name not in declared.policy:
         raise NotFoundError(f"there is no policy {name!r}", hint="dmsnap config show shows all")
     running = PolicyRun(
         session, name, declared.policy[name], groups(declared, name), local_time.zone()
     )
+    looking = _looks_now(declared, name, copying_only=copying_only)
     if dry_run:
-        return RunPlan(f"run {name}", list(running.steps(copying_only=copying_only)))
+        steps = list(running.steps(copying_only=copying_only))
+        joining = welcome.planned(session, running.policy) if looking else []
+        return RunPlan(f"run {name}", [*steps, *joining])
     if running.policy.make is not Make.RECOVERY_VOLUME and not copying_only:
         running.take_points()
     if running.policy.make is not Make.SNAPSHOT:
         running.copy()
     running.prune()
-    if not copying_only and looks_around(declared, name):
-        discovery.tell(session)
+    if looking:
+        running.welcome(declared)
     due_ns = running.next_copy_ns()
     if due_ns is not None and systemd.is_running():
         unit = COPY_UNIT.format(systemd.escape(name))
@@ -236,6 +251,14 @@ def looks_around(declared: Declarations, policy: str) -> bool:
     """Whether runs of a policy look for volumes that joined its sub-client: the default one."""
     default = coherence.default_of(declared)
     return default is not None and declared.subclient[default].policy == policy
+
+
+def _looks_now(declared: Declarations, name: str, *, copying_only: bool) -> bool:
+    """A run that only copies looks, too, where first copies are for certain hours alone."""
+    if not looks_around(declared, name):
+        return False
+    hours = (declared.policy[name].copy or CopyTable()).copying.hours
+    return not copying_only or (coherence.protects_new(declared) and hours is not None)
 
 
 def exit_code(runs: Sequence[VolumeRun]) -> ExitCode:

@@ -22,7 +22,7 @@ from dmsnap.errors import (
     TooSmallError,
     WrongWordError,
 )
-from dmsnap.host import blockdev, lun, signature
+from dmsnap.host import blockdev, inventory, lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.mountinfo import mounts_of
@@ -71,6 +71,9 @@ class ProtectRequest:
     ``force``: take the recovery volume over from another host that claims it.
     ``units``: what systemd stops while a swap exchanges the volume, and starts again.
     ``live``: put the layers under the mounted LV, instead of unmounting it.
+    ``identity``: what discovery found on the device. That must still be there and, but for
+    ``live``, nobody use it; the volume is one that joins the default sub-client.
+    ``io_priority``: that of the first copy, as a text; empty: as who runs it.
     """
 
     device: Path
@@ -87,6 +90,8 @@ class ProtectRequest:
     units: tuple[str, ...] = ()
     live: bool = False
     pool: str = ""
+    identity: str = ""
+    io_priority: str = ""
 
     def as_arguments(self) -> dict[str, object]:
         """For the journal, which takes JSON."""
@@ -127,6 +132,8 @@ def admit(session: Session, request: ProtectRequest) -> Admitted:
     check_backing(session, backing)
     content = signature.probe(backing.path)
     check_content(backing, content)
+    if request.identity:
+        check_as_found(request, backing, content)
     found = check_device(session, request, backing, recovery, content)
     check_store(request, backing)
     live_front = live_admission.admit(session, backing) if request.live else None
@@ -243,6 +250,23 @@ def check_backing(session: Session, backing: BlockDevice) -> None:
 def check_content(backing: BlockDevice, content: Signature | None) -> None:
     if content is not None and content.fs_type in MANAGED:
         raise ForeignDeviceError(f"{backing.path} is {MANAGED[content.fs_type]}")
+
+
+def check_as_found(
+    request: ProtectRequest, backing: BlockDevice, content: Signature | None
+) -> None:
+    """What discovery found must be there still, and nobody use it who would have to stop.
+
+    It was found by the name that it had then, without the lock that is held now.
+    """
+    found = inventory.identity_of(backing.devno, content)
+    if found != request.identity:
+        raise ForeignDeviceError(
+            f"{backing.path} is {found} now, and was {request.identity} when it was found"
+        )
+    users = "" if request.live else blockdev.describe_users(backing)
+    if users:
+        raise BusyError(f"{backing.path} is in use by now: {users}", device=str(backing.path))
 
 
 def check_recovery(

@@ -57,11 +57,12 @@ def store_of(declared: "Declarations", volume: str) -> str | None:
     for side in ("primary", "history"):
         name = declared.policy[policies[side]].store if side in policies else None
         if name is not None:
-            return _word(declared.store[name])
+            return store_word(declared.store[name])
     return None
 
 
-def _word(store: "Store") -> str:
+def store_word(store: "Store") -> str:
+    """A declared store as ``--store`` would have it."""
     return str(store.directory or store.volume_group)
 
 

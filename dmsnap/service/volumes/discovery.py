@@ -1,8 +1,9 @@
 """What volumes the host has by now: protected, new, vanished, resized, twins of others.
 
 Judged by UUIDs, and for what is protected by the devices that are recorded. Nothing is protected
-and no device is written to by it; what was there is remembered in a file of the state directory,
-so that the next look can say what is new and what has vanished.
+and no device is written to by it, though it says what runs will protect; what was there is
+remembered in a file of the state directory, so that the next look can say what is new and what has
+vanished.
 """
 
 import logging
@@ -24,8 +25,9 @@ from dmsnap.service.configuration import coherence, configuration_check
 from dmsnap.service.configuration.declaration import Declarations, NewVolumes, Subclient
 from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import discovery_record
+from dmsnap.service.volumes import discovery_record, newcomer
 from dmsnap.service.volumes.discovery_record import Seen
+from dmsnap.service.volumes.newcomer_obstacle import Obstacle
 from dmsnap.snapshot.space import piece_name
 from dmsnap.units import format_size
 
@@ -49,6 +51,9 @@ class Discovered:
     """A volume of the host. ``volume`` is what dmsnap calls it, or whose part it is.
 
     ``new``: it was not there at the last look. ``left_out``: by the default sub-client.
+    Where that one's policy has runs protect what joins it: ``settled`` is what was the same at the
+    last look, ``joins_as`` the name that a run will protect it under, ``by_next_run`` whether
+    that is the next, ``obstacle`` why none will, ``tried_ns`` when one last tried.
     """
 
     device: str
@@ -63,6 +68,23 @@ class Discovered:
     first_seen_ns: int
     new: bool = False
     left_out: bool = False
+    label: str = ""
+    settled: bool = False
+    joins_as: str | None = None
+    by_next_run: bool = False
+    obstacle: Obstacle | None = None
+    tried_ns: int | None = None
+
+    @property
+    def joins(self) -> bool:
+        """Whether it is one that joins the default sub-client."""
+        return self.role is Role.UNPROTECTED and not self.left_out
+
+    @property
+    def placed(self) -> str:
+        """For sentences, with where it is mounted."""
+        where = f", mounted on {self.mount_points[0]}" if self.mount_points else ""
+        return f"{self.named}{where}"
 
     @property
     def named(self) -> str:
@@ -83,8 +105,8 @@ class Discovery:
     findings: tuple[str, ...]
 
 
-def discover(session: Session) -> Discovery:
-    """Look at all volumes of the host, and remember them. Needs root."""
+def discover(session: Session, *, remember: bool = True) -> Discovery:
+    """Look at all volumes of the host, and remember them unless told otherwise. Needs root."""
     declared = configuration_check.require().declared
     recorded = session.catalogue.volumes()
     there = look(recorded, declared)
@@ -92,7 +114,11 @@ def discover(session: Session) -> Discovery:
     with directory_lock(directory):
         before = discovery_record.read(directory)
         found = compared(there, before, now_ns())
-        discovery_record.write(directory, [seen(each) for each in found])
+        if remember:
+            discovery_record.write(directory, [seen(each) for each in found])
+    found = newcomer.judged(session, declared, found)
+    following = newcomer.next_one(found)
+    found = [replace(each, by_next_run=each is following) for each in found]
     findings = (
         *lost(recorded),
         *resized(recorded, found, before),
@@ -103,13 +129,16 @@ def discover(session: Session) -> Discovery:
     return Discovery(tuple(found), coherence.default_of(declared), findings)
 
 
-def tell(session: Session) -> None:
+def tell(session: Session) -> Discovery | None:
     """Look, and have the journal say what is to be seen to; a look that fails stops nothing."""
     try:
-        for finding in discover(session).findings:
-            log.warning("%s", finding)
+        found = discover(session)
     except DmsnapError as error:
         log.warning("the volumes of the host cannot be looked at: %s", error)
+        return None
+    for finding in found.findings:
+        log.warning("%s", finding)
+    return found
 
 
 def look(recorded: Sequence[Volume], declared: Declarations) -> list[Discovered]:
@@ -122,12 +151,16 @@ def look(recorded: Sequence[Volume], declared: Declarations) -> list[Discovered]
 
 def compared(found: Sequence[Discovered], before: Mapping[str, Seen], now: int) -> list[Discovered]:
     """With what is known of each since it was first seen."""
-    known = {each.identity: before.get(each.identity) for each in found}
-    return [
-        replace(each, first_seen_ns=earlier.first_seen_ns if earlier else now, new=earlier is None)
-        for each in found
-        for earlier in (known[each.identity],)
-    ]
+    return [_compared(each, before.get(each.identity), now) for each in found]
+
+
+def _compared(volume: Discovered, earlier: Seen | None, now: int) -> Discovered:
+    if earlier is None:
+        return replace(volume, first_seen_ns=now, new=True)
+    mounted = bool(volume.mount_points)
+    settled = (earlier.size_bytes, earlier.mounted) == (volume.size_bytes, mounted)
+    first, tried = earlier.first_seen_ns, earlier.tried_ns
+    return replace(volume, first_seen_ns=first, settled=settled, tried_ns=tried)
 
 
 def parts_of(recorded: Sequence[Volume]) -> dict[int, tuple[Role, str]]:
@@ -182,6 +215,7 @@ def _judged(volume: HostVolume, parts: Mapping[int, tuple[Role, str]]) -> Discov
         size_bytes=volume.size_bytes,
         mount_points=volume.mount_points,
         first_seen_ns=0,
+        label=volume.label,
     )
 
 
@@ -214,7 +248,10 @@ def _is_node(word: str, device: str) -> bool:
 
 def seen(volume: Discovered) -> Seen:
     """What is remembered of a volume."""
-    return Seen(volume.identity, volume.device, volume.size_bytes, volume.first_seen_ns)
+    return Seen(
+        volume.identity, volume.device, volume.size_bytes, volume.first_seen_ns, volume.tried_ns,
+        bool(volume.mount_points),
+    )  # fmt: skip
 
 
 # what there is to say
@@ -272,13 +309,16 @@ def twins(found: Sequence[Discovered]) -> Iterator[str]:
 def unprotected(found: Sequence[Discovered], declared: Declarations) -> Iterator[str]:
     """Volumes that the default sub-client's policy wants told of; without one, none."""
     name = coherence.default_of(declared)
-    if name is None or not wants_report(declared, declared.subclient[name]):
+    if name is None:
         return
-    for each in found:
-        if each.role is Role.UNPROTECTED and not each.left_out:
-            where = f", mounted on {each.mount_points[0]}" if each.mount_points else ""
+    joining = [each for each in found if each.joins]
+    if coherence.protects_new(declared):
+        sentences = (newcomer.sentence(each, declared) for each in joining)
+        yield from (each for each in sentences if each is not None)
+    elif wants_report(declared, declared.subclient[name]):
+        for each in joining:
             yield (
-                f"{each.named}{where} is not protected: dmsnap protect {each.device}, or leave it "
+                f"{each.placed} is not protected: dmsnap protect {each.device}, or leave it "
                 f"out of the sub-client {name}"
             )
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dmsnap.host.replacement import replace_file
@@ -16,12 +16,14 @@ FILE = "discovered.json"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A volume as it was last seen."""
+    """A volume as it was last seen. ``tried_ns``: when a run last began to protect it."""
 
     identity: str
     device: str
     size_bytes: int
     first_seen_ns: int
+    tried_ns: int | None = None
+    mounted: bool | None = None  # earlier versions did not remember it
 
 
 def read(directory: Path) -> dict[str, Seen]:
@@ -50,5 +52,23 @@ def write(directory: Path, seen: Iterable[Seen]) -> None:
         replace_file(path, text, mode=0o600)
 
 
-def _seen(*, identity: str, device: str, size_bytes: int, first_seen_ns: int) -> Seen:
-    return Seen(str(identity), str(device), int(size_bytes), int(first_seen_ns))
+def note_attempt(directory: Path, identity: str, now_ns: int) -> None:
+    """Remember that a run is about to protect a volume. Called with the directory's lock held."""
+    known = read(directory)
+    if identity in known:
+        known[identity] = replace(known[identity], tried_ns=now_ns)
+        write(directory, known.values())
+
+
+def _seen(
+    *,
+    identity: str,
+    device: str,
+    size_bytes: int,
+    first_seen_ns: int,
+    tried_ns: int | None = None,
+    mounted: bool | None = None,
+) -> Seen:
+    tried_ns = None if tried_ns is None else int(tried_ns)
+    mounted = None if mounted is None else bool(mounted)
+    return Seen(str(identity), str(device), int(size_bytes), int(first_seen_ns), tried_ns, mounted)

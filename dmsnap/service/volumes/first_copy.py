@@ -7,6 +7,7 @@ from uuid import UUID
 from dmsnap._native import copy, label
 from dmsnap._native.copy import CopyOptions
 from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.io_priority import IoPriority, lowered
 from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
@@ -43,11 +44,13 @@ class FirstCopy:
         progress: Progress | None,
         *,
         full: bool = False,
+        io_priority: IoPriority | None = None,
     ) -> None:
         self.session = session
         self.volume = volume
         self.recovery = recovery
         self.full = full
+        self.io_priority = io_priority
         self.found = what_is_on(recovery)
         self.progress = progress
         self.options = CopyOptions(bytes_per_second=bandwidth)
@@ -142,6 +145,7 @@ class FirstCopy:
         with (
             open_shared(source) as source_fd,
             open_exclusive(self.recovery.path, write=True) as recovery_fd,
+            lowered(self.io_priority),
         ):
             stats = copy.apply(
                 source_fd,

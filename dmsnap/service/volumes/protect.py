@@ -8,9 +8,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from dmsnap._native import label
+from dmsnap._native.io_priority import IoPriority
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
-from dmsnap.errors import DmsnapError
+from dmsnap.errors import BusyError, DmsnapError
 from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.lun import LunName
@@ -91,6 +92,8 @@ class Protection:
         self.backing: BlockDevice = admitted.backing
         self.recovery: BlockDevice = admitted.recovery
         self.volume = new_volume(session, request, admitted)
+        if self.volume.joined and self.volume.mounts and not self.volume.live:
+            raise BusyError(f"{self.backing.path} was mounted just now: it is left alone")
         self.metadata: Area = plan_area(
             self.volume,
             AreaRole.ERA_METADATA,
@@ -98,6 +101,7 @@ class Protection:
         )
         # A recovery volume that served this volume before is brought up to date instead of
         # copied to in full, and keeps its history.
+        priority = IoPriority.parse(request.io_priority) if request.io_priority else None
         self.copy: FirstCopy | Sync = (
             Sync(
                 session,
@@ -105,6 +109,7 @@ class Protection:
                 cow_percent=request.cow_percent,
                 bandwidth=request.bandwidth,
                 force=request.force,
+                io_priority=priority,
                 progress=progress,
             )
             if admitted.label
@@ -116,6 +121,7 @@ class Protection:
                 request.bandwidth,
                 progress,
                 full=request.full,
+                io_priority=priority,
             )
         )
 
@@ -287,6 +293,7 @@ def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) ->
         created_ns=now_ns(),
         units=request.units,
         live=admitted.live,
+        joined=bool(request.identity),
     )
 
 

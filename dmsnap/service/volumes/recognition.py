@@ -34,6 +34,7 @@ class Recognised:
     mounts: tuple[MountRecord, ...]
     units: tuple[str, ...]
     identifiers: tuple[Identifier, ...]
+    joined: bool = False
 
 
 def recorded(session: Session, name: str) -> Recognised:
@@ -53,6 +54,7 @@ def recorded(session: Session, name: str) -> Recognised:
         mounts=volume.mounts,
         units=volume.units,
         identifiers=tuple(identity.identifiers(session.catalogue, volume.id)),
+        joined=volume.joined,
     )
 
 
