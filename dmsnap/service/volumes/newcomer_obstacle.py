@@ -82,9 +82,9 @@ class Judge:
     def _obstacles(self, volume: "Discovered", device: BlockDevice) -> Iterator[Obstacle]:
         yield from self._of_past(volume)
         yield from self._of_content(volume, device)
-        yield from self._of_place(volume, device)
         yield from self._of_host(volume, device)
         yield from self._of_own(device)
+        yield from self._of_place(volume, device)
         yield from self._of_use(volume, device)
         yield from self._of_pool(device)
 
