@@ -154,6 +154,7 @@ COPIED = Script(f"""
     elif cmp DISK-other /dev/mapper/dmsnap-{NAME}-point-*; then echo whole; fi
 """)
 EXPORT = ("export", "POINT-2", *TO)
+EXPORT_DEVICE = ("export", "DISK-other", *TO)
 
 SCENARIOS = (
     Scenario("protect", "protect", PROTECT, protected=False),
@@ -241,6 +242,14 @@ SCENARIOS = (
     ),
     Scenario("failback", "failback", ("failback", NAME), COMMITTED),
     Scenario("export", "export", EXPORT, SYNCED),
+    Scenario("export, a device", "export", EXPORT_DEVICE, protected=False),
+    Scenario(
+        "unexport, a device",
+        "unexport",
+        ("unexport", "DISK-other"),
+        after_boot=(EXPORT_DEVICE,),
+        protected=False,
+    ),
     Scenario("export restore", "export restore", ("export", "restore"), (*SYNCED, EXPORT)),
     Scenario("unexport", "unexport", ("unexport", "POINT-2"), SYNCED, (EXPORT,)),
     Scenario(

@@ -266,6 +266,29 @@ def test_what_a_killed_export_leaves_is_cleared_by_the_next(published: Lab, what
     assert not [device for device in dm_devices() if "-export-" in device]
 
 
+def test_what_is_left_of_a_device_s_export_is_cleared_with_its_job(published: Lab) -> None:
+    """No volume has it that anybody would hold; the boot asks for all jobs that were cut off."""
+    device = filled(published)
+    words = ("export", device, *TO)
+    count = len(dmsnap(*words, "--dry-run")["steps"])
+    for position in range(count):
+        killed(words, position)
+        (resumed,) = dmsnap("job", "resume", "--all")
+        is_done = position == count - 1
+        assert resumed["job"]["state"] == ("done" if is_done else "undone"), position
+        assert len(targets()) == is_done
+        assert (published_objects() != []) == is_done, position
+        assert export_unit.wish_path().exists() == is_done
+    for position in range(4):
+        iqn = dmsnap(*words)["target"]
+        killed(("unexport", device), position)
+        (resumed,) = dmsnap("job", "resume", "--all")
+        assert resumed["job"]["state"] == ("done" if position else "undone")
+        assert targets() == ([] if position else [iqn]), position
+        assert (published_objects() == []) == bool(position)
+    assert not export_unit.wish_path().exists()
+
+
 def test_what_a_killed_unexport_leaves_is_cleared_by_any_command(published: Lab) -> None:
     things = disks_and_names(published)
     name, point = things["front"], things["point"]
