@@ -15,12 +15,14 @@ from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import WrongWordError
 from dmsnap.host import systemd
+from dmsnap.host.dm import device as dm
 from dmsnap.host.lio import state, target
 from dmsnap.service import jobs
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import export, export_source, export_unit, exported
 from dmsnap.service.exports.export import ExportRequest
 from dmsnap.service.session import Session
+from dmsnap.snapshot import stack
 
 
 def request(address: str = "192.0.2.1", *initiators: str) -> ExportRequest:
@@ -137,6 +139,24 @@ def test_a_volume_can_be_worked_on_where_etc_cannot_be_written(
     systemd.UNITS.write_text("no directory")
     exported.reap(answers(monkeypatch, True, True), [])
     assert "is not put right" in caplog.text
+
+
+def test_a_backstore_that_no_lun_shows_lets_the_front_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A LUN that was swapped from the front to a device, killed before the last step."""
+    names = [f"{state.BACKSTORE_PREFIX}{name}" for name in ("recorded", "mapped", "stray")]
+    found = [state.Backstore(name, 7, "", False) for name in (*names, "foreign")]
+    removed: list[str] = []
+    monkeypatch.setattr(target, "remove_backstore", removed.append)
+    monkeypatch.setattr(state, "backstores_on", lambda devno: found if devno == 7 else [])
+    monkeypatch.setattr(state, "targets", lambda: ["iqn.a"])
+    monkeypatch.setattr(state, "luns", lambda _: [0])
+    monkeypatch.setattr(state, "backstore_of_lun", lambda *_: names[1])
+    monkeypatch.setattr(exported, "of_volume", lambda *_: [SimpleNamespace(backstore=names[0])])
+    monkeypatch.setattr(stack, "front", lambda volume: SimpleNamespace(uuid=volume))
+    monkeypatch.setattr(dm, "info", lambda uuid: {"there": SimpleNamespace(devno=7)}.get(uuid))
+    for volume in ("gone", "there"):
+        exported.remove_stray_backstores(SimpleNamespace(), volume)  # type: ignore[arg-type]
+    assert removed == [names[2]]
 
 
 STEPS = ("record", "create-backstore", "create-target", "map-lun", "enable", "confirm")

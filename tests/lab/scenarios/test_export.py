@@ -323,7 +323,7 @@ def test_a_boot_publishes_what_is_recorded_wherever_it_was_cut_off(published: La
 
 @pytest.mark.parametrize(
     ("shown", "to"),
-    [("front", "point"), rarely("point", "device")],
+    [("front", "point"), ("front", "device"), rarely("point", "device")],
 )
 def test_what_a_killed_swap_of_a_lun_leaves_is_put_right(
     published: Lab, shown: str, to: str
@@ -336,6 +336,7 @@ def test_what_a_killed_swap_of_a_lun_leaves_is_put_right(
         dmsnap("point", "create", things["front"])
         (export,) = dmsnap("export", "list")
         assert export["problem"] is None, position
+        assert len(published_objects()) == 2, position
         disk = initiator.login(export)
         assert sha256(disk) == sha256(things[f"{export['kind']}'s content"]), position
         initiator.logout(export)
