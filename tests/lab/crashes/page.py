@@ -16,8 +16,8 @@ HEADING = """# The crash matrix
 
 For every step of every operation: the machine loses power in the middle of the step, and right after it was done. It boots, assembles what
 the boot assembles, and runs `dmsnap job resume --all`, as `dmsnap-resume.service` does. Then everything must be as before the operation
-(*undone*) or as after it (*done*): volumes, areas, points, dm devices and their targets, mounts and their options, loop devices, files of the
-store, what lies in /etc for the boot, and the content; *as before*: the operation changes nothing that lasts. No device is suspended, no
+(*undone*) or as after it (*done*): volumes and where they lie, areas, points, dm devices and their targets, mounts and their options, loop devices, files of the
+store, what lies in /etc for the boot, the content, and that of copies and snapshots; *as before*: the operation changes nothing that lasts. No device is suspended, no
 job left. The file system is written to, checked by e2fsck, and the next sync must equal the volume, byte for byte, by cmp.
 
 Made by `make crash-matrix`; the steps are those that the journal records, so that a new step is in it by being written. Each table says
