@@ -66,10 +66,18 @@ OPERATIONS = {
     "resize": Operation("resizing.resize.again", finish="resizing.resize.finish"),
     "hydrate": Operation("hydrations.hydrate.again", finish="hydrations.hydrate.finish"),
     "failback": Operation("swaps.failback.failback", effect="record"),
-    "export": Operation("exports.export.again", effect="confirm"),
-    "export restore": Operation("exports.export_restore.again", effect="enable"),
-    "unexport": Operation("exports.unexport.again", effect="withdraw"),
-    "lun swap": Operation("exports.lun_swap.again", effect="record"),
+    "export": Operation(
+        "exports.export.again", effect="confirm", settle="exports.export_source.settle"
+    ),
+    "export restore": Operation(
+        "exports.export_restore.again", effect="enable", settle="exports.export_source.settle"
+    ),
+    "unexport": Operation(
+        "exports.unexport.again", effect="withdraw", settle="exports.export_source.settle"
+    ),
+    "lun swap": Operation(
+        "exports.lun_swap.again", effect="record", settle="exports.export_source.settle"
+    ),
 }
 
 

@@ -110,6 +110,7 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     remove_stray_overlays(session, volume)
     exported.reap(session, exported.of_volume(session, volume))
     exported.hide_stray_points(session, volume)
+    exported.remove_stray_backstores(session, volume)
     spare.remove_unfinished(session, volume)
     spare.release_retired(session, volume)
     hydration.tidy(session, volume)

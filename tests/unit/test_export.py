@@ -9,11 +9,20 @@ from uuid import uuid4
 import pytest
 
 from dmsnap.catalogue import export as recorded
-from dmsnap.catalogue.export import ExportKind, Source
+from dmsnap.catalogue import jobs as recorded_jobs
+from dmsnap.catalogue.export import Export, ExportKind, Source
+from dmsnap.catalogue.model import JobState, StepState
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import WrongWordError
 from dmsnap.host import systemd
+from dmsnap.host.dm import device as dm
+from dmsnap.host.lio import state, target
+from dmsnap.service import jobs
+from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import export, export_source, export_unit, exported
 from dmsnap.service.exports.export import ExportRequest
+from dmsnap.service.session import Session
+from dmsnap.snapshot import stack
 
 
 def request(address: str = "192.0.2.1", *initiators: str) -> ExportRequest:
@@ -130,3 +139,64 @@ def test_a_volume_can_be_worked_on_where_etc_cannot_be_written(
     systemd.UNITS.write_text("no directory")
     exported.reap(answers(monkeypatch, True, True), [])
     assert "is not put right" in caplog.text
+
+
+def test_a_backstore_that_no_lun_shows_lets_the_front_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A LUN that was swapped from the front to a device, killed before the last step."""
+    names = [f"{state.BACKSTORE_PREFIX}{name}" for name in ("recorded", "mapped", "stray")]
+    found = [state.Backstore(name, 7, "", False) for name in (*names, "foreign")]
+    removed: list[str] = []
+    monkeypatch.setattr(target, "remove_backstore", removed.append)
+    monkeypatch.setattr(state, "backstores_on", lambda devno: found if devno == 7 else [])
+    monkeypatch.setattr(state, "targets", lambda: ["iqn.a"])
+    monkeypatch.setattr(state, "luns", lambda _: [0])
+    monkeypatch.setattr(state, "backstore_of_lun", lambda *_: names[1])
+    monkeypatch.setattr(exported, "of_volume", lambda *_: [SimpleNamespace(backstore=names[0])])
+    monkeypatch.setattr(stack, "front", lambda volume: SimpleNamespace(uuid=volume))
+    monkeypatch.setattr(dm, "info", lambda uuid: {"there": SimpleNamespace(devno=7)}.get(uuid))
+    for volume in ("gone", "there"):
+        exported.remove_stray_backstores(SimpleNamespace(), volume)  # type: ignore[arg-type]
+    assert removed == [names[2]]
+
+
+STEPS = ("record", "create-backstore", "create-target", "map-lun", "enable", "confirm")
+
+
+@pytest.mark.parametrize(
+    ("complete", "at", "outcome"),
+    [
+        (False, "create-target", JobState.UNDONE),
+        (True, "confirm", JobState.DONE),
+    ],
+)
+def test_an_export_of_a_device_that_was_cut_off_is_settled_with_its_job(
+    units: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    complete: bool,
+    at: str,
+    outcome: JobState,
+) -> None:
+    """It is of no volume that anybody would hold, and clear."""
+    device = Source(ExportKind.DEVICE, None, None, "/dev/disk/by-id/a", 1)
+    removed: list[str] = []
+    monkeypatch.setattr(target, "remove_target", removed.append)
+    monkeypatch.setattr(state, "backstores", list)
+    monkeypatch.setattr(state, "has_target", lambda _: False)
+    with Catalogue.open(units / "catalogue.db") as catalogue:
+        session = Session(Configuration(run_directory=units / "run"), catalogue)
+        export = Export(
+            id=uuid4(), source=device, target="iqn.a", lun=0, address="::1", port=3260,
+            initiators=(), read_only=False, generation=1, complete=complete, created_ns=1,
+        )  # fmt: skip
+        recorded.record(catalogue, export)
+        arguments = export_source.of_no_volume(device)
+        job_id = recorded_jobs.begin(
+            catalogue, "export", (), arguments=arguments, pid=1, steps=STEPS
+        )
+        for position in range(STEPS.index(at) + 1):
+            recorded_jobs.record_step(catalogue, job_id, position, StepState.DONE, 0.1)
+        (resumed,) = jobs.resume_all(session)
+        assert resumed.job.state == outcome
+        assert recorded.exports(catalogue) == ([export] if complete else [])
+        assert removed == ([] if complete else ["iqn.a"])
+        assert export_unit.wish_path().exists() is complete

@@ -7,9 +7,11 @@ from uuid import UUID
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, ExportKind, Source
+from dmsnap.catalogue.model import Job, StepState
 from dmsnap.errors import NotFoundError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import format_devno
+from dmsnap.service import operations
 from dmsnap.service.exports import exported
 from dmsnap.service.points.point import MIN_PREFIX, find
 from dmsnap.service.reaper import reap
@@ -115,3 +117,11 @@ def names_volume(session: Session, export: Export) -> str | None:
     if export.source.kind is not ExportKind.FRONT or export.source.volume_id is None:
         return None
     return session.catalogue.volume_by_id(export.source.volume_id).name
+
+
+def settle(session: Session, job: Job) -> bool:
+    """Whether a job on devices of no volume was done; what it left of exports is cleared."""
+    with session.locked([DEVICES_LOCK]):
+        exported.reap(session, of_devices(session))
+    effect = operations.effect(job.operation)
+    return effect is not None and job.has(effect, StepState.DONE)

@@ -169,3 +169,20 @@ def hide_stray_points(session: Session, volume: Volume) -> None:
             if backstore.is_ours:
                 target.remove_backstore(backstore.name)
         hide_point(volume, stray)
+
+
+def remove_stray_backstores(session: Session, volume: Volume) -> None:
+    """What showed the front to a LUN that shows a device of no volume now: it holds the front open.
+
+    The export is none of the volume's any more. What any LUN shows stays, whatever is recorded.
+    """
+    front = dm.info(uuid=stack.front(volume).uuid)
+    found = state.backstores_on(front.devno) if front is not None else []
+    if not found:
+        return
+    wanted: set[str | None] = {export.backstore for export in of_volume(session, volume)}
+    for iqn in state.targets():
+        wanted.update(state.backstore_of_lun(iqn, lun) for lun in state.luns(iqn))
+    for backstore in found:
+        if backstore.is_ours and backstore.name not in wanted:
+            target.remove_backstore(backstore.name)

@@ -10,7 +10,17 @@ from pathlib import Path
 
 from harness.computer import Computer, computer
 
-from crashes.subject import DISKS, MOUNT_POINT, NAME, STORE, Scenario, do, filled_in, prepare
+from crashes.subject import (
+    DISKS,
+    MOUNT_POINT,
+    NAME,
+    STORE,
+    Scenario,
+    do,
+    fill_devices,
+    filled_in,
+    prepare,
+)
 
 INSPECTION = Path(__file__).with_name("inspection.py").read_text()
 WRITE_SECONDS = 60
@@ -105,7 +115,7 @@ class Row:
         self.computer.restore()
         self.computer.boot()
         if self.scenario.assembled:
-            recover(self.computer)
+            recover(self.computer, self.scenario)
         else:
             self.computer.run("mount", STORE)
         do(self.computer, self.scenario.after_boot)
@@ -113,8 +123,8 @@ class Row:
     def _recovered(self) -> Facts:
         """Boot, let dmsnap do what it does then, and look."""
         self.computer.boot()
-        recover(self.computer)
-        return look(self.computer)
+        recover(self.computer, self.scenario)
+        return look(self.computer, self.scenario)
 
 
 @contextmanager
@@ -124,7 +134,7 @@ def row(scenario: Scenario) -> Iterator[Row]:
         yield Row(made, scenario)
 
 
-def recover(made: Computer) -> None:
+def recover(made: Computer, scenario: Scenario) -> None:
     """What the units of a boot do: stores, stacks, mounts, then what was cut off."""
     made.shell(f"""
         mount {STORE}
@@ -134,13 +144,16 @@ def recover(made: Computer) -> None:
     """)
     if made.shell("ls /run/assembled 2>/dev/null || true"):
         made.dmsnap("assemble", NAME, "--boot")
+    do(made, scenario.at_boot)
     made.shell(f"mountpoint -q {MOUNT_POINT} || mount {MOUNT_POINT}")
     made.dmsnap("job", "resume", "--all")
 
 
-def look(made: Computer) -> Facts:
-    """What the computer shows of dmsnap."""
-    facts: Facts = json.loads(made.python(INSPECTION))
+def look(made: Computer, scenario: Scenario) -> Facts:
+    """What the computer shows of dmsnap, and of what the scenario is about besides."""
+    facts: dict[str, object] = json.loads(made.python(INSPECTION))
+    if scenario.shows is not None:
+        facts["shown"] = made.shell(fill_devices(scenario.shows.text, made))
     return facts
 
 
@@ -191,4 +204,5 @@ def prove(made: Computer, facts: Facts) -> None:
     if state in ("trial", "protected"):
         # The unmount wrote to the file system, and the check only reads.
         made.dmsnap("sync", NAME)
-        made.run("cmp", "-n", DISKS["data"], mounted, made.device("recovery"))
+        size_bytes = made.run("blockdev", "--getsize64", mounted).strip()
+        made.run("cmp", "-n", size_bytes, mounted, made.device("recovery"))

@@ -83,6 +83,7 @@ def state() -> dict[str, object]:
     areas = rows("SELECT role FROM area ORDER BY role")
     return {
         "volumes": rows("SELECT name, state FROM volume WHERE removed_ns IS NULL"),
+        "places": rows("SELECT backing, recovery FROM volume WHERE removed_ns IS NULL"),
         "sizes": rows("SELECT size_bytes FROM volume WHERE removed_ns IS NULL"),
         "areas": areas,
         "points": rows("SELECT area_id IS NOT NULL, temporary FROM point WHERE deleted_ns IS NULL"

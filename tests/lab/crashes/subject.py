@@ -23,8 +23,8 @@ policy = "few"
 """
 
 DISKS = {"data": 32 * MIB, "recovery": 64 * MIB, "store": 256 * MIB, "other": 32 * MIB}
-# What the volume's disk has from the boot of the crash on, where it is made larger.
-LARGER = 48 * MIB
+# What disks have from the boot of the crash on, where they are made larger.
+LARGER = {"data": 48 * MIB, "recovery": 96 * MIB}
 
 Words = Sequence[str]
 
@@ -44,7 +44,8 @@ class Scenario:
     """An operation, and what comes before it: in the boot before, and in that of the crash.
 
     A text among it is written to the volume. POINT-n is the n-th last point, SNAPSHOT-n snapshot,
-    DISK-name a device.
+    DISK-name a device. What ``at_boot`` does is part of every boot; what ``shows`` prints is, as
+    all else, as before the operation or as after it.
     """
 
     name: str
@@ -54,7 +55,9 @@ class Scenario:
     after_boot: Sequence[Entry] = ()
     protected: bool = True
     assembled: bool = True
-    enlarged: bool = False
+    enlarged: Sequence[str] = ()
+    at_boot: Sequence[Script] = ()
+    shows: Script | None = None
 
 
 def prepare(computer: Computer, scenario: Scenario) -> None:
@@ -76,8 +79,8 @@ def prepare(computer: Computer, scenario: Scenario) -> None:
         computer.dmsnap(*filled_in(computer, PROTECT))
     do(computer, scenario.before)
     computer.power_off()
-    if scenario.enlarged:
-        os.truncate(computer.disks["data"], LARGER)
+    for name in scenario.enlarged:
+        os.truncate(computer.disks[name], LARGER[name])
 
 
 def do(computer: Computer, entries: Sequence[Entry]) -> None:
@@ -136,9 +139,22 @@ FROM_LABEL = ("swap", "--from-label", "DISK-recovery", "--store", STORE)
 GROUPED = Script("""
     export DM_DISABLE_UDEV=1
     vgcreate -qq --yes vg DISK-recovery; lvcreate -qq --yes -L 16M -n lv vg
+    head -c 16M /dev/urandom >/dev/mapper/vg-lv
 """)
 ACTIVATED = Script("modprobe -a dm-snapshot; DM_DISABLE_UDEV=1 vgchange -qq -ay vg")
+# The logical volume and its snapshot have the same content.
+SNAPPED = Script("""
+    for name in lv $(lvs --noheadings -o lv_name vg | grep dmsnap-snapshot); do
+        sha256sum <"/dev/mapper/vg-${name//-/--}"
+    done
+""")
+# A copy cannot be seen, or it is whole.
+COPIED = Script(f"""
+    if [ -z "$(blkid -p -o value -s TYPE DISK-other || true)" ]; then echo nothing
+    elif cmp DISK-other /dev/mapper/dmsnap-{NAME}-point-*; then echo whole; fi
+""")
 EXPORT = ("export", "POINT-2", *TO)
+EXPORT_DEVICE = ("export", "DISK-other", *TO)
 
 SCENARIOS = (
     Scenario("protect", "protect", PROTECT, protected=False),
@@ -168,22 +184,25 @@ SCENARIOS = (
         ("point", "copy", "POINT-1", "--onto", "DISK-other"),
         SYNCED,
         (("point", "create", NAME),),
+        shows=COPIED,
     ),
     Scenario(
         "snapshot create",
         "snapshot create",
         ("snapshot", "create", "vg/lv"),
         (GROUPED,),
-        (ACTIVATED,),
         protected=False,
+        at_boot=(ACTIVATED,),
+        shows=SNAPPED,
     ),
     Scenario(
         "snapshot delete",
         "snapshot delete",
         ("snapshot", "delete", "SNAPSHOT-1"),
         (GROUPED, ("snapshot", "create", "vg/lv")),
-        (ACTIVATED,),
         protected=False,
+        at_boot=(ACTIVATED,),
+        shows=SNAPPED,
     ),
     Scenario(
         "prune",
@@ -217,9 +236,20 @@ SCENARIOS = (
     Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),
     Scenario("swap commit, earlier", "swap commit", ("swap", "commit", NAME), TRIED_EARLIER),
     Scenario("hydrate", "hydrate", ("hydrate", NAME, "--onto", "DISK-other"), SYNCED),
-    Scenario("resize", "resize", ("resize", NAME), SYNCED, enlarged=True),
+    Scenario("resize", "resize", ("resize", NAME), SYNCED, enlarged=("data",)),
+    Scenario(
+        "resize, both disks", "resize", ("resize", NAME), SYNCED, enlarged=("data", "recovery")
+    ),
     Scenario("failback", "failback", ("failback", NAME), COMMITTED),
     Scenario("export", "export", EXPORT, SYNCED),
+    Scenario("export, a device", "export", EXPORT_DEVICE, protected=False),
+    Scenario(
+        "unexport, a device",
+        "unexport",
+        ("unexport", "DISK-other"),
+        after_boot=(EXPORT_DEVICE,),
+        protected=False,
+    ),
     Scenario("export restore", "export restore", ("export", "restore"), (*SYNCED, EXPORT)),
     Scenario("unexport", "unexport", ("unexport", "POINT-2"), SYNCED, (EXPORT,)),
     Scenario(

@@ -249,7 +249,8 @@ class Computer:
         tail = "\n".join(self.console().splitlines()[-CONSOLE_LINES:])
         self.pull_plug()
         late = self.directory.work / f"late-{self._requests}"
-        waiting = f"\nWhat its processes waited for:\n{late.read_text()}" if late.exists() else ""
+        places = late.read_text() if late.exists() else ""
+        waiting = f"\nWhat its processes waited for:\n{places}" if places else ""
         return GuestDiedError(f"{sentence} The end of its console:\n{tail}{waiting}")
 
 

@@ -67,3 +67,10 @@ def test_a_guest_that_does_not_answer_says_what_it_waits_for(guest: Computer) ->
     with pytest.raises(LabError, match=r"\d+ S sleep 60 \n"):
         guest.run("sleep", 60, timeout=20)
     guest.boot()
+
+
+def test_who_takes_too_long_is_asked_where_it_is(guest: Computer) -> None:
+    guest.python("")  # what is imported once takes seconds
+    with pytest.raises(LabError, match=r" in waiting\n"):
+        guest.python("import time\ndef waiting(): time.sleep(60)\nwaiting()", timeout=20)
+    guest.boot()

@@ -266,6 +266,29 @@ def test_what_a_killed_export_leaves_is_cleared_by_the_next(published: Lab, what
     assert not [device for device in dm_devices() if "-export-" in device]
 
 
+def test_what_is_left_of_a_device_s_export_is_cleared_with_its_job(published: Lab) -> None:
+    """No volume has it that anybody would hold; the boot asks for all jobs that were cut off."""
+    device = filled(published)
+    words = ("export", device, *TO)
+    count = len(dmsnap(*words, "--dry-run")["steps"])
+    for position in range(count):
+        killed(words, position)
+        (resumed,) = dmsnap("job", "resume", "--all")
+        is_done = position == count - 1
+        assert resumed["job"]["state"] == ("done" if is_done else "undone"), position
+        assert len(targets()) == is_done
+        assert (published_objects() != []) == is_done, position
+        assert export_unit.wish_path().exists() == is_done
+    for position in range(4):
+        iqn = dmsnap(*words)["target"]
+        killed(("unexport", device), position)
+        (resumed,) = dmsnap("job", "resume", "--all")
+        assert resumed["job"]["state"] == ("done" if position else "undone")
+        assert targets() == ([] if position else [iqn]), position
+        assert (published_objects() == []) == bool(position)
+    assert not export_unit.wish_path().exists()
+
+
 def test_what_a_killed_unexport_leaves_is_cleared_by_any_command(published: Lab) -> None:
     things = disks_and_names(published)
     name, point = things["front"], things["point"]
@@ -300,7 +323,7 @@ def test_a_boot_publishes_what_is_recorded_wherever_it_was_cut_off(published: La
 
 @pytest.mark.parametrize(
     ("shown", "to"),
-    [("front", "point"), rarely("point", "device")],
+    [("front", "point"), ("front", "device"), rarely("point", "device")],
 )
 def test_what_a_killed_swap_of_a_lun_leaves_is_put_right(
     published: Lab, shown: str, to: str
@@ -313,6 +336,7 @@ def test_what_a_killed_swap_of_a_lun_leaves_is_put_right(
         dmsnap("point", "create", things["front"])
         (export,) = dmsnap("export", "list")
         assert export["problem"] is None, position
+        assert len(published_objects()) == 2, position
         disk = initiator.login(export)
         assert sha256(disk) == sha256(things[f"{export['kind']}'s content"]), position
         initiator.logout(export)

@@ -1,0 +1,83 @@
+"""docs/crash-matrix.md, and what it is made of: a file of results for every scenario, beside it.
+
+The files are committed, so that a run of some scenarios leaves the others what they came to, at
+the revision and on the day they did.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from crashes.cell import Moment
+
+FAILED = "**failed**"
+HEADING = """# The crash matrix
+
+For every step of every operation: the machine loses power in the middle of the step, and right after it was done. It boots, assembles what
+the boot assembles, and runs `dmsnap job resume --all`, as `dmsnap-resume.service` does. Then everything must be as before the operation
+(*undone*) or as after it (*done*): volumes and where they lie, areas, points, dm devices and their targets, mounts and their options, loop devices, files of the
+store, what lies in /etc for the boot, the content, and that of copies and snapshots; *as before*: the operation changes nothing that lasts. No device is suspended, no
+job left. The file system is written to, checked by e2fsck, and the next sync must equal the volume, byte for byte, by cmp.
+
+Made by `make crash-matrix`; the steps are those that the journal records, so that a new step is in it by being written. Each table says
+at which revision and when it was measured: a run of some operations leaves the others as they were.
+
+"""  # noqa: E501 - a line of the page
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What became of a scenario, step by step: for each, in its middle and right after it."""
+
+    name: str
+    command: str
+    revision: str
+    date: str
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def crashes(self) -> int:
+        return len(self.rows) * len(Moment)
+
+    @property
+    def failures(self) -> int:
+        return sum(cells.count(FAILED) for _step, *cells in self.rows)
+
+    def lines(self) -> list[str]:
+        """A table of the page."""
+        found = [f"## {self.name}", "", f"`{self.command}`, at {self.revision}, {self.date}", ""]
+        found += ["| step | in its middle | right after it |", "|---|---|---|"]
+        return [*found, *(f"| {' | '.join(row)} |" for row in self.rows), ""]
+
+
+def path_of(results: Path, name: str) -> Path:
+    """The file of a scenario's results."""
+    return results / (name.replace(",", "").replace(" ", "-") + ".json")
+
+
+def keep(results: Path, table: Table) -> None:
+    """Put what a scenario came to in the place of what it came to before."""
+    results.mkdir(parents=True, exist_ok=True)
+    path_of(results, table.name).write_text(json.dumps(asdict(table), indent=1) + "\n")
+
+
+def kept(results: Path, names: Sequence[str]) -> Mapping[str, Table]:
+    """What is kept of those scenarios, in their order; nothing of one that was never run."""
+    paths = {name: path_of(results, name) for name in names}
+    return {
+        name: Table(**json.loads(path.read_text())) for name, path in paths.items() if path.exists()
+    }
+
+
+def page(results: Path, names: Sequence[str]) -> str:
+    """The page of those scenarios, and which of them were never run."""
+    tables = kept(results, names)
+    count = sum(table.crashes for table in tables.values())
+    failed = sum(table.failures for table in tables.values())
+    missing = [name for name in names if name not in tables]
+    summary = f"{count} crashes, {failed} failures, on user-mode-linux 6.1 of Debian 12."
+    if missing:
+        summary += f" Not run: {', '.join(missing)}."
+    lines = [line for table in tables.values() for line in table.lines()]
+    return HEADING + summary + "\n\n" + "\n".join(lines)

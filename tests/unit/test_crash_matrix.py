@@ -1,0 +1,56 @@
+"""The page of the crash matrix, made of what its runs have kept."""
+
+from pathlib import Path
+
+import pytest
+from crashes import page
+from crashes.page import FAILED, Table
+from crashes.subject import SCENARIOS
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "crash-matrix"
+NAMES = ("swap", "point delete, live", "resize")
+
+
+def table(name: str, revision: str, *rows: tuple[str, str, str]) -> Table:
+    """What a scenario came to."""
+    return Table(name, f"dmsnap {name}", revision, "2026-01-02", rows)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Two scenarios that were run, one with a failure."""
+    page.keep(tmp_path, table("point delete, live", "aaaa", ("forget", "done", "done")))
+    page.keep(
+        tmp_path, table("swap", "bbbb", ("mount", FAILED, "done"), ("record", "done", FAILED))
+    )
+    return tmp_path
+
+
+def test_it_has_all_that_was_run_in_the_order_of_the_subject(results: Path) -> None:
+    text = page.page(results, NAMES)
+    assert "6 crashes, 2 failures" in text
+    assert "Not run: resize." in text
+    assert text.index("## swap") < text.index("## point delete, live")
+    assert "`dmsnap point delete, live`, at aaaa, 2026-01-02" in text
+    assert f"| mount | {FAILED} | done |" in text
+
+
+def test_what_is_run_again_leaves_the_others(results: Path) -> None:
+    before = page.kept(results, NAMES)
+    page.keep(results, table("swap", "cccc", ("mount", "done", "done")))
+    after = page.kept(results, NAMES)
+    assert after["point delete, live"] == before["point delete, live"]
+    assert after["swap"].revision == "cccc"
+    assert "2 failures" not in page.page(results, NAMES)
+
+
+def test_scenarios_have_files_of_their_own() -> None:
+    paths = {page.path_of(RESULTS, scenario.name) for scenario in SCENARIOS}
+    assert len(paths) == len(SCENARIOS)
+    assert paths.issuperset(RESULTS.glob("*")), "results of what is no scenario"
+
+
+def test_what_is_kept_can_be_read() -> None:
+    tables = page.kept(RESULTS, [scenario.name for scenario in SCENARIOS])
+    assert tables
+    assert all(found.name == name and found.rows for name, found in tables.items())
