@@ -2,7 +2,7 @@
 /*
  * The copy engine as a program, for measurements:
  *	copy_engine copy|zero SOURCE DESTINATION	all of it; zero: with zero detection
- *	copy_engine compare SOURCE DESTINATION [LIST]
+ *	copy_engine compare SOURCE DESTINATION [LIST]	says how much differs
  *	copy_engine sync SOURCE DESTINATION LIST UNDO	compare, keep the old in UNDO (-: do not),
  *							apply; says what both took
  *	copy_engine blind SOURCE DESTINATION LIST	what sync is held against, below
@@ -209,6 +209,7 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "compare")) {
 		CHECK_OK(dms_copy_compare(fds[0], fds[1], size, list, &options, NULL, &stats,
 					  &different));
+		printf("%" PRIu64 " bytes differ\n", stats.bytes_different);
 		dms_extent_set_destroy(different);
 	} else if (!strcmp(argv[1], "sync")) {
 		CHECK(argc == 6);

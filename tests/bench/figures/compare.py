@@ -6,7 +6,7 @@ from pathlib import Path
 
 from measure.devices import GIB, MIB
 from measure.model import Figure, Goal, Series, Unit
-from measure.process import Work, alternating, run, series, used
+from measure.process import BenchError, Work, alternating, run, series, used
 from measure.setting import Setting
 
 from figures import disks
@@ -60,11 +60,19 @@ def check_finds(words: dict[str, Command], one: Path, other: Path, size_bytes: i
     last = size_bytes - 4096
     for program in ("cmp", "qemu-img"):
         run(*words[program])
+    check_says(words["dmsnap"], "0 bytes differ")
     run("dd", "if=/dev/zero", f"of={other}", "bs=4096", f"seek={last // 4096}", "count=1",
         "conv=notrunc,fsync")  # fmt: skip
     for program in ("cmp", "qemu-img"):
         run(*words[program], expected=(1,))
-    run(*words["dmsnap"])
+    check_says(words["dmsnap"], "4096 bytes differ")
     run("dd", f"if={one}", f"of={other}", "bs=4096", f"skip={last // 4096}",
         f"seek={last // 4096}", "count=1", "conv=notrunc,fsync")  # fmt: skip
     run("cmp", one, other)
+
+
+def check_says(command: Command, expected: str) -> None:
+    """The engine says what it found; its exit status is the same in any case."""
+    said = run(*command).strip()
+    if said != expected:
+        raise BenchError(f"dmsnap says that {said} where {expected}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from measure.devices import GIB, MIB, TIB, loop
 from measure.model import Figure, Goal, Plot, Series, Unit
-from measure.process import Usage, run, series, used
+from measure.process import BenchError, Usage, run, series, used
 from measure.setting import Setting
 
 from dmsnap.host.dm import device
@@ -111,7 +111,7 @@ def commands(case: str, mount_point: Path, growth: Growth) -> None:
         Series("era metadata", case, (used_bytes,), position=SIZES[case],
                command=f"dmsetup status {NAME}")
     )  # fmt: skip
-    dirty(mount_point / "dirty")
+    written = dirty(mount_point / "dirty")
     for name, command in (
         ("status", ("dmsnap", "status")),
         ("point create", ("dmsnap", "point", "create", NAME)),
@@ -120,14 +120,19 @@ def commands(case: str, mount_point: Path, growth: Growth) -> None:
         ("swap revert", ("dmsnap", "swap", "revert", NAME)),
     ):
         growth.add(name, case, command, used(*command))
+        if name == "swap" and (mount_point / "dirty").read_bytes() != written:
+            raise BenchError(f"what the sync brought over of {case} is not what was written")
     for point in json.loads(run("dmsnap", "point", "list", NAME, "--json")):
         if any(place["kind"] == "live" for place in point["places"]):
             run("dmsnap", "point", "delete", point["id"])
 
 
-def dirty(path: Path) -> None:
-    path.write_bytes(os.urandom(DIRTY_BYTES))
+def dirty(path: Path) -> bytes:
+    """Write a new file out, and return what is in it."""
+    content = os.urandom(DIRTY_BYTES)
+    path.write_bytes(content)
     run("sync", "--file-system", path)
+    return content
 
 
 def figures(growth: Growth) -> Iterator[Figure]:

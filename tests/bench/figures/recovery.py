@@ -4,6 +4,7 @@ dmsnap on an XFS on sparse files, from 1 GiB to 16 TiB; beside it what else brin
 back, with the same files on it: an LVM snapshot merged, a copy with dd, a restore with restic.
 """
 
+import hashlib
 import json
 import os
 import select
@@ -63,6 +64,7 @@ class Mounted:
     primary: Path
     recovery: Path
     mount_point: Path
+    digest: str  # of its files
 
 
 @contextmanager
@@ -77,17 +79,33 @@ def volume(case: str, directory: Path, setting: Setting) -> Iterator[Mounted]:
         run("mkfs.xfs", "-q", "-l", "size=64m", primary)
         run("mount", primary, mount_point)
         stack.callback(run, "umount", mount_point)
-        fill(mount_point, FILES if case == SMALLEST else 1)
+        filled = fill(mount_point, FILES if case == SMALLEST else 1)
         run("dmsnap", "protect", primary, "--name", NAME, "--recovery", recovery, "--store", store,
             timeout=FIRST_COPY_SECONDS)  # fmt: skip
         stack.callback(run, "dmsnap", "unprotect", NAME, "--forget")
-        yield Mounted(primary, recovery, mount_point)
+        yield Mounted(primary, recovery, mount_point, filled)
 
 
-def fill(mount_point: Path, count: int) -> None:
+def fill(mount_point: Path, count: int) -> str:
+    """Random files; the digest of all of them."""
     for number in range(count):
         (mount_point / f"file-{number}").write_bytes(os.urandom(FILE_BYTES))
     run("sync", "--file-system", mount_point)
+    return digest(mount_point)
+
+
+def digest(mount_point: Path) -> str:
+    """Of the files that fill() makes, in their order."""
+    hashed = hashlib.sha256()
+    for number in range(sum(1 for _ in mount_point.glob("file-*"))):
+        hashed.update((mount_point / f"file-{number}").read_bytes())
+    return hashed.hexdigest()
+
+
+def check_back(contestant: str, mount_point: Path, expected: str) -> None:
+    """Whoever recovered last brought every file back."""
+    if digest(mount_point) != expected:
+        raise BenchError(f"{contestant} did not bring all files back")
 
 
 def swaps(case: str, mounted: Mounted, setting: Setting, found: Recoveries) -> None:
@@ -98,6 +116,8 @@ def swaps(case: str, mounted: Mounted, setting: Setting, found: Recoveries) -> N
         seconds, said = until_mounted(command, mounted.mount_point)
         usages.append(Usage(seconds))
         parts.append(parts_of(seconds, json.loads(said)["steps"]))
+        if len(usages) == setting.rounds(9):  # behind all that is measured, since it fills caches
+            check_back("dmsnap", mounted.mount_point, mounted.digest)
         run("dmsnap", "swap", "revert", NAME)
     position = SIZES[case]
     found.whole.append(series("dmsnap", case, usages, command, position=position))
@@ -108,6 +128,7 @@ def swaps(case: str, mounted: Mounted, setting: Setting, found: Recoveries) -> N
         found.beside.append(series("dmsnap", "1 GiB", usages, command))
         copied = partial(copy_back, mounted)
         taken = alternating(setting.rounds(5), {"dd": copied})
+        check_back("dd", mounted.mount_point, mounted.digest)
         found.beside.append(
             series("dd", "1 GiB", taken["dd"], "dd if=RECOVERY of=DEVICE bs=4M, then mount")
         )
@@ -163,9 +184,11 @@ def others(setting: Setting, found: Recoveries) -> None:
             device = Path("/dev") / GROUP / "volume"
             run("mkfs.xfs", "-q", "-l", "size=64m", device)
             run("mount", device, mount_point)
-            fill(mount_point, FILES)
+            filled = fill(mount_point, FILES)
             merged(setting, device, mount_point, found)
+            check_back("lvconvert --merge", mount_point, filled)
             restored(setting, device, mount_point, found)
+            check_back("restic", mount_point, filled)
             run("umount", mount_point)
         finally:
             run(*LVM, "vgremove", "-qq", "-ff", "-y", GROUP)
