@@ -191,14 +191,15 @@ def shows_what_it_should(session: Session, volume: Volume) -> bool:
 def resume_suspended(volume: Volume) -> None:
     """A command that was killed between a suspend and its resume left the users hanging.
 
-    Inside a window its watchdog resumes; a table that is exchanged (a merge, a swap) has none.
-    The table that was loaded and not made live goes: whatever was begun is begun anew. But for a
-    hydration's when it was recorded as done: nothing was written since.
+    Where one is suspended under users its watchdog resumes it, unless that was killed, too; while
+    devices are put in order that nobody uses there is none. The table that was loaded and not made
+    live goes: whatever was begun is begun anew. But for a hydration's when it was recorded as done:
+    nothing was written since.
     """
     for info in dm.list_devices(f"{dm.UUID_PREFIX}{volume.id}-"):
+        if info.inactive_table and info.live_table and not hydration.is_switched(volume, info.name):
+            dm.clear(info.name)
         if info.suspended and info.live_table:
-            if info.inactive_table and not hydration.is_switched(volume, info.name):
-                dm.clear(info.name)
             dm.resume(info.name)
     if stack.live_front(volume):
         layers.tidy(volume)

@@ -14,6 +14,7 @@ from dmsnap.host.dm.target import Table, format_table
 from dmsnap.host.mountinfo import mounts_of
 
 COOKIE_DEADLINE_SECONDS = 10.0
+SUSPENDING = {True: WindowAction.SUSPEND, False: WindowAction.SUSPEND_NO_FREEZE}
 
 
 def exchange(
@@ -23,12 +24,14 @@ def exchange(
     *,
     udev: UdevFlags = UdevFlags.SHOWN,
     settled: bool = True,
+    freeze: bool = True,
 ) -> None:
     """Make ``table`` live under who uses the device.
 
     In a window, with its watchdog; what is dirty is written out before it. Not ``settled``, udev is
-    not waited for: it looks at the device, which may hang. When it fails, the device goes on with
-    the table that it had.
+    not waited for: it looks at the device, which may hang. ``freeze``: the file system on it first.
+    When it fails, the device goes on with the table that it had; where the deadline has passed, or
+    we are killed, with the new one, if that was loaded.
     """
     before = dm.table(device.name)
     mounts = [] if failing.is_failed(device.name) else mounts_of(device.devno)[:1]
@@ -38,7 +41,7 @@ def exchange(
             flushed = [opened.enter_context(fsfreeze.flushed(each.mount_point)) for each in mounts]
             event_nr = cookie.event_nr(udev) if settled else 0
             steps = [
-                WindowStep(device.uuid, WindowAction.SUSPEND),
+                WindowStep(device.uuid, SUSPENDING[freeze]),
                 WindowStep(device.uuid, WindowAction.RESUME, event_nr),
             ]
             done = window.run(steps, deadline_ms, file_systems=flushed).steps[-1]

@@ -45,7 +45,8 @@ def load(session: Session, volume: Volume) -> None:
     areas = session.catalogue.areas(volume.id)
     if not trial.is_loaded(volume, areas):
         trial.require_unopened(volume)
-        trial.load_front(volume, stack.attach_area(volume, stack.era_area(volume, areas)))
+        metadata = stack.attach_area(volume, stack.era_area(volume, areas))
+        trial.load_front(volume, metadata, session.configuration.window_deadline_ms)
 
 
 def label_replica(session: Session, volume: Volume) -> None:

@@ -2,21 +2,32 @@
 
 from dmsnap.catalogue.model import Volume
 from dmsnap.host.dm import device as dm
-from dmsnap.host.dm.target import Snapshot, SnapshotMerge, Target, single
+from dmsnap.host.dm.cookie import UdevFlags
+from dmsnap.host.dm.target import Snapshot, SnapshotMerge, Table, Target, single
 from dmsnap.snapshot import stack
+from dmsnap.snapshot.exchange import exchange
 from dmsnap.snapshot.stack import DmName
 
 # A merge moves what changed since the point, at the speed of the disk; a day is a stuck one.
 MERGE_SECONDS = 86400.0
 
 
-def merge(volume: Volume, device: DmName, merging: SnapshotMerge, finished: Target) -> None:
-    """Merge a level down and put ``finished`` in its place; goes on where it was left."""
+def merge(
+    volume: Volume, device: DmName, merging: SnapshotMerge, finished: Target, deadline_ms: int
+) -> None:
+    """Merge a level down and put ``finished`` in its place; goes on where it was left.
+
+    Each exchange of its table is a window: the front above is used, and waits for it.
+    """
     (line,) = dm.table(stack.require(device).name)
     target: Target = line.target
     if isinstance(target, Snapshot):
-        dm.reload(device.name, single(volume.size_bytes, merging), freeze=False)
+        _exchange(device, single(volume.size_bytes, merging), deadline_ms)
         target = merging
     if isinstance(target, SnapshotMerge):
         dm.wait_merged(device.name, MERGE_SECONDS)
-        dm.reload(device.name, single(volume.size_bytes, finished), freeze=False)
+        _exchange(device, single(volume.size_bytes, finished), deadline_ms)
+
+
+def _exchange(device: DmName, table: Table, deadline_ms: int) -> None:
+    exchange(stack.require(device), table, deadline_ms, udev=UdevFlags.HIDDEN, freeze=False)

@@ -16,6 +16,7 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.snapshot import stack
+from dmsnap.snapshot.exchange import exchange
 
 log = logging.getLogger(__name__)
 
@@ -96,11 +97,11 @@ def _what_to_do(volume: Volume, hanging: str | None) -> str:
     )
 
 
-def revive(volume: Volume, metadata: BlockDevice) -> None:
+def revive(volume: Volume, metadata: BlockDevice, deadline_ms: int) -> None:
     """Take the front's errors away again; nothing is written out, and so nothing waited for."""
     front = stack.require(stack.front(volume))
     table = stack.front_table(volume, metadata)
-    dm.reload(front.name, table, flush=False, freeze=False, udev=dm.UdevFlags.SHOWN)
+    exchange(front, table, deadline_ms, freeze=False)
     stack.turn_discards_off(volume)
 
 

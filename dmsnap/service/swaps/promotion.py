@@ -107,6 +107,7 @@ class Promotion:
             level.shown,
             SnapshotMerge(below, store, level.chunk_bytes),
             Linear(self.recovery.devno, 0),
+            self.session.configuration.window_deadline_ms,
         )
 
     def _below(self, position: int) -> int:
@@ -126,6 +127,7 @@ class Promotion:
             stack.origin(self.volume),
             SnapshotMerge(self._below(len(self.chain)), cow.devno, OVERLAY_CHUNK_BYTES),
             SnapshotOrigin(self.recovery.devno),
+            self.session.configuration.window_deadline_ms,
         )
 
     def _mark_primary(self) -> None:

@@ -102,7 +102,7 @@ class Revert:
 
     def _load_generation(self, volume: Volume) -> None:
         metadata = stack.attach_area(volume, stack.era_area(volume, self.areas))
-        trial.load_front(volume, metadata)
+        trial.load_front(volume, metadata, self.session.configuration.window_deadline_ms)
 
     def _record(self) -> None:
         self.session.catalogue.update_volume(self.after)

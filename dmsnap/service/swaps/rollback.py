@@ -101,6 +101,7 @@ class Rollback:
             self.shown,
             SnapshotMerge(self.backing.devno, cow.devno, self.volume.chunk_bytes),
             Linear(stack.require(stack.origin(self.before)).devno, 0),
+            self.session.configuration.window_deadline_ms,
         )
 
     def _merge_overlay(self) -> None:
@@ -111,6 +112,7 @@ class Rollback:
             stack.origin(self.volume),
             SnapshotMerge(below, cow.devno, trial.OVERLAY_CHUNK_BYTES),
             SnapshotOrigin(self.backing.devno),
+            self.session.configuration.window_deadline_ms,
         )
 
     def _areas(self) -> Sequence[Area]:

@@ -9,13 +9,13 @@ from dmsnap.errors import BusyError, PointInvalidError, StackChangedError, Wrong
 from dmsnap.host import blockdev, udev
 from dmsnap.host.blockdev import BlockDevice, describe_users_of, lasting_users
 from dmsnap.host.dm import device as dm
-from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.host.dm.target import Snapshot, Table, single
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.journal import StepTimes
 from dmsnap.snapshot import stack
+from dmsnap.snapshot.exchange import exchange
 from dmsnap.snapshot.stack import DmName
 
 OVERLAY_CHUNK_BYTES = 4096
@@ -130,15 +130,17 @@ def make_metadata(volume: Volume, area: Area) -> None:
     stack.remove(device)
 
 
-def load_front(volume: Volume, metadata: BlockDevice) -> None:
+def load_front(volume: Volume, metadata: BlockDevice, deadline_ms: int) -> None:
     """Reload the unmounted front for the volume's generation, and drop what was cached of it.
+
+    In a window: killed in the middle of it, the front goes on, with one table or the other.
 
     Never loaded twice: a second era target on metadata in use would destroy it.
     """
     front = stack.require(stack.front(volume))
     table = stack.front_table(volume, metadata)
     if dm.table(front.name) != table:
-        dm.reload(front.name, table, udev=UdevFlags.SHOWN)
+        exchange(front, table, deadline_ms)
     stack.turn_discards_off(volume)
     blockdev.flush_buffers(dm.node(front.name))
 

@@ -44,7 +44,7 @@ def shown(guest: Computer, export: dict[str, Any]) -> tuple[str, str]:
     try:
         # What a pulled plug left of open-iscsi's records is none of this test's.
         digest = guest.shell(f"""
-            rm -rf /etc/iscsi/nodes/* /etc/iscsi/send_targets/*
+            rm -rf /etc/iscsi/nodes/* /etc/iscsi/send_targets/* /var/lib/iscsi/nodes/*
             iscsiadm -m discovery -t sendtargets -p {PORTAL} >/dev/null
             {node} --login >/dev/null
             udevadm settle

@@ -39,8 +39,9 @@ def sessions() -> dict[str, str]:
 
 
 def records() -> list[str]:
-    """The node records of open-iscsi."""
-    return sorted(str(path) for path in Path("/etc/iscsi/nodes").rglob("*") if path.is_file())
+    """The node records of open-iscsi, which keeps them elsewhere from Debian 13 on."""
+    databases = (Path("/etc/iscsi/nodes"), Path("/var/lib/iscsi/nodes"))
+    return sorted(str(path) for each in databases for path in each.rglob("*") if path.is_file())
 
 
 def end_all_sessions() -> None:

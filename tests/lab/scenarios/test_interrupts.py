@@ -439,6 +439,22 @@ def test_swap_killed(lab: Lab) -> None:
     dmsnap("sync", bench.name, "--audit", "full")
 
 
+def test_no_front_is_left_suspended(lab: Lab) -> None:
+    """Killed all along the exchange of the front's table: a watchdog lets it go on."""
+    bench = Bench.made(lab)
+    words = ["swap", bench.name, "--trial"]
+    steps = dmsnap(*words, "--dry-run")["steps"]
+    (load,) = (at for at, step in enumerate(steps) if step.startswith("put it under"))
+    for milliseconds in (1, 2, 3, 4, 6, 8, 11, 15, 20, 26):
+        after = milliseconds / 1000
+        forked(*words, at=(load, "begun"), send=(signal.SIGKILL,), after=after)
+        assert wait_resumed() == [], f"killed {after} s after it had begun to load"
+        dmsnap("job", "resume", "--all")
+        if trial_state(bench.name) == "trial":
+            dmsnap("swap", "revert", bench.name)
+        bench.require_in_use(f"{after} s")
+
+
 @pytest.mark.exhaustive
 def test_swap_to_an_earlier_point_killed_and_synced(lab: Lab) -> None:
     """The next command need not be a swap."""
