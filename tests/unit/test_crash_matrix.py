@@ -13,7 +13,7 @@ NAMES = ("swap", "point delete, live", "resize")
 
 def table(name: str, revision: str, *rows: tuple[str, str, str]) -> Table:
     """What a scenario came to."""
-    return Table(name, f"dmsnap {name}", revision, "2026-01-02", rows)
+    return Table(name, f"dmsnap {name}", revision, "2026-01-02", "uml12", rows)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ store, what lies in /etc for the boot, the content, and that of copies and snaps
 job left. The file system is written to, checked by e2fsck, and the next sync must equal the volume, byte for byte, by cmp.
 
 Made by `make crash-matrix`; the steps are those that the journal records, so that a new step is in it by being written. Each table says
-at which revision and when it was measured: a run of some operations leaves the others as they were.
+at which revision, when and on which kernel of the lab it was measured: a run of some operations leaves the others as they were.
 
 """  # noqa: E501 - a line of the page
 
@@ -34,6 +34,7 @@ class Table:
     command: str
     revision: str
     date: str
+    kernel: str
     rows: Sequence[Sequence[str]]
 
     @property
@@ -46,7 +47,8 @@ class Table:
 
     def lines(self) -> list[str]:
         """A table of the page."""
-        found = [f"## {self.name}", "", f"`{self.command}`, at {self.revision}, {self.date}", ""]
+        measured = f"at {self.revision}, {self.date}, on {self.kernel}"
+        found = [f"## {self.name}", "", f"`{self.command}`, {measured}", ""]
         found += ["| step | in its middle | right after it |", "|---|---|---|"]
         return [*found, *(f"| {' | '.join(row)} |" for row in self.rows), ""]
 
@@ -76,7 +78,7 @@ def page(results: Path, names: Sequence[str]) -> str:
     count = sum(table.crashes for table in tables.values())
     failed = sum(table.failures for table in tables.values())
     missing = [name for name in names if name not in tables]
-    summary = f"{count} crashes, {failed} failures, on user-mode-linux 6.1 of Debian 12."
+    summary = f"{count} crashes, {failed} failures."
     if missing:
         summary += f" Not run: {', '.join(missing)}."
     lines = [line for table in tables.values() for line in table.lines()]
