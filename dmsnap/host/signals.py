@@ -11,32 +11,19 @@ from dmsnap.errors import InterruptedBySignal
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class _Late:
-    """The signal that came when there was nothing left to end: it ends what would be next."""
-
-    number: int | None = None
-
-    def raise_now(self) -> None:
-        number, self.number = self.number, None
-        if number is not None:
-            raise InterruptedBySignal(number)
-
-
-_late = _Late()
-
-
 class _RaiseOnce:
     """The handler: raises at the first signal; what comes during the undo is dropped."""
 
     def __init__(self) -> None:
         self._raised = False
-        self._done = False  # what comes is too late for what the block was for
+        self._done = False  # what comes is too late for what was begun in the block
+        self._late: int | None = None  # what came then: it ends what would be next
         self._deferring = 0  # how many blocks deep
         self._pending: int | None = None
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         if self._done:
-            _late.number = number
+            self._late = number
             return
         if self._raised:
             return
@@ -49,12 +36,13 @@ class _RaiseOnce:
     def conclude(self, number: int | None) -> None:
         self._raised, self._done = False, True
         if number is not None:
-            _late.number = number
+            self._late = number
 
     def begin_anew(self) -> None:
-        if self._done:
-            self._done, self._raised = False, _late.number is not None
-            _late.raise_now()
+        number, self._late, self._done = self._late, None, False
+        if number is not None:
+            self._raised = True
+            raise InterruptedBySignal(number)
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
@@ -84,7 +72,6 @@ def interruptible() -> Iterator[None]:
         begin_anew()
         yield
         return
-    _late.raise_now()
     handler = _RaiseOnce()
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
@@ -96,10 +83,10 @@ def interruptible() -> Iterator[None]:
 
 
 def conclude(number: int | None = None) -> None:
-    """What the ``interruptible`` block was for is done: no signal takes anything away from it.
+    """What was begun in the ``interruptible`` block is done: no signal takes anything away from it.
 
-    One that comes from now on, or came as ``number``, ends what would begin after it: the next such
-    block, inside this one or behind it.
+    One that comes from now on, or came as ``number``, ends what would begin next: a block within
+    the outermost one. When that one ends, there is nothing left to end.
     """
     handler = _handler()
     if handler is not None:

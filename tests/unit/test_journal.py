@@ -282,8 +282,6 @@ def test_a_signal_in_the_final_steps_changes_nothing(catalogue: Catalogue, bench
     journal.run(catalogue, replace(plan, steps=steps))
     assert bench.events == [f"do {name}" for name in NAMES]
     assert outcome(catalogue) == "done"
-    with pytest.raises(InterruptedBySignal):
-        journal.run(catalogue, bench.plan())
 
 
 def test_a_signal_behind_the_last_step_changes_nothing(
@@ -299,11 +297,10 @@ def test_a_signal_behind_the_last_step_changes_nothing(
     with signals.interruptible():
         journal.run(catalogue, bench.plan())
         os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(InterruptedBySignal):  # the next plan is not begun
+            journal.run(catalogue, bench.plan())
     assert bench.events == [f"do {name}" for name in NAMES]
     assert outcome(catalogue) == "done"
-    with pytest.raises(InterruptedBySignal):
-        journal.run(catalogue, bench.plan())
-    assert bench.events == [f"do {name}" for name in NAMES]
 
 
 def test_every_operation_is_in_the_crash_matrix() -> None:
