@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,9 @@ from measure.process import BenchError
 from measure.setting import CHECKOUT
 from sections import BY_NAME, Chapter, Place
 
-RESULTS = CHECKOUT / "build" / "bench"
+WORK = CHECKOUT / "build" / "bench"
+# Beside the page and its plots, and kept with them: who measures a section again leaves the others.
+RESULTS = CHECKOUT / "docs" / "benchmarks"
 PROGRAM = CHECKOUT / ".venv" / "bin" / "dmsnap"
 MEMORY = Path("/dev/shm")  # noqa: S108 - a tmpfs is what is wanted
 GUEST_MEMORY_MIB = "3072"
@@ -49,9 +50,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 @contextmanager
 def work_directories() -> Iterator[tuple[Path, Path]]:
     """A directory on the checkout's disk and one in memory, gone at the end."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    WORK.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="work-", dir=RESULTS) as scratch,
+        tempfile.TemporaryDirectory(prefix="work-", dir=WORK) as scratch,
         tempfile.TemporaryDirectory(prefix="dmsnap-bench-", dir=MEMORY) as memory,
     ):
         yield Path(scratch), Path(memory)
@@ -66,7 +67,8 @@ def on_host(chapter: Chapter, *, quick: bool) -> Section:
 
 def in_guest(chapter: Chapter, *, quick: bool, host: Machine) -> Section:
     """Measure a section in a fresh guest and take its result out of it."""
-    with tempfile.TemporaryDirectory(prefix="guest-", dir=RESULTS) as out:
+    WORK.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="guest-", dir=WORK) as out:
         lab = ["tests/lab/run", "--memory", GUEST_MEMORY_MIB, "--timeout", GUEST_TIMEOUT_SECONDS]
         command = ["python3", "tests/bench/in_guest", chapter.name, "quick" if quick else "full"]
         completed = subprocess.run([*lab, "--out", out, *command], cwd=CHECKOUT, check=False)
@@ -81,7 +83,7 @@ def measure(chapter: Chapter, *, quick: bool) -> Section:
     if chapter.place is Place.HOST:
         section = on_host(chapter, quick=quick)
     else:
-        section = in_guest(chapter, quick=quick, host=machine.describe("the host", RESULTS))
+        section = in_guest(chapter, quick=quick, host=machine.describe("the host", WORK))
     return replace(section, revision=machine.revision(CHECKOUT))
 
 
@@ -97,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
         print("bench: loop devices and the lab need root", file=sys.stderr)
         return 1
     signal.signal(signal.SIGTERM, end)
-    results = RESULTS / "quick" if options.quick else RESULTS
+    results = WORK / "quick" if options.quick else RESULTS
     results.mkdir(parents=True, exist_ok=True)
     failed = []
     for chapter in [] if options.render else sections.CHAPTERS:
@@ -112,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
             continue
         store.save(section, results)
         print(f"  {section.seconds:.0f} s", flush=True)
-    render(results, results if options.quick else CHECKOUT / "docs")
+    render(results, results if options.quick else RESULTS.parent)
     return int(bool(failed))
 
 
@@ -122,7 +124,8 @@ def render(results: Path, target: Path) -> None:
 
     measured = store.load_all(results)
     plots = target / "benchmarks"
-    shutil.rmtree(plots, ignore_errors=True)
+    for former in plots.glob("*.svg"):
+        former.unlink()
     page.write(
         [measured[name] for name in BY_NAME if name in measured],
         target / "benchmarks.md",
