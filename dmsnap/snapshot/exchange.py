@@ -25,6 +25,7 @@ def exchange(
     udev: UdevFlags = UdevFlags.SHOWN,
     settled: bool = True,
     freeze: bool = True,
+    read_only: bool = False,
 ) -> None:
     """Make ``table`` live under who uses the device.
 
@@ -35,7 +36,7 @@ def exchange(
     """
     before = dm.table(device.name)
     mounts = [] if failing.is_failed(device.name) else mounts_of(device.devno)[:1]
-    dm.load(device.name, table)
+    dm.load(device.name, table, read_only=read_only)
     try:
         with ExitStack() as opened, Cookie() as cookie:
             flushed = [opened.enter_context(fsfreeze.flushed(each.mount_point)) for each in mounts]
@@ -50,7 +51,7 @@ def exchange(
             cookie.wait(COOKIE_DEADLINE_SECONDS)
     except BaseException as error:
         with dm.noted(error, f"resuming {device.name}"):
-            dm.go_on_with(device.name, before)
+            dm.go_on_with(device.name, before, read_only=device.read_only)
         raise
     if dm.table(device.name) != table:
         raise StackChangedError(

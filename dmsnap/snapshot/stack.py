@@ -23,6 +23,7 @@ from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.device import DmInfo
 from dmsnap.host.dm.target import Era, Snapshot, SnapshotOrigin, Table, format_table, single
 from dmsnap.host.sysfs import SYSFS
+from dmsnap.snapshot.exchange import exchange
 from dmsnap.snapshot.space import open_space
 
 try:
@@ -33,6 +34,7 @@ except ImportError:
 
 TARGETS = ("era", "snapshot", "snapshot-origin", "snapshot-merge", "linear")
 NAME_PREFIX = "dmsnap-"
+SETTLING_DEADLINE_MS = 5000  # of a device that gets another table while it may be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,10 @@ def settle(
             f"{device.name} has another table of dm-era: {format_table(live)}",
             hint=f"unmount it, remove it with dmsetup remove {device.name}, and assemble it again",
         )
-    dm.reload(info.name, table, udev=udev, read_only=read_only)
+    if info.suspended or not info.live_table:
+        dm.reload(info.name, table, udev=udev, read_only=read_only)
+    else:
+        exchange(info, table, SETTLING_DEADLINE_MS, udev=udev, read_only=read_only)
 
 
 def differences(expected: dict[DmName, Table]) -> list[str]:
