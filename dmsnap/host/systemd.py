@@ -128,12 +128,13 @@ def elapses(expression: str, after_seconds: int, count: int) -> list[int]:
 def elapses_in(text: str) -> list[int]:
     """Those in what systemd-analyze prints: in UTC, which is a line more where that is not local.
 
-    There is no other form of it. Seconds are whole, those of expressions may not be.
+    There is no other form of it. Seconds are whole, those of expressions may not be. Further ones
+    are "Iter. #2" for systemd 252, and "Iteration #2" for 257.
     """
     found: list[str] = []
     for line in text.splitlines():
         name, _, value = line.strip().partition(": ")
-        if name == "Next elapse" or name.startswith("Iter. #"):
+        if name == "Next elapse" or name.startswith(("Iter. #", "Iteration #")):
             found.append(value)
         elif name == "(in UTC)":
             found[-1:] = [value]

@@ -30,11 +30,12 @@ def test_systemd_says_when_a_timer_elapses_next() -> None:
         systemd.elapses("every day", after, 2)
 
 
-def test_times_are_read_in_utc() -> None:
+@pytest.mark.parametrize("second", ["       Iter. #2", "   Iteration #2"])
+def test_times_are_read_in_utc(second: str) -> None:
     text = (
         "  Original form: hourly\n    Next elapse: Mon 2026-09-21 17:00:00 CEST\n"
         "       (in UTC): Mon 2026-09-21 15:00:00 UTC\n       From now: 2 months 7 days ago\n"
-        "       Iter. #2: Mon 2026-09-21 16:00:00.5 UTC\n"
+        f"{second}: Mon 2026-09-21 16:00:00.5 UTC\n"
     )
     assert systemd.elapses_in(text) == [1_790_002_800, 1_790_006_400]
     for wrong in ("Mon 2026-09-21 17:00:00 CEST", "tomorrow", "Mon 2026-99-21 17:00:00 UTC"):
