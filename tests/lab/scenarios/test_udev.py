@@ -59,7 +59,8 @@ def volume(lab: Lab, fs_type: str = "ext4", factor: int = 1) -> tuple[str, str, 
     mount_point.mkdir()
     run("mount", primary, mount_point)
     lab.mounts.append(mount_point)
-    settle()
+    # udev hears of what mkfs wrote by a watch, and may not have heard yet.
+    run("udevadm", "trigger", "--action=change", "--settle", primary)
     uuid = uuid_of(primary)
     assert target("by-uuid", uuid) == Path(primary).resolve()
     return lab.protect(primary, recovery), primary, recovery, mount_point, uuid
