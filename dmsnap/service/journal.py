@@ -13,8 +13,7 @@ from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, InterruptedBySignal
-from dmsnap.host import signals
-from dmsnap.host.signals import held_back, interruptible
+from dmsnap.host.signals import conclude, held_back, interruptible
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +123,7 @@ class _Journal:
                 self.final = True
                 log.debug("%s: %s", plan.operation, step.description)
                 self.do(position, step)
-            signals.conclude()
+            conclude()
 
     def do(self, position: int, step: Step) -> None:
         if step.check is not None:

@@ -175,8 +175,6 @@ def reload(
     table: Sequence[TableLine],
     *,
     read_only: bool = False,
-    flush: bool = True,
-    freeze: bool = True,
     udev: UdevFlags | None = None,
 ) -> None:
     """Load ``table``, suspend and resume: the device changes its table under its users.
@@ -187,7 +185,7 @@ def reload(
     state, before = existing(name), live_table(name)
     try:
         load(name, table, read_only=read_only)
-        suspend(name, flush=flush, freeze=freeze)
+        suspend(name)
         resume(name, udev=udev)
     except BaseException as error:
         with noted(error, f"resuming {name}"):

@@ -131,7 +131,6 @@ def keep(session: Session, name: str) -> None:
 
     Called when a command is done: neither a failure nor a signal takes anything away from that.
     """
-    late = None
     try:
         volume = session.catalogue.volume(name)
         if not _is_wanted(session, volume) or find(session, volume) is not None:
@@ -140,10 +139,10 @@ def keep(session: Session, name: str) -> None:
             journal.run(session.catalogue, Making(session, volume).plan())
     except InterruptedBySignal as signalled:
         log.debug("interrupted while making a spare", exc_info=True)
-        late = signalled.signal_number
+        signals.conclude(signalled.signal_number)
     except DmsnapError as error:
         log.warning("no spare era metadata was made for %s: %s", name, error)
-    signals.conclude(late)
+        signals.conclude()
 
 
 class Making:
