@@ -89,8 +89,8 @@ def blocks(extents: list[Any], *kinds: str) -> set[int]:
 
 @contextmanager
 def being_written_to(path: Path) -> Iterator[None]:
-    """A page here and there, as fast as it goes."""
-    over = threading.Event()
+    """A page here and there, as fast as it goes, and one is there from the start."""
+    begun, over = threading.Event(), threading.Event()
     descriptor = os.open(path, os.O_WRONLY)
 
     def go_on() -> None:
@@ -98,10 +98,12 @@ def being_written_to(path: Path) -> Iterator[None]:
         while not over.is_set():
             os.pwrite(descriptor, os.urandom(PAGE), dice.randrange(NR_BLOCKS) * BLOCK)
             os.fsync(descriptor)
+            begun.set()
 
     writer = threading.Thread(target=go_on)
     writer.start()
     try:
+        assert begun.wait(60)
         yield
     finally:
         over.set()
