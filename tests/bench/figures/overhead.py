@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from measure.devices import GIB, dm, sectors
@@ -28,6 +30,7 @@ class Pattern:
     arguments: tuple[str, ...]
     unit: Unit
     field: str  # of fio's JSON
+    block_size: str = "64KiB"  # of dm-era, which splits what is larger
 
 
 PATTERNS = (
@@ -45,6 +48,14 @@ PATTERNS = (
         Unit.BYTES_PER_SECOND,
         "bw_bytes",
     ),
+    Pattern(
+        "overhead-sequential-1mib",
+        "1 MiB sequential direct writes, 4 in flight, tracked in blocks of 1 MiB",
+        ("--bs=1m", "--rw=write", "--iodepth=4"),
+        Unit.BYTES_PER_SECOND,
+        "bw_bytes",
+        "1MiB",
+    ),
 )
 # The number of live points in a case; None: nothing was done since the blocks were last written.
 CASES: dict[str, int | None] = {STEADY: None, FRESH: 0, "one live point": 1, "three live points": 3}
@@ -53,12 +64,15 @@ CASES: dict[str, int | None] = {STEADY: None, FRESH: 0, "one live point": 1, "th
 def measure(setting: Setting) -> Iterator[Figure]:
     """Every case in every round, front and dm-linear in turn."""
     size_bytes = setting.size(GIB, GIB // 4)
-    with ExitStack() as devices:
-        volume = devices.enter_context(protected(setting.scratch, size_bytes))
-        table = f"0 {sectors(volume.primary)} linear {volume.primary} 0"
-        linear = devices.enter_context(dm("bench-linear", table))
-        for pattern in PATTERNS:
-            yield figure(pattern, linear, setting)
+    for block_size, patterns in groupby(PATTERNS, key=attrgetter("block_size")):
+        with ExitStack() as devices:
+            volume = devices.enter_context(
+                protected(setting.scratch, size_bytes, block_size=block_size)
+            )
+            table = f"0 {sectors(volume.primary)} linear {volume.primary} 0"
+            linear = devices.enter_context(dm("bench-linear", table))
+            for pattern in patterns:
+                yield figure(pattern, linear, setting)
 
 
 def figure(pattern: Pattern, linear: Path, setting: Setting) -> Figure:
@@ -72,9 +86,10 @@ def figure(pattern: Pattern, linear: Path, setting: Setting) -> Figure:
     return Figure(
         key=pattern.key,
         title=pattern.title,
-        text="Both write to the same device, a file of the disk. The first write to a block in an "
-        "era, after every point, waits for dm-era to record it; with live points it also waits for "
-        "the old content to be copied, once for each of them.",
+        text="Both write to the same device, a file of the disk. dm-era cuts writes at its "
+        f"blocks of {pattern.block_size}. The first write to a block in an era, after every point, "
+        "waits for dm-era to record it; with live points it also waits for the old content to be "
+        "copied, once for each of them.",
         unit=pattern.unit,
         series=tuple(
             Series(contestant, case, tuple(rates), command=" ".join(fio(pattern, contestant)))

@@ -24,7 +24,11 @@ class Protected:
 
 @contextmanager
 def protected(
-    scratch: Path, size_bytes: int, *, mount_point: Path | None = None
+    scratch: Path,
+    size_bytes: int,
+    *,
+    mount_point: Path | None = None,
+    block_size: str = "64KiB",
 ) -> Iterator[Protected]:
     """Protect a volume of ``size_bytes``, with ext4 on it if it is to be mounted."""
     store = scratch / "store"
@@ -40,7 +44,7 @@ def protected(
             run("mount", primary, mount_point)
         try:
             run("dmsnap", "protect", primary, "--name", NAME, "--recovery", recovery,
-                "--store", store)  # fmt: skip
+                "--store", store, "--block-size", block_size)  # fmt: skip
             try:
                 yield Protected(primary, recovery, store)
             finally:
