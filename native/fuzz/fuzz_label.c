@@ -150,7 +150,7 @@ static void write_torn(int fd, uint64_t device_bytes, const struct dms_label *be
 {
 	uint64_t area = dms_label_offset(device_bytes);
 	uint64_t newest_at = area + slot * SECTOR, first_at = area + (1 - slot) * SECTOR;
-	struct dms_label written = *before;
+	struct dms_label written = *before, found;
 	uint8_t sectors[2 * SECTOR], after[SECTOR];
 
 	memcpy(sectors, fuzz_medium_bytes() + area, sizeof(sectors));
@@ -168,9 +168,13 @@ static void write_torn(int fd, uint64_t device_bytes, const struct dms_label *be
 	check_read(fd, device_bytes, &written);
 	put(fd, newest_at, sectors + slot * SECTOR, SECTOR);
 	put(fd, first_at + torn, sectors + (1 - slot) * SECTOR + torn, SECTOR - torn);
-	/* What was not written may have been the same bytes. */
-	check_read(fd, device_bytes,
-		   memcmp(after, fuzz_medium_bytes() + first_at, SECTOR) ? before : &written);
+	memcpy(sectors, fuzz_medium_bytes() + area, sizeof(sectors));
+	/*
+	 * That is what was read before; or what is new, where what was not written is the same bytes;
+	 * or a label of its own that was damaged, and mended by the beginning of the new one.
+	 */
+	CHECK(newest(sectors, device_bytes, &found) < 2);
+	check_read(fd, device_bytes, &found);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
