@@ -69,12 +69,12 @@ lint: build ## ruff, mypy, gcc and clang with -Werror, gcc -fanalyzer, clang-tid
 	MYPYPATH=tests/lab:tests/bench $(BIN)/mypy dmsnap tests/unit tests/native
 	$(BIN)/mypy tests/lab
 	MYPYPATH=tests/lab $(BIN)/mypy tests/bench
-	$(MAKE) -C native all CC=gcc
-	$(MAKE) -C native all CC=clang
+	$(MAKE) -j 2 -C native all CC=gcc
+	$(MAKE) -j 2 -C native all CC=clang
 	$(MAKE) -j 2 -C native analyze
 
 test-unit: build ## tests that need no root and no device-mapper
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses auto
 
 test-native: ## tests of the C core under ASan and UBSan, and its threads under TSan
 	$(MAKE) -j 2 -C native test tsan

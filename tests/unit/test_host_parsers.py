@@ -1,6 +1,7 @@
 """blkid, LVM and superblocks from recorded texts and images; backing files; the kernel's names."""
 
 import os
+import resource
 import struct
 import subprocess
 from pathlib import Path
@@ -209,10 +210,15 @@ def test_backing_file_never_replaces_one(tmp_path: Path) -> None:
 
 
 def test_backing_file_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
-    free = os.statvfs(tmp_path)
+    """By a limit of the process: a file system that is filled is one for everybody else, too."""
     path = tmp_path / "cow"
-    with pytest.raises(NoSpaceError, match="has no room for a file of"):
-        loop.create_backing_file(path, free.f_blocks * free.f_frsize + GIB)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, limits[1]))
+    try:
+        with pytest.raises(NoSpaceError, match="has no room for a file of"):
+            loop.create_backing_file(path, GIB)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not path.exists()
 
 
