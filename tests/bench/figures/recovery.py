@@ -287,7 +287,7 @@ def figures(found: Recoveries) -> Iterator[Figure]:
         "program and its checks before the first step.",
         unit=Unit.SECONDS,
         series=tuple(found.parts),
-        subject="start and checks",
+        subject="",
         **common,
     )
     yield Figure(

@@ -24,6 +24,11 @@ CLUSTER_BLOCKS = 64
 SCATTERED, CLUSTERED = "scattered", "clustered"
 OURS, NO_UNDO, BLIND = "dmsnap", "dmsnap without undo", "blind loop"
 RSYNC = "rsync --inplace"
+COMPARE = "reading both sides and comparing"
+HALVES = (
+    "the same, keeping what differs and the undo store",
+    "writing what differs, flushing",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +53,56 @@ def measure(setting: Setting) -> Iterator[Figure]:
         make_equal(devices, size_bytes)
         for layout in (SCATTERED, CLUSTERED):
             found: list[Series] = []
+            parts: list[Series] = []
             for case, fraction in FRACTIONS.items():
                 blocks = dirty_blocks(size_bytes // BLOCK, fraction, layout)
                 with dirtied(devices, blocks, setting) as extents:
                     found += at(case, layout, devices, blocks, extents, setting)
+                    parts += parts_at(case, devices, blocks, extents, setting)
             yield figure(layout, size_bytes, tuple(found))
+            yield parts_figure(layout, tuple(parts))
 
 
 def figure(layout: str, size_bytes: int, found: tuple[Series, ...]) -> Figure:
-    """The goals are about scattered blocks, which are harder."""
-    goals = (
-        Goal("a sync of 1 % with undo, beside blindly copying the blocks", "1 %", OURS, 1.3,
-             against=BLIND),
+    """What each contestant took; rsync, which finds the differences itself, for one layout."""
+    goals = [
+        Goal(f"a sync of 1 % with undo, {layout}, beside blindly copying the blocks", "1 %", OURS,
+             1.3, against=BLIND),
         Goal("of 10 %", "10 %", OURS, 1.5, against=BLIND),
         Goal("of 1 %, beside ddrescue with the same list", "1 %", OURS, 1.0, against="ddrescue"),
-        Goal("of 1 %, beside rsync", "1 %", OURS, 0.01, against=RSYNC),
-    )  # fmt: skip
+    ]  # fmt: skip
+    if layout == SCATTERED:
+        goals.append(Goal("of 1 %, beside rsync", "1 %", OURS, 0.01, against=RSYNC))
     return Figure(
         key=f"sync-{layout}",
         title=f"Sync of dirty blocks, {layout}",
         text=f"{size_bytes // MIB} MiB between loop devices on the disk, in blocks of 64 KiB; in a "
         f"dirty block {PAGES_CHANGED} of 16 pages differ. dmsnap compares them, saves what it will "
         "overwrite durably, writes and flushes; the blind loop copies whole blocks with io_uring "
-        "and flushes; rsync finds the differences by itself. Caches are dropped before each.",
+        "and flushes"
+        + ("; rsync finds the differences by itself" if layout == SCATTERED else "")
+        + ". Caches are dropped before each.",
         unit=Unit.SECONDS,
         series=found,
         limits=(BLIND,),
         plot=Plot.LINES,
         axis="dirty blocks",
-        goals=goals if layout == SCATTERED else (),
+        goals=tuple(goals),
+    )
+
+
+def parts_figure(layout: str, found: tuple[Series, ...]) -> Figure:
+    """Where the time of a sync goes."""
+    return Figure(
+        key=f"sync-{layout}-parts",
+        title=f"Where the time goes, {layout}",
+        text="A run that only compares, beside what a sync says of itself. The blind loop reads "
+        "one side only.",
+        unit=Unit.SECONDS,
+        series=found,
+        subject="",
+        plot=Plot.NONE,
+        axis="dirty blocks",
     )
 
 
@@ -151,6 +177,26 @@ def at(
         check_same(RSYNC, devices)  # it is too slow for a run that is not measured
     for name, usages in taken.items():
         yield series(name, case, usages, words[name], position=len(blocks) * BLOCK)
+
+
+def parts_at(
+    case: str, devices: Devices, blocks: Sequence[int], extents: Path, setting: Setting
+) -> Iterator[Series]:
+    """Reading and comparing alone; and the two halves of a sync, by its own clock."""
+    source, destination = devices.source, devices.destination
+    compare = disks.engine("compare", source, destination, extents)
+    sync = disks.engine("sync", source, destination, extents, devices.undo)
+    samples: dict[str, list[float]] = {COMPARE: [], **{half: [] for half in HALVES}}
+    for _ in range(setting.rounds(5)):
+        run(*disks.engine("blind", devices.old, destination, extents))
+        drop_caches()
+        samples[COMPARE].append(used(*compare).seconds)
+        drop_caches()
+        told = [float(word) for word in run(*sync).split() if word.replace(".", "").isdigit()]
+        for half, seconds in zip(HALVES, told, strict=True):
+            samples[half].append(seconds)
+    for part, taken in samples.items():
+        yield Series(part, case, tuple(taken), position=len(blocks) * BLOCK)
 
 
 def ddrescue_domain(blocks: Sequence[int]) -> str:

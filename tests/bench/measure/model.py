@@ -77,8 +77,9 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One question. Ratios are to ``subject``; ``key`` names the plot's file.
+    """One question. Ratios are to ``subject``, "" where parts of one thing stand side by side.
 
+    ``key`` names the plot's file.
     ``limits`` are contestants that show what the machine can do, and that nobody uses instead.
     """
 

@@ -81,15 +81,26 @@ def find(figure: Figure, contestant: str, case: str) -> Series | None:
 
 def verdict(figure: Figure, goal: Goal) -> Verdict:
     """Hold a figure against one of its goals. One that names what was not measured is a mistake."""
-    value = reached(figure, goal, goal.contestant)
+    subject = measured(figure, goal, goal.contestant)
     if goal.against:
-        value /= reached(figure, goal, goal.against)
+        value = multiple(goal.statistic, subject, measured(figure, goal, goal.against))
+    else:
+        value = STATISTICS[goal.statistic](subject)
     return Verdict(goal, value, value >= goal.bound if goal.at_least else value <= goal.bound)
 
 
-def reached(figure: Figure, goal: Goal, contestant: str) -> float:
-    """The goal's statistic of a contestant."""
+def measured(figure: Figure, goal: Goal, contestant: str) -> Series:
+    """A contestant in the goal's case."""
     series = find(figure, contestant, goal.case)
     if series is None:
         raise ValueError(f"{figure.key} has no {contestant} in {goal.case!r}: {goal.text}")
-    return STATISTICS[goal.statistic](series)
+    return series
+
+
+def multiple(statistic: Statistic, subject: Series, against: Series) -> float:
+    """As the tables say it: round by round, but for what is no value of a round."""
+    if statistic is Statistic.MEDIAN:
+        return ratio(subject.samples, against.samples).median
+    if statistic is Statistic.CPU:
+        return ratio(subject.cpu_seconds, against.cpu_seconds).median
+    return STATISTICS[statistic](subject) / STATISTICS[statistic](against)
