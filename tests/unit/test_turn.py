@@ -1,0 +1,98 @@
+"""Whose turn it is: jobs on one disk wait for each other, and all of them for a place."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.schedules import turn
+from dmsnap.service.session import Session
+
+LONG_SECONDS = 60
+SHORT_SECONDS = 0.3
+
+
+class Job:
+    """A job on some disks, "sda+sdb", which begins here and works until it is told to end."""
+
+    def __init__(self, session: Session, disks: str) -> None:
+        self.session = session
+        self.disks = disks
+        self.its_turn, self.over = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def work(self) -> None:
+        with turn.turn_on(self.session, [self.disks]):
+            self.its_turn.set()
+            self.over.wait()
+
+    def begins(self) -> bool:
+        return self.its_turn.wait(LONG_SECONDS)
+
+    def waits(self) -> bool:
+        return not self.its_turn.wait(SHORT_SECONDS)
+
+    def end(self) -> None:
+        self.over.set()
+        self.thread.join(LONG_SECONDS)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    def disks(devices: Sequence[str]) -> list[str]:
+        return sorted(devices[0].split("+"))
+
+    monkeypatch.setattr(turn, "disks", disks)
+    with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
+        yield Session(Configuration(run_directory=tmp_path, jobs_at_once=3), catalogue)
+
+
+def test_jobs_on_one_disk_wait_for_each_other(session: Session) -> None:
+    first = Job(session, "sda+sdb")
+    assert first.begins()
+    second, beside = Job(session, "sdb+sdc"), Job(session, "sdd")
+    assert beside.begins()
+    assert second.waits()
+    first.end()
+    assert second.begins()
+    second.end()
+    beside.end()
+
+
+def test_jobs_on_disks_of_their_own_wait_for_a_place(session: Session) -> None:
+    holders = [Job(session, disk) for disk in ("sda", "sdb", "sdc")]
+    assert all(each.begins() for each in holders)
+    fourth = Job(session, "sdd")
+    assert fourth.waits()
+    holders[1].end()
+    assert fourth.begins()
+    for each in (holders[0], holders[2], fourth):
+        each.end()
+
+
+def test_nobody_waits_in_a_circle(session: Session) -> None:
+    pairs = [Job(session, disks) for disks in ("sda+sdb", "sdb+sdc", "sdc+sda") * 3]
+    waiting = list(pairs)
+    while waiting:
+        running = first_to_begin(waiting)
+        running.end()
+        waiting.remove(running)
+
+
+def first_to_begin(jobs: Sequence[Job]) -> Job:
+    gives_up = time.monotonic() + LONG_SECONDS
+    while time.monotonic() < gives_up:
+        for job in jobs:
+            if job.its_turn.wait(0.01):
+                return job
+    raise AssertionError("all of them wait for each other")
+
+
+def test_disks_that_are_missing_are_no_reason_to_wait() -> None:
+    assert turn.disks([None, "/dev/dmsnap-no-such-disk"]) == []
