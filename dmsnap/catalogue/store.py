@@ -236,17 +236,6 @@ class Catalogue:
         with self.statements() as statements:
             return [rows.point(row) for row in statements.rows(query, volume=volume_id)]
 
-    def oldest_points(self, volume_id: UUID, count: int) -> list[Point]:
-        """The first points that a volume can do without, oldest first: none that is to be kept."""
-        with self.statements() as statements:
-            found = statements.rows(
-                "SELECT * FROM point WHERE volume_id = :volume AND deleted_ns IS NULL"  # noqa: S608
-                f" AND {statements.is_false('keep')} ORDER BY created_ns LIMIT :count",
-                volume=volume_id,
-                count=count,
-            )
-        return [rows.point(row) for row in found]
-
     def find_point(self, point_id: UUID) -> Point | None:
         """The point with this id, unless it was deleted."""
         query = "SELECT * FROM point WHERE id = :id AND deleted_ns IS NULL"

@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import catalogue_years
 import pytest
 import sqlalchemy as sa
 from catalogue_years import Years
 
-from dmsnap.catalogue import export, jobs, lifetime, past
+from dmsnap.catalogue import export, jobs, lifetime, past, skipped
+from dmsnap.catalogue.model import AreaRole
 from dmsnap.catalogue.statements import Cursor, Statements
 from dmsnap.catalogue.store import Catalogue
 
@@ -27,24 +28,42 @@ Query = tuple[str, Any]
 
 
 def questions(catalogue: Catalogue, years: Years) -> Mapping[str, Callable[[], object]]:
-    """What the commands ask, by the command: of one volume where they ask volume by volume."""
+    """What the commands ask, by the command: of one volume, and of all."""
     volume, ids = years.volumes[3], [each.id for each in years.volumes]
-    (first,) = catalogue.oldest_points(volume.id, 1)
+
+    def status(volume_id: UUID) -> list[object]:
+        (first, *_) = points = catalogue.points(volume_id)
+        return [
+            points,
+            catalogue.areas(volume_id),
+            catalogue.areas(volume_id, AreaRole.BROWSE),
+            catalogue.find_point(first.id),
+            jobs.unfinished(catalogue, volume_id),
+            jobs.last_done(catalogue, volume_id, "swap"),
+            jobs.newest_done(catalogue, volume_id, "swap"),
+            export.exports(catalogue, volume_id),
+            skipped.of_replica(catalogue, uuid4(), first.id),
+        ]
+
+    def prune(volume_id: UUID) -> list[object]:
+        return [
+            jobs.unfinished(catalogue, volume_id),
+            catalogue.points(volume_id),
+            catalogue.areas(volume_id),
+            catalogue.areas(volume_id, AreaRole.BROWSE),
+        ]
+
     return {
         "point list NAME": lambda: catalogue.points(volume.id),
         "point list": lambda: [catalogue.points(each) for each in ids],
         "point list NAME --as-of": lambda: past.as_of(catalogue, years.middle_ns, volume.id),
         "point list --as-of": lambda: past.as_of(catalogue, years.middle_ns),
         "point show, of a deleted one": lambda: past.deleted(catalogue, "3f2a1234"),
-        "status: points": lambda: catalogue.points(volume.id),
-        "status: the replica's point": lambda: catalogue.find_point(first.id),
-        "status: areas": lambda: catalogue.areas(volume.id),
-        "status: jobs cut off": lambda: jobs.unfinished(catalogue, volume.id),
-        "status: the swap of a trial": lambda: jobs.last_done(catalogue, volume.id, "swap"),
-        "status: exports": lambda: export.exports(catalogue, volume.id),
-        "status: the last swap": lambda: jobs.newest_done(catalogue, volume.id, "swap"),
+        "status NAME": lambda: status(volume.id),
+        "status": lambda: [status(each) for each in ids],
         "report": lambda: past.deleted_since(catalogue, volume.id, years.middle_ns, 100),
-        "prune": lambda: catalogue.oldest_points(volume.id, 100),
+        "prune NAME": lambda: prune(volume.id),
+        "prune": lambda: [prune(each) for each in ids],
         "job list": lambda: jobs.recent(catalogue, 20),
     }
 
@@ -106,6 +125,7 @@ def test_a_query_without_an_index_is_found_out(catalogue: Catalogue) -> None:
 def test_as_of_finds_what_a_look_at_every_point_finds(catalogue: Catalogue) -> None:
     years = catalogue_years.record(catalogue, 600)
     volume = years.volumes[3]
+    assert len(catalogue.points(volume.id)) == years.present
     everything = sa.text("SELECT id, created_ns, deleted_ns FROM point WHERE volume_id = :volume")
     with catalogue.transaction() as connection:
         rows = connection.execute(everything, {"volume": str(volume.id)}).all()
@@ -137,18 +157,6 @@ def test_the_newest_deleted_points_of_a_volume(catalogue: Catalogue) -> None:
     newest = past.deleted_since(catalogue, volume.id, since_ns, 7)
     assert [str(one.point.id) for one in newest] == [row.id for row in rows[-7:]]
     assert past.deleted_since(catalogue, volume.id, rows[-1].created_ns + 1, 7) == []
-
-
-def test_what_is_to_be_kept_is_never_the_oldest_to_go(catalogue: Catalogue) -> None:
-    years = catalogue_years.record(catalogue, 600)
-    volume = years.volumes[7]
-    present = catalogue.points(volume.id)
-    assert len(present) == years.present
-    may_go = [point for point in present if not point.keep]
-    assert len(may_go) < len(present)
-    assert catalogue.oldest_points(volume.id, 10) == may_go[:10]
-    assert catalogue.oldest_points(volume.id, 10_000) == may_go
-    assert catalogue.oldest_points(uuid4(), 10) == []
 
 
 def test_every_time_is_in_a_class() -> None:
