@@ -366,3 +366,42 @@ def test_a_stack_and_the_device_below_count_the_same_writes(bench: Bench) -> Non
     assert sectors_written(disk) - begun == sectors_written(node(origin))
     write(disk, 4 * MIB, 8192, 8192)
     assert sectors_written(disk) - begun == sectors_written(node(origin)) + 16
+
+
+def ext4_with(device: str, name: str, place: Path) -> None:
+    """A small ext4 on ``device`` with one empty file."""
+    run("mkfs.ext4", "-q", "-F", device)
+    run("mount", device, place)
+    (place / name).touch()
+    run("umount", place)
+
+
+def names_in(directory: Path) -> set[str]:
+    return {each.name for each in directory.iterdir()}
+
+
+def test_one_device_has_one_superblock_whatever_table_it_got(bench: Bench, tmp_path: Path) -> None:
+    """So nothing of another file system can lie beneath a mount of the same front."""
+    before, after = bench.disk(), bench.disk()
+    place, beside = tmp_path / "place", tmp_path / "beside"
+    for each in (place, beside):
+        each.mkdir()
+    ext4_with(before, "before", place)
+    ext4_with(after, "after", place)
+    name = bench.device(f"0 {SIZE_SECTORS} linear {before} 0")
+    run("mount", node(name), place)
+    try:
+        assert names_in(place) == {"before", "lost+found"}
+        run("dmsetup", "suspend", name)
+        run("dmsetup", "load", name, "--table", f"0 {SIZE_SECTORS} linear {after} 0")
+        run("dmsetup", "resume", name)
+        run("mount", node(name), beside)
+        assert names_in(beside) == {"before", "lost+found"}
+        run("umount", beside)
+    finally:
+        run("umount", place)
+    run("mount", node(name), place)
+    try:
+        assert names_in(place) == {"after", "lost+found"}
+    finally:
+        run("umount", place)
