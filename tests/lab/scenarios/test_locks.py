@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from conftest import (
@@ -21,6 +21,7 @@ from conftest import (
     sha256,
     world,
 )
+from patience import until, waiting_for_lock
 
 from dmsnap.errors import ExitCode
 from dmsnap.host.locks import volume_lock
@@ -40,6 +41,11 @@ def lock_wait(seconds: float) -> Iterator[None]:
         yield
     finally:
         path.unlink()
+
+
+def patient() -> AbstractContextManager[None]:
+    """Several commands on one volume: the last waits for all of them, on whatever machine."""
+    return lock_wait(900)
 
 
 def protected(lab: Lab) -> str:
@@ -70,11 +76,12 @@ def test_who_holds_the_lock_is_named(lab: Lab) -> None:
 
 def test_the_second_waits(lab: Lab) -> None:
     name = protected(lab)
-    with volume_lock(LOCKS, name, 0):
+    with patient(), volume_lock(LOCKS, name, 0):
         waiting = dmsnap_process("sync", name)
-        time.sleep(4)
+        until(lambda: waiting_for_lock(LOCKS / f"{name}.lock"), "it waits")
+        time.sleep(1)
         assert waiting.poll() is None
-    _, stderr = waiting.communicate(timeout=60)
+    _, stderr = waiting.communicate(timeout=300)
     assert waiting.returncode == 0, stderr
     assert locks_held() == []
 
@@ -83,12 +90,13 @@ def test_a_waiting_command_can_be_interrupted(lab: Lab) -> None:
     name = protected(lab)
     before = world(lab)
     for number in (signal.SIGINT, signal.SIGTERM):
-        with volume_lock(LOCKS, name, 0):
+        with patient(), volume_lock(LOCKS, name, 0):
             waiting = dmsnap_process("sync", name)
-            time.sleep(4)
+            until(lambda: waiting_for_lock(LOCKS / f"{name}.lock"), "it waits")
             assert waiting.poll() is None
             waiting.send_signal(number)
-            _, stderr = waiting.communicate(timeout=20)
+            # Long before the lock would be given up.
+            _, stderr = waiting.communicate(timeout=120)
         assert waiting.returncode in (128 + number, -number), stderr
         assert "Traceback" not in stderr
         # Nothing that it started goes on waiting, and takes the lock when it is free.
@@ -99,22 +107,23 @@ def test_a_waiting_command_can_be_interrupted(lab: Lab) -> None:
 
 def test_a_killed_holder_holds_nothing(lab: Lab) -> None:
     name = protected(lab)
-    holder = subprocess.Popen(["flock", LOCKS / f"{name}.lock", "sleep", "60"])
-    while locks_held() == []:
-        time.sleep(0.05)
-    holder.kill()
-    holder.wait()
-    subprocess.run(["pkill", "-x", "sleep"], check=False)
-    with lock_wait(5):
+    words = ["flock", "--no-fork", LOCKS / f"{name}.lock", "sleep", "infinity"]
+    with subprocess.Popen(words) as holder:
+        try:
+            until(locks_held, "the lock is held")
+        finally:
+            holder.kill()
+    with lock_wait(0):
         dmsnap("sync", name)
 
 
 def test_two_commands_at_once(lab: Lab) -> None:
-    """Six processes on one volume: all are through in the end, and nothing is left behind."""
+    """Four processes on one volume: all are through in the end, and nothing is left behind."""
     name = protected(lab)
     words: list[tuple[str, ...]] = [("sync", name), ("point", "create", name)] * 2
-    processes = [dmsnap_process(*each) for each in words]
-    ends = [process.communicate(timeout=120) for process in processes]
+    with patient():
+        processes = [dmsnap_process(*each) for each in words]
+        ends = [process.communicate(timeout=600) for process in processes]
     codes = [process.returncode for process in processes]
     assert codes == [0] * len(words), ends
     live = [row for row in dm_devices() if "-point-" in row]
@@ -137,17 +146,18 @@ def test_two_volumes_side_by_side(lab: Lab) -> None:
         refused(ExitCode.LOCKED, "point", "create", second, first)
     processes = [dmsnap_process("sync", name) for name in (first, second)]
     for process in processes:
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=600)
         assert process.returncode == 0, stderr
 
 
 def test_sets_named_in_another_order_do_not_deadlock(lab: Lab) -> None:
     first, second = protected(lab), protected(lab)
     orders = [(first, second), (second, first)] * 2
-    processes = [dmsnap_process("point", "create", *order) for order in orders]
-    for process in processes:
-        _, stderr = process.communicate(timeout=150)
-        assert process.returncode == 0, stderr
+    with patient():
+        processes = [dmsnap_process("point", "create", *order) for order in orders]
+        for process in processes:
+            _, stderr = process.communicate(timeout=600)
+            assert process.returncode == 0, stderr
     assert len([row for row in dm_devices() if "-point-" in row]) == 8
     assert locks_held() == []
 
@@ -157,11 +167,14 @@ def test_protecting_one_name_twice_at_once(lab: Lab) -> None:
     primary, store = lab.disk(SIZE), lab.store()
     name = lab.name()
     recoveries = [lab.disk(RECOVERY_SIZE) for _ in range(2)]
-    processes = [
-        dmsnap_process("protect", primary, "--name", name, "--recovery", recovery, "--store", store)
-        for recovery in recoveries
-    ]
-    ends = [process.communicate(timeout=120)[1] for process in processes]
+    with patient():
+        processes = [
+            dmsnap_process(
+                "protect", primary, "--name", name, "--recovery", recovery, "--store", store
+            )
+            for recovery in recoveries
+        ]
+        ends = [process.communicate(timeout=600)[1] for process in processes]
     codes = sorted(process.returncode for process in processes)
     assert codes == [0, ExitCode.ALREADY_PROTECTED], ends
     dmsnap("status", name)
@@ -169,12 +182,13 @@ def test_protecting_one_name_twice_at_once(lab: Lab) -> None:
 
 def test_protecting_one_device_under_two_names_at_once(lab: Lab) -> None:
     primary, store = lab.disk(SIZE), lab.store()
-    processes = [
-        dmsnap_process("protect", primary, "--name", lab.name(), "--recovery",
-                       lab.disk(RECOVERY_SIZE), "--store", store)
-        for _ in range(2)
-    ]  # fmt: skip
-    ends = [process.communicate(timeout=120)[1] for process in processes]
+    with patient():
+        processes = [
+            dmsnap_process("protect", primary, "--name", lab.name(), "--recovery",
+                           lab.disk(RECOVERY_SIZE), "--store", store)
+            for _ in range(2)
+        ]  # fmt: skip
+        ends = [process.communicate(timeout=600)[1] for process in processes]
     codes = sorted(process.returncode for process in processes)
     assert codes[0] == 0, ends
     assert codes[1] in (ExitCode.ALREADY_PROTECTED, ExitCode.BUSY), ends
@@ -210,12 +224,13 @@ def test_one_recovery_volume_for_two_volumes_at_once(lab: Lab) -> None:
     primaries = [lab.disk(SIZE) for _ in range(2)]
     for primary in primaries:
         run("dd", "if=/dev/urandom", f"of={primary}", "bs=1M", "count=16", "oflag=direct")
-    processes = [
-        dmsnap_process("protect", primary, "--name", lab.name(), "--recovery", recovery,
-                       "--store", store)
-        for primary in primaries
-    ]  # fmt: skip
-    ends = [process.communicate(timeout=120)[1] for process in processes]
+    with patient():
+        processes = [
+            dmsnap_process("protect", primary, "--name", lab.name(), "--recovery", recovery,
+                           "--store", store)
+            for primary in primaries
+        ]  # fmt: skip
+        ends = [process.communicate(timeout=600)[1] for process in processes]
     codes = [process.returncode for process in processes]
     assert sorted(codes) == [0, ExitCode.ALREADY_PROTECTED], ends
     winner = primaries[codes.index(0)]

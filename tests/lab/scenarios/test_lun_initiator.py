@@ -20,6 +20,7 @@ from conftest import (
 )
 from lun_target import LunTarget
 from lun_volume import LUN_SIZE, SIZE, OnLun, image_of, serving
+from patience import until
 
 from dmsnap.errors import ExitCode
 
@@ -41,6 +42,12 @@ def target() -> Iterator[LunTarget]:
     (SCRATCH / "other.img").unlink(missing_ok=True)
 
 
+def log_out() -> None:
+    """Of every session, until the kernel has none."""
+    run("iscsiadm", "-m", "session", "--logout")
+    until(lambda: lun_target.sessions() == {}, "all sessions are gone")
+
+
 def test_a_lun_is_the_recovery_volume(target: LunTarget, lab: Lab) -> None:
     volume = OnLun(lab, target)
     volume.check_equal()
@@ -59,7 +66,7 @@ def test_a_lun_is_the_recovery_volume(target: LunTarget, lab: Lab) -> None:
 
 def test_a_session_that_is_gone_is_made_again(target: LunTarget, lab: Lab) -> None:
     volume = OnLun(lab, target)
-    run("iscsiadm", "-m", "session", "--logout")
+    log_out()
     # Who only looks, logs in to nothing.
     (status,) = dmsnap("status", volume.name, expected=ExitCode.UNHEALTHY)
     assert "no session" in status["problems"][0]
@@ -192,7 +199,7 @@ def test_chap(lab: Lab) -> None:
             assert lun_target.sessions() == {}
             assert lun_target.records() == []
             traced = dmsnap_process(*protect, "--debug")
-            assert secret not in "".join(traced.communicate(timeout=120))
+            assert secret not in "".join(traced.communicate(timeout=600))
             assert traced.returncode == code
         write_secrets(target, SECRET, 0o600)
         volume = OnLun(lab, target)
@@ -201,7 +208,7 @@ def test_chap(lab: Lab) -> None:
         assert SECRET in Path(record).read_text()
         assert Path(record).stat().st_mode & 0o777 == 0o600
         assert SECRET.encode() not in Path("/var/lib/dmsnap/catalogue.db").read_bytes()
-        run("iscsiadm", "-m", "session", "--logout")
+        log_out()
         SECRETS.unlink()
         write_secrets(target, SECRET, 0o600)
         volume.sync()

@@ -108,7 +108,7 @@ def test_dm_multipath_is_used_where_it_has_every_path(target: LunTarget, lab: La
         volume.sync()  # two paths that nobody has claimed: ours is used
         multipath(numbers[0])
         assert "only some of the paths" in refused(ExitCode.BUSY, "sync", volume.name)
-        run("dmsetup", "remove", "mpatha")
+        run("dmsetup", "remove", "--retry", "mpatha")
         multipath(*numbers)
         volume.dirty()
         volume.sync("--audit", "full")

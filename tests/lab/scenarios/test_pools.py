@@ -36,10 +36,17 @@ SIZES = {"ext4": SIZE, "btrfs": 128 * MIB, "xfs": 320 * MIB}
 
 
 @contextmanager
-def pool(*devices: object, choose: str = "best-fit", more: tuple[str, ...] = ()) -> Iterator[None]:
+def pool(
+    *devices: object,
+    choose: str = "best-fit",
+    more: tuple[str, ...] = (),
+    settings: tuple[str, ...] = (),
+) -> Iterator[None]:
     """The pool ``disks``, within the block."""
     volumes = json.dumps([str(device) for device in devices])
-    with configured("[pool.disks]", f"volumes = {volumes}", f'choose = "{choose}"', *more):
+    with configured(
+        *settings, "[pool.disks]", f"volumes = {volumes}", f'choose = "{choose}"', *more
+    ):
         yield
 
 
@@ -172,9 +179,9 @@ def test_what_is_in_use_or_holds_anything_is_passed_over(lab: Lab) -> None:
 def test_two_protects_at_once_take_different_devices(lab: Lab, count: int) -> None:
     disks = [lab.disk(48 * MIB) for _ in range(count)]
     volumes = [Volume(lab), Volume(lab)]
-    with pool(*disks):
+    with pool(*disks, settings=("lock_wait_seconds = 900",)):
         running = [dmsnap_process(*volume.words, "--json") for volume in volumes]
-        ended = [process.communicate(timeout=120) for process in running]
+        ended = [process.communicate(timeout=600) for process in running]
     results = [written(*each) for each in ended]
     codes = [process.returncode for process in running]
     taken = [each["recovery"] for each in results if "recovery" in each]

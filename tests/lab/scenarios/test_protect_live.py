@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,8 @@ from conftest import (
     sha256,
     suspended,
 )
+from patience import until
+from test_swap_hanging import UNHURRIED
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import StepState
@@ -39,13 +40,15 @@ SIZE = 64 * MIB
 SECTOR = 512
 WRITER = """
 import os, sys
-path, seed = sys.argv[1], 1
+path, seed, begun = sys.argv[1], 1, False
 with open(path, "r+b", buffering=0) as file:
     while True:
         seed = seed * 1103515245 + 12345 & 0x7FFFFFFF
         os.pwrite(file.fileno(), seed.to_bytes(4, "little") * 1024, seed % 2000 * 4096)
         if seed % 64 == 0:
             os.fsync(file.fileno())
+        if not begun:
+            begun = print("begun", flush=True) is None
 """
 
 
@@ -54,13 +57,15 @@ def written_to(mount_point: Path) -> Iterator[None]:
     """Somebody writes to a file of the mounted volume all the time, and gets no error."""
     path = mount_point / "written"
     path.write_bytes(bytes(8 * MIB))
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, path])
-    try:
-        yield
-        assert writer.poll() is None, "the writer got an error"
-    finally:
-        writer.kill()
-        writer.wait()
+    words = [sys.executable, "-c", WRITER, path]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "begun\n"
+            yield
+            assert writer.poll() is None, "the writer got an error"
+        finally:
+            writer.kill()
 
 
 def logical_volume(lab: Lab, size_bytes: int = SIZE) -> tuple[str, str]:
@@ -112,6 +117,7 @@ def test_layers_go_under_a_mounted_lv_and_a_refresh_drops_them(lab: Lab) -> None
         run("dmsetup", "resume", "fact-origin")
         run("dmsetup", "resume", name)
         assert era_of(name) == before + 1
+    (mount_point / "behind the point").write_bytes(os.urandom(4096))
     run("sync", "-f", mount_point)
     point = run("dmsetup", "status", "fact-point")
     assert re.search(r"snapshot \d+/\d+ \d+", point), point
@@ -163,14 +169,20 @@ class Bench:
 
     @classmethod
     def made(
-        cls, lab: Lab, disk: str = "", *, fs_type: str = "ext4", own_group: bool = False
+        cls,
+        lab: Lab,
+        disk: str = "",
+        *,
+        fs_type: str = "ext4",
+        own_group: bool = False,
+        options: str = "noatime",
     ) -> "Bench":
         """With ``own_group`` the store is the LV's own volume group."""
         size_bytes = 320 * MIB if fs_type == "xfs" else SIZE
         group = lab.group(disk or lab.disk(size_bytes + 96 * MIB))
         administrator("lvcreate", "-qq", "-y", "-n", "data", "-L", f"{size_bytes}b", group)
         device = f"/dev/{group}/data"
-        mount_point = lab.mounted(device, fs_type, options="noatime")
+        mount_point = lab.mounted(device, fs_type, options)
         store = group if own_group else lab.store()
         bench = cls(lab, device, f"{group}-data", lab.disk(size_bytes + 32 * MIB), mount_point,
                     lab.name(), store)  # fmt: skip
@@ -403,8 +415,8 @@ def test_a_commit_and_the_way_back(lab: Lab) -> None:
 
 def test_a_swap_from_an_lv_that_hangs(lab: Lab) -> None:
     """What waits for it is failed; when it answers again, the swap can be reverted."""
-    with disk_of_a_disk(lab) as disk, configured("primary_wait_seconds = 1"):
-        bench = Bench.made(lab, f"/dev/mapper/{disk}")
+    with disk_of_a_disk(lab) as disk:
+        bench = Bench.made(lab, f"/dev/mapper/{disk}", options=UNHURRIED["ext4"])
         bench.protect()
         changing = bench.mount_point / "changing"
         for _ in range(2):
@@ -413,7 +425,7 @@ def test_a_swap_from_an_lv_that_hangs(lab: Lab) -> None:
         dmsnap("sync", bench.name)
         with hanging(disk):
             overwrite(changing, b"two")
-            dmsnap("swap", bench.name, "--fail-primary")  # ext4 may be making its inode tables
+            dmsnap("swap", bench.name, "--fail-primary")  # something may be written back
             assert changing.read_bytes() == b"one"
             assert suspended() == [disk]
             assert bench.device in refused(23, "swap", "revert", bench.name)
@@ -450,12 +462,13 @@ def disk_of_a_disk(lab: Lab) -> Iterator[str]:
 
 @contextlib.contextmanager
 def hanging(disk: str) -> Iterator[None]:
-    """All I/O of the disk is held back within the block."""
-    run("dmsetup", "suspend", "--noflush", "--nolockfs", disk)
-    try:
-        yield
-    finally:
-        run("dmsetup", "resume", disk)
+    """All I/O of the disk is held back within the block, and dmsnap does not wait for long."""
+    with configured("primary_wait_seconds = 5"):
+        run("dmsetup", "suspend", "--noflush", "--nolockfs", disk)
+        try:
+            yield
+        finally:
+            run("dmsetup", "resume", disk)
 
 
 def test_a_failed_swap_leaves_it_live(lab: Lab) -> None:
@@ -543,10 +556,7 @@ def killed(
         ended = forked(*words, at=(position, "begun"), send=(signal.SIGKILL,), after=after)
         step = f"{words[0]} killed at step {position} after {after} s"
         assert ended.code in (0, -signal.SIGKILL), f"{step}: {ended}"
-        ends = time.monotonic() + 8
-        while suspended() and time.monotonic() < ends:
-            time.sleep(0.05)
-        assert suspended() == [], step
+        until(lambda: suspended() == [], f"all is resumed: {step}")
         if words[0] != "swap":  # which unmounts
             bench.require_in_use(step)
         again(step)

@@ -19,6 +19,7 @@ from conftest import (
     run,
     sha256,
 )
+from patience import until
 from raw_volume import write_direct
 
 from dmsnap.errors import ExitCode
@@ -108,6 +109,8 @@ def test_the_newest_live_point_of_a_mounted_volume(lab: Lab) -> None:
     script = f"while :; do date +%N >>{mount_point}/log; sync -f {mount_point}; done"
     with subprocess.Popen(["sh", "-c", script], start_new_session=True) as writer:
         try:
+            log = mount_point / "log"
+            until(lambda: log.exists() and log.stat().st_size, "the writer has begun")
             dmsnap("swap", "commit", name)
             assert writer.poll() is None
         finally:

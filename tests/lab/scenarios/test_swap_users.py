@@ -145,7 +145,8 @@ def test_processes_are_ended_with_kill_only(lab: Lab) -> None:
         file.write_text("open")
     name = lab.protect(primary, recovery)
     with (
-        configured("unmount_wait_seconds = 0.3", "kill_wait_seconds = 1"),
+        # Whoever means to end at SIGTERM does, however busy the machine is.
+        configured("unmount_wait_seconds = 0.3", "kill_wait_seconds = 10"),
         holding(mount_point / "log") as polite,
         holding(mount_point / "log", "signal.SIG_IGN") as deaf,
         holding(elsewhere) as bystander,
@@ -160,12 +161,12 @@ def test_processes_are_ended_with_kill_only(lab: Lab) -> None:
         assert deaf.poll() is None
 
         dmsnap("swap", name, "--kill")
-        assert polite.wait(5) == -signal.SIGTERM
-        assert deaf.wait(5) == -signal.SIGKILL
+        assert polite.wait(60) == -signal.SIGTERM
+        assert deaf.wait(60) == -signal.SIGKILL
         assert bystander.poll() is None
         with holding(mount_point / "log") as another:
             dmsnap("swap", "revert", name, "--kill")
-            assert another.wait(5) == -signal.SIGTERM
+            assert another.wait(60) == -signal.SIGTERM
         assert bystander.poll() is None
 
 
@@ -185,7 +186,7 @@ def test_processes_with_a_raw_volume_open(lab: Lab) -> None:
     with holding(Path(f"/dev/mapper/{name}")) as holder:
         assert f"pid {holder.pid}" in refused(ExitCode.BUSY, "swap", name)
         dmsnap("swap", name, "--kill")
-        assert holder.wait(5) == -signal.SIGTERM
+        assert holder.wait(60) == -signal.SIGTERM
     dmsnap("swap", "revert", name)
 
 
@@ -194,7 +195,8 @@ def test_a_mount_in_another_namespace_is_named(lab: Lab) -> None:
     mount_point = lab.mounted(primary)
     name = lab.protect(primary, recovery)
     with subprocess.Popen(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 60"],
+        ["unshare", "--mount", "--propagation", "private",
+         "sh", "-c", "echo ready; exec sleep infinity"],
         stdout=subprocess.PIPE, text=True,
     ) as holder:  # fmt: skip
         try:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import MIB, Lab, dmsnap, run, sha256
 from faulty_disk import FaultyDisk, Write, faulty_disk, logged_writes
+from patience import until
 from raw_volume import (
     KIB,
     SECTOR,
@@ -313,10 +314,7 @@ def wait_until_resumed(volume: Protected) -> None:
     """The watchdog does it when its master died inside the window."""
     minor = os.minor(volume.front.stat().st_rdev)
     suspended = Path(f"/sys/block/dm-{minor}/dm/suspended")
-    deadline = time.monotonic() + 10
-    while suspended.read_text() == "1\n":
-        assert time.monotonic() < deadline, "nobody resumed the front"
-        time.sleep(0.01)
+    until(lambda: suspended.read_text() != "1\n", "somebody resumes the front")
 
 
 # a history that is full

@@ -11,10 +11,15 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from conftest import MIB, Lab, administrator, dmsnap, run
+from patience import PATIENCE_SECONDS
 
 BLOCK = 64 * 1024
 NR_BLOCKS = 1024
 PAGE = 4096
+
+# Of the origin of a pool that is written to: what its snapshot shares, and what is given up of it.
+SHARED = 300
+DISCARDED = range(50, 70)
 
 
 class Pool:
@@ -89,21 +94,30 @@ def blocks(extents: list[Any], *kinds: str) -> set[int]:
 
 @contextmanager
 def being_written_to(path: Path) -> Iterator[None]:
-    """A page here and there, as fast as it goes, and one is there from the start."""
+    """A page here and there, as fast as it goes; from the start some in every part of it.
+
+    What was discarded before stays so, however long that takes: but for the half of it.
+    """
     begun, over = threading.Event(), threading.Event()
     descriptor = os.open(path, os.O_WRONLY)
 
     def go_on() -> None:
         dice = random.Random(5)
+        written: set[int] = set()
         while not over.is_set():
-            os.pwrite(descriptor, os.urandom(PAGE), dice.randrange(NR_BLOCKS) * BLOCK)
+            block = dice.randrange(NR_BLOCKS)
+            if block in DISCARDED[::2]:
+                continue
+            os.pwrite(descriptor, os.urandom(PAGE), block * BLOCK)
             os.fsync(descriptor)
-            begun.set()
+            written.add(block)
+            if min(written) < SHARED <= max(written):
+                begun.set()
 
     writer = threading.Thread(target=go_on)
     writer.start()
     try:
-        assert begun.wait(60)
+        assert begun.wait(PATIENCE_SECONDS)
         yield
     finally:
         over.set()
@@ -131,9 +145,9 @@ def test_a_pool_that_is_written_to(pool: Pool) -> None:
     """What thin_delta says of the same metadata snapshot, and every byte that differs is in it."""
     pool.message("create_thin 1")
     origin = pool.thin(1)
-    write(origin, 0, os.urandom(300 * BLOCK))
+    write(origin, 0, os.urandom(SHARED * BLOCK))
     pool.snapshot(origin, 2)
-    discard(origin, 50, 20)
+    discard(origin, DISCARDED.start, len(DISCARDED))
     with being_written_to(origin):
         for device in (pool.path, pool.metadata):
             found = dmsnap("inspect", "thin", device, "--device", 1, "--since", 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MIB, Lab, dm_devices, dmsnap, run
+from patience import sectors_written, until
 from raw_volume import KIB, SECTOR, Protected, check_tidy, protected, write_direct
 
 from dmsnap.errors import ExitCode
@@ -115,9 +116,11 @@ def test_somebody_wrote_past_the_front(lab: Lab, volume: Protected) -> None:
 def test_somebody_wrote_past_the_front_while_it_was_busy(lab: Lab, volume: Protected) -> None:
     command = ["fio", "--name=load", f"--filename={volume.front}", "--rw=randwrite", "--bs=4k",
                "--direct=1", "--iodepth=8", "--ioengine=libaio", "--time_based",
-               "--runtime=60", "--rate_iops=500"]  # fmt: skip
+               "--runtime=600", "--rate_iops=500"]  # fmt: skip
     load = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
+        before = sectors_written(volume.name)
+        until(lambda: sectors_written(volume.name) > before, "fio has begun")
         write_direct(volume.primary, os.urandom(MIB), 7 * MIB)
         result = volume.sync()
     finally:

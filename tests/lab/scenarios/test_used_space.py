@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, dmsnap, rarely, run, sha256
+from conftest import MIB, Lab, configured, dmsnap, rarely, run, sha256
 from file_workload import check_files, checksums, fill_and_age, mounted_replica, windows, workload
 
 SIZE = 330 * MIB + 4096 * 3  # the file system ends before the device does
@@ -57,7 +57,9 @@ def test_a_first_copy_of_an_aged_file_system_under_load(lab: Lab, kind: str) -> 
     fs_type = fs_type_of(kind)
     kept = fill_and_age(root, 190)
     name = lab.name()
-    with workload(lab, root, name) as log, windows(log) as moments:
+    # Enough for whatever is written until the last of it is copied.
+    settings = ("cow_percent = 110", "window_deadline_ms = 60000")
+    with workload(lab, root, name) as log, windows(log) as moments, configured(*settings):
         result = dmsnap(
             "protect", primary, "--name", name, "--recovery", recovery, "--store", lab.store(),
         )  # fmt: skip

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import pytest
 from conftest import MIB, Lab, run, sha256
+from patience import PATIENCE_SECONDS, requests_under_way, until
 
 from dmsnap._native import window
 from dmsnap._native.exception_store import ExceptionStore
@@ -23,7 +24,8 @@ from dmsnap.errors import DeadlineError, DmsnapError, OperatingSystemError
 from dmsnap.extent import Extent
 
 SIZE = 64 * MIB
-DEADLINE_MS = 2000
+# As late as a window may be asked to end; what is about deadlines has its own.
+DEADLINE_MS = 60_000
 
 
 class Stack:
@@ -123,7 +125,7 @@ def stack(lab: Lab) -> Iterator[Stack]:
 @contextmanager
 def writing(stack: Stack, block_bytes: int = 4096) -> Iterator[None]:
     """Direct writes at full rate at places that jump about the front."""
-    ends = threading.Event()
+    begun, ends = threading.Event(), threading.Event()
 
     def write() -> None:
         fd = os.open(stack.front, os.O_RDWR | os.O_DIRECT)
@@ -133,11 +135,13 @@ def writing(stack: Stack, block_bytes: int = 4096) -> Iterator[None]:
             place = place * 48271 % 0x7FFFFFFF
             offset = place % (SIZE // block_bytes - 1) * block_bytes
             os.pwrite(fd, buffer, offset)
+            begun.set()
         os.close(fd)
 
     thread = threading.Thread(target=write)
     thread.start()
     try:
+        assert begun.wait(PATIENCE_SECONDS)
         yield
     finally:
         ends.set()
@@ -172,22 +176,24 @@ def test_the_point_is_the_moment(stack: Stack, block_bytes: int) -> None:
 def test_a_file_system_in_use(stack: Stack) -> None:
     """Windows under a workload: each point is a clean file system, with what was synced before."""
     mount_point = stack.lab.mounted(str(stack.front))
-    ends = threading.Event()
+    begun, ends = threading.Event(), threading.Event()
 
     def work() -> None:
         number = 0
         while not ends.is_set():
             number = (number + 1) % 200
             (mount_point / f"file-{number}").write_bytes(os.urandom(1000 + 97 * number))
+            begun.set()
 
     thread = threading.Thread(target=work)
     thread.start()
     try:
+        assert begun.wait(PATIENCE_SECONDS)
         for number in range(5):
             role = f"point-{number}"
             (mount_point / "mark").write_text(role)
             os.sync()
-            point = stack.load_snapshot(role, stack.lab.disk(SIZE))
+            point = stack.load_snapshot(role, stack.lab.disk(SIZE + 8 * MIB))
             window.run(stack.steps(role), DEADLINE_MS)
             run("e2fsck", "-fn", point)
             assert run("debugfs", "-R", "cat /mark", point) == role
@@ -234,18 +240,25 @@ def windows_without_end(stack: Stack, deadline_ms: int) -> Iterator[subprocess.P
             process.kill()
 
 
-def wait_resumed(stack: Stack, within_seconds: float) -> float:
-    begin = time.monotonic()
-    while stack.suspended():
-        assert time.monotonic() - begin < within_seconds, stack.suspended()
-        time.sleep(0.001)
-    return time.monotonic() - begin
+def state_of(path: Path) -> str:
+    """The state of a process or thread, by its directory in /proc (proc(5): R, S, D, T, Z)."""
+    return (path / "stat").read_text().rpartition(")")[2].split()[0]
 
 
-def wait_stopped(pid: int) -> None:
-    """It stops on its way out of the kernel, which an ioctl may delay."""
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        time.sleep(0.001)
+def stopped_inside(stack: Stack, process: subprocess.Popen[bytes]) -> list[str]:
+    """Stop a process when it is inside a window; what is suspended then."""
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < ends:
+        while not stack.suspended() and time.monotonic() < ends:
+            pass
+        process.send_signal(signal.SIGSTOP)
+        # It stops on its way out of the kernel, which an ioctl may delay.
+        until(lambda: state_of(Path(f"/proc/{process.pid}")) in "TZ", "it has stopped")
+        if inside := stack.suspended():
+            return inside
+        assert process.poll() is None
+        process.send_signal(signal.SIGCONT)
+    raise AssertionError("it was never seen inside a window")
 
 
 def watchdogs() -> list[str]:
@@ -253,10 +266,7 @@ def watchdogs() -> list[str]:
 
 
 def wait_no_watchdog() -> None:
-    ends = time.monotonic() + 5
-    while watchdogs():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
+    until(lambda: not watchdogs(), "no watchdog is left")
 
 
 def test_the_process_is_killed_in_the_window(stack: Stack) -> None:
@@ -266,41 +276,30 @@ def test_the_process_is_killed_in_the_window(stack: Stack) -> None:
     for attempt in range(kills):
         with writing(stack), windows_without_end(stack, 60_000) as process:
             time.sleep(0.05 + attempt % 40 * 0.0037)
-            if attempt % 2:  # surely inside
-                give_up = time.monotonic() + 20
-                while not stack.suspended() and time.monotonic() < give_up:
-                    pass
-            inside += stack.suspended() != []
+            if attempt % 2:
+                inside += stopped_inside(stack, process) != []
             process.kill()
             killed = time.monotonic()
             process.wait()
-            wait_resumed(stack, 2)
+            until(lambda: stack.suspended() == [], "all is resumed", 30)
             longest = max(longest, time.monotonic() - killed)
             time.sleep(0.02)
             assert stack.suspended() == []
         stack.check_usable()
     wait_no_watchdog()
-    assert inside
     print(f"{kills} kills, {inside} inside the window, the longest thaw {longest * 1000:.1f} ms")
 
 
 def test_the_process_is_stopped_in_the_window(stack: Stack) -> None:
     """A process that cannot go on: the deadline ends it, and it learns that when it goes on."""
-    with writing(stack), windows_without_end(stack, 500) as process:
-        give_up = time.monotonic() + 60
-        while time.monotonic() < give_up:
-            while not stack.suspended() and time.monotonic() < give_up:
-                pass
-            process.send_signal(signal.SIGSTOP)
-            wait_stopped(process.pid)
-            if stack.suspended():
-                break
-            process.send_signal(signal.SIGCONT)
-        assert stack.suspended()
-        wait_resumed(stack, 2)
+    # Long enough for every window that is not stopped.
+    with writing(stack), windows_without_end(stack, 8000) as process:
+        stopped_inside(stack, process)
+        until(lambda: stack.suspended() == [], "all is resumed")
+        assert state_of(Path(f"/proc/{process.pid}")) == "T"
         process.send_signal(signal.SIGCONT)
         assert process.stderr is not None
-        assert process.wait(timeout=20) == 1
+        assert process.wait(timeout=120) == 1
         assert b"DeadlineError" in process.stderr.read()
     stack.check_usable()
     wait_no_watchdog()
@@ -322,13 +321,15 @@ def test_the_deadline_interrupts_a_suspend_that_waits_for_io(stack: Stack) -> No
         ["dd", "if=/dev/zero", f"of={stack.front}", "bs=4k", "count=1", "oflag=direct"],
         stderr=subprocess.DEVNULL,
     ) as writer:
-        time.sleep(0.3)
-        error, seconds = run_late(stack, 300)
-        still_below = stack.suspended("front", "origin", "base")
-        run("dmsetup", "resume", stack.name("base"))
-        assert writer.wait(timeout=20) == 0
+        try:
+            until(lambda: requests_under_way(stack.name("front")), "dd waits for the disk")
+            error, seconds = run_late(stack, 300)
+            still_below = stack.suspended("front", "origin", "base")
+        finally:
+            run("dmsetup", "resume", stack.name("base"))
+        assert writer.wait(timeout=120) == 0
     assert isinstance(error, DeadlineError)
-    assert 0.3 <= seconds < 2
+    assert 0.3 <= seconds
     assert still_below == ["base"]
     stack.check_usable()
     wait_no_watchdog()
@@ -339,16 +340,34 @@ def test_the_deadline_passes_while_a_file_system_freezes(stack: Stack) -> None:
     mount_point = stack.lab.mounted(str(stack.front))
     (mount_point / "dirty").write_bytes(os.urandom(MIB))
     run("dmsetup", "suspend", stack.name("base"))
-    late = threading.Timer(1.5, lambda: run("dmsetup", "resume", stack.name("base")))
+    freezer = Path(f"/proc/self/task/{threading.get_native_id()}")
+
+    def resume_late() -> None:
+        try:
+            until(lambda: is_held_up(freezer), "the file system freezes")
+        finally:
+            run("dmsetup", "resume", stack.name("base"))
+
+    late = threading.Thread(target=resume_late)
     late.start()
     error, seconds = run_late(stack, 200)
     late.join()
     assert isinstance(error, DeadlineError)
-    assert 1 < seconds < 10
+    assert seconds > 1
     assert stack.suspended() == []
     (mount_point / "after").write_bytes(b"x")
     os.sync()
     wait_no_watchdog()
+
+
+def is_held_up(thread: Path) -> bool:
+    """Whether a thread waits in the kernel, where no signal reaches it, for a second on end."""
+    ends = time.monotonic() + 1
+    while state_of(thread) == "D":
+        if time.monotonic() >= ends:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def test_a_step_that_fails(stack: Stack) -> None:
