@@ -6,13 +6,13 @@ A new one needs an Origin in snapshot_origin.py, and nothing here.
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from conftest import MIB, Lab, dmsnap, forked, rarely, refused, run, sha256, suspended, world
+from patience import until
 from snapshot_origin import ORIGINS, PAGE, SIZE, Origin, direct, fill, pages, scribble
 
 from dmsnap.errors import ForeignDeviceError, NoSpaceError, NotFoundError, PointInvalidError
@@ -121,8 +121,8 @@ def test_it_is_one_moment_of_a_volume_that_is_written_to(origin: Origin) -> None
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        while ended[0] < 2 * count:
-            assert writer.is_alive()
+        until(lambda: ended[0] >= 2 * count or not writer.is_alive(), "all was written twice")
+        assert writer.is_alive()
         before = ended[0]
         snapshot = take(origin)
         after = ended[0]
@@ -337,9 +337,11 @@ def test_a_copy_that_is_cut_off_shows_nothing(origin: Origin, number: int) -> No
         for state, after in (
             (("begun", 0.02), ("done", 0)) if number == signal.SIGKILL else (("begun", 0.01),)
         ):
+            others = processes()
             ended = forked(*words, at=(position, state), send=(number,), after=after)
             assert ended.code in (0, -number, 128 + number), ended
             dmsnap("job", "resume", "--all")
+            wait_for_lvm(others)
             whole = not holds_nothing(disk)
             if whole:
                 mounted.require_copied(disk)
@@ -353,18 +355,24 @@ def test_a_copy_that_is_cut_off_shows_nothing(origin: Origin, number: int) -> No
     mounted.require_copied(disk)
 
 
-def wait_for_lvm() -> None:
-    """Until no LVM command runs any more."""
-    ends = time.monotonic() + 60
-    while any(name == "lvm\n" for name in commands()):
-        assert time.monotonic() < ends
-        time.sleep(0.05)
+def wait_for_lvm(others: set[int]) -> None:
+    """Until no LVM command runs any more that was not there before.
+
+    Nor what is about to become one: until then it has the name of who began it, which is ours.
+    """
+    names = ("lvm", Path("/proc/self/comm").read_text().strip())
+    until(lambda: not processes(*names) - others, "LVM is done")
 
 
-def commands() -> Iterator[str]:
+def processes(*names: str) -> set[int]:
+    """Those of some names, or all."""
+    found = set()
     for path in Path("/proc").glob("[0-9]*/comm"):
         with suppress(OSError):
-            yield path.read_text()
+            is_dead = (path.parent / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            if not is_dead and (not names or path.read_text().strip() in names):
+                found.add(int(path.parent.name))
+    return found
 
 
 @pytest.mark.parametrize("kind", ["lvm", "thin"])
@@ -375,10 +383,11 @@ def test_lvm_is_killed_never(lab: Lab, kind: str) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         for after in (0.05, 0.3):
             count = len(names(origin))
+            others = processes()
             ended = forked("snapshot", "create", origin.name, at=(0, "begun"), send=(number,),
                            after=after)  # fmt: skip
             assert ended.code in (0, -number, 128 + number), ended
-            wait_for_lvm()
+            wait_for_lvm(others)
             scribble(origin.device, 1, 2)
             assert suspended() == []
             dmsnap("job", "resume", "--all")

@@ -212,7 +212,7 @@ class Log:
 
 
 def write_log(front: Path, seed: int, told: mmap.mmap) -> None:
-    """Write the log's sequence as fast as the volume takes it, until killed; tells how far it is."""
+    """Write the log's sequence as fast as the volume takes it, until killed; tell how far it is."""
     log = Log(seed, [])
     fd = os.open(front, os.O_WRONLY | os.O_DIRECT)
     with mmap.mmap(-1, 400 * SECTOR) as buffer, memoryview(buffer) as view:
