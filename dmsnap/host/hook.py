@@ -137,16 +137,19 @@ def _follow(process: subprocess.Popen[bytes], kept: _Kept, ends: float) -> bool:
         poll = select.poll()
         poll.register(stdout, select.POLLIN)
         poll.register(end, select.POLLIN)
-        while (left := ends - time.monotonic()) > 0:
+        while True:
+            # Looked at once more at the end: it may have been in time, and we were not.
+            left = max(0.0, ends - time.monotonic())
             ready = {descriptor for descriptor, _ in poll.poll(left * 1000)}
             if end in ready:
                 _drain(stdout, kept)
                 return True
             if stdout in ready and not _read(stdout, kept):
                 poll.unregister(stdout)
+            if not left:
+                return False
     finally:
         os.close(end)
-    return False
 
 
 def _read(descriptor: int, kept: _Kept) -> bool:

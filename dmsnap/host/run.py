@@ -136,9 +136,20 @@ def _communicate(
         try:
             return process.communicate(feed, STALL_INTERVAL_SECONDS if asked else remaining)
         except subprocess.TimeoutExpired:
+            if _has_ended(process):
+                # It was in time: we were not, on a machine that is busy.
+                return process.communicate(timeout=REAP_SECONDS)
             if stalled is None or stalled() or time.monotonic() >= ends:
                 raise
             feed = None  # what is left of it is sent on by itself
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Not reaped by that: its session may have to be killed by its number."""
+    if process.returncode is not None:
+        return True
+    how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process.pid, how) is not None
 
 
 def _start(

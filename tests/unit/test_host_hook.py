@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -27,18 +26,32 @@ class Hook:
         self.directory = directory
         self.path = directory / "a hook; $(false)"
 
-    def run(self, text: str, *arguments: str, seconds: float = 20) -> HookRun:
+    def run(self, text: str, *arguments: str, seconds: float = 120) -> HookRun:
         self.path.write_text(f"#!/bin/sh\n{text}\n")
         self.path.chmod(0o755)
         variables = {"PHASE": "presnapshot", "DIRECTORY": str(self.directory)}
         return run_hook((str(self.path), *arguments), variables, deadline_seconds=seconds)
+
+    def hang(self, text: str) -> HookRun:
+        """Run what writes something and does not end, until its deadline.
+
+        Where a busy machine does not let it begin in time, it has another, longer one.
+        """
+        for seconds in (0.5, 5, 50):
+            started = time.monotonic()
+            done = self.run(text, seconds=seconds)
+            assert done.overdue
+            assert time.monotonic() - started >= seconds
+            if done.output:
+                return done
+        raise AssertionError("it never began")
 
     def pid(self) -> int:
         """The process whose number a script wrote down."""
         return int((self.directory / "pid").read_text())
 
 
-def has_ended(pid: int, *, within: float = 10) -> bool:
+def has_ended(pid: int, *, within: float = 120) -> bool:
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -62,6 +75,11 @@ def test_one_that_goes_well(hook: Hook) -> None:
 
 
 def test_what_it_wrote_at_its_very_end_is_read(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_before_we_look(monkeypatch)
+    assert hook.run("head -c 60000 /dev/zero").output == bytes(60000)
+
+
+def ends_before_we_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has ended, and all is in the pipe, before anybody looks."""
     real = os.pidfd_open
 
@@ -70,7 +88,6 @@ def test_what_it_wrote_at_its_very_end_is_read(hook: Hook, monkeypatch: pytest.M
         return real(pid)
 
     monkeypatch.setattr(os, "pidfd_open", late)
-    assert hook.run("head -c 60000 /dev/zero").output == bytes(60000)
 
 
 def test_its_environment_is_known(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,18 +120,22 @@ def test_one_that_fails(hook: Hook, text: str, returncode: int) -> None:
 
 @pytest.mark.parametrize("hanging", ["sleep 1000", "trap '' TERM INT; sleep 1000", "kill -STOP $$"])
 def test_one_that_hangs_is_killed_at_its_deadline(hook: Hook, hanging: str) -> None:
-    started = time.monotonic()
-    done = hook.run(f"echo before; {hanging}", seconds=0.5)
-    assert done.overdue
+    done = hook.hang(f"echo before; {hanging}")
     assert done.failed
     assert done.returncode == -signal.SIGKILL
     assert done.output == b"before\n"
-    assert 0.5 <= time.monotonic() - started < 10
+
+
+def test_one_that_ended_in_time_is_not_overdue_when_we_are_late(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends_before_we_look(monkeypatch)
+    done = hook.run("echo done", seconds=0)
+    assert (done.returncode, done.output, done.overdue) == (0, b"done\n", False)
 
 
 def test_what_hangs_with_it_is_killed_with_it(hook: Hook) -> None:
-    done = hook.run('sleep 1000 & echo $! >"$DMSNAP_DIRECTORY/pid"; wait', seconds=0.5)
-    assert done.overdue
+    hook.hang('sleep 1000 & echo $! >"$DMSNAP_DIRECTORY/pid"; echo begun; wait')
     assert has_ended(hook.pid())
 
 
@@ -143,10 +164,8 @@ def test_what_fits_is_kept_whole(hook: Hook, size: int) -> None:
 
 
 def test_a_child_that_would_outlive_it_is_killed(hook: Hook) -> None:
-    started = time.monotonic()
-    done = hook.run('sleep 1000 & echo $! >"$DMSNAP_DIRECTORY/pid"; echo done')
-    assert (done.returncode, done.output) == (0, b"done\n")
-    assert time.monotonic() - started < 10
+    done = hook.run('sleep 1000 & echo $! >"$DMSNAP_DIRECTORY/pid"; echo done', seconds=300)
+    assert (done.returncode, done.output, done.overdue) == (0, b"done\n", False)
     assert has_ended(hook.pid())
 
 
@@ -154,11 +173,9 @@ def test_a_child_that_left_its_group_is_not_waited_for(hook: Hook) -> None:
     """It holds the pipe open and writes to it."""
     text = "setsid sh -c 'echo $$ >\"$DMSNAP_DIRECTORY/pid\"; exec yes' & "
     text += 'while [ ! -s "$DMSNAP_DIRECTORY/pid" ]; do :; done; exit 4'
-    started = time.monotonic()
-    done = hook.run(text)
+    done = hook.run(text, seconds=300)
     try:
-        assert done.returncode == 4
-        assert time.monotonic() - started < 10
+        assert (done.returncode, done.overdue) == (4, False)
         # Nobody reads any more what it writes.
         assert has_ended(hook.pid())
     finally:
@@ -189,16 +206,13 @@ def test_what_cannot_be_run_is_said(hook: Hook) -> None:
 
 
 def test_ctrl_c_ends_the_hook_with_us(hook: Hook) -> None:
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     with pytest.raises(InterruptedBySignal), interruptible():
-        hook.run('echo $$ >"$DMSNAP_DIRECTORY/pid"; sleep 1000')
-    timer.join()
+        hook.run('echo $$ >"$DMSNAP_DIRECTORY/pid"; kill -INT $PPID; sleep 1000', seconds=300)
     assert has_ended(hook.pid())
 
 
 def test_in_a_final_step_no_signal_is_blocked_in_it(hook: Hook) -> None:
     with interruptible(), held_back():
-        done = hook.run("kill -TERM $$; sleep 1000", seconds=10)
+        done = hook.run("kill -TERM $$; sleep 1000", seconds=300)
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGINT, signal.SIGTERM}
     assert done.returncode == -signal.SIGTERM
