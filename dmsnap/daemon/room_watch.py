@@ -20,8 +20,10 @@ log = logging.getLogger(__name__)
 READINGS = 16
 # Events come in flocks: one look is for all that come within this time.
 FLOCK_SECONDS = 0.1
-# A point is recorded after the window that makes it, and the kernel announces it in the window.
-RECORDED_SECONDS = 5.0
+# A point is recorded after the window that makes it, and the kernel announces it in the window: it
+# may be the longer until the next list, the longer ago that was.
+RECORDED_SECONDS = 60.0
+LISTS_PER_AGE = 8
 # A point that cannot be kept is ended with this much time, or this little room, left.
 END_SECONDS = 10.0
 END_PERCENT = 90
@@ -56,7 +58,8 @@ class RoomWatch:
         self._stores = stores
         self._clock = clock
         self._watched: dict[str, _Watched] = {}
-        self._list_until = clock() + RECORDED_SECONDS
+        self._heard_at = clock()
+        self._list_at: float | None = self._heard_at
         self.event = asyncio.Event()
 
     async def run(self) -> None:
@@ -68,17 +71,27 @@ class RoomWatch:
             except TimeoutError:
                 continue
             self.event.clear()
-            self._list_until = self._clock() + RECORDED_SECONDS
+            self._heard_at = self._list_at = self._clock()
             await asyncio.sleep(FLOCK_SECONDS)
 
     def look(self) -> float | None:
         """Look at all stores; returns how long nobody needs to, None: until the next event."""
         found = [self._look_at(watched) for watched in self._watched.values()]
-        if self._clock() <= self._list_until:
+        if self._list_at is not None and self._clock() >= self._list_at:
             new = self._list()
             found += [self._look_at(watched) for watched in new]
-            found.append(filling.SHORTEST_SECONDS)
+            self._list_at = self._next_list()
+        if self._list_at is not None:
+            found.append(max(0.0, self._list_at - self._clock()))
         return min((seconds for seconds in found if seconds is not None), default=None)
+
+    def _next_list(self) -> float | None:
+        """When to list them again, which is done at least once after each event."""
+        now = self._clock()
+        age = now - self._heard_at
+        if age > RECORDED_SECONDS:
+            return None
+        return now + max(filling.SHORTEST_SECONDS, age / LISTS_PER_AGE)
 
     def _list(self) -> list[_Watched]:
         """Ask what stores there are, which takes longer than to look at those that are known."""

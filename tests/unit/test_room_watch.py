@@ -126,7 +126,7 @@ def test_a_store_that_goes_while_it_is_looked_at() -> None:
     gone = Gone(0, GIB, found.room)
     looking = RoomWatch(gone, lambda: gone.now)
     looking.look()
-    gone.now = 60
+    gone.now = 61
     assert looking.look() is None
 
 
@@ -135,7 +135,7 @@ def test_nothing_to_watch_is_not_looked_at_again() -> None:
     found.ended.append(uuid4())
     looking = RoomWatch(found, lambda: found.now)
     looking.look()
-    found.now = 60
+    found.now = 61
     assert looking.look() is None
 
 
@@ -152,3 +152,34 @@ def test_a_point_that_is_recorded_after_its_announcement() -> None:
     found.now = 60
     assert looking.look() == pytest.approx(1.0)
     assert recorded.area.size_bytes == GIB
+
+
+def test_what_is_late_to_look_lists_the_stores_all_the_same() -> None:
+    """On a machine that is busy, an hour after it was told."""
+    found = stores(0, 1 << 50)
+    found.used_bytes = GIB * 9 // 10
+    looking = RoomWatch(found, lambda: found.now)
+    found.now = 3600
+    assert looking.look() is not None
+    assert found.room.area.size_bytes == 2 * GIB
+
+
+def test_what_is_recorded_late_is_found() -> None:
+    """By a command that took most of a minute from the window on."""
+    found = stores(0, 1 << 50)
+    found.used_bytes = GIB * 9 // 10
+    point = found.room.point
+    assert point is not None
+    found.ended.append(point)
+    looking = RoomWatch(found, lambda: found.now)
+    while found.now < 50:
+        wait = looking.look()
+        assert wait is not None
+        found.sleep(wait)
+    assert found.room.area.size_bytes == GIB
+    found.ended.clear()
+    wait = looking.look()
+    assert wait is not None
+    found.sleep(wait)
+    looking.look()
+    assert found.room.area.size_bytes == 2 * GIB
