@@ -52,7 +52,7 @@ class PostgresqlServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         options = " ".join(f"-c {setting}" for setting in SETTINGS)
-        self._run("pg_ctl", "start", "--wait", f"--log={self.directory}/log",
+        self._run("pg_ctl", "start", "--wait", "--timeout=300", f"--log={self.directory}/log",
                   f"--options=-k {self.directory} {options}")  # fmt: skip
 
     def stop(self) -> None:
@@ -82,6 +82,6 @@ class PostgresqlServer:
             stdout=subprocess.DEVNULL,
             cwd=self.directory,
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
-            timeout=120,
+            timeout=600,
             **(nobody if os.geteuid() == 0 else {}),
         )

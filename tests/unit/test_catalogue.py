@@ -259,7 +259,7 @@ def test_two_first_commands_make_it_at_once(place: Place) -> None:
         assert racer.stdin is not None
         racer.stdin.write("x")
         racer.stdin.flush()
-    ends = [racer.communicate(timeout=60)[1] for racer in racers]
+    ends = [racer.communicate(timeout=300)[1] for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 4, ends
 
 

@@ -124,7 +124,7 @@ def on_its_own_disk(tmp_path: Path, script: str) -> subprocess.CompletedProcess[
         ["unshare", "--mount", sys.executable, "-c", MOUNT + script, tmp_path / "state"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -158,7 +158,7 @@ def test_a_reader_that_goes_away_is_no_error_to_tell_of(unbuffered: bool) -> Non
     os.close(reading)
     with run("--help", stdout=writing, unbuffered=unbuffered) as process:
         os.close(writing)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=300)
     assert told == ""
     assert process.returncode == ExitCode.FAILURE
 
@@ -169,7 +169,7 @@ def test_a_full_disk_under_the_output_is_a_sentence(unbuffered: bool) -> None:
         Path("/dev/full").open("wb") as full,
         run("--help", stdout=full.fileno(), unbuffered=unbuffered) as process,
     ):
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=300)
     assert told.rstrip() == "dmsnap: cannot write the output: No space left on device"
     assert process.returncode == ExitCode.OS
 
@@ -185,7 +185,7 @@ def test_a_file_that_is_no_metadata_is_a_sentence(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"\xa5" * 2**20)
     with run("inspect", "era", str(image), "--since", "1") as process:
-        shown, told = process.communicate(timeout=60)
+        shown, told = process.communicate(timeout=300)
     assert shown == ""
     assert str(image) in told
     assert "Traceback" not in told

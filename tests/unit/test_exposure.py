@@ -72,7 +72,7 @@ def serving(exposed: Exposure, act: Callable[[], Awaitable[None]]) -> None:
     async def both() -> None:
         running = asyncio.create_task(exposed.run())
         try:
-            await asyncio.wait_for(act(), 30)
+            await asyncio.wait_for(act(), 120)
             assert not running.done()
         finally:
             running.cancel()
@@ -91,7 +91,7 @@ async def connected(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
 
 def got(port: int) -> str:
     """As another program gets it."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         return str(response.read().decode())
 
@@ -114,17 +114,20 @@ def test_it_is_served_again_and_again() -> None:
 
 
 def test_who_is_slow_or_says_too_much_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exposure, "DEADLINE_SECONDS", 0.2)
     exposed = Exposure(free_port(), TEXT)
 
     async def act() -> None:
+        monkeypatch.setattr(exposure, "DEADLINE_SECONDS", 0.2)
         reader, writer = await connected(exposed.port)
         writer.write(b"GET /metr")
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
         reader, writer = await connected(exposed.port)
         writer.write(b"x" * 100_000)
-        await asyncio.sleep(0.3)
+        with contextlib.suppress(ConnectionResetError):
+            await reader.read()
+        # Who is neither has the time that a busy machine takes.
+        monkeypatch.setattr(exposure, "DEADLINE_SECONDS", 60)
         assert await asyncio.to_thread(got, exposed.port) == TEXT
         writer.close()
         while exposed.connections:
@@ -133,7 +136,8 @@ def test_who_is_slow_or_says_too_much_is_cut_off(monkeypatch: pytest.MonkeyPatch
     serving(exposed, act)
 
 
-def test_so_many_at_a_time() -> None:
+def test_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposure, "DEADLINE_SECONDS", 600)
     exposed = Exposure(free_port(), TEXT)
 
     async def act() -> None:
@@ -161,7 +165,8 @@ def test_a_port_that_is_taken_is_tried_again(
         exposed = Exposure(taken.getsockname()[1], TEXT)
 
         async def act() -> None:
-            await asyncio.sleep(0.2)
+            while "metrics are not served" not in caplog.text:
+                await asyncio.sleep(0.01)
             taken.close()
             while "Content-Type" not in caplog.text:
                 try:

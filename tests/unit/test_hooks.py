@@ -167,12 +167,12 @@ def test_one_that_is_not_required_is_told_of(
 
 
 def test_one_that_hangs_prevents_the_point_at_its_deadline(house: House) -> None:
-    house.hook("stop", "presnapshot", "sleep 1000", says="\x1b[31mwaiting", more='deadline = "1s"')
+    house.hook("stop", "presnapshot", "sleep 1000", says="\x1b[31mwaiting", more='deadline = "5s"')
     house.policy("stop")
     with pytest.raises(DeadlineError) as caught:
         house.take_point()
     assert str(caught.value) == (
-        "the presnapshot hook stop did not end within 1s and was killed: \\x1b[31mwaiting"
+        "the presnapshot hook stop did not end within 5s and was killed: \\x1b[31mwaiting"
     )
     assert house.ran == ["presnapshot stop pg"]
 

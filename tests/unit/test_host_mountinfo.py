@@ -142,7 +142,7 @@ def test_users_of_finds_a_working_directory_and_an_open_file() -> None:
         (m for m in mountinfo.mounts() if here.is_relative_to(m.mount_point)),
         key=lambda m: len(m.mount_point.parts),
     )
-    child = subprocess.Popen(["sleep", "60"], cwd=here.parent)
+    child = subprocess.Popen(["sleep", "infinity"], cwd=here.parent)
     try:
         with here.open():
             users = {use.pid: use for use in process.users_of(mounted.mount_point)}

@@ -167,18 +167,20 @@ def test_old_layers_are_pruned_unless_a_guest_runs_from_them(tmp_path: Path) -> 
     hold += (
         f"Layers(Path({str(tmp_path)!r}), Report(False)).obtain('kind', '0', lambda each: None)\n"
     )
-    hold += "print('held', flush=True); time.sleep(60)\n"
+    hold += "print('held', flush=True); time.sleep(3600)\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(tree.__file__).parents[1])}
     with subprocess.Popen(
         [sys.executable, "-c", hold], env=environment, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        for number in range(1, 6):
-            # A process of its own each, since one holds what it uses to its end.
-            script = hold.replace("'0'", f"'{number}'").replace("time.sleep(60)", "")
-            subprocess.run([sys.executable, "-c", script], env=environment, check=True)
-        holder.kill()
+        try:
+            for number in range(1, 6):
+                # A process of its own each, since one holds what it uses to its end.
+                script = hold.replace("'0'", f"'{number}'").replace("time.sleep(3600)", "")
+                subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+        finally:
+            holder.kill()
     left = {path.name for path in (tmp_path / "kind").iterdir()}
     assert left == {"0", "2", "3", "4", "5"}
 
@@ -339,8 +341,8 @@ def test_a_run_leaves_nothing_and_sweeps_what_killed_runs_left(tmp_path: Path) -
 def test_a_program_ends_with_the_runner() -> None:
     ours, theirs = socket.socketpair()
     start = "import subprocess, sys, time; from harness.program import BOUND_TO_US\n"
-    start += "program = [*BOUND_TO_US, 'sh', '-c', 'echo started; exec sleep 60']\n"
-    start += "subprocess.Popen(program, pass_fds=[int(sys.argv[1])]); time.sleep(60)\n"
+    start += "program = [*BOUND_TO_US, 'sh', '-c', 'echo started; exec sleep 3600']\n"
+    start += "subprocess.Popen(program, pass_fds=[int(sys.argv[1])]); time.sleep(3600)\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(tree.__file__).parents[1])}
     with subprocess.Popen(
         [sys.executable, "-c", start, str(theirs.fileno())],
@@ -353,7 +355,7 @@ def test_a_program_ends_with_the_runner() -> None:
         runner.stdout.readline()
         runner.send_signal(signal.SIGKILL)
     with ours:
-        ours.settimeout(10)
+        ours.settimeout(120)
         assert ours.recv(1) == b""  # the last holder of the other end is gone
 
 

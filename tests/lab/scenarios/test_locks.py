@@ -107,7 +107,7 @@ def test_a_waiting_command_can_be_interrupted(lab: Lab) -> None:
 
 def test_a_killed_holder_holds_nothing(lab: Lab) -> None:
     name = protected(lab)
-    words = ["flock", "--no-fork", LOCKS / f"{name}.lock", "sleep", "infinity"]
+    words = ["flock", "--no-fork", str(LOCKS / f"{name}.lock"), "sleep", "infinity"]
     with subprocess.Popen(words) as holder:
         try:
             until(locks_held, "the lock is held")

@@ -57,7 +57,7 @@ def written_to(mount_point: Path) -> Iterator[None]:
     """Somebody writes to a file of the mounted volume all the time, and gets no error."""
     path = mount_point / "written"
     path.write_bytes(bytes(8 * MIB))
-    words = [sys.executable, "-c", WRITER, path]
+    words = [sys.executable, "-c", WRITER, str(path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as writer:
         try:
             assert writer.stdout is not None

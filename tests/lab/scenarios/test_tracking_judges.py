@@ -259,7 +259,7 @@ def test_every_point_is_a_prefix_of_what_was_written(lab: Lab, seed: int) -> Non
     # that misses all but the first chunk of a write would not be noticed.
     volume = protected(lab, SLOTS_BYTES, block_bytes=64 * KIB, history_bytes=96 * MIB, filled=False)
     log = Log(seed)
-    moments = []
+    moments: list[tuple[str, int, int]] = []
     with log_writer(volume.front, seed) as written:
         for round_number in range(6):
             newest = moments[-1][1] if moments else 0
