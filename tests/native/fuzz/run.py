@@ -19,8 +19,9 @@ from packed import CHECKOUT, HARNESSES, unpack
 
 BUILD = CHECKOUT / "build" / "fuzz"
 FINDINGS = BUILD / "findings"
-# Ten seconds for an input of 64 KiB, and memory for sixteen blocks' worth of anything.
-LIMITS = ("-timeout=10", "-rss_limit_mb=1024", "-malloc_limit_mb=64")
+# A minute for an input of 64 KiB, which a busy machine keeps, and memory for sixteen blocks' worth of
+# anything.
+LIMITS = ("-timeout=60", "-rss_limit_mb=1024", "-malloc_limit_mb=64")
 MAX_BYTES = 16 + 16 * 4096
 
 
