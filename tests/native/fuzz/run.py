@@ -19,8 +19,7 @@ from packed import CHECKOUT, HARNESSES, unpack
 
 BUILD = CHECKOUT / "build" / "fuzz"
 FINDINGS = BUILD / "findings"
-# A minute for an input of 64 KiB, which a busy machine keeps, and memory for sixteen blocks' worth of
-# anything.
+# A minute for 64 KiB, on a machine that is busy, and memory for sixteen blocks' worth of anything.
 LIMITS = ("-timeout=60", "-rss_limit_mb=1024", "-malloc_limit_mb=64")
 MAX_BYTES = 16 + 16 * 4096
 
