@@ -13,7 +13,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         sys.stdout.write(f"dmsnap {__version__}\n")
         return 0
-    return int(undisturbed("dmsnap.cli.program").main(words))
+    program = undisturbed("dmsnap.cli.program")
+    if arguments is None:
+        # Python takes its time to end: a signal in that would be an end that nothing came to.
+        undisturbed("dmsnap.host.signals").block()
+    return int(program.main(words))
 
 
 # CPython maps 16 KiB of stack when a call goes beyond what it has, and unmaps it when that call

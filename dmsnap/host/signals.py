@@ -57,13 +57,23 @@ class _RaiseOnce:
                 self(number, None)
 
 
+def block() -> None:
+    """Keep SIGINT and SIGTERM for :func:`interruptible` blocks, in the main thread.
+
+    What comes behind the last of them comes too late: the process ends as it would have.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """In the block, the first SIGINT or SIGTERM raises ``InterruptedBySignal`` in the main thread.
 
     Any later one is held back, so that undo runs to its end; afterwards the handlers are as they
-    were. Outside the main thread it changes nothing, nor inside another such block, but that one
-    that came :func:`too late <conclude>` for what was before raises here.
+    were, and what was :func:`blocked <block>` before is blocked again. Outside the main thread it
+    changes nothing, nor inside another such block, but that one that came :func:`too late
+    <conclude>` for what was before raises here.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -74,9 +84,12 @@ def interruptible() -> Iterator[None]:
         return
     handler = _RaiseOnce()
     before = {number: signal.signal(number, handler) for number in SIGNALS}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, former in before.items():
             # None: a handler that was not set by Python cannot be set again from here.
             signal.signal(number, signal.SIG_DFL if former is None else former)

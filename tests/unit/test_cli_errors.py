@@ -216,3 +216,24 @@ def test_interrupts_are_errors_again_once_it_has_loaded() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert main(["--help"]) == 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+LATE_SIGNALS = """
+import os, signal, sys
+from dmsnap.cli import program
+from dmsnap.cli.main import main
+def late():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+program.drop_what_cannot_be_written = late
+sys.argv = ["dmsnap", "--help"]
+sys.exit(main())
+"""
+
+
+def test_a_signal_behind_the_command_does_not_change_how_it_ended() -> None:
+    completed = subprocess.run(
+        [sys.executable, "-c", LATE_SIGNALS], capture_output=True, text=True, check=False
+    )
+    assert (completed.returncode, completed.stderr) == (ExitCode.OK, "")
+    assert "Usage" in completed.stdout

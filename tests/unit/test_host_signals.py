@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from dmsnap.errors import InterruptedBySignal
-from dmsnap.host.signals import SIGNALS, conclude, held_back, interruptible
+from dmsnap.host.signals import SIGNALS, block, conclude, held_back, interruptible
 
 
 def raise_signal(number: int) -> None:
@@ -175,3 +175,15 @@ def work_behind_a_block() -> None:
 def test_a_block_within_what_is_not_done_goes_on() -> None:
     with pytest.raises(InterruptedBySignal):
         work_behind_a_block()
+
+
+def test_what_is_blocked_raises_in_the_block_and_is_blocked_again_behind_it() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    block()
+    try:
+        raise_signal(signal.SIGTERM)
+        with pytest.raises(InterruptedBySignal), interruptible():
+            pytest.fail("the signal was lost")
+        assert set(SIGNALS) <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
