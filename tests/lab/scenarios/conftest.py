@@ -11,6 +11,7 @@ import io
 import json
 import mmap
 import os
+import select
 import shutil
 import signal
 import sqlite3
@@ -20,6 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 SCRATCH = Path("/scratch")
 CATALOGUE = Path("/var/lib/dmsnap/catalogue.db")
 MIB = 1024 * 1024
+# How long what is bound to come may take on a machine that is slow and busy.
+PATIENCE_SECONDS = 60
+HANGS_SECONDS = 300
+CLOSING_SECONDS = 10  # where a scenario failed, what it left may be held for good
 
 
 def run(*argv: object, expected: int | None = 0, timeout: float = 300) -> str:
@@ -53,6 +59,16 @@ def run(*argv: object, expected: int | None = 0, timeout: float = 300) -> str:
         f"expected {expected}\n{completed.stdout}\n{completed.stderr}"
     )
     return completed.stdout
+
+
+def wait_until(
+    what: str, condition: Callable[[], object], seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Wait until something is so, and fail by its name when it does not come to be."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.005)
 
 
 def administrator(*argv: object) -> str:
@@ -139,8 +155,8 @@ class Lab:
         return str(path)
 
     def mounted(self, device: str, fs_type: str = "ext4", options: str = "") -> Path:
-        """Make a file system on ``device`` and mount it."""
-        run(f"mkfs.{fs_type}", "-q", "-F" if fs_type == "ext4" else "-f", device)
+        """Make a file system on ``device`` and mount it. The kernel writes nothing by itself."""
+        make_file_system(device, fs_type)
         mount_point = self.directory / f"mnt-{len(self.mounts)}"
         mount_point.mkdir()
         run("mount", *(["-o", options] if options else []), device, mount_point)
@@ -171,11 +187,10 @@ class Lab:
     def close(self) -> None:
         """Take down whatever the scenario left, our devices by their UUID prefix.
 
-        A program that starts costs a guest a tenth of a second: none is for nothing.
+        A program that starts costs a guest a tenth of a second: none is for nothing. What was
+        killed lets go a moment later than it was reaped, and so does a loop device.
         """
-        points = Path("/run/dmsnap/points").glob("*")
-        for mount_point in filter(os.path.ismount, [*reversed(self.mounts), *points]):
-            subprocess.run(["umount", "-R", mount_point], capture_output=True, check=False)
+        _tried_until(lambda: not self._mounted(), self._unmount)
         self._remove_devices()
         for group in self.groups:
             subprocess.run(
@@ -184,15 +199,44 @@ class Lab:
         self._remove_devices()  # what lay under an LV
         if loop_files():
             subprocess.run(["losetup", "-D"], capture_output=True, check=False)
+            _tried_until(lambda: not self._attached(), lambda: None)
         for state in (Path("/var/lib/dmsnap"), Path("/run/dmsnap"), self.directory):
             if state.exists():
                 shutil.rmtree(state)
 
+    def _mounted(self) -> list[Path]:
+        points = Path("/run/dmsnap/points").glob("*")
+        return list(filter(os.path.ismount, [*reversed(self.mounts), *points]))
+
+    def _unmount(self) -> None:
+        for mount_point in self._mounted():
+            subprocess.run(["umount", "-R", mount_point], capture_output=True, check=False)
+
+    def _attached(self) -> list[str]:
+        return [file for file in loop_files() if file.startswith(f"{self.directory}/")]
+
     @staticmethod
     def _remove_devices() -> None:
-        for _ in range(4):
-            if left := dm_devices():
-                subprocess.run(["dmsetup", "remove", *left], capture_output=True, check=False)
+        def remove() -> None:
+            subprocess.run(["dmsetup", "remove", *dm_devices()], capture_output=True, check=False)
+
+        _tried_until(lambda: not dm_devices(), remove)
+
+
+def make_file_system(device: str | Path, fs_type: str = "ext4", *options: object) -> None:
+    """A file system whose inode tables are written: or else a kernel thread does it, some time."""
+    kind = {"ext4": ["-F", "-E", "lazy_itable_init=0"]}.get(fs_type, ["-f"])
+    run(f"mkfs.{fs_type}", "-q", *kind, *options, device)
+
+
+def _tried_until(condition: Callable[[], bool], attempt: Callable[[], None]) -> None:
+    """Try until it is so; whoever looks afterwards fails when it never came to be."""
+    ends = time.monotonic() + CLOSING_SECONDS
+    while not condition():
+        attempt()
+        if condition() or time.monotonic() > ends:
+            return
+        time.sleep(0.02)
 
 
 def dm_devices(prefix: str = "DMSNAP-") -> list[str]:
@@ -301,7 +345,7 @@ def catalogue_rows(query: str) -> list[tuple[Any, ...]]:
     """Rows of the catalogue, read beside whoever uses it; none where there is no catalogue."""
     if not CATALOGUE.exists():
         return []
-    with contextlib.closing(sqlite3.connect(CATALOGUE, timeout=10)) as connection:
+    with contextlib.closing(sqlite3.connect(CATALOGUE, timeout=PATIENCE_SECONDS)) as connection:
         try:
             return connection.execute(query).fetchall()
         except sqlite3.OperationalError:
@@ -414,29 +458,50 @@ def forked(
     """
     words = [str(word) for word in argv]
     streams = [SCRATCH / f"forked-{os.getpid()}.{name}" for name in ("out", "err")]
+    told, tell = os.pipe()
     child = os.fork()
     if child == 0:
-        _run_forked(words, streams, at, send, after)
-    deadline = time.monotonic() + 120
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            break
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise AssertionError(f"dmsnap {' '.join(words)} hangs after {send} at {at}")
-        time.sleep(0.01)
+        os.close(told)
+        # At once it sends them to itself, so that not one line is run in between.
+        hit = partial(os.write, tell, b"!") if after else partial(_send, os.getpid(), send)
+        _run_forked(words, streams, at, hit)
+    os.close(tell)
+    try:
+        if after and _is_told(told, child):
+            _send(child, send, after)
+        status = _ended(child, f"dmsnap {' '.join(words)} hangs after {send} at {at}")
+    finally:
+        os.close(told)
     out, err = (path.read_text() for path in streams)
     return Ended(os.waitstatus_to_exitcode(status), out, err)
 
 
+def _is_told(told: int, child: int) -> bool:
+    """Wait until the command is where signals are sent; false when it ends before that."""
+    end = os.pidfd_open(child)
+    try:
+        ready = select.select([told, end], [], [], HANGS_SECONDS)[0]
+        return told in ready and os.read(told, 1) == b"!"
+    finally:
+        os.close(end)
+
+
+def _ended(child: int, hangs: str) -> int:
+    """How a child ended, which is killed when it does not."""
+    end = os.pidfd_open(child)
+    try:
+        is_over = select.select([end], [], [], HANGS_SECONDS)[0]
+    finally:
+        os.close(end)
+    if not is_over:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert is_over, hangs
+    return status
+
+
 def _run_forked(
-    words: list[str],
-    streams: list[Path],
-    at: tuple[int, str] | None,
-    send: tuple[int, ...],
-    after: float,
+    words: list[str], streams: list[Path], at: tuple[int, str] | None, hit: Callable[[], object]
 ) -> None:
     code = 99
     try:
@@ -444,9 +509,11 @@ def _run_forked(
             sys.stdout, sys.stderr = out, err
             for descriptor, file in ((1, out), (2, err)):
                 os.dup2(file.fileno(), descriptor)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # Behind the command's own handler: what comes when it is through finds it through.
+                signal.signal(number, lambda *_: None)
             if at is not None:
-                _signalled_at(at, lambda: _send(send, after))
+                _signalled_at(at, hit)
             code = main([*words, "--json"])
     except BaseException:
         with streams[1].open("a") as err:
@@ -455,7 +522,7 @@ def _run_forked(
         os._exit(code)
 
 
-def _signalled_at(at: tuple[int, str], hit: Callable[[], None]) -> None:
+def _signalled_at(at: tuple[int, str], hit: Callable[[], object]) -> None:
     recorded = jobs.record_step
 
     def record_step(
@@ -468,15 +535,8 @@ def _signalled_at(at: tuple[int, str], hit: Callable[[], None]) -> None:
     jobs.record_step = record_step
 
 
-def _send(signals: tuple[int, ...], after: float) -> None:
-    target = os.getpid()
-    if not after:
-        for number in signals:
-            os.kill(target, number)
-        return
-    if os.fork() == 0:
-        for number in signals:
-            time.sleep(after)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(target, number)
-        os._exit(0)
+def _send(target: int, signals: tuple[int, ...], after: float = 0) -> None:
+    """Signals for a process that is not reaped yet: its number is no other's."""
+    for number in signals:
+        time.sleep(after)
+        os.kill(target, number)

@@ -13,15 +13,13 @@ from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
-from conftest import MIB, Lab, run
+from conftest import MIB, Lab, run, wait_until
 
 from dmsnap._native import window
 
-WORKLOAD_BEGINS_SECONDS = 60
-
 # Waits until the volume is mounted through its front, then makes, overwrites, preallocates and
 # deletes files until it is told to stop. What it says of a file it says after fsync, what it is
-# going to delete before it does.
+# going to delete before it does. The first that it says something of stays, however long it runs.
 SCRIPT = """
     import hashlib, os, random, sys, time
     root, front, log_path = sys.argv[1:]
@@ -42,7 +40,8 @@ SCRIPT = """
                 os.fsync(file.fileno())
                 log.write(f"synced {time.time_ns()} {number} {hashlib.sha256(content).hexdigest()} "
                           f"{len(content)}\\n")
-        names.append(number)
+        if number != 3:
+            names.append(number)
         if len(names) > 60:
             gone = names.pop(generator.randrange(len(names)))
             log.write(f"deleting {time.time_ns()} {gone}\\n")
@@ -93,9 +92,19 @@ def workload(lab: Lab, root: Path, name: str) -> Iterator[Path]:
             yield log
         finally:
             log.with_name(f"{log.name}.stop").touch()
-            child.wait(timeout=120)
+            child.wait(timeout=300)
     # Only now: when the block failed, that is what is to be seen.
     assert child.returncode == 0
+
+
+def wait_for_files(log: Path, count: int) -> None:
+    """Wait until the workload has promised so many more files."""
+
+    def promised() -> int:
+        return len(synced_files(log)) if log.exists() else 0
+
+    wanted = promised() + count
+    wait_until(f"{count} more files of the workload", lambda: promised() >= wanted)
 
 
 @contextmanager
@@ -109,10 +118,7 @@ def windows(log: Path) -> Iterator[list[tuple[int, int]]]:
     run_window = window.run
 
     def timed(*arguments: Any, **options: Any) -> window.WindowTimes:
-        deadline = time.monotonic() + WORKLOAD_BEGINS_SECONDS
-        while not (log.exists() and synced_files(log)):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_files(log, 1)
         began_ns = time.time_ns()
         times = run_window(*arguments, **options)
         found.append((began_ns + int(times.flush_seconds * 1e9), time.time_ns()))

@@ -1,14 +1,17 @@
 """The other side of an export: open-iscsi by hand, in this guest or another one's place."""
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from conftest import run
+from conftest import PATIENCE_SECONDS, run, wait_until
+
+from dmsnap.host.lio import state
 
 NAME = "iqn.2026-01.org.example.lab:initiator"
 NAME_FILE = Path("/etc/iscsi/initiatorname.iscsi")
-SECONDS = 30
 
 
 def start() -> None:
@@ -29,10 +32,11 @@ def login(export: dict[str, object]) -> str:
 
 
 def logout(export: dict[str, object]) -> None:
-    """Log out, and forget the target."""
+    """Log out, and forget the target. Its side has ended the session, too, when this is done."""
     node = ("-m", "node", "-T", export["target"], "-p", export["portal"])
     run("iscsiadm", *node, "--logout")
     run("iscsiadm", *node, "-o", "delete")
+    wait_until("the session ends", lambda: not state.sessions(str(export["target"])))
 
 
 def is_turned_away(export: dict[str, object], name: str) -> None:
@@ -51,26 +55,33 @@ def is_turned_away(export: dict[str, object], name: str) -> None:
 
 def disks(number: int) -> list[str]:
     """The kernel names of so many SCSI disks, as soon as they are there."""
-    ends = time.monotonic() + SECONDS
+    ends = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < ends:
         names = sorted(path.name for path in Path("/sys/block").glob("sd*"))
         if len(names) == number and all(can_be_opened(f"/dev/{name}") for name in names):
             return names
         time.sleep(0.05)
-    raise AssertionError(f"not {number} disks within {SECONDS} s: {names}")
+    raise AssertionError(f"not {number} disks within {PATIENCE_SECONDS} s: {names}")
 
 
 def disk(export: dict[str, object]) -> str:
     """The disk of a session's LUN, as soon as it is there."""
-    ends = time.monotonic() + SECONDS
+    ends = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < ends:
-        for session in Path("/sys/class/iscsi_session").glob("session*"):
-            if (session / "targetname").read_text().strip() == export["target"]:
-                for block in (session / "device").glob(f"target*/*:{export['lun']}/block/*"):
-                    if can_be_opened(f"/dev/{block.name}"):
-                        return f"/dev/{block.name}"
+        for session in sessions(export):
+            for block in (session / "device").glob(f"target*/*:{export['lun']}/block/*"):
+                if can_be_opened(f"/dev/{block.name}"):
+                    return f"/dev/{block.name}"
         time.sleep(0.05)
-    raise AssertionError(f"no disk of {export['target']} within {SECONDS} s")
+    raise AssertionError(f"no disk of {export['target']} within {PATIENCE_SECONDS} s")
+
+
+def sessions(export: dict[str, object]) -> Iterator[Path]:
+    """The sessions with a target; one that is on its way out is none."""
+    for session in Path("/sys/class/iscsi_session").glob("session*"):
+        with contextlib.suppress(OSError):
+            if (session / "targetname").read_text().strip() == export["target"]:
+                yield session
 
 
 def can_be_opened(path: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conftest import CATALOGUE, Lab, dm_devices, dmsnap, loop_files, run
+from conftest import CATALOGUE, Lab, dm_devices, dmsnap, loop_files, run, wait_until
 
 from dmsnap._native import label as labels
 from dmsnap._native.label import Label
@@ -36,19 +36,28 @@ def lose_stack(lab: Lab, *mount_points: Path) -> None:
     """As a boot does: no dm device of ours is there, no loop device of the store."""
     for mount_point in mount_points:
         run("umount", mount_point)
-    for _ in range(6):
+
+    def is_gone() -> bool:
         for name in dm_devices():
             subprocess.run(["dmsetup", "remove", name], capture_output=True, check=False)
-    assert dm_devices() == []
-    for file, loop in loop_files().items():
-        if file.startswith(lab.store()):
-            run("losetup", "-d", f"/dev/{loop}")
+        return not dm_devices()
+
+    wait_until("no dm device is left", is_gone)
+    for loop in of_the_store(lab):
+        run("losetup", "-d", f"/dev/{loop}")
+    wait_until("no loop device is left", lambda: not of_the_store(lab))
+
+
+def of_the_store(lab: Lab) -> list[str]:
+    """The loop devices over the files of the store."""
+    return [loop for file, loop in loop_files().items() if file.startswith(lab.store())]
 
 
 def lose_disk(lab: Lab, disk: str) -> None:
     """The disk is gone, and its image, too."""
     image = next(file for file, loop in loop_files().items() if f"/dev/{loop}" == disk)
     run("losetup", "-d", disk)
+    wait_until(f"{disk} is detached", lambda: image not in loop_files())
     Path(image).unlink()
     lab.loops.remove(disk)
 

@@ -17,9 +17,11 @@ from conftest import (
     configured,
     dm_devices,
     dmsnap,
+    make_file_system,
     refused,
     run,
     sha256,
+    wait_until,
     world,
 )
 
@@ -48,7 +50,8 @@ def refused_protect(
     """A ``protect`` that is refused leaves all as it was; returns the sentence."""
     words = protect_words(lab, primary, recovery, *options)
     devices = list(dict.fromkeys([primary, recovery])) if read else []
-    run("sync")
+    for _ in range(2):  # what a loop device on a file system was given is only now given to that
+        run("sync")
     before = world(lab, *devices)
     sentence = refused(exit_code, *words)
     assert world(lab, *devices) == before
@@ -292,10 +295,10 @@ def md_superblock() -> bytes:
 
 def test_primary_is_mounted_in_another_namespace(lab: Lab) -> None:
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
-    run("mkfs.ext4", "-q", "-F", primary)
+    make_file_system(primary)
     place = lab.directory / "elsewhere"
     place.mkdir()
-    script = f"mount {primary} {place} && echo mounted && exec sleep 60"
+    script = f"mount {primary} {place} && echo mounted && exec sleep 600"
     with subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", script], stdout=subprocess.PIPE, text=True
     ) as holder:
@@ -314,7 +317,8 @@ def test_primary_is_mounted_here_and_in_another_namespace(lab: Lab) -> None:
     mount_point = lab.mounted(primary, options="noatime")
     (mount_point / "file").write_text("kept")
     with subprocess.Popen(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec sleep 60"],
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c",
+         "echo ready; exec sleep 600"],
         stdout=subprocess.PIPE, text=True,
     ) as holder:  # fmt: skip
         try:
@@ -436,8 +440,7 @@ def test_store_that_does_not_exist(lab: Lab) -> None:
 def test_store_on_the_volume(lab: Lab) -> None:
     """Directly, through a loop device on it, and through LVM on that."""
     primary, recovery = lab.disk(256 * MIB), lab.disk(512 * MIB)
-    # Nothing may be written to the volume by itself while its content is compared.
-    mount_point = lab.mounted(primary, options="noinit_itable,noatime")
+    mount_point = lab.mounted(primary, options="noatime")
     wrong = ExitCode.STORE_ON_VOLUME
     store = mount_point / "store"
     store.mkdir()
@@ -446,7 +449,7 @@ def test_store_on_the_volume(lab: Lab) -> None:
     image = mount_point / "image"
     run("truncate", "-s", 128 * MIB, image)
     inner = run("losetup", "--find", "--show", image).strip()
-    inside = lab.mounted(inner, options="noinit_itable,noatime")
+    inside = lab.mounted(inner, options="noatime")
     run("sync")
     try:
         assert primary in refused_protect(lab, wrong, primary, recovery, "--store", inside)
@@ -646,7 +649,7 @@ def test_era_metadata_with_a_cycle(lab: Lab) -> None:
         spoiled[at : at + 4096] = node
         started = time.monotonic()
         inspect_here(damaged(lab, bytes(spoiled), "cycle"), "era", "--since", "0")
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
 
 
 def test_exception_store_damaged(lab: Lab) -> None:
@@ -765,14 +768,15 @@ def test_cow_store_that_overflows_during_a_sync(lab: Lab) -> None:
     run("sync")
     label = dmsnap("inspect", "label", recovery)
     before: World = world(lab)
+    churn = mount_point / "churn"
     writer = subprocess.Popen(
-        ["sh", "-c", f"while :; do dd if=/dev/urandom of={mount_point}/churn bs=1M count=60 "
+        ["sh", "-c", f"while :; do dd if=/dev/urandom of={churn} bs=1M count=60 "
          "conv=fsync,notrunc; done"],
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     try:
-        time.sleep(0.5)
+        wait_until("the writer writes", lambda: churn.exists() and churn.stat().st_size)
         results = [run_sync(name) for _ in range(3)]
     finally:
         os.killpg(writer.pid, signal.SIGKILL)

@@ -1,6 +1,8 @@
 """Mounting points whose journal is dirty: replayed into the overlay, and nowhere else."""
 
+import fcntl
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,15 @@ from conftest import MIB, Lab, content_of, dmsnap, run, sha256
 from dmsnap.errors import ExitCode
 
 SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB}
+# XFS_IOC_GOINGDOWN, EXT4_IOC_SHUTDOWN: with this flag not even the log is flushed.
+GOING_DOWN, NO_LOG_FLUSH = 0x8004587D, 2
 
 
 def dirty_disk(lab: Lab, fs_type: str) -> str:
-    """A disk as a crash leaves it: copied while it was mounted, with nothing but fsync."""
+    """A disk as a crash leaves it, with nothing but fsync: from one moment on it is not written to.
+
+    Copied while it is mounted, so that no log is replayed.
+    """
     size = SIZES[fs_type]
     mounted_disk, disk = lab.disk(size), lab.disk(size)
     mount_point = lab.mounted(mounted_disk, fs_type)
@@ -24,6 +31,7 @@ def dirty_disk(lab: Lab, fs_type: str) -> str:
     (mount_point / "file").write_text("in the journal")
     with (mount_point / "file").open("rb") as file:
         os.fsync(file.fileno())
+        fcntl.ioctl(file, GOING_DOWN, struct.pack("=I", NO_LOG_FLUSH))
     run("dd", f"if={mounted_disk}", f"of={disk}", "bs=1M", "iflag=direct", "oflag=direct")
     run("umount", mount_point)
     return disk

@@ -2,11 +2,10 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import initiator
 import pytest
@@ -30,6 +29,8 @@ from dmsnap.catalogue.excerpt import Excerpt
 from dmsnap.errors import ExitCode
 from dmsnap.host.blockdev import open_shared
 from dmsnap.recovery import backup_area
+from dmsnap.service.hydrations import hydration
+from dmsnap.service.hydrations.hydration import Copying
 from dmsnap.service.session import Session
 
 __all__ = ["published"]
@@ -296,31 +297,38 @@ def test_recovery_by_the_label_knows_the_past(lab: Lab) -> None:
 # what is under way
 
 
-@contextmanager
-def moving(volume: Protected, target: str) -> Iterator[None]:
-    """A move that was cut off in the middle of copying."""
-    forked(
-        "hydrate", volume.name, "--onto", target, "--bandwidth", "8MiB",
-        at=(1, "begun"), send=(signal.SIGKILL,), after=2.5,
-    )  # fmt: skip
-    yield
+def cut_off(volume: Protected, target: str) -> int:
+    """Begin to move it, and die in the middle of copying. How far it was."""
+    transfer, pieces = Copying._transfer, iter(range(3))
+
+    def dying(copying: Copying, *arguments: Any, **options: Any) -> None:
+        if next(pieces, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        transfer(copying, *arguments, **options)
+
+    with (
+        patch.object(hydration, "PIECE_BYTES", 4 * MIB),
+        patch.object(Copying, "_transfer", dying),
+    ):
+        ended = forked("hydrate", volume.name, "--onto", target)
+    assert ended.code == -signal.SIGKILL, ended
+    return 3 * 4 * MIB
 
 
 @pytest.mark.parametrize("booted", [False, True])
 def test_a_move_that_was_under_way(lab: Lab, booted: bool) -> None:
     volume, target = protected(lab, 64 * MIB), lab.disk(64 * MIB)
-    with moving(volume, target):
-        dmsnap("sync", volume.name)  # which backs up that it is under way
-        position = dump(volume.name).volume["hydration"]["position_bytes"]
-        assert 0 < position < 64 * MIB
-        if booted:
-            lose_stack(lab)
-        lose_catalogue()
-        rebuilt()
-        moved = dump(volume.name).volume["hydration"]
-        assert (moved["target"], moved["position_bytes"]) == (target, position)
-        if booted:
-            dmsnap("assemble", volume.name)
+    position = cut_off(volume, target)
+    dmsnap("sync", volume.name)  # which backs up that it is under way
+    assert dump(volume.name).volume["hydration"]["position_bytes"] == position
+    if booted:
+        lose_stack(lab)
+    lose_catalogue()
+    rebuilt()
+    moved = dump(volume.name).volume["hydration"]
+    assert (moved["target"], moved["position_bytes"]) == (target, position)
+    if booted:
+        dmsnap("assemble", volume.name)
     write_direct(volume.front, os.urandom(MIB), MIB)
     content = sha256(volume.front)
     result = dmsnap("hydrate", volume.name)
@@ -332,10 +340,10 @@ def test_a_move_that_was_under_way(lab: Lab, booted: bool) -> None:
 def test_a_move_that_no_backup_knows(lab: Lab) -> None:
     """What our own device holds is where it leads; given up, the target is free again."""
     volume, target = protected(lab, 64 * MIB), lab.disk(64 * MIB)
-    with moving(volume, target):
-        spoil(volume.recovery, (0, 1))
-        lose_catalogue()
-        rebuilt()
+    cut_off(volume, target)
+    spoil(volume.recovery, (0, 1))
+    lose_catalogue()
+    rebuilt()
     moved = dump(volume.name).volume["hydration"]
     assert (moved["target"], moved["position_bytes"]) == (target, 0)
     dmsnap("hydrate", volume.name, "--abandon")

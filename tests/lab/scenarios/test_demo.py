@@ -15,7 +15,7 @@ def demo(lab: Lab, *options: str) -> "subprocess.CompletedProcess[str]":
         [sys.executable, DEMO, "--quick", "--directory", lab.directory, *options],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import MIB, Lab, dmsnap, run, sha256
+from conftest import MIB, Lab, dmsnap, run, sha256, wait_until
 
 from dmsnap._native import copy, exception_store
 from dmsnap._native.copy import UndoStore
@@ -198,10 +198,13 @@ def merge(devices: Devices, replica: Path, store: Path, chunk_size: int) -> None
     """By the kernel's snapshot-merge, to the end."""
     table = f"0 {sectors(replica)} snapshot-merge {replica} {store} P {chunk_size}"
     device = devices.create(table)
-    event = 0
-    while (used := usage(device))[0] != used[1]:
-        event += 1
-        run("dmsetup", "wait", device.name, event, timeout=60)
+
+    def is_merged() -> bool:
+        used, metadata = usage(device)
+        return used == metadata
+
+    # There is an event when a merge fails, and none when it is done (dm-snap.c).
+    wait_until(f"{device} is merged", is_merged, 240)
     devices.remove(device)
 
 

@@ -1,6 +1,8 @@
 """Exports: LUNs of LIO's, seen through open-iscsi on the loopback interface."""
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import initiator
 import pytest
 from conftest import (
     MIB,
+    PATIENCE_SECONDS,
     Lab,
     catalogue_rows,
     dm_devices,
@@ -84,15 +87,34 @@ def write_fails(device: str) -> None:
 
 @contextmanager
 def read_without_pause(disk: str) -> Iterator[None]:
-    """An initiator that reads the disk over and over, past its cache, and stops at an error."""
-    script = f"while dd if={disk} of=/dev/null bs=64k iflag=direct status=none; do :; done"
-    with subprocess.Popen(["sh", "-c", script], start_new_session=True) as reader:
+    """An initiator that reads the disk over and over, past its cache, and stops at an error.
+
+    It reads when the block begins, and has read all of the disk once more after its end.
+    """
+    script = f"while dd if={disk} of=/dev/null bs=64k iflag=direct status=none; do echo; done"
+    with subprocess.Popen(
+        ["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True
+    ) as reader:
+        assert reader.stdout is not None
+        rounds = reader.stdout.fileno()
         try:
+            wait_for_rounds(rounds, 1)
             yield
-            with pytest.raises(subprocess.TimeoutExpired):
-                reader.wait(1)
+            os.set_blocking(rounds, False)
+            with contextlib.suppress(BlockingIOError):
+                while os.read(rounds, 65536):
+                    pass
+            os.set_blocking(rounds, True)
+            wait_for_rounds(rounds, 2)  # the first was begun before
         finally:
             os.killpg(reader.pid, signal.SIGKILL)
+
+
+def wait_for_rounds(rounds: int, count: int) -> None:
+    """Wait until the reader says that it has read everything so many times more."""
+    for _ in range(count):
+        assert select.select([rounds], [], [], PATIENCE_SECONDS)[0], "nothing is read"
+        assert os.read(rounds, 1), "the reader had an error"
 
 
 def volume(lab: Lab) -> tuple[str, str, str]:

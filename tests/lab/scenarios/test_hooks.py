@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, configured, dmsnap, forked, run, suspended
+from conftest import MIB, Lab, configured, dmsnap, forked, run, suspended, wait_until
 from raw_volume import Protected, protected
 from test_jobs import step_number
 
@@ -113,15 +112,13 @@ def test_one_that_hangs_is_killed_at_its_deadline(hooked: Hooked) -> None:
     """With what it started; the volume is not held up meanwhile."""
     pid = hooked.directory / "pid"
     script = f"echo waiting\nsleep 600 &\necho $! > {pid}\nwait"
-    hooked.hook("wait", "precopy", script, 'deadline = "2s"')
-    started = time.monotonic()
+    hooked.hook("wait", "precopy", script, 'deadline = "8s"')
     error = hooked.run("sync", hooked.volume.name, expected=ExitCode.DEADLINE)
-    assert time.monotonic() - started < 60
-    assert "did not end within 2s and was killed: waiting" in error["error"]
-    assert not is_alive(int(pid.read_text()))
+    assert "did not end within 8s and was killed: waiting" in error["error"]
+    wait_until("what it started is dead", lambda: not is_alive(int(pid.read_text())))
     (run_of_it,) = last_job()["hooks"]
     assert run_of_it["output"] == "waiting\n"
-    assert run_of_it["seconds"] >= 2
+    assert 8 <= run_of_it["seconds"] < 300
     assert suspended() == []
     hooked.names.clear()
     hooked.run("sync", hooked.volume.name)
@@ -169,12 +166,11 @@ def test_what_others_could_have_changed_is_not_run(hooked: Hooked, doubt: str) -
 
 
 def test_one_that_is_interrupted_is_killed_and_the_other_runs(hooked: Hooked) -> None:
-    hooked.hook("stop", "presnapshot", "echo begun; sleep 600")
+    """In the middle of it: it is the hook that has the signal sent."""
+    hooked.hook("stop", "presnapshot", "echo begun; kill -TERM $PPID; sleep 600")
     hooked.hook("start", "postsnapshot", "echo started")
-    words = ("point", "create", hooked.volume.name)
     with configured(*hooked.lines):
-        at = (step_number(*words, name="presnapshot"), "begun")
-        ended = forked(*words, at=at, send=(signal.SIGTERM,), after=1)
+        ended = forked("point", "create", hooked.volume.name)
     assert ended.code == 128 + signal.SIGTERM
     assert ran(last_job()) == [
         ("presnapshot", "stop", "was interrupted and killed"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from conftest import wait_until
 
 from dmsnap.errors import (
     BusyError,
@@ -90,7 +91,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
         loop.detach(path)
         file.unlink()
     assert device.list_devices() == []
-    assert semaphores() == before
+    # What udev runs has some of its own for a moment.
+    wait_until("no semaphore is left", lambda: semaphores() <= before)
 
 
 def write(path: Path, offset_bytes: int, content: bytes) -> None:
@@ -219,7 +221,7 @@ def test_cookie_for_a_resume_done_elsewhere(disk: Disks, flags: UdevFlags) -> No
         if not raw_resume("t-raw", numbers[0]):
             cookie.complete_one()
         cookie.complete_one()  # the second resume is never done
-        cookie.wait(20)
+        cookie.wait(60)
     device.make_nodes("t-raw")
     assert device.node("t-raw").is_block_device()
 
@@ -241,7 +243,7 @@ def test_a_suspended_era_is_not_asked(disk: Disks) -> None:
             device.status("t-era")
         with pytest.raises(WrongStateError, match="t-era is suspended"):
             device.message("t-era", "checkpoint")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60
     assert device.era_status("t-era").current_era == before + 1
     assert device.era_status("t-era").metadata_snap is None
     device.message("t-era", "take_metadata_snap")
@@ -319,7 +321,7 @@ def test_foreign_devices_are_not_removed() -> None:
         assert device.list_devices() == []
         assert [state.name for state in device.list_devices("OTHER-")] == ["t-foreign"]
     finally:
-        subprocess.run(["dmsetup", "remove", "t-foreign"], check=True)
+        subprocess.run(["dmsetup", "remove", "--retry", "t-foreign"], check=True)
 
 
 def test_a_uuid_that_is_not_ours_is_not_created() -> None:
@@ -354,7 +356,7 @@ def test_wait_event(disk: Disks) -> None:
         device.wait_event("t-snap", state.event_nr, 0.3)
     script = "sleep 0.3; dd if=/dev/zero of=/dev/mapper/t-origin bs=64k count=64 oflag=direct"
     writer = subprocess.Popen(["sh", "-c", script], stderr=subprocess.DEVNULL)
-    assert device.wait_event("t-snap", state.event_nr, 30) != state.event_nr
+    assert device.wait_event("t-snap", state.event_nr, 120) != state.event_nr
     assert writer.wait() == 0
     assert device.snapshot_status("t-snap").state is SnapshotState.INVALID
 
@@ -383,7 +385,7 @@ def test_wait_merged(disk: Disks) -> None:
     device.create("t-merge", name, single(SIZE, merge))
     assert device.table("t-merge") == single(SIZE, merge)
     seen: list[object] = []
-    device.wait_merged("t-merge", 30, seen.append)
+    device.wait_merged("t-merge", 120, seen.append)
     assert seen
     device.remove("t-merge")
     assert read(origin.path, 4 * MIB, 7000) == b"changed" * 1000
@@ -393,10 +395,13 @@ def test_a_mirror_gets_in_sync(disk: Disks) -> None:
     one, two = disk(), disk()
     write(one.path, 5 * MIB, b"mirrored")
     device.create("t-mirror", uuid(), single(SIZE, Mirror((Linear(one.devno), Linear(two.devno)))))
-    ends = time.monotonic() + 30
-    while not (state := device.mirror_status("t-mirror")).in_sync:
-        device.wait_event("t-mirror", device.existing("t-mirror").event_nr, 5)
-        assert time.monotonic() < ends
+    while True:
+        # Before the status: an event behind it is not missed.
+        event_nr = device.existing("t-mirror").event_nr
+        state = device.mirror_status("t-mirror")
+        if state.in_sync:
+            break
+        device.wait_event("t-mirror", event_nr, 120)
     assert state.legs == (one.devno, two.devno)
     assert read(two.path, 5 * MIB, 8) == b"mirrored"
 
@@ -482,6 +487,7 @@ def udev_record(name: str, query: str) -> list[str]:
 @with_udev
 def test_udev_that_does_not_answer(disk: Disks) -> None:
     device.create("t-slow", uuid(), single(SIZE, Linear(disk().devno)))
+    udev.settle()
     device.suspend("t-slow")
     before = semaphores()
     subprocess.run(["udevadm", "control", "--stop-exec-queue"], check=True)

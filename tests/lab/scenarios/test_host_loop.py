@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import wait_until
 
 from dmsnap.errors import BusyError, NoSpaceError, NotFoundError, ReadOnlyError
 from dmsnap.host import blockdev, loop
@@ -90,7 +91,7 @@ def test_detach_of_a_device_in_use(directory: Path) -> None:
     refused = pytest.raises(BusyError, match=r"still in use \(open in .* \(pid")
     with blockdev.open_exclusive(device.path, write=True), refused:
         loop.detach(device.path, deadline_seconds=0.5)
-    assert SYSFS.loop_backing_file(device.devno) is None
+    wait_until("it is detached", lambda: SYSFS.loop_backing_file(device.devno) is None)
 
 
 def test_detach_waits_for_the_last_close(directory: Path) -> None:
@@ -98,7 +99,7 @@ def test_detach_waits_for_the_last_close(directory: Path) -> None:
     reader = subprocess.Popen(["sh", "-c", f"exec 3<{device.path}; echo; sleep 1"], stdout=-1)
     assert reader.stdout is not None
     reader.stdout.readline()
-    loop.detach(device.path, deadline_seconds=20)
+    loop.detach(device.path, deadline_seconds=60)
     assert SYSFS.loop_backing_file(device.devno) is None
     reader.communicate()
 

@@ -142,7 +142,7 @@ def test_a_suspended_device_does_not_hang_a_report(physical_volumes: list[BlockD
     started = time.monotonic()
     with device.suspended(name):
         lvm.list_lvs()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 def test_a_twin_of_a_physical_volume_is_not_used(physical_volumes: list[BlockDevice]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from conftest import wait_until
 
 from dmsnap.errors import BusyError, DmsnapError, ProgramError
 from dmsnap.host import blockdev, filesystem, loop, mount, signature
@@ -117,14 +118,12 @@ def test_what_is_not_mounted(target: Path) -> None:
 def test_busy_names_the_processes(disk: BlockDevice, target: Path) -> None:
     make(disk, "ext4")
     mount.mount(disk.path, target, "ext4")
-    script = f"cd '{target}'; exec 3>held; exec sleep 60"
-    user = subprocess.Popen(["sh", "-c", script])
-    wait_for(target / "held")
+    user = sleeping(f"cd '{target}'; exec 3>held")
     started = time.monotonic()
     try:
         with pytest.raises(BusyError, match=rf"sleep \(pid {user.pid}, working directory"):
             mount.unmount(target, 0.5)
-        assert 0.4 < time.monotonic() - started < 10
+        assert 0.4 < time.monotonic() - started < 60
         assert seen(target).devno == disk.devno
         (use,) = mount.users_of(target)
         assert use.pid == user.pid
@@ -136,8 +135,7 @@ def test_busy_names_the_processes(disk: BlockDevice, target: Path) -> None:
 def test_an_open_file_is_named(disk: BlockDevice, target: Path) -> None:
     make(disk, "ext4")
     mount.mount(disk.path, target, "ext4")
-    user = subprocess.Popen(["sh", "-c", f"exec 3>'{target}/held'; exec sleep 60"])
-    wait_for(target / "held")
+    user = sleeping(f"exec 3>'{target}/held'")
     try:
         with pytest.raises(BusyError, match=r"sleep \(pid \d+, open file .*held"):
             mount.unmount(target, 0.2)
@@ -146,18 +144,19 @@ def test_an_open_file_is_named(disk: BlockDevice, target: Path) -> None:
         user.wait()
 
 
-def wait_for(path: Path) -> None:
-    ends = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
+def sleeping(script: str) -> subprocess.Popen[bytes]:
+    """A process that has run a script and is a sleep(1) now, by its name, too."""
+    user = subprocess.Popen(["sh", "-c", f"{script}; exec sleep 600"])
+    name = Path(f"/proc/{user.pid}/comm")
+    wait_until("the process sleeps", lambda: name.read_text() == "sleep\n")
+    return user
 
 
 def test_unmount_waits_for_a_process_to_end(disk: BlockDevice, target: Path) -> None:
     make(disk, "xfs")
     mount.mount(disk.path, target, "xfs")
     user = subprocess.Popen(["sleep", "1"], cwd=target)
-    mount.unmount(target, 20)
+    mount.unmount(target, 60)
     assert mount_at(target) is None
     user.wait()
 

@@ -94,7 +94,7 @@ def test_a_suspended_era_device_is_not_asked(lab: Lab) -> None:
         started = time.monotonic()
         error = dmsnap("inspect", "era", metadata, "--since", 1, expected=22)
         assert "is suspended" in error["error"]
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
     finally:
         dm.resume(name)
 
