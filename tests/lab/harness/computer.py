@@ -23,7 +23,7 @@ from harness.report import Report
 ATTENDANT = ("python3", "/lab/guest/attendant")
 BOOT_SECONDS = 600  # a shared host may give a guest a tenth of a processor
 COMMAND_SECONDS = 300
-POWER_OFF_SECONDS = 120
+POWER_OFF_SECONDS = 300
 REPORT_SHARE = 0.9  # of the time a request may take: then the guest says what hangs
 CONSOLE_LINES = 60
 CHUNK_BYTES = 1 << 12

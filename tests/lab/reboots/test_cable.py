@@ -38,10 +38,11 @@ def send(sender: Computer, receiver: Computer, address: str) -> None:
     receiver.shell(
         'python3 -c \'import socket; s = socket.create_server(("0.0.0.0", 9)); '
         'c = s.accept()[0]; f = open("/tmp/received", "wb")\n'
-        "while d := c.recv(65536): f.write(d)' >/dev/null 2>&1 & echo $! >/tmp/receiver; sleep 1"
+        "while d := c.recv(65536): f.write(d)' >/dev/null 2>&1 & echo $! >/tmp/receiver\n"
+        "until grep -q ':0009 00000000:0000 0A ' /proc/net/tcp; do sleep 0.1; done"
     )
-    sender.shell(f"cat /tmp/sent >/dev/tcp/{address}/9", timeout=60)
-    receiver.shell("tail --pid=$(cat /tmp/receiver) -f /dev/null", timeout=60)
+    sender.shell(f"cat /tmp/sent >/dev/tcp/{address}/9")
+    receiver.shell("tail --pid=$(cat /tmp/receiver) -f /dev/null")
     digests = [
         guest.run("sha256sum", path).split()[0]
         for guest, path in ((sender, "/tmp/sent"), (receiver, "/tmp/received"))  # noqa: S108

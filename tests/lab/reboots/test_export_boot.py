@@ -47,8 +47,8 @@ def shown(guest: Computer, export: dict[str, Any]) -> tuple[str, str]:
             rm -rf /etc/iscsi/nodes/* /etc/iscsi/send_targets/* /var/lib/iscsi/nodes/*
             iscsiadm -m discovery -t sendtargets -p {PORTAL} >/dev/null
             {node} --login >/dev/null
+            timeout 200 sh -c 'until [ -b {disk} ]; do sleep 0.1; done'
             udevadm settle
-            timeout 60 sh -c 'until [ -b {disk} ]; do sleep 0.1; done'
             sha256sum <{disk}
         """)
         links = guest.run("udevadm", "info", "--query=symlink", "--name", disk).split()

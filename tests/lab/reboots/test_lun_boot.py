@@ -95,6 +95,7 @@ def test_a_recovery_lun_that_is_missing_stops_no_boot(guest: Computer) -> None:
     guest.run("systemctl", "enable", "--now", "lab-target")
     assert guest.dmsnap("sync", "srv", "--audit", "full")["tracker"] == "compare"
     assert sessions(guest) == "LOGGED_IN"
+    guest.run("udevadm", "settle")
     hidden = guest.run("udevadm", "info", "--query=all", "--name", "/dev/sda")
     assert "disk/by-path/ip-127.0.0.1:3260-iscsi-" in hidden
     assert "disk/by-uuid" not in hidden

@@ -13,6 +13,7 @@ MEMORY_MIB = 1024
 A, B = "10.77.0.1", "10.77.0.2"
 INITIATOR = "iqn.2026-01.org.example.lab:a"
 STORE = "/scratch/store"
+ACL = f"/sys/kernel/config/target/iscsi/*/tpgt_1/acls/{INITIATOR}"
 
 Export = dict[str, Any]
 
@@ -35,7 +36,7 @@ def log_in(guest: Computer, export: Export) -> str:
         iscsid >/dev/null 2>&1
         iscsiadm -m discovery -t sendtargets -p {export["portal"]}
         iscsiadm -m node -T {export["target"]} -p {export["portal"]} --login
-        for i in $(seq 300); do [ -b /dev/sda ] && exit; sleep 0.1; done; exit 1
+        until blockdev --getsize64 /dev/sda >/dev/null 2>&1; do sleep 0.1; done
     """)
     return "/dev/sda"
 
@@ -73,6 +74,8 @@ def test_a_host_is_destroyed_and_the_other_has_its_volume(
     with computer(disks, init="minimal", memory_mib=MEMORY_MIB, plug=plugs[0]) as lost:
         start(lost, A)
         recovery = log_in(lost, export(keeper))
+        # A keeper that is slow has not noticed yet that its initiator is dead.
+        keeper.shell(f"for limit in {ACL}/attrib/nopin_*timeout; do echo 60 >$limit; done")
         lost.shell(f"""
             mkfs.ext4 -q {lost.device("data")}
             mkdir /data && mount {lost.device("data")} /data
@@ -126,5 +129,6 @@ def give_back(plug: Plug, keeper: Computer, kept: str) -> None:
         new.shell("umount /data")
         new.dmsnap("unprotect", "data")
         new.shell("iscsiadm -m node --logout")
+    keeper.shell(f"until grep -q '^No active' {ACL}/info; do sleep 0.1; done")
     keeper.dmsnap("unexport", keeper.device("spare"))
     keeper.shell(f"mount -o ro {keeper.device('spare')} /data; grep again /data/new; umount /data")
