@@ -23,7 +23,7 @@ from crashes.subject import (
 )
 
 INSPECTION = Path(__file__).with_name("inspection.py").read_text()
-WRITE_SECONDS = 60
+WRITE_SECONDS = 300
 
 Facts = Mapping[str, object]
 

@@ -66,7 +66,7 @@ def prepare(guest: Computer, volume: Volume) -> None:
     name, device = volume.name, guest.device(volume.name)
     guest.shell(f"""
         mkfs.{volume.fs_type} -q -L fs-{name} {device}
-        udevadm settle
+        udevadm trigger --action=change --settle {device}
         mkdir /{name}
         mount -o noatime {device} /{name}
         mkdir /{name}/files

@@ -54,6 +54,9 @@ def shown(guest: Computer, export: dict[str, Any]) -> tuple[str, str]:
         links = guest.run("udevadm", "info", "--query=symlink", "--name", disk).split()
     finally:
         guest.shell(f"{node} --logout || true")
+        # LIO's side of it ends a moment later.
+        acls = f"/sys/kernel/config/target/iscsi/{export['target']}/tpgt_1/acls"
+        guest.shell(f"while grep -qs ^InitiatorName {acls}/*/info; do sleep 0.1; done")
     return digest, next(link for link in links if link.startswith("disk/by-id/wwn-"))
 
 

@@ -23,7 +23,7 @@ def guest() -> Iterator[Computer]:
             vgcreate -qq -y vg {made.device("pv")}
             lvcreate -qq -y -n data -L 64m vg
             mkfs.ext4 -q -L data /dev/vg/data
-            udevadm settle
+            udevadm trigger --action=change --settle /dev/vg/data
             echo "/dev/vg/data /srv ext4 noatime,nofail 0 2" >>/etc/fstab
             systemctl daemon-reload
             mount /srv

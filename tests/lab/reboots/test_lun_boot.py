@@ -64,7 +64,7 @@ def guest() -> Iterator[Computer]:
             systemctl daemon-reload
             systemctl enable --now lab-target
             mkfs.ext4 -q {made.device("srv")}
-            udevadm settle
+            udevadm trigger --action=change --settle {made.device("srv")}
             mkdir /srv/here
             mount {made.device("srv")} /srv/here
             echo before >/srv/here/file

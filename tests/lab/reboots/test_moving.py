@@ -17,7 +17,7 @@ def test_a_move_goes_on_after_the_plug_was_pulled() -> None:
             echo "LABEL=STORE /store ext4 defaults 0 2" >>/etc/fstab
             mount /store
             mkfs.ext4 -q -L VOLUME {old}
-            udevadm settle
+            udevadm trigger --action=change --settle {old}
             mount {old} /volume
             for i in $(seq 40); do head -c 3M /dev/urandom >/volume/$i; done
             cd /volume && sha256sum [0-9]* >/var/sums && sync
