@@ -75,7 +75,6 @@ def rebuilt(expected: int = 0) -> dict[str, Any]:
     return dict(found)
 
 
-@pytest.mark.selection
 def test_what_comes_back_is_what_there_was(lab: Lab) -> None:
     """The catalogue before it was lost and after it was rebuilt, row for row."""
     volume = with_a_past(lab)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import pytest
 from conftest import (
     MIB,
     Lab,
@@ -397,7 +396,6 @@ def require_unhealthy(name: str, *words: str) -> None:
     assert all(word in text for word in words), text
 
 
-@pytest.mark.selection
 def test_stack_removed_by_somebody(lab: Lab) -> None:
     """As after a reboot: seen everywhere, built again by assemble, and never trusted."""
     name, primary, recovery, mount_point = mounted_volume(lab)

@@ -76,7 +76,6 @@ def ran(job: Any) -> list[tuple[str, str, str]]:
     return [(each["step"], each["hook"], each["outcome"]) for each in job["hooks"]]
 
 
-@pytest.mark.selection
 def test_one_that_fails_prevents_the_point_and_is_kept(hooked: Hooked) -> None:
     hooked.hook("stop", "presnapshot", "echo stopping; echo cannot stop >&2; exit 3")
     hooked.hook("start", "postsnapshot", 'echo "started, $DMSNAP_OUTCOME"')
@@ -107,7 +106,6 @@ def test_one_that_need_not_work_is_told_of_and_kept(hooked: Hooked) -> None:
     assert (run_of_it["outcome"], run_of_it["output"]) == ("failed with 1", "no\n")
 
 
-@pytest.mark.selection
 def test_one_that_hangs_is_killed_at_its_deadline(hooked: Hooked) -> None:
     """With what it started; the volume is not held up meanwhile."""
     pid = hooked.directory / "pid"
@@ -125,7 +123,6 @@ def test_one_that_hangs_is_killed_at_its_deadline(hooked: Hooked) -> None:
     hooked.volume.check_equal()
 
 
-@pytest.mark.selection
 def test_one_that_prints_megabytes_is_kept_in_part(hooked: Hooked) -> None:
     script = "echo the first line; head -c 16777216 /dev/urandom; echo; echo the last line"
     hooked.hook("talk", "postcopy", script)

@@ -398,7 +398,6 @@ def test_point_create_killed(lab: Lab) -> None:
     killed(bench, ["point", "create", bench.name], again)
 
 
-@pytest.mark.selection
 def test_sync_killed(lab: Lab) -> None:
     bench = Bench.made(lab)
 

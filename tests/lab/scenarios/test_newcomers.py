@@ -95,7 +95,6 @@ def unmounted_lv(lab: Lab) -> tuple[str, str]:
     return device, f"{group}_data"
 
 
-@pytest.mark.selection
 def test_what_nobody_uses_is_protected_at_the_second_look(lab: Lab, tmp_path: Path) -> None:
     partition, pool = Partition(lab), lab.disk(96 * MIB)
     content = sha256(partition.device)

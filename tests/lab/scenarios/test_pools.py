@@ -86,7 +86,6 @@ class Volume:
         return sentence
 
 
-@pytest.mark.selection
 def test_the_smallest_that_suffices_is_taken_and_comes_back(lab: Lab) -> None:
     large, small, tiny = lab.disk(96 * MIB), lab.disk(48 * MIB), lab.disk(16 * MIB)
     with pool(large, small, tiny):
@@ -138,7 +137,6 @@ def partition_table(disk: str) -> None:
         os.fsync(file.fileno())
 
 
-@pytest.mark.selection
 def test_what_is_in_use_or_holds_anything_is_passed_over(lab: Lab) -> None:
     names = ("mounted", "mapped", "formatted", "swap", "table", "locked", "opened")
     disks = {name: lab.disk(40 * MIB, name=name) for name in names}
@@ -194,7 +192,6 @@ def test_two_protects_at_once_take_different_devices(lab: Lab, count: int) -> No
             dmsnap("sync", volume.name)
 
 
-@pytest.mark.selection
 def test_a_label_says_what_is_taken_when_the_catalogue_is_lost(lab: Lab) -> None:
     disk = lab.disk(48 * MIB)
     with pool(disk):

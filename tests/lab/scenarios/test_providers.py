@@ -90,7 +90,6 @@ def test_the_provider_for_an_origin_is_found(origin: Origin) -> None:
     assert serving == [origin.provider]
 
 
-@pytest.mark.selection
 def test_it_shows_the_moment_it_was_taken_at(origin: Origin) -> None:
     fill(origin.device, 1)
     moments = []
@@ -282,7 +281,6 @@ def holds_nothing(disk: str) -> bool:
     return run("blkid", "-p", disk, expected=None) == ""
 
 
-@pytest.mark.selection
 def test_a_full_copy(origin: Origin) -> None:
     mounted = Mounted(origin)
     before = world(origin.lab)

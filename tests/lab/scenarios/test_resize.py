@@ -165,7 +165,6 @@ def digest_of_point(volume: Protected, point: str, size: int, zeroes: int = 0) -
         dmsnap("swap", "revert", volume.name)
 
 
-@pytest.mark.selection
 def test_a_label_is_found_and_moved_when_the_recovery_volume_was_made_larger(lab: Lab) -> None:
     volume = protected(lab, SIZE)
     write_direct(volume.front, os.urandom(MIB), 0)

@@ -50,7 +50,6 @@ def steps(*words: object) -> list[str]:
     return list(dmsnap(*words)["steps"])
 
 
-@pytest.mark.selection
 def test_every_swap_finds_its_metadata_formatted(lab: Lab) -> None:
     volume = protected(lab, SIZE)
     used = []

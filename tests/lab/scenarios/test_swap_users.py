@@ -56,7 +56,6 @@ def mounts_below(lab: Lab) -> list[str]:
     return [line for line in mount_lines() if str(lab.directory) in line]
 
 
-@pytest.mark.selection
 @pytest.mark.parametrize("fs_type", ["ext4", "btrfs"])
 def test_mounts_inside_and_of_parts(lab: Lab, fs_type: str) -> None:
     """A tmpfs with what is in it, another disk in use, bind mounts with options of their own."""
