@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dmsnap._native import window
 from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.errors import StackChangedError
-from dmsnap.host import fsfreeze
+from dmsnap.host import fsfreeze, signals
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
@@ -36,8 +36,9 @@ def exchange(
     """
     before = dm.table(device.name)
     mounts = [] if failing.is_failed(device.name) else mounts_of(device.devno)[:1]
-    dm.load(device.name, table, read_only=read_only)
     try:
+        # Within: a signal that comes while the kernel loads it raises when it is loaded.
+        dm.load(device.name, table, read_only=read_only)
         with ExitStack() as opened, Cookie() as cookie:
             flushed = [opened.enter_context(fsfreeze.flushed(each.mount_point)) for each in mounts]
             event_nr = cookie.event_nr(udev) if settled else 0
@@ -50,7 +51,7 @@ def exchange(
                 cookie.complete_one()
             cookie.wait(COOKIE_DEADLINE_SECONDS)
     except BaseException as error:
-        with dm.noted(error, f"resuming {device.name}"):
+        with signals.deferred(), dm.noted(error, f"resuming {device.name}"):
             dm.go_on_with(device.name, before, read_only=device.read_only)
         raise
     if dm.table(device.name) != table:

@@ -7,8 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dmsnap.errors import BusyError, DeadlineError, OperatingSystemError
-from dmsnap.host.dm.device import clear, existing, load, resume, suspend, table
+from dmsnap.host.dm.device import (
+    clear,
+    existing,
+    go_on_with,
+    load,
+    noted,
+    resume,
+    suspend,
+    table,
+)
 from dmsnap.host.dm.target import Error, Table, single
+from dmsnap.host.signals import deferred
 from dmsnap.host.sysfs import SYSFS
 
 _AGAIN_SECONDS = 0.05
@@ -26,21 +36,24 @@ def fail(name: str, deadline_seconds: float) -> None:
     even without a flush (dm_wait_for_bios_completion), and nobody above can take it back. The
     device goes on as it was then.
     """
-    load(name, _failing(table(name)))
+    state, before = existing(name), table(name)
     try:
+        load(name, _failing(before))
         with _interrupted_after(deadline_seconds):
             suspend(name, flush=False, freeze=False)
-    except OperatingSystemError as error:
-        clear(name)
-        if error.fields.get("errnum") != errno.EINTR:
+        resume(name)
+    except BaseException as error:
+        # A signal, too, raises in the midst of this: who waits may well be told to stop.
+        with deferred(), noted(error, f"resuming {name}"):
+            go_on_with(name, before, read_only=state.read_only)
+        if not isinstance(error, OperatingSystemError) or error.fields.get("errnum") != errno.EINTR:
             raise
-        count = SYSFS.in_flight(existing(name).devno)
+        count = SYSFS.in_flight(state.devno)
         raise DeadlineError(
             f"{count} requests that {name} gave to the device below have not come back for "
             f"{deadline_seconds:g} s",
             device=name,
         ) from error
-    resume(name)
 
 
 def _failing(now: Table) -> Table:
@@ -57,11 +70,19 @@ def failing(name: str) -> Iterator[None]:
     state, before = existing(name), table(name)
     if state.inactive_table:
         raise BusyError(f"{name} is suspended, and somebody is about to change its table")
-    load(name, _failing(before))
-    resume(name)
     try:
+        load(name, _failing(before))
+        resume(name)
         yield
     finally:
+        with deferred():
+            _as_it_was(name, before)
+
+
+def _as_it_was(name: str, before: Table) -> None:
+    if existing(name).inactive_table:
+        clear(name)  # it was not resumed with that
+    elif is_failed(name):
         suspend(name, flush=False, freeze=False)
         load(name, before)
 

@@ -1,0 +1,136 @@
+"""Tables that are exchanged under users: whatever comes in between, nothing stays half done."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from dmsnap._native import window
+from dmsnap._native.window import WindowStep, WindowTimes
+from dmsnap.errors import DeadlineError, InterruptedBySignal, OperatingSystemError
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm import failing
+from dmsnap.host.dm.device import DmInfo
+from dmsnap.host.dm.target import Error, Linear, Table, single
+from dmsnap.host.signals import interruptible
+from dmsnap.host.sysfs import Sysfs
+from dmsnap.snapshot import exchange as exchanging
+from dmsnap.snapshot.exchange import exchange
+from dmsnap.units import MIB
+
+OLD, NEW = single(MIB, Linear(1, 0)), single(MIB, Linear(2, 0))
+ERRORS = single(MIB, Error())
+STATE = DmInfo("srv", "DMSNAP-x-front", 1, 0, False, True, False, False, 0)
+
+
+class Device:
+    """A dm device as the kernel keeps it. A call named in ``interrupted`` is done, and then the
+    signal that came meanwhile raises, as after any system call.
+    """
+
+    def __init__(self) -> None:
+        self.live: Table = OLD
+        self.inactive: Table | None = None
+        self.suspended = False
+        self.interrupted: str | None = None
+
+    @property
+    def state(self) -> DmInfo:
+        return replace(STATE, suspended=self.suspended, inactive_table=self.inactive is not None)
+
+    def load(self, _name: str, table: Table, *, read_only: bool = False) -> None:
+        assert not read_only
+        self.inactive = table
+        self._done("load")
+
+    def clear(self, _name: str) -> None:
+        self.inactive = None
+        self._done("clear")
+
+    def suspend(self, _name: str, *, flush: bool = True, freeze: bool = True) -> None:
+        assert not flush
+        assert not freeze
+        self.suspended = True
+        self._done("suspend")
+
+    def resume(self, _name: str, **_how: object) -> None:
+        self.live, self.inactive = self.inactive or self.live, None
+        self.suspended = False
+        self._done("resume")
+
+    def window(self, steps: list[WindowStep], _deadline_ms: int, **_files: object) -> WindowTimes:
+        self.resume("srv")
+        return WindowTimes(0.0, 0.0, 0, tuple(steps))
+
+    def _done(self, call: str) -> None:
+        if call == self.interrupted:
+            self.interrupted = None
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    found = Device()
+    for module in (dm, failing):
+        for call in ("load", "clear", "suspend", "resume"):
+            monkeypatch.setattr(module, call, getattr(found, call))
+        monkeypatch.setattr(module, "existing", lambda _name: found.state)
+        monkeypatch.setattr(module, "table", lambda _name: found.live)
+    monkeypatch.setattr(dm, "live_table", lambda _name: found.live)
+    monkeypatch.setattr(exchanging, "mounts_of", lambda _devno: [])
+    monkeypatch.setattr(window, "run", found.window)
+    with interruptible():
+        yield found
+
+
+def test_the_new_table_is_live_afterwards(device: Device) -> None:
+    exchange(STATE, NEW, 1000, settled=False)
+    assert (device.live, device.inactive, device.suspended) == (NEW, None, False)
+
+
+def test_a_signal_while_the_table_is_loaded_leaves_none_loaded(device: Device) -> None:
+    """The next resume, that of a point, would make it live under who has the old one mounted."""
+    device.interrupted = "load"
+    with pytest.raises(InterruptedBySignal):
+        exchange(STATE, NEW, 1000, settled=False)
+    assert (device.live, device.inactive, device.suspended) == (OLD, None, False)
+
+
+@pytest.mark.parametrize("call", ["load", "suspend", "resume"])
+def test_a_signal_while_a_device_is_failed_leaves_it_with_one_table(
+    device: Device, call: str
+) -> None:
+    """It is not suspended, and no errors wait for the next resume."""
+    device.interrupted = call
+    with pytest.raises(InterruptedBySignal):
+        failing.fail("srv", 1.0)
+    assert (device.inactive, device.suspended) == (None, False)
+    assert device.live == (ERRORS if call == "resume" else OLD)
+
+
+def test_what_does_not_come_back_leaves_the_device_as_it_was(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_name: str, **_how: object) -> None:
+        raise OperatingSystemError("interrupted", errnum=4)
+
+    monkeypatch.setattr(failing, "suspend", interrupted)
+    monkeypatch.setattr(Sysfs, "in_flight", lambda *_: 3)
+    with pytest.raises(DeadlineError):
+        failing.fail("srv", 1.0)
+    assert (device.live, device.inactive, device.suspended) == (OLD, None, False)
+
+
+@pytest.mark.parametrize("call", ["load", "resume", "suspend"])
+def test_a_device_of_others_that_is_failed_for_a_while_is_theirs_again(
+    device: Device, call: str
+) -> None:
+    """Suspended as its owner left it; their next resume makes their own table live."""
+    device.suspended = True
+    device.interrupted = call
+    with pytest.raises(InterruptedBySignal), failing.failing("srv"):
+        assert device.live == ERRORS
+    assert device.suspended
+    assert (device.inactive or device.live) == OLD
