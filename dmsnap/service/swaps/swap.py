@@ -132,6 +132,7 @@ class Trial:
     def _make_own_front(self) -> None:
         self.live = self.before
         self.before = own_front.make(self.session, self.before, failed=self.hangs)
+        self.volume = replace(self.volume, tracking_id=self.before.tracking_id)
 
     def _take_own_front_back(self) -> None:
         self.before = replace(self.before, live=self.live.live if self.live else None)

@@ -109,7 +109,7 @@ class Assembly:
     def _build(self) -> None:
         areas = self.session.catalogue.areas(self.volume.id)
         if self.volume.state in OVER_REPLICA:
-            assembly.build_trial(self.volume, areas)
+            assembly.build_trial(self.session, self.volume, areas)
         else:
             assembly.build(self.session, self.volume, areas)
 

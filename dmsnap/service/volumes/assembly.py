@@ -31,7 +31,7 @@ def build(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
         build_layers(session, volume, areas)
         return
     build_origin(session, volume)
-    build_front(volume, areas)
+    build_front(session, volume, areas)
 
 
 def build_layers(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
@@ -47,7 +47,8 @@ def build_layers(session: Session, volume: Volume, areas: Sequence[Area]) -> Non
         area = stack.era_area(volume, areas)
         metadata = stack.attach_area(volume, area)
         # Before the LV waits for it.
-        begin_anew_if_damaged(volume, metadata, partial(trial.make_metadata, volume, area))
+        make = partial(trial.make_metadata, volume, area)
+        begin_anew_if_damaged(session, volume, metadata, make)
         layers.put(volume, metadata, session.configuration.window_deadline_ms)
     stack.turn_discards_off(volume)
 
@@ -72,19 +73,22 @@ def build_origin(session: Session, volume: Volume) -> None:
         write_count.remember(session.configuration.run_directory, volume)
 
 
-def build_front(volume: Volume, areas: Sequence[Area]) -> None:
+def build_front(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
     """dm-era over the origin that is there."""
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     table = stack.front_table(volume, metadata)
     settle = partial(stack.settle, stack.front(volume), table, UdevFlags.SHOWN)
-    begin_anew_if_damaged(volume, metadata, settle)
+    begin_anew_if_damaged(session, volume, metadata, settle)
     stack.turn_discards_off(volume)
 
 
 def begin_anew_if_damaged(
-    volume: Volume, metadata: BlockDevice, open_it: Callable[[], None]
+    session: Session, volume: Volume, metadata: BlockDevice, open_it: Callable[[], None]
 ) -> None:
-    """Metadata that dm-era does not take is worth nothing, and the volume is: it begins anew."""
+    """Metadata that dm-era does not take is worth nothing, and the volume is: it begins anew.
+
+    That is recorded before: its eras begin at 1 again, and soon pass those of the points.
+    """
     try:
         open_it()
     except OperatingSystemError as error:
@@ -95,11 +99,12 @@ def begin_anew_if_damaged(
             "next sync compares in full",
             volume.name,
         )
+        session.distrust(volume)
         blockdev.clear_start(metadata.path, PAGE_BYTES)
         open_it()
 
 
-def build_trial(volume: Volume, areas: Sequence[Area]) -> None:
+def build_trial(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
     """A trial's devices as a boot left them: nothing. What it wrote is in the overlay.
 
     That of a commit that was cut off, too: what the kernel had merged is gone from the stores, and
@@ -109,7 +114,7 @@ def build_trial(volume: Volume, areas: Sequence[Area]) -> None:
     below = _build_live(volume, areas) if volume.trial_live else _build_levels(volume)
     cow = stack.attach_area(volume, trial.overlay_area(volume, areas))
     stack.settle(stack.origin(volume), trial.overlay_table(volume, below, cow))
-    build_front(volume, areas)
+    build_front(session, volume, areas)
 
 
 def _build_live(volume: Volume, areas: Sequence[Area]) -> int:

@@ -34,13 +34,15 @@ def make(session: Session, volume: Volume, *, failed: bool) -> Volume:
     else:
         assembly.build(session, after, session.catalogue.areas(after.id))
         write_count.remember(session.configuration.run_directory, after)
-    return after
+    # As recorded: the front may have begun its tracking anew.
+    return session.catalogue.volume_by_id(after.id)
 
 
 def take_back(session: Session, volume: Volume) -> None:
     """Undo :func:`make`: the LV, which nobody has mounted, is the front again."""
     stack.remove(stack.own_front(volume))
-    session.catalogue.update_volume(volume)
+    tracking_id = session.catalogue.volume_by_id(volume.id).tracking_id
+    session.catalogue.update_volume(replace(volume, tracking_id=tracking_id))
     complete(session, volume)
 
 
