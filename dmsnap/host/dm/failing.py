@@ -64,7 +64,8 @@ def _failing(now: Table) -> Table:
 def failing(name: str) -> Iterator[None]:
     """Fail what waits for a suspended device and what comes in the block; then it is as it was.
 
-    After the block it is suspended, and its table is the one that its owner's resume makes live.
+    After the block it is suspended, and its table is the one that its owner's resume makes live;
+    that does so, too, when we are killed within it.
     Raises ``BusyError`` when its owner has loaded another one.
     """
     state, before = existing(name), table(name)
@@ -73,6 +74,7 @@ def failing(name: str) -> Iterator[None]:
     try:
         load(name, _failing(before))
         resume(name)
+        load(name, before)
         yield
     finally:
         with deferred():
@@ -80,11 +82,11 @@ def failing(name: str) -> Iterator[None]:
 
 
 def _as_it_was(name: str, before: Table) -> None:
-    if existing(name).inactive_table:
-        clear(name)  # it was not resumed with that
-    elif is_failed(name):
+    if is_failed(name):
         suspend(name, flush=False, freeze=False)
         load(name, before)
+    elif existing(name).inactive_table:
+        clear(name)  # it was not resumed with that
 
 
 @contextmanager
