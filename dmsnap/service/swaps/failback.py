@@ -23,7 +23,7 @@ from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.export import ExportKind
-from dmsnap.catalogue.model import Point, Volume, VolumeState
+from dmsnap.catalogue.model import Job, Point, Volume, VolumeState
 from dmsnap.catalogue.skipped import Skipped
 from dmsnap.errors import (
     ForeignDeviceError,
@@ -264,6 +264,9 @@ class Failback:
         skipped.record(catalogue, Skipped(recovery_id, points, extents))
 
     def _unrecord(self) -> None:
+        """Not while the front lies over the former primary, because somebody uses it by now."""
+        if trial.is_loaded(self.after, [self.metadata.area]):
+            return
         self.session.catalogue.update_volume(self.volume)
         self.session.catalogue.delete_point(self.point_id, "the failback was undone")
 
@@ -363,3 +366,8 @@ def failback(
             times = journal.run(session.catalogue, plan)
         spare.keep(session, name)
         return returning.result(times)
+
+
+def finish(_session: Session, volume: Volume, _job: Job) -> bool:
+    """Clearing has brought it to its end or taken it back: see swaps.handover."""
+    return volume.state is VolumeState.PROTECTED

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import WrongStateError
+from dmsnap.recovery import chain
 from dmsnap.service import journal
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step, StepTimes
@@ -39,7 +40,8 @@ class Revert:
         self.volume = volume
         # Looked up now: undoing must not depend on a catalogue whose disk is full.
         self.areas = session.catalogue.areas(volume.id)
-        self.chain = trial.levels(volume)
+        # What is there, and not what the label says: the recovery volume may have died meanwhile.
+        self.chain = chain.existing(volume, chain.TRIAL)
         self.after = replace(
             volume,
             state=VolumeState.PROTECTED,
@@ -108,6 +110,8 @@ class Revert:
         self.session.catalogue.update_volume(self.after)
 
     def _unrecord(self) -> None:
+        """Not while somebody uses the front: then it stays over the primary."""
+        trial.require_unopened(self.volume)
         self.session.catalogue.update_volume(self.volume)
 
     def _drop(self) -> None:

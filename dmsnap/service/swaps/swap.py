@@ -197,7 +197,9 @@ class Trial:
         self.session.catalogue.update_volume(self.volume)
 
     def _unrecord(self) -> None:
-        self.session.catalogue.update_volume(self.before)
+        """Not while the front shows the trial, because somebody uses it by now."""
+        if not trial.is_loaded(self.volume, [self.metadata.area]):
+            self.session.catalogue.update_volume(self.before)
 
     def _load(self) -> None:
         self._load_front(self.volume, self.metadata.area)

@@ -134,12 +134,14 @@ def load_front(volume: Volume, metadata: BlockDevice, deadline_ms: int) -> None:
     """Reload the unmounted front for the volume's generation, and drop what was cached of it.
 
     In a window: killed in the middle of it, the front goes on, with one table or the other.
+    ``BusyError`` while somebody has it open, as when what was mounted cannot be unmounted again.
 
     Never loaded twice: a second era target on metadata in use would destroy it.
     """
     front = stack.require(stack.front(volume))
     table = stack.front_table(volume, metadata)
     if dm.table(front.name) != table:
+        require_unopened(volume)
         exchange(front, table, deadline_ms)
     stack.turn_discards_off(volume)
     blockdev.flush_buffers(dm.node(front.name))

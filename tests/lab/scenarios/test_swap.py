@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 from conftest import (
     MIB,
     Lab,
     catalogue_rows,
+    configured,
     content_of,
     dm_devices,
     dmsnap,
@@ -32,8 +34,10 @@ from test_interrupts import wait_resumed
 from dmsnap._native.label import Label, LabelState
 from dmsnap.errors import DmsnapError, ExitCode
 from dmsnap.recovery.replica import Replica
+from dmsnap.service.journal import Step
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import trial
+from dmsnap.service.swaps.occupants import Occupants
 from dmsnap.snapshot import stack
 
 SIZE = 64 * MIB
@@ -254,6 +258,59 @@ def test_swap_while_the_front_is_open(lab: Lab) -> None:
             assert f"pid {os.getpid()}" in sentence
             assert world(lab, recovery) == before
         dmsnap(*words)
+
+
+def test_what_is_used_by_now_is_not_taken_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something fails when all is mounted again, and a unit uses it: the front's table is not
+    exchanged under a mounted file system, which would go on writing as if nothing had happened.
+    """
+    name, primary, recovery, mount_point, _ = three_points(lab)
+    files: list[IO[str]] = []
+    contents: list[str] = []
+
+    def use() -> None:
+        contents.append(sha256(primary))
+        files.append((mount_point / f"used-{len(files)}").open("w"))
+        raise DmsnapError("and then something fails")
+
+    def failed(*words: object) -> None:
+        steps = [Step("use", "use it", use)]
+        with monkeypatch.context() as patch, configured("unmount_wait_seconds = 0.5"):
+            patch.setattr(Occupants, "steps_after", lambda _: steps)
+            dmsnap(*words, expected=ExitCode.FAILURE)
+        assert suspended() == []
+        assert os.path.ismount(mount_point)
+        files[-1].write("written")
+        files[-1].close()
+        run("sync", "-f", mount_point)
+
+    failed("swap", name, "--trial")
+    assert sha256(primary) == contents[-1]
+    assert dmsnap("status", name)[0]["state"] == "trial"
+    dmsnap("swap", "revert", name)
+    assert not (mount_point / "used-0").exists()
+    dmsnap("swap", name, "--trial")
+
+    failed("swap", "revert", name)
+    assert dmsnap("status", name)[0]["state"] == "protected"
+    dmsnap("sync", name, "--audit", "full")
+    assert (mount_point / "used-1").read_text() == "written"
+    run("umount", mount_point)
+    run("e2fsck", "-fn", f"/dev/mapper/{name}")
+    run("mount", f"/dev/mapper/{name}", mount_point)
+
+    dmsnap("swap", name, "--trial")
+    dmsnap("swap", "commit", name)
+    replica = sha256(recovery, SIZE)
+    failed("failback", name)
+    assert sha256(recovery, SIZE) == replica
+    assert dmsnap("status", name)[0]["state"] == "protected"
+    assert (mount_point / "used-2").read_text() == "written"
+    dmsnap("sync", name, "--audit", "full")
+    dmsnap("unprotect", name)
+    assert (mount_point / "used-2").read_text() == "written"
+    run("umount", mount_point)
+    run("e2fsck", "-fn", primary)
 
 
 def test_swap_of_an_unmounted_volume(lab: Lab) -> None:
@@ -528,4 +585,26 @@ def test_swap_when_the_primary_is_dead(lab: Lab) -> None:
         assert (mount_point / "file").read_text() == "three"
         dmsnap("unprotect", name)
         assert dm_devices() == []
+        run("umount", mount_point)
+
+
+def test_back_from_a_recovery_volume_that_died(lab: Lab) -> None:
+    """In a trial, over an earlier point: the volume itself is there, and needs nothing of it."""
+    with faulty_disk(lab, RECOVERY_SIZE) as disk:
+        primary = lab.disk(SIZE)
+        mount_point = lab.mounted(primary)
+        (mount_point / "file").write_text("one")
+        name = lab.protect(primary, disk.path)
+        (mount_point / "file").write_text("two")
+        dmsnap("sync", name)
+        dmsnap("swap", name, "--to", newest_first(name)[1])
+        assert (mount_point / "file").read_text() == "one"
+        (mount_point / "trial").write_text("written on trial")
+        disk.load(((0, RECOVERY_SIZE), "error"))
+        dmsnap("swap", "revert", name)
+        assert (mount_point / "file").read_text() == "two"
+        assert not (mount_point / "trial").exists()
+        disk.load()
+        dmsnap("sync", name, "--audit", "full")
+        dmsnap("unprotect", name, "--forget")
         run("umount", mount_point)

@@ -1,0 +1,55 @@
+"""What a front shows is not exchanged under who has it open."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from catalogue_samples import a_volume
+
+from dmsnap.errors import BusyError
+from dmsnap.host import blockdev, udev
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.device import DmInfo
+from dmsnap.host.dm.target import Linear, Table, single
+from dmsnap.service.exports import exported
+from dmsnap.service.swaps import trial
+from dmsnap.snapshot import stack
+from dmsnap.units import MIB
+
+METADATA = BlockDevice(Path("/dev/loop7"), 7, 4096, 512, False)
+OLD, NEW = single(MIB, Linear(1, 0)), single(MIB, Linear(2, 0))
+FRONT = DmInfo("srv", "DMSNAP-x-front", 1, 0, False, True, False, False, 0)
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Table]:
+    """The tables that were exchanged."""
+    found: list[Table] = []
+    monkeypatch.setattr(stack, "front_table", lambda *_: NEW)
+    monkeypatch.setattr(stack, "turn_discards_off", lambda _: None)
+    monkeypatch.setattr(dm, "table", lambda _: OLD)
+    monkeypatch.setattr(blockdev, "flush_buffers", lambda _: None)
+    monkeypatch.setattr(exported, "opened_by_lio", lambda _: 1)
+    monkeypatch.setattr(udev, "is_running", lambda: False)
+    monkeypatch.setattr(trial, "describe_users_of", lambda _: "mounted on /srv")
+    monkeypatch.setattr(trial, "exchange", lambda _front, table, _ms: found.append(table))
+    return found
+
+
+def test_one_that_is_mounted_keeps_its_table(
+    loaded: list[Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A swap that is undone goes on when it cannot unmount: with a file system on the front."""
+    monkeypatch.setattr(stack, "require", lambda _: replace(FRONT, open_count=2))
+    with pytest.raises(BusyError, match="mounted on /srv"):
+        trial.load_front(a_volume(), METADATA, 1000)
+    assert loaded == []
+
+
+def test_a_lun_that_shows_it_is_no_obstacle(
+    loaded: list[Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack, "require", lambda _: replace(FRONT, open_count=1))
+    trial.load_front(a_volume(), METADATA, 1000)
+    assert loaded == [NEW]
