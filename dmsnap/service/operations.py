@@ -65,7 +65,7 @@ OPERATIONS = {
     "swap commit": Operation("swaps.promotion.commit", finish="swaps.promotion.finish"),
     "resize": Operation("resizing.resize.again", finish="resizing.resize.finish"),
     "hydrate": Operation("hydrations.hydrate.again", finish="hydrations.hydrate.finish"),
-    "failback": Operation("swaps.failback.failback", effect="record"),
+    "failback": Operation("swaps.failback.failback", finish="swaps.failback.finish"),
     "export": Operation(
         "exports.export.again", effect="confirm", settle="exports.export_source.settle"
     ),

@@ -1,8 +1,10 @@
 """The last part of a failback: the front goes over, the former volume becomes the replica.
 
-From the moment the catalogue says so, nothing writes to the volume that is left: it stays what it
-was, byte for byte, and so its label can be written at any later time. A failback that was killed
-after that moment is finished by whoever holds the volume next.
+From the moment the front is over, nothing writes to the volume that is left: it stays what it was,
+byte for byte, and so its label can be written at any later time. A failback that was killed after
+that moment is finished by whoever holds the volume next, and so is one after a boot, which builds
+the stack that is recorded. One that was killed between the record and the front is taken back: who
+has mounted the front meanwhile has written to the promoted volume alone.
 """
 
 from dataclasses import replace
@@ -16,6 +18,7 @@ from dmsnap.service.session import Session
 from dmsnap.service.swaps import trial
 from dmsnap.service.volumes import assembly
 from dmsnap.snapshot import stack, write_count
+from dmsnap.tracking.choice import new_tracking_id
 
 
 def is_unfinished(session: Session, volume: Volume) -> bool:
@@ -32,6 +35,9 @@ def finish(session: Session, volume: Volume) -> None:
     After a reboot there is no front yet: who builds the stack mounts it.
     """
     built = stack.exists(stack.front(volume))
+    if built and shows_promoted(session, volume):
+        take_back(session, volume)
+        return
     if built:
         load(session, volume)
     label_replica(session, volume)
@@ -40,11 +46,39 @@ def finish(session: Session, volume: Volume) -> None:
     retire(session, volume)
 
 
+def shows_promoted(session: Session, volume: Volume) -> bool:
+    """Whether the front lies over the promoted volume still."""
+    before = replace(volume, generation=volume.generation - 1)
+    areas = [area for area in session.catalogue.areas(volume.id) if is_older(volume, area)]
+    return bool(areas) and trial.is_loaded(before, areas)
+
+
+def take_back(session: Session, volume: Volume) -> None:
+    """Record that the promoted volume serves, as it does. What the two have in common is forgotten:
+    the next failback compares.
+    """
+    point = newest_on_replica(session, volume)
+    promoted = replace(
+        volume,
+        state=VolumeState.PROMOTED,
+        backing=str(volume.recovery),
+        recovery=None,
+        recovery_id=None,
+        generation=volume.generation - 1,
+        tracking_id=new_tracking_id(),
+        previous_backing=volume.backing,
+        parting=None,
+    )
+    session.catalogue.update_volume(promoted)
+    session.catalogue.delete_point(point.id, "the failback was taken back")
+    write_count.forget(session.configuration.run_directory, volume)
+    assembly.mount_front(promoted)
+
+
 def load(session: Session, volume: Volume) -> None:
     """Put the front over the volume's present generation, unless it is there."""
     areas = session.catalogue.areas(volume.id)
     if not trial.is_loaded(volume, areas):
-        trial.require_unopened(volume)
         metadata = stack.attach_area(volume, stack.era_area(volume, areas))
         trial.load_front(volume, metadata, session.configuration.window_deadline_ms)
 

@@ -14,6 +14,7 @@ from conftest import (
     catalogue_rows,
     dm_devices,
     dmsnap,
+    forked,
     rarely,
     refused,
     run,
@@ -213,6 +214,29 @@ def look_at(lab: Lab) -> World:
             "stores": [str(len(looked.stores))],
         }
     )
+
+
+def test_what_is_written_after_a_kill_is_not_lost(lab: Lab) -> None:
+    """Recorded as back, and the front over the promoted volume still: somebody mounts that."""
+    bench = bench_of(lab)
+    steps = dmsnap("failback", bench.name, "--dry-run")["steps"]
+    (recorded,) = [at for at, step in enumerate(steps) if step.startswith("record that")]
+    words = ("failback", bench.name)
+    ended = forked(*words, at=(recorded, "done"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL
+    assert not os.path.ismount(bench.mount_point)
+    run("mount", f"/dev/mapper/{bench.name}", bench.mount_point, "-o", "noatime,nodev")
+    (bench.mount_point / "since").write_text("written to what was mounted")
+    run("umount", bench.mount_point)
+    dmsnap("point", "create", bench.name)
+    assert state_of(bench) == "promoted"
+    assert (bench.mount_point / "since").read_text() == "written to what was mounted"
+    for row in dmsnap("point", "list", bench.name):
+        dmsnap("point", "delete", row["id"])
+    assert dmsnap("failback", bench.name)["tracker"] == "compare"
+    assert (bench.mount_point / "since").read_text() == "written to what was mounted"
+    assert dmsnap("sync", bench.name, "--audit", "full")["tracker"] == "era"
+    bench.require_in_use("at the end")
 
 
 @pytest.mark.exhaustive
