@@ -131,10 +131,15 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     halfway = volume.state in SETTLED and any(job.has_begun("own-front") for job in cut_off)
     if halfway and not primary.is_failed(volume):
         own_front.complete(session, volume)
-    unmounted = any(job.has_begun("unmount") for job in cut_off)
+    unmounted = any(map(has_unmounted_the_front, cut_off))
     if (unmounted or note.exists()) and shows_what_it_should(session, volume):
         assembly.mount_front(volume)
         occupants.start_stopped(note)
+
+
+def has_unmounted_the_front(job: Job) -> bool:
+    """Whether a job may have unmounted what its volume is used by; a point is none of that."""
+    return job.operation != "point umount" and job.has_begun("unmount")
 
 
 def conclude(session: Session, volume: Volume, job: Job) -> JobState:

@@ -2,11 +2,12 @@
 
 import fcntl
 import os
+import signal
 import struct
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, content_of, dmsnap, run, sha256
+from conftest import MIB, Lab, content_of, dmsnap, forked, run, sha256
 
 from dmsnap.errors import ExitCode
 
@@ -85,3 +86,18 @@ def test_points_with_a_dirty_journal(lab: Lab, fs_type: str) -> None:
         dmsnap("point", "umount", point)
     dmsnap("sync", name, "--audit", "full")
     assert sha256(recovery, 4096)
+
+
+def test_a_killed_umount_of_a_point_mounts_no_volume(lab: Lab) -> None:
+    """The volume was unmounted by somebody, who may be about to check it."""
+    primary, recovery = lab.disk(64 * MIB), lab.disk(160 * MIB)
+    mount_point = lab.mounted(primary)
+    name = lab.protect(primary, recovery)
+    (live,) = dmsnap("point", "create", name)
+    at = dmsnap("point", "mount", live["id"])["mount_point"]
+    run("umount", mount_point)
+    ended = forked("point", "umount", live["id"], at=(0, "done"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL
+    dmsnap("point", "create", name)
+    assert not os.path.ismount(at)
+    assert not os.path.ismount(mount_point)
