@@ -1,6 +1,7 @@
 """Snapshot providers: loaded by their entry points, and what of them needs no device-mapper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,16 +18,21 @@ from dmsnap.catalogue.model import Job, JobState, Point, StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ForeignDeviceError, NotFoundError, ProgramError, WrongStateError
 from dmsnap.extent import Extent
+from dmsnap.host import blockdev, signature
+from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.lvm_snapshot import LvState, parse_volumes
+from dmsnap.host.signature import Signature
+from dmsnap.recovery import replica
 from dmsnap.service import jobs as job_service
 from dmsnap.service import operations
-from dmsnap.service.points import point_copy
-from dmsnap.service.points.copy_admission import HEAD_BYTES
+from dmsnap.service.points import copy_admission, point_copy
+from dmsnap.service.points.copy_admission import HEAD_BYTES, CopyRequest
+from dmsnap.service.records import evidence
 from dmsnap.service.session import Session
 from dmsnap.service.snapshots import logical_snapshot, providers
 from dmsnap.service.snapshots.cow_provider import CowProvider, older_of
 from dmsnap.service.snapshots.lvm_provider import LvmProvider, store_bytes
-from dmsnap.service.snapshots.snapshot_provider import Provider
+from dmsnap.service.snapshots.snapshot_provider import HeldOrigin, Provider, Snapshot
 from dmsnap.service.snapshots.thin_provider import ThinProvider
 from dmsnap.units import GIB, KIB, MIB, PAGE_BYTES
 
@@ -290,6 +296,47 @@ def test_the_beginning_comes_last(length_bytes: int) -> None:
     for page in pages:
         together.merge(page)
     assert together == ExtentSet.whole(length_bytes)
+
+
+@contextmanager
+def shown(path: Path) -> Iterator[Path]:
+    yield path
+
+
+@contextmanager
+def opened(_path: Path, **_how: bool) -> Iterator[int]:
+    yield -1
+
+
+def test_what_somebody_else_put_on_the_device_is_not_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody holds it between its wiping and the copy; what is found there then is theirs."""
+    device = BlockDevice(Path("/dev/sdq"), 7, MIB, 512, False)
+    snapshot = Snapshot("lvm", "vg/snap", "vg/data", MIB, 0)
+    wiped: list[Path] = []
+    probed = {Path("/dev/sdq"): None, Path("/dev/snap"): None}
+    monkeypatch.setattr(BlockDevice, "probe", lambda path: replace(device, path=path))
+    monkeypatch.setattr(copy_admission, "admit", lambda *_: device)
+    monkeypatch.setattr(signature, "probe", lambda path: probed[path])
+    monkeypatch.setattr(signature, "wipe", wiped.append)
+    monkeypatch.setattr(point_copy, "what_is_on", lambda _: (None, None))
+    monkeypatch.setattr(evidence, "stable_path", lambda _: "/dev/sdq")
+    monkeypatch.setattr(point_copy, "open_exclusive", opened)
+    monkeypatch.setattr(replica, "read_label", lambda _: None)
+    monkeypatch.setattr(blockdev, "clear_start", lambda *_: None)
+    provider = cast(Provider, SimpleNamespace(shown=lambda _: shown(Path("/dev/snap"))))
+    origin = HeldOrigin("vg/data", (), None)
+    request = CopyRequest(device.path)
+    with point_copy.Copying(NOBODY, provider, snapshot, origin, request, None) as copying:
+        steps = {step.name: step for step in copying.plan().steps}
+        steps["wipe"].do()
+        assert wiped == [device.path]
+        found = Signature(fs_type="ext4", uuid="aa-BB")
+        monkeypatch.setattr(signature, "probe", lambda _: found)
+        with pytest.raises(ForeignDeviceError, match="somebody has written"):
+            steps["copy"].do()
+        assert steps["copy"].undo is not None
+        steps["copy"].undo()
+        assert wiped == [device.path]
 
 
 # jobs of no volume

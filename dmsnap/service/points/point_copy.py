@@ -82,6 +82,7 @@ class Copying:
         self.bytes_compared = 0
         self._held = ExitStack()
         self._fd = -1
+        self._is_ours = False  # the device, as it is when nobody has come between
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +133,7 @@ class Copying:
         content = signature.probe(self.target.path)
         if content is not None:
             raise ForeignDeviceError(f"somebody has written to {self.target.path}: {content}")
+        self._is_ours = True
         self._apply(self.body)
 
     def _apply(self, extents: ExtentSet, *, told: bool = True) -> None:
@@ -185,9 +187,13 @@ class Copying:
         self._require_equal(self.head)
 
     def _give_up(self) -> None:
-        """A part of a file system must not be found by its UUID beside the whole one."""
+        """A part of a file system must not be found by its UUID beside the whole one.
+
+        What somebody else has written to the device, or uses, is theirs.
+        """
         self._held.close()
-        self._wipe()
+        if self._is_ours:
+            self._wipe()
 
     def result(self, times: StepTimes) -> CopyResult:
         return CopyResult(
