@@ -1,10 +1,14 @@
 """LUNs by name, and finding their disks in a tree like sysfs."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
+from catalogue_samples import a_volume
 
+from dmsnap.catalogue.model import VolumeState
 from dmsnap.errors import (
     BusyError,
     ForeignDeviceError,
@@ -16,6 +20,9 @@ from dmsnap.host import lun
 from dmsnap.host.lun import LunName
 from dmsnap.host.portal import Portal
 from dmsnap.host.sysfs import Sysfs
+from dmsnap.service.luns import luns
+from dmsnap.service.luns.luns import Wanted
+from dmsnap.service.session import Session
 
 TARGET = "iqn.2003-01.org.example:store"
 WWID = "naa.60014056223671984464ef99a019d710"
@@ -179,3 +186,28 @@ def test_a_path_beside_dm_multipath_is_refused(tree: Tree) -> None:
     tree.multipath(first)
     with pytest.raises(BusyError, match=r"not sdb$"):
         node(tree)
+
+
+# attaching what a command needs
+
+
+@pytest.mark.parametrize("wanted", list(Wanted))
+def test_a_lost_recovery_volume_keeps_nobody_from_the_primary(
+    monkeypatch: pytest.MonkeyPatch, wanted: Wanted
+) -> None:
+    """In a trial the front lies over it: what goes back to the volume itself does without."""
+
+    def attach(*_: object) -> LunName:
+        raise UnreachableError("the session is lost")
+
+    monkeypatch.setattr(luns, "attach", attach)
+    session = cast(Session, None)
+    name = str(LunName.parse(f"{NAME}#{WWID}"))
+    volume = replace(a_volume(), state=VolumeState.TRIAL, recovery=name)
+    if wanted is Wanted.PRIMARY:
+        luns.attach_all(session, volume, wanted)
+    else:
+        with pytest.raises(UnreachableError):
+            luns.attach_all(session, volume, wanted)
+    with pytest.raises(UnreachableError):
+        luns.attach_all(session, replace(volume, backing=name, recovery=None), wanted)

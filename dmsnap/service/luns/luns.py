@@ -44,12 +44,14 @@ class Wanted(Enum):
     ALL = "all"
     SERVING = "serving"  # what the front lies on; others may be missing
     SERVING_ALONE = "serving alone"  # others are not even asked for: a boot must not wait for them
+    PRIMARY = "primary"  # the volume's own device: a trial may have lost what it serves from
 
 
 def attach_all(session: Session, volume: Volume, wanted: Wanted = Wanted.ALL) -> None:
     """Have the LUNs of a volume attached, and be what was recorded."""
     for name in names_of(volume):
-        needed = wanted is Wanted.ALL or str(name) == volume.serving
+        serving = volume.backing if wanted is Wanted.PRIMARY else volume.serving
+        needed = wanted is Wanted.ALL or str(name) == serving
         if not needed and wanted is Wanted.SERVING_ALONE:
             continue
         try:

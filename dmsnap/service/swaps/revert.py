@@ -8,6 +8,7 @@ from dmsnap.recovery import chain
 from dmsnap.service import journal
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import primary, trial
@@ -124,7 +125,8 @@ class Revert:
 
 def revert(session: Session, name: str, *, kill: bool = False, dry_run: bool) -> SwapResult | Plan:
     """End a trial: back to the primary as it was left. ``kill`` as in a swap."""
-    with held_unless_done(session, name, "swap revert", undoing="swap") as volume:
+    wanted = Wanted.PRIMARY
+    with held_unless_done(session, name, "swap revert", wanted, undoing="swap") as volume:
         if volume is None:
             return trial.result(session.catalogue.volume(name), StepTimes())
         ending = Revert(session, volume, kill=kill)
