@@ -31,7 +31,7 @@ from dmsnap.service.schedules import hooks
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import handover, occupants, overlay, primary, trial
 from dmsnap.service.volumes import assembly, own_front, spare
-from dmsnap.snapshot import layers, live, stack
+from dmsnap.snapshot import layers, live, stack, write_count
 from dmsnap.snapshot.stack import DmName
 
 log = logging.getLogger(__name__)
@@ -366,3 +366,5 @@ def retire(session: Session, volume: Volume) -> None:
     for area in session.catalogue.areas(volume.id):
         if area.id in former:
             session.release_area(volume, area)
+    if stack.exists(stack.origin(volume)):  # else who builds it counts from then on
+        write_count.remember(session.configuration.run_directory, volume)

@@ -235,9 +235,10 @@ def written_beside(session: Session, volume: Volume) -> list[str]:
     count = write_count.bytes_beside(session.configuration.run_directory, volume)
     if not count:
         return []
+    comparing = "failback" if volume.state is VolumeState.PROMOTED else "the next sync"
     return [
         f"{format_size(count)} were written to {volume.backing} past /dev/mapper/{volume.name}: "
-        f"the next sync compares in full"
+        f"{comparing} compares in full"
     ]
 
 

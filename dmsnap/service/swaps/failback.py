@@ -96,7 +96,7 @@ class Failback:
             parting=None,
         )
         self.metadata = NextMetadata(session, self.after)
-        self.reason = parting.doubt(volume, self.former)
+        self.reason = parting.doubt(session, volume, self.former)
         self.point_id = uuid4()
         self.since = 0
         self.compared = ExtentSet()

@@ -58,7 +58,7 @@ def sectors_written(device: str) -> int:
         return 0
 
 
-def doubt(volume: Volume, former: BlockDevice) -> str | None:
+def doubt(session: Session, volume: Volume, former: BlockDevice) -> str | None:
     """Why the marks of both sides cannot be trusted now; None: they can."""
     known = volume.parting
     if known is None:
@@ -71,6 +71,8 @@ def doubt(volume: Volume, former: BlockDevice) -> str | None:
         return f"{former.path} was written to since the two parted"
     if known.tracking_id != volume.tracking_id:
         return f"tracking of {volume.name} began anew since the two parted"
+    if write_count.bytes_beside(session.configuration.run_directory, volume):
+        return f"{volume.backing} was written to past /dev/mapper/{volume.name}"
     return None
 
 

@@ -133,6 +133,18 @@ def test_a_former_primary_that_somebody_wrote_to_is_compared(lab: Lab) -> None:
     check_back(lab, volume, content)
 
 
+def test_a_promoted_volume_that_was_written_to_past_its_stack_is_compared(lab: Lab) -> None:
+    volume = committed(lab)
+    write_direct(volume.recovery, os.urandom(8 * KIB), 33 * MIB)
+    content = sha256(volume.front)
+    (status,) = dmsnap("status", volume.name, expected=ExitCode.UNHEALTHY)
+    assert any("failback compares in full" in each for each in status["problems"])
+    result = dmsnap("failback", volume.name)
+    assert result["tracker"] == "compare"
+    assert "was written to past" in result["reason"]
+    check_back(lab, volume, content)
+
+
 def test_a_promoted_volume_whose_stack_was_built_anew_is_compared(lab: Lab) -> None:
     volume = committed(lab)
     for name in [volume.name, *(name for name in dm_devices() if name != volume.name)]:
