@@ -265,7 +265,7 @@ class Failback:
 
     def _unrecord(self) -> None:
         """Not while the front lies over the former primary, because somebody uses it by now."""
-        if trial.is_loaded(self.after, [self.metadata.area]):
+        if trial.lies_over(self.after):
             return
         self.session.catalogue.update_volume(self.volume)
         self.session.catalogue.delete_point(self.point_id, "the failback was undone")

@@ -35,7 +35,7 @@ def finish(session: Session, volume: Volume) -> None:
     After a reboot there is no front yet: who builds the stack mounts it.
     """
     built = stack.exists(stack.front(volume))
-    if built and shows_promoted(session, volume):
+    if built and trial.lies_over(replace(volume, generation=volume.generation - 1)):
         take_back(session, volume)
         return
     if built:
@@ -44,13 +44,6 @@ def finish(session: Session, volume: Volume) -> None:
     if built:
         assembly.mount_front(volume)
     retire(session, volume)
-
-
-def shows_promoted(session: Session, volume: Volume) -> bool:
-    """Whether the front lies over the promoted volume still."""
-    before = replace(volume, generation=volume.generation - 1)
-    areas = [area for area in session.catalogue.areas(volume.id) if is_older(volume, area)]
-    return bool(areas) and trial.is_loaded(before, areas)
 
 
 def take_back(session: Session, volume: Volume) -> None:

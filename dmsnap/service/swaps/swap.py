@@ -198,7 +198,7 @@ class Trial:
 
     def _unrecord(self) -> None:
         """Not while the front shows the trial, because somebody uses it by now."""
-        if not trial.is_loaded(self.volume, [self.metadata.area]):
+        if not trial.lies_over(self.volume):
             self.session.catalogue.update_volume(self.before)
 
     def _load(self) -> None:

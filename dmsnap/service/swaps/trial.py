@@ -158,6 +158,14 @@ def is_loaded(volume: Volume, areas: Sequence[Area]) -> bool:
     return dm.table(stack.front(volume).name) == stack.front_table(volume, metadata)
 
 
+def lies_over(volume: Volume) -> bool:
+    """Whether the front lies over the volume's present generation: neither store nor catalogue is
+    asked.
+    """
+    front, below = stack.find(stack.front(volume)), stack.find(stack.origin(volume))
+    return front is not None and below is not None and below.devno in dm.deps(front.name)
+
+
 def require_unopened(volume: Volume) -> None:
     """Raise while somebody has the front open: its content is about to change under them.
 
