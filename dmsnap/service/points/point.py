@@ -126,9 +126,11 @@ def create(
     for name in unique:
         session.catalogue.volume(name)
     with session.locked(unique):
+        for name in unique:
+            reap(session, session.catalogue.volume(name), Wanted.SERVING)
+        # As they are by now: what was cut off may have been taken back.
         volumes = [session.catalogue.volume(name) for name in unique]
         for volume in volumes:
-            reap(session, volume, Wanted.SERVING)
             require_takeable(session, volume)
         taken = PointSet(
             session, volumes, keep=keep, cow_percent=cow_percent, hooks=hooks_of(session, unique)

@@ -163,7 +163,12 @@ class Failback:
         write_count.remember(self._counts, self.after)
 
     def _let_go(self) -> None:
-        """What was written here is no surprise to the next failback; anything else is."""
+        """What was written here is no surprise to the next failback; anything else is.
+
+        Not while the front lies over it, because somebody uses it by now.
+        """
+        if trial.lies_over(self.after):
+            return
         if self.reason is None and self._only_we_wrote():
             assert self.volume.parting is not None  # noqa: S101 - it would be a reason
             sectors = parting.sectors_written(self.after.backing)
