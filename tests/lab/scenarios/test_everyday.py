@@ -87,18 +87,6 @@ def test_unprotect_gives_the_device_back(lab: Lab) -> None:
     assert dmsnap("inspect", "label", recovery)["state"] == "consistent"
 
 
-def test_points_of_a_set_are_one_moment(lab: Lab) -> None:
-    """Two volumes written in lockstep: no point may see the second one ahead of the first."""
-    names, mount_points = [], []
-    for _ in range(2):
-        primary, recovery = lab.disk(128 * MIB), lab.disk(192 * MIB)
-        mount_points.append(lab.mounted(primary))
-        names.append(lab.protect(primary, recovery))
-    points = dmsnap("point", "create", *names)
-    assert {point["volume"] for point in points} == set(names)
-    assert len({point["window_seconds"] for point in points}) == 1
-
-
 def test_mounting_points(lab: Lab) -> None:
     primary, recovery = lab.disk(128 * MIB), lab.disk(256 * MIB)
     mount_point = lab.mounted(primary)

@@ -368,6 +368,62 @@ def test_unprotect(lab: Lab, number: int) -> None:
     assert not problems, "\n".join(problems)
 
 
+# one step of the others that `make test` has no time for every step of
+
+
+def taken_back(bench: Bench, words: Sequence[object], begins: str, number: int) -> Any:
+    """The command sends the signal to itself, when one step is done: never too early or too late.
+
+    All is as before, the job says so, and the same command then does what it was to do: its result.
+    """
+    steps = dmsnap(*words, "--dry-run")["steps"]
+    (position,) = (at for at, step in enumerate(steps) if step.startswith(begins))
+    before, label = bench.look(), bench.label()
+    ended = forked(*words, at=(position, "done"), send=(number,))
+    assert ended.code == 128 + number, ended
+    assert ended.stderr.count('"error"') == 1, ended
+    bench.require_in_use(str(ended))
+    assert differences(before, bench.look()) == []
+    assert bench.label() == label
+    (job,) = dmsnap("job", "list", "--count", 1)
+    assert job["state"] == "undone", job
+    # What had begun is undone, what had not is as it was.
+    undone = [step["state"] == "undone" for step in job["steps"]]
+    assert undone == [at <= position for at in range(len(steps))], job
+    return dmsnap(*words)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_point_that_was_taken_is_taken_back(lab: Lab, number: int) -> None:
+    bench = Bench.made(lab)
+    taken_back(bench, ["point", "create", bench.name], "take the point", number)
+    assert len(live_points_of(bench.name)) == 1
+
+
+def test_a_point_that_was_mounted_is_unmounted(lab: Lab) -> None:
+    """SIGINT; the point is an earlier one, which has a chain of devices below its overlay."""
+    bench = Bench.made(lab)
+    bench.dirty()
+    dmsnap("sync", bench.name)
+    earlier = points_of(bench.name)[0]
+    mounted = taken_back(bench, ["point", "mount", earlier], "mount it on", signal.SIGINT)
+    at = Path(mounted["mount_point"])
+    assert (at / "kept").read_bytes() == bench.content
+    assert not (at / "changing").exists()
+    dmsnap("point", "umount", earlier)
+
+
+def test_a_front_that_shows_an_earlier_point_is_put_back(lab: Lab) -> None:
+    bench = Bench.made(lab)
+    bench.dirty()
+    dmsnap("sync", bench.name)
+    words = ["swap", bench.name, "--to", points_of(bench.name)[0], "--trial"]
+    taken_back(bench, words, "put it under", signal.SIGTERM)
+    assert not (bench.mount_point / "changing").exists()
+    dmsnap("swap", "revert", bench.name)
+    assert (bench.mount_point / "changing").exists()
+
+
 # SIGKILL: the next command clears what is left
 
 

@@ -33,6 +33,7 @@ from test_interrupts import wait_resumed
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.errors import DmsnapError, ExitCode
+from dmsnap.host.dm import device as dm
 from dmsnap.recovery.replica import Replica
 from dmsnap.service.journal import Step
 from dmsnap.service.session import Session
@@ -206,20 +207,40 @@ def test_commit_killed_while_the_kernel_merges(lab: Lab, after: float) -> None:
     run("e2fsck", "-fn", recovery)
 
 
-def test_interrupted_commit_serves_and_is_finished(lab: Lab) -> None:
-    name, _, recovery, mount_point, contents = three_points(lab)
-    dmsnap("swap", name, "--trial")
+def test_interrupted_commit_serves_and_is_finished(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM as soon as the kernel merges: nothing is undone, and the next commit ends it."""
+    name, primary, recovery, mount_point, contents = three_points(lab)
+    dmsnap("swap", name, "--to", newest_first(name)[1], "--trial")
     (mount_point / "large").write_bytes(os.urandom(5 * MIB))
-    ended = forked("swap", "commit", name, at=(1, "begun"), send=(signal.SIGTERM,), after=0.05)
-    assert ended.code in (0, 143), ended
-    if ended.code:
-        assert f"swap commit {name} finishes" in ended.stderr
+    large, before = (mount_point / "large").read_bytes(), sha256(primary)
+    wait_merged = dm.wait_merged
+
+    def interrupted(device: str, deadline_seconds: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_merged(device, deadline_seconds)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dm, "wait_merged", interrupted)
+        ended = forked("swap", "commit", name)
+    assert ended.code == 143, ended
+    assert f"swap commit {name} finishes" in ended.stderr
+    assert suspended() == []
+    assert "snapshot-merge" in run("dmsetup", "table")
+    assert catalogue_rows("select state from volume where removed_ns is null") == [("committing",)]
+    (status,) = dmsnap("status", name, expected=ExitCode.UNHEALTHY)
+    assert any("commit" in problem for problem in status["problems"])
     (mount_point / "probe").write_text("x")
     run("sync", "-f", mount_point)
-    if ended.code:
-        dmsnap("swap", "commit", name)
-    assert (mount_point / "file").read_bytes() == contents[3]
+    dmsnap("swap", "commit", name)
+    assert (mount_point / "file").read_bytes() == contents[2]
+    assert (mount_point / "large").read_bytes() == large
+    assert (mount_point / "probe").read_text() == "x"
+    assert len(dm_devices()) == 2
+    assert sha256(primary) == before
     dmsnap("unprotect", name)
+    assert list((lab.directory / "store").iterdir()) == []
     run("umount", mount_point)
     run("e2fsck", "-fn", recovery)
 
