@@ -19,6 +19,7 @@ MANUAL = PAGES["docs/MANUAL.md"]
 BLOCK = re.compile(r"^ *```\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINE = re.compile(r"^ *dmsnap +(.*?)(?: +#.*)?$", re.MULTILINE)
 SPAN = re.compile(r"`dmsnap ([^`]+)`")
+NOUNS = [entry.name for entry in ROOT.commands if isinstance(entry, Noun)]
 HEADING = re.compile(r"^### dmsnap (.*)$", re.MULTILINE)
 
 
@@ -90,13 +91,13 @@ def test_a_line_to_be_typed_is_understood(called: list[str], line: str) -> None:
 
 @pytest.mark.parametrize("span", spans())
 def test_a_command_in_a_sentence_is_one(called: list[str], span: str) -> None:
-    """Its words and its options are known, whatever it leaves out."""
+    """Its words and its options are known, whatever it leaves out; a noun stands for its verbs."""
     try:
         parse(shlex.split(span.replace("JOB", "1")))
     except (click.MissingParameter, click.BadOptionUsage):
         assert called == []
     else:
-        assert len(called) == 1
+        assert len(called) == 1 or span in NOUNS
 
 
 def test_every_command_is_in_the_manual() -> None:
