@@ -19,7 +19,6 @@ from conftest import (
     refused,
     run,
     sha256,
-    wait_until,
     world,
 )
 
