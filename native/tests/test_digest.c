@@ -262,6 +262,7 @@ int main(void)
 	fault.fd = INT_MAX; /* no descriptor has it: two threads must not count */
 	for (i = 0; i < sizeof(variants) / sizeof(variants[0]); i++) {
 		options = variants[i];
+		options.without_io_uring |= io_uring_is_left_out();
 		direct = i % 2 ? 0 : O_DIRECT;
 		test_digest_of_extents();
 		test_differences();

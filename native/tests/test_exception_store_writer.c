@@ -227,6 +227,16 @@ static void test_order(uint32_t chunk_size, uint64_t count, bool without_io_urin
 	close(fd);
 }
 
+/* By whichever way is tested: see main(). */
+static bool by_threads_alone;
+
+static struct dms_error *create(int fd, uint64_t offset, uint64_t length, uint32_t chunk_size,
+				struct dms_exception_store_writer **writer)
+{
+	return dms_exception_store_writer_create_with(fd, offset, length, chunk_size,
+						      by_threads_alone, writer);
+}
+
 /* At the very end of a medium of 2^63 bytes, where an offset that overflows is negative. */
 static void test_far_out(uint32_t chunk_size, uint64_t count)
 {
@@ -238,9 +248,9 @@ static void test_far_out(uint32_t chunk_size, uint64_t count)
 	char *chunk = malloc(chunk_size * 512);
 
 	CHECK(fd >= 0 && chunk && ftruncate(fd, (off_t)end) == 0);
-	CHECK_ERROR(dms_exception_store_writer_create(fd, offset + chunk_size * 512, size,
-						      chunk_size, &writer), DMS_ERR_OUT_OF_BOUNDS);
-	CHECK_OK(dms_exception_store_writer_create(fd, offset, size, chunk_size, &writer));
+	CHECK_ERROR(create(fd, offset + chunk_size * 512, size, chunk_size, &writer),
+		    DMS_ERR_OUT_OF_BOUNDS);
+	CHECK_OK(create(fd, offset, size, chunk_size, &writer));
 	for (i = 0; i < count; i++) {
 		fill_random(chunk, chunk_size * 512, i);
 		CHECK_OK(dms_exception_store_writer_append(writer, end / chunk_size / 512 - 1 - i,
@@ -248,7 +258,7 @@ static void test_far_out(uint32_t chunk_size, uint64_t count)
 	}
 	CHECK_ERROR(dms_exception_store_writer_append(writer, 0, chunk), DMS_ERR_STORE_FULL);
 	dms_exception_store_writer_destroy(writer);
-	CHECK_OK(dms_exception_store_writer_create(fd, offset, size, chunk_size, &writer));
+	CHECK_OK(create(fd, offset, size, chunk_size, &writer));
 	for (i = 0; i < count; i++)
 		CHECK_OK(dms_exception_store_writer_append(writer, end / chunk_size / 512 - 1 - i,
 							   chunk));
@@ -270,9 +280,9 @@ static void test_full(uint32_t chunk_size, uint64_t count, uint64_t slack)
 	char *chunk = calloc(1, chunk_size * 512);
 
 	/* A valid store was there before: it must be gone. */
-	write_store(fd, size, chunk_size, count, false, &used);
+	write_store(fd, size, chunk_size, count, by_threads_alone, &used);
 	CHECK(has_valid_header(fd));
-	CHECK_OK(dms_exception_store_writer_create(fd, OFFSET, size, chunk_size, &writer));
+	CHECK_OK(create(fd, OFFSET, size, chunk_size, &writer));
 	CHECK(!has_valid_header(fd));
 	for (i = 0; i < count; i++)
 		CHECK_OK(dms_exception_store_writer_append(writer, i, chunk));
@@ -322,19 +332,19 @@ static void test_arguments(void)
 	size_t i;
 
 	for (i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
-		CHECK_ERROR(dms_exception_store_writer_create(fd, 0, 1 << 20, wrong[i], &writer),
+		CHECK_ERROR(create(fd, 0, 1 << 20, wrong[i], &writer),
 			    DMS_ERR_INVALID_ARGUMENT);
-	CHECK_ERROR(dms_exception_store_writer_create(fd, 0, 8191, 8, &writer),
+	CHECK_ERROR(create(fd, 0, 8191, 8, &writer),
 		    DMS_ERR_STORE_FULL);
-	CHECK_ERROR(dms_exception_store_writer_create(fd, 4096, 1 << 20, 8, &writer),
+	CHECK_ERROR(create(fd, 4096, 1 << 20, 8, &writer),
 		    DMS_ERR_OUT_OF_BOUNDS);
-	CHECK_ERROR(dms_exception_store_writer_create(fd, UINT64_MAX - 4095, 1 << 20, 8, &writer),
+	CHECK_ERROR(create(fd, UINT64_MAX - 4095, 1 << 20, 8, &writer),
 		    DMS_ERR_OUT_OF_BOUNDS);
-	CHECK_ERROR(dms_exception_store_writer_create(-1, 0, 1 << 20, 8, &writer), DMS_ERR_OS);
+	CHECK_ERROR(create(-1, 0, 1 << 20, 8, &writer), DMS_ERR_OS);
 	close(fd);
 	fd = scratch_file(1 << 20, 0x5a, O_DIRECT);
 	if (fcntl(fd, F_GETFL) & O_DIRECT)
-		CHECK_ERROR(dms_exception_store_writer_create(fd, 100, 1 << 19, 8, &writer),
+		CHECK_ERROR(create(fd, 100, 1 << 19, 8, &writer),
 			    DMS_ERR_INVALID_ARGUMENT);
 	close(fd);
 }
@@ -343,7 +353,7 @@ static struct dms_error *write_faulty(int fd, uint64_t size)
 {
 	_cleanup_store_writer_ struct dms_exception_store_writer *writer = NULL;
 	_cleanup_free_ char *chunk = calloc(1, 4096);
-	struct dms_error *error = dms_exception_store_writer_create(fd, OFFSET, size, 8, &writer);
+	struct dms_error *error = create(fd, OFFSET, size, 8, &writer);
 	uint64_t i, used;
 
 	for (i = 0; !error && i < 1000; i++)
@@ -382,13 +392,14 @@ static void test_faults(void)
 
 int main(void)
 {
+	const int first = io_uring_is_left_out(); /* every other is by threads */
 	uint32_t chunk_size;
 	int variant;
 
 	fault.fd = -1;
 	test_sizes();
 	test_arguments();
-	for (variant = 0; variant < 4; variant++) {
+	for (variant = first; variant < 4; variant += 1 + first) {
 		bool without_io_uring = variant & 1;
 		int flags = variant & 2 ? O_DIRECT : 0;
 		static const uint64_t counts[] = { 0, 1, 255, 256, 257, 511, 512, 513, 3000 };
@@ -404,7 +415,7 @@ int main(void)
 		test_exact(32, 1024, without_io_uring, flags);
 		test_exact(32, 1025, without_io_uring, flags);
 	}
-	for (variant = 0; variant < 4; variant++) {
+	for (variant = first; variant < 4; variant += 1 + first) {
 		bool without_io_uring = variant & 1;
 		int flags = variant & 2 ? O_DIRECT : 0;
 
@@ -417,14 +428,17 @@ int main(void)
 		test_order(16, 512, without_io_uring, flags);
 		test_order(32, 1025, without_io_uring, flags);
 	}
-	for (chunk_size = 8; chunk_size <= 2048; chunk_size *= 2)
-		test_far_out(chunk_size, 3);
-	test_far_out(8, 256);
-	test_full(8, 255, 0);
-	test_full(8, 256, 0);
-	test_full(8, 256, 4095);
-	test_full(8, 600, 1000);
-	test_full(64, 3, 5);
-	test_faults();
+	for (variant = first; variant < 2; variant++) {
+		by_threads_alone = variant;
+		for (chunk_size = 8; chunk_size <= 2048; chunk_size *= 2)
+			test_far_out(chunk_size, 3);
+		test_far_out(8, 256);
+		test_full(8, 255, 0);
+		test_full(8, 256, 0);
+		test_full(8, 256, 4095);
+		test_full(8, 600, 1000);
+		test_full(64, 3, 5);
+		test_faults();
+	}
 	return 0;
 }

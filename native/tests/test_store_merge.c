@@ -43,8 +43,9 @@ static void add_store(struct history *history, uint32_t chunk_size, uint32_t per
 
 	region->offset_bytes = SIZE + 3 * KIB + history->nr_stores * STORE_BYTES;
 	region->length_bytes = STORE_BYTES;
-	CHECK_OK(dms_exception_store_writer_create(history->fd, region->offset_bytes, STORE_BYTES,
-						   chunk_size, &writer));
+	CHECK_OK(dms_exception_store_writer_create_with(history->fd, region->offset_bytes,
+							STORE_BYTES, chunk_size,
+							options.without_io_uring, &writer));
 	for (uint64_t i = 0; i * chunk_bytes < SIZE; i++) {
 		uint64_t left = SIZE - i * chunk_bytes;
 
@@ -214,7 +215,7 @@ static void test_faults(void)
 		fault = (struct fault){ .fd = -1 };
 		CHECK(!has_header(&history));
 	}
-	options.without_io_uring = false;
+	options.without_io_uring = io_uring_is_left_out();
 	CHECK_OK(merge(&history));
 	check_way_back(&history);
 	history_close(&history);
@@ -245,6 +246,7 @@ int main(void)
 	static const uint32_t equal[] = { 8, 8, 8, 8 }, mixed[] = { 8, 64, 16, 8 },
 			      large[] = { 128, 32 }, small_last[] = { 2048, 8 };
 
+	options.without_io_uring = io_uring_is_left_out();
 	test_sizes(equal, 1, 50, 0);
 	test_sizes(equal, 2, 0, 0);
 	test_sizes(equal, 2, 50, 0);
@@ -256,7 +258,7 @@ int main(void)
 	test_sizes(small_last, 2, 50, O_DIRECT);
 	options.without_io_uring = true;
 	test_sizes(equal, 2, 50, O_DIRECT);
-	options.without_io_uring = false;
+	options.without_io_uring = io_uring_is_left_out();
 	test_room();
 	test_refusals();
 	test_faults();
