@@ -122,8 +122,8 @@ static void judge(struct dms_pace *pace, uint64_t elapsed_us)
 		pace->least_us = took_us;
 	if (took_us > wanted_us(pace) + wanted_us(pace) / 2)
 		pace->limit_bytes /= 2;
-	/* With a limit of bytes a second, that is what was measured, and not the media. */
-	else if (took_us < wanted_us(pace) && !pace->rate.bytes_per_second)
+	/* Where a limit of bytes a second holds back, that is what was measured, and not the media. */
+	else if (took_us < wanted_us(pace) && (pace->held_back || !pace->rate.bytes_per_second))
 		pace->limit_bytes *= 2;
 	if (pace->limit_bytes < MIN_LIMIT_BYTES)
 		pace->limit_bytes = MIN_LIMIT_BYTES;
@@ -135,6 +135,7 @@ void dms_pace_end(struct dms_pace *pace, uint64_t bytes)
 {
 	uint64_t now;
 
+	pace->held_back |= !dms_pace_has_room(pace) && dms_pace_is_paid(pace);
 	pace->in_flight_bytes -= bytes;
 	pace->finished_bytes += bytes;
 	if (pace->fixed)
@@ -147,4 +148,5 @@ void dms_pace_end(struct dms_pace *pace, uint64_t bytes)
 		judge(pace, now - pace->begun_us);
 	pace->begun_us = now;
 	pace->finished_bytes = 0;
+	pace->held_back = false;
 }

@@ -38,6 +38,7 @@ struct dms_pace {
 	/* The measurement that is going on. */
 	uint64_t begun_us;
 	uint64_t finished_bytes;
+	bool held_back; /* the limit, where the limit of bytes a second let more begin */
 	uint64_t least_us; /* the shortest time that as much as the limit took; 0: not measured */
 };
 
