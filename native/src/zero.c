@@ -11,8 +11,9 @@
 #include "zero.h"
 
 #define PAGE_BYTES 4096u
-/* A device that has to write its zeroes must still let a copy be cancelled within a second. */
-#define GATHER_BYTES (32ull << 20)
+#define PUNCH_BYTES (32ull << 20)
+/* A medium that may have to write its zeroes must still let a copy be cancelled within a second. */
+#define WRITE_BYTES (4ull << 20)
 #define PATTERN_BYTES (256u << 10)
 
 bool dms_is_zero(const void *data, size_t length_bytes)
@@ -163,6 +164,8 @@ struct dms_error *dms_zero_out_finish(struct dms_zero_out *pending)
 
 	if (!error)
 		pending->bytes_zero += pending->length_bytes;
+	if (!error && pending->length_bytes)
+		pending->punches = !pending->way;
 	pending->length_bytes = 0;
 	return error;
 }
@@ -171,8 +174,9 @@ struct dms_error *dms_zero_out_add(struct dms_zero_out *pending, uint64_t offset
 				   uint64_t length_bytes)
 {
 	bool touches = pending->offset_bytes + pending->length_bytes == offset_bytes;
+	uint64_t most = pending->punches ? PUNCH_BYTES : WRITE_BYTES;
 
-	if (pending->length_bytes && (!touches || pending->length_bytes >= GATHER_BYTES)) {
+	if (pending->length_bytes && (!touches || pending->length_bytes + length_bytes > most)) {
 		struct dms_error *error = dms_zero_out_finish(pending);
 
 		if (error)

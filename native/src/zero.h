@@ -27,6 +27,7 @@ struct dms_zero_out {
 	uint64_t offset_bytes;
 	uint64_t length_bytes;
 	unsigned int way; /* the first of the ways to zero that the medium has not refused */
+	bool punches; /* so far: in an instant, however much it is */
 	uint64_t bytes_zero;
 };
 

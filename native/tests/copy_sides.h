@@ -21,8 +21,8 @@ struct sides {
 	char *old;
 };
 
-static void sides_open(struct sides *sides, uint64_t size, unsigned int pages_changed,
-		       uint64_t seed)
+static inline void sides_open(struct sides *sides, uint64_t size, unsigned int pages_changed,
+			      uint64_t seed)
 {
 	unsigned int i;
 
@@ -38,7 +38,7 @@ static void sides_open(struct sides *sides, uint64_t size, unsigned int pages_ch
 	put(sides->destination, 0, sides->old, size);
 }
 
-static void sides_close(struct sides *sides)
+static inline void sides_close(struct sides *sides)
 {
 	close(sides->source);
 	close(sides->destination);
