@@ -1,11 +1,12 @@
 """Exception stores against a slow model of the format."""
 
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from exception_store_model import build, data_chunks, pairs_per_area
+from exception_store_model import build, data_chunks, pairs_per_area, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -135,17 +136,59 @@ def test_reaches_past_the_medium() -> None:
         ExceptionStore.open(fd, 8192, 12288, "cow")
 
 
+@contextmanager
+def refused_if(nonsense: bool) -> Iterator[None]:
+    if nonsense:
+        with pytest.raises(CorruptError):
+            yield
+    else:
+        yield
+
+
+def check_with_the_model(content: bytes | bytearray) -> None:
+    """It opens and shows what the model finds, or it is refused where that makes no sense."""
+    expected = read(content)
+    with refused_if(expected is None), opened(content) as store:
+        assert [(found.old_chunk, found.new_chunk) for found in store] == expected
+
+
 @given(st.binary(max_size=16384), old_chunks, st.integers(0, 2**20))
 def test_garbage(garbage: bytes, old: list[int], position: int) -> None:
-    """Whatever lies over a store: it opens, or it is refused."""
+    """Whatever lies over a store, where the chunks' numbers and the areas are, too."""
     content = build(8, numbered(8, old))
     position %= len(content)
     content[position : position + len(garbage)] = garbage[: len(content) - position]
-    try:
-        with opened(content) as store:
-            assert len(store) < len(content) // 512
-    except CorruptError:
-        pass
+    check_with_the_model(content)
+
+
+numbers = st.one_of(
+    st.integers(0, 300), st.sampled_from([2**51, 2**52, 2**55, 2**63, 2**64 - 1]), st.integers(0)
+)
+
+
+@given(chunk_sizes, st.integers(2, 300), st.integers(0, 15), numbers)
+def test_one_wrong_number(chunk_size: int, count: int, word: int, number: int) -> None:
+    """In the header, or in one of the first pairs: most of a store is not where it matters."""
+    content = build(chunk_size, numbered(chunk_size, list(range(0, 2 * count, 2))))
+    if word < 4:
+        struct.pack_into("<I", content, word * 4, number % 2**32)
+    else:
+        first = chunk_size * 512
+        struct.pack_into("<Q", content, first + (word - 4) * 8, number % 2**64)
+    check_with_the_model(content)
+
+
+@pytest.mark.parametrize("byte", range(16))
+def test_one_wrong_byte_in_the_header(byte: int) -> None:
+    good = build(8, numbered(8, [5, 3, 9]))
+    for value in range(256):
+        content = bytearray(good)
+        content[byte] = value
+        check_with_the_model(content)
+    spoiled = bytearray(good)
+    spoiled[byte] ^= 0x10
+    # To the kernel everything but 0 is valid.
+    assert (read(spoiled) is None) == (byte // 4 != 1)
 
 
 def test_closed() -> None:

@@ -665,19 +665,35 @@ def test_era_metadata_with_a_cycle(lab: Lab) -> None:
 def test_exception_store_damaged(lab: Lab) -> None:
     image = gzip.decompress((IMAGES / "store-4k-6.1.img.gz").read_bytes())
     good = dmsnap("inspect", "store", damaged(lab, image, "good"))
-    assert good["exceptions"] > 0
-    for length in (0, 3, 511, 4095, 4096, 6000):
-        inspect_here(damaged(lab, image[:length], f"short-{length}"), "store")
-    assert inspect_here(damaged(lab, image[:511], "tiny"), "store") == ExitCode.CORRUPT
-    for byte, value in ((0, 0), (4, 2), (8, 9), (12, 3), (12, 0), (15, 255)):
+    assert good["exceptions"] > 2
+    # Not even the header and the first area of it.
+    for length in (0, 3, 15, 511, 4095, 4096, 6000, 8191):
+        path = damaged(lab, image[:length], f"short-{length}")
+        assert inspect_here(path, "store") == ExitCode.CORRUPT, length
+
+    def with_bytes(at: int, value: int, length: int) -> Path:
         spoiled = bytearray(image)
-        spoiled[byte] = value
-        inspect_here(damaged(lab, bytes(spoiled), "header"), "store")
-    # An exception that says it lies on its own metadata, and one far beyond the end.
-    for new_chunk in (0, 1, 2**63, 2**64 - 1):
-        spoiled = bytearray(image)
-        spoiled[4096 + 8 : 4096 + 16] = new_chunk.to_bytes(8, "little")
-        inspect_here(damaged(lab, bytes(spoiled), "area"), "store")
+        spoiled[at : at + length] = value.to_bytes(length, "little")
+        return damaged(lab, bytes(spoiled), "spoiled")
+
+    # The magic number, the version, and chunks of what is no power of two.
+    for byte, value in ((0, 0), (8, 0), (8, 9), (12, 3), (12, 0), (15, 255)):
+        assert inspect_here(with_bytes(byte, value, 1), "store") == ExitCode.CORRUPT, (byte, value)
+    # To the kernel everything but 0 is valid.
+    assert dmsnap("inspect", "store", with_bytes(4, 2, 1)) == good
+    # The first exception: in the header's chunk there can be none, which ends the store ...
+    empty = dmsnap("inspect", "store", with_bytes(4096 + 8, 0, 8))
+    assert (empty["exceptions"], empty["extents"]) == (0, [])
+    # ... on the first metadata area, on the second's data, far beyond the end.
+    second = int.from_bytes(image[4096 + 24 : 4096 + 32], "little")
+    for new_chunk in (1, second, 2**32, 2**63, 2**64 - 1):
+        path = with_bytes(4096 + 8, new_chunk, 8)
+        assert inspect_here(path, "store") == ExitCode.CORRUPT, new_chunk
+    # What it is an exception for: the same chunk as the second, and one that no device has.
+    second = int.from_bytes(image[4096 + 16 : 4096 + 24], "little")
+    for old_chunk in (second, 2**51, 2**64 - 1):
+        path = with_bytes(4096, old_chunk, 8)
+        assert inspect_here(path, "store") == ExitCode.CORRUPT, old_chunk
 
 
 def test_label_damaged(lab: Lab) -> None:
