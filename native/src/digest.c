@@ -59,9 +59,8 @@ struct dms_error *dms_digest_extents(int fd, uint64_t size_bytes,
 	DMS_TRY(check_medium(fd, size_bytes, &medium));
 	DMS_TRY(dms_pace_start(&pace, options, 1, DMS_COPY_PAGE_BYTES, size_bytes));
 	DMS_TRY(dms_copy_choose_extents(extents, size_bytes, DMS_COPY_PAGE_BYTES, &chosen));
-	dms_piece_cursor_init(&cursor, chosen, pace.slot_bytes);
-	DMS_TRY(dms_read_ahead_create(&medium, &cursor, pace.nr_slots, pace.without_io_uring,
-				      &reader));
+	dms_piece_cursor_init(&cursor, chosen, dms_pace_piece_bytes(&pace));
+	DMS_TRY(dms_read_ahead_create(&medium, &cursor, &pace, &reader));
 	dms_progress_start(&progress, options);
 	error = hash_all(reader, &progress, state);
 	if (error)

@@ -93,8 +93,7 @@ static struct dms_error *hash_all(struct side *side)
 	struct dms_extent piece;
 	const void *data;
 
-	DMS_TRY(dms_read_ahead_create(&side->medium, &pairing->begin, pairing->pace.nr_slots,
-				      pairing->pace.without_io_uring, &reader));
+	DMS_TRY(dms_read_ahead_create(&side->medium, &pairing->begin, &pairing->pace, &reader));
 	while (read != DMS_READ_END && !stopped(side->pairing)) {
 		DMS_TRY(dms_read_ahead_next(reader, &read, &piece, &data));
 		if (read == DMS_READ_PIECE)
@@ -256,7 +255,7 @@ struct dms_error *dms_digest_compare(int source_fd, int destination_fd, uint64_t
 				     &pairing.sides[0].medium, &pairing.sides[1].medium));
 	DMS_TRY(dms_pace_start(&pairing.pace, options, SIDES, DMS_COPY_PAGE_BYTES, size_bytes));
 	DMS_TRY(dms_copy_choose_extents(extents, size_bytes, DMS_COPY_PAGE_BYTES, &chosen));
-	dms_piece_cursor_init(&pairing.begin, chosen, pairing.pace.slot_bytes);
+	dms_piece_cursor_init(&pairing.begin, chosen, dms_pace_piece_bytes(&pairing.pace));
 	pairing.cursor = pairing.begin;
 	dms_progress_start(&pairing.progress, options);
 	DMS_TRY(compare_all(&pairing));

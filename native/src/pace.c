@@ -52,18 +52,30 @@ struct dms_error *dms_pace_start(struct dms_pace *pace, const struct dms_copy_op
 	return NULL;
 }
 
-uint32_t dms_pace_request_bytes(const struct dms_pace *pace)
+/* A request of so many bytes, or as many as can be paid for within a moment. */
+static uint32_t payable(const struct dms_pace *pace, uint64_t request)
 {
-	uint64_t request = pace->fixed ? pace->slot_bytes : pace->limit_bytes / REQUESTS_IN_LIMIT;
 	uint64_t paid = pace->rate.bytes_per_second * DMS_RATE_PIECE_MS / MS_PER_S;
 
-	if (request < MIN_REQUEST_BYTES && !pace->fixed)
-		request = MIN_REQUEST_BYTES;
 	if (pace->rate.bytes_per_second && request > paid)
 		request = paid;
 	if (request > pace->slot_bytes)
 		request = pace->slot_bytes;
 	return cut(request, pace->multiple_bytes);
+}
+
+uint32_t dms_pace_request_bytes(const struct dms_pace *pace)
+{
+	uint64_t request = pace->fixed ? pace->slot_bytes : pace->limit_bytes / REQUESTS_IN_LIMIT;
+
+	if (request < MIN_REQUEST_BYTES && !pace->fixed)
+		request = MIN_REQUEST_BYTES;
+	return payable(pace, request);
+}
+
+uint32_t dms_pace_piece_bytes(const struct dms_pace *pace)
+{
+	return payable(pace, pace->slot_bytes);
 }
 
 bool dms_pace_has_room(const struct dms_pace *pace)

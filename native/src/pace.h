@@ -51,6 +51,8 @@ struct dms_error *dms_pace_start(struct dms_pace *pace, const struct dms_copy_op
 				 uint32_t buffers, uint32_t multiple_bytes, uint64_t usual_bytes);
 /* How large a request may be now. */
 uint32_t dms_pace_request_bytes(const struct dms_pace *pace);
+/* The same where all requests are to be of one size. */
+uint32_t dms_pace_piece_bytes(const struct dms_pace *pace);
 /* Whether more may be put in flight now. */
 bool dms_pace_has_room(const struct dms_pace *pace);
 /* Whether the limit of bytes a second lets more begin now. */

@@ -15,6 +15,7 @@ struct slot {
 struct dms_read_ahead {
 	struct dms_medium medium;
 	struct dms_piece_cursor cursor;
+	struct dms_pace pace;
 	bool exhausted;
 	char *memory;
 	struct slot *slots;
@@ -73,8 +74,9 @@ static struct dms_error *allocate(struct dms_read_ahead *reader, uint32_t depth)
 }
 
 struct dms_error *dms_read_ahead_create(const struct dms_medium *medium,
-					const struct dms_piece_cursor *cursor, uint32_t depth,
-					bool without_io_uring, struct dms_read_ahead **reader)
+					const struct dms_piece_cursor *cursor,
+					const struct dms_pace *pace,
+					struct dms_read_ahead **reader)
 {
 	_cleanup_read_ahead_ struct dms_read_ahead *new = calloc(1, sizeof(*new));
 	struct dms_error *error;
@@ -83,9 +85,10 @@ struct dms_error *dms_read_ahead_create(const struct dms_medium *medium,
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for reading ahead");
 	new->medium = *medium;
 	new->cursor = *cursor;
-	error = allocate(new, depth);
+	new->pace = *pace;
+	error = allocate(new, pace->nr_slots);
 	if (!error)
-		error = dms_io_queue_create(depth, without_io_uring, &new->queue);
+		error = dms_io_queue_create(pace->nr_slots, pace->without_io_uring, &new->queue);
 	if (!error)
 		*reader = dms_steal(new);
 	return error;
@@ -132,6 +135,8 @@ static struct dms_error *start_read(struct dms_read_ahead *reader)
 	};
 	*reader->last = slot;
 	reader->last = &slot->next;
+	dms_pace_begin(&reader->pace, piece.length_bytes);
+	dms_pace_charge(&reader->pace, piece.length_bytes);
 	return dms_io_queue_submit(reader->queue, &slot->request);
 }
 
@@ -140,7 +145,8 @@ static struct dms_error *start_reads(struct dms_read_ahead *reader)
 	struct dms_error *error = NULL;
 
 	while (!error && !reader->exhausted && reader->free &&
-	       dms_io_queue_room(reader->queue))
+	       dms_io_queue_room(reader->queue) && dms_pace_has_room(&reader->pace) &&
+	       dms_pace_is_paid(&reader->pace))
 		error = start_read(reader);
 	return error;
 }
@@ -160,6 +166,7 @@ static struct dms_error *await_first(struct dms_read_ahead *reader)
 		error = dms_io_request_error(request, reader->medium.name);
 		if (error)
 			return error;
+		dms_pace_end(&reader->pace, request->length_bytes);
 		slot = request->context;
 		slot->read = true;
 	}
@@ -176,10 +183,15 @@ struct dms_error *dms_read_ahead_next(struct dms_read_ahead *reader, enum dms_re
 	error = start_reads(reader);
 	if (!error && reader->first)
 		error = await_first(reader);
+	else if (!error && !reader->exhausted)
+		dms_pace_sleep(&reader->pace);
 	if (error)
 		return error;
 	slot = reader->first;
-	*state = !slot ? DMS_READ_END : !slot->read ? DMS_READ_WAITING : DMS_READ_PIECE;
+	if (slot)
+		*state = slot->read ? DMS_READ_PIECE : DMS_READ_WAITING;
+	else
+		*state = reader->exhausted ? DMS_READ_END : DMS_READ_WAITING;
 	if (*state != DMS_READ_PIECE)
 		return NULL;
 	reader->first = slot->next;

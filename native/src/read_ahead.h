@@ -15,6 +15,7 @@
 
 #include "cleanup.h"
 #include "medium.h"
+#include "pace.h"
 
 /* Where the next piece begins: extents are cut from their starts, no piece spans two of them. */
 struct dms_piece_cursor {
@@ -33,9 +34,11 @@ bool dms_piece_cursor_next(struct dms_piece_cursor *cursor, struct dms_extent *p
 
 struct dms_read_ahead;
 
+/* pace: as it was started. The reader goes on with a copy of it. */
 struct dms_error *dms_read_ahead_create(const struct dms_medium *medium,
-					const struct dms_piece_cursor *cursor, uint32_t depth,
-					bool without_io_uring, struct dms_read_ahead **reader);
+					const struct dms_piece_cursor *cursor,
+					const struct dms_pace *pace,
+					struct dms_read_ahead **reader);
 /* Waits for what is in flight. */
 void dms_read_ahead_destroy(struct dms_read_ahead *reader);
 DMS_DEFINE_CLEANUP(dms_cleanup_read_ahead, struct dms_read_ahead, dms_read_ahead_destroy);

@@ -46,7 +46,7 @@ static inline void sides_close(struct sides *sides)
 	free(sides->old);
 }
 
-static struct dms_extent_set *whole(uint64_t size)
+static inline struct dms_extent_set *whole(uint64_t size)
 {
 	struct dms_extent_set *set;
 
@@ -55,7 +55,7 @@ static struct dms_extent_set *whole(uint64_t size)
 	return set;
 }
 
-static void check_content(int fd, const char *expected, uint64_t size)
+static inline void check_content(int fd, const char *expected, uint64_t size)
 {
 	char *all = contents(fd, 0, size + BEHIND);
 	uint64_t i;

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,12 +123,18 @@ def test_what_was_closed_is_closed(tmp_path: Path, without_io_uring: bool) -> No
                 os.close(fd)
 
 
-def test_a_limit_of_bytes_a_second(sides: Sides) -> None:
-    """Over what a tenth of a second may take at once; a busy machine only makes it longer."""
+# Of a limit of bytes a second: what a tenth of a second may take at once, and the last piece of
+# 50 ms, behind which nothing waits.
+SLACK_SECONDS = 0.16
+
+
+@pytest.mark.parametrize("options", [CopyOptions(), CopyOptions(without_io_uring=True)])
+def test_a_limit_of_bytes_a_second(sides: Sides, options: CopyOptions) -> None:
+    """A busy machine only makes it longer."""
     begun = time.monotonic()
-    options = CopyOptions(bytes_per_second=10 * MIB)
-    copy.apply(sides.source, sides.destination, SIZE, whole(), options=options, name="x")
-    assert time.monotonic() - begun >= SIZE / (10 * MIB) - 0.15
+    limited = replace(options, bytes_per_second=2 * MIB)
+    copy.apply(sides.source, sides.destination, SIZE, whole(), options=limited, name="x")
+    assert time.monotonic() - begun >= SIZE / (2 * MIB) - SLACK_SECONDS
     assert sides.content() == sides.new
 
 
@@ -190,8 +197,12 @@ def test_progress_ends_with_all_bytes(sides: Sides) -> None:
     assert calls[-1] == SIZE
 
 
-def test_a_signal_ends_a_copy_within_a_second(tmp_path: Path) -> None:
-    """Sparse files of 1 TiB: the copy would take minutes, the handler's exception ends it."""
+def test_a_signal_ends_a_copy(tmp_path: Path) -> None:
+    """Sparse files of 1 TiB: the copy would take minutes, the handler's exception ends it.
+
+    That this takes no longer than a second where the disk is slow is for ``test_copy_pace.c`` and the
+    lab's ``test_copy_media.py`` to say: here only the machine can be.
+    """
     script = textwrap.dedent("""
         import os, sys, time
         from dmsnap._native import copy
