@@ -200,8 +200,8 @@ def test_progress_ends_with_all_bytes(sides: Sides) -> None:
 def test_a_signal_ends_a_copy(tmp_path: Path) -> None:
     """Sparse files of 1 TiB: the copy would take minutes, the handler's exception ends it.
 
-    That this takes no longer than a second where the disk is slow is for ``test_copy_pace.c`` and the
-    lab's ``test_copy_media.py`` to say: here only the machine can be.
+    That this takes no longer than a second where the disk is slow is for ``test_copy_pace.c`` and
+    the lab's ``test_copy_media.py`` to say: here only the machine can be.
     """
     script = textwrap.dedent("""
         import os, sys, time
