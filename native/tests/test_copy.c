@@ -391,12 +391,12 @@ static void test_gaps(void)
 	sides_close(&sides);
 }
 
-/* A limit of bytes a second is kept, over the burst of a tenth of a second, and cancelled under. */
+/* Under a limit of bytes a second it is the same copy, and cancelled. test_copy_pace.c has the speed. */
 static void test_rate(void)
 {
 	struct dms_extent_set *all = whole(VOLUME), *different;
 	struct dms_copy_options with = options;
-	uint64_t calls[2] = { 0, 3 }, begun = dms_io_clock_ms();
+	uint64_t calls[2] = { 0, 3 }, begun;
 	struct dms_copy_stats stats;
 	struct sides sides;
 
@@ -404,7 +404,6 @@ static void test_rate(void)
 	with.bytes_per_second = 8 << 20;
 	CHECK_OK(dms_copy_apply(sides.source, sides.destination, VOLUME, all, false, &with,
 				&stats));
-	CHECK(dms_io_clock_ms() - begun >= 100);
 	check_content(sides.destination, sides.new, VOLUME);
 	with.bytes_per_second = 1000; /* hours */
 	with.progress = count_calls;
