@@ -13,6 +13,8 @@
 
 #define PAGE_BYTES DMS_COPY_PAGE_BYTES
 #define SIDES 2u
+/* In flight to the undo store: as much as a slow disk writes in a second, and a fast one needs. */
+#define STORE_BYTES (4ull << 20)
 
 struct slot {
 	struct dms_copy_piece piece;
@@ -92,13 +94,16 @@ static struct dms_error *submit_read(struct comparison *comparison, struct slot 
 
 /*
  * Whether the undo store's writes keep up. When they do not, reading more would
- * only make more of them, and all of them delay a cancel.
+ * only make more of them, and all of them delay a cancel. The limit is of what is
+ * read, and says late how slow another disk is that writes.
  */
 static bool store_keeps_up(const struct comparison *comparison)
 {
+	uint64_t limit = comparison->pace.limit_bytes;
+
 	return !comparison->writer ||
 	       dms_exception_store_writer_in_flight_bytes(comparison->writer) <
-		       comparison->pace.limit_bytes;
+		       (limit < STORE_BYTES ? limit : STORE_BYTES);
 }
 
 /* Whether one more pair of reads may be started now. */

@@ -156,6 +156,18 @@ static inline bool io_uring_is_left_out(void)
 	return getenv("DMSNAP_WITHOUT_IO_URING") != NULL;
 }
 
+/* Or by the kernel, as in containers, or by what the test is linked with. */
+static inline bool has_io_uring(void)
+{
+	struct dms_io_queue *queue;
+	bool has;
+
+	CHECK_OK(dms_io_queue_create(1, io_uring_is_left_out(), &queue));
+	has = dms_io_queue_is_io_uring(queue);
+	dms_io_queue_destroy(queue);
+	return has;
+}
+
 static inline bool is_bad(enum dms_io_kind kind, int fd, uint64_t offset, uint32_t length)
 {
 	return fault.bad.kind == kind && fault.bad.fd == fd &&

@@ -214,7 +214,7 @@ static void test_order(uint32_t chunk_size, uint64_t count, bool without_io_urin
 
 	memset(&order, 0, sizeof(order));
 	order.fd = fd;
-	order.by_threads = without_io_uring;
+	order.by_threads = without_io_uring || !has_io_uring();
 	order.chunk_size = chunk_size;
 	order.count = count;
 	order.data_end = OFFSET;
