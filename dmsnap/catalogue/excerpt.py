@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 COLUMNS: Mapping[str, Sequence[str]] = {
     "volume": (
         "id", "name", "state", "generation", "created_ns", "mounts", "units", "left_behind",
-        "hydration", "joined",
+        "hydration", "joined", "device_bytes",
     ),
 }  # fmt: skip
 LEFT_OUT = {"point": {"area_id", "era_since", "tracking_id", "lifetime_class"}}

@@ -50,7 +50,7 @@ class Parting:
     ``since`` is the first era of the former primary's metadata that counts. ``reason`` says why its
     marks cannot be trusted, None: they can, as long as neither side was written past its stack:
     ``tracking_id`` is the promoted volume's then, ``boot_id`` and ``sectors_written`` are of the
-    kernel's count of writes to the former primary.
+    kernel's count of writes to the former primary. ``device_bytes`` is what that had, 0: not known.
     """
 
     since: int
@@ -58,6 +58,7 @@ class Parting:
     tracking_id: str
     boot_id: str
     sectors_written: int
+    device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,9 @@ class Volume:
     ``units`` are stopped while the volume is exchanged under its name. ``trial_live``: a trial
     shows a live point on the primary, not one of the recovery volume. ``live``: the layers were
     put under the LV while it was mounted. ``joined``: discovery found it, and it was protected for
-    the default sub-client, whose it is as long as no other sub-client names it.
+    the default sub-client, whose it is as long as no other sub-client names it. ``device_bytes`` is
+    what ``backing`` had when the volume came to lie on it; None: what the volume has, or, of one
+    that was promoted, not known.
     """
 
     id: UUID
@@ -125,6 +128,7 @@ class Volume:
     trial_live: bool = False
     live: LiveFront | None = None
     joined: bool = False
+    device_bytes: int | None = None
 
     @property
     def serving(self) -> str:

@@ -62,6 +62,7 @@ volume = Table(
     Column("trial_live", Boolean, default=False),
     Column("live", JSON(none_as_null=True)),
     Column("joined", Boolean, default=False),
+    Column("device_bytes", BigInteger),
     Column("created_ns", BigInteger, nullable=False),
     Column("removed_ns", BigInteger),
 )

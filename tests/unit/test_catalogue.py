@@ -56,6 +56,7 @@ def test_a_volume_comes_back_as_it_was(catalogue: Catalogue) -> None:
         hydration=Hydration("/dev/vg/old", "/dev/vg/new", 2**40, 9, "boot:1", 2**33),
         left_behind=("/dev/sdx", "/dev/a b"),
         joined=True,
+        device_bytes=2**42,
         live=LiveFront("vg-data", "LVM-abc", "boot"),
     )
     catalogue.update_volume(changed)

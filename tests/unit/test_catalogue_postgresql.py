@@ -270,6 +270,7 @@ TO_FOURTH_VERSION = (
     "DROP TABLE hook_run",
     "ALTER TABLE volume DROP COLUMN live",
     "ALTER TABLE volume DROP COLUMN joined",
+    "ALTER TABLE volume DROP COLUMN device_bytes",
     "DROP TABLE place",
     "DROP TABLE identifier",
     "DROP INDEX point_present",

@@ -49,6 +49,7 @@ def a_recorded_volume(catalogue: Catalogue) -> tuple[Volume, list[Point]]:
         units=("postgresql.service",),
         left_behind=("/dev/old",),
         joined=True,
+        device_bytes=2**42,
         hydration=Hydration("/dev/vg/srv", "/dev/new", 2**30, 5, "boot:1", 3),
     )
     catalogue.add_volume(volume)

@@ -46,11 +46,12 @@ def taken_of(catalogue: Catalogue, volume: Volume) -> Excerpt:
 def test_what_cannot_be_seen_is_recalled(catalogue: Catalogue) -> None:
     recorded = replace(
         a_volume(), mounts=MOUNTS, units=("a.service",), left_behind=("/dev/old",), created_ns=77,
-        joined=True,
+        joined=True, device_bytes=2**42,
     )  # fmt: skip
     found = replace(
-        recorded, mounts=MOUNTS[:1], units=(), left_behind=(), created_ns=99, joined=False
-    )
+        recorded, mounts=MOUNTS[:1], units=(), left_behind=(), created_ns=99, joined=False,
+        device_bytes=None,
+    )  # fmt: skip
     taken = taken_of(catalogue, recorded)
     assert recollection.volume(evidence(taken), found) == recorded
     assert recollection.volume(evidence(None), found) == found

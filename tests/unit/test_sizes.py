@@ -56,6 +56,40 @@ def test_a_smaller_device_is_refused(device: dict[str, int]) -> None:
         sizes.require_not_shrunk(VOLUME)
 
 
+def test_a_device_that_was_larger_from_the_beginning_was_not_made_larger(
+    device: dict[str, int],
+) -> None:
+    moved = replace(VOLUME, device_bytes=2 * GIB)
+    for size_bytes in (GIB, GIB + KIB, 2 * GIB):
+        device["size_bytes"] = size_bytes
+        assert sizes.of_volume(moved) is None
+    device["size_bytes"] = 3 * GIB
+    found = sizes.of_volume(moved)
+    assert found is not None
+    assert "was made larger, from 2 GiB to 3 GiB: dmsnap resize srv follows it" in found.sentence
+    device["size_bytes"] = GIB - KIB
+    with pytest.raises(WrongStateError, match="made smaller, from 1 GiB to"):
+        sizes.require_not_shrunk(moved)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "expected"),
+    [
+        (GIB - KIB, "made smaller, from 1 GiB"),
+        (2 * GIB - KIB, "made smaller, from 2 GiB"),  # its label lay there
+        (2 * GIB, None),
+        (2 * GIB + KIB, "made larger, from 2 GiB"),
+    ],
+)
+def test_the_device_of_a_promoted_volume_is_known_by_what_it_had_then(
+    device: dict[str, int], size_bytes: int, expected: str | None
+) -> None:
+    device["size_bytes"] = size_bytes
+    found = sizes.of_volume(replace(VOLUME, state=VolumeState.PROMOTED, device_bytes=2 * GIB))
+    assert (found is None) == (expected is None)
+    assert found is None or (expected is not None and expected in found.sentence)
+
+
 @pytest.mark.parametrize(
     ("state", "size_bytes", "expected"),
     [

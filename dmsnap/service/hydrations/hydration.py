@@ -28,6 +28,7 @@ from dmsnap.service.health import boot
 from dmsnap.service.progress import Progress
 from dmsnap.service.records import backup
 from dmsnap.service.replicas import rolling
+from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
 from dmsnap.tracking.choice import new_tracking_id
@@ -285,6 +286,7 @@ class Copying:
         return replace(
             volume,
             backing=target,
+            device_bytes=sizes.to_record(volume, self.target.size_bytes),
             hydration=None,
             left_behind=(*left_behind, volume.backing),
             tracking_id=tracking_id,

@@ -38,6 +38,7 @@ def volume(evidence: Evidence, found: Volume) -> Volume:
         left_behind=tuple(row["left_behind"] or ()),
         mounts=mounts(found, rows.mounts(row)),
         joined=bool(row["joined"]),
+        device_bytes=row["device_bytes"],
     )
 
 

@@ -59,12 +59,29 @@ def of_volume(volume: Volume) -> Resized | None:
     size_bytes = device_bytes(volume)
     if volume.state not in SETTLED or size_bytes is None:
         return None
-    if size_bytes == volume.size_bytes:
+    recorded_bytes = recorded(volume, size_bytes)
+    if size_bytes == recorded_bytes:
         return None
-    # A promoted volume keeps its label, and what lies before it, behind its end.
-    if volume.state is VolumeState.PROMOTED and size_bytes > volume.size_bytes:
-        return None
-    return Resized(volume.name, volume.backing, volume.size_bytes, size_bytes)
+    return Resized(volume.name, volume.backing, recorded_bytes, size_bytes)
+
+
+def recorded(volume: Volume, size_bytes: int) -> int:
+    """What the volume's device had before it has ``size_bytes``.
+
+    A device that was larger from the beginning may lose what is not the volume's. One that was
+    promoted may not: behind the volume's end lies its label.
+    """
+    known = volume.device_bytes
+    if size_bytes < volume.size_bytes:
+        return volume.size_bytes
+    if volume.state is VolumeState.PROMOTED:
+        return known if known is not None else size_bytes
+    return max(volume.size_bytes, min(size_bytes, known or 0))
+
+
+def to_record(volume: Volume, size_bytes: int) -> int | None:
+    """What is recorded of the size of a volume's device: nothing where it is the volume's own."""
+    return None if size_bytes == volume.size_bytes else size_bytes
 
 
 def require_not_shrunk(volume: Volume) -> None:

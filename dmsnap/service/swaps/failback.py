@@ -45,6 +45,7 @@ from dmsnap.service.points import browse
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
 from dmsnap.service.replicas import rolling
+from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import handover, parting, trial
 from dmsnap.service.swaps.occupants import Occupants
@@ -88,6 +89,7 @@ class Failback:
             volume,
             state=VolumeState.PROTECTED,
             backing=str(volume.previous_backing),
+            device_bytes=sizes.to_record(volume, self.former.size_bytes),
             recovery=volume.backing,
             recovery_id=self.label.recovery_uuid,
             generation=volume.generation + 1,
@@ -332,11 +334,18 @@ def require_same_volume(volume: Volume, former: BlockDevice) -> None:
         raise TooSmallError(
             str(former.path), former.size_bytes, volume.size_bytes, f"the content of {volume.name}"
         )
-    if former.size_bytes > volume.size_bytes:
+    known_bytes = volume.parting.device_bytes if volume.parting else 0
+    if former.size_bytes > max(volume.size_bytes, known_bytes):
         raise ForeignDeviceError(
             f"{former.path} has {former.size_bytes} bytes, {volume.name} has {volume.size_bytes}: "
-            f"it is another device, or was resized"
+            f"it is another device, or was resized",
+            hint=f"if it was made larger, dmsnap resize {volume.name} follows it",
         )
+    require_content(volume, former)
+
+
+def require_content(volume: Volume, former: BlockDevice) -> None:
+    """Raise when a device holds something else than the volume did."""
     found = replica.read_label(former.path)
     if found is not None:
         raise ForeignDeviceError(f"{former.path} is the recovery volume of {found.name} now")
@@ -353,7 +362,8 @@ def require_primary(volume: Volume) -> Label:
     found = replica.read_label(lun.node(volume.backing))
     if found is None or found.volume_uuid != volume.id or found.state is not LabelState.PRIMARY:
         raise ForeignDeviceError(
-            f"{volume.backing} carries no label of {volume.name} as its primary"
+            f"{volume.backing} carries no label of {volume.name} as its primary",
+            hint=f"if it was made larger, dmsnap resize {volume.name} finds its label",
         )
     return found
 

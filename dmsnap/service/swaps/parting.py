@@ -31,6 +31,7 @@ def part(session: Session, volume: Volume, promoted: Volume) -> Parting:
         tracking_id=promoted.tracking_id,
         boot_id=kernel.boot_id(),
         sectors_written=sectors_written(volume.backing),
+        device_bytes=volume.device_bytes or volume.size_bytes,
     )
 
 

@@ -150,6 +150,7 @@ class Promotion:
             self.volume,
             state=VolumeState.PROMOTED,
             backing=str(self.volume.recovery),
+            device_bytes=self.recovery.size_bytes,
             recovery=None,
             recovery_id=None,
             trial_point=None,

@@ -327,6 +327,39 @@ def test_a_logical_volume_that_was_mounted_when_it_was_protected(lab: Lab) -> No
     assert sha256(device) == sha256(recovery, LARGER)
 
 
+def test_a_larger_device_that_it_was_moved_to_was_not_made_larger(lab: Lab) -> None:
+    volume, target = protected(lab, SIZE, history_bytes=64 * MIB), lab.disk(LARGER)
+    dmsnap("hydrate", volume.name, "--onto", target)
+    assert dmsnap("status", volume.name)[0]["problems"] == []
+    assert "made larger" not in str(dmsnap("discover", expected=None)["findings"])
+    # There and back again it is known.
+    dmsnap("swap", volume.name, "--trial")
+    dmsnap("swap", "commit", volume.name)
+    dmsnap("failback", volume.name)
+    assert dmsnap("status", volume.name)[0]["problems"] == []
+    enlarge(lab, target, LARGER + 8 * MIB)
+    (problem,) = status_of(volume.name)["problems"]
+    assert f"from 48 MiB to 56 MiB: dmsnap resize {volume.name} follows it" in problem
+    assert dmsnap("resize", volume.name)["size_bytes"] == LARGER + 8 * MIB
+    assert dmsnap("status", volume.name)[0]["problems"] == []
+    volume.size_bytes = LARGER + 8 * MIB
+    fill_end(str(volume.front), SIZE, volume.size_bytes)
+    volume.sync("--audit", "full")
+    volume.check_equal()
+    check_tidy(volume, lab)
+
+
+def test_a_larger_device_that_it_was_moved_to_is_followed_when_that_is_asked_for(lab: Lab) -> None:
+    volume, target = protected(lab, SIZE, history_bytes=64 * MIB), lab.disk(LARGER)
+    dmsnap("hydrate", volume.name, "--onto", target)
+    assert dmsnap("resize", volume.name)["size_bytes"] == LARGER
+    volume.size_bytes = LARGER
+    fill_end(str(volume.front), SIZE, LARGER)
+    volume.sync("--audit", "full")
+    volume.check_equal()
+    assert dmsnap("status", volume.name)[0]["problems"] == []
+
+
 # what interrupts it
 
 
