@@ -20,13 +20,14 @@ from uuid import UUID
 from dmsnap._native import label, store_merge
 from dmsnap._native.copy import Progress
 from dmsnap._native.label import HistoryEntry, HistoryFlag, Label
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import CorruptError, NoSpaceError
 from dmsnap.extent import Extent
 from dmsnap.host import blockdev, page_search
-from dmsnap.host.blockdev import BlockDevice, open_exclusive
+from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.recovery import history, replica
 from dmsnap.recovery.replica import Replica
+from dmsnap.snapshot import stack
 
 MAGIC = b"DMSNAPLB"
 
@@ -64,7 +65,8 @@ def _ours(fd: int, area_bytes: int, volume: Volume, name: str) -> Label | None:
         found = label.read(fd, area_bytes + label.AREA_BYTES, name)
     except CorruptError:
         return None
-    same = (found.volume_uuid, found.recovery_uuid) == (volume.id, volume.recovery_id)
+    # Of a promoted volume, which has no recovery volume, only its label knows the other identity.
+    same = found.volume_uuid == volume.id and volume.recovery_id in (None, found.recovery_uuid)
     return found if same else None
 
 
@@ -98,9 +100,16 @@ def future_end(device: BlockDevice, located: Located) -> int:
 
 @contextmanager
 def opened(volume: Volume, *, write: bool = True) -> Iterator[tuple[Replica, Located]]:
-    """The recovery volume, O_EXCL, whatever the sizes of device and replica are by now."""
+    """The recovery volume, O_EXCL, whatever the sizes of device and replica are by now.
+
+    One that was promoted its own stack holds: that nobody else does is checked by UUID.
+    """
     device = BlockDevice.probe(replica.recovery_path(volume))
-    with open_exclusive(device.path, write=write) as fd:
+    serving = volume.state is VolumeState.PROMOTED and blockdev.holders(device.devno)
+    if serving:
+        stack.require_held_by(volume, device)
+    open_device = open_shared if serving else open_exclusive
+    with open_device(device.path, write=write) as fd:
         located = locate(fd, device, volume)
         replica.require_usable(device.path, located.label)
         yield Replica(device, fd, located.label, volume), located
@@ -128,11 +137,14 @@ def wipe_former(current: Replica, area_bytes: int) -> None:
     if length_bytes <= 0:
         return
     blockdev.write_zeroes(current.fd, area_bytes, length_bytes, str(current.device.path))
+    current.bytes_written += length_bytes
 
 
 def tidy_former(current: Replica, volume: Volume, area_bytes: int) -> None:
     """Wipe a former label that a killed command left; never what was written there since."""
     former = Extent(area_bytes, label.AREA_BYTES)
+    if former.offset_bytes < volume.size_bytes:
+        return
     for store in map(history.store_extent, current.label.history):
         if store.offset_bytes < former.end_bytes and former.offset_bytes < store.end_bytes:
             return

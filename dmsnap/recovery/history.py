@@ -61,6 +61,11 @@ def needed_device_bytes(size_bytes: int, label_area_bytes: int) -> int:
     return replica_bytes + MIN_REGION_BYTES + label_area_bytes
 
 
+def largest_replica_bytes(label_offset_bytes: int) -> int:
+    """The largest volume that a device whose label begins there can be, or hold."""
+    return align_down(label_offset_bytes - MIN_REGION_BYTES, REGION_GRANULARITY_BYTES)
+
+
 def held(label: Label) -> list[UUID]:
     """The points that a recovery volume holds, newest first: the replica's, then its history's."""
     if label.state is not LabelState.CONSISTENT or label.point_uuid is None:

@@ -17,7 +17,10 @@ from dmsnap.snapshot import stack
 
 
 class Replica:
-    """The open recovery volume of one volume. Made by :func:`opened`."""
+    """The open recovery volume of one volume. Made by :func:`opened`.
+
+    ``bytes_written`` is what labels took, and what was wiped of them.
+    """
 
     def __init__(
         self, device: BlockDevice, fd: int, current: Label, volume: Volume | None = None
@@ -26,12 +29,14 @@ class Replica:
         self.fd = fd
         self.label = current
         self.volume = volume
+        self.bytes_written = 0
 
     def write_label(self, new: Label) -> None:
         """Write ``new`` with this host's lease and flush; it is the truth from then on."""
         if self.volume is not None:
             new = lease.stamped(new, self.volume)
         self.label = label.write(self.fd, self.device.size_bytes, new, str(self.device.path))
+        self.bytes_written += label.AREA_BYTES
 
     def require_consistent(self) -> None:
         """Raise unless the replica is a point, byte for byte."""

@@ -50,6 +50,7 @@ from dmsnap.service.replicas.audit import Audit, AuditResult
 from dmsnap.service.replicas.sync import SyncResult
 from dmsnap.service.replicas.verify import VerifyResult
 from dmsnap.service.resizing import resize
+from dmsnap.service.resizing.aim import ResizeRequest
 from dmsnap.service.resizing.resize import ResizeResult
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import extension, from_label, promotion, revert, swap
@@ -87,7 +88,7 @@ MOVED = HydrateResult(
     "srv", "/dev/sdd", "/dev/sdb", GIB, 0, GIB + MIB, 0, 2, MIB, 0.034, 7.5, STEPS
 )
 RESIZED = ResizeResult(
-    "srv", "/dev/sdb", GIB, 2 * GIB, "/dev/sdc", True, 1, (str(POINT),),
+    "srv", "/dev/sdb", GIB, 2 * GIB, "/dev/sdc", True, 1, (str(POINT),), None,
     "resize2fs /dev/mapper/srv", 7.5, STEPS,
 )  # fmt: skip
 FOUND = Discovered(
@@ -340,8 +341,12 @@ def test_a_store_with_a_slash_is_a_directory(
             ("hydrate", ("srv", HydrateRequest(None, 0, True, True)), {}),
         ),
         (("hydrate", "srv", "--abandon"), ("give_up", ("srv",), {})),
-        (("resize", "srv"), ("resize", ("srv",), {"drop_points": False})),
-        (("resize", "srv", "--drop-points"), ("resize", ("srv",), {"drop_points": True})),
+        (("resize", "srv"), ("resize", ("srv", ResizeRequest()), {})),
+        (
+            ("resize", "srv", "--drop-points"),
+            ("resize", ("srv", ResizeRequest(drop_points=True)), {}),
+        ),
+        (("resize", "srv", "--keep-size"), ("resize", ("srv", ResizeRequest(keep_size=True)), {})),
         (("discover",), ("discover", (), {})),
         (("status",), ("status", ((),), {})),
         (("status", "a", "b"), ("status", (("a", "b"),), {})),
@@ -697,7 +702,12 @@ def test_a_resize_says_what_is_left_to_do(service: Service, shown: Shown) -> Non
     ]
     nothing = replace(RESIZED, size_bytes=GIB, steps={})
     service.answers(resize, "resize", nothing)
-    assert shown("resize", "srv") == "srv has 1 GiB, as /dev/sdb has: nothing is to be done\n"
+    assert shown("resize", "srv") == "srv has 1 GiB on /dev/sdb: nothing is to be done\n"
+    given_up = replace(RESIZED, recovery=None, points_dropped=(), given_up="/dev/sda")
+    service.answers(resize, "resize", given_up)
+    lines = shown("resize", "srv", "--give-up-former").splitlines()
+    assert lines[0] == "the label of /dev/sdb is at the end that it has now"
+    assert lines[2] == "/dev/sda is given up: there is no failback any more"
 
 
 def test_discover_tells_of_findings_by_its_exit_code(service: Service, shown: Shown) -> None:

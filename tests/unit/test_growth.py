@@ -64,6 +64,7 @@ class Open:
     def __init__(self, disk: Disk, current: Label) -> None:
         self.disk = disk
         self.fd, self.device, self.label = disk.fd, disk.device, current
+        self.bytes_written = 0
 
     def write_label(self, new: Label) -> None:
         self.label = self.disk.write(new)

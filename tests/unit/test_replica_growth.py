@@ -52,7 +52,7 @@ class Bench:
         return label.read(self.fd, self.size_bytes, "disk")
 
     def steps(self, size_bytes: int = LARGER) -> list[Step]:
-        growing = ReplicaGrowth(self.volume, size_bytes)
+        growing = ReplicaGrowth(self.volume, replace(self.volume, size_bytes=size_bytes))
         return [*growing.room_steps(None), *growing.size_steps()]
 
     def check(self, size_bytes: int) -> None:

@@ -12,7 +12,8 @@ from catalogue_samples import a_point, a_volume, an_area
 from dmsnap.catalogue.model import AreaRole, Job, JobState, JobStep, StepState, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NoSpaceError, WrongStateError
-from dmsnap.service.resizing import enlargement, resize, sizes
+from dmsnap.service.resizing import aim, enlargement, resize, sizes
+from dmsnap.service.resizing.aim import ResizeRequest
 from dmsnap.service.resizing.resize import Resizing
 from dmsnap.service.session import Session
 from dmsnap.units import GIB, MIB
@@ -30,7 +31,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
         catalogue.add_area(replace(an_area(volume, AreaRole.ERA_METADATA), point_id=None))
         configuration: Any = SimpleNamespace(state_directory=tmp_path)
         made = Session(configuration, catalogue)
-        monkeypatch.setattr(resize, "require_settled", lambda *_: 2 * GIB)
+        monkeypatch.setattr(aim, "require_settled", lambda *_: 2 * GIB)
         monkeypatch.setattr(sizes, "is_behind", lambda _: False)
         yield made
 
@@ -44,7 +45,7 @@ def roles(session: Session) -> list[AreaRole]:
 
 
 def test_what_can_be_taken_back_comes_first(session: Session) -> None:
-    plan = Resizing(session, volume_of(session)).plan()
+    plan = Resizing(session, volume_of(session), ResizeRequest()).plan()
     assert [step.name for step in plan.steps] == [
         "create-metadata", "format-metadata", "record", "grow-stack", "release",
     ]  # fmt: skip
@@ -56,7 +57,7 @@ def test_what_can_be_taken_back_comes_first(session: Session) -> None:
 
 def test_the_record_is_one_change_and_taken_back_as_one(session: Session) -> None:
     before = volume_of(session)
-    steps = {step.name: step for step in Resizing(session, before).plan().steps}
+    steps = {step.name: step for step in Resizing(session, before, ResizeRequest()).plan().steps}
     steps["create-metadata"].do()
     assert roles(session) == [AreaRole.ERA_METADATA, AreaRole.UNFINISHED_SPARE]
     steps["record"].do()
@@ -77,8 +78,8 @@ def test_live_points_are_dropped_once_it_is_recorded_and_only_when_they_may_be(
 ) -> None:
     session.catalogue.add_point(replace(a_point(volume_of(session)), invalid_reason=None))
     with pytest.raises(WrongStateError, match="1 live points of srv have its former size"):
-        Resizing(session, volume_of(session))
-    plan = Resizing(session, volume_of(session), drop_points=True).plan()
+        Resizing(session, volume_of(session), ResizeRequest())
+    plan = Resizing(session, volume_of(session), ResizeRequest(drop_points=True)).plan()
     names = [step.name for step in plan.steps]
     assert names[names.index("record") :] == ["record", "drop-points", "grow-stack", "release"]
 
@@ -89,16 +90,16 @@ def test_a_store_without_room_is_told_of_first(
     full = SimpleNamespace(free_bytes=lambda: MIB)
     monkeypatch.setattr(resize, "open_space", lambda _: full)
     with pytest.raises(NoSpaceError, match="the era metadata of 2 GiB take"):
-        Resizing(session, volume_of(session))
+        Resizing(session, volume_of(session), ResizeRequest())
 
 
 def test_nothing_to_follow_is_nothing_to_do(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resize, "require_settled", lambda *_: GIB)
-    assert Resizing(session, volume_of(session)).plan().steps == []
+    monkeypatch.setattr(aim, "require_settled", lambda *_: GIB)
+    assert Resizing(session, volume_of(session), ResizeRequest()).plan().steps == []
     monkeypatch.setattr(sizes, "is_behind", lambda _: True)
-    behind = Resizing(session, volume_of(session)).plan()
+    behind = Resizing(session, volume_of(session), ResizeRequest()).plan()
     assert [step.name for step in behind.steps] == ["grow-stack", "release"]
 
 
@@ -131,3 +132,16 @@ def test_it_is_finished_once_it_is_recorded(
     )  # fmt: skip
     assert resize.finish(session, volume, job) is expected
     assert len(calls) == grown
+
+
+def test_a_size_that_is_kept_is_recorded_and_taken_back(session: Session) -> None:
+    before = volume_of(session)
+    plan = Resizing(session, before, ResizeRequest(keep_size=True)).plan()
+    (step,) = plan.steps
+    assert step.name == "record"
+    step.do()
+    assert volume_of(session) == replace(before, device_bytes=2 * GIB)
+    assert step.undo is not None
+    step.undo()
+    assert volume_of(session) == before
+    assert (plan.arguments["keep_size"], plan.arguments["size_bytes"]) == (True, GIB)

@@ -11,7 +11,7 @@ from catalogue_samples import a_volume
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.errors import NotFoundError, WrongStateError
 from dmsnap.service.configuration.declaration import Declarations, Subclient
-from dmsnap.service.resizing import resize, sizes
+from dmsnap.service.resizing import aim, sizes
 from dmsnap.service.schedules import policy_run
 from dmsnap.units import GIB, KIB, TIB
 
@@ -107,11 +107,11 @@ def test_what_serves_from_its_recovery_volume_is_larger_than_the_volume(
 
 def test_blocks_grow_with_the_volume_and_tracking_begins_anew() -> None:
     small = replace(VOLUME, block_bytes=64 * KIB)
-    after = resize.grown(small, 2 * GIB)
+    after = aim.grown(small, 2 * GIB)
     assert (after.size_bytes, after.block_bytes) == (2 * GIB, 64 * KIB)
     assert after.tracking_id != small.tracking_id
-    assert resize.grown(small, 16 * TIB).block_bytes == 1024 * KIB
-    assert resize.grown(replace(small, block_bytes=GIB), 2 * GIB).block_bytes == GIB
+    assert aim.grown(small, 16 * TIB).block_bytes == 1024 * KIB
+    assert aim.grown(replace(small, block_bytes=GIB), 2 * GIB).block_bytes == GIB
 
 
 def test_runs_of_the_default_sub_clients_policy_look_around() -> None:

@@ -1,13 +1,18 @@
-"""A recovery volume that follows: its label, its history and its replica, in steps of a plan."""
+"""A recovery volume that follows: its label, its history and its replica, in steps of a plan.
 
-from collections.abc import Collection
+One that was promoted has label and history behind the volume, too, and no point in either: what
+its label says of the size is what is left to do.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
 from dmsnap._native import label
 from dmsnap._native.label import LabelState
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import ForeignDeviceError, TooSmallError, WrongStateError
 from dmsnap.recovery import growth, history
 from dmsnap.recovery.growth import Located, Way
@@ -16,24 +21,35 @@ from dmsnap.service.journal import Step
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.units import format_size
 
+Acknowledge = Callable[[int], None]
+
 
 class ReplicaGrowth:
-    """The recovery volume's part: what is to be done of it, found out without a change."""
+    """The recovery volume's part: what is to be done of it, found out without a change.
 
-    def __init__(self, volume: Volume, size_bytes: int) -> None:
+    ``after`` is the volume as it is to be. ``acknowledge`` is given what was written to the device:
+    where a front lies on it, that is nobody else's writing past the front.
+    """
+
+    def __init__(
+        self, volume: Volume, after: Volume, acknowledge: Acknowledge | None = None
+    ) -> None:
         self.volume = volume
-        self.after = replace(volume, size_bytes=size_bytes)
+        self.after = after
+        self.acknowledge = acknowledge
+        self.promoted = volume.state is VolumeState.PROMOTED
         with growth.opened(volume, write=False) as (current, located):
             self.device = current.device
             self.located = located
             self.found = located.label
         self._require_state()
         self.displaced = not growth.is_in_place(self.device, located)
-        self.growing = self.found.size_bytes < size_bytes
+        self.growing = self.found.size_bytes < after.size_bytes
         self.way = self._way(located) if self.growing else None
 
     def _require_state(self) -> None:
-        if self.found.state not in (LabelState.CONSISTENT, LabelState.APPLYING):
+        states = (LabelState.CONSISTENT, LabelState.APPLYING)
+        if self.found.state not in ((LabelState.PRIMARY,) if self.promoted else states):
             raise WrongStateError(
                 f"the recovery volume {self.device.path} is {self.found.state.name.lower()}: it "
                 f"cannot be resized"
@@ -69,23 +85,25 @@ class ReplicaGrowth:
         if self.way is not None:
             room = f"{format_size(self.after.size_bytes)}{self._moving()}"
             making = f"have the history of {device} begin behind {room}"
+            steps.append(
+                Step("make-way", making, partial(self._make_way, progress), self._give_way_back)
+            )
+        if self.way is not None and not self.promoted:
             clearing = f"clear the new part of the replica on {device}"
-            steps += [
-                Step("make-way", making, partial(self._make_way, progress), self._give_way_back),
-                Step("clear", clearing, partial(self._clear, progress)),
-            ]
+            steps.append(Step("clear", clearing, partial(self._clear, progress)))
         return steps
 
     def size_steps(self) -> list[Step]:
         """The replica's new size, which its label says."""
         if self.way is None:
             return []
+        what = "label of" if self.promoted else "replica on"
         return [
             Step(
                 "grow-replica",
-                f"give the replica on {self.device.path} {format_size(self.after.size_bytes)}",
-                partial(self._size_replica, self.after.size_bytes),
-                partial(self._size_replica, self.volume.size_bytes),
+                f"give the {what} {self.device.path} {format_size(self.after.size_bytes)}",
+                partial(self._size_replica, self.after),
+                partial(self._size_replica, self.volume),
             )
         ]
 
@@ -97,18 +115,18 @@ class ReplicaGrowth:
         return f": {', '.join(words)}" if words else ""
 
     def _move_label(self) -> None:
-        with growth.opened(self.volume) as (current, located):
+        with self._opened(self.volume) as (current, located):
             if not growth.is_in_place(current.device, located):
                 growth.move_label(current, located)
 
     def _repair(self) -> None:
-        with growth.opened(self.volume) as (current, _):
+        with self._opened(self.volume) as (current, _):
             if current.label.state is LabelState.APPLYING:
                 current.roll_back()
 
     def _make_way(self, progress: Progress | None) -> None:
         assert self.way is not None  # noqa: S101
-        with growth.opened(self.volume) as (current, located):
+        with self._opened(self.volume) as (current, located):
             end_bytes = growth.future_end(current.device, located)
             way = growth.make_way(current.label, self.after.size_bytes, end_bytes)
             agreed = {entry.point_uuid for entry in self.way.dropped}
@@ -117,19 +135,23 @@ class ReplicaGrowth:
             growth.clear_way(current, way, of_total(progress, total))
 
     def _give_way_back(self) -> None:
-        with growth.opened(self.volume) as (current, _):
+        with self._opened(self.volume) as (current, _):
             region = history.region(self.volume.size_bytes, growth.history_end(current.label))
             growth.begin_history(current, region.offset_bytes)
 
     def _clear(self, progress: Progress | None) -> None:
         added = self.after.size_bytes - self.found.size_bytes
-        with growth.opened(self.volume) as (current, _):
+        with self._opened(self.volume) as (current, _):
             growth.clear(current, self.after.size_bytes, of_total(progress, added))
 
-    def _size_replica(self, size_bytes: int) -> None:
-        volume = replace(self.volume, size_bytes=size_bytes)
-        with growth.opened(volume) as (current, _):
-            size_replica(current, size_bytes)
+    def _size_replica(self, volume: Volume) -> None:
+        with self._opened(volume) as (current, _):
+            size_replica(current, volume.size_bytes)
+
+    @contextmanager
+    def _opened(self, volume: Volume) -> Iterator[tuple[Replica, Located]]:
+        with opened(volume, self.acknowledge) as found:
+            yield found
 
 
 def size_replica(current: Replica, size_bytes: int) -> None:
@@ -149,12 +171,12 @@ def require_agreed(volume: Volume, points: Collection[UUID]) -> None:
         )
 
 
-def settle_label(volume: Volume, former_bytes: int) -> bool:
+def settle_label(volume: Volume, former_bytes: int, acknowledge: Acknowledge | None = None) -> bool:
     """Have one label at the end of the recovery volume, of the size that is recorded.
 
     Says whether it lies elsewhere than it did.
     """
-    with growth.opened(volume) as (current, located):
+    with opened(volume, acknowledge) as (current, located):
         if not growth.is_in_place(current.device, located):
             growth.move_label(current, located)
         if current.label.size_bytes > volume.size_bytes:
@@ -166,3 +188,16 @@ def settle_label(volume: Volume, former_bytes: int) -> bool:
         if current.label.history_offset_bytes > region.offset_bytes:
             growth.begin_history(current, region.offset_bytes)
     return former_bytes != area_bytes
+
+
+@contextmanager
+def opened(
+    volume: Volume, acknowledge: Acknowledge | None = None
+) -> Iterator[tuple[Replica, Located]]:
+    """The recovery volume, to be written to; what was written is acknowledged at the end."""
+    with growth.opened(volume) as (current, located):
+        try:
+            yield current, located
+        finally:
+            if acknowledge is not None and current.bytes_written:
+                acknowledge(current.bytes_written)

@@ -8,37 +8,38 @@ Tracking begins anew. dm-era does resize its metadata, but only for a target tha
 metadata were made for would not have room for more blocks either. So the front gets new metadata,
 and the next sync compares in full.
 
+A promoted volume has its label on its own device; how large it becomes, promoted.py says.
+
 Up to the record everything is taken back by who fails. From the record on the volume has its new
 size, and what is left of the stack is brought there by whoever comes next.
 """
 
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
+from dmsnap.catalogue.model import Area, AreaRole, Job, Volume
 from dmsnap.errors import NoSpaceError, WrongStateError
 from dmsnap.service import journal
-from dmsnap.service.exports import exported
+from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step, StepTimes
-from dmsnap.service.points import browse
 from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import held
-from dmsnap.service.resizing import enlargement, replica_growth, sizes
+from dmsnap.service.resizing import aim, enlargement, promoted, replica_growth, sizes
+from dmsnap.service.resizing.aim import ResizeRequest
 from dmsnap.service.resizing.replica_growth import ReplicaGrowth
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import admission, identity, spare
-from dmsnap.snapshot import layers, stack
+from dmsnap.service.volumes import spare
+from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
-from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import format_size
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ResizeResult:
-    """What has another size now. ``grow_file_system``: the command that is left to the user."""
+    """What has another size now. ``grow_file_system``: the command that is left to the user.
+
+    ``given_up`` is the former primary that failback would have led to.
+    """
 
     volume: str
     device: str
@@ -48,6 +49,7 @@ class ResizeResult:
     label_moved: bool
     stores_moved: int
     points_dropped: tuple[str, ...]
+    given_up: str | None
     grow_file_system: str | None
     seconds: float
     steps: dict[str, float]
@@ -60,18 +62,21 @@ class Resizing:
         self,
         session: Session,
         volume: Volume,
-        *,
-        drop_points: bool = False,
+        request: ResizeRequest,
         progress: Progress | None = None,
     ) -> None:
         self.session = session
         self.volume = volume
-        self.drop_points = drop_points
+        self.request = request
         self.progress = progress
-        size_bytes = require_settled(session, volume)
-        self.growing = size_bytes > volume.size_bytes
-        self.after = grown(volume, size_bytes) if self.growing else volume
-        self.replica = ReplicaGrowth(volume, size_bytes) if volume.recovery is not None else None
+        device_bytes = aim.require_settled(session, volume)
+        asked = not (request.keep_size or request.give_up_former)
+        former = promoted.former_of(volume) if asked else None
+        self.after = aim.after(volume, request, former, device_bytes)
+        self.growing = self.after.size_bytes > volume.size_bytes
+        self.replica = self._replica()
+        if self.replica is not None:
+            promoted.require_followed(volume, former, displaced=self.replica.displaced)
         self.live = [p for p in session.catalogue.points(volume.id) if p.area_id is not None]
         self.era_area = stack.era_area(volume, session.catalogue.areas(volume.id))
         self.metadata = spare.planned(self.after)
@@ -81,8 +86,15 @@ class Resizing:
         if self.growing:
             self._require_room()
 
+    def _replica(self) -> ReplicaGrowth | None:
+        before, after = promoted.as_labelled(self.volume), promoted.as_labelled(self.after)
+        if before.recovery is None:
+            return None
+        acknowledge = promoted.acknowledging(self.session, self.volume)
+        return ReplicaGrowth(before, after, acknowledge)
+
     def _require_agreed(self) -> None:
-        if self.drop_points:
+        if self.request.drop_points:
             return
         # The kernel would keep them, at the size that they have (dm-snap.c, __origin_write). But a
         # point has its volume's size everywhere else: in tables, in a swap, in what is exported.
@@ -111,18 +123,30 @@ class Resizing:
         if self.growing:
             steps += self._metadata_steps()
             steps += self.replica.size_steps() if self.replica else []
+        elif self.after != self.volume:
+            recording = f"record what {self.volume.backing} has"
+            steps.append(Step("record", recording, self._record, self._take_record_back))
         if self.behind:
             steps += self._stack_steps()
+        if self.given_up is not None:
+            leave = partial(promoted.leave_former, self.session, self.after, self.given_up)
+            leaving = f"give up {self.given_up}, to which failback would have led"
+            steps.append(Step("give-up-former", leaving, leave, final=True))
         return Plan("resize", (self.volume.id,), steps, self.arguments())
 
     def arguments(self) -> dict[str, object]:
         """``size_bytes`` and ``label_bytes``, where the label was, are for who finishes it."""
         return {
             "name": self.volume.name,
-            "drop_points": self.drop_points,
+            **asdict(self.request),
             "size_bytes": self.after.size_bytes,
             "label_bytes": self.replica.located.area_bytes if self.replica else 0,
         }
+
+    @property
+    def given_up(self) -> str | None:
+        """The former primary, where nothing is to lead back to it any more."""
+        return self.volume.previous_backing if self.request.give_up_former else None
 
     def _metadata_steps(self) -> list[Step]:
         name, unfinished = self.volume.name, self._unfinished
@@ -171,12 +195,16 @@ class Resizing:
         ]
 
     def _record(self) -> None:
+        if not self.growing:
+            self.session.catalogue.update_volume(self.after)
+            return
         former = replace(self.era_area, role=AreaRole.RETIRED)
         self.session.catalogue.update_volume(self.after, [former, self.metadata])
 
     def _take_record_back(self) -> None:
         """Up to now the front has its former metadata, and its former size."""
-        self.session.catalogue.update_volume(self.volume, [self.era_area, self._unfinished])
+        areas = [self.era_area, self._unfinished] if self.growing else []
+        self.session.catalogue.update_volume(self.volume, areas)
 
     def result(self, times: StepTimes) -> ResizeResult:
         way = self.replica.way if self.replica else None
@@ -191,66 +219,24 @@ class Resizing:
             label_moved=self.replica is not None and self.replica.displaced,
             stores_moved=len(way.moves) if way else 0,
             points_dropped=(*live, *dropped),
+            given_up=self.given_up,
             grow_file_system=enlargement.grow_file_system(self.after) if self.behind else None,
             seconds=times.total,
             steps=times.seconds,
         )
 
 
-def grown(volume: Volume, size_bytes: int) -> Volume:
-    """The volume with another size; larger blocks of dm-era where there would be too many."""
-    block_bytes = max(volume.block_bytes, admission.block_bytes_for(size_bytes))
-    return replace(
-        volume,
-        size_bytes=size_bytes,
-        block_bytes=block_bytes,
-        tracking_id=new_tracking_id(),
-    )
-
-
-def require_settled(session: Session, volume: Volume) -> int:
-    """What the volume's device has, checked; raises unless nobody works on device and replica.
-
-    When the device is gone the recovery volume's label can still be moved: it is needed then.
-    """
-    if volume.state is not VolumeState.PROTECTED:
-        raise WrongStateError(
-            f"{volume.name} is in state {volume.state}: it cannot be resized",
-            hint="dmsnap swap revert, or dmsnap swap commit and dmsnap failback, come first",
-        )
-    if volume.hydration is not None:
-        raise WrongStateError(
-            f"{volume.name} is being moved to {volume.hydration.target}",
-            hint=f"end that, or give it up with dmsnap hydrate {volume.name} --abandon",
-        )
-    browse.require_unmounted(session, volume)
-    exported.require_replica_unexported(session, volume)
-    size_bytes = sizes.device_bytes(volume)
-    if size_bytes is None:
-        log.warning("%s is not there: only the recovery volume is looked at", volume.backing)
-        return volume.size_bytes
-    identity.require_backing(volume)
-    sizes.require_not_shrunk(volume)
-    if layers.dropped(volume) is None and not sizes.is_behind(volume):
-        areas, points = session.catalogue.areas(volume.id), session.catalogue.points(volume.id)
-        stack.check(volume, areas, points)
-    return size_bytes
-
-
 def resize(
     session: Session,
     name: str,
+    request: ResizeRequest,
     *,
-    drop_points: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> ResizeResult | Plan:
-    """Have a volume, its replica and its label follow devices that were made larger. Needs root.
-
-    ``drop_points``: what stands in the way may go, live points and the oldest of the history.
-    """
+    """Have a volume, its replica and its label follow devices that were made larger. Needs root."""
     with held(session, name) as volume:
-        resizing = Resizing(session, volume, drop_points=drop_points, progress=progress)
+        resizing = Resizing(session, volume, request, progress)
         plan = resizing.plan()
         if dry_run:
             return plan
@@ -269,23 +255,36 @@ def note(session: Session, volume: Volume) -> None:
 
 
 def again(
-    session: Session, *, name: str, dry_run: bool, drop_points: bool, **_sizes: object
+    session: Session,
+    *,
+    name: str,
+    dry_run: bool,
+    drop_points: bool,
+    keep_size: bool = False,
+    give_up_former: bool = False,
+    **_sizes: object,
 ) -> object:
     """Begin a resize anew that was cut off."""
-    return resize(session, name, drop_points=drop_points, dry_run=dry_run)
+    # What was given up is so already where that was recorded.
+    giving_up = give_up_former and session.catalogue.volume(name).previous_backing is not None
+    request = ResizeRequest(drop_points, keep_size, giving_up)
+    return resize(session, name, request, dry_run=dry_run)
 
 
 def finish(session: Session, volume: Volume, job: Job) -> bool:
-    """Recorded, it goes on to its end; else the replica gets its former size back."""
+    """Recorded, it goes on to its end; else the label says the former size again."""
     size_bytes = int(str(job.arguments["size_bytes"]))
-    moved = False
-    if volume.recovery is not None:
-        moved = replica_growth.settle_label(volume, int(str(job.arguments["label_bytes"])))
+    moved = promoted.settle_label(session, volume, int(str(job.arguments["label_bytes"])))
     if volume.size_bytes != size_bytes:
         return False
-    if not any(step.name == "grow-stack" for step in job.steps):
-        return moved
-    enlargement.drop_points(session, volume)
-    enlargement.grow(session, volume)
-    enlargement.release(session, volume)
-    return True
+    done = moved
+    if any(step.name == "grow-stack" for step in job.steps):
+        enlargement.drop_points(session, volume)
+        enlargement.grow(session, volume)
+        enlargement.release(session, volume)
+        done = True
+    if job.arguments.get("give_up_former") and volume.previous_backing is None:
+        boot.hide(volume)
+        promoted.release_marks(session, volume)
+        done = True
+    return done

@@ -40,23 +40,24 @@ class Resized:
         )
 
 
-def device_bytes(volume: Volume) -> int | None:
-    """What the volume's device has now; None when it is gone.
+def bytes_of(device: str) -> int | None:
+    """What a recorded device has now; None when it is gone.
 
     One of no size is a loop device that was detached, or a LUN that was unmapped.
     """
     try:
-        return BlockDevice.probe(lun.node(volume.backing)).size_bytes or None
+        return BlockDevice.probe(lun.node(device)).size_bytes or None
     except DmsnapError:
         return None
 
 
 def of_volume(volume: Volume) -> Resized | None:
-    """How the size of a volume's device differs; None when it does not, or cannot be told.
+    """How the size of a volume's device differs from what is known of it; None when it does not,
+    or that cannot be told.
 
     While the front lies over the recovery volume, that has its own size, and the other may be dead.
     """
-    size_bytes = device_bytes(volume)
+    size_bytes = bytes_of(volume.backing)
     if volume.state not in SETTLED or size_bytes is None:
         return None
     recorded_bytes = recorded(volume, size_bytes)

@@ -240,6 +240,16 @@ SCENARIOS = (
     Scenario(
         "resize, both disks", "resize", ("resize", NAME), SYNCED, enlarged=("data", "recovery")
     ),
+    Scenario(
+        "resize, promoted", "resize", ("resize", NAME), COMMITTED, enlarged=("data", "recovery")
+    ),
+    Scenario(
+        "resize --give-up-former",
+        "resize",
+        ("resize", NAME, "--give-up-former"),
+        COMMITTED,
+        enlarged=("recovery",),
+    ),
     Scenario("failback", "failback", ("failback", NAME), COMMITTED),
     Scenario("export", "export", EXPORT, SYNCED),
     Scenario("export, a device", "export", EXPORT_DEVICE, protected=False),

@@ -360,6 +360,187 @@ def test_a_larger_device_that_it_was_moved_to_is_followed_when_that_is_asked_for
     assert dmsnap("status", volume.name)[0]["problems"] == []
 
 
+# after swap commit: the recovery volume is the primary
+
+
+def promoted(lab: Lab, history_bytes: int = 64 * MIB) -> Protected:
+    """A raw volume that serves from its recovery volume, and can go back."""
+    volume = protected(lab, SIZE, history_bytes=history_bytes)
+    volume.sync()
+    dmsnap("swap", volume.name, "--trial")
+    write_direct(volume.front, os.urandom(MIB), 3 * MIB)
+    dmsnap("swap", "commit", volume.name)
+    write_direct(volume.front, os.urandom(MIB), 5 * MIB)
+    return volume
+
+
+def told(volume: Protected) -> list[str]:
+    """What status says is wrong, but for what is so of every promoted volume."""
+    problems = [str(each) for each in status_of(volume.name)["problems"]]
+    return [each for each in problems if "has no recovery volume" not in each]
+
+
+def check_failback(volume: Protected, lab: Lab) -> None:
+    """Both devices are what the front showed, in its new size, and tracking goes on from there."""
+    content = sha256(volume.front)
+    result = dmsnap("failback", volume.name)
+    assert result["tracker"] == "compare"
+    assert result["bytes_volume"] == volume.size_bytes == size_of(volume.front)
+    for device in (volume.front, volume.primary, volume.recovery):
+        assert sha256(device, volume.size_bytes) == content
+    require_one_label(volume.recovery)
+    assert dmsnap("status", volume.name)[0]["problems"] == []
+    write_direct(volume.front, os.urandom(MIB), volume.size_bytes - MIB)
+    assert volume.sync("--audit", "full")["tracker"] == "era"
+    volume.check_equal()
+    check_tidy(volume, lab)
+
+
+@pytest.mark.selection
+def test_a_promoted_volume_becomes_as_large_as_its_former_primary(lab: Lab) -> None:
+    volume = promoted(lab)
+    content = sha256(volume.front)
+    assert dmsnap("resize", volume.name)["steps"] == {}
+    enlarge(lab, volume.primary, LARGER)
+    assert "was resized" in refused(8, "failback", volume.name)
+    result = dmsnap("resize", volume.name)
+    assert (result["size_bytes_before"], result["size_bytes"]) == (SIZE, LARGER)
+    assert (result["label_moved"], result["recovery"]) == (False, None)
+    assert size_of(volume.front) == LARGER
+    assert sha256(volume.front, SIZE) == content
+    assert volume.label()["size_bytes"] == LARGER
+    assert volume.label()["device"] == volume.primary
+    assert told(volume) == []
+    assert dmsnap("resize", volume.name)["steps"] == {}
+    volume.size_bytes = LARGER
+    fill_end(str(volume.front), SIZE, LARGER)
+    fill_end(volume.primary, SIZE, LARGER)
+    check_failback(volume, lab)
+
+
+def test_a_promoted_volume_follows_when_both_devices_were_made_larger(lab: Lab) -> None:
+    """Where the label was, the volume is then: and what is written there stays."""
+    volume = promoted(lab, history_bytes=8 * MIB)
+    content, before = sha256(volume.front), size_of(volume.recovery)
+    enlarge(lab, volume.primary, LARGER + 16 * MIB)
+    assert "bytes are missing" in refused(5, "resize", volume.name)
+    enlarge(lab, volume.recovery, LARGER + 32 * MIB)
+    (problem,) = told(volume)
+    assert f"made larger, from {before // MIB} MiB" in problem
+    result = dmsnap("resize", volume.name)
+    assert (result["size_bytes"], result["label_moved"]) == (LARGER + 16 * MIB, True)
+    assert before < size_of(volume.front) == LARGER + 16 * MIB
+    require_one_label(volume.recovery)
+    assert told(volume) == []
+    assert sha256(volume.front, SIZE) == content
+    volume.size_bytes = LARGER + 16 * MIB
+    fill_end(str(volume.front), SIZE, volume.size_bytes)
+    shown = sha256(volume.front)
+    run("blockdev", "--flushbufs", volume.recovery)
+    assert sha256(volume.recovery, volume.size_bytes) == shown
+    check_failback(volume, lab)
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+def test_a_mounted_promoted_volume_follows(lab: Lab, fs_type: str) -> None:
+    small, large = (SIZE, LARGER) if fs_type == "ext4" else (320 * MIB, 352 * MIB)
+    primary, recovery = lab.disk(small), lab.disk(small + 48 * MIB)
+    place = lab.mounted(primary, fs_type)
+    name = lab.protect(primary, recovery)
+    (place / "first").write_bytes(os.urandom(2 * MIB))
+    dmsnap("sync", name)
+    dmsnap("swap", name, "--trial")
+    dmsnap("swap", "commit", name)
+    capacity, front = os.statvfs(place).f_blocks, f"/dev/mapper/{name}"
+    enlarge(lab, primary, large)
+    enlarge(lab, recovery, large + 48 * MIB)
+    with (place / "open").open("wb") as kept_open:
+        kept_open.write(b"before ")
+        result = dmsnap("resize", name)
+        kept_open.write(b"after")
+    assert (place / "open").read_bytes() == b"before after"
+    run(*result["grow_file_system"].split())
+    assert os.statvfs(place).f_blocks > capacity
+    (place / "second").write_bytes(os.urandom(20 * MIB))
+    dmsnap("failback", name)
+    assert (place / "second").stat().st_size == 20 * MIB
+    assert dmsnap("sync", name, "--audit", "full")["tracker"] == "era"
+    run("umount", place)
+    dmsnap("sync", name)
+    run(*(["e2fsck", "-fn"] if fs_type == "ext4" else ["xfs_repair", "-n"]), front)
+    assert sha256(front) == sha256(recovery, large) == sha256(primary)
+
+
+def test_a_promoted_volume_keeps_its_size_while_its_former_primary_does(lab: Lab) -> None:
+    volume = promoted(lab)
+    # A stack that was built anew counts what is written past its front.
+    for name in [volume.name, *(name for name in dm_devices() if name != volume.name)]:
+        run("dmsetup", "remove", name)
+    dmsnap("assemble", volume.name)
+    enlarge(lab, volume.recovery, size_of(volume.recovery) + 24 * MIB)
+    sentence = refused(22, "resize", volume.name)
+    assert f"{volume.primary}, to which failback leads, has 32 MiB" in sentence
+    assert "made larger" in str(told(volume))
+    assert "carries no label" in refused(8, "failback", volume.name)
+    result = dmsnap("resize", volume.name, "--keep-size")
+    assert (result["label_moved"], result["size_bytes"]) == (True, SIZE)
+    assert list(result["steps"]) == ["move-label", "record"]
+    require_one_label(volume.recovery)
+    # The label was written past the front, and by nobody else.
+    assert told(volume) == []
+    assert dmsnap("resize", volume.name)["steps"] == {}
+    write_direct(volume.recovery, os.urandom(4096), 7 * MIB)
+    assert "4 KiB were written" in str(told(volume))
+    content = sha256(volume.front)
+    dmsnap("failback", volume.name)
+    assert sha256(volume.front) == sha256(volume.primary) == content
+    assert volume.sync("--audit", "full")["tracker"] == "era"
+    assert volume.label()["history_length_bytes"] > 80 * MIB
+
+
+def test_without_its_former_primary_a_promoted_volume_has_its_whole_device(lab: Lab) -> None:
+    volume, other = promoted(lab), lab.disk(160 * MIB)
+    content = sha256(volume.front)
+    image = image_of(volume.primary)
+    run("losetup", "-d", volume.primary)
+    lab.loops.remove(volume.primary)
+    Path(image).unlink()
+    enlarge(lab, volume.recovery, 128 * MIB)
+    assert "is not there" in refused(22, "resize", volume.name)
+    result = dmsnap("resize", volume.name, "--give-up-former")
+    assert (result["size_bytes"], result["given_up"]) == (123 * MIB, volume.primary)
+    assert size_of(volume.front) == 123 * MIB
+    assert sha256(volume.front, SIZE) == content
+    require_one_label(volume.recovery)
+    assert volume.label()["device"] == ""
+    assert told(volume) == []
+    assert len(list(Path(lab.store()).iterdir())) == 1
+    refused(22, "failback", volume.name)
+    refused(22, "resize", volume.name, "--give-up-former")
+    fill_end(str(volume.front), SIZE, 123 * MIB)
+    content = sha256(volume.front)
+    # Given another recovery volume, it is what it was.
+    dmsnap("unprotect", volume.name)
+    assert sha256(volume.recovery, 123 * MIB) == content
+    again = lab.protect(volume.recovery, other)
+    dmsnap("sync", again, "--audit", "full")
+    assert sha256(f"/dev/mapper/{again}", 123 * MIB) == content
+
+
+def test_moved_to_another_device_a_promoted_volume_follows_and_goes_back(lab: Lab) -> None:
+    """To a smaller one than it was on: its label says where the history of that ends."""
+    volume, target = promoted(lab, history_bytes=96 * MIB), lab.disk(LARGER + 8 * MIB)
+    dmsnap("hydrate", volume.name, "--onto", target)
+    require_one_label(target)
+    assert told(volume) == []
+    assert dmsnap("resize", volume.name)["steps"] == {}
+    enlarge(lab, volume.primary, LARGER)
+    assert dmsnap("resize", volume.name)["size_bytes"] == LARGER
+    volume.recovery, volume.size_bytes = target, LARGER
+    fill_end(str(volume.front), SIZE, LARGER)
+    check_failback(volume, lab)
+
+
 # what interrupts it
 
 
@@ -424,6 +605,55 @@ def test_killed_anywhere_it_is_finished_or_taken_back(lab: Lab, recovery_too: bo
         grow()
         if recovery_too:
             grow_recovery()
+
+
+@pytest.mark.parametrize("words", [(), ("--give-up-former",)])
+def test_killed_anywhere_a_promoted_volume_is_resized_or_not(
+    lab: Lab, words: tuple[str, ...]
+) -> None:
+    bench = grown_bench(lab)
+    grow, grow_recovery = Growing(lab, bench.primary), Growing(lab, bench.recovery, 2 * MIB)
+    count, position = 1, 0
+    while position <= count:
+        dmsnap("swap", bench.name, "--trial")
+        dmsnap("swap", "commit", bench.name)
+        if not words:
+            grow()
+        grow_recovery()
+        count = steps_of("resize", bench.name, *words)
+        at = (position, "begun") if position < count else (count - 1, "done")
+        ended = forked("resize", bench.name, *words, at=at, send=(signal.SIGKILL,), after=0.004)
+        step = f"killed after step {at}: {ended}"
+        assert ended.code in (0, -signal.SIGKILL), step
+        assert wait_resumed() == [], step
+        dmsnap("job", "resume", "--all")
+        assert catalogue_rows("select id from job where state = 'running'") == [], step
+        require_one_label(bench.recovery)
+        recorded = catalogue_rows("select size_bytes from volume where removed_ns is null")
+        assert recorded == [(size_of(f"/dev/mapper/{bench.name}"),)], step
+        assert bench.label()["size_bytes"] == recorded[0][0], step
+        bench.require_in_use(step)
+        bench.dirty()
+        if words:
+            again_protected(bench)
+        else:
+            dmsnap("resize", bench.name)
+            assert size_of(f"/dev/mapper/{bench.name}") == size_of(bench.primary), step
+            dmsnap("failback", bench.name)
+            bench.require_in_use(step)
+        dmsnap("sync", bench.name, "--audit", "full")
+        position += 1
+
+
+def again_protected(bench: Bench) -> None:
+    """As it was at first, on the other device: whether its former one was given up or not."""
+    store = Path(bench.lab.store())
+    dmsnap("unprotect", bench.name)
+    assert list(store.iterdir()) == []
+    run("umount", bench.mount_point)
+    run("dd", f"if={bench.recovery}", f"of={bench.primary}", "bs=1M", f"count={SIZE // MIB}")
+    run("mount", "-o", "noatime,nodev", bench.primary, bench.mount_point)
+    dmsnap(*bench.protect, "--overwrite")
 
 
 def leftovers(bench: Bench, before: Any) -> list[str]:
