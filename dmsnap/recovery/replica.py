@@ -87,11 +87,26 @@ class Replica:
 def recovery_path(volume: Volume) -> Path:
     """The recovery volume's device, else :class:`WrongStateError`."""
     if volume.recovery is None:
-        raise WrongStateError(
-            f"{volume.name} has no recovery volume",
-            hint="unprotect it and protect it again with --recovery DEVICE",
-        )
+        raise WrongStateError(f"{volume.name} has no recovery volume", hint=way_to_another(volume))
     return lun.node(volume.recovery)
+
+
+def way_to_another(volume: Volume) -> str:
+    """What gives a volume a recovery volume again, as a part of a sentence."""
+    attach = f"dmsnap attach {volume.name} --recovery DEVICE gives it a new one while it serves"
+    former = volume.previous_backing
+    if former is None or not lun.is_present(former):
+        return attach
+    return f"dmsnap failback {volume.name} goes back to the former device {former}, {attach}"
+
+
+def is_of_primary(current: Label, volume: Volume) -> bool:
+    """Whether a label is one that a volume's own device keeps: it was its recovery volume."""
+    return (
+        current.state is LabelState.PRIMARY
+        and current.volume_uuid == volume.id
+        and current.size_bytes == volume.size_bytes
+    )
 
 
 def _read(fd: int, device: BlockDevice, volume: Volume) -> Label:

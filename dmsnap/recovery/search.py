@@ -4,9 +4,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dmsnap._native.label import Label
+from dmsnap._native.label import Label, LabelState
 from dmsnap.errors import CorruptError, DmsnapError, ForeignDeviceError
-from dmsnap.host import blockdev
+from dmsnap.host import blockdev, lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.sysfs import SYSFS
@@ -70,6 +70,34 @@ def uppermost(found: Sequence[Labelled]) -> list[Labelled]:
             for upper in found
         )
     ]
+
+
+def telling(found: Sequence[Labelled]) -> list[Labelled]:
+    """Of the labels of one volume those that say where it stands.
+
+    A device that was the recovery volume and became the volume keeps its label: what a later
+    recovery volume says counts, once that is whole. Where both became the volume, one after the
+    other, the later one names the other as the former. Of copies of one label none is told apart.
+    """
+    primaries = [one for one in found if one.label.state is LabelState.PRIMARY]
+    if not primaries or len({one.label.recovery_uuid for one in found}) < len(found):
+        return list(found)
+    states = (LabelState.PRIMARY, LabelState.COPYING)
+    whole = [one for one in found if one.label.state not in states]
+    if whole:
+        return whole
+    return [one for one in primaries if not any(_names(other, one) for other in primaries)]
+
+
+def _names(one: Labelled, other: Labelled) -> bool:
+    """Whether a label says that the other device is, or was, the volume's own."""
+    if not one.label.device or one is other:
+        return False
+    try:
+        devno = BlockDevice.probe(lun.node(one.label.device)).devno
+    except DmsnapError:
+        return False
+    return devno == other.device.devno
 
 
 def require_no_twin(device: BlockDevice, label: Label, found: Sequence[Labelled]) -> None:

@@ -57,6 +57,7 @@ OPERATIONS = {
         "snapshots.providers.delete_again", settle="snapshots.providers.settle_removal"
     ),
     "sync": Operation("replicas.sync.again", effect="apply"),
+    "attach": Operation("replicas.attach.again", finish="replicas.attach.finish"),
     "verify": Operation("replicas.verify.again"),
     "swap": Operation("swaps.swap.swap", finish="swaps.swap.finish"),
     "swap from-label": Operation("swaps.from_label.again", finish="swaps.from_label.finish"),

@@ -31,7 +31,7 @@ CHANGING = {
     "point mount", "point umount", "swap start", "swap revert", "swap commit",
     "failback", "export start", "unexport", "lun swap", "catalogue rebuild",
     "hydrate", "swap extend", "run", "config apply", "point keep", "prune",
-    "resize",
+    "resize", "attach",
     "point copy", "snapshot create", "snapshot delete",
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import JobState, Point, StepState, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, PointInvalidError
+from dmsnap.recovery import replica
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.health import recoverable, status
 from dmsnap.service.health.status import LivePointStatus, ReplicaStatus
@@ -90,8 +91,17 @@ def test_a_problem_says_what_to_do() -> None:
         "x is missing: dmsnap assemble srv puts it right"
     ]
     assert status.put_right(VOLUME, []) == []
-    assert "dmsnap protect" in status.way_to_another(VOLUME)
-    assert "failback srv" in status.way_to_another(replace(VOLUME, previous_backing="/dev/sda"))
+
+
+def test_the_way_to_another_recovery_volume_is_one_that_is_there(tmp_path: Path) -> None:
+    former = tmp_path / "former"
+    volume = replace(VOLUME, previous_backing=str(former))
+    for each in (VOLUME, volume):
+        assert replica.way_to_another(each).startswith("dmsnap attach srv --recovery DEVICE")
+    former.touch()
+    assert f"dmsnap failback srv goes back to the former device {former}, dmsnap attach" in (
+        replica.way_to_another(volume)
+    )
 
 
 def test_a_label_that_is_not_right_says_what_to_do() -> None:

@@ -2,6 +2,7 @@
 
 from dmsnap.cli.grammar import Noun
 from dmsnap.cli.parser import (
+    attach,
     catalogue,
     config,
     discover,
@@ -40,6 +41,7 @@ ROOT = Noun(
         run.RUN,
         swap.SWAP,
         swap.FAILBACK,
+        attach.ATTACH,
         hydrate.HYDRATE,
         resize.RESIZE,
         export.EXPORT,

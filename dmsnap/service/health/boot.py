@@ -64,12 +64,16 @@ def _unit_name(name: str) -> str:
 # hiding the twins
 
 
-def hide(volume: Volume) -> None:
-    """Keep the devices that carry a volume's file system beside the front out of its links."""
+def hide(volume: Volume, joining: str | None = None) -> None:
+    """Keep the devices that carry a volume's file system beside the front out of its links.
+
+    ``joining`` is the only one that is new to them, or goes: the others, of which one may hang, are
+    not looked at again.
+    """
     rules = rules_file(volume)
     replacement.replace_file(rules.path, rules.text)
     udev.reload_rules()
-    udev.look_again(present(volume))
+    udev.look_again(present(volume) if joining is None else nodes_of([joining]))
 
 
 def show(volume: Volume, *, forget: bool = True) -> None:
@@ -116,7 +120,11 @@ def devices_of(volume: Volume) -> list[str]:
 
 def present(volume: Volume) -> list[Path]:
     """The devices of a volume that exist now."""
-    names = sorted({*devices_of(volume), *volume.left_behind})
+    return nodes_of(sorted({*devices_of(volume), *volume.left_behind}))
+
+
+def nodes_of(names: Collection[str]) -> list[Path]:
+    """Recorded devices, as far as they are there."""
     return [lun.node(name).resolve() for name in names if lun.is_present(name)]
 
 

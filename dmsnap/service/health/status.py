@@ -251,7 +251,7 @@ def mount_points(volume: Volume) -> tuple[str, ...]:
 def replica_status(session: Session, volume: Volume, problems: list[str]) -> ReplicaStatus | None:
     """What the label says; a replica that cannot be recovered from is a problem."""
     if volume.recovery is None:
-        problems.append(f"{volume.name} has no recovery volume: {way_to_another(volume)}")
+        problems.append(f"{volume.name} has no recovery volume: {replica.way_to_another(volume)}")
         return None
     try:
         label = replica.label_of(volume)
@@ -267,13 +267,6 @@ def replica_status(session: Session, volume: Volume, problems: list[str]) -> Rep
     problems += replica_faults(session, volume, label)
     left_out = skipped.of_replica(session.catalogue, label.recovery_uuid, label.point_uuid)
     return replace(described(volume.recovery, label), bytes_skipped=left_out.bytes)
-
-
-def way_to_another(volume: Volume) -> str:
-    """What gives a volume a recovery volume again."""
-    if volume.previous_backing is not None:
-        return f"dmsnap failback {volume.name} goes back to the former device"
-    return "dmsnap unprotect, and dmsnap protect with another one"
 
 
 def label_faults(recovery: Path, label: Label) -> list[str]:

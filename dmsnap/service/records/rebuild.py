@@ -181,12 +181,13 @@ def gathered(search: Search, problems: list[str]) -> Iterator[Evidence]:
     for labelled in search.found:
         labels.setdefault(labelled.label.volume_uuid, []).append(labelled)
     for stack in survey.live_stacks():
-        mine = [one for one in labels.pop(stack.volume_id, []) if fits(stack, one)]
+        fitting = [one for one in labels.pop(stack.volume_id, []) if fits(stack, one)]
+        mine = searching.telling(fitting)
         if len(mine) > 1:
             problems.append(several(mine))
         else:
             yield Evidence(stack, mine[0] if mine else None)
-    for mine in labels.values():
+    for mine in map(searching.telling, labels.values()):
         if len(mine) > 1:
             problems.append(several(mine))
         else:

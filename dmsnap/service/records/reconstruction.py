@@ -8,8 +8,11 @@ from uuid import UUID
 from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, MountRecord, Point, Volume, VolumeState
-from dmsnap.errors import BusyError, WrongStateError
+from dmsnap.errors import BusyError, DmsnapError, WrongStateError
+from dmsnap.host import lun
+from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm.target import SnapshotOrigin
+from dmsnap.recovery import replica
 from dmsnap.recovery.lease import OPTION_SEPARATOR
 from dmsnap.recovery.search import Labelled
 from dmsnap.service.records import evidence as pieces
@@ -168,9 +171,26 @@ def placed(evidence: Evidence, volume: Volume) -> Volume:
     if volume.state is VolumeState.PROTECTED and not primary:
         raise WrongStateError(f"where the device of {volume.name} is cannot be known")
     recovery_id = found.label.recovery_uuid if found else None
-    after = replace(volume, backing=primary, recovery=recovery, recovery_id=recovery_id)
+    after = replace(
+        volume,
+        backing=primary,
+        recovery=recovery,
+        recovery_id=recovery_id,
+        device_bytes=device_bytes(volume, primary),
+    )
     require_base(live, after)
     return after
+
+
+def device_bytes(volume: Volume, path: str) -> int | None:
+    """What the volume's device has in all, where it was its recovery volume and keeps its label."""
+    try:
+        device = BlockDevice.probe(lun.node(path))
+        kept = replica.read_label(device.path)
+    except DmsnapError:
+        return None
+    is_kept = kept is not None and replica.is_of_primary(kept, volume)
+    return device.size_bytes if is_kept else None
 
 
 def require_base(live: LiveStack | None, volume: Volume) -> None:

@@ -379,10 +379,7 @@ def sync(
     """
     with held(session, name) as volume:
         exported.require_replica_unexported(session, volume)
-        if volume.state is not VolumeState.PROTECTED:
-            raise WrongStateError(
-                f"{name} is in state {volume.state}: its recovery volume cannot be synced"
-            )
+        require_replica(volume)
         dropped = layers.dropped(volume)
         steps: list[Step] = []
         if dropped:
@@ -419,6 +416,17 @@ def sync(
             times = journal.run(session.catalogue, plan)
         spare.keep(session, name)
         return running.result(times)
+
+
+def require_replica(volume: Volume) -> None:
+    """Raise :class:`WrongStateError` unless the volume has a recovery volume to be synced."""
+    if volume.state is VolumeState.PROMOTED:
+        replica.recovery_path(volume)
+    if volume.state is not VolumeState.PROTECTED:
+        raise WrongStateError(
+            f"{volume.name} is in state {volume.state}: its recovery volume cannot be synced",
+            hint="dmsnap swap revert or dmsnap swap commit ends a trial",
+        )
 
 
 def again(session: Session, *, audit: str, io_priority: str | None = None, **asked: Any) -> object:

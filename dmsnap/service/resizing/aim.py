@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import NotFoundError, WrongStateError
+from dmsnap.host import lun
+from dmsnap.recovery import replica
 from dmsnap.service.exports import exported
 from dmsnap.service.points import browse
 from dmsnap.service.resizing import promoted, sizes
@@ -72,13 +74,23 @@ def after(
         return volume
     wanted = promoted.without_former(volume) if request.give_up_former else volume
     size_bytes = device_bytes
-    if request.keep_size:
+    if request.keep_size or is_filled(volume, device_bytes):
         size_bytes = volume.size_bytes
     elif promoted.is_promoted(volume):
         size_bytes = promoted.size_of(volume, former, device_bytes)
     if size_bytes > volume.size_bytes:
         wanted = grown(wanted, size_bytes)
     return replace(wanted, device_bytes=sizes.to_record(wanted, device_bytes))
+
+
+def is_filled(volume: Volume, device_bytes: int) -> bool:
+    """Whether what a device has behind the volume is what a recovery volume has there: it was that
+    before, keeps its label, and is no larger than it was then.
+    """
+    if volume.state is not VolumeState.PROTECTED or device_bytes > (volume.device_bytes or 0):
+        return False
+    found = replica.read_label(lun.node(volume.backing))
+    return found is not None and replica.is_of_primary(found, volume)
 
 
 def grown(volume: Volume, size_bytes: int) -> Volume:

@@ -345,9 +345,11 @@ def require_same_volume(volume: Volume, former: BlockDevice) -> None:
 
 
 def require_content(volume: Volume, former: BlockDevice) -> None:
-    """Raise when a device holds something else than the volume did."""
+    """Raise when a device holds something else than the volume did; a label that it keeps of when
+    it was the recovery volume is none.
+    """
     found = replica.read_label(former.path)
-    if found is not None:
+    if found is not None and not replica.is_of_primary(found, volume):
         raise ForeignDeviceError(f"{former.path} is the recovery volume of {found.name} now")
     content = signature.probe(former.path)
     if content is not None and (content.uuid or "") != volume.fs_uuid:

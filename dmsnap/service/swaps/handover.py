@@ -22,7 +22,7 @@ from dmsnap.tracking.choice import new_tracking_id
 
 
 def is_unfinished(session: Session, volume: Volume) -> bool:
-    """Whether a failback was recorded and not brought to its end."""
+    """Whether a failback, or a new recovery volume, was recorded and not brought to its end."""
     if volume.state is not VolumeState.PROTECTED or volume.recovery is None:
         return False
     older = [area for area in session.catalogue.areas(volume.id) if is_older(volume, area)]
@@ -32,16 +32,18 @@ def is_unfinished(session: Session, volume: Volume) -> bool:
 def finish(session: Session, volume: Volume) -> None:
     """Do what is left of the handover, whatever of it was done before.
 
-    After a reboot there is no front yet: who builds the stack mounts it.
+    After a reboot there is no front yet: who builds the stack mounts it. Where a new recovery
+    volume was attached, only what served the former primary is left: nothing was unmounted.
     """
     built = stack.exists(stack.front(volume))
+    returning = stack.exists(stack.origin(volume, volume.generation - 1))
     if built and trial.lies_over(replace(volume, generation=volume.generation - 1)):
         take_back(session, volume)
         return
     if built:
         load(session, volume)
     label_replica(session, volume)
-    if built:
+    if built and returning:
         assembly.mount_front(volume)
     retire(session, volume)
 
@@ -78,10 +80,10 @@ def load(session: Session, volume: Volume) -> None:
 
 def label_replica(session: Session, volume: Volume) -> None:
     """Mark the former primary as the point that both hold, with an empty history."""
-    point = newest_on_replica(session, volume)
     with replica.opened_below_stack(volume) as current:
         if current.label.state is not LabelState.PRIMARY:
             return
+        point = newest_on_replica(session, volume)
         region = history.region(volume.size_bytes, label.offset(current.device.size_bytes))
         current.write_label(
             replace(

@@ -116,11 +116,12 @@ def find_point(found: Label, text: str) -> UUID:
 
 def new_volume(request: LabelRequest, recovery: BlockDevice, found: Label) -> Volume:
     """The volume as it will be recorded, in trial."""
+    backing, device_bytes = primary_of(found)
     return Volume(
         id=found.volume_uuid,
         name=found.name,
         state=VolumeState.TRIAL,
-        backing=primary_of(found),
+        backing=backing,
         recovery=evidence.stable_path(recovery.devno),
         recovery_id=found.recovery_uuid,
         store=request.store,
@@ -133,25 +134,33 @@ def new_volume(request: LabelRequest, recovery: BlockDevice, found: Label) -> Vo
         generation=PRIMARY_GENERATION + 1,
         tracking_id=new_tracking_id(),
         created_ns=now_ns(),
+        device_bytes=device_bytes,
     )
 
 
-def primary_of(found: Label) -> str:
+def primary_of(found: Label) -> tuple[str, int | None]:
     """The volume's own device; empty where it is not certain that this is it.
 
-    Another host's paths lead to other devices here, and the device may be what was lost.
+    With what it has in all, where it keeps a label behind the volume's end. Another host's paths
+    lead to other devices here, and the device may be what was lost.
     """
     if not found.device or not found.host_uuid or not lease.is_ours(found):
-        return ""
+        return "", None
     try:
         device = BlockDevice.probe(Path(found.device))
         on_it = replica.read_label(device.path)
         content = signature.probe(device.path)
     except DmsnapError:
-        return ""
+        return "", None
     is_replica = on_it is not None and on_it.state is not LabelState.PRIMARY
     same = content is None or content.uuid in (None, found.fs_uuid)
-    return found.device if device.size_bytes == found.size_bytes and same and not is_replica else ""
+    if is_replica or not same:
+        return "", None
+    if device.size_bytes == found.size_bytes:
+        return found.device, None
+    kept = on_it is not None and on_it.volume_uuid == found.volume_uuid
+    same_size = on_it is not None and on_it.size_bytes == found.size_bytes
+    return (found.device, device.size_bytes) if kept and same_size else ("", None)
 
 
 def mounts_for(request: LabelRequest, found: Label) -> tuple[MountRecord, ...]:

@@ -74,6 +74,7 @@ class ProtectRequest:
     ``identity``: what discovery found on the device. That must still be there and, but for
     ``live``, nobody use it; the volume is one that joins the default sub-client.
     ``io_priority``: that of the first copy, as a text; empty: as who runs it.
+    ``anew``: the recovery volume is copied to in full, whatever it served before.
     """
 
     device: Path
@@ -92,6 +93,7 @@ class ProtectRequest:
     pool: str = ""
     identity: str = ""
     io_priority: str = ""
+    anew: bool = False
 
     def as_arguments(self) -> dict[str, object]:
         """For the journal, which takes JSON."""
@@ -339,7 +341,8 @@ def check_label(
     )
     # One that a killed sync left is rolled back by the sync that follows.
     trusted = found.twin is not LabelTwin.DOUBTFUL
-    if same and trusted and found.state in (LabelState.CONSISTENT, LabelState.APPLYING):
+    whole = found.state in (LabelState.CONSISTENT, LabelState.APPLYING)
+    if same and trusted and whole and not request.anew:
         return found
     if request.overwrite or (same and (not trusted or found.state is LabelState.COPYING)):
         return None

@@ -31,7 +31,8 @@ class FirstCopy:
     """The steps from a point of a volume to a consistent replica of it.
 
     There is nothing to undo to: until the last step the label says ``copying``, and when the copy
-    is given up it is wiped.
+    is given up it is wiped. ``volume`` has the recovery volume; ``before`` is how it is recorded
+    until that is whole, where that is something else.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class FirstCopy:
         *,
         full: bool = False,
         io_priority: IoPriority | None = None,
+        before: Volume | None = None,
     ) -> None:
         self.session = session
         self.volume = volume
+        self.before = before or volume
         self.recovery = recovery
         self.full = full
         self.io_priority = io_priority
@@ -87,7 +90,12 @@ class FirstCopy:
                 check=self._require_untouched,
             ),
             Step("copy", f"copy the point to {device}, {copied}", self._copy, self._wipe_copy),
-            Step("mark-consistent", "mark the replica as consistent", self._mark_consistent),
+            Step(
+                "mark-consistent",
+                "mark the replica as consistent",
+                self._mark_consistent,
+                partial(self.session.catalogue.update_volume, self.before),
+            ),
             Step(
                 "remove-point",
                 "remove the live snapshot of the point",

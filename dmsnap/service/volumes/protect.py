@@ -335,6 +335,15 @@ def protect(
 
 @contextmanager
 def attaching(session: Session, request: ProtectRequest, *, keep: bool) -> Iterator[ProtectRequest]:
+    """As :func:`with_lun`, for a name that nobody may have yet."""
+    if lun.is_name(request.recovery):
+        admission.check_name_is_free(session, request.name)
+    with with_lun(session, request, keep=keep) as found:
+        yield found
+
+
+@contextmanager
+def with_lun(session: Session, request: ProtectRequest, *, keep: bool) -> Iterator[ProtectRequest]:
     """The request with its LUN attached, and named with its identity.
 
     What was logged in to for that is let go when the block fails, or without ``keep``.
@@ -343,7 +352,6 @@ def attaching(session: Session, request: ProtectRequest, *, keep: bool) -> Itera
         yield request
         return
     name = LunName.parse(request.recovery)
-    admission.check_name_is_free(session, request.name)
     try:
         yield replace(request, recovery=str(luns.attach(session, name, request.name)))
     except BaseException as error:

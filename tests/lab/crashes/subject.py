@@ -22,7 +22,13 @@ volumes = ["{NAME}"]
 policy = "few"
 """
 
-DISKS = {"data": 32 * MIB, "recovery": 64 * MIB, "store": 256 * MIB, "other": 32 * MIB}
+DISKS = {
+    "data": 32 * MIB,
+    "recovery": 64 * MIB,
+    "store": 256 * MIB,
+    "other": 32 * MIB,
+    "third": 64 * MIB,
+}
 # What disks have from the boot of the crash on, where they are made larger.
 LARGER = {"data": 48 * MIB, "recovery": 96 * MIB}
 
@@ -251,6 +257,7 @@ SCENARIOS = (
         enlarged=("recovery",),
     ),
     Scenario("failback", "failback", ("failback", NAME), COMMITTED),
+    Scenario("attach", "attach", ("attach", NAME, "--recovery", "DISK-third"), COMMITTED),
     Scenario("export", "export", EXPORT, SYNCED),
     Scenario("export, a device", "export", EXPORT_DEVICE, protected=False),
     Scenario(
