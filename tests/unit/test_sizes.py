@@ -105,6 +105,27 @@ def test_what_serves_from_its_recovery_volume_is_larger_than_the_volume(
     assert (sizes.of_volume(replace(VOLUME, state=state)) is not None) is expected
 
 
+@pytest.mark.parametrize(
+    ("size_bytes", "expected"),
+    [
+        (GIB, None),
+        (GIB + 63 * KIB, None),
+        (GIB + 64 * KIB, None),  # it keeps its label, of when it was the recovery volume
+        (GIB + 65 * KIB, False),
+        (GIB - KIB, True),
+    ],
+)
+def test_a_device_that_keeps_its_label_is_larger_than_the_volume(
+    device: dict[str, int], size_bytes: int, expected: bool | None
+) -> None:
+    device["size_bytes"] = size_bytes
+    volume = replace(VOLUME, device_bytes=GIB + 64 * KIB)
+    found = sizes.of_volume(volume)
+    assert (found.shrunk if found else None) is expected
+    assert sizes.has_room_of_ours(volume, size_bytes) is (GIB < size_bytes <= GIB + 64 * KIB)
+    assert resize.grown(volume, 2 * GIB).device_bytes is None
+
+
 def test_blocks_grow_with_the_volume_and_tracking_begins_anew() -> None:
     small = replace(VOLUME, block_bytes=64 * KIB)
     after = aim.grown(small, 2 * GIB)

@@ -111,14 +111,14 @@ def test_a_dead_primary_needs_no_unmount(lab: Lab, fs_type: str) -> None:
         dmsnap("swap", name)
         dmsnap("swap", "commit", name)
         files = checksums(mount_point)
-        device = os.stat(mount_point).st_dev
+        mount = run("findmnt", "-no", "ID,MAJ:MIN", mount_point)
         with writing(mount_point) as log:
             before = len(lines(log))
             result = dmsnap("attach", name, "--recovery", third)
             after = len(lines(log))
             assert after > before
         require_complete(log)
-        assert os.stat(mount_point).st_dev == device
+        assert run("findmnt", "-no", "ID,MAJ:MIN", mount_point) == mount
         assert result["left_behind"] == primary.path
         assert result["bytes_skipped"] > 0, result["full_reason"]
         check_copy(name, third, files, (before, after))
