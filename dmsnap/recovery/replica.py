@@ -87,8 +87,18 @@ class Replica:
 def recovery_path(volume: Volume) -> Path:
     """The recovery volume's device, else :class:`WrongStateError`."""
     if volume.recovery is None:
-        raise WrongStateError(f"{volume.name} has no recovery volume", hint=way_to_another(volume))
+        raise _without(volume)
     return lun.node(volume.recovery)
+
+
+def require_one(volume: Volume) -> None:
+    """Raise :class:`WrongStateError` for a volume without a recovery volume."""
+    if volume.recovery is None:
+        raise _without(volume)
+
+
+def _without(volume: Volume) -> WrongStateError:
+    return WrongStateError(f"{volume.name} has no recovery volume", hint=way_to_another(volume))
 
 
 def way_to_another(volume: Volume) -> str:

@@ -176,11 +176,13 @@ def has_come_to_its_end(session: Session, volume: Volume, job: Job) -> bool:
 
 
 def finish_handover(session: Session, volume: Volume) -> None:
-    """Bring a failback to its end, or take it back; the recovery volume may be missing for now."""
+    """Bring a failback or an attach to its end, or take a failback back; the recovery volume may be
+    missing for now.
+    """
     try:
         handover.finish(session, volume)
     except DmsnapError as error:
-        log.warning("the failback of %s is not finished: %s", volume.name, error)
+        log.warning("the change of devices of %s is not finished: %s", volume.name, error)
     after = session.catalogue.volume_by_id(volume.id)
     if after.state is VolumeState.PROMOTED:
         remove_stray_trial(session, after)

@@ -420,8 +420,7 @@ def sync(
 
 def require_replica(volume: Volume) -> None:
     """Raise :class:`WrongStateError` unless the volume has a recovery volume to be synced."""
-    if volume.state is VolumeState.PROMOTED:
-        replica.recovery_path(volume)
+    replica.require_one(volume)
     if volume.state is not VolumeState.PROTECTED:
         raise WrongStateError(
             f"{volume.name} is in state {volume.state}: its recovery volume cannot be synced",

@@ -200,6 +200,7 @@ def verify(
     """
     with held(session, name) as volume:
         exported.require_replica_unexported(session, volume)
+        replica.require_one(volume)
         if volume.state is not VolumeState.PROTECTED:
             raise WrongStateError(
                 f"{name} is in state {volume.state}: its recovery volume cannot be verified"

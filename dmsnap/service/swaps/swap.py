@@ -11,6 +11,7 @@ from uuid import UUID
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import WrongStateError
 from dmsnap.host.dm import device as dm
+from dmsnap.recovery import replica
 from dmsnap.service import journal
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step
@@ -42,6 +43,8 @@ class Trial:
         fail_primary: bool = False,
         force: bool = False,
     ) -> None:
+        if volume.state is VolumeState.PROMOTED:
+            replica.require_one(volume)
         if volume.state is not VolumeState.PROTECTED:
             raise WrongStateError(
                 f"{volume.name} is in state {volume.state}: it cannot be swapped",
