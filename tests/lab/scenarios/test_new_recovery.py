@@ -28,7 +28,10 @@ from test_failback import committed, look_at, scribble, state_of
 from test_interrupts import Bench, interrupted, killed
 from test_swap import lines, require_complete, writing
 
+from dmsnap.catalogue import jobs
 from dmsnap.errors import ExitCode
+from dmsnap.service.replicas import attach
+from dmsnap.service.session import Session
 
 RAW_SIZE = 64 * MIB
 RECOVERY_SIZE = RAW_SIZE + 34 * MIB
@@ -164,7 +167,7 @@ def test_what_is_written_past_the_front_is_not_missed(lab: Lab) -> None:
 def test_what_cannot_be_its_recovery_volume_is_refused(lab: Lab) -> None:
     former = committed(lab)
     name, small, other = former.name, lab.disk(RAW_SIZE), lab.disk(RECOVERY_SIZE)
-    attach = ("attach", name, "--recovery")
+    words = ("attach", name, "--recovery")
     foreign = protected(lab, 8 * MIB)
     copy = lab.disk(int(run("blockdev", "--getsize64", former.recovery)))
     run("dd", f"if={former.recovery}", f"of={copy}", "bs=1M", "oflag=direct", "status=none")
@@ -182,17 +185,17 @@ def test_what_cannot_be_its_recovery_volume_is_refused(lab: Lab) -> None:
         (ExitCode.FOREIGN_DEVICE, ("--recovery", copy), "in state primary"),
         (ExitCode.FOREIGN_DEVICE, ("--recovery", former.front), "its own recovery volume"),
     ]
-    for code, words, sentence in refusals:
-        assert sentence in refused(code, "attach", name, *words)
+    for code, options, sentence in refusals:
+        assert sentence in refused(code, "attach", name, *options)
     with Path(copy).open("rb"):
-        assert dmsnap(*attach, copy, "--overwrite", "--dry-run")["steps"]
+        assert dmsnap(*words, copy, "--overwrite", "--dry-run")["steps"]
     assert world(lab, *devices) == before
 
     refused(ExitCode.WRONG_STATE, "attach", foreign.name, "--recovery", copy)
     dmsnap("swap", foreign.name)
     refused(ExitCode.WRONG_STATE, "attach", foreign.name, "--recovery", copy)
     dmsnap("swap", "revert", foreign.name)
-    dmsnap(*attach, copy, "--overwrite")
+    dmsnap(*words, copy, "--overwrite")
     check_ordinary(Protected(name, former.recovery, copy, RAW_SIZE))
 
 
@@ -230,6 +233,22 @@ def test_half_a_copy_is_no_recovery_volume_without_a_catalogue(lab: Lab) -> None
     assert (found["state"], found["device"]) == ("promoted", former.recovery)
     dmsnap(*words)
     check_ordinary(Protected(former.name, former.recovery, third, RAW_SIZE))
+
+
+def test_a_whole_copy_that_was_not_recorded_is_recorded(lab: Lab) -> None:
+    """As after a power cut between the label and the catalogue."""
+    former = committed(lab)
+    with Session.open() as session:
+        before = session.catalogue.volume(former.name)
+    volume = on_another(former, lab)
+    with Session.open() as session:
+        after = session.catalogue.volume(former.name)
+        job = max(jobs.recent(session.catalogue, 9), key=lambda job: job.id)
+        assert job.operation == "attach"
+        session.catalogue.update_volume(before)
+        assert attach.finish(session, before, job)
+        assert session.catalogue.volume(former.name) == after
+    check_ordinary(volume)
 
 
 def test_a_device_that_becomes_larger_is_followed_as_a_whole(lab: Lab) -> None:
