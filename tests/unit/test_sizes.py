@@ -122,8 +122,6 @@ def test_a_device_that_keeps_its_label_is_larger_than_the_volume(
     volume = replace(VOLUME, device_bytes=GIB + 64 * KIB)
     found = sizes.of_volume(volume)
     assert (found.shrunk if found else None) is expected
-    assert sizes.has_room_of_ours(volume, size_bytes) is (GIB < size_bytes <= GIB + 64 * KIB)
-    assert resize.grown(volume, 2 * GIB).device_bytes is None
 
 
 def test_blocks_grow_with_the_volume_and_tracking_begins_anew() -> None:
