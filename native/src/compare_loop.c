@@ -62,7 +62,7 @@ static struct dms_error *allocate(struct comparison *comparison)
 	char *buffer;
 	uint32_t i;
 
-	comparison->memory = dms_io_buffer(memory_bytes(comparison));
+	comparison->memory = dms_io_huge_buffer(memory_bytes(comparison));
 	comparison->slots = calloc(comparison->pace.nr_slots, sizeof(*comparison->slots));
 	if (!comparison->memory || !comparison->slots)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for compare buffers");

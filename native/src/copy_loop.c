@@ -53,7 +53,7 @@ static struct dms_error *allocate(struct loop *loop)
 {
 	uint32_t i;
 
-	loop->memory = dms_io_buffer((size_t)loop->pace.nr_slots * loop->pace.slot_bytes);
+	loop->memory = dms_io_huge_buffer((size_t)loop->pace.nr_slots * loop->pace.slot_bytes);
 	loop->slots = calloc(loop->pace.nr_slots, sizeof(*loop->slots));
 	loop->writes = calloc(NR_WRITES, sizeof(*loop->writes));
 	if (!loop->memory || !loop->slots || !loop->writes)

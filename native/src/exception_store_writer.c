@@ -76,8 +76,8 @@ static struct dms_error *allocate(struct dms_exception_store_writer *writer)
 
 	writer->buffer_bytes = writer->chunk_bytes > BUFFER_BYTES ? writer->chunk_bytes :
 								    BUFFER_BYTES;
-	memory = dms_io_buffer((size_t)NR_BUFFERS * writer->buffer_bytes + areas +
-			       writer->chunk_bytes);
+	memory = dms_io_huge_buffer((size_t)NR_BUFFERS * writer->buffer_bytes + areas +
+				    writer->chunk_bytes);
 	if (!memory)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for store buffers");
 	writer->memory = memory;

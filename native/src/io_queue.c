@@ -254,7 +254,7 @@ void *dms_io_buffer(size_t length_bytes)
 	size_t rounded = (length_bytes + alignment - 1) & ~(alignment - 1);
 	void *buffer = aligned_alloc(alignment, rounded);
 
-	/* Small transfers touch a little of many buffers: zeroing huge pages for them costs more. */
+	/* Who touches a little of much of it would pay for zeroing all: see dms_io_huge_buffer(). */
 	if (buffer && alignment == HUGE_PAGE_BYTES)
 		madvise(buffer, rounded, MADV_NOHUGEPAGE);
 	return buffer;

@@ -83,7 +83,12 @@ struct dms_error *dms_io_transfer(struct dms_io_request *request, const char *me
 struct dms_error *dms_io_flush(int fd, const char *medium);
 /* Memory aligned for O_DIRECT, with no content; free() gives it back. */
 void *dms_io_buffer(size_t length_bytes);
-/* The same in huge pages, where there are some: to be filled from the beginning on. */
+/*
+ * The same in huge pages, where there are some: a request is then one piece of
+ * memory to the medium, and not one for every 4 KiB, which can be most of what a
+ * virtual disk takes for it. They are zeroed as a whole when they are first
+ * touched: what is used of it should lie close together, or be used again.
+ */
 void *dms_io_huge_buffer(size_t length_bytes);
 
 /* Clocks that do not jump. */

@@ -13,8 +13,11 @@
 /* How long what is in flight should take, and the longest that it may. */
 #define LATENCY_US 20000u
 #define MAX_LATENCY_US 250000u
-/* Slots for extents of up to half of this. */
-#define SMALL_REQUEST_BYTES (256u << 10)
+/* For extents of up to half of it, a slot is as small as these. */
+#define SMALLEST_SLOT_BYTES (128u << 10)
+#define SMALL_SLOT_BYTES (256u << 10)
+/* No more than a medium takes at once: memory costs something when it is first touched. */
+#define MAX_BUFFERS 128u
 /* A measurement takes so many times the limit. */
 #define WINDOW_LIMITS 2u
 #define NS_PER_MS 1000000L
@@ -25,11 +28,23 @@ static uint32_t cut(uint64_t bytes, uint32_t multiple_bytes)
 	return bytes < multiple_bytes ? multiple_bytes : (uint32_t)(bytes - bytes % multiple_bytes);
 }
 
+static uint32_t slot_bytes_for(uint64_t usual_bytes)
+{
+	if (usual_bytes <= SMALLEST_SLOT_BYTES / 2)
+		return SMALLEST_SLOT_BYTES;
+	return usual_bytes <= SMALL_SLOT_BYTES / 2 ? SMALL_SLOT_BYTES : DMS_COPY_REQUEST_BYTES;
+}
+
+static uint32_t most_slots(uint32_t buffers, uint32_t slot_bytes)
+{
+	uint32_t most = DMS_COPY_MAX_MEMORY_BYTES / slot_bytes;
+
+	return (most < MAX_BUFFERS ? most : MAX_BUFFERS) / buffers;
+}
+
 struct dms_error *dms_pace_start(struct dms_pace *pace, const struct dms_copy_options *options,
 				 uint32_t buffers, uint32_t multiple_bytes, uint64_t usual_bytes)
 {
-	uint32_t otherwise = usual_bytes <= SMALL_REQUEST_BYTES / 2 ? SMALL_REQUEST_BYTES :
-								      DMS_COPY_REQUEST_BYTES;
 	uint32_t request = options ? options->request_bytes : 0;
 	uint32_t depth = options ? options->queue_depth : 0;
 	uint32_t most;
@@ -41,12 +56,12 @@ struct dms_error *dms_pace_start(struct dms_pace *pace, const struct dms_copy_op
 	*pace = (struct dms_pace){
 		.fixed = request || depth,
 		.multiple_bytes = multiple_bytes,
-		.slot_bytes = cut(request ? request : otherwise, multiple_bytes),
+		.slot_bytes = cut(request ? request : slot_bytes_for(usual_bytes), multiple_bytes),
 		.without_io_uring = options && options->without_io_uring,
 		.limit_bytes = FIRST_LIMIT_BYTES,
 		.begun_us = dms_io_clock_us(),
 	};
-	most = DMS_COPY_MAX_MEMORY_BYTES / (buffers * pace->slot_bytes);
+	most = most_slots(buffers, pace->slot_bytes);
 	pace->nr_slots = depth && depth < most ? depth : most;
 	dms_rate_start(&pace->rate, options ? options->bytes_per_second : 0);
 	return NULL;
