@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from crashes import page
+from crashes.cell import Outcome, Reference, Seen, judged
 from crashes.page import FAILED, Table
 from crashes.subject import SCENARIOS
 
@@ -54,3 +55,32 @@ def test_what_is_kept_can_be_read() -> None:
     tables = page.kept(RESULTS, [scenario.name for scenario in SCENARIOS])
     assert tables
     assert all(found.name == name and found.rows for name, found in tables.items())
+
+
+def seen(state: str, **points: str) -> Seen:
+    """A volume in a state, and points by what they show."""
+    return Seen({"state": state, "contents": []}, points)
+
+
+REFERENCE = Reference((), seen("before", one="aa"), seen("after", one="aa", two="bb"), {})
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome"),
+    [
+        (seen("before", one="aa"), Outcome.UNDONE),
+        (seen("after", one="aa", two="bb"), Outcome.DONE),
+        (seen("after", one="aa", new="cc"), Outcome.DONE),
+    ],
+)
+def test_what_became_of_an_operation(found: Seen, outcome: Outcome) -> None:
+    assert judged(REFERENCE, found) is outcome
+
+
+@pytest.mark.parametrize(
+    "found",
+    [seen("between", one="aa"), seen("before", one="xx"), seen("after", one="aa", two="xx")],
+)
+def test_what_is_spoiled_is_no_outcome(found: Seen) -> None:
+    with pytest.raises(AssertionError):
+        judged(REFERENCE, found)

@@ -23,6 +23,7 @@ from crashes.subject import (
 )
 
 INSPECTION = Path(__file__).with_name("inspection.py").read_text()
+CONTENTS = Path(__file__).with_name("contents.py").read_text()
 WRITE_SECONDS = 300
 
 Facts = Mapping[str, object]
@@ -52,12 +53,34 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How things are: facts that are the same each time, and every byte of points, by their ids.
+
+    A point that is taken anew in each boot has other bytes each time: those of its files are facts.
+    """
+
+    facts: Facts
+    points: Mapping[str, str]
+
+    def summary(self) -> str:
+        """How much of points there is to compare."""
+        shown = [each.get("note") or each["refused"] for each in self.facts["contents"]]  # type: ignore[attr-defined]
+        return f"points: {', '.join(shown) or 'none'}"
+
+    def require_points(self, other: "Seen") -> None:
+        """Raise where a point shows something else, whatever became of the operation."""
+        for point, digest in self.points.items():
+            assert other.points.get(point, digest) == digest, f"point {point} shows something else"
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """How things are without a crash: before the operation and after it, each after a boot."""
 
     steps: tuple[Step, ...]
-    before: Facts
-    after: Facts
+    before: Seen
+    after: Seen
+    published: Mapping[Outcome, Facts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +105,16 @@ class Row:
         self._begin()
         self.computer.pull_plug()
         before = self._recovered()
+        published = {Outcome.UNDONE: publish(self.computer, before)}
         self._begin()
         self.computer.dmsnap(*filled_in(self.computer, self.scenario.words))
         (job,) = self.computer.dmsnap("job", "list", "--count", 1)
         steps = tuple(Step(step["name"], step["seconds"]) for step in job["steps"])
         self.computer.pull_plug()
-        return Reference(steps, before, self._recovered())
+        after = self._recovered()
+        published[Outcome.DONE] = publish(self.computer, after)
+        after.require_points(before)
+        return Reference(steps, before, after, published)
 
     def crashes(self) -> Iterator[Crash]:
         """At every step, in its middle and right after it."""
@@ -103,9 +130,11 @@ class Row:
         else:
             later = self.reference.steps[crash.position].seconds / 2
             self.computer.dies_at(words, crash.position, "begun", later=later)
-        facts = self._recovered()
-        outcome = judged(self.reference, facts)
-        prove(self.computer, facts)
+        seen = self._recovered()
+        outcome = judged(self.reference, seen)
+        prove(self.computer, seen.facts)
+        published = publish(self.computer, seen)
+        assert published == self.reference.published.get(outcome, published), published
         self.computer.pull_plug()
         return outcome
 
@@ -120,7 +149,7 @@ class Row:
             self.computer.run("mount", STORE)
         do(self.computer, self.scenario.after_boot)
 
-    def _recovered(self) -> Facts:
+    def _recovered(self) -> Seen:
         """Boot, let dmsnap do what it does then, and look."""
         self.computer.boot()
         recover(self.computer, self.scenario)
@@ -142,32 +171,48 @@ def recover(made: Computer, scenario: Scenario) -> None:
             [ -e "$unit" ] && touch /run/assembled
         done || true
     """)
+    do(made, scenario.at_boot)
     if made.shell("ls /run/assembled 2>/dev/null || true"):
         made.dmsnap("assemble", NAME, "--boot")
-    do(made, scenario.at_boot)
     made.shell(f"mountpoint -q {MOUNT_POINT} || mount {MOUNT_POINT}")
     made.dmsnap("job", "resume", "--all")
 
 
-def look(made: Computer, scenario: Scenario) -> Facts:
+def look(made: Computer, scenario: Scenario) -> Seen:
     """What the computer shows of dmsnap, and of what the scenario is about besides."""
     facts: dict[str, object] = json.loads(made.python(INSPECTION))
+    arguments = f"import sys; sys.argv[1:] = [{made.device('recovery')!r}]\n"
+    contents = json.loads(made.python(arguments + CONTENTS))
+    points = {point.pop("id"): point.pop("bytes", "") for point in contents}
+    facts["contents"] = contents
     if scenario.shows is not None:
         facts["shown"] = made.shell(fill_devices(scenario.shows.text, made))
-    return facts
+    return Seen(facts, {point: digest for point, digest in points.items() if digest})
 
 
-def judged(reference: Reference, facts: Facts) -> Outcome:
+def publish(made: Computer, seen: Seen) -> Facts:
+    """What LIO holds once the boot has published what is exported; empty where nothing is."""
+    if not seen.facts["exports"]:
+        return {}
+    made.dmsnap("export", "restore")
+    facts: Facts = json.loads(made.python(INSPECTION))
+    return {name: facts[name] for name in ("backstores", "luns")}
+
+
+def judged(reference: Reference, seen: Seen) -> Outcome:
     """Whether things are as before the operation or as after it."""
-    if reference.before == reference.after == facts:
+    seen.require_points(reference.before)
+    seen.require_points(reference.after)
+    before, after = reference.before.facts, reference.after.facts
+    if before == after == seen.facts:
         return Outcome.AS_BEFORE
-    if facts == reference.before:
+    if seen.facts == before:
         return Outcome.UNDONE
-    if facts == reference.after:
+    if seen.facts == after:
         return Outcome.DONE
     raise AssertionError(
         "neither as before the operation nor as after it:\n"
-        + textwrap.indent("\n".join(differences(reference, facts)), "  ")
+        + textwrap.indent("\n".join(differences(reference, seen.facts)), "  ")
     )
 
 
@@ -175,7 +220,7 @@ def differences(reference: Reference, facts: Facts) -> Iterator[str]:
     """What is another than before, or than after: whichever is nearer."""
     found = [
         [(name, value, other[name]) for name, value in facts.items() if value != other[name]]
-        for other in (reference.before, reference.after)
+        for other in (reference.before.facts, reference.after.facts)
     ]
     nearer = min(found, key=len)
     yield "next to before" if nearer is found[0] else "next to after"
@@ -193,15 +238,19 @@ def prove(made: Computer, facts: Facts) -> None:
         timeout=WRITE_SECONDS,
     )
     state = dict(facts["volumes"]).get(NAME)  # type: ignore[call-overload]
-    mounted = f"/dev/mapper/{NAME}" if state else made.device("data")
+    mounted = f"/dev/mapper/{NAME}" if state else made.run("findmnt", "-sno", "SOURCE", MOUNT_POINT)
+    mounted = mounted.strip()
     source = made.run("findmnt", "-no", "SOURCE", "-M", MOUNT_POINT).strip()
     assert source == mounted, source
-    if state == "trial":
+    # Of what was recovered by a label alone nothing may be left to go back to, or to sync.
+    has_way_back = all(backing for backing, _recovery in facts["places"])  # type: ignore[attr-defined]
+    if state == "trial" and has_way_back:
         made.dmsnap("swap", "revert", NAME)
-    if state in ("trial", "protected"):
+        state = "protected"
+    if state == "protected":
         made.dmsnap("sync", NAME, "--audit", "full")
     made.shell(f"umount {MOUNT_POINT}; e2fsck -fn {mounted}")
-    if state in ("trial", "protected"):
+    if state == "protected":
         # The unmount wrote to the file system, and the check only reads.
         made.dmsnap("sync", NAME)
         size_bytes = made.run("blockdev", "--getsize64", mounted).strip()

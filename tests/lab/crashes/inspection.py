@@ -13,6 +13,9 @@ from pathlib import Path
 STORE = Path("/store")
 CATALOGUE = Path("/var/lib/dmsnap/catalogue.db")
 MOUNT_POINT = Path("/data")
+LIO = Path("/sys/kernel/config/target")
+ISCSI = Path("/sys/class/iscsi_session")
+NODES = (Path("/etc/iscsi/nodes"), Path("/var/lib/iscsi/nodes"))
 IDS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{12}|[0-9a-f]{8}")
 
 
@@ -68,6 +71,36 @@ def logical_volumes() -> list[str]:
     return sorted(without_ids(name.strip()) for name in names)
 
 
+def backstores() -> list[str]:
+    """What LIO holds, and on which device."""
+    found = []
+    for path in LIO.glob("core/iblock_*/*/udev_path"):
+        device = Path(path.read_text().strip()).name
+        found.append(without_ids(f"{path.parent.name} on {device}"))
+    return sorted(found)
+
+
+def luns() -> list[str]:
+    """What LIO publishes: LUNs with the backstores behind them, and what initiators see of them."""
+    found = []
+    for path in LIO.glob("iscsi/iqn*/tpgt_*/lun/lun_*"):
+        behind = [each.resolve().name for each in path.iterdir() if each.is_symlink()]
+        found.append(f"{path.parts[6]} {path.name} {behind}")
+    found += [
+        f"{path.parts[6]} {path.parent.name} {path.name}"
+        for path in LIO.glob("iscsi/iqn*/tpgt_*/acls/*/lun_*")
+    ]
+    found += [path.name for path in LIO.glob("iscsi/iqn*")]
+    return sorted(without_ids(each) for each in found)
+
+
+def sessions() -> list[str]:
+    """iSCSI targets that this host is logged in to, and those that it remembers."""
+    found = [path.read_text().strip() for path in ISCSI.glob("*/targetname")]
+    found += [f"node {path.name}" for nodes in NODES for path in nodes.glob("*")]
+    return sorted(without_ids(each) for each in found)
+
+
 def settings() -> list[str]:
     """What lies in /etc for the boot."""
     found = [
@@ -95,6 +128,9 @@ def state() -> dict[str, object]:
         "mounts": mounts(),
         "loops": loops(),
         "logical_volumes": logical_volumes(),
+        "backstores": backstores(),
+        "luns": luns(),
+        "sessions": sessions(),
         "store": sorted(without_ids(path.name) for path in STORE.glob("*") if path.is_file()),
         "settings": settings(),
         "note": (MOUNT_POINT / "note").read_text().strip(),

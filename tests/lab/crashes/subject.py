@@ -30,7 +30,7 @@ DISKS = {
     "third": 64 * MIB,
 }
 # What disks have from the boot of the crash on, where they are made larger.
-LARGER = {"data": 48 * MIB, "recovery": 96 * MIB}
+LARGER = {"data": 48 * MIB, "recovery": 96 * MIB, "other": 48 * MIB}
 
 Words = Sequence[str]
 
@@ -101,9 +101,14 @@ def do(computer: Computer, entries: Sequence[Entry]) -> None:
 
 
 def write(computer: Computer, text: str) -> None:
-    """Change the volume: a note that tells one state from another, and a megabyte besides."""
+    """Change the volume: a note that tells one state from another, and a megabyte besides.
+
+    No two blocks of that are equal, and it is the same whenever the text is: so is what a point
+    shows that is taken anew with every boot.
+    """
     computer.shell(f"""
-        echo {text} >{MOUNT_POINT}/note; head -c 1M /dev/urandom >{MOUNT_POINT}/bulk
+        echo {text} >{MOUNT_POINT}/note
+        seq -f '{text} %08.0f' 99999 | head -c 1M >{MOUNT_POINT}/bulk
         sync -f {MOUNT_POINT}
     """)
 
@@ -136,12 +141,30 @@ PROTECT = ("protect", "DISK-data", "--name", NAME, "--recovery", "DISK-recovery"
 SYNCED: tuple[Entry, ...] = ("second", ("sync", NAME), "third")
 TRIED = (*SYNCED, ("swap", NAME), "trial")
 TRIED_EARLIER = (*SYNCED, ("swap", NAME, "--to", "POINT-2"), "trial")
+LIVE = (*SYNCED, ("point", "create", NAME), "fourth")
+TRIED_LIVE = (*LIVE, ("swap", NAME, "--to", "POINT-1"), "trial")
 COMMITTED = (*TRIED, ("swap", "commit", NAME), "promoted")
+HYDRATE = ("hydrate", NAME, "--onto", "DISK-other")
 TO = ("--portal", "127.0.0.1", "--initiator", "iqn.2026-01.org.example.lab:nobody")
 # The catalogue is gone, and the volume's own device is not in use.
 FORGOTTEN = (*SYNCED, ("unprotect", NAME), Script("rm -r /var/lib/dmsnap"))
 UNMOUNTED = Script(f"umount {MOUNT_POINT}")
 FROM_LABEL = ("swap", "--from-label", "DISK-recovery", "--store", STORE)
+# And there is nothing to go back to: the device holds another file system.
+LOST = Script(f"""
+    cp {MOUNT_POINT}/kept /var/kept; umount {MOUNT_POINT}
+    mkfs.ext4 -q -F DISK-data; mount DISK-data {MOUNT_POINT}
+    cp /var/kept {MOUNT_POINT}/kept; echo another >{MOUNT_POINT}/note; umount {MOUNT_POINT}
+""")
+# The volume is a logical volume of the other disk, in use all the time.
+LOGICAL = Script(f"""
+    export DM_DISABLE_UDEV=1
+    vgcreate -qq --yes vg DISK-other; lvcreate -qq --yes -L 24M -n lv vg
+    mkfs.ext4 -q /dev/mapper/vg-lv; mkdir /former; mount --move {MOUNT_POINT} /former
+    sed -i "s|^DISK-data |/dev/mapper/vg-lv |" /etc/fstab; mount {MOUNT_POINT}
+    cp -t {MOUNT_POINT} /former/kept /former/note /former/bulk; umount /former
+""")
+PROTECT_LIVE = ("protect", "/dev/mapper/vg-lv", "--live", *PROTECT[2:])
 GROUPED = Script("""
     export DM_DISABLE_UDEV=1
     vgcreate -qq --yes vg DISK-recovery; lvcreate -qq --yes -L 16M -n lv vg
@@ -165,7 +188,21 @@ EXPORT_DEVICE = ("export", "DISK-other", *TO)
 SCENARIOS = (
     Scenario("protect", "protect", PROTECT, protected=False),
     Scenario("protect again", "protect", PROTECT, (*SYNCED, ("unprotect", NAME), "fourth")),
+    Scenario(
+        "protect --live",
+        "protect",
+        PROTECT_LIVE,
+        (LOGICAL,),
+        protected=False,
+        at_boot=(ACTIVATED,),
+    ),
     Scenario("unprotect", "unprotect", ("unprotect", NAME), SYNCED),
+    Scenario(
+        "unprotect, from-label",
+        "unprotect",
+        ("unprotect", NAME),
+        (*FORGOTTEN, LOST, FROM_LABEL, "trial"),
+    ),
     Scenario("unprotect --forget", "unprotect", ("unprotect", NAME, "--forget"), SYNCED),
     Scenario("assemble", "assemble", ("assemble", NAME), SYNCED, assembled=False),
     Scenario("point create", "point create", ("point", "create", NAME), SYNCED),
@@ -241,7 +278,9 @@ SCENARIOS = (
     Scenario("swap revert", "swap revert", ("swap", "revert", NAME), TRIED),
     Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),
     Scenario("swap commit, earlier", "swap commit", ("swap", "commit", NAME), TRIED_EARLIER),
-    Scenario("hydrate", "hydrate", ("hydrate", NAME, "--onto", "DISK-other"), SYNCED),
+    Scenario("swap commit, live", "swap commit", ("swap", "commit", NAME), TRIED_LIVE),
+    Scenario("hydrate", "hydrate", HYDRATE, SYNCED),
+    Scenario("hydrate, promoted", "hydrate", HYDRATE, COMMITTED, enlarged=("other",)),
     Scenario("resize", "resize", ("resize", NAME), SYNCED, enlarged=("data",)),
     Scenario(
         "resize, both disks", "resize", ("resize", NAME), SYNCED, enlarged=("data", "recovery")

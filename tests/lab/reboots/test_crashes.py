@@ -1,17 +1,43 @@
 """A selection of the crash matrix: see tests/lab/crash-matrix, which has all of it."""
 
 import pytest
-from crashes.cell import Crash, Moment, row
-from crashes.subject import SCENARIOS
+from crashes.cell import Crash, Moment, look, recover, row
+from crashes.subject import DISKS, SCENARIOS, Scenario, prepare
+from harness.computer import computer
 
 SELECTION = {"sync": ("apply",), "swap commit, earlier": ("merge-1",)}
 
 
+def scenario_of(name: str) -> Scenario:
+    """The scenario of that name."""
+    return next(each for each in SCENARIOS if each.name == name)
+
+
 @pytest.mark.parametrize("name", SELECTION)
 def test_power_is_lost(name: str) -> None:
-    (scenario,) = (each for each in SCENARIOS if each.name == name)
-    with row(scenario) as made:
+    with row(scenario_of(name)) as made:
         names = [step.name for step in made.reference.steps]
         for step in SELECTION[name]:
             for moment in Moment:
                 made.run(Crash(names.index(step), moment))
+
+
+@pytest.mark.parametrize("name", ["point keep", "swap --from-label"])
+def test_a_spoiled_history_is_seen(name: str) -> None:
+    """The check itself: of a volume that is protected, and of one that only the label knows."""
+    scenario = scenario_of(name)
+    with computer(DISKS, init="minimal") as made:
+        prepare(made, scenario)
+        made.boot()
+        recover(made, scenario)
+        seen, recovery = look(made, scenario), made.device("recovery")
+        assert len(seen.points) == 2
+        look(made, scenario).require_points(seen)
+        (store,) = made.dmsnap("inspect", "label", recovery)["history"]
+        # Behind the store's header and the first area of its metadata.
+        spoiled = store["store_offset_bytes"] + 2 * store["chunk_size"] * 512
+        made.shell(
+            f"head -c 4K /dev/zero | dd of={recovery} bs=4K seek={spoiled // 4096} conv=notrunc"
+        )
+        with pytest.raises(AssertionError, match="shows something else"):
+            look(made, scenario).require_points(seen)

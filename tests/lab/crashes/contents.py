@@ -1,0 +1,138 @@
+"""Runs in the guest, with the recovery volume's device as its argument: what every point shows.
+
+Points of a volume are mounted by ``dmsnap point mount``, as whoever looks for a file would. Of one
+that is not protected the history is stacked by dmsetup, as its label says that it lies: what
+``dmsnap swap --from-label`` would find.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dmsnap.cli.main import main
+
+SECTOR_BYTES = 512
+RECOVERY = sys.argv[1]
+SCRATCH = Path("/run/contents")
+
+
+class RefusedError(Exception):
+    """What dmsnap does not do."""
+
+
+def dmsnap(*words: str) -> Any:
+    """A command's result."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([*words, "--json"])
+    if status:
+        print(err.getvalue(), file=sys.stderr)
+        raise RefusedError(json.loads("{" + err.getvalue().partition("{\n")[2])["kind"])
+    return json.loads(out.getvalue()) if out.getvalue() else None
+
+
+def run(*argv: object) -> str:
+    """What a program prints."""
+    words = [str(word) for word in argv]
+    environment = {**os.environ, "DM_DISABLE_UDEV": "1"}
+    return subprocess.run(words, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+def shown(directory: Path) -> dict[str, object]:
+    """A point that is mounted: its files, whether e2fsck finds fault, and every byte of it."""
+    device = run("findmnt", "-no", "SOURCE", "-M", directory).strip()
+    checked = subprocess.run(["e2fsck", "-fn", device], capture_output=True, check=False)
+    files = {path.name: digest(path) for path in sorted(directory.rglob("*")) if path.is_file()}
+    note = (directory / "note").read_text().strip()
+    return {"note": note, "files": files, "e2fsck": checked.returncode, "bytes": digest(device)}
+
+
+def digest(path: Path | str) -> str:
+    """Enough of a digest to tell one content from another."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def mounted(point_id: str) -> dict[str, object]:
+    """What a point shows that dmsnap mounts, or has mounted; or why it does not."""
+    present = Path("/run/dmsnap/points") / point_id.replace("-", "")[:12]
+    if present.is_mount():
+        return shown(present)
+    try:
+        directory = dmsnap("point", "mount", point_id)["mount_point"]
+    except RefusedError as error:
+        return {"refused": str(error)}
+    try:
+        return shown(Path(directory))
+    finally:
+        dmsnap("point", "umount", point_id)
+
+
+def points() -> list[dict[str, object]]:
+    """What all points of the volume show, oldest first; none where no volume is protected."""
+    return [{"id": point["id"], **mounted(point["id"])} for point in dmsnap("point", "list")]
+
+
+def labelled() -> list[dict[str, object]]:
+    """What the replica and its history show, oldest first, with no volume to ask; none of no label.
+
+    All of it is read-only: a store is not written to by looking.
+    """
+    try:
+        label = dmsnap("inspect", "label", RECOVERY)
+    except RefusedError:
+        return []
+    if label["state"] != "consistent":
+        return []
+    below, made = RECOVERY, list[str]()
+    found = [{"id": label["point_uuid"], **looked_into(below)}]
+    try:
+        for number, entry in enumerate(label["history"]):
+            below = level(number, below, label["size_bytes"], entry, made)
+            found.append({"id": entry["point_uuid"], **looked_into(below)})
+    finally:
+        for name in reversed(made):
+            run("dmsetup", "remove", name)
+    return found[::-1]
+
+
+def level(number: int, below: str, size_bytes: int, entry: Any, made: list[str]) -> str:
+    """One step back: an undo store over what lies below it."""
+    store, shows = f"contents-store-{number}", f"contents-{number}"
+    first, length = (entry[f"store_{what}_bytes"] // SECTOR_BYTES for what in ("offset", "length"))
+    over = f"{below} /dev/mapper/{store} P {entry['chunk_size']}"
+    tables = {
+        store: f"0 {length} linear {RECOVERY} {first}",
+        shows: f"0 {size_bytes // SECTOR_BYTES} snapshot {over}",
+    }
+    for name, table in tables.items():
+        run("dmsetup", "create", name, "--readonly", "--table", table)
+        made.append(name)
+    return f"/dev/mapper/{shows}"
+
+
+def looked_into(device: str) -> dict[str, object]:
+    """What a device shows that nobody else uses."""
+    with mount(device):
+        return shown(SCRATCH)
+
+
+@contextlib.contextmanager
+def mount(device: str) -> Iterator[None]:
+    """A device mounted for a moment; nothing is replayed."""
+    SCRATCH.mkdir(exist_ok=True)
+    run("mount", "-o", "ro,noload", device, SCRATCH)
+    try:
+        yield
+    finally:
+        run("umount", SCRATCH)
+
+
+print(json.dumps(points() or labelled()))
