@@ -232,6 +232,7 @@ def prove(made: Computer, facts: Facts) -> None:
     """The volume is whole and can be written to, and the next sync equals it."""
     assert facts["suspended"] == []
     assert facts["unfinished"] == []
+    assert not [each for each in facts["contents"] if each.get("e2fsck", 0)]  # type: ignore[attr-defined]
     made.shell(
         f"sha256sum --quiet -c /var/kept.sum; echo x >{MOUNT_POINT}/probe; sync -f {MOUNT_POINT}; "
         f"rm {MOUNT_POINT}/probe",
