@@ -307,20 +307,29 @@ def remove_stray_trial(session: Session, volume: Volume) -> None:
 
 def is_merged_in_part(session: Session, volume: Volume) -> bool:
     """Whether a commit that took the primary back to a live point was killed after recording it."""
-    return volume.state is VolumeState.PROTECTED and any(
-        area.generation == volume.generation
-        for area in session.catalogue.areas(volume.id, AreaRole.OVERLAY)
-    )
+    return volume.state is VolumeState.PROTECTED and bool(merged_overlays(session, volume))
+
+
+def merged_overlays(session: Session, volume: Volume) -> list[Area]:
+    """The overlay of the trial whose live point a commit has made the primary of."""
+    overlays = session.catalogue.areas(volume.id, AreaRole.OVERLAY)
+    return [area for area in overlays if area.generation == volume.generation]
 
 
 def retire_merged(session: Session, volume: Volume) -> None:
-    """Remove the point that was merged, the former origin, and last the overlay, which marks it."""
+    """Remove the point that was merged, the former origin, and last the overlay.
+
+    The overlay marks that all this is to be done, and says which point it was: after a reboot no
+    device does. In a catalogue that was made again it may be the device that does.
+    """
+    overlays = merged_overlays(session, volume)
+    merged = {area.point_id for area in overlays}
     for point in session.catalogue.points(volume.id):
-        if point.area_id is not None and is_merged(volume, point):
+        if point.id in merged or (point.area_id is not None and is_merged(volume, point)):
             session.remove_live_point(volume, point)
             session.catalogue.delete_point(point.id, MERGED)
     handover.retire(session, volume)
-    for area in session.catalogue.areas(volume.id, AreaRole.OVERLAY):
+    for area in overlays:
         session.release_area(volume, area)
 
 

@@ -150,6 +150,27 @@ def test_killed_at_every_step(lab: Lab) -> None:
     assert len(list((lab.directory / "store").iterdir())) == 3
 
 
+def test_power_lost_after_it_was_recorded(lab: Lab) -> None:
+    """The point is the volume now: no device says so any more, and it is no point that broke."""
+    name, primary, points, _, _ = three_live_points(lab)
+    dmsnap("swap", name, "--to", points[1])
+    written(f"/dev/mapper/{name}", 2, 3)
+    shown = sha256(f"/dev/mapper/{name}")
+    steps = dmsnap("swap", "commit", name, "--dry-run")["steps"]
+    at = (len(steps) - 2, "done")
+    ended = forked("swap", "commit", name, at=at, send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL, ended
+    for row in sorted(dm_devices(), key=lambda row: ("point" not in row, row != name)):
+        run("dmsetup", "remove", row)
+    dmsnap("assemble", name)
+    assert sha256(primary) == shown
+    assert points[1] not in [point["id"] for point in dmsnap("point", "list", name)]
+    reasons = catalogue_rows("select deleted_reason from point where deleted_ns is not null")
+    assert ("swap commit went back to it",) in reasons
+    dmsnap("sync", name, "--audit", "full")
+    assert len(dm_devices()) == 2
+
+
 def test_other_points_that_would_overflow(lab: Lab) -> None:
     """Refused; with --drop-points they go, and only they."""
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
