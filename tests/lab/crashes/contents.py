@@ -120,8 +120,11 @@ def level(number: int, below: str, size_bytes: int, entry: Any, made: list[str])
 
 def looked_into(device: str) -> dict[str, object]:
     """What a device shows that nobody else uses."""
-    with mount(device):
-        return shown(SCRATCH)
+    try:
+        with mount(device):
+            return shown(SCRATCH)
+    except subprocess.CalledProcessError as error:
+        return {"refused": f"{error.cmd[0]}: {error.stderr.strip()}"}
 
 
 @contextlib.contextmanager
