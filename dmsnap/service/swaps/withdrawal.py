@@ -35,7 +35,10 @@ def release_recovery(volume: Volume) -> None:
 
 
 class Withdrawal:
-    """The plan that takes down what was recovered by a label alone, and forgets it."""
+    """The plan that takes down what was recovered by a label alone, and forgets it.
+
+    The recovery volume is anybody's only when no boot would put it under the front again.
+    """
 
     def __init__(self, session: Session, volume: Volume) -> None:
         self.session = session
@@ -63,15 +66,15 @@ class Withdrawal:
                 final=True,
             ),
             Step(
-                "release-recovery",
-                f"let any host take {volume.recovery}",
-                partial(release_recovery, volume),
-                final=True,
-            ),
-            Step(
                 "withdraw-boot",
                 f"have {name} not assembled at boot",
                 self._withdraw,
+                final=True,
+            ),
+            Step(
+                "release-recovery",
+                f"let any host take {volume.recovery}",
+                partial(release_recovery, volume),
                 final=True,
             ),
             Step(

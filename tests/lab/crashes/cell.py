@@ -65,7 +65,7 @@ class Seen:
     def summary(self) -> str:
         """How much of points there is to compare."""
         shown = [each.get("note") or each["refused"] for each in self.facts["contents"]]  # type: ignore[attr-defined]
-        return f"points: {', '.join(shown) or 'none'}"
+        return f"points: {', '.join(shown) or 'none'}; label: {self.facts['label']}"
 
     def require_points(self, other: "Seen") -> None:
         """Raise where a point shows something else, whatever became of the operation."""
@@ -182,9 +182,8 @@ def look(made: Computer, scenario: Scenario) -> Seen:
     """What the computer shows of dmsnap, and of what the scenario is about besides."""
     facts: dict[str, object] = json.loads(made.python(INSPECTION))
     arguments = f"import sys; sys.argv[1:] = [{made.device('recovery')!r}]\n"
-    contents = json.loads(made.python(arguments + CONTENTS))
-    points = {point.pop("id"): point.pop("bytes", "") for point in contents}
-    facts["contents"] = contents
+    facts.update(contents := json.loads(made.python(arguments + CONTENTS)))
+    points = {point.pop("id"): point.pop("bytes", "") for point in contents["contents"]}
     if scenario.shows is not None:
         facts["shown"] = made.shell(fill_devices(scenario.shows.text, made))
     return Seen(facts, {point: digest for point, digest in points.items() if digest})

@@ -1,4 +1,5 @@
-"""Runs in the guest, with the recovery volume's device as its argument: what every point shows.
+"""Runs in the guest, with the recovery volume's device as its argument: what every point shows, and
+whose the recovery volume is.
 
 Points of a volume are mounted by ``dmsnap point mount``, as whoever looks for a file would. Of one
 that is not protected the history is stacked by dmsetup, as its label says that it lies: what
@@ -80,16 +81,20 @@ def points() -> list[dict[str, object]]:
     return [{"id": point["id"], **mounted(point["id"])} for point in dmsnap("point", "list")]
 
 
-def labelled() -> list[dict[str, object]]:
-    """What the replica and its history show, oldest first, with no volume to ask; none of no label.
+def read_label() -> Any:
+    """The recovery volume's label; None where there is none."""
+    try:
+        return dmsnap("inspect", "label", RECOVERY)
+    except RefusedError:
+        return None
+
+
+def labelled(label: Any) -> list[dict[str, object]]:
+    """What the replica and its history show, oldest first, with no volume to ask.
 
     All of it is read-only: a store is not written to by looking.
     """
-    try:
-        label = dmsnap("inspect", "label", RECOVERY)
-    except RefusedError:
-        return []
-    if label["state"] != "consistent":
+    if label is None or label["state"] != "consistent":
         return []
     below, made = RECOVERY, list[str]()
     found = [{"id": label["point_uuid"], **looked_into(below)}]
@@ -138,4 +143,11 @@ def mount(device: str) -> Iterator[None]:
         run("umount", SCRATCH)
 
 
-print(json.dumps(points() or labelled()))
+def seen() -> dict[str, object]:
+    """All of it."""
+    label = read_label()
+    claim = label and [label["state"], "claimed" if label["host_uuid"] else "anybody's"]
+    return {"label": claim, "contents": points() or labelled(label)}
+
+
+print(json.dumps(seen()))

@@ -16,13 +16,14 @@ HEADING = """# The crash matrix
 
 For every step of every operation: the machine loses power in the middle of the step, and right after it was done. It boots, assembles what
 the boot assembles, and runs `dmsnap job resume --all`, as `dmsnap-resume.service` does. Then everything must be as before the operation
-(*undone*) or as after it (*done*): volumes and where they lie, areas, points and what each of them shows, dm devices and their targets, mounts and their options, loop devices, backstores and LUNs,
+(*undone*) or as after it (*done*): volumes and where they lie, areas, points and what each of them shows, whether this host claims the recovery volume, dm devices and their targets, mounts and their options, loop devices, backstores and LUNs,
 iSCSI sessions, files of the store, what lies in /etc for the boot, the content, and that of copies and snapshots; *as before*: the operation changes nothing that lasts.
 Every point is looked into, its files and its file system checked, and one from before the operation is the same byte for byte. No device is suspended, no
 job left. The file system is written to, checked by e2fsck, and the next sync must equal the volume, byte for byte, by cmp.
 
 Made by `make crash-matrix`; the steps are those that the journal records, so that a new step is in it by being written. Each table says
-at which revision, when and on which kernel of the lab it was measured: a run of some operations leaves the others as they were.
+at which revision, when and on which kernel of the lab it was measured: a run of some operations leaves the others as they were, without the
+checks that came later.
 
 """  # noqa: E501 - a line of the page
 
