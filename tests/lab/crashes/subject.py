@@ -11,6 +11,7 @@ MIB = 1 << 20
 NAME = "data"
 STORE = "/store"
 MOUNT_POINT = "/data"
+MACHINE_ID = "3f" * 16  # a host without one claims no recovery volume
 
 # Only `prune` goes by it.
 POLICY = f"""
@@ -71,6 +72,7 @@ def prepare(computer: Computer, scenario: Scenario) -> None:
     computer.boot()
     device, store = computer.device("data"), computer.device("store")
     computer.shell(f"""
+        echo {MACHINE_ID} >/etc/machine-id
         mkfs.ext4 -q {store}; mkfs.ext4 -q {device}
         mkdir -p {STORE} {MOUNT_POINT}
         echo "{store} {STORE} ext4 noatime 0 0" >>/etc/fstab

@@ -38,6 +38,6 @@ def test_a_spoiled_history_is_seen(name: str) -> None:
         # Of what it keeps, behind its header and the first area of its metadata.
         chunk_bytes = store["chunk_size"] * 512
         spoiled = (store["store_offset_bytes"] + 10 * chunk_bytes) // 4096
-        made.shell(f"dd if=/dev/zero of={recovery} bs=4K count=1 seek={spoiled} oflag=direct")
+        made.shell(f"dd if=/dev/urandom of={recovery} bs=4K count=1 seek={spoiled} oflag=direct")
         with pytest.raises(AssertionError, match="shows something else"):
             judged(before, look(made, scenario))
