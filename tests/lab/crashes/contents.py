@@ -96,9 +96,10 @@ def labelled(label: Any) -> list[dict[str, object]]:
     """
     if label is None or label["state"] != "consistent":
         return []
-    below, made = RECOVERY, list[str]()
-    found = [{"id": label["point_uuid"], **looked_into(below)}]
+    made = list[str]()
     try:
+        below = replica(label, made)
+        found = [{"id": label["point_uuid"], **looked_into(below)}]
         for number, entry in enumerate(label["history"]):
             below = level(number, below, label["size_bytes"], entry, made)
             found.append({"id": entry["point_uuid"], **looked_into(below)})
@@ -108,19 +109,25 @@ def labelled(label: Any) -> list[dict[str, object]]:
     return found[::-1]
 
 
+def replica(label: Any, made: list[str]) -> str:
+    """The recovery volume without what lies behind the replica."""
+    table = f"0 {label['size_bytes'] // SECTOR_BYTES} linear {RECOVERY} 0"
+    return create("contents-replica", table, made)
+
+
 def level(number: int, below: str, size_bytes: int, entry: Any, made: list[str]) -> str:
     """One step back: an undo store over what lies below it."""
-    store, shows = f"contents-store-{number}", f"contents-{number}"
     first, length = (entry[f"store_{what}_bytes"] // SECTOR_BYTES for what in ("offset", "length"))
-    over = f"{below} /dev/mapper/{store} P {entry['chunk_size']}"
-    tables = {
-        store: f"0 {length} linear {RECOVERY} {first}",
-        shows: f"0 {size_bytes // SECTOR_BYTES} snapshot {over}",
-    }
-    for name, table in tables.items():
-        run("dmsetup", "create", name, "--readonly", "--table", table)
-        made.append(name)
-    return f"/dev/mapper/{shows}"
+    store = create(f"contents-store-{number}", f"0 {length} linear {RECOVERY} {first}", made)
+    over = f"snapshot {below} {store} P {entry['chunk_size']}"
+    return create(f"contents-{number}", f"0 {size_bytes // SECTOR_BYTES} {over}", made)
+
+
+def create(name: str, table: str, made: list[str]) -> str:
+    """A read-only device."""
+    run("dmsetup", "create", name, "--readonly", "--table", table)
+    made.append(name)
+    return f"/dev/mapper/{name}"
 
 
 def looked_into(device: str) -> dict[str, object]:
