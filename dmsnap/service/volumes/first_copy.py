@@ -174,7 +174,11 @@ class FirstCopy:
         skipped.record(self.session.catalogue, record)
 
     def _wipe_copy(self) -> None:
-        """A part of a file system must not be found by its UUID beside the whole one."""
+        """A part of a file system must not be found by its UUID beside the whole one.
+
+        The label says first that this is no copy: it may say already that it is one.
+        """
+        self._write_label(first_label(self.volume, self.recovery, self.point))
         skipped.forget(self.session.catalogue, recovery_id_of(self.volume))
         signature.wipe(self.recovery.path)
 

@@ -9,13 +9,14 @@ from uuid import UUID, uuid4
 
 from dmsnap._native import label
 from dmsnap._native.io_priority import IoPriority
+from dmsnap._native.label import LabelState
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import BusyError, DmsnapError
 from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.lun import LunName
-from dmsnap.recovery import history
+from dmsnap.recovery import history, replica
 from dmsnap.service import journal
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step, StepTimes
@@ -369,9 +370,28 @@ def again(session: Session, *, dry_run: bool, **arguments: Any) -> object:
     return protect(session, ProtectRequest.from_arguments(arguments), dry_run=dry_run)
 
 
-def finish(session: Session, volume: Volume, _job: Job) -> bool:
-    """Taken back as long as the replica is not whole: to copy goes on only when it is asked for."""
-    if volume.state is not VolumeState.BUILDING:
+def finish(session: Session, volume: Volume, job: Job) -> bool:
+    """Taken back as long as the replica is not whole: to copy goes on only when it is asked for.
+
+    The label says whether a first copy is, which is written before the catalogue; in taking back,
+    before anything of the copy goes. Where it cannot be read the catalogue has to do.
+    """
+    state = copy_state(volume)
+    whole = state is LabelState.CONSISTENT and job.has_begun("mark-consistent")
+    if volume.state is VolumeState.BUILDING and whole:
+        session.catalogue.update_volume(replace(volume, state=VolumeState.PROTECTED))
+        session.note_replica(volume)
+    if whole or (volume.state is not VolumeState.BUILDING and state is not LabelState.COPYING):
         return True
+    volume = replace(volume, state=VolumeState.BUILDING)
+    session.catalogue.update_volume(volume)
     unprotect.take_back(session, volume)
     return False
+
+
+def copy_state(volume: Volume) -> LabelState | None:
+    """What the label says of the first copy; None where it cannot be read, or is not this one's."""
+    try:
+        return replica.label_of(volume).state if volume.recovery else None
+    except DmsnapError:
+        return None

@@ -5,7 +5,11 @@ from crashes.cell import Crash, Moment, Outcome, Reference, judged, look, recove
 from crashes.subject import DISKS, SCENARIOS, Scenario, prepare
 from harness.computer import computer
 
-SELECTION = {"sync": ("apply",), "swap commit, earlier": ("merge-1",)}
+SELECTION = {
+    "protect": ("mark-consistent",),
+    "sync": ("apply",),
+    "swap commit, earlier": ("merge-1",),
+}
 
 
 def scenario_of(name: str) -> Scenario:
