@@ -133,7 +133,7 @@ def state() -> dict[str, object]:
         "sessions": sessions(),
         "store": sorted(without_ids(path.name) for path in STORE.glob("*") if path.is_file()),
         "settings": settings(),
-        "note": (MOUNT_POINT / "note").read_text().strip(),
+        "note": note.read_text().strip() if (note := MOUNT_POINT / "note").exists() else "",
     }  # fmt: skip
 
 

@@ -148,16 +148,16 @@ TRIED_LIVE = (*LIVE, ("swap", NAME, "--to", "POINT-1"), "trial")
 COMMITTED = (*TRIED, ("swap", "commit", NAME), "promoted")
 HYDRATE = ("hydrate", NAME, "--onto", "DISK-other")
 TO = ("--portal", "127.0.0.1", "--initiator", "iqn.2026-01.org.example.lab:nobody")
-# The catalogue is gone, and the volume's own device is not in use.
-FORGOTTEN = (*SYNCED, ("unprotect", NAME), Script("rm -r /var/lib/dmsnap"))
-UNMOUNTED = Script(f"umount {MOUNT_POINT}")
+# The catalogue is gone, and the volume's own device; fstab names the front that is to come.
+FORGOTTEN = (
+    *SYNCED,
+    ("unprotect", NAME),
+    Script(f"""
+        rm -r /var/lib/dmsnap; umount {MOUNT_POINT}; mkfs.ext4 -q -F DISK-data
+        sed -i "s|^DISK-data |/dev/mapper/{NAME} |" /etc/fstab
+    """),
+)
 FROM_LABEL = ("swap", "--from-label", "DISK-recovery", "--store", STORE)
-# And there is nothing to go back to: the device holds another file system.
-LOST = Script(f"""
-    cp {MOUNT_POINT}/kept /var/kept; umount {MOUNT_POINT}
-    mkfs.ext4 -q -F DISK-data; mount DISK-data {MOUNT_POINT}
-    cp /var/kept {MOUNT_POINT}/kept; echo another >{MOUNT_POINT}/note; umount {MOUNT_POINT}
-""")
 # The volume is a logical volume of the other disk, in use all the time.
 LOGICAL = Script(f"""
     export DM_DISABLE_UDEV=1
@@ -203,7 +203,7 @@ SCENARIOS = (
         "unprotect, from-label",
         "unprotect",
         ("unprotect", NAME),
-        (*FORGOTTEN, LOST, FROM_LABEL, "trial"),
+        (*FORGOTTEN, FROM_LABEL, "trial"),
     ),
     Scenario("unprotect --forget", "unprotect", ("unprotect", NAME, "--forget"), SYNCED),
     Scenario("assemble", "assemble", ("assemble", NAME), SYNCED, assembled=False),
@@ -275,7 +275,7 @@ SCENARIOS = (
     Scenario("verify", "verify", ("verify", NAME), SYNCED),
     Scenario("swap", "swap", ("swap", NAME), SYNCED),
     Scenario("swap, earlier point", "swap", ("swap", NAME, "--to", "POINT-2"), SYNCED),
-    Scenario("swap --from-label", "swap from-label", FROM_LABEL, FORGOTTEN, (UNMOUNTED,)),
+    Scenario("swap --from-label", "swap from-label", FROM_LABEL, FORGOTTEN),
     Scenario("swap extend", "swap extend", ("swap", "extend", NAME), TRIED),
     Scenario("swap revert", "swap revert", ("swap", "revert", NAME), TRIED),
     Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),
