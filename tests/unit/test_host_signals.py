@@ -181,7 +181,7 @@ def test_what_is_blocked_raises_in_the_block_and_is_blocked_again_behind_it() ->
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     block()
     try:
-        raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # to this thread: others of the tests block nothing
         with pytest.raises(InterruptedBySignal), interruptible():
             pytest.fail("the signal was lost")
         assert set(SIGNALS) <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
