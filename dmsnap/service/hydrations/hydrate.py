@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dmsnap._native import label
 from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Job, Volume, VolumeState
 from dmsnap.errors import InterruptedBySignal, WrongStateError
 from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice
-from dmsnap.recovery import replica
+from dmsnap.recovery import history, replica
 from dmsnap.service import journal
 from dmsnap.service.health import boot
 from dmsnap.service.hydrations import destination, hydration
@@ -75,6 +76,8 @@ class Moving:
         if volume.state is VolumeState.PROMOTED:
             self.primary = failback.require_primary(volume)
         self.target = destination.admit(session, volume, target, overwrite=request.overwrite)
+        if self.primary is not None:
+            self.primary = fitted(self.primary, self.target)
         record = volume.hydration or Hydration(
             source=volume.backing,
             target=admission.stable_path(target),
@@ -150,6 +153,16 @@ class Moving:
             seconds=times.total,
             steps=times.seconds,
         )
+
+
+def fitted(primary: Label, target: BlockDevice) -> Label:
+    """The label of a promoted volume for a device of another size, where its history can lie."""
+    region = history.region(primary.size_bytes, label.offset(target.size_bytes))
+    return replace(
+        primary,
+        history_offset_bytes=region.offset_bytes,
+        history_length_bytes=region.length_bytes,
+    )
 
 
 def abandon(session: Session, volume: Volume) -> Plan:
