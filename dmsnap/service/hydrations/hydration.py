@@ -24,7 +24,6 @@ from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Table, single
-from dmsnap.recovery import history
 from dmsnap.service.health import boot
 from dmsnap.service.progress import Progress
 from dmsnap.service.records import backup
@@ -265,14 +264,8 @@ class Copying:
         self._transfer(marked)
         self.done.bytes_held = marked.bytes
         if primary is not None:
-            region = history.region(self.volume.size_bytes, label.offset(self.target.size_bytes))
-            there = replace(
-                primary,
-                history_offset_bytes=region.offset_bytes,
-                history_length_bytes=region.length_bytes,
-            )
             with self._sides() as (_, target):
-                label.write(target, self.target.size_bytes, there, str(self.target.path))
+                label.write(target, self.target.size_bytes, primary, str(self.target.path))
 
     def _moved(self) -> Volume:
         """The volume as it is on the new device."""
