@@ -28,6 +28,7 @@ from dmsnap.service import journal
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.records import backup, recollection, reconstruction
+from dmsnap.service.records.backup import Recalled
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import label_admission, trial
 from dmsnap.service.swaps.label_admission import PRIMARY_GENERATION, LabelRequest
@@ -164,19 +165,7 @@ class LabelTrial:
         self.session.catalogue.add_volume(replace(self.volume, state=VolumeState.BUILDING))
 
     def _finish(self) -> None:
-        """In trial, with its points, and what the backup of the catalogue says of its past."""
-        past = self.recalled.excerpt
-        points = recollection.points(past, reconstruction.points_of(self.volume, self.label))
-
-        def also(statements: Statements) -> None:
-            if past is not None:
-                recall.history(statements, past)
-
-        areas = self.session.catalogue.areas(self.volume.id)
-        self.session.catalogue.add_whole(self.volume, areas, points, also)
-        self.session.note_replica(self.volume)
-        if self.recalled.reason:
-            log.warning("%s", self.recalled.reason)
+        record_trial(self.session, self.volume, self.label, self.recalled)
 
     def _forget(self) -> None:
         self.session.catalogue.remove_volume(self.volume.id)
@@ -207,6 +196,22 @@ class LabelTrial:
         assembly.unmount_front(self.volume, wait_seconds)
 
 
+def record_trial(session: Session, volume: Volume, label: Label, recalled: Recalled) -> None:
+    """In trial, with its points, and what the backup of the catalogue says of its past."""
+    past = recalled.excerpt
+    points = recollection.points(past, reconstruction.points_of(volume, label))
+
+    def also(statements: Statements) -> None:
+        if past is not None:
+            recall.history(statements, past)
+
+    areas = session.catalogue.areas(volume.id)
+    session.catalogue.add_whole(volume, areas, points, also)
+    session.note_replica(volume)
+    if recalled.reason:
+        log.warning("%s", recalled.reason)
+
+
 def recover(session: Session, request: LabelRequest, *, dry_run: bool) -> SwapResult | Plan:
     """Put a point of a recovery volume under the volume's name, in trial. Needs root."""
     found = replica.read_label(request.device)
@@ -234,10 +239,17 @@ def again(
 
 
 def finish(session: Session, volume: Volume, _job: Job) -> bool:
-    """Done once the trial is recorded, by itself or by the boot; until then it is taken back."""
+    """Done once the trial is recorded, by itself or by the boot; until then it is taken back.
+
+    The boot, which has to have it mounted, records no more than that it is one.
+    """
     if is_cut_off(volume):
         journal.run(session.catalogue, Withdrawal(session, volume).plan())
         return False
+    if not session.catalogue.points(volume.id):
+        label = label_admission.settled(replica.label_of(volume))
+        recovery = BlockDevice.probe(replica.recovery_path(volume))
+        record_trial(session, volume, label, backup.read(recovery, label))
     boot.prepare(volume, session.configuration.state_directory)
     boot.hide(volume)
     return True

@@ -8,7 +8,18 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import MIB, Lab, dm_devices, dmsnap, forked, refused, run, sha256, world
+from conftest import (
+    MIB,
+    Lab,
+    catalogue_rows,
+    dm_devices,
+    dmsnap,
+    forked,
+    refused,
+    run,
+    sha256,
+    world,
+)
 from hosts import HERE, THERE, become
 from lost_state import (
     label_of,
@@ -270,6 +281,22 @@ def test_a_recovery_that_was_cut_off_is_begun_anew_or_taken_back(lab: Lab) -> No
     (job,) = (job for job in dmsnap("job", "list") if job["state"] == "cut off")
     dmsnap("job", "resume", job["id"])
     assert sha256(volume.front) == contents[1]
+
+
+def test_what_the_boot_completes_gets_its_points(lab: Lab) -> None:
+    """Power lost right before the record: the boot mounts it, and knows no more than that."""
+    volume, points, contents = synced(lab)
+    lost(lab, volume, primary=True)
+    words = ("swap", "--from-label", volume.recovery, "--store", lab.store())
+    record_trial = len(dmsnap(*words, "--dry-run")["steps"]) - 1
+    forked(*words, at=(record_trial, "begun"), send=(signal.SIGKILL,))
+    lose_stack(lab)
+    dmsnap("assemble", "--boot", volume.name)
+    (resumed,) = dmsnap("job", "resume", "--all")
+    assert resumed["job"]["state"] == "done"
+    rows = catalogue_rows("select id from point where deleted_ns is null order by created_ns desc")
+    assert [point_id for (point_id,) in rows] == points
+    assert sha256(volume.front) == contents[0]
 
 
 @pytest.mark.exhaustive
