@@ -1,9 +1,16 @@
 """Attach: a new recovery volume for a volume that has none."""
 
-import click
-
 from dmsnap.cli.grammar import Command
-from dmsnap.cli.parser.volume import BANDWIDTH, COW_PERCENT, FORCE, NAME
+from dmsnap.cli.parser.volume import (
+    BANDWIDTH,
+    COW_PERCENT,
+    FORCE,
+    FULL_COPY,
+    NAME,
+    OVERWRITE,
+    POOL,
+    RECOVERY,
+)
 
 ATTACH = Command(
     "attach",
@@ -11,29 +18,12 @@ ATTACH = Command(
     "attach.attach",
     (
         NAME,
-        click.Option(
-            ["--recovery"],
-            default="",
-            metavar="DEVICE|LUN",
-            help="The recovery volume: another block device, larger than the volume, or "
-            "iscsi://ADDRESS[:PORT]/IQN/LUN.",
-        ),
-        click.Option(
-            ["--pool"],
-            default="",
-            metavar="POOL",
-            help="Take a free recovery volume of this pool, that of --recovery or one that fits. "
-            "Default: the pool of the policy that NAME is under.",
-        ),
+        RECOVERY,
+        POOL,
         COW_PERCENT,
         BANDWIDTH,
-        click.Option(
-            ["--full"],
-            is_flag=True,
-            help="Copy what the file system does not use, too: the replica is then the volume "
-            "byte for byte.",
-        ),
-        click.Option(["--overwrite"], is_flag=True, help="Destroy what is on the recovery device."),
+        FULL_COPY,
+        OVERWRITE,
         FORCE,
     ),
     details="For after dmsnap swap commit, where the former volume is lost; dmsnap failback goes "

@@ -29,6 +29,29 @@ FORCE = click.Option(
     is_flag=True,
     help="Take the recovery volume over from another host that claims it.",
 )
+RECOVERY = click.Option(
+    ["--recovery"],
+    default="",
+    metavar="DEVICE|LUN",
+    help="The recovery volume: another block device, larger than the volume, or "
+    "iscsi://ADDRESS[:PORT]/IQN/LUN.",
+)
+POOL = click.Option(
+    ["--pool"],
+    default="",
+    metavar="POOL",
+    help="Take a free recovery volume of this pool, that of --recovery or one that fits. "
+    "Default: the pool of the policy that NAME is under.",
+)
+FULL_COPY = click.Option(
+    ["--full"],
+    is_flag=True,
+    help="Copy what the file system does not use, too: the replica is then the volume "
+    "byte for byte.",
+)
+OVERWRITE = click.Option(
+    ["--overwrite"], is_flag=True, help="Destroy what is on the recovery device."
+)
 
 PROTECT = Command(
     "protect",
@@ -43,20 +66,8 @@ PROTECT = Command(
             required=True,
             help="The volume's name: it is used as /dev/mapper/NAME from now on.",
         ),
-        click.Option(
-            ["--recovery"],
-            default="",
-            metavar="DEVICE|LUN",
-            help="The recovery volume: another block device, larger than the volume, or "
-            "iscsi://ADDRESS[:PORT]/IQN/LUN.",
-        ),
-        click.Option(
-            ["--pool"],
-            default="",
-            metavar="POOL",
-            help="Take a free recovery volume of this pool, that of --recovery or one that fits. "
-            "Default: the pool of the policy that NAME is under.",
-        ),
+        RECOVERY,
+        POOL,
         click.Option(
             ["--store"],
             default=None,
@@ -81,19 +92,14 @@ PROTECT = Command(
         ),
         COW_PERCENT,
         BANDWIDTH,
-        click.Option(
-            ["--full"],
-            is_flag=True,
-            help="Copy what the file system does not use, too: the replica is then the volume "
-            "byte for byte.",
-        ),
+        FULL_COPY,
         click.Option(
             ["--live"],
             is_flag=True,
             help="Put the layers under a mounted logical volume without unmounting it. Until the "
             "next boot it is used as it is, and LVM must leave its table alone.",
         ),
-        click.Option(["--overwrite"], is_flag=True, help="Destroy what is on the recovery device."),
+        OVERWRITE,
         FORCE,
         click.Option(
             ["--unit", "units"],
