@@ -291,11 +291,26 @@ static void check_all_resumed(uint64_t within_ms)
 	CHECK(!any_suspended());
 }
 
-/* The process dies at any moment: what it had suspended is resumed long before the deadline. */
+/* Stop a process as soon as the front is suspended; false: it has ended, of its deadline. */
+static bool stop_soon(pid_t pid, int *status)
+{
+	siginfo_t ended = { 0 };
+
+	while (!kernel->devices[FRONT].suspended && !ended.si_pid)
+		CHECK(!waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT));
+	kill(pid, SIGSTOP);
+	CHECK(waitpid(pid, status, WUNTRACED) == pid);
+	return WIFSTOPPED(*status);
+}
+
+/*
+ * The process dies at any moment: what it had suspended is resumed long before the deadline. Every
+ * other time it is stopped in a window first, so that it dies there for certain.
+ */
 static void test_killed(void)
 {
 	uint64_t random = 42;
-	int i, left_suspended = 0;
+	int i, status, inside = 0;
 
 	for (i = 0; i < 40; i++) {
 		pid_t pid;
@@ -307,26 +322,13 @@ static void test_killed(void)
 		while (!kernel->nr_calls)
 			pause_ms(1, false);
 		pause_ms((int)(next_random(&random) % 12), false);
-		while (i % 2 && !kernel->devices[FRONT].suspended)
-			;
+		if (i % 2 && stop_soon(pid, &status))
+			inside += any_suspended();
 		kill(pid, SIGKILL);
-		left_suspended += any_suspended();
 		waitpid(pid, NULL, 0);
 		check_all_resumed(30000);
 	}
-	CHECK(left_suspended > 5);
-}
-
-/* Stop a process as soon as the front is suspended; false: it has ended, of its deadline. */
-static bool stop_soon(pid_t pid, int *status)
-{
-	siginfo_t ended = { 0 };
-
-	while (!kernel->devices[FRONT].suspended && !ended.si_pid)
-		CHECK(!waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT));
-	kill(pid, SIGSTOP);
-	CHECK(waitpid(pid, status, WUNTRACED) == pid);
-	return WIFSTOPPED(*status);
+	CHECK(inside > 5);
 }
 
 /* A stopped process cannot resume: the watchdog does at the deadline, and again if it goes on. */
