@@ -12,6 +12,7 @@ from dmsnap.host import ending
 from dmsnap.service import operations
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import reap
+from dmsnap.service.replicas.sync import settle_replica
 from dmsnap.service.session import Session
 
 # What a process that was asked to end may take to undo what it began.
@@ -146,6 +147,8 @@ def conclude(session: Session, job_id: int) -> Job:
             recorded = session.catalogue.find_volume(name)
             if recorded is not None:
                 reap(session, recorded, Wanted.SERVING)
+            if recorded is not None and job.operation == "sync":
+                settle_replica(session.catalogue.volume_by_id(recorded.id))
     return settled(session, job)
 
 
