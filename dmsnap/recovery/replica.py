@@ -47,6 +47,11 @@ class Replica:
                 state=self.label.state.name.lower(),
             )
 
+    def settle(self) -> None:
+        """Roll back what an interrupted sync left."""
+        if self.label.state is LabelState.APPLYING:
+            self.roll_back()
+
     def roll_back(self) -> None:
         """Go one step back for good: undo an apply, whether it was interrupted or finished.
 
@@ -110,10 +115,11 @@ def way_to_another(volume: Volume) -> str:
     return f"dmsnap failback {volume.name} goes back to the former device {former}, {attach}"
 
 
-def is_of_primary(current: Label, volume: Volume) -> bool:
+def is_of_primary(current: Label | None, volume: Volume) -> bool:
     """Whether a label is one that a volume's own device keeps: it was its recovery volume."""
     return (
-        current.state is LabelState.PRIMARY
+        current is not None
+        and current.state is LabelState.PRIMARY
         and current.volume_uuid == volume.id
         and current.size_bytes == volume.size_bytes
     )

@@ -189,8 +189,7 @@ def device_bytes(volume: Volume, path: str) -> int | None:
         kept = replica.read_label(device.path)
     except DmsnapError:
         return None
-    is_kept = kept is not None and replica.is_of_primary(kept, volume)
-    return device.size_bytes if is_kept else None
+    return device.size_bytes if replica.is_of_primary(kept, volume) else None
 
 
 def require_base(live: LiveStack | None, volume: Volume) -> None:

@@ -185,8 +185,7 @@ class Sync:
 
     def _repair(self) -> None:
         with replica.opened(self.volume) as current:
-            if current.label.state is LabelState.APPLYING:
-                current.roll_back()
+            current.settle()
             current.require_consistent()
         # Before the point: what comes later is not in it, and must not count as seen.
         self.bytes_beside = write_count.bytes_beside(self._counts, self.volume)
@@ -431,8 +430,7 @@ def settle_replica(volume: Volume) -> None:
         return
     try:
         with replica.opened(volume) as current:
-            if current.label.state is LabelState.APPLYING:
-                current.roll_back()
+            current.settle()
     except DmsnapError as error:
         log.warning("the recovery volume of %s is not brought back yet: %s", volume.name, error)
 

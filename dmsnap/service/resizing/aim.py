@@ -89,8 +89,7 @@ def is_filled(volume: Volume, device_bytes: int) -> bool:
     """
     if volume.state is not VolumeState.PROTECTED or device_bytes > (volume.device_bytes or 0):
         return False
-    found = replica.read_label(lun.node(volume.backing))
-    return found is not None and replica.is_of_primary(found, volume)
+    return replica.is_of_primary(replica.read_label(lun.node(volume.backing)), volume)
 
 
 def grown(volume: Volume, size_bytes: int) -> Volume:

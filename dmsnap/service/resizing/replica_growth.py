@@ -121,8 +121,7 @@ class ReplicaGrowth:
 
     def _repair(self) -> None:
         with self._opened(self.volume) as (current, _):
-            if current.label.state is LabelState.APPLYING:
-                current.roll_back()
+            current.settle()
 
     def _make_way(self, progress: Progress | None) -> None:
         assert self.way is not None  # noqa: S101

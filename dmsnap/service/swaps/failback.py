@@ -336,7 +336,7 @@ def require_same_volume(volume: Volume, former: BlockDevice) -> None:
         )
     known_bytes = volume.parting.device_bytes if volume.parting else 0
     is_larger = former.size_bytes > max(volume.size_bytes, known_bytes)
-    if is_larger and not keeps_label(volume, replica.read_label(former.path)):
+    if is_larger and not replica.is_of_primary(replica.read_label(former.path), volume):
         raise ForeignDeviceError(
             f"{former.path} has {former.size_bytes} bytes, {volume.name} has {volume.size_bytes}: "
             f"it is another device, or was resized",
@@ -345,15 +345,10 @@ def require_same_volume(volume: Volume, former: BlockDevice) -> None:
     require_content(volume, former)
 
 
-def keeps_label(volume: Volume, found: Label | None) -> bool:
-    """Whether a label is that of when the volume's own device was its recovery volume."""
-    return found is not None and replica.is_of_primary(found, volume)
-
-
 def require_content(volume: Volume, former: BlockDevice) -> None:
     """Raise when a device holds something else than the volume did."""
     found = replica.read_label(former.path)
-    if found is not None and not keeps_label(volume, found):
+    if found is not None and not replica.is_of_primary(found, volume):
         raise ForeignDeviceError(f"{former.path} is the recovery volume of {found.name} now")
     content = signature.probe(former.path)
     if content is not None and (content.uuid or "") != volume.fs_uuid:

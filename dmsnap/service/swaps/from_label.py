@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dmsnap._native import label as labels
-from dmsnap._native.label import Label, LabelState
+from dmsnap._native.label import Label
 from dmsnap.catalogue import recall
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.catalogue.statements import Statements
@@ -131,8 +131,7 @@ class LabelTrial:
         """What an interrupted sync left is rolled back by the first label that is ours."""
         with self._opened() as current:
             current.write_label(current.label)
-            if current.label.state is LabelState.APPLYING:
-                current.roll_back()
+            current.settle()
 
     def _unclaim(self) -> None:
         former = self.found
