@@ -12,7 +12,7 @@ from dmsnap.host import ending
 from dmsnap.service import operations
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import reap
-from dmsnap.service.replicas.sync import settle_replica
+from dmsnap.service.replicas.settling import settle_replica
 from dmsnap.service.session import Session
 
 # What a process that was asked to end may take to undo what it began.

@@ -1,6 +1,5 @@
 """Sync: bring a replica up to date with a point, by what changed since its last one."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from dmsnap._native.label import LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
 from dmsnap.catalogue.skipped import Skipped
-from dmsnap.errors import DmsnapError, OperatingSystemError, ProgramError, WrongStateError
+from dmsnap.errors import OperatingSystemError, ProgramError, WrongStateError
 from dmsnap.host import signature
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
@@ -41,8 +40,6 @@ from dmsnap.service.volumes.assemble import Assembly
 from dmsnap.snapshot import layers, live, stack, write_count
 from dmsnap.tracking import choice, era
 from dmsnap.tracking.choice import Tracker, TrackerChoice
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,21 +415,6 @@ def sync(
             times = journal.run(session.catalogue, plan)
         spare.keep(session, name)
         return running.result(times)
-
-
-def settle_replica(volume: Volume) -> None:
-    """Bring back the point over which a sync was being applied when it was cut off.
-
-    The next sync would: but until then no point of the recovery volume can be looked at. Where the
-    device is missing or in use, it is left to that.
-    """
-    if volume.recovery is None or volume.state is not VolumeState.PROTECTED:
-        return
-    try:
-        with replica.opened(volume) as current:
-            current.settle()
-    except DmsnapError as error:
-        log.warning("the recovery volume of %s is not brought back yet: %s", volume.name, error)
 
 
 def require_replica(volume: Volume) -> None:

@@ -1,0 +1,24 @@
+"""What a sync that was cut off left on a recovery volume, for who does not sync."""
+
+import logging
+
+from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.errors import DmsnapError
+from dmsnap.recovery import replica
+
+log = logging.getLogger(__name__)
+
+
+def settle_replica(volume: Volume) -> None:
+    """Bring back the point over which a sync was being applied when it was cut off.
+
+    The next sync would: but until then no point of the recovery volume can be looked at. Where the
+    device is missing or in use, it is left to that.
+    """
+    if volume.recovery is None or volume.state is not VolumeState.PROTECTED:
+        return
+    try:
+        with replica.opened(volume) as current:
+            current.settle()
+    except DmsnapError as error:
+        log.warning("the recovery volume of %s is not brought back yet: %s", volume.name, error)
