@@ -14,7 +14,7 @@ from types import FrameType
 
 import sections
 from measure import machine, store
-from measure.model import Machine, Section
+from measure.model import Section
 from measure.process import BenchError
 from measure.setting import CHECKOUT
 from sections import BY_NAME, Chapter, Place
@@ -65,9 +65,10 @@ def on_host(chapter: Chapter, *, quick: bool) -> Section:
         return sections.measure(chapter, setting)
 
 
-def in_guest(chapter: Chapter, *, quick: bool, host: Machine) -> Section:
+def in_guest(chapter: Chapter, *, quick: bool) -> Section:
     """Measure a section in a fresh guest and take its result out of it."""
     WORK.mkdir(parents=True, exist_ok=True)
+    host = machine.describe("the host", WORK)
     with tempfile.TemporaryDirectory(prefix="guest-", dir=WORK) as out:
         lab = ["tests/lab/run", "--memory", GUEST_MEMORY_MIB, "--timeout", GUEST_TIMEOUT_SECONDS]
         command = ["python3", "tests/bench/in_guest", chapter.name, "quick" if quick else "full"]
@@ -83,7 +84,7 @@ def measure(chapter: Chapter, *, quick: bool) -> Section:
     if chapter.place is Place.HOST:
         section = on_host(chapter, quick=quick)
     else:
-        section = in_guest(chapter, quick=quick, host=machine.describe("the host", WORK))
+        section = in_guest(chapter, quick=quick)
     return replace(section, revision=machine.revision(CHECKOUT))
 
 
