@@ -249,7 +249,11 @@ def test_a_recovery_volume_that_is_missing_does_not_stop_the_boot(guest: Compute
 
 
 def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest: Computer) -> None:
-    guest.shell("mkdir -p /etc/dmsnap && echo 'boot_wait_seconds = 30' >/etc/dmsnap/dmsnap.toml")
+    guest.shell("""
+        mkdir -p /etc/dmsnap /etc/systemd/system.conf.d
+        echo 'boot_wait_seconds = 30' >/etc/dmsnap/dmsnap.toml
+        printf '[Manager]\\nDefaultDeviceTimeoutSec=60\\n' >/etc/systemd/system.conf.d/zz.conf
+    """)
     guest.reboot(without=[BY_PATH.name])
     guest.shell("systemctl is-system-running --wait || true")
     failed = guest.run("systemctl", "--failed", "--no-legend", "--plain").split("\n")[:-1]
@@ -260,6 +264,7 @@ def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest
     for volume in (BY_UUID, BY_MAPPER, BY_UNIT):
         require_up(guest, volume)
     guest.run("findmnt", "/path", expected=1)
+    guest.run("rm", "/etc/systemd/system.conf.d/zz.conf")
     guest.reboot()
     require_running(guest)
     require_up(guest, BY_PATH)

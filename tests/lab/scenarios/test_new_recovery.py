@@ -98,8 +98,7 @@ def refused_with_hint(*words: object) -> str:
     return str(error["hint"])
 
 
-@pytest.mark.selection
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+@pytest.mark.parametrize("fs_type", ["ext4", pytest.param("xfs", marks=pytest.mark.selection)])
 def test_a_dead_primary_needs_no_unmount(lab: Lab, fs_type: str) -> None:
     """It is written to all the time, and the replica is a moment of it."""
     size_bytes = 512 * MIB  # ext4 with smaller blocks is not asked what it does not use

@@ -135,7 +135,6 @@ def test_it_is_one_moment_of_a_volume_that_is_written_to(origin: Origin) -> None
     assert numbers == {number % count: number for number in range(last - count + 1, last + 1)}
 
 
-@pytest.mark.selection
 def test_no_byte_that_differs_is_missing(origin: Origin) -> None:
     fill(origin.device, 1)
     first = take(origin)

@@ -43,8 +43,7 @@ def copied(volume: Protected, point: str, content: str, *options: object) -> dic
     return dict(result)
 
 
-@pytest.mark.selection
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.selection), 1, 2])
 def test_points_are_copied_one_after_the_other(lab: Lab, seed: int) -> None:
     """By what dm-era saw, with writes between them and after them; then the volume itself."""
     volume = protected(lab, SIZE)

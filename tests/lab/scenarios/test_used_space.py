@@ -44,7 +44,7 @@ def formatted(lab: Lab, kind: str, size_bytes: int = SIZE) -> tuple[str, str, Pa
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param("ext4", marks=pytest.mark.selection),
+        "ext4",
         rarely("ext4-4k-no-journal"),
         pytest.param("xfs", marks=pytest.mark.selection),
         rarely("xfs-rmapbt"),
