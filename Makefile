@@ -110,10 +110,12 @@ demo: ## the main job, in the lab: spoil two volumes and recover them
 	tests/lab/run --timeout 1500 tests/lab/demo
 
 # make bench SECTION="era sync" measures some of it again, QUICK=1 only proves that it runs.
+# Bytecode is there as after an installation, also where Python is told to write none.
 bench: build ## measure beside other tools and write docs/benchmarks.md (SECTION=, QUICK=1)
 	.ci/install-packages $(BENCH_PACKAGES)
 	tests/lab/install-host-packages
 	$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(PIP) install --no-build-isolation --editable '.[bench]'
+	$(BIN)/python -m compileall -q dmsnap
 	$(BIN)/python tests/bench/run $(if $(QUICK),--quick) $(SECTION)
 
 lab: ## a shell in the lab
