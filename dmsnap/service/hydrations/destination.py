@@ -58,6 +58,15 @@ def require_points(session: Session, volume: Volume, *, drop: bool) -> list[Poin
     return found
 
 
+def require_not_moving(volume: Volume) -> None:
+    """Raise :class:`WrongStateError` while a move of the volume was begun and is not at its end."""
+    if volume.hydration is not None:
+        raise WrongStateError(
+            f"{volume.name} is being moved to {volume.hydration.target}",
+            hint=f"end that, or give it up with dmsnap hydrate {volume.name} --abandon",
+        )
+
+
 def choose(volume: Volume, onto: Path | None) -> Path:
     """The device asked for, or the one that an earlier run began with."""
     begun = volume.hydration

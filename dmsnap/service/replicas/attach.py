@@ -29,6 +29,7 @@ from dmsnap.host.signature import Signature
 from dmsnap.recovery import history, replica
 from dmsnap.service import journal
 from dmsnap.service.health import boot
+from dmsnap.service.hydrations import destination
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.luns import lun_watch, luns
 from dmsnap.service.luns.luns import Wanted
@@ -229,11 +230,7 @@ def require_without(session: Session, volume: Volume) -> None:
             f"{volume.name} {what}: no other one can be attached",
             hint="attach follows dmsnap swap commit",
         )
-    if volume.hydration is not None:
-        raise WrongStateError(
-            f"{volume.name} is being moved to {volume.hydration.target}",
-            hint=f"end that, or give it up with dmsnap hydrate {volume.name} --abandon",
-        )
+    destination.require_not_moving(volume)
     sizes.require_not_shrunk(volume)
     points = session.catalogue.points(volume.id)
     stack.check(volume, session.catalogue.areas(volume.id), points)

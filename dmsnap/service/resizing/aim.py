@@ -8,6 +8,7 @@ from dmsnap.errors import NotFoundError, WrongStateError
 from dmsnap.host import lun
 from dmsnap.recovery import replica
 from dmsnap.service.exports import exported
+from dmsnap.service.hydrations import destination
 from dmsnap.service.points import browse
 from dmsnap.service.resizing import promoted, sizes
 from dmsnap.service.session import Session
@@ -42,11 +43,7 @@ def require_settled(session: Session, volume: Volume) -> int | None:
             f"{volume.name} is in state {volume.state}: it cannot be resized",
             hint="dmsnap swap revert or dmsnap swap commit comes first",
         )
-    if volume.hydration is not None:
-        raise WrongStateError(
-            f"{volume.name} is being moved to {volume.hydration.target}",
-            hint=f"end that, or give it up with dmsnap hydrate {volume.name} --abandon",
-        )
+    destination.require_not_moving(volume)
     browse.require_unmounted(session, volume)
     exported.require_replica_unexported(session, volume)
     size_bytes = sizes.bytes_of(volume.backing)
