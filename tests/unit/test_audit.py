@@ -1,7 +1,7 @@
-"""Both sides compared: by digests, and with a limit of bytes a second byte by byte."""
+"""Both sides compared: by digests, and byte by byte where those differ."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,18 +52,19 @@ def test_what_differs_is_found(sides: tuple[int, Replica], limit: int) -> None:
     assert not audit.differences(*sides, before, None, CopyOptions(bytes_per_second=limit))[1]
 
 
-def test_a_limit_is_for_the_engine_that_keeps_it(
+def test_a_limit_holds_for_all_that_is_read(
     sides: tuple[int, Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Digests are made as fast as the disks read."""
     given: list[int] = []
-    compare = copy.compare
 
-    def noted(*arguments: Any, **options: Any) -> object:
-        given.append(options["options"].bytes_per_second)
-        return compare(*arguments, **options)
+    def noting(compare: Callable[..., object]) -> Callable[..., object]:
+        def noted(*arguments: Any, **options: Any) -> object:
+            given.append(options["options"].bytes_per_second)
+            return compare(*arguments, **options)
 
-    monkeypatch.setattr(copy, "compare", noted)
-    monkeypatch.setattr(digest, "compare", None)
+        return noted
+
+    for engine in (digest, copy):
+        monkeypatch.setattr(engine, "compare", noting(engine.compare))
     audit.differences(*sides, ExtentSet.whole(SIZE), None, CopyOptions(bytes_per_second=1 << 40))
-    assert given == [1 << 40]
+    assert given == [1 << 40, 1 << 40]

@@ -66,27 +66,24 @@ def differences(
     """Compare both sides by digests, then byte by byte where those differ.
 
     Returns the bytes compared and what differs. Pieces that differ the first time and not the
-    second were read wrongly at least once: they count as different. With a bandwidth among the
-    options both sides are compared byte by byte from the first: digests are for what has none.
+    second were read wrongly at least once: they count as different. A bandwidth among the options
+    is that of reading either side.
     """
     size_bytes, name = replica.label.size_bytes, str(replica.device.path)
-    if options.bytes_per_second:
-        told = of_total(progress, extents.bytes)
-        stats, different, _ = copy.compare(
-            source_fd, replica.fd, size_bytes, extents, progress=told, options=options, name=name
-        )
-        return stats.bytes_compared, different
     compared, suspects = digest.compare(
         source_fd,
         replica.fd,
         size_bytes,
         extents,
         progress=of_total(progress, extents.bytes),
+        options=options,
         name=name,
     )
     if not suspects:
         return compared, suspects
-    _, different, _ = copy.compare(source_fd, replica.fd, size_bytes, suspects, name=name)
+    _, different, _ = copy.compare(
+        source_fd, replica.fd, size_bytes, suspects, options=options, name=name
+    )
     return compared, different or suspects
 
 
