@@ -16,6 +16,10 @@ class VolumeState(StrEnum):
     PROMOTED = "promoted"  # the former recovery volume is the primary; failback leads back
 
 
+# It serves from its own device: neither being made, nor in trial, nor being merged.
+SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
+
+
 class AreaRole(StrEnum):
     """What a piece of the store is for."""
 

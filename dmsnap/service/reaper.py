@@ -8,6 +8,7 @@ from uuid import UUID
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import (
+    SETTLED,
     Area,
     AreaRole,
     Job,
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 
 # Why a point is no more that a commit has made the volume itself of.
 MERGED = "swap commit went back to it"
-
-SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from dmsnap.catalogue.model import Area, AreaRole, LiveFront, Point, Volume, VolumeState
+from dmsnap.catalogue.model import SETTLED, Area, AreaRole, LiveFront, Point, Volume
 from dmsnap.errors import BusyError, StackChangedError
 from dmsnap.host import kernel, lun
 from dmsnap.host.blockdev import BlockDevice
@@ -291,7 +291,7 @@ def problems(volume: Volume, areas: list[Area], points: list[Point]) -> list[str
 
 def check(volume: Volume, areas: list[Area], points: list[Point]) -> None:
     """Raise :class:`StackChangedError` unless the live tables are what they should be."""
-    if volume.state not in (VolumeState.PROTECTED, VolumeState.PROMOTED):
+    if volume.state not in SETTLED:
         return
     found = problems(volume, areas, points)
     if found:

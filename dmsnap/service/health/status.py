@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue import jobs, skipped
 from dmsnap.catalogue.clock import format_time, now_ns
-from dmsnap.catalogue.model import AreaRole, Point, Volume, VolumeState
+from dmsnap.catalogue.model import SETTLED, AreaRole, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError, NotFoundError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotState
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from dmsnap.service.schedules.promises import Promises
 
 COW_WARNING_PERCENT = 80
-SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
 
 
 @dataclass(frozen=True, slots=True)

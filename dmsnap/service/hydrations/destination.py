@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dmsnap._native import label
-from dmsnap.catalogue.model import Point, Volume, VolumeState
+from dmsnap.catalogue.model import SETTLED, Point, Volume, VolumeState
 from dmsnap.errors import (
     BlockSizeError,
     ForeignDeviceError,
@@ -24,7 +24,7 @@ from dmsnap.snapshot.space import open_space
 
 def require_settled(session: Session, volume: Volume) -> None:
     """Raise unless the volume serves from a device of its own, through a stack that is whole."""
-    if volume.state not in (VolumeState.PROTECTED, VolumeState.PROMOTED):
+    if volume.state not in SETTLED:
         raise WrongStateError(
             f"{volume.name} is in state {volume.state}: it cannot be moved",
             hint="dmsnap swap revert or dmsnap swap commit comes first",

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from dmsnap._native.label import HistoryFlag, Label
-from dmsnap.catalogue.model import Area, AreaRole, Deletion, Point, Volume
+from dmsnap.catalogue.model import SETTLED, Area, AreaRole, Deletion, Point, Volume
 from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
 from dmsnap.recovery import history, replica
 from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns.luns import Wanted
-from dmsnap.service.reaper import SETTLED, reap
+from dmsnap.service.reaper import reap
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack

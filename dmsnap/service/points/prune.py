@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from dmsnap._native.label import Label, LabelState
-from dmsnap.catalogue.model import Job, Volume, VolumeState
+from dmsnap.catalogue.model import SETTLED, Job, Volume, VolumeState
 from dmsnap.errors import DmsnapError, ExitCode
 from dmsnap.host import local_time
 from dmsnap.policy.copying import still_to_copy
@@ -20,7 +20,7 @@ from dmsnap.service.points.deletion import MERGE, Deletion
 from dmsnap.service.points.point import label_of
 from dmsnap.service.points.pruning import Clock, JudgedPoint, Side
 from dmsnap.service.progress import Progress
-from dmsnap.service.reaper import SETTLED, held
+from dmsnap.service.reaper import held
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, hooks_of
 from dmsnap.service.session import Session
 from dmsnap.service.volumes.membership import declared_with_joined

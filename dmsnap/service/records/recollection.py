@@ -11,7 +11,7 @@ from pathlib import Path
 from dmsnap.catalogue import rows
 from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.excerpt import Excerpt, Row
-from dmsnap.catalogue.model import Hydration, MountRecord, Point, Volume, VolumeState
+from dmsnap.catalogue.model import SETTLED, Hydration, MountRecord, Point, Volume
 from dmsnap.errors import DmsnapError, ForeignDeviceError, WrongStateError
 from dmsnap.host import blockdev, lun, signature
 from dmsnap.host.blockdev import BlockDevice
@@ -21,8 +21,6 @@ from dmsnap.service.records import evidence as pieces
 from dmsnap.service.records.backup import Recalled
 from dmsnap.service.records.evidence import Evidence
 from dmsnap.snapshot import stack
-
-SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
 
 
 def volume(evidence: Evidence, found: Volume) -> Volume:

@@ -19,7 +19,7 @@ from dmsnap._native import label
 from dmsnap._native.io_priority import IoPriority
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue import skipped
-from dmsnap.catalogue.model import Job, Volume, VolumeState
+from dmsnap.catalogue.model import SETTLED, Job, Volume, VolumeState
 from dmsnap.errors import DmsnapError, ForeignDeviceError, WrongStateError
 from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice
@@ -36,7 +36,7 @@ from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.pools import pool_choice, pool_return
 from dmsnap.service.pools.pool_choice import Choice, PassedOver
 from dmsnap.service.progress import Progress
-from dmsnap.service.reaper import SETTLED, held
+from dmsnap.service.reaper import held
 from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import handover

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, replace
 
-from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.catalogue.model import SETTLED, Volume, VolumeState
 from dmsnap.errors import NotFoundError, WrongStateError
 from dmsnap.host import lun
 from dmsnap.recovery import replica
@@ -38,7 +38,7 @@ def require_settled(session: Session, volume: Volume) -> int | None:
 
     None when the device is gone: the recovery volume's label can still be moved, and is needed.
     """
-    if volume.state not in sizes.SETTLED:
+    if volume.state not in SETTLED:
         raise WrongStateError(
             f"{volume.name} is in state {volume.state}: it cannot be resized",
             hint="dmsnap swap revert or dmsnap swap commit comes first",

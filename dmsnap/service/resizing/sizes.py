@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.catalogue.model import SETTLED, Volume, VolumeState
 from dmsnap.errors import DmsnapError, WrongStateError
 from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.snapshot import stack
 from dmsnap.units import format_size
-
-SETTLED = (VolumeState.PROTECTED, VolumeState.PROMOTED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from dmsnap._native.io_priority import lowered
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.model import SETTLED, Volume
 from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, PointInvalidError
 from dmsnap.host import local_time, systemd
 from dmsnap.policy.chronology import NANOSECONDS
@@ -17,7 +17,6 @@ from dmsnap.service.configuration import coherence, configuration_check
 from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make, Policy
 from dmsnap.service.points import copyable, point, waiting
 from dmsnap.service.points import prune as pruning
-from dmsnap.service.reaper import SETTLED
 from dmsnap.service.replicas import sync
 from dmsnap.service.schedules import welcome
 from dmsnap.service.schedules.turn import turn
