@@ -12,7 +12,6 @@ from dmsnap.host import ending
 from dmsnap.service import operations
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import reap
-from dmsnap.service.replicas.settling import settle_replica
 from dmsnap.service.session import Session
 
 # What a process that was asked to end may take to undo what it began.
@@ -142,13 +141,15 @@ def conclude(session: Session, job_id: int) -> Job:
             f"job {job_id} is under way, in process {job.pid}",
             hint=f"dmsnap job abort {job_id} has it undone",
         )
+    mend = operations.mend(job.operation)
     for name in names_in(job, known):
         with session.locked([name]):
             recorded = session.catalogue.find_volume(name)
-            if recorded is not None:
-                reap(session, recorded, Wanted.SERVING)
-            if recorded is not None and job.operation == "sync":
-                settle_replica(session.catalogue.volume_by_id(recorded.id))
+            if recorded is None:
+                continue
+            reap(session, recorded, Wanted.SERVING)
+            if mend is not None:
+                mend(session.catalogue.volume_by_id(recorded.id))
     return settled(session, job)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from dmsnap.catalogue.model import Job, Volume
+from dmsnap.catalogue.model import Job, StepState, Volume
 from dmsnap.service.session import Session
 
 PACKAGE = "dmsnap.service"
@@ -17,6 +17,7 @@ PACKAGE = "dmsnap.service"
 Again = Callable[..., object]
 Finish = Callable[[Session, Volume, Job], bool]
 Settle = Callable[[Session, Job], bool]
+Mend = Callable[[Volume], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,15 @@ class Operation:
     ``finish(session, volume, job)`` is called with the volume held and cleared, and says whether
     the job is done now, or undone. Where there is no ``finish``, clearing was all: the job is done
     when its step ``effect`` was. ``settle(session, job)`` says the same of a job that is of no
-    protected volume, after clearing what it left.
+    protected volume, after clearing what it left. ``mend(volume)`` does what is left to do and may
+    take long: ``job resume`` waits for it, as after a boot, and no command that has other work.
     """
 
     again: str
     finish: str | None = None
     effect: str | None = None
     settle: str | None = None
+    mend: str | None = None
 
 
 OPERATIONS = {
@@ -56,7 +59,9 @@ OPERATIONS = {
     "snapshot delete": Operation(
         "snapshots.providers.delete_again", settle="snapshots.providers.settle_removal"
     ),
-    "sync": Operation("replicas.sync.again", effect="apply"),
+    "sync": Operation(
+        "replicas.sync.again", effect="apply", mend="replicas.settling.settle_replica"
+    ),
     "attach": Operation("replicas.attach.again", finish="replicas.attach.finish"),
     "verify": Operation("replicas.verify.again"),
     "swap": Operation("swaps.swap.swap", finish="swaps.swap.finish"),
@@ -82,6 +87,10 @@ OPERATIONS = {
 }
 
 
+# What was recorded by another version: clearing is all that is known of it.
+UNKNOWN = Operation("")
+
+
 def again(name: str) -> Again:
     """What begins an operation anew; KeyError for one that is not known."""
     function: Again = _resolve(OPERATIONS[name].again)
@@ -90,28 +99,30 @@ def again(name: str) -> Again:
 
 def finish(name: str) -> Finish | None:
     """What finishes an operation or takes it back, where clearing is not all there is to it."""
-    operation = OPERATIONS.get(name)
-    if operation is None or operation.finish is None:
-        return None
-    function: Finish = _resolve(operation.finish)
+    function: Finish | None = _resolve(OPERATIONS.get(name, UNKNOWN).finish)
     return function
 
 
 def settle(name: str) -> Settle | None:
     """What clears after an operation that was of no protected volume."""
-    operation = OPERATIONS.get(name)
-    if operation is None or operation.settle is None:
-        return None
-    function: Settle = _resolve(operation.settle)
+    function: Settle | None = _resolve(OPERATIONS.get(name, UNKNOWN).settle)
     return function
 
 
-def effect(name: str) -> str | None:
-    """The step with which an operation has done what it was begun for."""
-    operation = OPERATIONS.get(name)
-    return operation.effect if operation else None
+def mend(name: str) -> Mend | None:
+    """What is left to do of an operation that was cut off, for who has the time."""
+    function: Mend | None = _resolve(OPERATIONS.get(name, UNKNOWN).mend)
+    return function
 
 
-def _resolve(path: str) -> Any:
+def has_taken_effect(job: Job) -> bool:
+    """Whether a job has done the step for which its operation was begun."""
+    effect = OPERATIONS.get(job.operation, UNKNOWN).effect
+    return effect is not None and job.has(effect, StepState.DONE)
+
+
+def _resolve(path: str | None) -> Any:
+    if path is None:
+        return None
     module, _, function = path.rpartition(".")
     return getattr(import_module(f"{PACKAGE}.{module}"), function)

@@ -14,7 +14,6 @@ from dmsnap.catalogue.model import (
     Job,
     JobState,
     Point,
-    StepState,
     Volume,
     VolumeState,
 )
@@ -170,8 +169,7 @@ def has_come_to_its_end(session: Session, volume: Volume, job: Job) -> bool:
     finish = operations.finish(job.operation)
     if finish is not None:
         return finish(session, volume, job)
-    effect = operations.effect(job.operation)
-    return effect is not None and job.has(effect, StepState.DONE)
+    return operations.has_taken_effect(job)
 
 
 def finish_handover(session: Session, volume: Volume) -> None:

@@ -318,3 +318,5 @@ def test_every_operation_can_be_begun_anew(name: str) -> None:
     operation = operations.OPERATIONS[name]
     finish = operations.finish(name)
     assert (finish is None) == (operation.finish is None)
+    mend = operations.mend(name)
+    assert (mend is None) == (operation.mend is None)

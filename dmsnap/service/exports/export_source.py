@@ -7,7 +7,7 @@ from uuid import UUID
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, ExportKind, Source
-from dmsnap.catalogue.model import Job, StepState
+from dmsnap.catalogue.model import Job
 from dmsnap.errors import NotFoundError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import format_devno
@@ -123,5 +123,4 @@ def settle(session: Session, job: Job) -> bool:
     """Whether a job on devices of no volume was done; what it left of exports is cleared."""
     with session.locked([DEVICES_LOCK]):
         exported.reap(session, of_devices(session))
-    effect = operations.effect(job.operation)
-    return effect is not None and job.has(effect, StepState.DONE)
+    return operations.has_taken_effect(job)
