@@ -2,22 +2,30 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from catalogue_samples import a_volume
+from catalogue_samples import a_volume, an_area
 
+from dmsnap.catalogue.model import AreaRole
 from dmsnap.errors import BusyError
 from dmsnap.host import blockdev, udev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.device import DmInfo
 from dmsnap.host.dm.target import Linear, Table, single
+from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import exported
+from dmsnap.service.session import Session
 from dmsnap.service.swaps import trial
 from dmsnap.snapshot import stack
 from dmsnap.units import MIB
 
 METADATA = BlockDevice(Path("/dev/loop7"), 7, 4096, 512, False)
+VOLUME = a_volume()
+AREA = an_area(VOLUME, AreaRole.ERA_METADATA)
+SESSION = cast(Session, SimpleNamespace(configuration=Configuration()))
 OLD, NEW = single(MIB, Linear(1, 0)), single(MIB, Linear(2, 0))
 FRONT = DmInfo("srv", "DMSNAP-x-front", 1, 0, False, True, False, False, 0)
 
@@ -26,6 +34,7 @@ FRONT = DmInfo("srv", "DMSNAP-x-front", 1, 0, False, True, False, False, 0)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Table]:
     """The tables that were exchanged."""
     found: list[Table] = []
+    monkeypatch.setattr(stack, "attach_area", lambda *_: METADATA)
     monkeypatch.setattr(stack, "front_table", lambda *_: NEW)
     monkeypatch.setattr(stack, "turn_discards_off", lambda _: None)
     monkeypatch.setattr(dm, "table", lambda _: OLD)
@@ -43,7 +52,7 @@ def test_one_that_is_mounted_keeps_its_table(
     """A swap that is undone goes on when it cannot unmount: with a file system on the front."""
     monkeypatch.setattr(stack, "require", lambda _: replace(FRONT, open_count=2))
     with pytest.raises(BusyError, match="mounted on /srv"):
-        trial.load_front(a_volume(), METADATA, 1000)
+        trial.load_front(SESSION, VOLUME, AREA)
     assert loaded == []
 
 
@@ -51,5 +60,5 @@ def test_a_lun_that_shows_it_is_no_obstacle(
     loaded: list[Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stack, "require", lambda _: replace(FRONT, open_count=1))
-    trial.load_front(a_volume(), METADATA, 1000)
+    trial.load_front(SESSION, VOLUME, AREA)
     assert loaded == [NEW]

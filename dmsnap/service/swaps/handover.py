@@ -74,8 +74,7 @@ def load(session: Session, volume: Volume) -> None:
     """Put the front over the volume's present generation, unless it is there."""
     areas = session.catalogue.areas(volume.id)
     if not trial.is_loaded(volume, areas):
-        metadata = stack.attach_area(volume, stack.era_area(volume, areas))
-        trial.load_front(volume, metadata, session.configuration.window_deadline_ms)
+        trial.load_front(session, volume, stack.era_area(volume, areas))
 
 
 def label_replica(session: Session, volume: Volume) -> None:

@@ -4,6 +4,7 @@ from dmsnap.catalogue.model import Volume
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.target import Snapshot, SnapshotMerge, Table, Target, single
+from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.exchange import exchange
 from dmsnap.snapshot.stack import DmName
@@ -13,7 +14,7 @@ MERGE_SECONDS = 86400.0
 
 
 def merge(
-    volume: Volume, device: DmName, merging: SnapshotMerge, finished: Target, deadline_ms: int
+    session: Session, volume: Volume, device: DmName, merging: SnapshotMerge, finished: Target
 ) -> None:
     """Merge a level down and put ``finished`` in its place; goes on where it was left.
 
@@ -22,12 +23,13 @@ def merge(
     (line,) = dm.table(stack.require(device).name)
     target: Target = line.target
     if isinstance(target, Snapshot):
-        _exchange(device, single(volume.size_bytes, merging), deadline_ms)
+        _exchange(session, device, single(volume.size_bytes, merging))
         target = merging
     if isinstance(target, SnapshotMerge):
         dm.wait_merged(device.name, MERGE_SECONDS)
-        _exchange(device, single(volume.size_bytes, finished), deadline_ms)
+        _exchange(session, device, single(volume.size_bytes, finished))
 
 
-def _exchange(device: DmName, table: Table, deadline_ms: int) -> None:
+def _exchange(session: Session, device: DmName, table: Table) -> None:
+    deadline_ms = session.configuration.window_deadline_ms
     exchange(stack.require(device), table, deadline_ms, udev=UdevFlags.HIDDEN, freeze=False)

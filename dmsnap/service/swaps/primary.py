@@ -8,13 +8,13 @@ the front's table is exchanged for errors: then whoever waits for the front gets
 import logging
 from pathlib import Path
 
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.model import Area, Volume
 from dmsnap.errors import DeadlineError
 from dmsnap.host import mountinfo, reach
-from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
 from dmsnap.host.sysfs import SYSFS
+from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.exchange import exchange
 
@@ -97,11 +97,11 @@ def _what_to_do(volume: Volume, hanging: str | None) -> str:
     )
 
 
-def revive(volume: Volume, metadata: BlockDevice, deadline_ms: int) -> None:
+def revive(session: Session, volume: Volume, metadata: Area) -> None:
     """Take the front's errors away again; nothing is written out, and so nothing waited for."""
     front = stack.require(stack.front(volume))
-    table = stack.front_table(volume, metadata)
-    exchange(front, table, deadline_ms, freeze=False)
+    table = stack.front_table(volume, stack.attach_area(volume, metadata))
+    exchange(front, table, session.configuration.window_deadline_ms, freeze=False)
     stack.turn_discards_off(volume)
 
 

@@ -103,11 +103,11 @@ class Promotion:
         below = self._below(position - 1)
         store = stack.require(level.store).devno
         merge(
+            self.session,
             self.volume,
             level.shown,
             SnapshotMerge(below, store, level.chunk_bytes),
             Linear(self.recovery.devno, 0),
-            self.session.configuration.window_deadline_ms,
         )
 
     def _below(self, position: int) -> int:
@@ -123,11 +123,11 @@ class Promotion:
         areas = self.session.catalogue.areas(self.volume.id)
         cow = stack.attach_area(self.volume, trial.overlay_area(self.volume, areas))
         merge(
+            self.session,
             self.volume,
             stack.origin(self.volume),
             SnapshotMerge(self._below(len(self.chain)), cow.devno, OVERLAY_CHUNK_BYTES),
             SnapshotOrigin(self.recovery.devno),
-            self.session.configuration.window_deadline_ms,
         )
 
     def _mark_primary(self) -> None:

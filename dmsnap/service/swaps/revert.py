@@ -104,8 +104,7 @@ class Revert:
         self._load_generation(self.volume)
 
     def _load_generation(self, volume: Volume) -> None:
-        metadata = stack.attach_area(volume, stack.era_area(volume, self.areas))
-        trial.load_front(volume, metadata, self.session.configuration.window_deadline_ms)
+        trial.load_front(self.session, volume, stack.era_area(volume, self.areas))
 
     def _record(self) -> None:
         self.session.catalogue.update_volume(self.after)

@@ -97,22 +97,22 @@ class Rollback:
             self.volume, trial.point_area(self._areas(), self.volume.trial_point)
         )
         merge(
+            self.session,
             self.volume,
             self.shown,
             SnapshotMerge(self.backing.devno, cow.devno, self.volume.chunk_bytes),
             Linear(stack.require(stack.origin(self.before)).devno, 0),
-            self.session.configuration.window_deadline_ms,
         )
 
     def _merge_overlay(self) -> None:
         cow = stack.attach_area(self.volume, trial.overlay_area(self.volume, self._areas()))
         below = stack.require(self.shown).devno
         merge(
+            self.session,
             self.volume,
             stack.origin(self.volume),
             SnapshotMerge(below, cow.devno, trial.OVERLAY_CHUNK_BYTES),
             SnapshotOrigin(self.backing.devno),
-            self.session.configuration.window_deadline_ms,
         )
 
     def _areas(self) -> Sequence[Area]:

@@ -8,7 +8,7 @@ import logging
 from dataclasses import replace
 from uuid import UUID
 
-from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
+from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import WrongStateError
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
@@ -168,9 +168,7 @@ class Trial:
 
     def _revive(self) -> None:
         if primary.is_failed(self.before):
-            metadata = stack.attach_area(self.before, self.before_metadata)
-            deadline_ms = self.session.configuration.window_deadline_ms
-            primary.revive(self.before, metadata, deadline_ms)
+            primary.revive(self.session, self.before, self.before_metadata)
 
     def _unmount(self) -> None:
         """Who uses a spoiled volume and stays is named in the error."""
@@ -205,14 +203,10 @@ class Trial:
             self.session.catalogue.update_volume(self.before)
 
     def _load(self) -> None:
-        self._load_front(self.volume, self.metadata.area)
+        trial.load_front(self.session, self.volume, self.metadata.area)
 
     def _unload(self) -> None:
-        self._load_front(self.before, self.before_metadata)
-
-    def _load_front(self, volume: Volume, metadata: Area) -> None:
-        deadline_ms = self.session.configuration.window_deadline_ms
-        trial.load_front(volume, stack.attach_area(volume, metadata), deadline_ms)
+        trial.load_front(self.session, self.before, self.before_metadata)
 
 
 def swap(

@@ -14,6 +14,7 @@ from dmsnap.host.dm.target import Snapshot, Table, single
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.journal import StepTimes
+from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.exchange import exchange
 from dmsnap.snapshot.stack import DmName
@@ -130,7 +131,7 @@ def make_metadata(volume: Volume, area: Area) -> None:
     stack.remove(device)
 
 
-def load_front(volume: Volume, metadata: BlockDevice, deadline_ms: int) -> None:
+def load_front(session: Session, volume: Volume, metadata: Area) -> None:
     """Reload the unmounted front for the volume's generation, and drop what was cached of it.
 
     In a window: killed in the middle of it, the front goes on, with one table or the other.
@@ -139,10 +140,10 @@ def load_front(volume: Volume, metadata: BlockDevice, deadline_ms: int) -> None:
     Never loaded twice: a second era target on metadata in use would destroy it.
     """
     front = stack.require(stack.front(volume))
-    table = stack.front_table(volume, metadata)
+    table = stack.front_table(volume, stack.attach_area(volume, metadata))
     if dm.table(front.name) != table:
         require_unopened(volume)
-        exchange(front, table, deadline_ms)
+        exchange(front, table, session.configuration.window_deadline_ms)
     stack.turn_discards_off(volume)
     blockdev.flush_buffers(dm.node(front.name))
 

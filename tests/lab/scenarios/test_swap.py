@@ -500,8 +500,7 @@ def test_a_revert_killed_after_its_load_cannot_be_committed(lab: Lab) -> None:
         volume = session.catalogue.volume(name)
         primary_volume = replace(volume, generation=volume.generation - 1)
         areas = session.catalogue.areas(volume.id)
-        metadata = stack.attach_area(volume, stack.era_area(primary_volume, areas))
-        trial.load_front(primary_volume, metadata, 5000)
+        trial.load_front(session, primary_volume, stack.era_area(primary_volume, areas))
     assert run("dmsetup", "table", name) != trial_table
 
     before = content_of(recovery)
