@@ -12,7 +12,7 @@ from dmsnap.policy.copying import still_to_copy
 from dmsnap.policy.retention import SENTENCES, Action, Retention, Rule
 from dmsnap.recovery import removal, replica
 from dmsnap.service import journal
-from dmsnap.service.configuration import coherence, configuration_check
+from dmsnap.service.configuration import coherence
 from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make
 from dmsnap.service.journal import Plan
 from dmsnap.service.points import clock_record, pruning, waiting
@@ -23,7 +23,7 @@ from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import held
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, hooks_of
 from dmsnap.service.session import Session
-from dmsnap.service.volumes.membership import declared_with_joined
+from dmsnap.service.volumes import membership
 
 PLACES = {Side.PRIMARY: "on the primary", Side.HISTORY: "in the history"}
 
@@ -54,7 +54,7 @@ def prune(
 
     ``ConfigurationError`` when the configuration has any mistake: nothing goes by half a policy.
     """
-    declared = declared_with_joined(session, configuration_check.require().declared)
+    declared = membership.declared_now(session)
     volumes = [session.catalogue.volume(name) for name in dict.fromkeys(names)]
     volumes = volumes or session.catalogue.volumes()
     directory = session.configuration.state_directory

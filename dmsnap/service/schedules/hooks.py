@@ -25,7 +25,7 @@ from dmsnap.host.signals import held_back
 from dmsnap.service.configuration import configuration
 from dmsnap.service.journal import Step
 from dmsnap.service.session import Session
-from dmsnap.service.volumes.membership import declared_with_joined
+from dmsnap.service.volumes import membership
 
 if TYPE_CHECKING:
     from dmsnap.service.configuration.declaration import Declarations, Hook
@@ -187,11 +187,7 @@ def hooks_of(session: Session, volumes: Sequence[str]) -> Hooks:
     """
     if not configuration.declares(session.configuration.iscsi_secrets, "hook"):
         return Hooks(tuple(volumes))
-    # Imported where there are hooks: pydantic takes a third of a command's start.
-    from dmsnap.service.configuration import configuration_check
-
-    declared = declared_with_joined(session, configuration_check.require().declared)
-    return Hooks(tuple(volumes), _chosen(declared, volumes))
+    return Hooks(tuple(volumes), _chosen(membership.declared_now(session), volumes))
 
 
 def _chosen(declared: "Declarations", volumes: Sequence[str]) -> dict[str, "Hook"]:

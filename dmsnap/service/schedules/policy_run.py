@@ -13,7 +13,7 @@ from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, PointInvalidErro
 from dmsnap.host import local_time, systemd
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.policy.copying import Copying, NextCopy, WaitingPoint, next_copy
-from dmsnap.service.configuration import coherence, configuration_check
+from dmsnap.service.configuration import coherence
 from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make, Policy
 from dmsnap.service.points import copyable, point, waiting
 from dmsnap.service.points import prune as pruning
@@ -21,7 +21,7 @@ from dmsnap.service.replicas import sync
 from dmsnap.service.schedules import welcome
 from dmsnap.service.schedules.turn import turn
 from dmsnap.service.session import Session
-from dmsnap.service.volumes.membership import declared_with_joined
+from dmsnap.service.volumes import membership
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def run(
     ``ConfigurationError``, and ``NotFoundError`` for a policy that is not declared; what fails of
     one volume is in its result.
     """
-    declared = declared_with_joined(session, configuration_check.require().declared)
+    declared = membership.declared_now(session)
     if name not in declared.policy:
         raise NotFoundError(f"there is no policy {name!r}", hint="dmsnap config show shows all")
     running = PolicyRun(
