@@ -95,13 +95,14 @@ def require_own_table(info: DmInfo, size_bytes: int) -> Table:
     return table
 
 
-def build_base(volume: Volume) -> None:
+def build_base(volume: Volume, deadline_ms: int) -> None:
     """Have LVM's table, as it is now, below the origin. Nothing else has a device with it yet."""
     front = stack.require(stack.front(volume))
     if failing.is_failed(front.name):  # the base has it
         stack.require(stack.base(volume))
         return
-    stack.settle(stack.base(volume), require_own_table(front, volume.size_bytes))
+    table = require_own_table(front, volume.size_bytes)
+    stack.settle(stack.base(volume), table, deadline_ms)
 
 
 def held_table(volume: Volume) -> Table:

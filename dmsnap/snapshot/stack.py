@@ -34,7 +34,6 @@ except ImportError:
 
 TARGETS = ("era", "snapshot", "snapshot-origin", "snapshot-merge", "linear")
 NAME_PREFIX = "dmsnap-"
-SETTLING_DEADLINE_MS = 5000  # of a device that gets another table while it may be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +224,16 @@ def expected_tables(volume: Volume, areas: list[Area], points: list[Point]) -> d
 
 
 def settle(
-    device: DmName, table: Table, udev: UdevFlags = UdevFlags.HIDDEN, *, read_only: bool = False
+    device: DmName,
+    table: Table,
+    deadline_ms: int,
+    udev: UdevFlags = UdevFlags.HIDDEN,
+    *,
+    read_only: bool = False,
 ) -> None:
     """Have one of our devices with ``table``, and not suspended.
+
+    One that has another may be used: then it gets this in a window of at most ``deadline_ms``.
 
     An era target is never loaded over another one, which may have the same metadata open and
     would then destroy it.
@@ -249,7 +255,7 @@ def settle(
     if info.suspended or not info.live_table:
         dm.reload(info.name, table, udev=udev, read_only=read_only)
     else:
-        exchange(info, table, SETTLING_DEADLINE_MS, udev=udev, read_only=read_only)
+        exchange(info, table, deadline_ms, udev=udev, read_only=read_only)
 
 
 def differences(expected: dict[DmName, Table]) -> list[str]:

@@ -12,10 +12,12 @@ from dmsnap.host import blockdev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
+from dmsnap.host.dm.target import Table
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting, trial
 from dmsnap.snapshot import layers, stack, write_count
+from dmsnap.snapshot.stack import DmName
 from dmsnap.units import PAGE_BYTES
 
 log = logging.getLogger(__name__)
@@ -39,17 +41,18 @@ def build_layers(session: Session, volume: Volume, areas: Sequence[Area]) -> Non
 
     A swap that was killed may have left a front of its own over the same metadata.
     """
+    deadline_ms = session.configuration.window_deadline_ms
     if not layers.are_in_place(volume):
         for device in (stack.own_front(volume), stack.era_maker(volume)):
             stack.remove(device)
-        layers.build_base(volume)
+        layers.build_base(volume, deadline_ms)
         build_origin(session, volume)
         area = stack.era_area(volume, areas)
         metadata = stack.attach_area(volume, area)
         # Before the LV waits for it.
         make = partial(trial.make_metadata, volume, area)
         begin_anew_if_damaged(session, volume, metadata, make)
-        layers.put(volume, metadata, session.configuration.window_deadline_ms)
+        layers.put(volume, metadata, deadline_ms)
     stack.turn_discards_off(volume)
 
 
@@ -66,9 +69,9 @@ def build_origin(session: Session, volume: Volume) -> None:
     what it does with one that is in use.
     """
     if not stack.live_front(volume) and stack.exists(stack.base(volume)):
-        stack.settle(stack.base(volume), layers.held_table(volume))
+        _settle(session, stack.base(volume), layers.held_table(volume))
     is_new = not stack.exists(stack.origin(volume))
-    stack.settle(stack.origin(volume), stack.origin_table(volume, stack.backing(volume)))
+    _settle(session, stack.origin(volume), stack.origin_table(volume, stack.backing(volume)))
     if is_new:
         write_count.remember(session.configuration.run_directory, volume)
 
@@ -77,7 +80,7 @@ def build_front(session: Session, volume: Volume, areas: Sequence[Area]) -> None
     """dm-era over the origin that is there."""
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     table = stack.front_table(volume, metadata)
-    settle = partial(stack.settle, stack.front(volume), table, UdevFlags.SHOWN)
+    settle = partial(_settle, session, stack.front(volume), table, UdevFlags.SHOWN)
     begin_anew_if_damaged(session, volume, metadata, settle)
     stack.turn_discards_off(volume)
 
@@ -111,31 +114,46 @@ def build_trial(session: Session, volume: Volume, areas: Sequence[Area]) -> None
     an exception leaves a store only when the origin has its chunk, so that snapshots over what is
     left show the same content. The commit is then finished by running it again.
     """
-    below = _build_live(volume, areas) if volume.trial_live else _build_levels(volume)
+    if volume.trial_live:
+        below = _build_live(session, volume, areas)
+    else:
+        below = _build_levels(session, volume)
     cow = stack.attach_area(volume, trial.overlay_area(volume, areas))
-    stack.settle(stack.origin(volume), trial.overlay_table(volume, below, cow))
+    _settle(session, stack.origin(volume), trial.overlay_table(volume, below, cow))
     build_front(session, volume, areas)
 
 
-def _build_live(volume: Volume, areas: Sequence[Area]) -> int:
+def _build_live(session: Session, volume: Volume, areas: Sequence[Area]) -> int:
     """While a trial shows it, nobody writes to the primary: the live point is what it was."""
-    stack.settle(trial.live_point(volume), trial.live_table(volume, areas))
+    _settle(session, trial.live_point(volume), trial.live_table(volume, areas))
     return stack.require(trial.live_point(volume)).devno
 
 
-def _build_levels(volume: Volume) -> int:
+def _build_levels(session: Session, volume: Volume) -> int:
     label = replica.label_of(volume)
     recovery = BlockDevice.probe(replica.recovery_path(volume))
     below = recovery.devno
     steps_back = history.position_of(label, volume.trial_point) or 0
     levels = chain.levels(volume, label, steps_back, chain.TRIAL)
     for level, entry in zip(levels, label.history, strict=False):
-        stack.settle(level.store, chain.store_table(entry, recovery))
+        _settle(session, level.store, chain.store_table(entry, recovery))
         store = stack.require(level.store).devno
         table = chain.level_table(volume, below, store, level.chunk_bytes)
-        stack.settle(level.shown, table, read_only=True)
+        _settle(session, level.shown, table, read_only=True)
         below = stack.require(level.shown).devno
     return below
+
+
+def _settle(
+    session: Session,
+    device: DmName,
+    table: Table,
+    udev: UdevFlags = UdevFlags.HIDDEN,
+    *,
+    read_only: bool = False,
+) -> None:
+    deadline_ms = session.configuration.window_deadline_ms
+    stack.settle(device, table, deadline_ms, udev, read_only=read_only)
 
 
 def tear_down(volume: Volume) -> None:
