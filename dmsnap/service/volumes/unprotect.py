@@ -72,75 +72,100 @@ class Release:
             identity.require_no_replica(volume)
 
     def plan(self) -> Plan:
-        name, volume, session = self.volume.name, self.volume, self.session
-        unmount = Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_front)
-        show = Step(
-            "show-device",
-            f"give {volume.backing} its links back",
-            # Back in a pool it stays a copy that nobody should mount by its UUID.
-            partial(boot.show, volume, forget=self.forget and not self.is_returned),
-            partial(boot.hide, volume),
-        )
-        mount = Step(
-            "mount",
-            f"mount {volume.backing} where {name} was",
-            self._mount,
-            self._unmount_backing,
-        )
-        withdraw = Step(
-            "withdraw-boot",
-            f"have {name} not assembled at boot, and fstab name {volume.backing}",
-            partial(boot.withdraw, volume),
-            partial(boot.prepare, volume, session.configuration.state_directory),
-        )
-        remove = Step(
+        name = self.volume.name
+        record = f"record that {name} is not protected any more"
+        steps = [
+            *(self._steps_of_layers() if self.is_live else self._steps_of_stack()),
+            self._release_store(),
+            *self._steps_of_copies(),
+            *self._steps_of_luns(),
+            Step("record", record, self._record, final=True),
+        ]
+        arguments = {"name": name, "forget": self.forget}
+        return Plan("unprotect", (self.volume.id,), steps, arguments)
+
+    def _steps_of_stack(self) -> list[Step]:
+        """The device is mounted where its front was."""
+        name, device = self.volume.name, self.volume.backing
+        return [
+            Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_front),
+            self._remove_stack(),
+            self._show_device(),
+            Step("mount", f"mount {device} where {name} was", self._mount, self._unmount_backing),
+            self._withdraw_boot(),
+        ]
+
+    def _steps_of_layers(self) -> list[Step]:
+        """An LV whose own table comes back is not unmounted for that."""
+        volume = self.volume
+        return [
+            self._remove_stack(),
+            self._show_device(),
+            self._withdraw_boot(),
+            Step(
+                "hide-link",
+                f"take the name {volume.name} from {volume.backing}",
+                partial(live_link.hide, volume),
+                partial(live_link.show, volume),
+            ),
+        ]
+
+    def _remove_stack(self) -> Step:
+        return Step(
             "remove-stack",
-            f"remove the live points and the stack of {name}",
+            f"remove the live points and the stack of {self.volume.name}",
             self._remove,
             self._rebuild,
         )
-        hide_link = Step(
-            "hide-link",
-            f"take the name {name} from {volume.backing}",
-            partial(live_link.hide, volume),
-            partial(live_link.show, volume),
+
+    def _show_device(self) -> Step:
+        """A recovery volume that is back in a pool stays a copy: nobody should mount it by UUID."""
+        return Step(
+            "show-device",
+            f"give {self.volume.backing} its links back",
+            partial(boot.show, self.volume, forget=self.forget and not self.is_returned),
+            partial(boot.hide, self.volume),
         )
-        # An LV whose own table comes back is not unmounted for that.
-        usual = [unmount, remove, show, mount, withdraw]
-        steps = [remove, show, withdraw, hide_link] if self.is_live else usual
-        steps += [
-            Step(
-                "release-store",
-                f"give back what {name} used of {volume.store}",
-                self._store,
-                final=True,
-            ),
-        ]
-        if self.forget and volume.recovery is not None:
-            wipe = f"wipe the label of {volume.recovery}"
+
+    def _withdraw_boot(self) -> Step:
+        volume = self.volume
+        return Step(
+            "withdraw-boot",
+            f"have {volume.name} not assembled at boot, and fstab name {volume.backing}",
+            partial(boot.withdraw, volume),
+            partial(boot.prepare, volume, self.session.configuration.state_directory),
+        )
+
+    def _release_store(self) -> Step:
+        what = f"give back what {self.volume.name} used of {self.volume.store}"
+        return Step("release-store", what, self._store, final=True)
+
+    def _steps_of_copies(self) -> list[Step]:
+        """What becomes of the recovery volume, or of the former device where there is none."""
+        recovery = self.volume.recovery
+        if self.forget and recovery is not None:
+            wipe = f"wipe the label of {recovery}"
             if self.pools:
                 wipe += f", which goes back to the pool {', '.join(self.pools)}"
-            steps.append(Step("forget", wipe, self._wipe, final=True))
-        elif self.former is not None and self.is_returned:
+            return [Step("forget", wipe, self._wipe, final=True)]
+        if self.former is not None and self.is_returned:
             leave = f"return {self.former}, to which failback would have led, to its pool"
-            steps.append(Step("leave-former", leave, self._leave_former, final=True))
-        elif volume.recovery is not None and volume.state is not VolumeState.BUILDING:
-            release = f"let any host take {volume.recovery}"
-            steps.append(
-                Step("release-recovery", release, partial(release_recovery, volume), final=True)
-            )
-        steps += [
+            return [Step("leave-former", leave, self._leave_former, final=True)]
+        if recovery is not None and self.volume.state is not VolumeState.BUILDING:
+            release = partial(release_recovery, self.volume)
+            return [Step("release-recovery", f"let any host take {recovery}", release, final=True)]
+        return []
+
+    def _steps_of_luns(self) -> list[Step]:
+        return [
             Step(
                 "log-out",
                 f"log out of {each.target} at {each.portal}",
                 partial(self._log_out, each),
                 final=True,
             )
-            for each in luns.names_of(volume)
+            for each in luns.names_of(self.volume)
         ]
-        record = f"record that {name} is not protected any more"
-        steps.append(Step("record", record, self._record, final=True))
-        return Plan("unprotect", (volume.id,), steps, {"name": name, "forget": self.forget})
 
     def _unmount(self) -> None:
         if dm.info(uuid=stack.front(self.volume).uuid) is not None:
