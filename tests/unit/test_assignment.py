@@ -12,6 +12,7 @@ from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.session import Session
 from dmsnap.service.volumes.admission import ProtectRequest
 from dmsnap.service.volumes.assignment import completed
+from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 
 TABLES = """
 [store.fast]
@@ -43,7 +44,8 @@ policy = "copies"
 volumes = ["tmp"]
 policy = "points"
 """
-REQUEST = ProtectRequest(Path("/dev/sdb"), "srv", "", "", 65536, 4096)
+REQUEST = ProtectRequest(Path("/dev/sdb"), "srv", WantedRecovery(), "", 65536, 4096)
+ONTO_DISK = REQUEST.onto("/dev/sdc")
 SESSION = cast(Session, SimpleNamespace(configuration=Configuration()))
 DEFAULT = "/var/lib/dmsnap/store"
 
@@ -62,22 +64,22 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("asked", "store", "pool"),
     [
-        ({}, "/srv/fast", "disks"),
-        ({"store": "/mine"}, "/mine", "disks"),
-        ({"recovery": "/dev/sdc"}, "/srv/fast", ""),
-        ({"pool": "others"}, "/srv/fast", "others"),
+        (REQUEST, "/srv/fast", "disks"),
+        (replace(REQUEST, store="/mine"), "/mine", "disks"),
+        (ONTO_DISK, "/srv/fast", ""),
+        (replace(REQUEST, wanted=WantedRecovery(pool="others")), "/srv/fast", "others"),
         # Of two policies that of points on the primary says where those go.
-        ({"name": "pg"}, "vg0", "disks"),
-        ({"name": "unknown", "pool": "disks"}, DEFAULT, "disks"),
-        ({"name": "tmp", "recovery": "/dev/sdc"}, "vg0", ""),
+        (replace(REQUEST, name="pg"), "vg0", "disks"),
+        (replace(REQUEST, name="unknown", wanted=WantedRecovery(pool="disks")), DEFAULT, "disks"),
+        (replace(ONTO_DISK, name="tmp"), "vg0", ""),
     ],
 )
 def test_the_policy_says_what_the_command_does_not(
-    asked: dict[str, str], store: str, pool: str
+    asked: ProtectRequest, store: str, pool: str
 ) -> None:
-    found = completed(SESSION, replace(REQUEST, **asked))  # type: ignore[arg-type]
-    assert (found.store, found.pool) == (store, pool)
-    assert found.recovery == asked.get("recovery", "")
+    found = completed(SESSION, asked)
+    assert (found.store, found.wanted.pool) == (store, pool)
+    assert found.wanted.recovery == asked.wanted.recovery
 
 
 @pytest.mark.parametrize("name", ["unknown", "tmp"])
@@ -89,17 +91,17 @@ def test_somebody_must_say_where_the_copy_goes(name: str) -> None:
 
 def test_nothing_in_a_pool_is_overwritten() -> None:
     with pytest.raises(WrongWordError, match="--overwrite"):
-        completed(SESSION, replace(REQUEST, overwrite=True))
+        completed(SESSION, replace(REQUEST, wanted=WantedRecovery(overwrite=True)))
 
 
 def test_mistakes_matter_only_where_tables_are_asked(tables: Path) -> None:
     tables.write_text(TABLES + "[policy.wrong]\nkeeep = 1\n")
     with pytest.raises(ConfigurationError, match="keeep"):
-        completed(SESSION, replace(REQUEST, recovery="/dev/sdc"))
-    named = replace(REQUEST, recovery="/dev/sdc", store="/mine")
+        completed(SESSION, ONTO_DISK)
+    named = replace(ONTO_DISK, store="/mine")
     assert completed(SESSION, named) == named
 
 
 def test_without_policies_no_table_is_read(tables: Path) -> None:
     tables.write_text('[pool.disks]\nvolumes = ["a mistake"]\n')
-    assert completed(SESSION, replace(REQUEST, recovery="/dev/sdc")).store == DEFAULT
+    assert completed(SESSION, ONTO_DISK).store == DEFAULT

@@ -61,6 +61,7 @@ from dmsnap.service.volumes import admission, assemble, discovery, protect, reco
 from dmsnap.service.volumes.discovery import Discovered, Discovery, Role
 from dmsnap.service.volumes.protect import ProtectResult
 from dmsnap.service.volumes.recognition import Recognised
+from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.tracking.choice import Tracker
 from dmsnap.units import GIB, MIB
 
@@ -215,8 +216,8 @@ def test_protect_asks_for_what_was_written(service: Service, shown: Shown) -> No
     )  # fmt: skip
     ((_, (request,), options),) = service.calls
     assert request == admission.ProtectRequest(
-        device=Path("/dev/sdb"), name="srv", recovery="/dev/sdc", store="vg0",
-        block_bytes=MIB, chunk_bytes=16384, overwrite=True, cow_percent=7, full=True,
+        device=Path("/dev/sdb"), name="srv", store="vg0", block_bytes=MIB, chunk_bytes=16384,
+        wanted=WantedRecovery("/dev/sdc", overwrite=True, cow_percent=7, full=True),
         units=("db.service", "web.service"),
     )  # fmt: skip
     assert options == {"dry_run": False, "progress": None}
@@ -238,7 +239,7 @@ def test_a_store_with_a_slash_is_a_directory(
     ((_, (request,), _),) = service.calls
     assert request.store == store
     assert (request.block_bytes, request.chunk_bytes) == (0, 4096)
-    assert request.cow_percent == 0
+    assert request.wanted.cow_percent == 0
 
 
 @pytest.mark.parametrize(
@@ -489,7 +490,7 @@ def test_a_pool_is_asked_for_in_place_of_a_device(service: Service, shown: Shown
     text = shown("protect", "/dev/sdb", "--name", "srv", "--pool", "disks")
     assert "passed over in the pool disks: /dev/sde: holds ext4\n" in text
     ((_, (request,), _),) = service.calls
-    assert (request.pool, request.recovery, request.store) == ("disks", "", "")
+    assert (request.wanted.pool, request.wanted.recovery, request.store) == ("disks", "", "")
 
 
 def test_what_hooks_wrote_is_shown_behind_the_steps(service: Service, shown: Shown) -> None:

@@ -50,6 +50,7 @@ from dmsnap.service.volumes.discovery import Discovered, Role
 from dmsnap.service.volumes.discovery_record import Seen
 from dmsnap.service.volumes.newcomer_name import name_for
 from dmsnap.service.volumes.newcomer_obstacle import Judge, Obstacle
+from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.units import GIB, MIB
 
 UUID = "11112222-3333-4444-8555-666677778888"
@@ -434,7 +435,7 @@ def test_what_is_not_as_it_was_found_is_refused(monkeypatch: pytest.MonkeyPatch)
     content = Signature(fs_type="ext4", uuid=UUID, usage="filesystem")
     backing = BlockDevice(Path("/dev/sdb1"), 1, GIB, 512, False)
     request = ProtectRequest(
-        Path("/dev/sdb1"), "srv", "", "", 65536, 4096, identity=f"{UUID}@part:aaaa"
+        Path("/dev/sdb1"), "srv", WantedRecovery(), "", 65536, 4096, identity=f"{UUID}@part:aaaa"
     )
     holder, users = ["part:aaaa"], [""]
     monkeypatch.setattr(inventory, "holder_of", lambda *_, **__: holder[0])
@@ -450,5 +451,6 @@ def test_what_is_not_as_it_was_found_is_refused(monkeypatch: pytest.MonkeyPatch)
     holder[0] = "part:bbbb"
     with pytest.raises(ForeignDeviceError):
         admission.check_as_found(replace(request, live=True), backing, content)
-    again = ProtectRequest.from_arguments(request.as_arguments())
-    assert again == request
+    arguments = request.as_arguments()
+    assert (arguments["device"], arguments["recovery"]) == ("/dev/sdb1", "")
+    assert ProtectRequest.from_arguments(arguments) == request

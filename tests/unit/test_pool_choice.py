@@ -23,9 +23,11 @@ from dmsnap.service.pools.pool import PoolDevice, Standing
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import admission
 from dmsnap.service.volumes.admission import ProtectRequest
+from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.units import GIB, MIB
 
-REQUEST = ProtectRequest(Path("/dev/primary"), "srv", "", "/store", 65536, 4096, pool="disks")
+WANTED = WantedRecovery(pool="disks")
+REQUEST = ProtectRequest(Path("/dev/primary"), "srv", WANTED, "/store", 65536, 4096)
 LUN = "iscsi://192.0.2.7/iqn.2003-01.org.example:store/1"
 
 
@@ -50,7 +52,7 @@ class House:
         self.looked_at: set[str] = set()
 
         def check(_session: object, request: ProtectRequest, *_devices: object) -> object:
-            answer = self.checks.get(request.recovery)
+            answer = self.checks.get(request.wanted.recovery)
             if isinstance(answer, Exception):
                 raise answer
             return answer
@@ -78,8 +80,9 @@ class House:
 
     def choose(self, *devices: PoolDevice, **asked: Any) -> tuple[str, dict[str, str]]:
         self.devices = list(devices)
-        with pool_choice.chosen(self.session, replace(REQUEST, **asked)) as choice:
-            return choice.request.recovery, {
+        request = replace(REQUEST, wanted=replace(WANTED, **asked))
+        with pool_choice.chosen(self.session, request) as choice:
+            return choice.request.wanted.recovery, {
                 each.device: each.reason for each in choice.passed_over
             }
 
@@ -153,7 +156,7 @@ def test_others_cannot_choose_until_it_is_recorded(house: House) -> None:
 
 
 def test_without_a_pool_nothing_is_looked_at(house: House) -> None:
-    request = replace(REQUEST, pool="", recovery="/dev/c")
+    request = replace(REQUEST, wanted=WantedRecovery("/dev/c"))
     with pool_choice.chosen(house.session, request) as choice:
         assert choice.request is request
         assert house.locks == []

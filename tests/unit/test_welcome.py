@@ -12,7 +12,6 @@ import pytest
 from catalogue_samples import a_volume
 from test_newcomer import DECLARED, DISK, LV, PROTECTING
 
-from dmsnap._native.io_priority import IoPriority
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError, DmsnapError
@@ -97,11 +96,11 @@ def test_one_is_protected_as_the_policy_says(runs: Runs) -> None:
     assert found.protected.volume == "data"
     (asked,) = runs.asked
     assert (asked.device, asked.name, asked.live) == (Path("/dev/sdb1"), "data", False)
-    assert (asked.pool, asked.store, asked.recovery) == ("disks", "/fast", "")
-    assert (asked.identity, asked.bandwidth) == (DISK.identity, 50 * MIB)
-    assert IoPriority.parse(asked.io_priority) == policy.io_priority
-    assert not asked.overwrite
-    assert not asked.force
+    assert (asked.wanted.pool, asked.store, asked.wanted.recovery) == ("disks", "/fast", "")
+    assert (asked.identity, asked.wanted.bandwidth) == (DISK.identity, 50 * MIB)
+    assert asked.wanted.priority == policy.io_priority
+    assert not asked.wanted.overwrite
+    assert not asked.wanted.force
     assert runs.turns == [["/dev/sdb1"]]
     assert runs.tried() == [DISK.identity]
 
@@ -110,7 +109,7 @@ def test_a_mounted_lv_is_protected_live(runs: Runs) -> None:
     runs.looks = [[SECOND], [SECOND]]
     assert runs.run().protected is not None
     assert runs.asked[0].live
-    assert runs.asked[0].io_priority == ""
+    assert runs.asked[0].wanted.io_priority == ""
 
 
 def test_what_is_new_waits_for_another_look(runs: Runs) -> None:

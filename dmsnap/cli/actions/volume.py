@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmsnap.cli.output import Output, Text
 from dmsnap.cli.words import absolute
@@ -20,7 +21,11 @@ from dmsnap.service.volumes import unprotect as release
 from dmsnap.service.volumes.admission import ProtectRequest
 from dmsnap.service.volumes.assemble import AssembleResult
 from dmsnap.service.volumes.protect import ProtectResult
+from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.units import format_size
+
+if TYPE_CHECKING:
+    from dmsnap.service.replicas.attach import AttachResult
 
 
 def protect(
@@ -46,18 +51,20 @@ def protect(
         request = ProtectRequest(
             device=device,
             name=name,
-            recovery=recovery,
+            wanted=WantedRecovery(
+                recovery=recovery,
+                pool=pool,
+                overwrite=overwrite,
+                force=force,
+                full=full,
+                cow_percent=cow_percent or 0,
+                bandwidth=bandwidth,
+            ),
             store=absolute(store) if store else "",
             block_bytes=block_size,
             chunk_bytes=chunk,
-            overwrite=overwrite,
-            cow_percent=cow_percent or 0,
-            bandwidth=bandwidth,
-            full=full,
-            force=force,
             units=units,
             live=live,
-            pool=pool,
         )
         result = protection.protect(session, request, dry_run=dry_run, progress=progress)
     if isinstance(result, Plan):
@@ -78,8 +85,13 @@ def describe_protected(result: ProtectResult) -> Iterator[Text]:
         )
     else:
         yield f"{result.device} is protected as {result.volume}: use {result.front} from now on"
+    yield from describe_copied(result.recovery, result)
+
+
+def describe_copied(what: str, result: "ProtectResult | AttachResult") -> Iterator[Text]:
+    """What a first copy took, and what it left out; ``what`` is the recovery volume's name."""
     yield (
-        f"{result.recovery} holds point {result.point}: {format_size(result.bytes_written)} of "
+        f"{what} holds point {result.point}: {format_size(result.bytes_written)} of "
         f"{format_size(result.size_bytes)} written, window {milliseconds(result.window_seconds)}, "
         f"{result.seconds:.1f} s in all"
     )

@@ -8,7 +8,7 @@ import logging
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dmsnap._native import label
@@ -69,15 +69,16 @@ def chosen(session: Session, request: ProtectRequest) -> Iterator[Choice]:
     ``NotFoundError`` or ``TooSmallError`` when none will do, with every reason in its notes.
     LUNs of the pool are logged in to for that; those that are not taken are let go.
     """
-    if not request.pool:
-        yield Choice(request, request.recovery)
+    wanted = request.wanted
+    if not wanted.pool:
+        yield Choice(request, wanted.recovery)
         return
-    offered = pool.declared_pool(pool.declared_pools(), request.pool)
+    offered = pool.declared_pool(pool.declared_pools(), wanted.pool)
     with ExitStack() as lock:
         lock.enter_context(session.locked([LOCK]))
         with _attached(session, request, offered.volumes):
             found, passed_over = _choose(session, request, offered)
-        yield Choice(replace(request, recovery=found), request.recovery, passed_over, lock)
+        yield Choice(request.onto(found), wanted.recovery, passed_over, lock)
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def _choose(
     session: Session, request: ProtectRequest, offered: "Pool"
 ) -> tuple[str, tuple[PassedOver, ...]]:
     asking = _Asking(session, request)
-    for device in pool.survey(session, request.pool, offered.volumes):
+    for device in pool.survey(session, request.wanted.pool, offered.volumes):
         asking.sort(device)
     try:
         found = asking.earlier or asking.choose(offered)
@@ -144,8 +145,8 @@ class _Asking:
 
     def _served_before(self, device: PoolDevice) -> bool:
         """Its points are this volume's, and go on; what it served is not protected any more."""
-        wanted = self.request.recovery in ("", device.device)
-        if device.volume != self.request.name or self.earlier or not wanted:
+        is_wanted = self.request.wanted.recovery in ("", device.device)
+        if device.volume != self.request.name or self.earlier or not is_wanted:
             return False
         try:
             return self._check(device.device) is not None
@@ -159,7 +160,7 @@ class _Asking:
             try:
                 self._check(found.name)
             except DmsnapError as error:
-                if self.request.recovery:
+                if self.request.wanted.recovery:
                     raise
                 self.pass_over(found.name, str(error))
                 self.free.remove(found)
@@ -168,7 +169,7 @@ class _Asking:
                 return found.name
 
     def _next(self, offered: "Pool") -> OfferedVolume:
-        asked, name = self.request.recovery, self.request.pool
+        asked, name = self.request.wanted.recovery, self.request.wanted.pool
         if asked:
             declared = next((each for each in offered.volumes if pool.is_same(each, asked)), asked)
             return choosing.named(name, self.free, declared, self.needed_bytes)
@@ -181,7 +182,7 @@ class _Asking:
         locked = self.session.running(admission.device_lock(device))
         if locked is not None:
             raise BusyError(f"{device.path} is being looked at by {locked}")
-        request = replace(self.request, recovery=pool.recorded_as(name))
+        request = self.request.onto(pool.recorded_as(name))
         return admission.check_device(self.session, request, self.backing, device, self.content)
 
     def _pass_over_small(self) -> None:

@@ -9,14 +9,13 @@ failback would lead to; from then on it is a volume as any other, and the former
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 from dmsnap._native import label
-from dmsnap._native.io_priority import IoPriority
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import SETTLED, Job, Volume, VolumeState
@@ -43,43 +42,10 @@ from dmsnap.service.swaps import handover
 from dmsnap.service.volumes import admission, assignment, protect, recognition, spare
 from dmsnap.service.volumes.admission import ProtectRequest
 from dmsnap.service.volumes.first_copy import FirstCopy
+from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.snapshot import stack, write_count
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class AttachRequest:
-    """What the user asked for: as of :class:`ProtectRequest`, whose fields these are."""
-
-    name: str
-    recovery: str = ""
-    pool: str = ""
-    overwrite: bool = False
-    force: bool = False
-    full: bool = False
-    cow_percent: int = 0
-    bandwidth: int = 0
-    io_priority: str = ""
-
-    def of(self, volume: Volume) -> ProtectRequest:
-        """As what ``protect`` checks: of what the front shows, and is to be copied."""
-        return ProtectRequest(
-            device=dm.node(stack.require(stack.front(volume)).name),
-            name=volume.name,
-            recovery=self.recovery,
-            store=volume.store,
-            block_bytes=volume.block_bytes,
-            chunk_bytes=volume.chunk_bytes,
-            overwrite=self.overwrite,
-            cow_percent=self.cow_percent,
-            bandwidth=self.bandwidth,
-            full=self.full,
-            force=self.force,
-            pool=self.pool,
-            io_priority=self.io_priority,
-            anew=True,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,25 +88,17 @@ class Attachment:
         self.session = session
         self.volume = volume
         self.choice = choice
-        self.request = request
-        self.recovery = BlockDevice.probe(lun.node(request.recovery))
+        self.wanted = request.wanted
+        self.recovery = BlockDevice.probe(lun.node(self.wanted.recovery))
         front = BlockDevice.probe(request.device)
         content = signature.probe(front.path)
-        require_not_former(volume, self.recovery, overwrite=request.overwrite)
+        require_not_former(volume, self.recovery, overwrite=self.wanted.overwrite)
         admission.check_device(session, request, front, self.recovery, content)
-        recovery = admission.recorded_name(request.recovery)
+        recovery = admission.recorded_name(self.wanted.recovery)
         self.after = attached(volume, recovery, uuid4(), content)
         self.bytes_beside: int | None = None
         self.copy = FirstCopy(
-            session,
-            self.after,
-            self.recovery,
-            request.cow_percent,
-            request.bandwidth,
-            progress,
-            full=request.full,
-            io_priority=IoPriority.parse(request.io_priority) if request.io_priority else None,
-            before=volume,
+            session, self.after, self.recovery, self.wanted, progress, before=volume
         )
 
     def plan(self) -> Plan:
@@ -166,20 +124,9 @@ class Attachment:
 
     def _arguments(self) -> dict[str, object]:
         """What was asked for, and for who finishes it what is being made."""
-        asked = self.request
-        return {
-            "name": asked.name,
-            "recovery": self.choice.asked,
-            "pool": asked.pool,
-            "overwrite": asked.overwrite,
-            "force": asked.force,
-            "full": asked.full,
-            "cow_percent": asked.cow_percent,
-            "bandwidth": asked.bandwidth,
-            "io_priority": asked.io_priority,
-            "made": self.after.recovery,
-            "made_id": str(self.after.recovery_id),
-        }
+        asked = replace(self.wanted, recovery=self.choice.asked)
+        made = {"made": self.after.recovery, "made_id": str(self.after.recovery_id)}
+        return asked.as_arguments() | {"name": self.volume.name} | made
 
     @property
     def _counts(self) -> Path:
@@ -215,9 +162,22 @@ class Attachment:
             window_seconds=self.copy.point.window_seconds,
             seconds=times.total,
             steps=times.seconds,
-            pool=self.request.pool or None,
+            pool=self.wanted.pool or None,
             passed_over=self.choice.passed_over,
         )
+
+
+def request_for(volume: Volume, wanted: WantedRecovery) -> ProtectRequest:
+    """As what ``protect`` checks: of what the front shows, and is to be copied."""
+    return ProtectRequest(
+        device=dm.node(stack.require(stack.front(volume)).name),
+        name=volume.name,
+        wanted=wanted,
+        store=volume.store,
+        block_bytes=volume.block_bytes,
+        chunk_bytes=volume.chunk_bytes,
+        anew=True,
+    )
 
 
 def require_without(session: Session, volume: Volume) -> None:
@@ -289,15 +249,20 @@ def release_former(session: Session, volume: Volume, former: str | None) -> None
 
 @contextmanager
 def _prepared(
-    session: Session, volume: Volume, asked: AttachRequest, progress: Progress | None, *, keep: bool
+    session: Session,
+    volume: Volume,
+    wanted: WantedRecovery,
+    progress: Progress | None,
+    *,
+    keep: bool,
 ) -> Iterator[Attachment]:
     """The plan, with its device attached where that is a LUN, and nobody else admitting it."""
     require_without(session, volume)
-    request = assignment.completed(session, asked.of(volume))
+    request = assignment.completed(session, request_for(volume, wanted))
     with (
         pool_choice.chosen(session, request) as choice,
         protect.with_lun(session, choice.request, keep=keep) as found,
-        session.locked([admission.device_lock(BlockDevice.probe(lun.node(found.recovery)))]),
+        session.locked([admission.device_lock(BlockDevice.probe(lun.node(found.wanted.recovery)))]),
     ):
         choice.settle()  # who chooses now passes over what is locked
         yield Attachment(session, volume, found, progress, choice)
@@ -305,29 +270,29 @@ def _prepared(
 
 def attach(
     session: Session,
-    request: AttachRequest,
+    name: str,
+    wanted: WantedRecovery,
     *,
     dry_run: bool,
     progress: Progress | None = None,
 ) -> AttachResult | Plan:
     """Give a volume without a recovery volume a new one, while it serves. Needs root."""
     with (
-        held(session, request.name, Wanted.SERVING) as volume,
-        _prepared(session, volume, request, progress, keep=not dry_run) as attachment,
+        held(session, name, Wanted.SERVING) as volume,
+        _prepared(session, volume, wanted, progress, keep=not dry_run) as attachment,
     ):
         plan = attachment.plan()
         if dry_run:
             return plan
         with lun_watch.explained(attachment.after):
             times = journal.run(session.catalogue, plan)
-        spare.keep(session, request.name)
+        spare.keep(session, name)
         return attachment.result(times)
 
 
-def again(session: Session, *, dry_run: bool, **arguments: Any) -> object:
+def again(session: Session, *, name: str, dry_run: bool, **arguments: Any) -> object:
     """Begin an attach anew that was cut off: what was being made then is gone."""
-    asked = {each.name: arguments[each.name] for each in fields(AttachRequest)}
-    return attach(session, AttachRequest(**asked), dry_run=dry_run)
+    return attach(session, name, WantedRecovery.from_arguments(arguments), dry_run=dry_run)
 
 
 def finish(session: Session, volume: Volume, job: Job) -> bool:

@@ -23,6 +23,7 @@ from dmsnap.service.volumes import assignment, discovery, discovery_record, newc
 from dmsnap.service.volumes.admission import ProtectRequest
 from dmsnap.service.volumes.discovery import Discovered
 from dmsnap.service.volumes.protect import ProtectResult
+from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.units import PAGE_BYTES
 
 log = logging.getLogger(__name__)
@@ -101,15 +102,16 @@ def request_for(declared: Declarations, policy: Policy, volume: Discovered) -> P
     return ProtectRequest(
         device=Path(volume.device),
         name=volume.joins_as or "",
-        recovery="",
+        wanted=WantedRecovery(
+            pool=policy.pool or "",
+            bandwidth=int(policy.bandwidth or 0),
+            io_priority=str(policy.io_priority or ""),
+        ),
         store=assignment.store_word(declared.store[policy.store]) if policy.store else "",
         block_bytes=0,
         chunk_bytes=PAGE_BYTES,
-        bandwidth=int(policy.bandwidth or 0),
         live=bool(volume.mount_points),
-        pool=policy.pool or "",
         identity=volume.identity,
-        io_priority=str(policy.io_priority or ""),
     )
 
 

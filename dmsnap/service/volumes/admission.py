@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -31,6 +31,7 @@ from dmsnap.host.sysfs import SYSFS, format_devno
 from dmsnap.recovery import history, lease, remains, replica
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import geometry, live_admission
+from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.space import era_metadata_bytes, open_space
 from dmsnap.units import KIB, MIB, PAGE_BYTES, format_size
@@ -58,52 +59,48 @@ MANAGED = {
 
 @dataclass(frozen=True, slots=True)
 class ProtectRequest:
-    """What the user asked for. ``recovery``: a path, or the name of a LUN that is attached; empty:
-    one that ``pool`` offers. With both it is to be one that the pool offers. ``store`` empty: what
-    the configuration says.
+    """What the user asked for. ``store`` empty: what the configuration says; ``block_bytes`` 0:
+    what fits the volume's size.
 
-    Sizes in bytes; ``cow_percent`` 0: what the configuration says.
-
-    ``block_bytes`` 0: what fits the volume's size.
-
-    ``bandwidth`` in bytes a second, 0: no limit.
-    ``full``: copy what the file system does not use, too.
-    ``force``: take the recovery volume over from another host that claims it.
     ``units``: what systemd stops while a swap exchanges the volume, and starts again.
     ``live``: put the layers under the mounted LV, instead of unmounting it.
     ``identity``: what discovery found on the device. That must still be there and, but for
     ``live``, nobody use it; the volume is one that joins the default sub-client.
-    ``io_priority``: that of the first copy, as a text; empty: as who runs it.
     ``anew``: the recovery volume is copied to in full, whatever it served before.
     """
 
     device: Path
     name: str
-    recovery: str
+    wanted: WantedRecovery
     store: str
     block_bytes: int
     chunk_bytes: int
-    overwrite: bool = False
-    cow_percent: int = 0
-    bandwidth: int = 0
-    full: bool = False
-    force: bool = False
     units: tuple[str, ...] = ()
     live: bool = False
-    pool: str = ""
     identity: str = ""
-    io_priority: str = ""
     anew: bool = False
 
+    def onto(self, recovery: str) -> Self:
+        """The request with another recovery volume."""
+        return replace(self, wanted=replace(self.wanted, recovery=recovery))
+
     def as_arguments(self) -> dict[str, object]:
-        """For the journal, which takes JSON."""
-        return asdict(self) | {"device": str(self.device)}
+        """For the journal, which takes JSON: what is wanted is among the others there."""
+        arguments = asdict(self) | {"device": str(self.device)}
+        del arguments["wanted"]
+        return arguments | self.wanted.as_arguments()
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
         """The request that the journal has."""
-        units = tuple(arguments.get("units", ()))
-        return cls(**{**arguments, "device": Path(arguments["device"]), "units": units})
+        names = {each.name for each in fields(cls)}
+        own = {name: arguments[name] for name in names & arguments.keys()}
+        made = {
+            "device": Path(arguments["device"]),
+            "wanted": WantedRecovery.from_arguments(arguments),
+            "units": tuple(arguments.get("units", ())),
+        }
+        return cls(**own | made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +126,7 @@ def admit(session: Session, request: ProtectRequest) -> Admitted:
     dm.require_targets(*stack.TARGETS)
     check_sizes(request.block_bytes, request.chunk_bytes)
     backing = BlockDevice.probe(request.device)
-    recovery = BlockDevice.probe(lun.node(request.recovery))
+    recovery = BlockDevice.probe(lun.node(request.wanted.recovery))
     check_name_is_free(session, request.name)
     check_backing(session, backing)
     content = signature.probe(backing.path)
@@ -313,10 +310,11 @@ def require_apart(backing: BlockDevice, recovery: BlockDevice) -> None:
 def check_empty(session: Session, request: ProtectRequest, recovery: BlockDevice) -> None:
     """Nothing may be on the device; if a pool offers it, what a volume left there is nothing."""
     content = signature.probe(recovery.path)
-    if content is None or request.overwrite:
+    wanted = request.wanted
+    if content is None or wanted.overwrite:
         return
-    known_as = recorded_name(request.recovery)
-    if request.pool and remains.owner_of(session.catalogue, known_as, recovery, content):
+    known_as = recorded_name(wanted.recovery)
+    if wanted.pool and remains.owner_of(session.catalogue, known_as, recovery, content):
         return
     raise ForeignDeviceError(
         f"{recovery.path} holds {content}",
@@ -332,7 +330,7 @@ def check_label(
     found: Label,
 ) -> Label | None:
     """A label of the same volume is taken over; any other is refused."""
-    if not request.force:
+    if not request.wanted.force:
         lease.require_ours(recovery.path, found)
     same = (
         found.name == request.name
@@ -344,7 +342,7 @@ def check_label(
     whole = found.state in (LabelState.CONSISTENT, LabelState.APPLYING)
     if same and trusted and whole and not request.anew:
         return found
-    if request.overwrite or (same and (not trusted or found.state is LabelState.COPYING)):
+    if request.wanted.overwrite or (same and (not trusted or found.state is LabelState.COPYING)):
         return None
     what = f"in state {found.state.name.lower()}" if same else f"not of {request.name} as it is now"
     raise ForeignDeviceError(

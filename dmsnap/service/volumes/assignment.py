@@ -19,18 +19,19 @@ def completed(session: Session, request: ProtectRequest) -> ProtectRequest:
     read only when they are asked: ``ConfigurationError`` when they have mistakes then.
     ``WrongWordError`` when nothing says where the copy is to go.
     """
-    if not request.store or not (request.recovery or request.pool):
+    if not request.store or not (request.wanted.recovery or request.wanted.pool):
         request = _by_policy(session, request)
+    wanted = request.wanted
     if not request.store:
         request = replace(request, store=session.configuration.default_store)
-    if not request.recovery and not request.pool:
+    if not wanted.recovery and not wanted.pool:
         raise WrongWordError(
             f"nothing says what {request.name} is to be copied to",
             hint="give --recovery DEVICE or --pool POOL, or have a policy name a pool for it",
         )
-    if request.pool and request.overwrite:
+    if wanted.pool and wanted.overwrite:
         raise WrongWordError(
-            f"--overwrite is for a device that --recovery names alone: of the pool {request.pool} "
+            f"--overwrite is for a device that --recovery names alone: of the pool {wanted.pool} "
             f"only what is free is taken",
         )
     return request
@@ -44,9 +45,10 @@ def _by_policy(session: Session, request: ProtectRequest) -> ProtectRequest:
 
     declared = configuration_check.require().declared
     store = request.store or store_of(declared, request.name) or ""
-    if request.recovery or request.pool:
-        return replace(request, store=store)
-    return replace(request, store=store, pool=pool_of(declared, request.name) or "")
+    wanted = request.wanted
+    if not wanted.recovery and not wanted.pool:
+        wanted = replace(wanted, pool=pool_of(declared, request.name) or "")
+    return replace(request, store=store, wanted=wanted)
 
 
 def store_of(declared: "Declarations", volume: str) -> str | None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from dmsnap._native import copy, label
 from dmsnap._native.copy import CopyOptions
 from dmsnap._native.extent_set import ExtentSet
-from dmsnap._native.io_priority import IoPriority, lowered
+from dmsnap._native.io_priority import lowered
 from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
@@ -22,6 +22,7 @@ from dmsnap.service.journal import Step
 from dmsnap.service.points.point import PointSet
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.session import Session
+from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.snapshot import live, stack, usage, write_count
 from dmsnap.snapshot.usage import Usage
 from dmsnap.tracking import era
@@ -40,24 +41,21 @@ class FirstCopy:
         session: Session,
         volume: Volume,
         recovery: BlockDevice,
-        cow_percent: int,
-        bandwidth: int,
+        wanted: WantedRecovery,
         progress: Progress | None,
         *,
-        full: bool = False,
-        io_priority: IoPriority | None = None,
         before: Volume | None = None,
     ) -> None:
         self.session = session
         self.volume = volume
         self.before = before or volume
         self.recovery = recovery
-        self.full = full
-        self.io_priority = io_priority
+        self.full = wanted.full
+        self.io_priority = wanted.priority
         self.found = what_is_on(recovery)
         self.progress = progress
-        self.options = CopyOptions(bytes_per_second=bandwidth)
-        self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
+        self.options = CopyOptions(bytes_per_second=wanted.bandwidth)
+        self.points = PointSet(session, [volume], temporary=True, cow_percent=wanted.cow_percent)
         self.bytes_written = 0  # as data; what was given as zeroes is counted apart
         self.bytes_zero = 0
         self.usage = Usage(reason="all of it was asked for")

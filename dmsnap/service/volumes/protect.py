@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from dmsnap._native import label
-from dmsnap._native.io_priority import IoPriority
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
@@ -84,10 +83,11 @@ class Protection:
         choice: Choice | None = None,
     ) -> None:
         self.session = session
-        self.choice = choice or Choice(request, request.recovery)
-        self.pool = request.pool
+        wanted = request.wanted
+        self.choice = choice or Choice(request, wanted.recovery)
+        self.pool = wanted.pool
         # Begun anew, it chooses anew.
-        asked = replace(request, recovery=self.choice.asked) if self.pool else request
+        asked = request.onto(self.choice.asked) if self.pool else request
         self.arguments = asked.as_arguments()
         admitted = admission.admit(session, request)
         self.backing: BlockDevice = admitted.backing
@@ -102,28 +102,18 @@ class Protection:
         )
         # A recovery volume that served this volume before is brought up to date instead of
         # copied to in full, and keeps its history.
-        priority = IoPriority.parse(request.io_priority) if request.io_priority else None
         self.copy: FirstCopy | Sync = (
             Sync(
                 session,
                 self.volume,
-                cow_percent=request.cow_percent,
-                bandwidth=request.bandwidth,
-                force=request.force,
-                io_priority=priority,
+                cow_percent=wanted.cow_percent,
+                bandwidth=wanted.bandwidth,
+                force=wanted.force,
+                io_priority=wanted.priority,
                 progress=progress,
             )
             if admitted.label
-            else FirstCopy(
-                session,
-                self.volume,
-                self.recovery,
-                request.cow_percent,
-                request.bandwidth,
-                progress,
-                full=request.full,
-                io_priority=priority,
-            )
+            else FirstCopy(session, self.volume, self.recovery, wanted, progress)
         )
 
     def plan(self) -> Plan:
@@ -280,7 +270,7 @@ def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) ->
         name=request.name,
         state=VolumeState.BUILDING,
         backing=admission.stable_path(request.device),
-        recovery=admission.recorded_name(request.recovery),
+        recovery=admission.recorded_name(request.wanted.recovery),
         recovery_id=earlier.recovery_uuid if earlier else uuid4(),
         store=request.store,
         size_bytes=admitted.backing.size_bytes,
@@ -302,8 +292,8 @@ def device_locks(request: ProtectRequest) -> list[str]:
     """One device cannot be admitted for two volumes at once; from the first step on the catalogue
     says whose it is.
     """
-    devices = (BlockDevice.probe(path) for path in (request.device, lun.node(request.recovery)))
-    return [admission.device_lock(device) for device in devices]
+    paths = (request.device, lun.node(request.wanted.recovery))
+    return [admission.device_lock(BlockDevice.probe(path)) for path in paths]
 
 
 def protect(
@@ -337,7 +327,7 @@ def protect(
 @contextmanager
 def attaching(session: Session, request: ProtectRequest, *, keep: bool) -> Iterator[ProtectRequest]:
     """As :func:`with_lun`, for a name that nobody may have yet."""
-    if lun.is_name(request.recovery):
+    if lun.is_name(request.wanted.recovery):
         admission.check_name_is_free(session, request.name)
     with with_lun(session, request, keep=keep) as found:
         yield found
@@ -349,12 +339,12 @@ def with_lun(session: Session, request: ProtectRequest, *, keep: bool) -> Iterat
 
     What was logged in to for that is let go when the block fails, or without ``keep``.
     """
-    if not lun.is_name(request.recovery):
+    if not lun.is_name(request.wanted.recovery):
         yield request
         return
-    name = LunName.parse(request.recovery)
+    name = LunName.parse(request.wanted.recovery)
     try:
-        yield replace(request, recovery=str(luns.attach(session, name, request.name)))
+        yield request.onto(str(luns.attach(session, name, request.name)))
     except BaseException as error:
         try:
             luns.release(session, name)

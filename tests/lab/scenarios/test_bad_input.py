@@ -28,6 +28,7 @@ from dmsnap.service.journal import Step
 from dmsnap.service.session import Session
 from dmsnap.service.volumes.admission import ProtectRequest
 from dmsnap.service.volumes.protect import Protection
+from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 
 SIZE = 32 * MIB
 RECOVERY_SIZE = 64 * MIB
@@ -809,7 +810,7 @@ def test_recovery_volume_that_became_anothers_meanwhile(lab: Lab) -> None:
     request = ProtectRequest(
         device=Path(primary),
         name="bad",
-        recovery=recovery,
+        wanted=WantedRecovery(recovery),
         store=str(lab.store()),
         block_bytes=64 * 1024,
         chunk_bytes=4096,
