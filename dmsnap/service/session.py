@@ -23,7 +23,7 @@ from dmsnap.recovery import history, replica
 from dmsnap.service.configuration import configuration
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.records import backup
-from dmsnap.snapshot import live
+from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.space import open_space, plan_area
 from dmsnap.tracking.choice import new_tracking_id
 
@@ -118,6 +118,11 @@ class Session:
         if self.configuration.cow_limit_bytes is not None:
             size_bytes = min(size_bytes, self.configuration.cow_limit_bytes)
         return plan_area(volume, role, size_bytes, point_id=point_id)
+
+    def require_stack(self, volume: Volume) -> None:
+        """Raise :class:`StackChangedError` unless the volume's devices are as they should be."""
+        areas, points = self.catalogue.areas(volume.id), self.catalogue.points(volume.id)
+        stack.check(volume, areas, points)
 
     def remove_live_point(self, volume: Volume, point: Point) -> None:
         """Remove a point's snapshot device and give its COW store back."""

@@ -34,8 +34,7 @@ def require_settled(session: Session, volume: Volume) -> None:
             f"{volume.name} was protected while it was mounted: until the next boot LVM's device "
             f"is a part of its stack, and it cannot be moved"
         )
-    areas, points = session.catalogue.areas(volume.id), session.catalogue.points(volume.id)
-    stack.check(volume, areas, points)
+    session.require_stack(volume)
     front = stack.require(stack.front(volume))
     settings = session.configuration
     for directory in (settings.state_directory, settings.run_directory):

@@ -114,8 +114,7 @@ def require_takeable(session: Session, volume: Volume) -> None:
             f"{volume.name} is in state {volume.state}: no point can be taken",
             hint="dmsnap swap revert or dmsnap swap commit ends a trial",
         )
-    points = session.catalogue.points(volume.id)
-    stack.check(volume, session.catalogue.areas(volume.id), points)
+    session.require_stack(volume)
 
 
 def create(

@@ -192,8 +192,7 @@ def require_without(session: Session, volume: Volume) -> None:
         )
     destination.require_not_moving(volume)
     sizes.require_not_shrunk(volume)
-    points = session.catalogue.points(volume.id)
-    stack.check(volume, session.catalogue.areas(volume.id), points)
+    session.require_stack(volume)
 
 
 def require_not_former(volume: Volume, recovery: BlockDevice, *, overwrite: bool) -> None:

@@ -385,8 +385,7 @@ def sync(
             building = Assembly(session, volume, at_boot=True)
             steps, volume = building.steps(), building.volume
         else:
-            points = session.catalogue.points(volume.id)
-            stack.check(volume, session.catalogue.areas(volume.id), points)
+            session.require_stack(volume)
         running = Sync(
             session,
             volume,

@@ -205,8 +205,7 @@ def verify(
             raise WrongStateError(
                 f"{name} is in state {volume.state}: its recovery volume cannot be verified"
             )
-        points = session.catalogue.points(volume.id)
-        stack.check(volume, session.catalogue.areas(volume.id), points)
+        session.require_stack(volume)
         running = Verification(
             session,
             volume,

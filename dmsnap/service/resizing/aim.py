@@ -13,7 +13,7 @@ from dmsnap.service.points import browse
 from dmsnap.service.resizing import promoted, sizes
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import admission, identity
-from dmsnap.snapshot import layers, stack
+from dmsnap.snapshot import layers
 from dmsnap.tracking.choice import new_tracking_id
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,7 @@ def require_settled(session: Session, volume: Volume) -> int | None:
     identity.require_backing(volume)
     sizes.require_not_shrunk(volume)
     if layers.dropped(volume) is None and not sizes.is_behind(volume):
-        areas, points = session.catalogue.areas(volume.id), session.catalogue.points(volume.id)
-        stack.check(volume, areas, points)
+        session.require_stack(volume)
     return size_bytes
 
 

@@ -309,12 +309,11 @@ def require_former(session: Session, volume: Volume) -> BlockDevice:
             f"{volume.name} is in state {volume.state}: there is no former primary to go back to",
             hint="failback follows dmsnap swap commit",
         )
-    points = session.catalogue.points(volume.id)
-    stack.check(volume, session.catalogue.areas(volume.id), points)
+    session.require_stack(volume)
     browse.require_unmounted(session, volume)
     exported.require_unexported(session, volume, [ExportKind.POINT])
     exported.require_front_read_only(session, volume)
-    if any(point.area_id is not None for point in points):
+    if any(point.area_id is not None for point in session.catalogue.points(volume.id)):
         raise WrongStateError(
             f"live points of {volume.name} lie on {volume.backing} and would be lost",
             hint="delete them first: dmsnap point list shows them",
