@@ -239,8 +239,7 @@ def remove_temporary_points(session: Session, volume: Volume) -> None:
         if point.temporary and is_on_replica(volume, point):
             session.settle_on_replica(volume, point)
         elif point.temporary:
-            session.remove_live_point(volume, point)
-            session.catalogue.delete_point(point.id, "its command was cut off")
+            session.drop_live_point(volume, point, "its command was cut off")
 
 
 def is_on_replica(volume: Volume, point: Point) -> bool:
@@ -323,8 +322,7 @@ def retire_merged(session: Session, volume: Volume) -> None:
     merged = {area.point_id for area in overlays}
     for point in session.catalogue.points(volume.id):
         if point.id in merged or (point.area_id is not None and is_merged(volume, point)):
-            session.remove_live_point(volume, point)
-            session.catalogue.delete_point(point.id, MERGED)
+            session.drop_live_point(volume, point, MERGED)
     handover.retire(session, volume)
     for area in overlays:
         session.release_area(volume, area)
@@ -367,8 +365,7 @@ def retire(session: Session, volume: Volume) -> None:
     former = {area.id for area in session.catalogue.areas(volume.id) if is_former(volume, area)}
     for point in session.catalogue.points(volume.id):
         if point.area_id is None or point.area_id in former:
-            session.remove_live_point(volume, point)
-            session.catalogue.delete_point(point.id, "swap commit gave its disk up")
+            session.drop_live_point(volume, point, "swap commit gave its disk up")
     stack.remove(stack.origin(volume, volume.generation - 1))
     stack.remove(former_base(volume))
     for area in session.catalogue.areas(volume.id):

@@ -124,12 +124,21 @@ class Session:
         areas, points = self.catalogue.areas(volume.id), self.catalogue.points(volume.id)
         stack.check(volume, areas, points)
 
+    def live_points(self, volume: Volume) -> list[Point]:
+        """The points that have a COW store on the primary, whatever has become of it."""
+        return [point for point in self.catalogue.points(volume.id) if point.area_id is not None]
+
     def remove_live_point(self, volume: Volume, point: Point) -> None:
         """Remove a point's snapshot device and give its COW store back."""
         live.remove(volume, point.id)
         area = self.area(volume, point.area_id) if point.area_id else None
         if area is not None:
             self.release_area(volume, area)
+
+    def drop_live_point(self, volume: Volume, point: Point, reason: str) -> None:
+        """Remove a live point for good; the record says why it is no more."""
+        self.remove_live_point(volume, point)
+        self.catalogue.delete_point(point.id, reason)
 
     def settle_on_replica(self, volume: Volume, point: Point) -> None:
         """The replica holds a point now: its live snapshot goes, the record stays."""

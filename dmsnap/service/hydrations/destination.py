@@ -48,7 +48,7 @@ def require_settled(session: Session, volume: Volume) -> None:
 def require_points(session: Session, volume: Volume, *, drop: bool) -> list[Point]:
     """The live points, which name the old device in their tables, if they may be dropped."""
     browse.require_unmounted(session, volume)
-    found = [point for point in session.catalogue.points(volume.id) if point.area_id is not None]
+    found = session.live_points(volume)
     if found and not drop:
         raise WrongStateError(
             f"{len(found)} live points of {volume.name} lie on {volume.backing} and would be lost",

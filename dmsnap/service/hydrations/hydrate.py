@@ -125,8 +125,7 @@ class Moving:
 
     def _drop_points(self) -> None:
         for point in self.live:
-            self.session.remove_live_point(self.volume, point)
-            self.session.catalogue.delete_point(point.id, "hydrate moved the volume away")
+            self.session.drop_live_point(self.volume, point, "hydrate moved the volume away")
 
     def _switch(self) -> None:
         self.copying.switch(self.primary)

@@ -161,8 +161,7 @@ class Verification:
         )
 
     def _remove_point(self) -> None:
-        self.session.remove_live_point(self.volume, self.point)
-        self.session.catalogue.delete_point(self.point.id, "it was taken for a verification")
+        self.session.drop_live_point(self.volume, self.point, "it was taken for a verification")
 
     def result(self, times: StepTimes) -> VerifyResult:
         assert self.label.point_uuid is not None  # noqa: S101 - a consistent label has one

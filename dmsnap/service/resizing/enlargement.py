@@ -29,10 +29,8 @@ def format_metadata(volume: Volume, area: Area) -> None:
 
 def drop_points(session: Session, volume: Volume) -> None:
     """Drop live points, which have the former size: the origin grows under nobody."""
-    for point in session.catalogue.points(volume.id):
-        if point.area_id is not None:
-            session.remove_live_point(volume, point)
-            session.catalogue.delete_point(point.id, "resize: it had the former size")
+    for point in session.live_points(volume):
+        session.drop_live_point(volume, point, "resize: it had the former size")
 
 
 def grow(session: Session, volume: Volume) -> None:

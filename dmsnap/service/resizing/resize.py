@@ -77,7 +77,7 @@ class Resizing:
         self.replica = self._replica()
         if self.replica is not None:
             promoted.require_followed(volume, former, displaced=self.replica.displaced)
-        self.live = [p for p in session.catalogue.points(volume.id) if p.area_id is not None]
+        self.live = session.live_points(volume)
         self.era_area = stack.era_area(volume, session.catalogue.areas(volume.id))
         self.metadata = spare.planned(self.after)
         self.behind = self.growing or sizes.is_behind(volume)

@@ -313,7 +313,7 @@ def require_former(session: Session, volume: Volume) -> BlockDevice:
     browse.require_unmounted(session, volume)
     exported.require_unexported(session, volume, [ExportKind.POINT])
     exported.require_front_read_only(session, volume)
-    if any(point.area_id is not None for point in session.catalogue.points(volume.id)):
+    if session.live_points(volume):
         raise WrongStateError(
             f"live points of {volume.name} lie on {volume.backing} and would be lost",
             hint="delete them first: dmsnap point list shows them",

@@ -43,12 +43,10 @@ class Promotion:
 
     def __init__(self, session: Session, volume: Volume, *, drop_points: bool) -> None:
         exported.require_unexported(session, volume, [ExportKind.POINT])
-        self.live = [
-            point for point in session.catalogue.points(volume.id) if point.area_id is not None
-        ]
-        if self.live and not drop_points:
+        live = session.live_points(volume)
+        if live and not drop_points:
             raise WrongStateError(
-                f"{len(self.live)} live points of {volume.name} lie on the old primary and would "
+                f"{len(live)} live points of {volume.name} lie on the old primary and would "
                 f"be lost",
                 hint="delete them, or give --drop-points",
             )

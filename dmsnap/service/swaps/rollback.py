@@ -51,14 +51,13 @@ class Rollback:
 
     def _crowded(self) -> list[Point]:
         """The other live points that would overflow."""
-        points = [p for p in self.session.catalogue.points(self.volume.id) if p.area_id is not None]
         # A chunk of the overlay can cost a whole chunk of each point.
         overlay_bytes = to_bytes(trial.overlay_usage(self.volume).used_sectors)
         overwritten = overlay_bytes * max(1, self.volume.chunk_bytes // trial.OVERLAY_CHUNK_BYTES)
         overwritten += to_bytes(dm.snapshot_status(self.shown.name).used_sectors)
         return [
             point
-            for point in points
+            for point in self.session.live_points(self.volume)
             if point.id != self.volume.trial_point and point.invalid_reason is None
             if free_bytes(self.volume, point) < overwritten
         ]
@@ -87,8 +86,7 @@ class Rollback:
         self.session.catalogue.update_volume(self.volume)
 
     def _drop(self, point: Point) -> None:
-        self.session.remove_live_point(self.volume, point)
-        self.session.catalogue.delete_point(point.id, "swap commit --drop-points")
+        self.session.drop_live_point(self.volume, point, "swap commit --drop-points")
 
     def _merge_point(self) -> None:
         """What comes in its place writes through the former origin, for the other points' sake."""

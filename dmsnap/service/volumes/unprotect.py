@@ -189,10 +189,8 @@ class Release:
         if self.is_live:
             layers.take_out(self.volume, self.session.configuration.window_deadline_ms)
         stack.remove(stack.own_front(self.volume))
-        for point in self.session.catalogue.points(self.volume.id):
-            if point.area_id is not None:
-                self.session.remove_live_point(self.volume, point)
-                self.session.catalogue.delete_point(point.id, "unprotect")
+        for point in self.session.live_points(self.volume):
+            self.session.drop_live_point(self.volume, point, "unprotect")
         stack.remove(stack.hydrated(self.volume))
         assembly.tear_down(self.volume)
 
