@@ -32,13 +32,14 @@ from dmsnap.service.points.point import PointSet
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
 from dmsnap.service.replicas import audit as auditing
+from dmsnap.service.replicas import rolling
 from dmsnap.service.replicas.audit import Audit, AuditResult
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import recognition, spare
 from dmsnap.service.volumes.assemble import Assembly
 from dmsnap.snapshot import layers, live, stack, write_count
-from dmsnap.tracking import choice, era
+from dmsnap.tracking import choice
 from dmsnap.tracking.choice import Tracker, TrackerChoice
 
 
@@ -194,7 +195,6 @@ class Sync:
     def _track(self) -> None:
         label = replica.label_of(self.volume)
         known = self.session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
-        front = stack.front(self.volume).name
         self.choice = choice.choose(
             self.volume,
             known,
@@ -206,9 +206,7 @@ class Sync:
             self.choice = replace(self.choice, reason=self.untracked)
         size_bytes = self.volume.size_bytes
         if self.choice.tracker is Tracker.ERA:
-            areas = self.session.catalogue.areas(self.volume.id)
-            metadata = stack.attach_area(self.volume, stack.era_area(self.volume, areas))
-            written = era.written_since(front, metadata.path, self.choice.since, size_bytes)
+            written = rolling.marked_since(self.session, self.volume, self.choice.since)
             dirty = apply.aligned(written, size_bytes)
         else:
             dirty = ExtentSet.whole(size_bytes)

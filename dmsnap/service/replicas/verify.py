@@ -20,10 +20,11 @@ from dmsnap.service.points.point import PointSet
 from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import held
 from dmsnap.service.replicas import audit as auditing
+from dmsnap.service.replicas import rolling
 from dmsnap.service.replicas.audit import Audit, AuditResult
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
-from dmsnap.tracking import choice, era
+from dmsnap.tracking import choice
 from dmsnap.tracking.choice import Tracker
 from dmsnap.units import GIB
 
@@ -111,10 +112,7 @@ class Verification:
         return chosen.since
 
     def _track(self) -> None:
-        areas = self.session.catalogue.areas(self.volume.id)
-        metadata = stack.attach_area(self.volume, stack.era_area(self.volume, areas))
-        front = stack.front(self.volume).name
-        self.dirty = era.written_since(front, metadata.path, self.since, self.volume.size_bytes)
+        self.dirty = rolling.marked_since(self.session, self.volume, self.since)
         left_out = skipped.of_replica(
             self.session.catalogue, self.label.recovery_uuid, self.label.point_uuid
         )

@@ -21,6 +21,7 @@ from dmsnap.recovery import history, lease, replica
 from dmsnap.service.journal import Step
 from dmsnap.service.points.point import PointSet
 from dmsnap.service.progress import Progress, of_total
+from dmsnap.service.replicas import rolling
 from dmsnap.service.session import Session
 from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.snapshot import live, stack, usage, write_count
@@ -135,12 +136,8 @@ class FirstCopy:
         if write_count.bytes_beside(self.session.configuration.run_directory, self.volume) != 0:
             self.usage = Usage(reason="it may have been written to past its front")
             return ExtentSet()
-        areas = self.session.catalogue.areas(self.volume.id)
-        metadata = stack.attach_area(self.volume, stack.era_area(self.volume, areas))
-        size_bytes = self.volume.size_bytes
-        front = stack.front(self.volume).name
-        written = era.written_since(front, metadata.path, era.FIRST, size_bytes)
-        return usage.left_out(self.usage.free, written, size_bytes)
+        written = rolling.marked_since(self.session, self.volume, era.FIRST)
+        return usage.left_out(self.usage.free, written, self.volume.size_bytes)
 
     def _copy(self) -> None:
         self.skipped = self._left_out()
