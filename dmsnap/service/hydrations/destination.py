@@ -17,7 +17,7 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import history, replica
 from dmsnap.service.points import browse
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import admission
+from dmsnap.service.volumes import admission, identity
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
 
@@ -129,8 +129,7 @@ def require_empty(volume: Volume, target: BlockDevice, *, overwrite: bool) -> No
     found = replica.read_label(target.path)
     content = signature.probe(target.path)
     ours = found is None or found.volume_uuid == volume.id
-    same = content is None or (content.uuid or "") == volume.fs_uuid
-    if volume.hydration is not None and ours and same:
+    if volume.hydration is not None and ours and not identity.is_foreign(volume, content):
         return
     if overwrite or (found is None and content is None):
         return

@@ -12,6 +12,7 @@ from dmsnap.recovery import lease, remains, replica
 from dmsnap.service.configuration import configuration
 from dmsnap.service.pools import pool
 from dmsnap.service.session import Session
+from dmsnap.service.volumes import identity
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def note(session: Session, volume: Volume, device: str) -> None:
         found = BlockDevice.probe(lun.node(device))
         content = signature.probe(found.path)
         # Another file system than the volume's was made there meanwhile, by somebody.
-        ours = content is None or (content.uuid or "") == volume.fs_uuid
+        ours = not identity.is_foreign(volume, content)
         seen = ours and remains.note(session.catalogue, device, found, content, volume.name)
     except DmsnapError as error:
         log.warning("%s is not offered again: %s", device, error)

@@ -20,6 +20,7 @@ from dmsnap.host.dm.target import Linear
 from dmsnap.service.records import evidence as pieces
 from dmsnap.service.records.backup import Recalled
 from dmsnap.service.records.evidence import Evidence
+from dmsnap.service.volumes import identity
 from dmsnap.snapshot import stack
 
 
@@ -142,5 +143,5 @@ def require_target(found: Volume, path: str) -> None:
     if blockdev.holders(device.devno) or device.size_bytes < found.size_bytes:
         raise WrongStateError("it is in use, or smaller than the volume")
     content = signature.probe(device.path)
-    if content is not None and (content.uuid or "") != found.fs_uuid:
+    if identity.is_foreign(found, content):
         raise ForeignDeviceError(f"it holds {content}")

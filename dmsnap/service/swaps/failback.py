@@ -49,7 +49,7 @@ from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import handover, parting, trial
 from dmsnap.service.swaps.occupants import Occupants
-from dmsnap.service.volumes import assembly, spare
+from dmsnap.service.volumes import assembly, identity, spare
 from dmsnap.service.volumes.spare import NextMetadata
 from dmsnap.snapshot import stack, write_count
 from dmsnap.tracking.choice import Tracker, new_tracking_id
@@ -350,7 +350,7 @@ def require_content(volume: Volume, former: BlockDevice) -> None:
     if found is not None and not replica.is_of_primary(found, volume):
         raise ForeignDeviceError(f"{former.path} is the recovery volume of {found.name} now")
     content = signature.probe(former.path)
-    if content is not None and (content.uuid or "") != volume.fs_uuid:
+    if identity.is_foreign(volume, content):
         raise ForeignDeviceError(
             f"{former.path} holds {content} now, not {volume.name}",
             hint=f"wipe it with wipefs -a {former.path} if it may be overwritten",

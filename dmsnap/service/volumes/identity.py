@@ -7,7 +7,16 @@ from dmsnap.catalogue.model import Volume
 from dmsnap.errors import ForeignDeviceError
 from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.signature import Signature
 from dmsnap.recovery import replica
+
+
+def is_foreign(volume: Volume, content: Signature | None) -> bool:
+    """Whether what is on a device is another file system than the volume's.
+
+    A device without any signature may be the volume, spoiled.
+    """
+    return content is not None and (content.uuid or "") != volume.fs_uuid
 
 
 def require_no_replica(volume: Volume) -> None:
@@ -30,7 +39,6 @@ def require_backing(volume: Volume) -> None:
     """As :func:`require_no_replica`, and no other file system may be there than was recorded.
 
     A path of udev's or LVM's making names the device itself: what is on it may have been made anew.
-    A device without any signature may be the volume, spoiled.
     """
     require_no_replica(volume)
     if Path(volume.backing).parent != Path("/dev") or not volume.fs_uuid:
