@@ -199,45 +199,46 @@ def mount_point(
         return BrowseResult(wanted.id, volume.name, str(browsing.directory))
 
 
+class Unmounting:
+    """The plan that unmounts a point, and removes what showed it."""
+
+    def __init__(self, session: Session, volume: Volume, point_id: UUID) -> None:
+        self.session = session
+        self.volume = volume
+        self.point_id = point_id
+        browsed = session.catalogue.areas(volume.id, AreaRole.BROWSE)
+        self.areas = [area for area in browsed if area.point_id == point_id]
+        if not self.areas:
+            raise NotFoundError(f"point {point_id} is not mounted")
+
+    def plan(self) -> Plan:
+        released = f"give back what it used of {self.volume.store}"
+        steps = [
+            Step("unmount", f"unmount point {self.point_id}", self._unmount),
+            Step("hide-point", "remove its overlay", self._hide, final=True),
+            Step("release-overlay", released, self._release, final=True),
+        ]
+        return Plan("point umount", (self.volume.id,), steps, {"text": str(self.point_id)})
+
+    def _unmount(self) -> None:
+        default = self.session.configuration.run_directory / "points"
+        for place in unmount_browse(self.session, self.volume, self.point_id):
+            if Path(place).parent == default:
+                Path(place).rmdir()
+
+    def _hide(self) -> None:
+        hide(self.volume, self.point_id)
+
+    def _release(self) -> None:
+        for area in self.areas:
+            self.session.release_area(self.volume, area)
+
+
 def unmount_point(session: Session, text: str, *, dry_run: bool) -> Plan | None:
     """Unmount a point and remove its overlay. Needs root."""
     wanted = find(session, text)
     with held(session, wanted.volume, Wanted.SERVING) as volume:
-        areas = [
-            area
-            for area in session.catalogue.areas(volume.id, AreaRole.BROWSE)
-            if area.point_id == wanted.id
-        ]
-        if not areas:
-            raise NotFoundError(f"point {wanted.id} is not mounted")
-
-        def unmount() -> None:
-            default = session.configuration.run_directory / "points"
-            for place in unmount_browse(session, volume, wanted.id):
-                if Path(place).parent == default:
-                    Path(place).rmdir()
-
-        def release() -> None:
-            for area in areas:
-                session.release_area(volume, area)
-
-        plan = Plan(
-            "point umount",
-            (volume.id,),
-            [
-                Step("unmount", f"unmount point {wanted.id}", unmount),
-                Step(
-                    "hide-point", "remove its overlay", lambda: hide(volume, wanted.id), final=True
-                ),
-                Step(
-                    "release-overlay",
-                    f"give back what it used of {volume.store}",
-                    release,
-                    final=True,
-                ),
-            ],
-            {"text": str(wanted.id)},
-        )
+        plan = Unmounting(session, volume, wanted.id).plan()
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
