@@ -141,5 +141,5 @@ def _settle_count(session: Session, volume: Volume) -> None:
     if not write_count.bytes_beside(directory, volume):
         return
     session.distrust(volume)
-    if not any(point.area_id for point in session.catalogue.points(volume.id)):
+    if not session.live_points(volume):
         write_count.remember(directory, volume)

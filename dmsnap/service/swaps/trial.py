@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.errors import BusyError, PointInvalidError, StackChangedError, WrongStateError
 from dmsnap.host import blockdev, udev
@@ -62,9 +63,11 @@ def point_area(areas: Sequence[Area], point_id: UUID | None) -> Area:
 
 def levels(volume: Volume) -> list[chain.Level]:
     """The levels between the recovery volume and the overlay; over a live point there are none."""
-    if volume.trial_live:
-        return []
-    label = replica.label_of(volume)
+    return [] if volume.trial_live else levels_by(volume, replica.label_of(volume))
+
+
+def levels_by(volume: Volume, label: Label) -> list[chain.Level]:
+    """The levels down to the point that a trial shows of its recovery volume."""
     steps_back = history.position_of(label, volume.trial_point) or 0
     return chain.levels(volume, label, steps_back, chain.TRIAL)
 
@@ -73,11 +76,9 @@ def expected_tables(volume: Volume, areas: Sequence[Area]) -> dict[DmName, Table
     """What the devices of a volume in trial should look like now."""
     if volume.trial_live:
         return _expected_over_live(volume, areas)
-    label = replica.label_of(volume)
     below = BlockDevice.probe(replica.recovery_path(volume)).devno
     tables: dict[DmName, Table] = {}
-    steps_back = history.position_of(label, volume.trial_point) or 0
-    for level in chain.levels(volume, label, steps_back, chain.TRIAL):
+    for level in levels(volume):
         store = stack.require(level.store).devno
         tables[level.shown] = chain.level_table(volume, below, store, level.chunk_bytes)
         below = stack.require(level.shown).devno

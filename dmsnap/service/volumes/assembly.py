@@ -13,7 +13,7 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.target import Table
-from dmsnap.recovery import chain, history, replica
+from dmsnap.recovery import chain, replica
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting, trial
 from dmsnap.snapshot import layers, stack, write_count
@@ -133,9 +133,7 @@ def _build_levels(session: Session, volume: Volume) -> int:
     label = replica.label_of(volume)
     recovery = BlockDevice.probe(replica.recovery_path(volume))
     below = recovery.devno
-    steps_back = history.position_of(label, volume.trial_point) or 0
-    levels = chain.levels(volume, label, steps_back, chain.TRIAL)
-    for level, entry in zip(levels, label.history, strict=False):
+    for level, entry in zip(trial.levels_by(volume, label), label.history, strict=False):
         _settle(session, level.store, chain.store_table(entry, recovery))
         store = stack.require(level.store).devno
         table = chain.level_table(volume, below, store, level.chunk_bytes)
