@@ -7,6 +7,7 @@ device, or the whole snapshot.
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,7 +30,7 @@ from dmsnap.service.records import evidence
 from dmsnap.service.session import Session
 from dmsnap.service.snapshots import logical_snapshot, providers, thin_provider
 from dmsnap.service.snapshots.snapshot_provider import HeldOrigin, Provider, Snapshot
-from dmsnap.service.volumes.first_copy import what_is_on
+from dmsnap.service.volumes.first_copy import require_unchanged, what_is_on
 from dmsnap.units import PAGE_BYTES
 
 REVEAL = "reveal"
@@ -98,7 +99,12 @@ class Copying:
     def plan(self) -> Plan:
         what, device = self.snapshot.name, self.target.path
         steps = [
-            Step("wipe", f"wipe {device}", self._wipe, check=self._require_untouched),
+            Step(
+                "wipe",
+                f"wipe {device}",
+                self._wipe,
+                check=partial(require_unchanged, self.target, self.found),
+            ),
             Step("copy", f"copy {what} to {device}, its beginning last", self._copy, self._give_up),
             Step("compare", f"read both again, and compare {device} with {what}", self._compare),
             Step(REVEAL, f"write the beginning of {device}", self._reveal),
@@ -111,15 +117,6 @@ class Copying:
             "bandwidth": self.request.bandwidth,
         }
         return Plan("point copy", self.origin.volume_ids, steps, arguments)
-
-    def _require_untouched(self) -> None:
-        with open_exclusive(self.target.path, write=False):
-            found = what_is_on(self.target)
-        if found != self.found:
-            raise ForeignDeviceError(
-                f"what is on {self.target.path} has changed since it was looked at",
-                hint="dmsnap inspect label and blkid show what it is now",
-            )
 
     def _wipe(self) -> None:
         """Behind the copy, what was on the device would still be found."""

@@ -28,6 +28,8 @@ from dmsnap.snapshot import live, stack, usage, write_count
 from dmsnap.snapshot.usage import Usage
 from dmsnap.tracking import era
 
+Marks = tuple[Label | None, Signature | None]
+
 
 class FirstCopy:
     """The steps from a point of a volume to a consistent replica of it.
@@ -105,13 +107,7 @@ class FirstCopy:
 
     def _require_untouched(self) -> None:
         """Unmounting and taking the point take their time: the device may have become another's."""
-        with open_exclusive(self.recovery.path, write=False):
-            found = what_is_on(self.recovery)
-        if found != self.found:
-            raise ForeignDeviceError(
-                f"what is on {self.recovery.path} has changed since it was looked at",
-                hint="dmsnap inspect label and blkid show what it is now",
-            )
+        require_unchanged(self.recovery, self.found)
 
     def _label(self) -> None:
         """What was on the device goes first: behind the replica its signatures would stay.
@@ -203,9 +199,20 @@ def recovery_id_of(volume: Volume) -> UUID:
     return volume.recovery_id
 
 
-def what_is_on(recovery: BlockDevice) -> tuple[Label | None, Signature | None]:
+def what_is_on(device: BlockDevice) -> Marks:
     """Everything by which a device would be known as somebody's."""
-    return replica.read_label(recovery.path), signature.probe(recovery.path)
+    return replica.read_label(device.path), signature.probe(device.path)
+
+
+def require_unchanged(device: BlockDevice, found: Marks) -> None:
+    """Raise unless nobody uses a device, and it is marked as it was when it was looked at."""
+    with open_exclusive(device.path, write=False):
+        now = what_is_on(device)
+    if now != found:
+        raise ForeignDeviceError(
+            f"what is on {device.path} has changed since it was looked at",
+            hint="dmsnap inspect label and blkid show what it is now",
+        )
 
 
 def first_label(volume: Volume, recovery: BlockDevice, point: Point) -> Label:
