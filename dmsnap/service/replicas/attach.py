@@ -17,7 +17,6 @@ from uuid import UUID, uuid4
 
 from dmsnap._native import label
 from dmsnap._native.label import Label, LabelState
-from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import SETTLED, Job, Volume, VolumeState
 from dmsnap.errors import DmsnapError, ForeignDeviceError, WrongStateError
 from dmsnap.host import lun, signature
@@ -39,7 +38,14 @@ from dmsnap.service.reaper import held
 from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import handover
-from dmsnap.service.volumes import admission, assignment, protect, recognition, spare
+from dmsnap.service.volumes import (
+    admission,
+    assignment,
+    first_copy,
+    protect,
+    recognition,
+    spare,
+)
 from dmsnap.service.volumes.admission import ProtectRequest
 from dmsnap.service.volumes.first_copy import FirstCopy
 from dmsnap.service.volumes.wanted_recovery import WantedRecovery
@@ -307,7 +313,7 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
             session.catalogue.update_volume(attached(volume, made, made_id))
             return True
         if found is not None:
-            wipe(session, made, made_id)
+            first_copy.wipe_part(session, lun.node(made), made_id)
         boot.hide(volume, made)
         _log_out(session, made)
     except DmsnapError as error:
@@ -324,13 +330,6 @@ def _label_of(session: Session, volume: Volume, made: str, made_id: UUID) -> Lab
         return None
     found = replica.read_label(lun.node(made))
     return found if found is not None and found.recovery_uuid == made_id else None
-
-
-def wipe(session: Session, made: str, made_id: UUID) -> None:
-    """A part of a file system must not be found by its UUID beside the whole one."""
-    skipped.forget(session.catalogue, made_id)
-    signature.wipe(lun.node(made))
-    replica.wipe_label(lun.node(made))
 
 
 def _log_out(session: Session, made: str) -> None:

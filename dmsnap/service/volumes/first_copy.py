@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from uuid import UUID
 
 from dmsnap._native import copy, label
@@ -191,6 +192,15 @@ class FirstCopy:
     def _release_point(self) -> None:
         self.session.settle_on_replica(self.volume, self.point)
         self.session.note_replica(self.volume)
+
+
+def wipe_part(session: Session, device: Path, recovery_id: UUID) -> None:
+    """A part of a file system must not be found by its UUID beside the whole one: it goes, and
+    the label that says that it is one.
+    """
+    skipped.forget(session.catalogue, recovery_id)
+    signature.wipe(device)
+    replica.wipe_label(device)
 
 
 def recovery_id_of(volume: Volume) -> UUID:

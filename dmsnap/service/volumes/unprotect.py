@@ -5,10 +5,9 @@ from functools import partial
 
 from dmsnap._native import label
 from dmsnap._native.label import LabelState
-from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import BusyError, WrongStateError
-from dmsnap.host import lun, signature
+from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lun import LunName
@@ -24,7 +23,7 @@ from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting
 from dmsnap.service.swaps.withdrawal import Withdrawal, ends_without_volume, release_recovery
-from dmsnap.service.volumes import assembly, identity, live_link
+from dmsnap.service.volumes import assembly, first_copy, identity, live_link
 from dmsnap.snapshot import layers, stack
 
 
@@ -297,13 +296,11 @@ def is_there(volume: Volume) -> bool:
 
 
 def wipe_half_copy(session: Session, volume: Volume) -> None:
-    """A part of a file system must not be found by its UUID beside the whole one."""
+    """Leave nothing of a first copy that is not whole, as its label says."""
     if not is_there(volume):
         return
     path = replica.recovery_path(volume)
     found = replica.read_label(path)
     if found is None or found.volume_uuid != volume.id or found.state is not LabelState.COPYING:
         return
-    skipped.forget(session.catalogue, found.recovery_uuid)
-    signature.wipe(path)
-    replica.wipe_label(path)
+    first_copy.wipe_part(session, path, found.recovery_uuid)
