@@ -8,7 +8,6 @@ from dmsnap.errors import (
     BlockSizeError,
     ForeignDeviceError,
     ReadOnlyError,
-    StoreOnVolumeError,
     TooSmallError,
     WrongStateError,
 )
@@ -19,7 +18,6 @@ from dmsnap.service.points import browse
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import admission, identity
 from dmsnap.snapshot import stack
-from dmsnap.snapshot.space import open_space
 
 
 def require_settled(session: Session, volume: Volume) -> None:
@@ -96,9 +94,7 @@ def admit(session: Session, volume: Volume, path: Path, *, overwrite: bool) -> B
     admission.require_apart(backing, target)
     if volume.recovery is not None and lun.is_present(volume.recovery):
         admission.require_apart(BlockDevice.probe(lun.node(volume.recovery)), target)
-    for below in open_space(volume.store).devices():
-        if blockdev.depends_on(below, target.devno):
-            raise StoreOnVolumeError(volume.store, str(target.path))
+    admission.require_store_elsewhere(volume.store, target)
     if not stack.exists(stack.hydrated(volume)):
         admission.require_unheld(target, but_mounts=False)
         require_empty(volume, target, overwrite=overwrite)

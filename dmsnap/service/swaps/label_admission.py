@@ -14,10 +14,9 @@ from dmsnap.errors import (
     NoSpaceError,
     NotFoundError,
     StackChangedError,
-    StoreOnVolumeError,
     WrongStateError,
 )
-from dmsnap.host import blockdev, mountinfo, signature
+from dmsnap.host import mountinfo, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import lease, replica, search
@@ -89,10 +88,8 @@ def require_unknown(session: Session, found: Label) -> None:
 
 def require_room(store: str, recovery: BlockDevice, areas: list[Area]) -> None:
     """The overlay must not lie on what it is for, and there must be room for it."""
+    admission.require_store_elsewhere(store, recovery)
     space = open_space(store)
-    space.require()
-    if any(blockdev.depends_on(below, recovery.devno) for below in space.devices()):
-        raise StoreOnVolumeError(store, str(recovery.path))
     needed_bytes = sum(area.size_bytes for area in areas)
     if space.free_bytes() < needed_bytes:
         raise NoSpaceError(
