@@ -3,29 +3,27 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from measure.devices import GIB, MIB, TIB, loop
+from measure.devices import GIB, MIB, TIB
 from measure.model import Figure, Goal, Plot, Series, Unit
 from measure.process import BenchError, Usage, run, series, used
 from measure.setting import Setting
 
 from dmsnap.host.dm import device
 from figures.protected import NAME
+from figures.sparse import small_stores, sparse_files, sparse_volume
 
 SIZES = {
     "1 GiB": GIB, "16 GiB": 16 * GIB, "256 GiB": 256 * GIB, "1 TiB": TIB, "4 TiB": 4 * TIB,
     "16 TiB": 16 * TIB,
 }  # fmt: skip
 QUICK_SIZES = ("1 GiB", "16 GiB")
-HISTORY_BYTES = 2 * GIB
 DIRTY_BYTES = 8 * MIB
 FIRST_COPY_SECONDS = 240  # what is not copied by then is ended
 ENDED_COPY_SECONDS = 60  # on the sizes after that, which show what memory it takes
 MEMORY_LIMIT = 150 * MIB
-CONFIGURATION = Path("/etc/dmsnap/dmsnap.toml")
 SECTOR = 512
 TIMED_OUT = 124  # timeout(1)
 
@@ -51,45 +49,11 @@ def measure(setting: Setting) -> Iterator[Figure]:
     yield from figures(growth)
 
 
-@contextmanager
-def small_stores() -> Iterator[None]:
-    """COW stores that do not grow with the volume: the disk would not have the room."""
-    CONFIGURATION.parent.mkdir(exist_ok=True)
-    CONFIGURATION.write_text(f"cow_limit_bytes = {256 * MIB}\n")
-    try:
-        yield
-    finally:
-        CONFIGURATION.unlink()
-
-
-@contextmanager
-def sparse_files(scratch: Path) -> Iterator[Path]:
-    """A directory for files of any size: ext4's end at 16 TiB."""
-    with loop(scratch / "xfs", 6 * GIB) as disk:
-        directory = scratch / "sparse"
-        directory.mkdir()
-        run("mkfs.xfs", "-q", disk)
-        run("mount", disk, directory)
-        try:
-            yield directory
-        finally:
-            run("umount", directory)
-
-
 def at_size(case: str, directory: Path, setting: Setting, growth: Growth) -> None:
     """All commands on a volume of one size, or only protect if its first copy takes too long."""
-    mount_point, store = setting.scratch / "mnt", setting.scratch / "store"
-    for each in (mount_point, store):
-        each.mkdir(exist_ok=True)
-    with ExitStack() as stack:
-        primary = stack.enter_context(loop(directory / "primary", SIZES[case]))
-        recovery_bytes = SIZES[case] + HISTORY_BYTES
-        recovery = stack.enter_context(loop(directory / "recovery", recovery_bytes))
-        run("mkfs.xfs", "-q", "-l", "size=64m", primary)
-        run("mount", primary, mount_point)
-        stack.callback(run, "umount", mount_point)
-        protect = ("dmsnap", "protect", primary, "--name", NAME, "--recovery", recovery,
-                   "--store", store)  # fmt: skip
+    with sparse_volume(directory, SIZES[case], setting) as volume:
+        protect = ("dmsnap", "protect", volume.primary, "--name", NAME, "--recovery",
+                   volume.recovery, "--store", volume.store)  # fmt: skip
         limit_seconds = ENDED_COPY_SECONDS if growth.ended else FIRST_COPY_SECONDS
         # SIGTERM undoes all of it.
         usage = used("timeout", limit_seconds, *protect, timeout=1200, expected=(0, TIMED_OUT))
@@ -98,7 +62,7 @@ def at_size(case: str, directory: Path, setting: Setting, growth: Growth) -> Non
             return
         growth.add("protect", case, protect, usage)
         try:
-            commands(case, mount_point, growth)
+            commands(case, volume.mount_point, growth)
         finally:
             run("dmsnap", "unprotect", NAME, "--forget")
 

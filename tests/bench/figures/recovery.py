@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,12 @@ from measure.model import Figure, Goal, Plot, Series, Unit
 from measure.process import BenchError, Usage, alternating, run, series
 from measure.setting import Setting
 
-from figures.growth import small_stores, sparse_files
 from figures.protected import NAME
+from figures.sparse import small_stores, sparse_files, sparse_volume
 
 SIZES = {"1 GiB": GIB, "64 GiB": 64 * GIB, "1 TiB": TIB, "4 TiB": 4 * TIB, "16 TiB": 16 * TIB}
 QUICK_SIZES = ("1 GiB", "64 GiB")
 SMALLEST, LARGEST = "1 GiB", "16 TiB"
-HISTORY_BYTES = 2 * GIB
 FILES, FILE_BYTES = 80, 8 * MIB  # on the smallest volume; one file on the others
 FIRST_COPY_SECONDS = 300
 LVM = ("env", "DM_DISABLE_UDEV=1")
@@ -61,7 +60,6 @@ def measure(setting: Setting) -> Iterator[Figure]:
 class Mounted:
     """A volume with files on it, protected."""
 
-    primary: Path
     recovery: Path
     mount_point: Path
     digest: str  # of its files
@@ -70,20 +68,14 @@ class Mounted:
 @contextmanager
 def volume(case: str, directory: Path, setting: Setting) -> Iterator[Mounted]:
     """A protected XFS of one size."""
-    mount_point, store = setting.scratch / "mnt", setting.scratch / "store"
-    for each in (mount_point, store):
-        each.mkdir(exist_ok=True)
-    with ExitStack() as stack:
-        primary = stack.enter_context(loop(directory / "primary", SIZES[case]))
-        recovery = stack.enter_context(loop(directory / "recovery", SIZES[case] + HISTORY_BYTES))
-        run("mkfs.xfs", "-q", "-l", "size=64m", primary)
-        run("mount", primary, mount_point)
-        stack.callback(run, "umount", mount_point)
-        filled = fill(mount_point, FILES if case == SMALLEST else 1)
-        run("dmsnap", "protect", primary, "--name", NAME, "--recovery", recovery, "--store", store,
-            timeout=FIRST_COPY_SECONDS)  # fmt: skip
-        stack.callback(run, "dmsnap", "unprotect", NAME, "--forget")
-        yield Mounted(primary, recovery, mount_point, filled)
+    with sparse_volume(directory, SIZES[case], setting) as made:
+        filled = fill(made.mount_point, FILES if case == SMALLEST else 1)
+        run("dmsnap", "protect", made.primary, "--name", NAME, "--recovery", made.recovery,
+            "--store", made.store, timeout=FIRST_COPY_SECONDS)  # fmt: skip
+        try:
+            yield Mounted(made.recovery, made.mount_point, filled)
+        finally:
+            run("dmsnap", "unprotect", NAME, "--forget")
 
 
 def fill(mount_point: Path, count: int) -> str:
