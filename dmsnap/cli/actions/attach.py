@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from dmsnap.cli.actions.volume import describe_copied
+from dmsnap.cli.outcome import show_outcome
 from dmsnap.cli.output import Output, Text
-from dmsnap.service.journal import Plan
 from dmsnap.service.replicas import attach as attaching
 from dmsnap.service.replicas.attach import AttachResult
 from dmsnap.service.session import Session
@@ -35,10 +35,7 @@ def attach(
     )
     with Session.open() as session, output.progress(f"copying {name}") as progress:
         result = attaching.attach(session, name, wanted, dry_run=dry_run, progress=progress)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_attached)
+    show_outcome(output, result, describe_attached)
 
 
 def describe_attached(result: AttachResult) -> Iterator[Text]:

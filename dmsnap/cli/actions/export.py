@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from dmsnap.cli.outcome import show_done, show_outcome
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.errors import ExitCode
 from dmsnap.service.exports import export as publishing
@@ -11,7 +12,6 @@ from dmsnap.service.exports import unexport as withdrawing
 from dmsnap.service.exports.export import ExportRequest
 from dmsnap.service.exports.export_list import ExportView
 from dmsnap.service.exports.export_restore import RestoreResult
-from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 
 
@@ -28,10 +28,7 @@ def start(
     request = ExportRequest(what, address, port, initiators, read_only)
     with Session.open() as session:
         result = publishing.export(session, request, dry_run=dry_run)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_exported)
+    show_outcome(output, result, describe_exported)
 
 
 def describe_exported(result: ExportView) -> Iterator[Text]:
@@ -91,9 +88,5 @@ def describe_restored(found: list[RestoreResult]) -> Iterator[Text]:
 def unexport(output: Output, *, what: str, force: bool, dry_run: bool) -> None:
     with Session.open() as session:
         plan = withdrawing.unexport(session, what, force=force, dry_run=dry_run)
-    if plan is not None:
-        output.show_plan(plan)
-        return
-    output.show(
-        {"operation": "unexport", "exported": what}, lambda _: [f"{what} is not exported any more"]
-    )
+    done = {"operation": "unexport", "exported": what}
+    show_done(output, plan, done, f"{what} is not exported any more")

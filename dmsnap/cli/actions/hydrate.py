@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from dmsnap.cli.outcome import show_done, show_outcome
 from dmsnap.cli.output import Output, Text
 from dmsnap.errors import WrongWordError
 from dmsnap.service.hydrations import hydrate as moving
 from dmsnap.service.hydrations.hydrate import HydrateRequest, HydrateResult
-from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 from dmsnap.units import format_size
 
@@ -31,22 +31,14 @@ def hydrate(
     request = HydrateRequest(onto, bandwidth, overwrite, drop_points)
     with Session.open() as session, output.progress(f"moving {name}") as progress:
         result = moving.hydrate(session, name, request, dry_run=dry_run, progress=progress)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_moved)
+    show_outcome(output, result, describe_moved)
 
 
 def give_up(output: Output, name: str, *, dry_run: bool) -> None:
     with Session.open() as session:
         plan = moving.give_up(session, name, dry_run=dry_run)
-    if plan is not None:
-        output.show_plan(plan)
-        return
-    output.show(
-        {"operation": "hydrate abandon", "volume": name},
-        lambda _: [f"{name} stays where it is"],
-    )
+    done = {"operation": "hydrate abandon", "volume": name}
+    show_done(output, plan, done, f"{name} stays where it is")
 
 
 def describe_moved(result: HydrateResult) -> Iterator[Text]:

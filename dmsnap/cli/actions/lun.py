@@ -2,20 +2,17 @@
 
 from collections.abc import Iterator
 
+from dmsnap.cli.outcome import show_outcome
 from dmsnap.cli.output import Output, Text
 from dmsnap.service.exports import lun_swap
 from dmsnap.service.exports.export_list import ExportView
-from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 
 
 def swap(output: Output, *, what: str, to: str, force: bool, dry_run: bool) -> None:
     with Session.open() as session:
         result = lun_swap.swap_lun(session, what, to, force=force, dry_run=dry_run)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_swapped)
+    show_outcome(output, result, describe_swapped)
 
 
 def describe_swapped(result: ExportView) -> Iterator[Text]:

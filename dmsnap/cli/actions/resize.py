@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from dmsnap.cli.outcome import show_outcome
 from dmsnap.cli.output import Output, Text
-from dmsnap.service.journal import Plan
 from dmsnap.service.resizing import resize as resizing
 from dmsnap.service.resizing.aim import ResizeRequest
 from dmsnap.service.resizing.resize import ResizeResult
@@ -23,10 +23,7 @@ def resize(
     request = ResizeRequest(drop_points, keep_size, give_up_former)
     with Session.open() as session, output.progress(f"resizing {name}") as progress:
         result = resizing.resize(session, name, request, dry_run=dry_run, progress=progress)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_resized)
+    show_outcome(output, result, describe_resized)
 
 
 def describe_resized(result: ResizeResult) -> Iterator[Text]:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from dmsnap.catalogue.clock import format_time
+from dmsnap.cli.outcome import show_done, show_outcome
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 from dmsnap.service.snapshots import providers
 from dmsnap.service.snapshots.providers import Changes, SnapshotView
@@ -18,10 +18,7 @@ def create(
         taken = providers.create(
             session, origin, provider=provider or "", percent=cow_percent or 0, dry_run=dry_run
         )
-    if isinstance(taken, Plan):
-        output.show_plan(taken)
-    else:
-        output.show(taken, describe_taken)
+    show_outcome(output, taken, describe_taken)
 
 
 def describe_taken(taken: SnapshotView) -> Iterator[Text]:
@@ -85,8 +82,5 @@ def describe_changes(found: Changes) -> Iterator[Text]:
 def delete(output: Output, *, snapshot: str, dry_run: bool) -> None:
     with Session.open() as session:
         plan = providers.delete(session, snapshot, dry_run=dry_run)
-    if plan is not None:
-        output.show_plan(plan)
-        return
-    result = {"operation": "snapshot delete", "snapshot": snapshot}
-    output.show(result, lambda _: [f"snapshot {snapshot} is removed"])
+    done = {"operation": "snapshot delete", "snapshot": snapshot}
+    show_done(output, plan, done, f"snapshot {snapshot} is removed")

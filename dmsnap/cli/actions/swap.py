@@ -1,13 +1,13 @@
 """Swap. Each command imports what it alone needs: users wait for the one that recovers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmsnap.cli.outcome import show_outcome
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.cli.words import absolute
 from dmsnap.errors import WrongWordError
-from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 from dmsnap.service.swaps.trial import SwapResult
 from dmsnap.units import format_size
@@ -59,7 +59,7 @@ def start(
                 force=force,
                 dry_run=dry_run,
             )
-    _show(output, result, describe_started)
+    show_outcome(output, result, describe_started)
 
 
 def revert(output: Output, *, name: str, kill: bool, dry_run: bool) -> None:
@@ -67,7 +67,7 @@ def revert(output: Output, *, name: str, kill: bool, dry_run: bool) -> None:
 
     with Session.open() as session:
         result = reverting.revert(session, name, kill=kill, dry_run=dry_run)
-    _show(output, result, describe_reverted)
+    show_outcome(output, result, describe_reverted)
 
 
 def commit(output: Output, *, name: str, drop_points: bool, dry_run: bool) -> None:
@@ -75,7 +75,7 @@ def commit(output: Output, *, name: str, drop_points: bool, dry_run: bool) -> No
 
     with Session.open() as session:
         result = promotion.commit(session, name, drop_points=drop_points, dry_run=dry_run)
-    _show(output, result, describe_committed)
+    show_outcome(output, result, describe_committed)
 
 
 def extend(output: Output, *, name: str, size: int | None, dry_run: bool) -> None:
@@ -83,10 +83,7 @@ def extend(output: Output, *, name: str, size: int | None, dry_run: bool) -> Non
 
     with Session.open() as session:
         result = extension.extend(session, name, size_bytes=size, dry_run=dry_run)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_extended)
+    show_outcome(output, result, describe_extended)
 
 
 def describe_extended(result: "ExtendResult") -> Iterator[Text]:
@@ -101,10 +98,7 @@ def failback(output: Output, *, name: str, dry_run: bool) -> None:
 
     with Session.open() as session, output.progress(f"copying {name} back") as progress:
         result = returning.failback(session, name, dry_run=dry_run, progress=progress)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_returned)
+    show_outcome(output, result, describe_returned)
 
 
 def describe_returned(result: "FailbackResult") -> Iterator[Text]:
@@ -114,17 +108,6 @@ def describe_returned(result: "FailbackResult") -> Iterator[Text]:
         f"{format_size(result.bytes_copied)} of {format_size(result.bytes_volume)} copied, found "
         f"{tracked}; {result.unmounted_seconds:.2f} s without mount, {result.seconds:.1f} s in all"
     )
-
-
-def _show(
-    output: Output,
-    result: SwapResult | Plan,
-    describe: Callable[[SwapResult], Iterator[Text]],
-) -> None:
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe)
 
 
 def describe_started(result: SwapResult) -> Iterator[Text]:

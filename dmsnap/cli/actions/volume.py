@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmsnap.cli.outcome import show_done, show_outcome
 from dmsnap.cli.output import Output, Text
 from dmsnap.cli.words import absolute
 from dmsnap.errors import ExitCode, WrongWordError
-from dmsnap.service.journal import Plan
 from dmsnap.service.replicas import sync as syncing
 from dmsnap.service.replicas import verify as verification
 from dmsnap.service.replicas.audit import Audit, AuditResult
@@ -67,10 +67,7 @@ def protect(
             live=live,
         )
         result = protection.protect(session, request, dry_run=dry_run, progress=progress)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_protected)
+    show_outcome(output, result, describe_protected)
 
 
 def describe_protected(result: ProtectResult) -> Iterator[Text]:
@@ -104,13 +101,8 @@ def describe_copied(what: str, result: "ProtectResult | AttachResult") -> Iterat
 def unprotect(output: Output, *, name: str, forget: bool, dry_run: bool) -> None:
     with Session.open() as session:
         plan = release.unprotect(session, name, forget=forget, dry_run=dry_run)
-    if plan is not None:
-        output.show_plan(plan)
-        return
-    output.show(
-        {"operation": "unprotect", "volume": name, "forgotten": forget},
-        lambda _: [f"{name} is not protected any more"],
-    )
+    done = {"operation": "unprotect", "volume": name, "forgotten": forget}
+    show_done(output, plan, done, f"{name} is not protected any more")
 
 
 def assemble(
@@ -127,13 +119,8 @@ def assemble(
         return assemble_all(output, boot=boot, dry_run=dry_run)
     with Session.open() as session:
         plan = assembling.assemble(session, name, dry_run=dry_run, at_boot=boot)
-    if plan is not None:
-        output.show_plan(plan)
-        return ExitCode.OK
-    output.show(
-        {"operation": "assemble", "volume": name},
-        lambda _: [f"/dev/mapper/{name} is as it should be"],
-    )
+    done = {"operation": "assemble", "volume": name}
+    show_done(output, plan, done, f"/dev/mapper/{name} is as it should be")
     return ExitCode.OK
 
 
@@ -175,10 +162,7 @@ def sync(
             force=force,
             progress=progress,
         )
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_synced)
+    show_outcome(output, result, describe_synced)
 
 
 def describe_synced(result: SyncResult) -> Iterator[Text]:
@@ -236,10 +220,7 @@ def verify(
             cow_percent=cow_percent or 0,
             progress=progress,
         )
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_verified)
+    show_outcome(output, result, describe_verified)
 
 
 def describe_verified(result: VerifyResult) -> Iterator[Text]:
