@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dmsnap.catalogue.clock import format_time
+from dmsnap.cli.outcome import show_done, show_outcome
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service.journal import Plan
 from dmsnap.service.points import browse, deletion, keeping, point_copy, point_history
 from dmsnap.service.points import point as points
 from dmsnap.service.points.browse import BrowseResult
@@ -28,10 +28,7 @@ def create(
         taken = points.create(
             session, names, keep=keep, dry_run=dry_run, cow_percent=cow_percent or 0
         )
-    if isinstance(taken, Plan):
-        output.show_plan(taken)
-    else:
-        output.show(taken, describe_taken)
+    show_outcome(output, taken, describe_taken)
 
 
 def describe_taken(taken: list[PointView]) -> Iterator[Text]:
@@ -120,10 +117,7 @@ def describe_point(point: PointView) -> Iterator[Text]:
 def keep(output: Output, *, point: str, off: bool, dry_run: bool) -> None:
     with Session.open() as session:
         result = keeping.keep(session, point, keep=not off, dry_run=dry_run)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_kept)
+    show_outcome(output, result, describe_kept)
 
 
 def describe_kept(point: PointView) -> Iterator[Text]:
@@ -136,17 +130,15 @@ def describe_kept(point: PointView) -> Iterator[Text]:
 def delete(output: Output, *, point: str, dry_run: bool) -> None:
     with Session.open() as session, output.progress("merging undo stores") as progress:
         plan = deletion.delete(session, point, dry_run=dry_run, progress=progress)
-    _done(output, plan, "point delete", point, f"point {point} is deleted")
+    done = {"operation": "point delete", "point": point}
+    show_done(output, plan, done, f"point {point} is deleted")
 
 
 def mount(output: Output, *, point: str, directory: Path | None, dry_run: bool) -> None:
     at = directory.absolute() if directory else None
     with Session.open() as session:
         result = browse.mount_point(session, point, at, dry_run=dry_run)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_mounted)
+    show_outcome(output, result, describe_mounted)
 
 
 def describe_mounted(result: BrowseResult) -> Iterator[Text]:
@@ -156,7 +148,8 @@ def describe_mounted(result: BrowseResult) -> Iterator[Text]:
 def umount(output: Output, *, point: str, dry_run: bool) -> None:
     with Session.open() as session:
         plan = browse.unmount_point(session, point, dry_run=dry_run)
-    _done(output, plan, "point umount", point, f"point {point} is unmounted")
+    done = {"operation": "point umount", "point": point}
+    show_done(output, plan, done, f"point {point} is unmounted")
 
 
 def copy(
@@ -165,10 +158,7 @@ def copy(
     request = CopyRequest(onto, overwrite, bandwidth)
     with Session.open() as session, output.progress(f"copying to {onto}") as progress:
         result = point_copy.copy_point(session, point, request, dry_run=dry_run, progress=progress)
-    if isinstance(result, Plan):
-        output.show_plan(result)
-    else:
-        output.show(result, describe_copied)
+    show_outcome(output, result, describe_copied)
 
 
 def describe_copied(result: CopyResult) -> Iterator[Text]:
@@ -180,10 +170,3 @@ def describe_copied(result: CopyResult) -> Iterator[Text]:
     if result.fs_uuid:
         kind = f"{result.fs_type} with the UUID {result.fs_uuid}"
         yield f"it is the same {kind} as {result.origin}"
-
-
-def _done(output: Output, plan: Plan | None, operation: str, point: str, sentence: str) -> None:
-    if plan is not None:
-        output.show_plan(plan)
-    else:
-        output.show({"operation": operation, "point": point}, lambda _: [sentence])
