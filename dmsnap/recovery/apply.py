@@ -52,22 +52,7 @@ def write_undo(
     first, and as many of the oldest points as must go are dropped: from the label only at the
     next label write, so that a failure loses none.
     """
-    name = str(replica.device.path)
-    size_bytes = replica.label.size_bytes
-    compared = 0
-    dirty = aligned(dirty, size_bytes)
-    room = history.largest_free(replica.label)
-    if room is None or room.length_bytes < store_bytes(dirty.bytes):
-        counted, dirty, _ = copy.compare(
-            source_fd,
-            replica.fd,
-            size_bytes,
-            dirty,
-            progress=progress,
-            options=options,
-            name=name,
-        )
-        compared = counted.bytes_compared
+    dirty, compared = _fitting(replica, source_fd, dirty, progress, options)
     current, room = history.make_room(replica.label, store_bytes(dirty.bytes))
     if current != replica.label:
         # The stores about to be overwritten must not be in the label any more.
@@ -76,7 +61,7 @@ def write_undo(
     stats, different, undo = copy.compare(
         source_fd,
         replica.fd,
-        size_bytes,
+        replica.label.size_bytes,
         dirty,
         undo=UndoStore(
             replica.fd, room.offset_bytes, room.length_bytes, to_sectors(UNDO_CHUNK_BYTES)
@@ -84,12 +69,39 @@ def write_undo(
         kept=kept,
         progress=progress,
         options=options,
-        name=name,
+        name=str(replica.device.path),
     )
     assert undo is not None  # noqa: S101 - a store was given
     stats = replace(stats, bytes_compared=stats.bytes_compared + compared)
     store = Extent(room.offset_bytes, align_up(undo.used_bytes, PAGE_BYTES))
     return Undo(replica.label, stats, different, store, kept)
+
+
+def _fitting(
+    replica: Replica,
+    source_fd: int,
+    dirty: ExtentSet,
+    progress: Progress | None,
+    options: CopyOptions,
+) -> tuple[ExtentSet, int]:
+    """``dirty``, or what of it differs where the undo of all of it would not fit; and how many
+    bytes were compared to know that.
+    """
+    size_bytes = replica.label.size_bytes
+    dirty = aligned(dirty, size_bytes)
+    room = history.largest_free(replica.label)
+    if room is not None and room.length_bytes >= store_bytes(dirty.bytes):
+        return dirty, 0
+    counted, different, _ = copy.compare(
+        source_fd,
+        replica.fd,
+        size_bytes,
+        dirty,
+        progress=progress,
+        options=options,
+        name=str(replica.device.path),
+    )
+    return different, counted.bytes_compared
 
 
 def aligned(dirty: ExtentSet, size_bytes: int) -> ExtentSet:
