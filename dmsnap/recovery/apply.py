@@ -49,8 +49,8 @@ def write_undo(
     """Compare ``dirty`` with the point, and write the old content of what differs.
 
     When the worst case does not fit into the free part of the history, what differs is counted
-    first, and as many of the oldest points as must go are dropped: from the label only at the
-    next label write, so that a failure loses none.
+    first, and as many of the oldest points as must go are dropped: from the label before anything
+    is written where their stores lie.
     """
     dirty, compared = _fitting(replica, source_fd, dirty, progress, options)
     current, room = history.make_room(replica.label, store_bytes(dirty.bytes))
