@@ -10,7 +10,6 @@ from dmsnap.catalogue.export import Export, ExportKind, Source
 from dmsnap.catalogue.model import Job
 from dmsnap.errors import NotFoundError
 from dmsnap.host.blockdev import BlockDevice
-from dmsnap.host.sysfs import format_devno
 from dmsnap.service import operations
 from dmsnap.service.exports import exported
 from dmsnap.service.points.point import MIN_PREFIX, find
@@ -71,10 +70,10 @@ def lock_names(session: Session, source: Source) -> list[str]:
     if source.volume_id is not None:
         return [session.catalogue.volume_by_id(source.volume_id).name]
     try:
-        devno = BlockDevice.probe(Path(str(source.device))).devno
+        device = BlockDevice.probe(Path(str(source.device)))
     except NotFoundError:
         return [DEVICES_LOCK]
-    return [DEVICES_LOCK, f"device:{format_devno(devno)}"]
+    return [DEVICES_LOCK, admission.device_lock(device)]
 
 
 def of_devices(session: Session) -> list[Export]:
