@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from patience import until
 
 from dmsnap._native import label as labels
 from dmsnap.catalogue import jobs
@@ -65,10 +66,7 @@ def wait_until(
     what: str, condition: Callable[[], object], seconds: float = PATIENCE_SECONDS
 ) -> None:
     """Wait until something is so, and fail by its name when it does not come to be."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.005)
+    until(condition, what, seconds)
 
 
 def administrator(*argv: object) -> str:
