@@ -11,7 +11,6 @@ from dmsnap.host.blockdev import open_shared
 from dmsnap.host.run import Completed, run
 from dmsnap.host.system_call import system_call
 
-SUPPORTED = ("ext4", "xfs")
 CHECK_SECONDS = 4 * 3600
 
 _SUPERBLOCKS_BYTES = 4096

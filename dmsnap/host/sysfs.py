@@ -121,10 +121,6 @@ class Sysfs:
     def logical_block_bytes(self, devno: int) -> int:
         return self.integer(devno, "queue/logical_block_size") or 512
 
-    def discard_granularity_bytes(self, devno: int) -> int:
-        """0: the device knows no discard."""
-        return self.integer(devno, "queue/discard_granularity") or 0
-
     def discard_max_bytes(self, devno: int) -> int:
         """The largest discard that the block layer sends down in one piece; 0: none at all."""
         return self.integer(devno, "queue/discard_max_bytes") or 0

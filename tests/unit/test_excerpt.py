@@ -282,11 +282,6 @@ Document = dict[str, Any]
 Spoil = Callable[[Document], object]
 
 
-def rows_of(document: Document, table: str) -> list[dict[str, Any]]:
-    part = document["tables"][table]
-    return [dict(zip(part["columns"], row, strict=True)) for row in part["rows"]]
-
-
 def put(table: str, column: str, value: Any) -> Spoil:
     def spoil(document: Document) -> None:
         part = document["tables"][table]
