@@ -307,7 +307,7 @@ def test_what_a_killed_command_wrote_ends_tracking_and_is_counted_as_seen(
     points: list[Any] = []
     session: Any = SimpleNamespace(
         configuration=SimpleNamespace(run_directory=Path("/run")),
-        catalogue=SimpleNamespace(points=lambda _: points),
+        live_points=lambda _: points,
         distrust=lambda _: done.append("distrust"),
     )
     monkeypatch.setattr(replica_growth, "settle_label", lambda *_: True)
