@@ -127,7 +127,7 @@ def grow(file: Path, size_bytes: int) -> None:
     with _descriptor(file, os.O_RDWR) as descriptor:
         before_bytes = os.fstat(descriptor).st_size
         try:
-            _allocate(descriptor, file, size_bytes)
+            _allocate(descriptor, file, before_bytes, size_bytes)
         except BaseException:
             os.ftruncate(descriptor, before_bytes)
             raise
@@ -147,7 +147,7 @@ def create_backing_file(path: Path, size_bytes: int) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
     try:
-        _allocate(descriptor, path, size_bytes)
+        _allocate(descriptor, path, 0, size_bytes)
         sync_directory(path.parent)
     except BaseException:
         path.unlink(missing_ok=True)
@@ -156,10 +156,15 @@ def create_backing_file(path: Path, size_bytes: int) -> None:
         os.close(descriptor)
 
 
-def _allocate(descriptor: int, path: Path, size_bytes: int) -> None:
-    """Where the file system knows no fallocate(2), glibc writes into every block instead."""
+def _allocate(descriptor: int, path: Path, begin_bytes: int, size_bytes: int) -> None:
+    """Every block from ``begin_bytes`` to the new size; what is before may be in use.
+
+    Where the file system knows no fallocate(2), glibc reads a byte of each block and writes it back
+    instead: a loop device that wrote there in between would lose that.
+    """
     try:
-        os.posix_fallocate(descriptor, 0, size_bytes)
+        if begin_bytes < size_bytes:
+            os.posix_fallocate(descriptor, begin_bytes, size_bytes - begin_bytes)
         os.fsync(descriptor)
     except OSError as error:
         errnum = error.errno or errno.EIO

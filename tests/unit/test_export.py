@@ -14,7 +14,7 @@ from dmsnap.catalogue.export import Export, ExportKind, Source
 from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import WrongWordError
-from dmsnap.host import systemd
+from dmsnap.host import kernel, systemd
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lio import state, target
 from dmsnap.service import jobs
@@ -58,7 +58,11 @@ def test_a_host_name_is_no_address() -> None:
         export.check_words(request("localhost", "iqn.2026-01.org.example:a"))
 
 
-def test_the_serial_number_is_the_same_for_the_same_thing() -> None:
+def test_the_serial_number_is_the_same_for_the_same_thing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hosts = [uuid4(), uuid4()]
+    monkeypatch.setattr(kernel, "machine_id", lambda: hosts[0])
     volume_id, point_id = uuid4(), uuid4()
     front = Source(ExportKind.FRONT, volume_id, None, None, 1)
     point = Source(ExportKind.POINT, volume_id, point_id, None, 1)
@@ -68,6 +72,11 @@ def test_the_serial_number_is_the_same_for_the_same_thing() -> None:
     assert serials[:2] == [volume_id, point_id]
     assert len(set(serials)) == len(serials)
     assert export.serial_of(device) == serials[2]
+    # A disk of the same name on another host is another disk, and no second path to this one.
+    monkeypatch.setattr(kernel, "machine_id", lambda: hosts[1])
+    assert export.serial_of(device) not in serials
+    monkeypatch.setattr(kernel, "machine_id", lambda: None)
+    assert export.serial_of(device) != export.serial_of(device)
 
 
 def test_devices_that_show_a_point_are_told_from_others() -> None:

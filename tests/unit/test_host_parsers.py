@@ -201,6 +201,27 @@ def test_backing_file_is_allocated_and_private(tmp_path: Path) -> None:
     assert status.st_mode & 0o777 == 0o600
 
 
+def test_what_is_in_use_of_a_backing_file_is_not_allocated_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the kernel cannot, glibc would write into what a loop device writes to."""
+    path = tmp_path / "cow"
+    loop.create_backing_file(path, MIB)
+    seen = []
+    allocate = os.posix_fallocate
+
+    def spy(descriptor: int, offset: int, length: int) -> None:
+        seen.append((offset, length))
+        allocate(descriptor, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", spy)
+    loop.grow(path, 3 * MIB)
+    assert seen == [(MIB, 2 * MIB)]
+    assert path.stat().st_size == 3 * MIB
+    loop.grow(path, 3 * MIB)
+    assert len(seen) == 1
+
+
 def test_backing_file_never_replaces_one(tmp_path: Path) -> None:
     path = tmp_path / "cow"
     path.write_text("precious")

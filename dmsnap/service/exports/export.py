@@ -16,7 +16,7 @@ from dmsnap.errors import (
     WrongStateError,
     WrongWordError,
 )
-from dmsnap.host import interface
+from dmsnap.host import interface, kernel
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.lio import state
 from dmsnap.service import journal
@@ -137,8 +137,16 @@ def planned(session: Session, source: Source, request: ExportRequest) -> Export:
 
 
 def serial_of(source: Source) -> UUID:
-    """The same for the same thing each time: initiators know it again by its WWN."""
-    return source.point_id or source.volume_id or uuid5(NAMESPACE_URL, f"file://{source.device}")
+    """The same for the same thing each time: initiators know it again by its WWN.
+
+    A device of the same name on another host is another one: by one WWN, multipath would take two
+    disks for one.
+    """
+    found = source.point_id or source.volume_id
+    if found is not None:
+        return found
+    host = kernel.machine_id()
+    return uuid5(NAMESPACE_URL, f"file://{host}{source.device}") if host else uuid4()
 
 
 def slug(session: Session, source: Source) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, ExportKind, Source
-from dmsnap.errors import BusyError, TooSmallError, WrongStateError
+from dmsnap.errors import BlockSizeError, BusyError, TooSmallError, WrongStateError
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.lio import state, target
 from dmsnap.host.system_call import system_call
@@ -78,7 +78,7 @@ class LunSwap:
                 Step(
                     "create-backstore",
                     f"make {self.new.name} a backstore with the serial number {after.id}",
-                    partial(publication.create_backstore, after, self.new),
+                    self._create_backstore,
                     partial(target.remove_backstore, after.backstore),
                 ),
                 Step("flush", f"flush {self.old.name}", self._flush),
@@ -109,6 +109,18 @@ class LunSwap:
             ],
             arguments=self.arguments,
         )
+
+    def _create_backstore(self) -> None:
+        """Initiators count in logical blocks, and have learnt their size."""
+        had = self.old.device().logical_block_bytes
+        has = self.new.device().logical_block_bytes
+        if has != had:
+            raise BlockSizeError(
+                f"{self.new.name} has logical blocks of {has} bytes, {self.old.name} of {had}: "
+                f"initiators would read and write at other places",
+                hint="unexport the one and export the other: that is another LUN",
+            )
+        publication.create_backstore(self.after, self.new)
 
     def _flush(self) -> None:
         """What initiators wrote is on the disk before another one answers for it."""

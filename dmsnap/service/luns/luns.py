@@ -106,9 +106,11 @@ def log_in(session: Session, name: LunName, owner: str, lost: list[IscsiSession]
 
 
 def end_lost(session: Session, name: LunName, lost: IscsiSession) -> None:
-    """A session that open-iscsi tries to get back: in nobody's use it is quicker to begin anew."""
-    disks = scsi.disks_below(lost.directory)
-    if not is_ours(session, name) or any(blockdev.lasting_users(disk.devno) for disk in disks):
+    """A session that open-iscsi tries to get back: in nobody's use it is quicker to begin anew.
+
+    A sync of another volume is a user, too: its requests wait for the session, and would fail.
+    """
+    if not is_ours(session, name) or is_used(lost):
         raise UnreachableError(
             f"the session to {name.target} at {name.portal} is lost ({lost.state})",
             hint="open-iscsi logs in again by itself: try again in a moment",

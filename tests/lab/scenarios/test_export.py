@@ -243,6 +243,12 @@ def test_a_lun_is_swapped_and_keeps_its_identity(published: Lab) -> None:
     assert sha256(disk) == sha256(spare) != sha256(lost)
     dmsnap("export", lost, "--portal", "127.0.0.1:3271", "--initiator", initiator.NAME)
     initiator.logout(export)
+    # An initiator counts in the logical blocks that it has seen first.
+    larger = published.disk(SIZE, sector_bytes=4096)
+    error = refused(ExitCode.BLOCK_SIZE, "lun", "swap", spare, "--to", larger)
+    assert "initiators would read and write at other places" in error
+    (shown,) = [each for each in dmsnap("export", "list") if each["target"] == export["target"]]
+    assert (shown["exported"], shown["problem"]) == (swapped["exported"], None)
 
 
 def test_a_portal_is_an_address_of_this_host_on_a_link_that_is_up(published: Lab) -> None:
