@@ -32,11 +32,31 @@ class Replica:
         self.bytes_written = 0
 
     def write_label(self, new: Label) -> None:
-        """Write ``new`` with this host's lease and flush; it is the truth from then on."""
+        """Write ``new`` with this host's lease and flush; it is the truth from then on.
+
+        :class:`ForeignDeviceError` when another host took the recovery volume over meanwhile.
+        """
+        self.require_still_ours()
         if self.volume is not None:
             new = lease.stamped(new, self.volume)
         self.label = label.write(self.fd, self.device.size_bytes, new, str(self.device.path))
         self.bytes_written += label.AREA_BYTES
+
+    def require_still_ours(self) -> None:
+        """Raise when another host has written the label since it was read or written here.
+
+        A host that hung in a sync, and was given up, comes back in the middle of it.
+        """
+        try:
+            found = label.read(self.fd, self.device.size_bytes, str(self.device.path))
+        except (NotThisFormatError, CorruptError):  # none yet, or nobody's any more
+            return
+        same = (found.volume_uuid, found.recovery_uuid) == (
+            self.label.volume_uuid,
+            self.label.recovery_uuid,
+        )
+        if same and found.generation > self.label.generation:
+            lease.require_ours(self.device.path, found)
 
     def require_consistent(self) -> None:
         """Raise unless the replica is a point, byte for byte."""
@@ -57,6 +77,7 @@ class Replica:
 
         Idempotent: the undo store stays in the label until the replica is the old point again.
         """
+        self.require_still_ours()
         entry = self.label.history[0]
         if self.label.state is not LabelState.APPLYING:
             self.write_label(

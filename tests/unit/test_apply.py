@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 from uuid import uuid4
@@ -16,7 +17,7 @@ from dmsnap._native import copy, label
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue.model import Point
-from dmsnap.errors import NoSpaceError
+from dmsnap.errors import ForeignDeviceError, NoSpaceError
 from dmsnap.extent import Extent
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import apply, history
@@ -109,6 +110,22 @@ def changed(old: bytes, pages: set[int]) -> bytes:
 
 def covering(pages: set[int]) -> ExtentSet:
     return ExtentSet.from_extents([Extent(page * PAGE, PAGE) for page in pages])
+
+
+def test_a_host_that_comes_back_does_not_write_over_who_took_over(images: Images) -> None:
+    """It hung in the middle of a sync, and was given up meanwhile."""
+    before = images.content()
+    images.write_source(changed(before, {3}))
+    undo = apply.write_undo(images.replica, images.source_fd, covering({3}))
+    apply.mark_applying(images.replica, undo, make_point())
+    taken = replace(images.reopened().label, host="there", host_uuid=uuid4())
+    taken = label.write(images.fd, DEVICE_BYTES, taken, "recovery")
+    apply.write_new(images.replica, images.source_fd, undo)
+    for late in (partial(apply.mark_consistent, images.replica, keep=False),
+                 images.replica.roll_back):  # fmt: skip
+        with pytest.raises(ForeignDeviceError, match="on the host there"):
+            late()
+    assert images.reopened().label == taken
 
 
 PAGES = st.sets(st.integers(0, 64), max_size=20)
