@@ -3,13 +3,14 @@
 import ctypes
 import errno
 import os
+import re
 import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dmsnap.errors import BusyError
+from dmsnap.errors import BusyError, CorruptError
 from dmsnap.host.mountinfo import PROC, Mount, Swap, mount_at, mounts, swaps
 from dmsnap.host.process import ProcessUse, users_of
 from dmsnap.host.run import run
@@ -35,6 +36,9 @@ MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 RETRY_SECONDS = 0.1
 
+# What Linux calls file systems that lie on a device.
+_FS_TYPE = re.compile(r"[A-Za-z0-9_-]+")
+
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 # Shown in mountinfo, but state and not options: mount(8) would be refused with them, or, like
@@ -45,8 +49,11 @@ _NOT_OPTIONS = frozenset({"seclabel", "idmapped", "emergency_ro", "shutdown", "a
 def mount(source: Path, target: Path, fs_type: str, options: Sequence[str] = ()) -> None:
     """Mount with util-linux, so that what it records (utab) stays right.
 
-    Raises ``ProgramError`` quoting mount(8).
+    Raises ``ProgramError`` quoting mount(8), and ``CorruptError`` for a type that a label or a
+    backup has and no file system: by ``fuse.NAME`` mount(8) would run the program of that name.
     """
+    if not _FS_TYPE.fullmatch(fs_type):
+        raise CorruptError(f"{fs_type!r} is no type of a file system")
     arguments = ["-o", ",".join(options)] if options else []
     run("mount", "-t", fs_type, *arguments, "--", str(source), str(target))
 

@@ -16,7 +16,7 @@ from dmsnap.errors import (
     StackChangedError,
     WrongStateError,
 )
-from dmsnap.host import mountinfo, signature
+from dmsnap.host import kernel, mountinfo, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import lease, replica, search
@@ -178,5 +178,17 @@ def mounts_for(request: LabelRequest, found: Label) -> tuple[MountRecord, ...]:
             f"{present.source} is mounted on {place}",
             hint="unmount it first, or give another place with --mount DIR",
         )
+    _require_meant(request, found, Path(place))
     options = tuple(found.mount_options.split(OPTION_SEPARATOR)) if found.mount_options else ()
     return (MountRecord(place, found.fs_type, options),)
+
+
+def _require_meant(request: LabelRequest, found: Label, place: Path) -> None:
+    """What another host's label says is mounted over an empty directory, and over no other."""
+    if request.mount or found.host_uuid == kernel.machine_id() or not any(place.iterdir()):
+        return
+    raise WrongStateError(
+        f"{found.name} was mounted on {place} where its label was written; here that directory has "
+        f"something in it",
+        hint=f"--mount {place} mounts it there nevertheless, --mount DIR elsewhere",
+    )
