@@ -2,12 +2,12 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, ExportKind
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.model import Point, Volume
 from dmsnap.errors import BusyError, DmsnapError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lio import state, target
@@ -41,6 +41,12 @@ def require_point_unexported(session: Session, volume: Volume, point_id: UUID) -
     for export in of_volume(session, volume):
         if export.source.point_id == point_id:
             raise busy(volume, export)
+
+
+def require_live_unexported(session: Session, volume: Volume, live: Collection[Point]) -> None:
+    """Raise while any of some live points, which would have to go, is exported."""
+    for point in live:
+        require_point_unexported(session, volume, point.id)
 
 
 def require_replica_unexported(session: Session, volume: Volume) -> None:

@@ -14,6 +14,7 @@ from dmsnap.errors import (
 from dmsnap.host import blockdev, lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import history, replica
+from dmsnap.service.exports import exported
 from dmsnap.service.points import browse
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import admission, identity
@@ -52,6 +53,7 @@ def require_points(session: Session, volume: Volume, *, drop: bool) -> list[Poin
             f"{len(found)} live points of {volume.name} lie on {volume.backing} and would be lost",
             hint="delete them, or give --drop-points",
         )
+    exported.require_live_unexported(session, volume, found)
     return found
 
 

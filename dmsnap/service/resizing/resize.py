@@ -20,6 +20,7 @@ from functools import partial
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume
 from dmsnap.errors import NoSpaceError, WrongStateError
 from dmsnap.service import journal
+from dmsnap.service.exports import exported
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.progress import Progress
@@ -95,6 +96,7 @@ class Resizing:
 
     def _require_agreed(self) -> None:
         if self.request.drop_points:
+            exported.require_live_unexported(self.session, self.volume, self.live)
             return
         # The kernel would keep them, at the size that they have (dm-snap.c, __origin_write). But a
         # point has its volume's size everywhere else: in tables, in a swap, in what is exported.

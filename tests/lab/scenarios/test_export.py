@@ -24,6 +24,7 @@ from conftest import (
     refused,
     run,
     sha256,
+    world,
 )
 
 from dmsnap.errors import ExitCode
@@ -174,6 +175,20 @@ def test_a_front_is_written_from_there_and_stays_the_lun_through_a_swap(publishe
     assert sha256(front) == at_the_sync
 
 
+def others_may_not_drop(lab: Lab, name: str, primary: str) -> None:
+    """What has live points go asks for exported ones before it begins anything."""
+    other = lab.disk(2 * SIZE)
+    before = world(lab)
+    assert "exported" in refused(ExitCode.BUSY, "hydrate", name, "--onto", other, "--drop-points")
+    image = run("losetup", "-n", "-O", "BACK-FILE", primary).strip()
+    for size_bytes in (SIZE + MIB, SIZE):
+        os.truncate(image, size_bytes)
+        run("losetup", "-c", primary)
+        if size_bytes > SIZE:
+            assert "exported" in refused(ExitCode.BUSY, "resize", name, "--drop-points")
+    assert world(lab) == before
+
+
 def test_points_are_exported_read_only_from_wherever_they_are(published: Lab) -> None:
     name, primary, _ = volume(published)
     digests = {}
@@ -197,6 +212,7 @@ def test_points_are_exported_read_only_from_wherever_they_are(published: Lab) ->
         assert sha256(disk) == digest
         assert "unexport" in dmsnap("point", "delete", point, expected=ExitCode.BUSY)["hint"]
         if kinds[-1] == "live":
+            others_may_not_drop(published, name, primary)
             dmsnap("sync", name)
         else:
             assert point in refused(ExitCode.BUSY, "sync", name)
