@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export
 from dmsnap.errors import DmsnapError, ExitCode
+from dmsnap.host.lio import state
 from dmsnap.service import journal
-from dmsnap.service.exports import publication
+from dmsnap.service.exports import export, publication
 from dmsnap.service.exports.export_source import held, of_no_volume, volume_ids
 from dmsnap.service.exports.publication import Publication, Shown
 from dmsnap.service.journal import Plan
@@ -47,6 +48,9 @@ def restore_one(session: Session, found: Export) -> RestoreResult | None:
 def restore_held(session: Session, found: Export) -> None:
     """Publish one export again, its lock held; nothing happens when initiators can use it."""
     if publication.problem(session, found):
+        if state.find_backstore(found.backstore) is None:
+            # After a boot a name may be another disk's: a recovery volume's, or one in use.
+            export.require_exportable(session, found.source, found)
         steps = Publication(session, found).again()
         arguments = of_no_volume(found.source)
         plan = Plan("export restore", volume_ids(found.source), steps, arguments=arguments)

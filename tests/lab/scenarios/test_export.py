@@ -449,3 +449,17 @@ def test_what_somebody_took_away_is_published_again(published: Lab) -> None:
     for export, source in ((front, primary), (shown, primary), (plain, disk)):
         assert sha256(initiator.login(export)) == sha256(source)
         initiator.logout(export)
+
+
+def test_a_disk_that_became_a_recovery_volume_is_not_published_again(published: Lab) -> None:
+    """After a boot a name may be another disk's."""
+    disk = filled(published, 4 * SIZE)
+    export = dmsnap("export", disk, *TO)
+    target.remove_target(export["target"])
+    for backstore in state.backstores():
+        target.remove_backstore(backstore.name)
+    published.protect(filled(published), disk, "--overwrite")
+    (restored,) = dmsnap("export", "restore", expected=ExitCode.ALREADY_PROTECTED)
+    assert "the recovery volume already" in restored["error"]
+    assert published_objects() == []
+    dmsnap("unexport", export["target"])
