@@ -4,11 +4,18 @@ import errno
 import fcntl
 import os
 import stat
+from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dmsnap.errors import BusyError, NoSpaceError, NotFoundError, OperatingSystemError
+from dmsnap.errors import (
+    BusyError,
+    ForeignDeviceError,
+    NoSpaceError,
+    NotFoundError,
+    OperatingSystemError,
+)
 from dmsnap.host import loop_ioctl
 from dmsnap.host.blockdev import BlockDevice, describe_users
 from dmsnap.host.replacement import sync_directory
@@ -20,17 +27,23 @@ from dmsnap.host.udev import wait_for_uevent
 CONTROL = Path("/dev/loop-control")
 ATTEMPTS = 16
 
+# <linux/fs.h>. By these numbers the argument is a long; the kernel takes and gives an int.
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FS_NOCOW_FL = 0x00800000
+
 
 def attach(file: Path, *, direct_io: bool = True, read_only: bool = False) -> BlockDevice:
     """A loop device over the whole of ``file``; it stays until ``detach`` (no autoclear).
 
     ``direct_io`` is a wish: the driver falls back to the page cache where the file system cannot.
-    Raises ``NotFoundError``, ``NotPermittedError``, ``OperatingSystemError``.
+    Raises ``NotFoundError``, ``NotPermittedError``, ``OperatingSystemError``, and
+    ``ForeignDeviceError`` for what is no regular file.
     """
     flags = loop_ioctl.LO_FLAGS_DIRECT_IO if direct_io else 0
     flags |= loop_ioctl.LO_FLAGS_READ_ONLY if read_only else 0
     mode = os.O_RDONLY if read_only else os.O_RDWR
-    with _descriptor(file, mode) as backing:
+    with _backing_file(file, mode) as backing:
         # Between GET_FREE and CONFIGURE another process can take the device: ask for the next
         # one then. This is no waiting, and ATTEMPTS losses in a row are a fault elsewhere.
         for _ in range(ATTEMPTS):
@@ -63,6 +76,17 @@ def _free_device() -> Path:
         with system_call(f"make the node {path}"):
             os.mknod(path, stat.S_IFBLK | 0o660, os.makedev(loop_ioctl.LOOP_MAJOR, number))
     return path
+
+
+@contextmanager
+def _backing_file(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor of a regular file, not of what a link leads to: stores may lie in directories
+    that others can write to.
+    """
+    with _descriptor(path, flags | os.O_NOFOLLOW) as descriptor:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ForeignDeviceError(f"{path} is no regular file: dmsnap did not make it")
+        yield descriptor
 
 
 @contextmanager
@@ -124,7 +148,7 @@ def grow(file: Path, size_bytes: int) -> None:
 
     Raises as ``create_backing_file`` does; the file keeps its size then.
     """
-    with _descriptor(file, os.O_RDWR) as descriptor:
+    with _backing_file(file, os.O_RDWR) as descriptor:
         before_bytes = os.fstat(descriptor).st_size
         try:
             _allocate(descriptor, file, before_bytes, size_bytes)
@@ -147,6 +171,7 @@ def create_backing_file(path: Path, size_bytes: int) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
     try:
+        _overwrite_in_place(descriptor)
         _allocate(descriptor, path, 0, size_bytes)
         sync_directory(path.parent)
     except BaseException:
@@ -154,6 +179,15 @@ def create_backing_file(path: Path, size_bytes: int) -> None:
         raise
     finally:
         os.close(descriptor)
+
+
+def _overwrite_in_place(descriptor: int) -> None:
+    """Where a file system copies on write (btrfs), what is allocated must be what is written to."""
+    flags = array("i", [0, 0])
+    with suppress(OSError):  # others have no such flag, and no need of it
+        fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, flags)
+        flags[0] |= FS_NOCOW_FL
+        fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, flags)
 
 
 def _allocate(descriptor: int, path: Path, begin_bytes: int, size_bytes: int) -> None:

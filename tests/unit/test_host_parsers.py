@@ -10,6 +10,7 @@ import pytest
 
 from dmsnap.errors import (
     CorruptError,
+    ForeignDeviceError,
     NoSpaceError,
     OperatingSystemError,
     ProgramError,
@@ -220,6 +221,20 @@ def test_what_is_in_use_of_a_backing_file_is_not_allocated_again(
     assert path.stat().st_size == 3 * MIB
     loop.grow(path, 3 * MIB)
     assert len(seen) == 1
+
+
+def test_a_link_is_no_backing_file(tmp_path: Path) -> None:
+    """Whoever owns a store's directory could have root write to any disk or file."""
+    precious = tmp_path / "precious"
+    precious.write_bytes(bytes(MIB))
+    link = tmp_path / "cow"
+    link.symlink_to(precious)
+    for use in (lambda: loop.attach(link), lambda: loop.grow(link, 2 * MIB)):
+        with pytest.raises(OperatingSystemError, match="symbolic links"):
+            use()
+    assert precious.stat().st_size == MIB
+    with pytest.raises(ForeignDeviceError, match="no regular file"):
+        loop.attach(Path("/dev/null"))
 
 
 def test_backing_file_never_replaces_one(tmp_path: Path) -> None:

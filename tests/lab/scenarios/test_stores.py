@@ -171,6 +171,43 @@ def test_store_in_a_btrfs_on_the_volume(lab: Lab, subvolume: bool) -> None:
     refused_store(lab, primary, store)
 
 
+def test_store_in_a_btrfs_that_is_full(lab: Lab) -> None:
+    """What was allocated is written to in place: the volume goes on, whatever fills the store."""
+    mount_point = lab.mounted(lab.disk(256 * MIB), "btrfs")
+    store = mount_point / "store"
+    store.mkdir()
+    name = lab.name()
+    dmsnap(
+        "protect",
+        lab.disk(SIZE),
+        "--name",
+        name,
+        "--recovery",
+        lab.disk(2 * SIZE),
+        "--store",
+        store,
+    )
+    (metadata,) = store.iterdir()
+    assert "C" in run("lsattr", metadata).split()[0]
+    full = ("dd", "if=/dev/urandom", f"of={mount_point}/filler", "bs=1M", "oflag=direct")
+    assert "No space left" in run(*full, expected=1)
+    for block in range(0, SIZE // MIB, 4):
+        run(
+            "dd",
+            "if=/dev/urandom",
+            f"of=/dev/mapper/{name}",
+            "bs=4k",
+            "count=1",
+            f"seek={block * 256}",
+            "oflag=direct",
+            "conv=fsync",
+        )
+    assert "no room" in refused(ExitCode.NO_SPACE, "sync", name)
+    (mount_point / "filler").unlink()
+    run("sync", "-f", mount_point)
+    assert dmsnap("sync", name, "--audit", "full")["tracker"] == "era"
+
+
 def test_store_in_a_btrfs_of_which_one_device_lies_on_the_volume(lab: Lab) -> None:
     """The mount names one device only, and it is the other one."""
     primary = lab.disk(384 * MIB)
