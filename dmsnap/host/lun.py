@@ -116,6 +116,16 @@ def node(name: str, *, sysfs: Sysfs = SYSFS) -> Path:
     return sysfs.device_path(usable(disk, sysfs=sysfs))
 
 
+def name_of(devno: int, *, sysfs: Sysfs = SYSFS) -> LunName | None:
+    """The name of the LUN that a disk, or dm-multipath over its paths, is; None for any other."""
+    for session in iscsi_session.sessions(sysfs=sysfs):
+        for disk in scsi.disks_below(session.directory) if session.portal else []:
+            if devno in (disk.devno, _multipath(disk.devno, sysfs)):
+                assert session.portal is not None  # noqa: S101 - asked for above
+                return LunName(session.portal, session.target, disk.lun, disk.wwid())
+    return None
+
+
 def is_present(name: str, *, sysfs: Sysfs = SYSFS) -> bool:
     """Whether a recorded device is there and can be used; LUNs as in :func:`node`."""
     try:

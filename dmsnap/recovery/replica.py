@@ -78,6 +78,11 @@ class Replica:
         Idempotent: the undo store stays in the label until the replica is the old point again.
         """
         self.require_still_ours()
+        if not self.label.history:
+            raise CorruptError(
+                f"the label of {self.device.path} says {self.label.state.name.lower()}, and names "
+                f"no undo store to go back by"
+            )
         entry = self.label.history[0]
         if self.label.state is not LabelState.APPLYING:
             self.write_label(

@@ -17,7 +17,7 @@ from dmsnap._native import copy, label
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue.model import Point
-from dmsnap.errors import ForeignDeviceError, NoSpaceError
+from dmsnap.errors import CorruptError, ForeignDeviceError, NoSpaceError
 from dmsnap.extent import Extent
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import apply, history
@@ -110,6 +110,12 @@ def changed(old: bytes, pages: set[int]) -> bytes:
 
 def covering(pages: set[int]) -> ExtentSet:
     return ExtentSet.from_extents([Extent(page * PAGE, PAGE) for page in pages])
+
+
+def test_a_label_that_names_no_undo_store_is_a_sentence(images: Images) -> None:
+    images.replica.write_label(replace(images.replica.label, state=LabelState.APPLYING))
+    with pytest.raises(CorruptError, match="no undo store"):
+        images.reopened().settle()
 
 
 def test_a_host_that_comes_back_does_not_write_over_who_took_over(images: Images) -> None:

@@ -143,6 +143,16 @@ def test_a_disk_is_found_from_its_session(tree: Tree) -> None:
     assert node(tree, NAME) == Path("/dev/sdb")
 
 
+def test_a_disk_is_named_by_its_target(tree: Tree) -> None:
+    """Also where multipath lies over it; a disk of the host itself has no such name."""
+    first, second = tree.disk(tree.session(3), 0), tree.disk(tree.session(4, "192.0.2.8"), 1)
+    named = lun.name_of(os.makedev(8, 0), sysfs=tree.sysfs)
+    assert named == LunName.parse(NAME).identified(WWID)
+    assert lun.name_of(os.makedev(8, 16), sysfs=tree.sysfs) is None
+    tree.multipath(first, second)
+    assert lun.name_of(os.makedev(253, 0), sysfs=tree.sysfs) == named
+
+
 def test_a_session_that_is_up_comes_first(tree: Tree) -> None:
     tree.disk(tree.session(1, state="FAILED"), 0, state="transport-offline")
     tree.disk(tree.session(2), 1)

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Area, AreaRole, Volume
 from dmsnap.errors import DmsnapError, WrongStateError
-from dmsnap.host import lvm
+from dmsnap.host import lun, lvm
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.sysfs import SYSFS
@@ -58,16 +58,25 @@ class Evidence:
 # where things lie
 
 
-def stable_path(devno: int, recorded: str = "") -> str:
-    """A path of a device that holds after a reboot; the recorded one, where it leads there."""
+def stable_name(devno: int, recorded: str = "") -> str:
+    """As ``stable_path``, but a LUN is named by its target, as ``protect`` has it.
+
+    dmsnap logs in by that name, and the boot waits for the network.
+    """
     if recorded and leads_to(recorded, devno):
         return recorded
+    found = lun.name_of(devno)
+    return str(found) if found else stable_path(devno)
+
+
+def stable_path(devno: int) -> str:
+    """A path of a device that holds after a reboot, where there is one."""
     return admission.stable_path(dm.path_by_devno(devno))
 
 
 def leads_to(path: str, devno: int) -> bool:
     try:
-        return BlockDevice.probe(Path(path)).devno == devno
+        return BlockDevice.probe(lun.node(path)).devno == devno
     except DmsnapError:
         return False
 

@@ -158,16 +158,16 @@ def chunk_bytes_of(evidence: Evidence) -> int:
 def placed(evidence: Evidence, volume: Volume) -> Volume:
     """With the devices in the places that its state gives them."""
     live, found = evidence.live, evidence.found
-    recovery = pieces.stable_path(found.device.devno) if found else None
+    recovery = pieces.stable_name(found.device.devno) if found else None
     recorded = found.label.device if found else ""
     if volume.state is VolumeState.PROMOTED:
         assert recovery is not None  # noqa: S101 - the state is known by its label
         return replace(volume, backing=recovery, previous_backing=recorded or None)
     primary = recorded
     if live is not None and isinstance(live.below, SnapshotOrigin) and not_on(live, found):
-        primary = pieces.stable_path(live.below.device, recorded)
+        primary = pieces.stable_name(live.below.device, recorded)
     elif live is not None and live.former is not None:
-        primary = pieces.stable_path(live.former, recorded)
+        primary = pieces.stable_name(live.former, recorded)
     if volume.state is VolumeState.PROTECTED and not primary:
         raise WrongStateError(f"where the device of {volume.name} is cannot be known")
     recovery_id = found.label.recovery_uuid if found else None

@@ -119,7 +119,7 @@ def new_volume(request: LabelRequest, recovery: BlockDevice, found: Label) -> Vo
         name=found.name,
         state=VolumeState.TRIAL,
         backing=backing,
-        recovery=evidence.stable_path(recovery.devno),
+        recovery=evidence.stable_name(recovery.devno),
         recovery_id=found.recovery_uuid,
         store=request.store,
         size_bytes=found.size_bytes,

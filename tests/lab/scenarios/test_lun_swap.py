@@ -8,6 +8,7 @@ import initiator
 import lun_target
 import pytest
 from conftest import MIB, Lab, dmsnap, refused, run, sha256
+from lost_state import lose_catalogue
 from lun_target import LunTarget
 from lun_volume import LUN_SIZE, SIZE, OnLun, image_of, serving
 
@@ -61,6 +62,20 @@ def test_a_mounted_volume_is_swapped_onto_a_lun_and_back(target: LunTarget, lab:
     dmsnap("unprotect", name, "--forget")
     assert lun_target.sessions() == {}
     assert lun_target.records() == []
+
+
+def test_a_rebuilt_catalogue_has_the_lun_by_its_target(target: LunTarget, lab: Lab) -> None:
+    """By a path nobody would log in to it any more, and the session would be given up."""
+    name = lab.protect(lab.disk(SIZE), target.url(1))
+    before = dmsnap("catalogue", "show", name)["recovery"]
+    lose_catalogue()
+    dmsnap("catalogue", "rebuild")
+    assert dmsnap("catalogue", "show", name)["recovery"] == before
+    run("dd", "if=/dev/urandom", f"of=/dev/mapper/{name}", "bs=1M", "count=1", "oflag=direct")
+    dmsnap("sync", name)
+    assert sha256(Path("/dev/mapper") / name) == sha256(image_of(target), SIZE)
+    dmsnap("unprotect", name, "--forget")
+    assert lun_target.sessions() == {}
 
 
 def made(lab: Lab, name: str) -> Path:
