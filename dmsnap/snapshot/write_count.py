@@ -51,12 +51,22 @@ def surplus(backing: int, origin: int, sysfs: Sysfs = SYSFS) -> Surplus:
 
 
 def remember(directory: Path, volume: Volume) -> None:
-    """Count from now on, when the volume is at rest; otherwise nothing is known of it."""
-    now = _surplus_of(volume)
-    if now.at_rest:
-        _write(directory, volume, now.sectors)
-    else:
-        forget(directory, volume)
+    """Count from now on.
+
+    Under writes it may begin too low: some of them then look like somebody else's, and the next
+    sync compares. Nothing is missed by that, and it is right from then on.
+    """
+    begin(directory, volume, sample(volume))
+
+
+def sample(volume: Volume) -> int:
+    """The surplus now, in sectors, for ``begin``; a lower bound under writes."""
+    return _surplus_of(volume).sectors
+
+
+def begin(directory: Path, volume: Volume, sectors: int) -> None:
+    """Count from where the surplus was ``sectors``: what was written until then was compared."""
+    _write(directory, volume, sectors)
 
 
 def bytes_beside(directory: Path, volume: Volume) -> int | None:

@@ -45,7 +45,7 @@ def choose(
     current_era: int,
     kernel_version: tuple[int, int] | None = None,
     *,
-    bytes_beside: int = 0,
+    bytes_beside: int | None = 0,
     copied: Point | None = None,
 ) -> TrackerChoice:
     """The era, unless anything speaks against it; then ``compare`` with the reason.
@@ -70,6 +70,11 @@ def choose(
     if copied is not None and not _is_later(copied, replica_point):
         return compare(
             "the eras do not say that the point was taken after the one that the replica holds"
+        )
+    if bytes_beside is None:
+        return compare(
+            f"it is not known whether anything was written to {volume.backing} past "
+            f"/dev/mapper/{volume.name}"
         )
     if bytes_beside:
         return compare(

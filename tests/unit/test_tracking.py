@@ -37,6 +37,7 @@ def test_every_break_in_tracking_forces_a_comparison_with_its_reason() -> None:
         "built anew": choose(replace(VOLUME, tracking_id="boot:2"), POINT, 9, MODERN),
         "was replaced": choose(VOLUME, POINT, 6, MODERN),
         "do not say that the point": choose(VOLUME, POINT, 9, MODERN, copied=POINT),
+        "not known whether anything": choose(VOLUME, POINT, 9, MODERN, bytes_beside=None),
         "8 KiB were written to": choose(VOLUME, POINT, 9, MODERN, bytes_beside=8192),
     }
     for words, choice in breaks.items():

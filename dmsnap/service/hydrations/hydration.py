@@ -88,7 +88,7 @@ class Copying:
         trusted any more is compared.
         """
         device = stack.hydrated(self.volume)
-        self.untouched = not write_count.bytes_beside(self._counts, self.volume)
+        self.untouched = write_count.bytes_beside(self._counts, self.volume) == 0
         begun = self.volume.hydration is not None
         trusted = begun and self._is_trusted()
         if not trusted:
@@ -271,7 +271,7 @@ class Copying:
         """The volume as it is on the new device."""
         volume = self.volume
         tracking_id = volume.tracking_id
-        if write_count.bytes_beside(self._counts, volume):
+        if write_count.bytes_beside(self._counts, volume) != 0:
             # What somebody wrote past the front is no dirt of this front's: the next sync compares.
             tracking_id = new_tracking_id()
             self.volume = replace(volume, tracking_id=tracking_id)

@@ -58,9 +58,10 @@ def copyable(session: Session, volume: Volume, text: str) -> Point:
 def require_nothing_beside(session: Session, volume: Volume, point_id: UUID) -> None:
     """Raise where somebody wrote past the front: a snapshot shows that, as if it had been there."""
     count = write_count.bytes_beside(session.configuration.run_directory, volume)
-    if count:
+    if count != 0:
+        how_much = "nobody knows how many bytes" if count is None else format_size(count)
         raise PointInvalidError(
-            f"{format_size(count)} were written to {volume.backing} past /dev/mapper/{volume.name},"
+            f"{how_much} were written to {volume.backing} past /dev/mapper/{volume.name},"
             f" and point {point_id} may show them",
             hint=f"dmsnap sync {volume.name} takes a new point, and compares in full",
             point=str(point_id),

@@ -98,6 +98,7 @@ class Sync:
             self.copied = replace(source, id=uuid4(), area_id=None, temporary=True)
         self.choice = TrackerChoice(Tracker.COMPARE)
         self.bytes_beside: int | None = None
+        self.counted_from = 0
         self.untracked: str | None = None  # why writes were not seen, where that is known
         self.dirty: ExtentSet | None = None
         self.bytes_dirty = 0
@@ -187,6 +188,7 @@ class Sync:
             current.require_consistent()
         # Before the point: what comes later is not in it, and must not count as seen.
         self.bytes_beside = write_count.bytes_beside(self._counts, self.volume)
+        self.counted_from = write_count.sample(self.volume)
 
     @property
     def _counts(self) -> Path:
@@ -199,7 +201,8 @@ class Sync:
             self.volume,
             known,
             live.current_era(self.volume),
-            bytes_beside=self.bytes_beside or 0,
+            # Again: what came since, before the window, is in the point and has no mark.
+            bytes_beside=write_count.bytes_beside(self._counts, self.volume),
             copied=self.source,
         )
         if self.untracked and self.choice.tracker is Tracker.COMPARE:
@@ -329,13 +332,20 @@ class Sync:
             raise auditing.failure(str(self.volume.recovery), different, self.choice.tracker)
 
     def _settle(self) -> None:
-        if self.bytes_beside and self.source is None:
-            write_count.acknowledge(self._counts, self.volume, self.bytes_beside)
+        if self.source is None:
+            self._acknowledge_writes_beside()
         self.session.settle_on_replica(self.volume, self.point)
         self.session.note_content(self.volume, self.content)
         self.session.forget_dropped(self.volume)
         self.session.note_replica(self.volume)
         recognition.note(self.session, self.volume)
+
+    def _acknowledge_writes_beside(self) -> None:
+        """Both sides were compared; what came after the count began may not be in the point."""
+        if self.bytes_beside is None:
+            write_count.begin(self._counts, self.volume, self.counted_from)
+        elif self.bytes_beside:
+            write_count.acknowledge(self._counts, self.volume, self.bytes_beside)
 
     def result(self, times: StepTimes) -> SyncResult:
         return SyncResult(

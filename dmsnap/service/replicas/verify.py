@@ -101,7 +101,7 @@ class Verification:
             self.volume,
             self.session.catalogue.find_point(self.label.point_uuid),
             live.current_era(self.volume),
-            bytes_beside=beside or 0,
+            bytes_beside=beside,
         )
         if chosen.tracker is not Tracker.ERA:
             raise WrongStateError(

@@ -72,7 +72,10 @@ def doubt(session: Session, volume: Volume, former: BlockDevice) -> str | None:
         return f"{former.path} was written to since the two parted"
     if known.tracking_id != volume.tracking_id:
         return f"tracking of {volume.name} began anew since the two parted"
-    if write_count.bytes_beside(session.configuration.run_directory, volume):
+    beside = write_count.bytes_beside(session.configuration.run_directory, volume)
+    if beside is None:
+        return f"it is not known whether {volume.backing} was written to past {volume.name}'s front"
+    if beside:
         return f"{volume.backing} was written to past /dev/mapper/{volume.name}"
     return None
 

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dm_devices, dmsnap, run
+from conftest import MIB, Lab, configured, dm_devices, dmsnap, run
 from patience import sectors_written, until
 from raw_volume import KIB, SECTOR, Protected, check_tidy, protected, write_direct
 
@@ -128,6 +128,33 @@ def test_somebody_wrote_past_the_front_while_it_was_busy(lab: Lab, volume: Prote
         load.wait()
     assert result["tracker"] == "compare"
     assert "past" in result["reason"]
+
+
+def test_it_is_not_known_whether_somebody_wrote_past_the_front(volume: Protected) -> None:
+    """What was counted is lost: nobody is believed, once."""
+    for counted in Path("/run/dmsnap/writes").iterdir():
+        counted.unlink()
+    write_direct(volume.primary, os.urandom(MIB), 7 * MIB)
+    check_compared(volume, "it is not known whether anything was written")
+
+
+def test_somebody_wrote_past_the_front_before_the_window(lab: Lab, volume: Protected) -> None:
+    """After the sync had looked: it looks again, and the next one finds nothing to compare."""
+    script = lab.directory / "hook"
+    script.write_text(
+        f"#!/bin/sh\nhead -c 4096 /dev/urandom | dd of={volume.primary} bs=4k seek=300 "
+        "conv=notrunc oflag=direct status=none\n"
+    )
+    script.chmod(0o755)
+    with configured(
+        "[policy.p]", 'schedule = "yearly"', 'hooks = ["h"]',
+        "[subclient.s]", f'volumes = ["{volume.name}"]', 'policy = "p"',
+        "[hook.h]", 'phase = "presnapshot"', f'command = ["{script}"]',
+    ):  # fmt: skip
+        result = volume.sync()
+        assert (result["tracker"], "past" in result["reason"]) == ("compare", True)
+    volume.check_equal()
+    check_compared(volume, "past")
 
 
 def test_the_catalogue_was_deleted(volume: Protected) -> None:
