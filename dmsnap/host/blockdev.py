@@ -157,6 +157,12 @@ def flush_buffers(path: Path) -> None:
         fcntl.ioctl(descriptor, BLKFLSBUF, 0)
 
 
+def flush_cache(path: Path) -> None:
+    """Have a device keep for good what was written to it: a FLUSH, after what is dirty. Root."""
+    with open_shared(path, direct=False) as descriptor, system_call(f"flush {path}"):
+        os.fdatasync(descriptor)
+
+
 def holders(devno: int, sysfs: Sysfs = SYSFS) -> list[str]:
     """The kernel names of what lies directly on the device: dm and md devices."""
     return [sysfs.kernel_name(holder) for holder in sysfs.holders(devno)]

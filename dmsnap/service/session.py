@@ -174,6 +174,17 @@ class Session:
                 reason = point.invalid_reason or "the history had no room for it"
                 self.catalogue.delete_point(point.id, reason)
 
+    def make_durable(self, volume: Volume) -> None:
+        """Have the volume's device keep what a replica is about to be called a copy of.
+
+        A device that cannot may lose it, and nothing marks that: the next sync compares.
+        """
+        try:
+            live.make_durable(volume)
+        except OperatingSystemError as error:
+            log.warning("%s: the next sync of %s compares in full", error, volume.name)
+            self.distrust(volume)
+
     def distrust(self, volume: Volume) -> None:
         """Make the next sync compare in full: tracking before now cannot be trusted."""
         recorded = self.catalogue.volume_by_id(volume.id)

@@ -11,7 +11,7 @@ from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, Point, Volume
 from dmsnap.errors import NotFoundError, PointInvalidError
-from dmsnap.host import fsfreeze
+from dmsnap.host import blockdev, fsfreeze
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
@@ -148,6 +148,15 @@ def require_valid(volume: Volume, point: Point) -> None:
             hint="give points more room with --cow-percent",
             point=str(point.id),
         )
+
+
+def make_durable(volume: Volume) -> None:
+    """Have the volume's device keep for good what its points show.
+
+    A freeze flushes the file system's device; without one, a suspend flushes no cache of the disk.
+    What the disk then loses under a host that lives on is on the replica, and has no mark.
+    """
+    blockdev.flush_cache(stack.backing(volume).path)
 
 
 def _is_snapshot(name: str) -> bool:

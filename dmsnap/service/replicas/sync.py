@@ -277,6 +277,7 @@ class Sync:
                 self.options,
             )
             self._require_valid()
+            self.session.make_durable(self.volume)
             apply.mark_consistent(current, keep=self.point.keep, content=self.content)
         self.stats = replace(
             written,

@@ -176,6 +176,7 @@ class FirstCopy:
 
     def _mark_consistent(self) -> None:
         live.require_valid(self.volume, self.point)
+        live.make_durable(self.volume)
         copying = first_label(self.volume, self.recovery, self.point)
         self._write_label(
             replace(

@@ -51,6 +51,23 @@ def test_writes_on_every_geometry(lab: Lab, geometry: str) -> None:
     assert (audit["bytes_different"], audit["bytes_skipped"]) == (0, 0)
 
 
+def test_what_a_raw_volume_was_written_is_flushed_before_the_replica_counts(lab: Lab) -> None:
+    """Its disk may lose what lies in its cache, and has no mark for it: a suspend flushes none."""
+    volume = protected(lab, 12 * MIB)
+    write_direct(volume.front, os.urandom(64 * KIB), MIB)
+    before = flushes(volume.primary)
+    (point,) = dmsnap("point", "create", volume.name)
+    assert flushes(volume.primary) == before
+    volume.sync()
+    assert flushes(volume.primary) > before
+    dmsnap("point", "delete", point["id"])
+
+
+def flushes(device: str) -> int:
+    """How many the device has completed: field 16 of its statistics."""
+    return int(Path("/sys/class/block", Path(device).name, "stat").read_text().split()[15])
+
+
 def test_a_sync_costs_what_was_written_not_what_there_is(lab: Lab) -> None:
     """512 MiB and one sector, of which eight blocks change."""
     volume = protected(lab, 512 * MIB + SECTOR, filled=False)
