@@ -16,6 +16,9 @@ _job, _job_volume, _export = schema.job.c, schema.job_volume.c, schema.export.c
 _IS_PRESENT = _point.deleted_ns.is_(None)
 _IS_PROTECTED = _volume.removed_ns.is_(None)
 
+# A defect may have made a million of them.
+MOST_OF_A_KIND = 100
+
 # A sentence, and the query for what it is said of.
 _CONTRADICTIONS: tuple[tuple[str, sa.Select[tuple[str]]], ...] = (
     (
@@ -95,8 +98,10 @@ _CONTRADICTIONS: tuple[tuple[str, sa.Select[tuple[str]]], ...] = (
 
 
 def contradictions(catalogue: Catalogue) -> Iterator[str]:
-    """A sentence for each."""
+    """A sentence for each; of one kind a hundred, and then one that there are more."""
     for sentence, query in _CONTRADICTIONS:
         with catalogue.transaction() as connection:
-            found = connection.scalars(query).all()
-        yield from (sentence.format(what) for what in found)
+            found = connection.scalars(query.limit(MOST_OF_A_KIND + 1)).all()
+        yield from (sentence.format(what) for what in found[:MOST_OF_A_KIND])
+        if len(found) > MOST_OF_A_KIND:
+            yield f"there are more of which this is to be said: {sentence.format('…')}"

@@ -67,7 +67,7 @@ class Database(Protocol):
         """Look at every page; :class:`CorruptError` when one is damaged."""
 
     def loose_rows(self, statements: Statements) -> list[str]:
-        """A sentence for each row that names another one that is not there."""
+        """A sentence for each row that names another one that is not there; the first of them."""
 
     def damage(self) -> str | None:
         """What is wrong with what is stored; None: nothing that a rebuild could put right."""

@@ -15,13 +15,12 @@ from uuid import UUID
 
 from dmsnap.catalogue import lifetime, version
 from dmsnap.catalogue.model import JobState
-from dmsnap.catalogue.statements import Statements, from_json, listed
+from dmsnap.catalogue.statements import Statements, from_json
 from dmsnap.catalogue.store import Catalogue
 
 MAX_DELETED = 2000  # the newest
 MAX_JOBS = 100  # the last
 MAX_TEXT = 65536
-MANY = 1000  # parameters of one query
 
 Row = Mapping[str, Any]
 
@@ -32,7 +31,10 @@ COLUMNS: Mapping[str, Sequence[str]] = {
         "hydration", "joined", "device_bytes",
     ),
 }  # fmt: skip
-LEFT_OUT = {"point": {"area_id", "era_since", "tracking_id", "lifetime_class"}}
+LEFT_OUT = {
+    "point": {"area_id", "era_since", "tracking_id", "lifetime_class"},
+    "job_volume": {"operation"},
+}
 # What tells a row from all others. The tables are in the order in which rows can be inserted.
 KEYS: Mapping[str, Sequence[str]] = {
     "volume": ("id",),
@@ -109,34 +111,24 @@ _OF_VOLUME = "volume_id = :volume"
 def _points(statements: Statements, volume_id: UUID, deleted: int) -> list[Row]:
     present = f"{_OF_VOLUME} AND deleted_ns IS NULL"
     found = _rows(statements, "point", present, volume=volume_id)
-    # A query for each class, by its index: see ``lifetime``.
-    newest_of_class = (
-        f"{_OF_VOLUME} AND deleted_ns IS NOT NULL AND lifetime_class = :number"
-        " ORDER BY created_ns DESC LIMIT :count"
-    )
-    gone: list[Row] = []
-    for number in lifetime.CLASSES:
-        gone += _rows(
-            statements, "point", newest_of_class, volume=volume_id, number=number, count=deleted
-        )
+    newest = statements.rows(lifetime.newest_deleted(), volume=volume_id, since_ns=0, count=deleted)
+    gone = [_row("point", row) for row in newest]
     gone.sort(key=lambda row: (row["created_ns"], row["id"]))
     return [*found, *(gone[-deleted:] if deleted else [])]
 
 
 def _jobs(statements: Statements, volume_id: UUID, count: int) -> list[Row]:
-    ended = (
-        f"id IN (SELECT job_id FROM job_volume WHERE {_OF_VOLUME}) AND state <> :running"  # noqa: S608
-        " ORDER BY id DESC LIMIT :count"
+    ended = statements.each("job", "job.id = job_volume.job_id AND job.state <> :running")
+    query = (
+        f"SELECT job.* FROM job_volume {ended} WHERE job_volume.volume_id = :volume"  # noqa: S608
+        " ORDER BY job_volume.job_id DESC LIMIT :count"
     )
-    return _rows(statements, "job", ended, volume=volume_id, running=JobState.RUNNING, count=count)
+    found = statements.rows(query, volume=volume_id, running=JobState.RUNNING, count=count)
+    return [_row("job", row) for row in found]
 
 
 def _among(statements: Statements, table: str, key: str, values: Sequence[object]) -> list[Row]:
-    found: list[Row] = []
-    for first in range(0, len(values), MANY):
-        these, given = listed("one", values[first : first + MANY])
-        found += _rows(statements, table, f"{key} IN {these}", **given)
-    return found
+    return [_row(table, row) for row in statements.among(table, key, values)]
 
 
 def _rows(statements: Statements, table: str, where: str, **values: object) -> list[Row]:

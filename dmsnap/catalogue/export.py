@@ -67,7 +67,7 @@ def exports(catalogue: Catalogue, volume_id: UUID | None = None) -> list[Export]
     of_volume = "" if volume_id is None else "WHERE volume_id = :volume"
     query = f"SELECT * FROM export {of_volume} ORDER BY created_ns"  # noqa: S608
     with catalogue.statements() as statements:
-        return [_export(row) for row in statements.rows(query, volume=volume_id)]
+        return [from_row(row) for row in statements.rows(query, volume=volume_id)]
 
 
 def record(catalogue: Catalogue, export: Export) -> None:
@@ -102,7 +102,8 @@ def _columns(export: Export) -> dict[str, object]:
     return values
 
 
-def _export(row: Row) -> Export:
+def from_row(row: Row) -> Export:
+    """The export of its row."""
     values = {field.name: row[field.name] for field in fields(Export) if field.name != "source"}
     source = Source(
         kind=ExportKind(row["kind"]),

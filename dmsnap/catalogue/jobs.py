@@ -1,6 +1,7 @@
 """Jobs: what was begun, how far each of its steps came, and on which volumes something is left."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from dmsnap.catalogue.clock import now_ns
@@ -11,11 +12,6 @@ from dmsnap.errors import NotFoundError
 
 # Written out, as in the index for it: databases do not take a parameter for what it says.
 _IS_RUNNING = f"state = '{JobState.RUNNING}'"
-_NEWEST_DONE = (
-    "FROM job WHERE operation = :operation AND state = :state AND EXISTS"
-    " (SELECT * FROM job_volume WHERE job_id = job.id AND volume_id = :volume)"
-    " ORDER BY id DESC LIMIT 1"
-)
 
 
 def begin(
@@ -42,7 +38,10 @@ def begin(
         )
         statements.insert(
             "job_volume",
-            ({"job_id": job_id, "volume_id": each, "settled": False} for each in volume_ids),
+            (
+                {"job_id": job_id, "volume_id": each, "settled": False, "operation": operation}
+                for each in volume_ids
+            ),
         )
         planned = {"job_id": job_id, "state": StepState.PLANNED}
         statements.insert(
@@ -133,29 +132,29 @@ def unfinished(catalogue: Catalogue, volume_id: UUID) -> list[Job]:
         return _jobs(statements, f"id IN ({of_volume}) AND {_IS_RUNNING}", volume=volume_id)
 
 
-def last_done(catalogue: Catalogue, volume_id: UUID, operation: str) -> int | None:
-    """When the last job of a kind ended that ended well: nanoseconds since the epoch."""
-    with catalogue.statements() as statements:
-        found: int | None = statements.value(
-            f"SELECT finished_ns {_NEWEST_DONE}",
-            volume=volume_id,
-            operation=operation,
-            state=JobState.DONE,
-        )
-    return found
-
-
 def newest_done(catalogue: Catalogue, volume_id: UUID, operation: str) -> Job | None:
     """The last job of a kind that ended well, with its steps."""
     with catalogue.statements() as statements:
-        found = _jobs(
-            statements,
-            f"id = (SELECT id {_NEWEST_DONE})",
-            volume=volume_id,
-            operation=operation,
-            state=JobState.DONE,
-        )
+        newest = f"id = ({newest_done_of(statements, ':volume')})"
+        found = _jobs(statements, newest, volume=volume_id, operation=operation)
     return found[0] if found else None
+
+
+def newest_done_of(statements: Statements, volume_id: str) -> str:
+    """A query: the number of a volume's last job of ``:operation`` that ended well.
+
+    The volume's id is given by a column or a parameter.
+    """
+    job = statements.each("job", f"job.id = job_volume.job_id AND job.state = '{JobState.DONE}'")
+    return (
+        f"SELECT job_volume.job_id FROM job_volume {job} WHERE job_volume.volume_id = {volume_id}"  # noqa: S608
+        " AND job_volume.operation = :operation ORDER BY job_volume.job_id DESC LIMIT 1"
+    )
+
+
+def of_numbers(statements: Statements, job_ids: Collection[int]) -> list[Job]:
+    """The jobs with these numbers, the newest first; a part of a transaction."""
+    return _with_steps(statements, statements.among("job", "id", sorted(job_ids, reverse=True)))
 
 
 def _end(statements: Statements, job_id: int, state: JobState, outcome: str) -> None:
@@ -164,26 +163,37 @@ def _end(statements: Statements, job_id: int, state: JobState, outcome: str) -> 
 
 
 def _jobs(statements: Statements, where: str, **values: object) -> list[Job]:
-    query = f"SELECT * FROM job WHERE {where} ORDER BY id DESC"  # noqa: S608
-    return [_job(statements, row) for row in statements.rows(query, **values)]
+    return _with_steps(statements, statements.rows(f"SELECT * FROM job WHERE {where}", **values))  # noqa: S608
 
 
-def _job(statements: Statements, row: Row) -> Job:
-    volumes = statements.values(
-        "SELECT volume_id FROM job_volume WHERE job_id = :job", job=row["id"]
+def _with_steps(statements: Statements, found: Sequence[Row]) -> list[Job]:
+    """Jobs of their rows, the newest first; what belongs to them is asked for all at once."""
+    rows = sorted(found, key=lambda row: row["id"], reverse=True)
+    ids = [row["id"] for row in rows]
+    volumes, steps = (
+        _by_job(statements.among(table, "job_id", ids)) for table in ("job_volume", "job_step")
     )
-    steps = statements.rows(
-        "SELECT name, state, seconds FROM job_step WHERE job_id = :job ORDER BY position",
-        job=row["id"],
-    )
+    return [_job(row, volumes[row["id"]], steps[row["id"]]) for row in rows]
+
+
+def _by_job(found: Sequence[Row]) -> Mapping[int, list[Row]]:
+    by_job: dict[int, list[Row]] = defaultdict(list)
+    for row in found:
+        by_job[row["job_id"]].append(row)
+    return by_job
+
+
+def _job(row: Row, volumes: Sequence[Row], steps: Sequence[Row]) -> Job:
+    in_order = sorted(steps, key=lambda step: step["position"])
     return Job(
         **row
         | {
             "arguments": from_json(row["arguments"]),
             "state": JobState(row["state"]),
-            "volume_ids": tuple(UUID(each) for each in volumes),
+            "volume_ids": tuple(UUID(each["volume_id"]) for each in volumes),
             "steps": tuple(
-                JobStep(step["name"], StepState(step["state"]), step["seconds"]) for step in steps
+                JobStep(step["name"], StepState(step["state"]), step["seconds"])
+                for step in in_order
             ),
         }
     )

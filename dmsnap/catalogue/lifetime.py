@@ -24,3 +24,17 @@ def taken_after_ns(number: int, time_ns: int) -> int:
     Nothing was taken before the epoch: what would be earlier does not fit into 64 bits.
     """
     return max(time_ns - (1 << 2 * number) * SECOND_NS, -1)
+
+
+def newest_deleted() -> str:
+    """A query: the newest ``:count`` deleted points of ``:volume`` taken since ``:since_ns``.
+
+    They are among the newest so many of each class, and an index gives no others than these.
+    """
+    of_classes = " UNION ALL ".join(
+        "SELECT * FROM (SELECT * FROM point WHERE volume_id = :volume AND deleted_ns IS NOT NULL"  # noqa: S608
+        f" AND lifetime_class = {number} AND created_ns >= :since_ns"
+        f" ORDER BY created_ns DESC LIMIT :count) AS class_{number}"
+        for number in CLASSES
+    )
+    return f"SELECT * FROM ({of_classes}) AS of_classes ORDER BY created_ns DESC LIMIT :count"  # noqa: S608

@@ -1,22 +1,17 @@
 """Points as they were at some moment, and what became of those that were deleted."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import fields
 from uuid import UUID
 
-import sqlalchemy as sa
-
-from dmsnap.catalogue import lifetime, rows, schema
-from dmsnap.catalogue.model import Deletion, PastPoint, PlaceKind, RecordedPlace
+from dmsnap.catalogue import lifetime, rows
+from dmsnap.catalogue.model import Deletion, PastPoint, PlaceKind, Point, RecordedPlace
+from dmsnap.catalogue.statements import Row, Statements
 from dmsnap.catalogue.store import Catalogue
 
-# Parameters of one query; SQLite takes 32766.
-MANY = 10_000
-
-_point = schema.point.c
-_place = schema.place.c
+_POINT = [each.name for each in (*fields(Point), *fields(Deletion))]
+_PLACE = [each.name for each in fields(RecordedPlace)]
 
 
 def as_of(catalogue: Catalogue, time_ns: int, volume_id: UUID | None = None) -> list[PastPoint]:
@@ -24,36 +19,53 @@ def as_of(catalogue: Catalogue, time_ns: int, volume_id: UUID | None = None) -> 
 
     Those of one volume, or of all that are protected now.
     """
-    if volume_id is None:
-        protected = sa.select(schema.volume.c.id).where(schema.volume.c.removed_ns.is_(None))
-        of_volumes = sa.select(schema.point).where(_point.volume_id.in_(protected))
-    else:
-        of_volumes = sa.select(schema.point).where(_point.volume_id == str(volume_id))
-    of_volumes = of_volumes.where(_point.created_ns <= time_ns)
-    present = of_volumes.where(_point.deleted_ns.is_(None))
-    gone_since = of_volumes.where(_point.deleted_ns > time_ns)
-    # A query for each class, and not one over all of them: planners make a scan of that.
-    of_classes = (
-        gone_since.where(
-            _point.lifetime_class == number,
-            _point.created_ns > lifetime.taken_after_ns(number, time_ns),
-        )
+    taken_after = {
+        f"after_{number}": lifetime.taken_after_ns(number, time_ns) for number in lifetime.CLASSES
+    }
+    with catalogue.statements() as statements:
+        query = _as_of(statements, "removed_ns IS NULL" if volume_id is None else "id = :volume")
+        return _past(statements.rows(query, volume=volume_id, time=time_ns, **taken_after))
+
+
+def _as_of(statements: Statements, which: str) -> str:
+    """The query: of each volume those that are there still, and of each class those deleted since.
+
+    They are looked up range by range in the indexes of either; see ``lifetime``.
+    """
+    of_volume = "point.volume_id = volume.id AND point.created_ns <= :time"
+    present = statements.each("point", f"{of_volume} AND point.deleted_ns IS NULL")
+    gone = statements.each(
+        "point",
+        f"{of_volume} AND point.deleted_ns IS NOT NULL AND point.lifetime_class = class.number"
+        " AND point.created_ns > class.after_ns AND point.deleted_ns > :time",
+    )
+    place = statements.each(
+        "place",
+        "place.point_id = point.id AND place.since_ns <= :time"
+        " AND (place.until_ns IS NULL OR place.until_ns > :time)",
+        optional=True,
+    )
+    classes = " UNION ALL ".join(
+        f"SELECT {number} AS number, CAST(:after_{number} AS BIGINT) AS after_ns"
         for number in lifetime.CLASSES
     )
-    at_the_time = sa.and_(
-        _place.since_ns <= time_ns, sa.or_(_place.until_ns.is_(None), _place.until_ns > time_ns)
+    columns = _columns("point")
+    return (
+        f"SELECT {columns} FROM volume {present} {place} WHERE volume.{which}"  # noqa: S608
+        f" UNION ALL SELECT {columns} FROM volume CROSS JOIN ({classes}) AS class {gone} {place}"
+        f" WHERE volume.{which}"
     )
-    return _past(catalogue, sa.union_all(present, *of_classes), at_the_time)
 
 
 def deleted(catalogue: Catalogue, first_digits: str) -> list[PastPoint]:
     """The deleted points whose ids begin so, in hexadecimal, with all places they ever had."""
-    first = dashed(first_digits)
-    # A range, which an index is for; g comes behind all digits.
-    query = sa.select(schema.point).where(
-        _point.id >= first, _point.id < f"{first}g", _point.deleted_ns.is_not(None)
-    )
-    return _past(catalogue, query, sa.true())
+    first, beyond = rows.ids_beginning(first_digits)
+    with catalogue.statements() as statements:
+        query = (
+            f"SELECT {_columns('point')} FROM point {_places(statements, 'point')}"  # noqa: S608
+            " WHERE point.id >= :first AND point.id < :beyond AND point.deleted_ns IS NOT NULL"
+        )
+        return _past(statements.rows(query, first=first, beyond=beyond))
 
 
 def deleted_since(
@@ -63,57 +75,43 @@ def deleted_since(
 
     With all places they ever had.
     """
-    gone = sa.select(schema.point).where(
-        _point.volume_id == str(volume_id),
-        _point.deleted_ns.is_not(None),
-        _point.created_ns >= since_ns,
-    )
-    # A query for each class, as in as_of: each deleted point is of one.
-    of_classes = (gone.where(_point.lifetime_class == number) for number in lifetime.CLASSES)
-    either = sa.union_all(*of_classes).subquery()
-    newest = sa.select(either).order_by(either.c.created_ns.desc()).limit(count)
-    return _past(catalogue, newest, sa.true())
+    columns, newest = _columns("newest"), lifetime.newest_deleted()
+    with catalogue.statements() as statements:
+        query = f"SELECT {columns} FROM ({newest}) AS newest {_places(statements, 'newest')}"  # noqa: S608
+        return _past(statements.rows(query, volume=volume_id, since_ns=since_ns, count=count))
 
 
-def dashed(digits: str) -> str:
-    """The first digits of a UUID, as its text has them."""
-    ends = (0, 8, 12, 16, 20, 32)
-    parts = (digits[begin:end] for begin, end in pairwise(ends))
-    return "-".join(part for part in parts if part)
+def _columns(point: str) -> str:
+    return ", ".join([f"{point}.{name}" for name in _POINT] + [f"place.{name}" for name in _PLACE])
 
 
-def _past(
-    catalogue: Catalogue,
-    query: sa.Select[Any] | sa.CompoundSelect[*tuple[Any, ...]],
-    which: sa.ColumnElement[bool],
-) -> list[PastPoint]:
-    with catalogue.transaction() as connection:
-        found = connection.execute(query).mappings().all()
-        places = _places(connection, [row["id"] for row in found], which)
+def _places(statements: Statements, point: str) -> str:
+    """All places that a point ever had."""
+    return statements.each("place", f"place.point_id = {point}.id", optional=True)
+
+
+def _past(found: Iterable[Row]) -> list[PastPoint]:
+    """Points of their rows: there is one for each place, and one where there is none."""
+    points: dict[str, Row] = {}
+    places: dict[str, list[RecordedPlace]] = defaultdict(list)
+    for row in found:
+        points[row["id"]] = row
+        if row["kind"] is not None:
+            kind = PlaceKind(row["kind"])
+            place = RecordedPlace(kind, row["device"], row["since_ns"], row["until_ns"])
+            places[row["id"]].append(place)
     past = [
-        PastPoint(rows.point(dict(row)), tuple(places.get(row["id"], ())), _deletion(row))
-        for row in found
+        PastPoint(rows.point(row), tuple(sorted(places[point_id], key=_order)), _deletion(row))
+        for point_id, row in points.items()
     ]
     return sorted(past, key=lambda one: one.point.created_ns)
 
 
-def _places(
-    connection: sa.Connection, point_ids: Sequence[str], which: sa.ColumnElement[bool]
-) -> Mapping[str, list[RecordedPlace]]:
-    found: dict[str, list[RecordedPlace]] = defaultdict(list)
-    for first in range(0, len(point_ids), MANY):
-        query = (
-            sa.select(schema.place)
-            .where(_place.point_id.in_(point_ids[first : first + MANY]), which)
-            .order_by(_place.since_ns, _place.kind)
-        )
-        for row in connection.execute(query):
-            place = RecordedPlace(PlaceKind(row.kind), row.device, row.since_ns, row.until_ns)
-            found[row.point_id].append(place)
-    return found
+def _order(place: RecordedPlace) -> tuple[int, str]:
+    return place.since_ns, place.kind
 
 
-def _deletion(row: sa.RowMapping) -> Deletion | None:
+def _deletion(row: Row) -> Deletion | None:
     if row["deleted_ns"] is None:
         return None
     return Deletion(row["deleted_ns"], row["deleted_reason"], row["deleted_by"])

@@ -29,9 +29,9 @@ def close_live(statements: Statements, point_id: UUID) -> None:
     _close(statements, [point_id], [PlaceKind.LIVE])
 
 
-def close_all(statements: Statements, point_id: UUID) -> None:
-    """A point is nowhere any more."""
-    _close(statements, [point_id], tuple(PlaceKind))
+def close_all(statements: Statements, point_ids: Collection[object]) -> None:
+    """Points are nowhere any more."""
+    _close(statements, point_ids, tuple(PlaceKind))
 
 
 def forget(statements: Statements, point_ids: str, **values: object) -> None:

@@ -1,9 +1,10 @@
 """A catalogue on a PostgreSQL server, in a schema (a namespace) of this host's own."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
@@ -23,6 +24,9 @@ from dmsnap.errors import (
 from dmsnap.host import kernel
 from dmsnap.secret import Secret
 
+if TYPE_CHECKING:
+    import psycopg
+
 DRIVER = "postgresql+psycopg"
 
 # libpq's own words. A server whose host is gone is given up after a quarter of a minute; who asks
@@ -39,9 +43,14 @@ _SETTINGS = {
     "synchronous_commit": "on",
     "lock_timeout": "10s",
     "timezone": "UTC",
-    # To start workers takes longer than any of our queries.
+    # To start workers takes longer than any of our queries, and so does compiling one: 130 ms, where
+    # the planner guesses that there will be many rows.
     "max_parallel_workers_per_gather": "0",
+    "jit": "off",
 }
+# No server ends and begins anew in so short a time.
+FRESH_SECONDS = 0.05
+_USED = "dmsnap_used"
 # Any number: advisory locks of the same number exclude each other, in one database.
 _MAKING = 0x646D736E6170
 
@@ -63,9 +72,12 @@ class PostgresqlConnections:
     def transaction(self) -> Iterator[Statements]:
         """Committed at its end; after a failure its connection goes, and with it what was done."""
         connection = self.engine.raw_connection()
+        driver = cast("psycopg.Connection", connection.driver_connection)
         try:
-            yield Statements(cast(Driver, connection.driver_connection), is_postgresql=True)
-            connection.commit()
+            driver.autocommit = True  # nothing begins a transaction but Statements
+            yield Statements(cast(Driver, driver), is_postgresql=True)
+            driver.commit()
+            driver.autocommit = False
         except BaseException:
             connection.invalidate()
             raise
@@ -134,8 +146,6 @@ class PostgresqlDatabase:
                 # Connecting costs more than most transactions.
                 poolclass=QueuePool,
                 pool_size=1,
-                # The server may have been started anew since.
-                pool_pre_ping=True,
                 connect_args={**given, "options": options},
             )
         except ImportError as error:
@@ -143,6 +153,7 @@ class PostgresqlDatabase:
                 f"the catalogue {self.name} needs psycopg and libpq: {error}",
                 hint="install dmsnap with its extra postgresql",
             ) from error
+        _look_after(engine)
         return PostgresqlConnections(engine)
 
     def alone(self) -> nullcontext[None]:
@@ -200,6 +211,29 @@ class PostgresqlDatabase:
 
     def set_aside(self) -> None:
         """Nothing of it is ever damaged in a way that a rebuild could put right."""
+
+
+def _look_after(engine: sa.Engine) -> None:
+    """Have a connection that was not used for a while asked whether it is still one: the server may
+    have been started anew since. SQLAlchemy's pool would ask before each transaction, which is once
+    more to the server and back.
+    """
+
+    def note(_connection: object, record: sa.pool.ConnectionPoolEntry) -> None:
+        record.info[_USED] = time.monotonic()
+
+    def require_alive(connection: Any, record: sa.pool.ConnectionPoolEntry, _proxy: object) -> None:
+        if time.monotonic() - record.info[_USED] < FRESH_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            # The pool takes another one then.
+            raise sa.exc.DisconnectionError(str(error)) from error
+
+    sa.event.listen(engine, "connect", note)
+    sa.event.listen(engine, "checkin", note)
+    sa.event.listen(engine, "checkout", require_alive)
 
 
 def own_schema() -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from dmsnap.catalogue import lifetime
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.excerpt import KEYS, MANY, Excerpt, Row
-from dmsnap.catalogue.statements import Statements, listed
+from dmsnap.catalogue.excerpt import KEYS, Excerpt, Row
+from dmsnap.catalogue.statements import Statements
 from dmsnap.host.process import login_name
 
 NOT_FOUND = "it was not found when the catalogue was rebuilt"
@@ -53,12 +53,10 @@ def jobs(statements: Statements, excerpt: Excerpt) -> None:
             if _is_recorded(statements, "job", row):
                 job_id = statements.value("SELECT MAX(id) + 1 FROM job")
             statements.insert("job", [{**row, "id": job_id}])
-        for table in ("job_volume", "job_step"):
+        on_volume = {"settled": True, "operation": row["operation"]}
+        for table, now in (("job_volume", on_volume), ("job_step", {})):
             mine = [each for each in excerpt.of(table) if each["job_id"] == row["id"]]
-            settled = {"settled": True} if table == "job_volume" else {}
-            _insert_missing(
-                statements, table, [{**each, "job_id": job_id, **settled} for each in mine]
-            )
+            _insert_missing(statements, table, [{**each, "job_id": job_id, **now} for each in mine])
 
 
 def _recorded_as(statements: Statements, row: Row) -> int | None:
@@ -105,7 +103,7 @@ def _places(statements: Statements, excerpt: Excerpt) -> None:
     present = _present(statements, sorted(ids))
     live = {
         row["point_id"]: row
-        for row in _recorded(statements, sorted(present))
+        for row in statements.among("place", "point_id", sorted(present))
         if row["kind"] == "live" and row["until_ns"] is None
     }
     for row in given:
@@ -119,18 +117,8 @@ def _places(statements: Statements, excerpt: Excerpt) -> None:
 
 def _present(statements: Statements, ids: Sequence[str]) -> set[str]:
     """Which of these points are recorded, and not as deleted."""
-    found: set[str] = set()
-    for first in range(0, len(ids), MANY):
-        these, given = listed("point", ids[first : first + MANY])
-        query = f"SELECT id FROM point WHERE id IN {these} AND deleted_ns IS NULL"  # noqa: S608
-        found |= set(statements.values(query, **given))
-    return found
-
-
-def _recorded(statements: Statements, ids: Sequence[str]) -> Iterable[Row]:
-    for first in range(0, len(ids), MANY):
-        these, given = listed("point", ids[first : first + MANY])
-        yield from statements.rows(f"SELECT * FROM place WHERE point_id IN {these}", **given)  # noqa: S608
+    found = statements.among("point", "id", ids)
+    return {row["id"] for row in found if row["deleted_ns"] is None}
 
 
 def _is_recorded(statements: Statements, table: str, row: Row) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from itertools import pairwise
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -20,6 +21,9 @@ from dmsnap.catalogue.statements import from_json
 
 Row = TypeVar("Row", Volume, Area, Point)
 
+# Asked for once: of points there are thousands.
+_OF_POINT = tuple(field.name for field in fields(Point))
+
 
 def columns(value: Row) -> dict[str, object]:
     """The row of a dataclass, as :class:`Statements` takes it."""
@@ -30,6 +34,14 @@ def columns(value: Row) -> dict[str, object]:
         row["hydration"] = asdict(value.hydration) if value.hydration else None
         row["live"] = asdict(value.live) if value.live else None
     return row
+
+
+def ids_beginning(digits: str) -> tuple[str, str]:
+    """The first id that begins so, in hexadecimal, and what lies beyond: a range of an index."""
+    ends = (0, 8, 12, 16, 20, 32)
+    parts = (digits[begin:end] for begin, end in pairwise(ends))
+    first = "-".join(part for part in parts if part)
+    return first, f"{first}g"  # g comes behind all digits
 
 
 def _uuid(text: str | None) -> UUID | None:
@@ -85,7 +97,7 @@ def area(row: Mapping[str, Any]) -> Area:
 
 
 def point(row: Mapping[str, Any]) -> Point:
-    values = {field.name: row[field.name] for field in fields(Point)}
+    values = {name: row[name] for name in _OF_POINT}
     return Point(
         **values
         | {

@@ -110,6 +110,7 @@ _where(
     point.c.created_ns,
     where=point.c.deleted_ns.is_not(None),
 )
+_where("point_live", point.c.volume_id, point.c.created_ns, where=point.c.area_id.is_not(None))
 
 # Where a point could be recovered from, and until when; without an end it still can.
 place = Table(
@@ -183,7 +184,7 @@ job = Table(
     Column("finished_ns", BigInteger),
     Column("state", Text, nullable=False),
     Column("outcome", Text),
-    Index("job_operation", "operation", "id"),
+    Index("job_started", "started_ns"),
 )
 _where("job_running", job.c.id, where=job.c.state == literal_column("'running'"))
 
@@ -194,8 +195,19 @@ job_volume = Table(
     Column("job_id", Integer, ForeignKey("job.id"), primary_key=True),
     Column("volume_id", Text, primary_key=True),
     Column("settled", Boolean, nullable=False, default=False),
+    # The job's: the last swap of a volume is found among a million other jobs.
+    Column("operation", Text),
+    Index("job_of_volume", "volume_id", "job_id"),
+    Index("job_of_volume_by_operation", "volume_id", "operation", "job_id"),
 )
-_where("job_unsettled", job_volume.c.volume_id, where=~job_volume.c.settled)
+# All that is asked for is in it: else SQLite would rather take an index of all rows.
+_where(
+    "job_unsettled",
+    job_volume.c.volume_id,
+    job_volume.c.settled,
+    job_volume.c.job_id,
+    where=~job_volume.c.settled,
+)
 
 job_step = Table(
     "job_step",

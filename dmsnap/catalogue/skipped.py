@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from dmsnap._native.extent_set import ExtentSet
-from dmsnap.catalogue.statements import Statements, from_json
+from dmsnap.catalogue.statements import Row, Statements, from_json
 from dmsnap.catalogue.store import Catalogue
 
 _PAIR = struct.Struct("<QQ")
@@ -53,6 +53,13 @@ def of_replica(catalogue: Catalogue, recovery_id: UUID, point_id: UUID | None) -
             for offset, length in _PAIR.iter_unpack(zlib.decompress(row["extents"])):
                 extents.add(offset, length)
     return extents
+
+
+def bytes_in(row: Row, point_id: UUID | None) -> int:
+    """How much of a replica a recorded row leaves out while it holds ``point_id``."""
+    if str(point_id) not in from_json(row["points"]):
+        return 0
+    return sum(length for _, length in _PAIR.iter_unpack(zlib.decompress(row["extents"])))
 
 
 def carry_over(catalogue: Catalogue, recovery_id: UUID, point_id: UUID | None, to: UUID) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 BUSY_TIMEOUT_SECONDS = 10
-MOST_FAULTS = 10
+MOST_FAULTS, MOST_LOOSE_ROWS = 10, 100
 SHARED_MEMORY_BYTES = 32768
 REBUILD = "dmsnap catalogue rebuild makes it anew, from labels and dm tables"
 
@@ -173,9 +173,11 @@ class SqliteFile:
             )
 
     def loose_rows(self, statements: Statements) -> list[str]:
+        query = "SELECT * FROM pragma_foreign_key_check LIMIT :most"
+        found = statements.rows(query, most=MOST_LOOSE_ROWS)
         return [
             f"a row of {row['table']} names a row of {row['parent']} that is not there"
-            for row in statements.rows("PRAGMA foreign_key_check")
+            for row in found
         ]
 
     def damage(self) -> str | None:

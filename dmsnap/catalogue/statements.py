@@ -6,8 +6,8 @@ start: it makes and changes the tables, and asks what is seldom asked (``Catalog
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
-from functools import cache
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -16,6 +16,8 @@ Row = dict[str, Any]
 _NAMED = re.compile(r":(\w+)")
 # Whatever begins otherwise counts as a change.
 _QUESTIONS = ("SELECT ", "PRAGMA ")
+# Parameters of one query; SQLite takes 32766.
+MANY = 1000
 
 
 class Cursor(Protocol):
@@ -39,12 +41,15 @@ class Driver(Protocol):
 class Statements:
     """One transaction. Parameters are ``:name`` in the text, their values keywords.
 
-    UUIDs go in as text, lists, tuples and mappings as JSON; :func:`from_json` leads back.
+    UUIDs go in as text, lists, tuples and mappings as JSON; :func:`from_json` leads back. It begins
+    with the first change, in both databases: what is asked before is asked of what was committed,
+    as every question is, and BEGIN and COMMIT would be two more ways to the server.
     """
 
     def __init__(self, driver: Driver, *, is_postgresql: bool = False) -> None:
         self._driver = driver
         self._is_postgresql = is_postgresql
+        self._is_begun = not is_postgresql  # SQLite's driver begins it by itself
         self.changes = 0  # statements that changed something, or may have
 
     def execute(self, statement: str, **values: object) -> int:
@@ -65,6 +70,14 @@ class Statements:
         """The first column of the first row; None when there is no row, too."""
         return next(iter(self.values(statement, **values)), None)
 
+    def among(self, table: str, key: str, values: Sequence[object]) -> list[Row]:
+        """The rows of a table whose ``key`` is one of these, however many they are."""
+        found: list[Row] = []
+        for first in range(0, len(values), MANY):
+            these, given = listed("one", values[first : first + MANY])
+            found += self.rows(f"SELECT * FROM {table} WHERE {key} IN {these}", **given)  # noqa: S608
+        return found
+
     def insert(self, table: str, rows: Iterable[Mapping[str, object]]) -> None:
         """Insert rows; their keys are columns."""
         for row in rows:
@@ -80,11 +93,28 @@ class Statements:
         """A condition in the words that the indexes of some rows were made with."""
         return f"NOT {column}" if self._is_postgresql else f"{column} = 0"
 
+    def each(self, table: str, condition: str, *, optional: bool = False) -> str:
+        """A join: for each row so far the rows of a table that fit, looked up by an index.
+
+        Planners guess how many there are, and read a million where they guess wrong: so the order
+        is given. With ``optional`` a row for which there is none stays.
+        """
+        kind = "LEFT" if optional else "CROSS"
+        if not self._is_postgresql:
+            return f"{kind} JOIN {table} ON {condition}"
+        # OFFSET keeps it a query of its own, done for each row.
+        query = f"(SELECT * FROM {table} WHERE {condition} OFFSET 0) AS {table}"  # noqa: S608
+        return f"{kind} JOIN LATERAL {query}{' ON TRUE' * optional}"
+
     def run(self, text: str, values: Mapping[str, object]) -> Cursor:
         """Execute what is in the driver's words already."""
+        is_question = text.startswith(_QUESTIONS)
+        if not self._is_begun and not is_question:
+            self._driver.execute("BEGIN", None)
+            self._is_begun = True
         cursor = self._driver.execute(text, values)
         # How many rows a statement with RETURNING changed is known when they are read.
-        if not text.startswith(_QUESTIONS) and (cursor.description or cursor.rowcount):
+        if not is_question and (cursor.description or cursor.rowcount):
             self.changes += 1
         return cursor
 
@@ -115,6 +145,6 @@ def _encoded_value(value: object) -> object:
     return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
-@cache
+@lru_cache(256)
 def _for_psycopg(statement: str) -> str:
     return _NAMED.sub(r"%(\1)s", statement)

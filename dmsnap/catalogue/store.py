@@ -1,6 +1,6 @@
 """The catalogue: one short transaction per change."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
@@ -15,6 +15,9 @@ from dmsnap.host.process import login_name
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+# In the words of the index point_live, and after the sign not in those of another.
+IS_LIVE = "area_id IS NOT NULL AND +deleted_ns IS NULL"
 
 
 class Catalogue:
@@ -134,7 +137,8 @@ class Catalogue:
 
     def find_volume(self, name: str) -> Volume | None:
         """The volume called ``name``, if there is one."""
-        return next((volume for volume in self.volumes() if volume.name == name), None)
+        # What cannot be printed is no volume's name, and not for every database.
+        return self._volume("name = :name", name=name) if name.isprintable() else None
 
     def volume(self, name: str) -> Volume:
         """The volume called ``name``, else :class:`NotFoundError`."""
@@ -155,10 +159,16 @@ class Catalogue:
 
     def volume_by_id(self, volume_id: UUID) -> Volume:
         """The volume with this id, else :class:`NotFoundError`."""
-        for volume in self.volumes():
-            if volume.id == volume_id:
-                return volume
-        raise NotFoundError(f"there is no protected volume with the id {volume_id}")
+        volume = self._volume("id = :id", id=volume_id)
+        if volume is None:
+            raise NotFoundError(f"there is no protected volume with the id {volume_id}")
+        return volume
+
+    def _volume(self, which: str, **values: object) -> Volume | None:
+        query = f"SELECT * FROM volume WHERE removed_ns IS NULL AND {which}"  # noqa: S608
+        with self.statements() as statements:
+            found = statements.rows(query, **values)
+        return rows.volume(found[0]) if found else None
 
     def add_volume(self, volume: Volume) -> None:
         """Record a new volume, or one that was unprotected and comes back with its identity."""
@@ -236,6 +246,21 @@ class Catalogue:
         with self.statements() as statements:
             return [rows.point(row) for row in statements.rows(query, volume=volume_id)]
 
+    def live_points(self, volume_id: UUID) -> list[Point]:
+        """The points of a volume that are live on its primary, oldest first."""
+        query = f"SELECT * FROM point WHERE volume_id = :volume AND {IS_LIVE} ORDER BY created_ns"  # noqa: S608
+        with self.statements() as statements:
+            found = statements.rows(query, volume=volume_id)
+        return [rows.point(row) for row in found]
+
+    def points_beginning(self, first_digits: str) -> list[Point]:
+        """Points that were not deleted and whose ids begin so, in hexadecimal, oldest first."""
+        first, beyond = rows.ids_beginning(first_digits)
+        query = "SELECT * FROM point WHERE id >= :first AND id < :beyond AND deleted_ns IS NULL"
+        with self.statements() as statements:
+            found = statements.rows(f"{query} ORDER BY created_ns", first=first, beyond=beyond)
+        return [rows.point(row) for row in found]
+
     def find_point(self, point_id: UUID) -> Point | None:
         """The point with this id, unless it was deleted."""
         query = "SELECT * FROM point WHERE id = :id AND deleted_ns IS NULL"
@@ -261,22 +286,21 @@ class Catalogue:
 
     def delete_point(self, point_id: UUID, reason: str) -> None:
         """Mark a point as deleted, for a reason and by this process's user; the record stays."""
-        deleted_ns = now_ns()
-        present = "SELECT created_ns FROM point WHERE id = :id AND deleted_ns IS NULL"
+        self.delete_points([point_id], reason)
+
+    def delete_points(self, point_ids: Collection[UUID], reason: str) -> None:
+        """Mark points as deleted: all of them, or, killed meanwhile, none."""
+        now = now_ns()
+        deleted = {"deleted_ns": now, "deleted_reason": reason, "deleted_by": login_name()}
         with self.statements() as statements:
-            created_ns = statements.value(present, id=point_id)
-            if created_ns is None:
-                return
-            deletion = {
-                "id": point_id,
-                "deleted_ns": deleted_ns,
-                "deleted_reason": reason,
-                "deleted_by": login_name(),
-                "lifetime_class": lifetime.class_of(created_ns, deleted_ns),
-                "area_id": None,
-            }
-            statements.update("point", deletion)
-            places.close_all(statements, point_id)
+            found = statements.among("point", "id", list(point_ids))
+            present = [row for row in found if row["deleted_ns"] is None]
+            for row in present:
+                lived = lifetime.class_of(row["created_ns"], now)
+                gone = {"id": row["id"], "lifetime_class": lived, "area_id": None}
+                statements.update("point", gone | deleted)
+            if present:
+                places.close_all(statements, [row["id"] for row in present])
 
     def record_replica(self, volume: Volume, held: Sequence[UUID]) -> None:
         """Record what a recovery volume holds: the replica's point, then its history's."""

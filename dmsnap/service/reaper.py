@@ -225,7 +225,7 @@ def note_dropped_layers(session: Session, volume: Volume) -> None:
 
 def note_invalid_points(session: Session, volume: Volume) -> None:
     """Record what the kernel says of live points, so that nothing waits for one that is lost."""
-    for point in session.catalogue.points(volume.id):
+    for point in session.catalogue.live_points(volume.id):
         if volume.trial_live and point.id == volume.trial_point:
             continue  # it may be half merged
         checked = live.with_validity(volume, point)
@@ -252,7 +252,7 @@ def is_on_replica(volume: Volume, point: Point) -> bool:
 
 def remove_stray_snapshots(session: Session, volume: Volume) -> None:
     """COW stores, and snapshots on them, that no point was recorded for."""
-    known = {point.area_id for point in session.catalogue.points(volume.id)}
+    known = {point.area_id for point in session.catalogue.live_points(volume.id)}
     for area in session.catalogue.areas(volume.id, AreaRole.COW):
         if area.id not in known:
             if area.point_id is not None:

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,19 @@ def postgresql() -> Iterator[PostgresqlServer]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Where a catalogue can be made, in either kind of database."""
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Place]:
+    """Makes places for catalogues, in either kind of database."""
     if request.param == "sqlite":
-        return tmp_path / "state" / "catalogue.db"
+        numbers = count()
+        return lambda: tmp_path / f"state{next(numbers) or ''}" / "catalogue.db"
     server: PostgresqlServer = request.getfixturevalue("postgresql")
-    return server.new_database()
+    return server.new_database
+
+
+@pytest.fixture
+def place(new_place: Callable[[], Place]) -> Place:
+    """Where a catalogue can be made, in either kind of database."""
+    return new_place()
 
 
 @pytest.fixture

@@ -77,6 +77,7 @@ def test_what_was_recorded_is_still_there(earlier: int, path: Path) -> None:
         assert roles == {AreaRole.COW, AreaRole.ERA_METADATA}
         (point,) = catalogue.points(VOLUME)
         assert (point.id, point.keep) == (POINT, True)
+        assert catalogue.live_points(VOLUME) == [point]
         (then,) = past.as_of(catalogue, point.created_ns + 4, VOLUME)
         assert [(place.kind, place.device) for place in then.places] == [("live", "/store/cow.img")]
         before = past.as_of(catalogue, point.created_ns, VOLUME)
@@ -87,6 +88,9 @@ def test_what_was_recorded_is_still_there(earlier: int, path: Path) -> None:
         assert left.state is JobState.RUNNING
         assert left.arguments == ({} if earlier < 3 else {"name": "srv"})
         assert [step.name for step in left.steps] == ["track"]
+        done = jobs.newest_done(catalogue, VOLUME, "sync")
+        assert done is not None
+        assert done.state is JobState.DONE
 
 
 def test_it_is_written_to_as_a_new_one(earlier: int, path: Path) -> None:

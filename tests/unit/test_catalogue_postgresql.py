@@ -280,9 +280,12 @@ TO_FOURTH_VERSION = (
     "ALTER TABLE point DROP COLUMN lifetime_class",
     "CREATE INDEX ix_point_volume_id ON point (volume_id)",
     "CREATE INDEX ix_point_created_ns ON point (created_ns)",
-    "DROP INDEX job_operation",
+    "DROP INDEX point_live",
+    "DROP INDEX job_started",
     "DROP INDEX job_running",
     "DROP INDEX job_unsettled",
+    "DROP INDEX job_of_volume",
+    "ALTER TABLE job_volume DROP COLUMN operation",
     "CREATE INDEX ix_job_volume_volume_id ON job_volume (volume_id)",
     "UPDATE schema_version SET version_num = '4'",
 )

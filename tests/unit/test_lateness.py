@@ -16,7 +16,7 @@ from dmsnap.errors import ProgramError
 from dmsnap.host import systemd
 from dmsnap.report.content import Verdict
 from dmsnap.service.configuration.configuration import Configuration
-from dmsnap.service.health import recoverable, status
+from dmsnap.service.health import look, recoverable, status
 from dmsnap.service.health.recoverable import RecoverablePoint
 from dmsnap.service.health.status import VolumeStatus
 from dmsnap.service.schedules import lateness
@@ -154,6 +154,7 @@ def test_status_has_it_among_what_is_wrong(
     monkeypatch.setattr(Session, "running", lambda *_: running)
     monkeypatch.setattr(spare, "reason_without", lambda *_: None)
     monkeypatch.setattr(stack, "live_front", lambda *_: None)
+    monkeypatch.setattr(look, "label_or_error", lambda _: None)
     ages: list[int | None] = [now_ns() - 9 * HOUR, None]
 
     def looked_at(newest_ns: int | None) -> VolumeStatus:
@@ -161,7 +162,8 @@ def test_status_has_it_among_what_is_wrong(
         if newest_ns is not None:
             newest = RecoverablePoint("x", newest_ns, 0.0)
         monkeypatch.setattr(recoverable, "newest", lambda *_: newest)
-        return status.volume_status(session, VOLUME, lateness.promises(session))
+        ((found, _),) = status.statuses(session, [VOLUME], lateness.promises(session))
+        return found
 
     late, missing = map(looked_at, ages)
     assert (late.punctuality.verdict, len(late.problems)) == (Verdict.LATE, 1)

@@ -1,22 +1,19 @@
 """Metrics: what of a volume is exposed, and in which form."""
 
 from dataclasses import replace
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from dmsnap.catalogue.model import Job, JobState, JobStep, Point, StepState, VolumeState
+from dmsnap.catalogue.model import Job, JobState, JobStep, StepState, VolumeState
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.service.health import metrics
 from dmsnap.service.health.exposition import Metric, Sample, exposition
 from dmsnap.service.health.metrics import Facts
+from dmsnap.service.health.recoverable import RecoverablePoint
 from dmsnap.service.health.status import LivePointStatus, ReplicaStatus, VolumeStatus
 
 SECOND = 10**9
 OLD, NEW, LOST = uuid4(), uuid4(), uuid4()
 VOLUME = uuid4()
-
-
-def point(identity: UUID, created: int) -> Point:
-    return Point(identity, VOLUME, created * SECOND, False, False, 1, "t", 0.25)
 
 
 def job(operation: str, state: JobState, ended: int, *steps: str) -> Job:
@@ -31,11 +28,12 @@ STATUS = VolumeStatus(
         LivePointStatus(str(NEW), "", "OK", 512, 1024),
         LivePointStatus(str(LOST), "", "Invalid", 0, 0),
     ),
-    ("one", "two"), punctuality=Punctuality(Verdict.IN_TIME, ("daily",), 420 * SECOND),
+    ("one", "two"), newest=RecoverablePoint(str(NEW), 200 * SECOND, 1.0),
+    punctuality=Punctuality(Verdict.IN_TIME, ("daily",), 420 * SECOND),
 )  # fmt: skip
 FACTS = Facts(
     STATUS,
-    [point(OLD, 100), point(NEW, 200), point(LOST, 300)],
+    0.25,
     [
         job("sync", JobState.UNDONE, 290),
         job("sync", JobState.FAILED, 250),
@@ -72,11 +70,11 @@ def test_every_metric() -> None:
 
 def test_no_point_is_as_good_as_none() -> None:
     """What is lost, or torn, does not make the age smaller: the sample is missing."""
-    torn = replace(STATUS, replica=replace(STATUS.replica, point=None), live_points=())  # type: ignore[type-var]
+    torn = replace(STATUS, newest=None)
     assert not [line for line in lines(replace(FACTS, status=torn)) if "age" in line]
-    bare = replace(STATUS, replica=None, live_points=())
+    bare = replace(STATUS, replica=None, live_points=(), newest=None)
     bare = replace(bare, punctuality=NOTHING_PROMISED)
-    found = lines(Facts(bare, [], []))
+    found = lines(Facts(bare, None, []))
     assert [line.partition("{")[0] for line in found] == [
         "dmsnap_metrics_timestamp_seconds", "dmsnap_volume_bytes", "dmsnap_problems"
     ]  # fmt: skip

@@ -47,7 +47,11 @@ class House:
         self.removed: list[tuple[set[UUID], set[UUID]]] = []
         self.failing: Callable[[set[UUID]], Exception | None] = lambda _earlier: None
         self.locked: Exception | None = None
-        self.catalogue = SimpleNamespace(points=lambda _volume: self.records, areas=lambda *_: [])
+        self.catalogue = SimpleNamespace(
+            points=lambda _volume: self.records,
+            live_points=lambda _volume: [each for each in self.records if each.area_id],
+            areas=lambda *_: [],
+        )
         self.session: Any = SimpleNamespace(catalogue=self.catalogue)
         monkeypatch.setattr(prune, "held", self.held)
         monkeypatch.setattr(prune, "hooks_of", lambda *_: None)

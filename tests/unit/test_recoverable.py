@@ -57,6 +57,10 @@ def session(catalogue: Catalogue) -> Session:
     return Session(Configuration(), catalogue)
 
 
+def measured(session: Session) -> float | None:
+    return recoverable.measured_seconds(jobs.newest_done(session.catalogue, VOLUME.id, "swap"))
+
+
 def swapped(
     session: Session,
     volume: Volume,
@@ -73,15 +77,15 @@ def swapped(
 
 def test_the_last_swap_that_ended_well_is_the_measure(session: Session) -> None:
     other = a_volume("other")
-    assert recoverable.measured_seconds(session, VOLUME) is None
+    assert measured(session) is None
     swapped(session, VOLUME, 9.0)
     swapped(session, VOLUME, 1.5, 2.0)
     swapped(session, VOLUME, 7.0, state=JobState.UNDONE)
     swapped(session, VOLUME, 7.0, operation="swap revert")
     swapped(session, other, 8.0)
-    assert recoverable.measured_seconds(session, VOLUME) == 3.5
+    assert measured(session) == 3.5
     swapped(session, VOLUME, 1.5, None)
-    assert recoverable.measured_seconds(session, VOLUME) is None
+    assert measured(session) is None
 
 
 def test_a_problem_says_what_to_do() -> None:

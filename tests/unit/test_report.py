@@ -50,7 +50,7 @@ SECOND = 10**9
 
 def view(created_ns: int, *kinds: str) -> PointView:
     places = tuple(Place(kind, "/dev/x") for kind in kinds)
-    return PointView(uuid4(), "srv", created_ns, True, None, places, None)
+    return PointView(uuid4(), "other", created_ns, True, None, places, None)
 
 
 def past_point(hours_ago: int, *kinds: PlaceKind) -> PastPoint:
@@ -114,7 +114,7 @@ def test_everything_comes_together(catalogue: Catalogue, monkeypatch: pytest.Mon
         ("it is wrong",), newest=newest, recovery_seconds=2.0,
     )  # fmt: skip
     label = a_label(1, 2)
-    monkeypatch.setattr(status, "volume_status", lambda *_: found)
+    monkeypatch.setattr(status, "statuses", lambda *_: [(found, None), (found, None)])
     monkeypatch.setattr(point, "list_points", lambda *_: [view(NOW, "live")])
     monkeypatch.setattr(point, "label_of", lambda _volume: label)
     monkeypatch.setattr(Promises, "read", Promises)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import Job, JobState, Point, StepState, Volume
+from dmsnap.catalogue.model import Job, JobState, StepState
 from dmsnap.policy.chronology import NANOSECONDS
-from dmsnap.service.health import recoverable, status
+from dmsnap.service.health import status
 from dmsnap.service.health.exposition import Metric, Sample, exposition
 from dmsnap.service.health.status import LivePointStatus, VolumeStatus
 from dmsnap.service.schedules import lateness
@@ -19,10 +19,14 @@ JOBS = 100
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of one volume. ``jobs`` are its last ones, the newest first."""
+    """What is known of one volume. ``jobs`` are its last ones, the newest first.
+
+    ``window_seconds`` is how long it stood still for its newest point; those of a catalogue that
+    was built anew have none.
+    """
 
     status: VolumeStatus
-    points: Sequence[Point]
+    window_seconds: float | None
     jobs: Sequence[Job]
 
     @property
@@ -32,14 +36,7 @@ class Facts:
     @property
     def recoverable_ns(self) -> int | None:
         """When the newest point was taken that is on the replica, or a live snapshot that holds."""
-        places = status.standing(self.status.replica, self.status.live_points)
-        found = recoverable.newest(self.points, places)
-        return found.created_ns if found else None
-
-    @property
-    def window_seconds(self) -> float | None:
-        """Of the last point; those of a catalogue that was built anew have none."""
-        return self.points[-1].window_seconds if self.points else None
+        return self.status.newest.created_ns if self.status.newest else None
 
     @property
     def audited_ns(self) -> int | None:
@@ -77,17 +74,11 @@ def facts(session: Session) -> list[Facts]:
     """Look at every volume."""
     recent = jobs.recent(session.catalogue, JOBS)
     volumes = session.catalogue.volumes()
-    promises = lateness.promises(session)
-    found = [status.volume_status(session, volume, promises) for volume in volumes]
-    return [_facts(session, *each, recent) for each in zip(volumes, found, strict=True)]
-
-
-def _facts(session: Session, volume: Volume, found: VolumeStatus, recent: Sequence[Job]) -> Facts:
-    return Facts(
-        found,
-        session.catalogue.points(volume.id),
-        [job for job in recent if volume.id in job.volume_ids],
-    )
+    found = status.statuses(session, volumes, lateness.promises(session))
+    return [
+        Facts(seen, recorded.window_seconds, [job for job in recent if volume.id in job.volume_ids])
+        for volume, (seen, recorded) in zip(volumes, found, strict=True)
+    ]
 
 
 def metrics(known: Sequence[Facts], at_ns: int) -> list[Metric]:

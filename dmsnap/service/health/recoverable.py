@@ -3,11 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from dmsnap.catalogue import jobs
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import Point, StepState, Volume
+from dmsnap.catalogue.model import Job, Point, StepState
 from dmsnap.policy.chronology import NANOSECONDS
-from dmsnap.service.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +31,13 @@ def newest(points: Sequence[Point], standing: Collection[str]) -> RecoverablePoi
     return RecoverablePoint(str(found.id), found.created_ns, age_ns / NANOSECONDS)
 
 
-def measured_seconds(session: Session, volume: Volume) -> float | None:
+def measured_seconds(last_swap: Job | None) -> float | None:
     """How long the last swap took that ended well; None where that was not measured.
 
     One that was cut off and finished by another command lacks the time of a step.
     """
-    job = jobs.newest_done(session.catalogue, volume.id, "swap")
-    if job is None:
+    if last_swap is None:
         return None
-    done = [step.seconds for step in job.steps if step.state is StepState.DONE]
+    done = [step.seconds for step in last_swap.steps if step.state is StepState.DONE]
     seconds = [each for each in done if each is not None]
-    return sum(seconds) if seconds and len(seconds) == len(job.steps) else None
+    return sum(seconds) if seconds and len(seconds) == len(last_swap.steps) else None

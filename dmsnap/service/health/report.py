@@ -1,5 +1,6 @@
 """The report: looks at every volume, and writes what there is to say of it as a page."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,10 @@ from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.report.content import Content, FailedJob, Lane, Overwritten, PlottedPoint, VolumeContent
 from dmsnap.report.page import page
 from dmsnap.service.health import status
+from dmsnap.service.health.status import VolumeStatus
 from dmsnap.service.points import point
 from dmsnap.service.points.point import PointView
 from dmsnap.service.schedules import lateness
-from dmsnap.service.schedules.promises import Promises
 from dmsnap.service.session import Session
 
 # It says which volumes there are, where they are mounted and what failed.
@@ -58,19 +59,26 @@ def require_writable(path: Path) -> None:
 
 def gathered(session: Session) -> Content:
     """What there is to say of all volumes."""
-    promises = lateness.promises(session)
     recent = jobs.recent(session.catalogue, JOBS)
-    volumes = [
-        _volume(session, each, promises, failed(recent, each.id))
-        for each in session.catalogue.volumes()
+    volumes = session.catalogue.volumes()
+    found = status.statuses(session, volumes, lateness.promises(session))
+    listed: dict[str, list[PointView]] = defaultdict(list)
+    for each in point.list_points(session):
+        listed[each.volume].append(each)
+    contents = [
+        _volume(session, volume, seen, listed[volume.name], failed(recent, volume.id))
+        for volume, (seen, _) in zip(volumes, found, strict=True)
     ]
-    return Content(kernel.host_name(), now_ns(), volumes)
+    return Content(kernel.host_name(), now_ns(), contents)
 
 
 def _volume(
-    session: Session, volume: Volume, promises: Promises | None, failures: Sequence[FailedJob]
+    session: Session,
+    volume: Volume,
+    found: VolumeStatus,
+    present: Sequence[PointView],
+    failures: Sequence[FailedJob],
 ) -> VolumeContent:
-    found = status.volume_status(session, volume, promises)
     newest_ns = found.newest.created_ns if found.newest else None
     return VolumeContent(
         name=volume.name,
@@ -82,7 +90,7 @@ def _volume(
         recovery_seconds=found.recovery_seconds,
         punctuality=found.punctuality,
         points=points(
-            point.list_points(session, [volume.name]),
+            present,
             past.deleted_since(session.catalogue, volume.id, now_ns() - DELETED_NS, DELETED),
         ),
         overwritten=overwritten(point.label_of(volume)),

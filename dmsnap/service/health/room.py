@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
+from dmsnap.catalogue import present
 from dmsnap.catalogue.model import Area, Volume, VolumeState
+from dmsnap.catalogue.present import Present
 from dmsnap.errors import NoSpaceError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotStatus
@@ -48,15 +50,17 @@ class Room:
 
 def rooms(session: Session) -> list[Room]:
     """All stores that may fill now."""
-    return [room for volume in session.catalogue.volumes() for room in _of(session, volume)]
+    volumes = session.catalogue.volumes()
+    recorded = present.of_volumes(session.catalogue, [volume.id for volume in volumes])
+    return [room for volume in volumes for room in _of(volume, recorded[volume.id])]
 
 
-def _of(session: Session, volume: Volume) -> Iterator[Room]:
-    areas = {area.id: area for area in session.catalogue.areas(volume.id)}
+def _of(volume: Volume, recorded: Present) -> Iterator[Room]:
+    areas = {area.id: area for area in recorded.areas}
     if volume.state is VolumeState.TRIAL and stack.exists(stack.origin(volume)):
         area = trial.overlay_area(volume, list(areas.values()))
         yield Room(volume, area, stack.origin(volume).name)
-    for point in session.catalogue.points(volume.id):
+    for point in recorded.live:
         name = stack.live_point(volume, point.id)
         if point.area_id in areas and not _is_shown(volume, point.id) and stack.exists(name):
             yield Room(volume, areas[point.area_id], name.name, point.id, point.temporary)

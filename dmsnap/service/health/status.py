@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsnap._native.label import Label, LabelState
-from dmsnap.catalogue import jobs, skipped
 from dmsnap.catalogue.clock import format_time, now_ns
-from dmsnap.catalogue.model import SETTLED, AreaRole, Point, Volume, VolumeState
+from dmsnap.catalogue.model import SETTLED, AreaRole, Job, Point, Volume, VolumeState
+from dmsnap.catalogue.present import Present
 from dmsnap.errors import DmsnapError, NotFoundError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.mountinfo import mounts_of
 from dmsnap.recovery import history, lease, replica
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
-from dmsnap.service.exports import exported, publication
-from dmsnap.service.health import recoverable
+from dmsnap.service.exports import publication
+from dmsnap.service.health import look, recoverable
+from dmsnap.service.health.look import Look
 from dmsnap.service.health.recoverable import RecoverablePoint
 from dmsnap.service.resizing import sizes
 from dmsnap.service.schedules import lateness
@@ -104,32 +105,51 @@ class VolumeStatus:
 def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
     """The volumes named, or all of them, by name. Changes nothing. Needs root."""
     volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
-    promises = lateness.promises(session)
-    return [volume_status(session, volume, promises) for volume in volumes]
+    return [found for found, _ in statuses(session, volumes, lateness.promises(session))]
+
+
+def statuses(
+    session: Session, volumes: Sequence[Volume], promises: "Promises | None" = None
+) -> list[tuple[VolumeStatus, Present]]:
+    """Look at volumes, judge their ages by ``promises``; each with what is recorded of it.
+
+    That is read at once for all of them, so that a command may have come and gone before it is a
+    volume's turn. Where something seems wrong, and was recorded since, it is looked at anew.
+    """
+    looks = look.look_up(session, volumes)
+    found = [(volume_status(session, each, promises), each.recorded) for each in looks]
+    if len(looks) == 1:
+        return found
+    doubtful = [each for each, (seen, _) in zip(looks, found, strict=True) if seen.problems]
+    changed = look.changed_since(session, doubtful)
+    for position, volume in enumerate(volumes):
+        if volume.id in changed:
+            (anew,) = look.look_up(session, [changed[volume.id]])
+            found[position] = volume_status(session, anew, promises), anew.recorded
+    return found
 
 
 def volume_status(
-    session: Session, volume: Volume, promises: "Promises | None" = None
+    session: Session, looked: Look, promises: "Promises | None" = None
 ) -> VolumeStatus:
-    """Look at one volume's devices, label and points, and judge its age by ``promises``."""
-    running = session.running(volume.name)
-    points = session.catalogue.points(volume.id)
-    passing = stack_problems(session, volume, points)
-    replica_now = replica_status(session, volume, passing)
+    """Look at one volume's devices, and judge its age by ``promises``."""
+    volume, recorded = looked.volume, looked.recorded
+    passing = stack_problems(session, volume, recorded)
+    replica_now = replica_status(looked, passing)
     resized = sizes.of_volume(volume)
     problems = [resized.sentence] if resized else []
-    passing += cut_off_jobs(session, volume)
-    live_now = live_points(volume, points, problems)
-    exports = exported.of_volume(session, volume)
-    found = [publication.problem(session, export) for export in exports]
+    passing += cut_off_jobs(volume, recorded.unfinished)
+    live_now = live_points(volume, recorded.live, problems)
+    found = [publication.problem(session, export) for export in recorded.exports]
     problems += [f"{problem}: dmsnap export restore" for problem in found if problem]
+    points = [*recorded.live, *filter(None, [looked.replica.point])]
     newest = recoverable.newest(points, standing(replica_now, live_now))
     punctuality = lateness.judged(promises, volume, newest.created_ns if newest else None)
     # The replica holds no point while it is written to.
     missing = punctuality.verdict is Verdict.MISSING
     (passing if missing else problems).extend(lateness.problems(volume, punctuality))
     # It may have begun since.
-    running = running or session.running(volume.name)
+    running = looked.running or session.running(volume.name)
     return VolumeStatus(
         volume=volume.name,
         state=volume.state,
@@ -139,19 +159,19 @@ def volume_status(
         mount_points=mount_points(volume),
         trial_point=str(volume.trial_point) if volume.trial_point else None,
         mounted_points=tuple(
-            str(area.point_id) for area in session.catalogue.areas(volume.id, AreaRole.BROWSE)
+            str(area.point_id) for area in recorded.areas if area.role is AreaRole.BROWSE
         ),
         replica=replica_now,
         live_points=live_now,
         problems=tuple(problems if running else [*passing, *problems]),
         running=running,
-        exports=tuple(export.target for export in exports),
-        spare_reason=None if running else spare.reason_without(session, volume),
+        exports=tuple(export.target for export in recorded.exports),
+        spare_reason=None if running else spare.reason_without(session, volume, recorded.areas),
         hydration=hydration_status(volume),
-        overlay=overlay_status(session, volume),
+        overlay=overlay_status(volume, recorded.last_swap),
         live=stack.live_front(volume) is not None,
         newest=newest,
-        recovery_seconds=recoverable.measured_seconds(session, volume),
+        recovery_seconds=recoverable.measured_seconds(recorded.last_swap),
         punctuality=punctuality,
     )
 
@@ -171,12 +191,12 @@ def with_hint(error: DmsnapError) -> str:
     return f"{error}: {error.hint}" if error.hint else str(error)
 
 
-def cut_off_jobs(session: Session, volume: Volume) -> list[str]:
+def cut_off_jobs(volume: Volume, unfinished: Sequence[Job]) -> list[str]:
     """Jobs that are not at their end; while a command runs, its own is among them."""
     return [
         f"{job.operation} was cut off at {job.last_begun}: dmsnap job resume {job.id} brings it to "
         f"its end, any other command on {volume.name} finishes it or takes it back"
-        for job in jobs.unfinished(session.catalogue, volume.id)
+        for job in unfinished
         if job.last_begun is not None
     ]
 
@@ -187,26 +207,26 @@ def hydration_status(volume: Volume) -> HydrationStatus | None:
     return HydrationStatus(begun.target, begun.position_bytes) if begun else None
 
 
-def overlay_status(session: Session, volume: Volume) -> OverlayStatus | None:
+def overlay_status(volume: Volume, last_swap: Job | None) -> OverlayStatus | None:
     """How full the overlay of a trial is; None where there is none."""
     if volume.state is not VolumeState.TRIAL:
         return None
     try:
-        return overlay.status(session, volume)
+        return overlay.status(volume, last_swap)
     except DmsnapError:  # said among the problems of the stack
         return None
 
 
-def stack_problems(session: Session, volume: Volume, points: list[Point]) -> list[str]:
+def stack_problems(session: Session, volume: Volume, recorded: Present) -> list[str]:
     """How the live tables differ from what they should be."""
-    areas = session.catalogue.areas(volume.id)
+    areas, points = list(recorded.areas), list(recorded.live)
     try:
         if volume.state in SETTLED and (sentence := layers.dropped(volume)):
             return [f"{sentence}: dmsnap sync {volume.name} puts them back, and compares in full"]
         if volume.state is VolumeState.TRIAL:
             found = stack.differences(trial.expected_tables(volume, areas))
             found = put_right(volume, found)
-            return found or overlay.problems(volume, overlay.status(session, volume))
+            return found or overlay.problems(volume, overlay.status(volume, recorded.last_swap))
         if is_cut_off(volume):
             return [
                 f"recovering {volume.name} by its label was interrupted: dmsnap job resume begins "
@@ -247,15 +267,14 @@ def mount_points(volume: Volume) -> tuple[str, ...]:
     return tuple(str(entry.mount_point) for entry in mounts_of(info.devno)) if info else ()
 
 
-def replica_status(session: Session, volume: Volume, problems: list[str]) -> ReplicaStatus | None:
+def replica_status(looked: Look, problems: list[str]) -> ReplicaStatus | None:
     """What the label says; a replica that cannot be recovered from is a problem."""
-    if volume.recovery is None:
+    volume, label = looked.volume, looked.label
+    if volume.recovery is None or label is None:
         problems.append(f"{volume.name} has no recovery volume: {replica.way_to_another(volume)}")
         return None
-    try:
-        label = replica.label_of(volume)
-    except DmsnapError as error:
-        problems.append(with_hint(error))
+    if isinstance(label, DmsnapError):
+        problems.append(with_hint(label))
         return None
     if label.state not in (LabelState.CONSISTENT, LabelState.MERGING):
         problems.append(
@@ -263,9 +282,8 @@ def replica_status(session: Session, volume: Volume, problems: list[str]) -> Rep
             f"dmsnap sync {volume.name} repairs it"
         )
     problems += label_faults(replica.recovery_path(volume), label)
-    problems += replica_faults(session, volume, label)
-    left_out = skipped.of_replica(session.catalogue, label.recovery_uuid, label.point_uuid)
-    return replace(described(volume.recovery, label), bytes_skipped=left_out.bytes)
+    problems += replica_faults(volume, looked.replica.point)
+    return replace(described(volume.recovery, label), bytes_skipped=looked.replica.bytes_skipped)
 
 
 def label_faults(recovery: Path, label: Label) -> list[str]:
@@ -284,9 +302,8 @@ def label_faults(recovery: Path, label: Label) -> list[str]:
     return faults
 
 
-def replica_faults(session: Session, volume: Volume, label: Label) -> list[str]:
+def replica_faults(volume: Volume, point: Point | None) -> list[str]:
     """What a verification found wrong with the point that the replica holds."""
-    point = session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
     if point is None or point.invalid_reason is None:
         return []
     return [
@@ -312,7 +329,7 @@ def described(device: str | Path, label: Label) -> ReplicaStatus:
 
 
 def live_points(
-    volume: Volume, points: list[Point], problems: list[str]
+    volume: Volume, points: Sequence[Point], problems: list[str]
 ) -> tuple[LivePointStatus, ...]:
     """The live snapshots and their fill; one that is invalid or nearly full is a problem."""
     found = []

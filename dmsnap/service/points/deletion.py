@@ -119,8 +119,7 @@ class Deletion:
                 self.session.catalogue.update_point(replace(point, area_id=None))
 
     def _forget(self) -> None:
-        for point_id in self.gone:
-            self.session.catalogue.delete_point(point_id, self.reason)
+        self.session.catalogue.delete_points(self.gone, self.reason)
 
 
 def delete(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import hexdigits
 from uuid import UUID, uuid4
 
 from dmsnap._native.label import HistoryFlag, Label
@@ -139,25 +140,25 @@ def create(
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
-        return [view(taken.volumes[point.volume_id], point) for point in taken.points]
+        labels = {volume.id: label_of(volume) for volume in volumes}
+        return [
+            view(taken.volumes[point.volume_id], point, labels[point.volume_id])
+            for point in taken.points
+        ]
 
 
 def list_points(session: Session, names: Sequence[str] = ()) -> list[PointView]:
     """All points of all volumes, or of those named, oldest first."""
     volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
-    views = []
-    for volume in volumes:
-        label = label_of(volume)
-        known = {point.id: point for point in session.catalogue.points(volume.id)}
-        views += [view(volume, point, label) for point in known.values()]
-        views += [unknown for unknown in _only_in_label(volume, label) if unknown.id not in known]
-    return sorted(views, key=lambda item: item.created_ns)
+    labels = [label_of(volume) for volume in volumes]
+    points = session.catalogue.points(volumes[0].id if len(volumes) == 1 else None)
+    return _views(volumes, labels, points)
 
 
 def find(session: Session, text: str, names: Sequence[str] = ()) -> PointView:
     """The point whose id is ``text`` or begins with it, among all or those of some volumes."""
     wanted = text.lower().replace("-", "")
-    found = [item for item in list_points(session, names) if item.id.hex.startswith(wanted)]
+    found = _beginning(session, wanted, names)
     if len(found) == 1 and len(wanted) >= MIN_PREFIX:
         return found[0]
     if found:
@@ -167,7 +168,33 @@ def find(session: Session, text: str, names: Sequence[str] = ()) -> PointView:
     )
 
 
-def view(volume: Volume, point: Point, label: Label | None = None) -> PointView:
+def _beginning(session: Session, wanted: str, names: Sequence[str]) -> list[PointView]:
+    """Points whose ids begin so: only these are looked at, and the labels, which may have more."""
+    if len(wanted) < MIN_PREFIX or not set(wanted) <= set(hexdigits):
+        return [item for item in list_points(session, names) if item.id.hex.startswith(wanted)]
+    volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
+    labels = [label_of(volume) for volume in volumes]
+    found = _views(volumes, labels, session.catalogue.points_beginning(wanted))
+    return [item for item in found if item.id.hex.startswith(wanted)]
+
+
+def _views(
+    volumes: Sequence[Volume], labels: Sequence[Label | None], points: Sequence[Point]
+) -> list[PointView]:
+    """Those of ``points`` that are of these volumes, and what only the labels know."""
+    recorded: dict[UUID, dict[UUID, Point]] = {volume.id: {} for volume in volumes}
+    for point in points:
+        if point.volume_id in recorded:
+            recorded[point.volume_id][point.id] = point
+    views = []
+    for volume, label in zip(volumes, labels, strict=True):
+        known = recorded[volume.id]
+        views += [view(volume, point, label) for point in known.values()]
+        views += [unknown for unknown in _only_in_label(volume, label) if unknown.id not in known]
+    return sorted(views, key=lambda item: item.created_ns)
+
+
+def view(volume: Volume, point: Point, label: Label | None) -> PointView:
     """A point and its places. A place that is not good any more is not listed.
 
     Nothing is recorded: who only looks holds no lock, and would undo what a command records.
@@ -176,7 +203,7 @@ def view(volume: Volume, point: Point, label: Label | None = None) -> PointView:
     places = []
     if checked.area_id is not None and checked.invalid_reason is None:
         places.append(Place("live", f"/dev/mapper/{stack.live_point(volume, point.id).name}"))
-    places += _places_in_label(volume, label or label_of(volume), point.id)
+    places += _places_in_label(volume, label, point.id)
     return PointView(
         id=point.id,
         volume=volume.name,

@@ -79,8 +79,7 @@ def of_primary(
 
 def live_points(session: Session, volume: Volume) -> list[Point]:
     """The points of a volume with a snapshot on the primary; a sync's own are none of them."""
-    points = session.catalogue.points(volume.id)
-    return [point for point in points if point.area_id is not None and not point.temporary]
+    return [point for point in session.catalogue.live_points(volume.id) if not point.temporary]
 
 
 def with_waiting(judged: Sequence[JudgedPoint], waiting: Collection[UUID]) -> list[JudgedPoint]:

@@ -43,7 +43,7 @@ class Extension:
         return Plan("swap extend", (self.volume.id,), [step], arguments)
 
     def result(self) -> ExtendResult:
-        now = overlay.status(self.session, self.volume)
+        now = overlay.status(self.volume, None)
         return ExtendResult(self.volume.name, now.used_bytes, now.total_bytes)
 
 

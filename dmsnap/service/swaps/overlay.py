@@ -8,9 +8,8 @@ with nothing loaded anew.
 import logging
 from dataclasses import dataclass
 
-from dmsnap.catalogue import jobs
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import Area, Volume
+from dmsnap.catalogue.model import Area, Job, Volume
 from dmsnap.errors import DmsnapError, PointInvalidError
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.service.session import Session
@@ -33,11 +32,11 @@ class OverlayStatus:
     seconds_left: float | None
 
 
-def status(session: Session, volume: Volume) -> OverlayStatus:
-    """What the kernel says of the overlay, and what the catalogue knows of the trial's age."""
+def status(volume: Volume, last_swap: Job | None) -> OverlayStatus:
+    """What the kernel says of the overlay, and its trial's age, which the last swap began."""
     usage = trial.overlay_usage(volume)
     used_bytes, total_bytes = to_bytes(usage.used_sectors), to_bytes(usage.total_sectors)
-    began_ns = jobs.last_done(session.catalogue, volume.id, "swap")
+    began_ns = last_swap.finished_ns if last_swap else None
     left = None
     if usage.state is SnapshotState.OK and began_ns is not None and used_bytes:
         left = (total_bytes - used_bytes) * (now_ns() - began_ns) / 1e9 / used_bytes

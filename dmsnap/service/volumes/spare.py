@@ -9,6 +9,7 @@ recorded as a spare the device that formatted it is gone: two era targets on one
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -79,9 +80,13 @@ def planned(volume: Volume) -> Area:
 
 def find(session: Session, volume: Volume) -> Area | None:
     """The volume's spare; None when there is none, or it is not what it should be."""
-    for area in session.catalogue.areas(volume.id, AreaRole.SPARE):
+    return _fit(volume, session.catalogue.areas(volume.id))
+
+
+def _fit(volume: Volume, areas: Sequence[Area]) -> Area | None:
+    for area in areas:
         try:
-            if _is_fit(volume, area):
+            if area.role is AreaRole.SPARE and _is_fit(volume, area):
                 return area
         except DmsnapError:
             log.debug("%s is no spare any more", area.path, exc_info=True)
@@ -102,9 +107,12 @@ def _is_fit(volume: Volume, area: Area) -> bool:
     return (found.block_size_bytes, found.nr_blocks) == (volume.block_bytes, nr_blocks)
 
 
-def reason_without(session: Session, volume: Volume) -> str | None:
-    """Why the next swap formats its metadata itself; None: it need not, or it takes no time."""
-    if not _is_wanted(session, volume) or find(session, volume) is not None:
+def reason_without(session: Session, volume: Volume, areas: Sequence[Area]) -> str | None:
+    """Why the next swap formats its metadata itself; None: it need not, or it takes no time.
+
+    ``areas`` are the recorded pieces of its store.
+    """
+    if not _is_wanted(session, volume) or _fit(volume, areas) is not None:
         return None
     return _lack_of_room(session, volume) or "no spare era metadata was made since the last swap"
 
