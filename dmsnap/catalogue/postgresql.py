@@ -43,8 +43,8 @@ _SETTINGS = {
     "synchronous_commit": "on",
     "lock_timeout": "10s",
     "timezone": "UTC",
-    # To start workers takes longer than any of our queries, and so does compiling one: 130 ms, where
-    # the planner guesses that there will be many rows.
+    # To start workers takes longer than any of our queries, and so does to compile one: 130 ms for
+    # points of the past, of which the planner expects many more than there are.
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
 }

@@ -242,24 +242,33 @@ class Catalogue:
     def points(self, volume_id: UUID | None = None) -> list[Point]:
         """Points that were not deleted, oldest first; of one volume or of all."""
         of_volume = "" if volume_id is None else " AND volume_id = :volume"
-        query = f"SELECT * FROM point WHERE deleted_ns IS NULL{of_volume} ORDER BY created_ns"  # noqa: S608
-        with self.statements() as statements:
-            return [rows.point(row) for row in statements.rows(query, volume=volume_id)]
+        return self._points(f"deleted_ns IS NULL{of_volume}", volume=volume_id)
 
     def live_points(self, volume_id: UUID) -> list[Point]:
         """The points of a volume that are live on its primary, oldest first."""
-        query = f"SELECT * FROM point WHERE volume_id = :volume AND {IS_LIVE} ORDER BY created_ns"  # noqa: S608
-        with self.statements() as statements:
-            found = statements.rows(query, volume=volume_id)
-        return [rows.point(row) for row in found]
+        return self._points(f"volume_id = :volume AND {IS_LIVE}", volume=volume_id)
+
+    def temporary_points(self, volume_id: UUID) -> list[Point]:
+        """The points that a command took for itself and has not removed, oldest first."""
+        which = "volume_id = :volume AND deleted_ns IS NULL AND temporary"
+        return self._points(which, volume=volume_id)
 
     def points_beginning(self, first_digits: str) -> list[Point]:
         """Points that were not deleted and whose ids begin so, in hexadecimal, oldest first."""
         first, beyond = rows.ids_beginning(first_digits)
-        query = "SELECT * FROM point WHERE id >= :first AND id < :beyond AND deleted_ns IS NULL"
+        which = "id >= :first AND id < :beyond AND deleted_ns IS NULL"
+        return self._points(which, first=first, beyond=beyond)
+
+    def _points(self, which: str, **values: object) -> list[Point]:
+        query = f"SELECT * FROM point WHERE {which} ORDER BY created_ns"  # noqa: S608
         with self.statements() as statements:
-            found = statements.rows(f"{query} ORDER BY created_ns", first=first, beyond=beyond)
-        return [rows.point(row) for row in found]
+            return [rows.point(row) for row in statements.rows(query, **values)]
+
+    def kept_points(self, volume_id: UUID) -> set[UUID]:
+        """The points of a volume that are marked as to be kept."""
+        query = "SELECT id FROM point WHERE volume_id = :volume AND deleted_ns IS NULL AND keep"
+        with self.statements() as statements:
+            return {UUID(each) for each in statements.values(query, volume=volume_id)}
 
     def find_point(self, point_id: UUID) -> Point | None:
         """The point with this id, unless it was deleted."""

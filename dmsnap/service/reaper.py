@@ -235,10 +235,10 @@ def note_invalid_points(session: Session, volume: Volume) -> None:
 
 def remove_temporary_points(session: Session, volume: Volume) -> None:
     """Points whose sync did not live to remove them. One that it brought to the replica stays."""
-    for point in session.catalogue.points(volume.id):
-        if point.temporary and is_on_replica(volume, point):
+    for point in session.catalogue.temporary_points(volume.id):
+        if is_on_replica(volume, point):
             session.settle_on_replica(volume, point)
-        elif point.temporary:
+        else:
             session.drop_live_point(volume, point, "its command was cut off")
 
 

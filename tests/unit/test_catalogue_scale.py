@@ -64,7 +64,7 @@ def commands(catalogue: Catalogue, years: Years) -> Mapping[str, Command]:
         each, *_ = (catalogue.volume(name).id for _ in range(3))
         clearing = [
             jobs.unfinished(catalogue, each),
-            catalogue.points(each),
+            catalogue.temporary_points(each),
             *[catalogue.live_points(each) for _ in range(2)],
             *[catalogue.areas(each, role) for role in AreaRole],
             *[export.exports(catalogue, of) for of in (each, each, None)],
@@ -75,7 +75,7 @@ def commands(catalogue: Catalogue, years: Years) -> Mapping[str, Command]:
             *[catalogue.areas(each) for _ in range(2)],
             *[catalogue.live_points(each) for _ in range(2)],
             catalogue.find_point(held[each]),
-            catalogue.points(each),
+            catalogue.kept_points(each),
         ]
         return clearing, judging
 

@@ -121,6 +121,23 @@ def test_a_point_is_found_by_its_first_digits(session: Session) -> None:
         point.find(session, one.id.hex[:8])
 
 
+def test_points_of_a_kind(catalogue: Catalogue) -> None:
+    session = Session(Configuration(), catalogue)
+    volume, taken = protect(session, "srv")
+    protect(session, "other")
+    (earlier, _) = catalogue.points(volume.id)
+    ours = replace(a_point(volume, 8), area_id=taken.area_id, temporary=True, keep=False)
+    catalogue.add_point(ours)
+    assert catalogue.temporary_points(volume.id) == [ours]
+    assert catalogue.live_points(volume.id) == [taken, ours]
+    assert catalogue.kept_points(volume.id) == {earlier.id, taken.id}
+    catalogue.delete_points([earlier.id, ours.id, uuid4()], "prune")
+    assert catalogue.points(volume.id) == catalogue.live_points(volume.id) == [taken]
+    assert catalogue.temporary_points(volume.id) == []
+    assert catalogue.kept_points(volume.id) == {taken.id}
+    catalogue.delete_points([], "prune")
+
+
 def test_a_deleted_point_is_not_found_as_one_that_is_there(session: Session) -> None:
     _, one = protect(session, "srv")
     session.catalogue.delete_point(one.id, "point delete")

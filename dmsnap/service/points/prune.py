@@ -176,8 +176,7 @@ class Pruning:
                 f"goes from its history, and dmsnap sync {self.name} repairs it"
             )
             return []
-        records = self.session.catalogue.points(volume.id)
-        kept = {point.id for point in records if point.keep}
+        kept = self.session.catalogue.kept_points(volume.id)
         return pruning.of_history(label, kept, used, retention, self.clock)
 
     # having it go
