@@ -55,6 +55,9 @@ class Parting:
     marks cannot be trusted, None: they can, as long as neither side was written past its stack:
     ``tracking_id`` is the promoted volume's then, ``boot_id`` and ``sectors_written`` are of the
     kernel's count of writes to the former primary. ``device_bytes`` is what that had, 0: not known.
+
+    While a failback is recorded, and it is not known that the front has gone over, the same of the
+    volume that it comes from: ``since`` is the era of what was not copied any more.
     """
 
     since: int

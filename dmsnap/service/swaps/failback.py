@@ -5,9 +5,9 @@ they parted; then once more with the front unmounted, by what was written meanwh
 under the same name, and the promoted volume is its recovery volume again, at the point of that
 moment: nothing is copied to it.
 
-Interrupted before the last step is recorded, the front goes on over the promoted volume; the former
-primary is half of one and half of the other then, and every block in which they differ is still
-one that either side's marks, or a comparison, names.
+Interrupted before the front is over, it goes on over the promoted volume; the former primary is
+half of one and half of the other then, and every block in which they differ is still one that
+either side's marks, or a comparison, names.
 """
 
 from collections.abc import Iterator
@@ -99,8 +99,10 @@ class Failback:
         )
         self.metadata = NextMetadata(session, self.after)
         self.reason = parting.doubt(session, volume, self.former)
+        self.bytes_beside = write_count.bytes_beside(self._counts, volume)
         self.point_id = uuid4()
         self.since = 0
+        self.gone_over = False
         self.compared = ExtentSet()
         self.bytes_compared = 0
         self.bytes_copied = 0
@@ -126,8 +128,8 @@ class Failback:
             Step(
                 "load-front",
                 f"put {device} under /dev/mapper/{name}",
-                partial(handover.load, self.session, self.after),
-                partial(handover.load, self.session, self.volume),
+                self._load,
+                self._unload,
             ),
             Step(
                 "label",
@@ -247,6 +249,7 @@ class Failback:
 
     def _record(self) -> None:
         """The point first: without it nobody could say what the former volume holds."""
+        self._require_nothing_beside()
         self.session.catalogue.add_point(
             Point(
                 id=self.point_id,
@@ -260,7 +263,21 @@ class Failback:
             )
         )
         self._record_skipped()
+        parted = parting.part_again(self.volume, self.since, self.after.tracking_id)
+        self.after = replace(self.after, parting=parted)
         self.session.catalogue.update_volume(self.after)
+
+    def _require_nothing_beside(self) -> None:
+        """What is written past a stack while it is copied, or copied to, is in nobody's marks."""
+        looked = [(self.after, 0), (self.volume, self.bytes_beside)]
+        for volume, before in looked:
+            if not before and write_count.bytes_beside(self._counts, volume):
+                raise WrongStateError(
+                    f"{volume.backing} was written to past its stack while "
+                    f"{self.volume.backing} was copied to {self.after.backing}",
+                    hint=f"dmsnap failback {volume.name} compares both in full",
+                    device=volume.backing,
+                )
 
     def _record_skipped(self) -> None:
         """What the promoted volume left out when they parted, and neither side changed since."""
@@ -269,6 +286,18 @@ class Failback:
         points = (self.volume.id, self.point_id)
         extents = left_out.without(self.compared)
         skipped.record(catalogue, Skipped(recovery_id, points, extents))
+
+    def _load(self) -> None:
+        handover.load(self.session, self.after)
+        handover.require_nothing_missed(self.session, self.after)
+        handover.record_gone_over(self.session, self.after)
+        self.gone_over = True
+
+    def _unload(self) -> None:
+        """First that the two may differ again: a boot would not know it, were this killed then."""
+        if self.gone_over:
+            self.session.catalogue.update_volume(self.after)
+        handover.load(self.session, self.volume)
 
     def _unrecord(self) -> None:
         """Not while the front lies over the former primary, because somebody uses it by now."""

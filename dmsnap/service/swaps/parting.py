@@ -4,6 +4,9 @@ A swap's commit leaves two volumes that were equal at one point. What the former
 to after that point is in its era metadata, which is kept; what the promoted volume was written to
 is in its own, which began with the trial. The union is all in which the two can differ, as long as
 nobody wrote to either past its stack.
+
+A failback's record parts them a second time: what is written to the promoted volume after the last
+copy is in its marks alone, and they tell whether there is any, after a power failure, too.
 """
 
 from collections.abc import Sequence
@@ -35,10 +38,40 @@ def part(session: Session, volume: Volume, promoted: Volume) -> Parting:
     )
 
 
-def _doubt(session: Session, volume: Volume, *, known: bool) -> str | None:
-    """Why the former primary's marks do not tell everything that was written to it."""
+def part_again(volume: Volume, since: int, tracking_id: str) -> Parting:
+    """Of a promoted volume that was copied, but for what is written in era ``since`` or later."""
+    return Parting(
+        since=since,
+        reason=_doubt_of_kernel(),
+        tracking_id=tracking_id,
+        boot_id=kernel.boot_id(),
+        sectors_written=sectors_written(volume.backing),
+        device_bytes=volume.device_bytes or 0,
+    )
+
+
+def unknown(reason: str, tracking_id: str, device_bytes: int) -> Parting:
+    """Of a promoted volume and a former primary of which nothing in common is known any more."""
+    return Parting(
+        since=0,
+        reason=reason,
+        tracking_id=tracking_id,
+        boot_id=kernel.boot_id(),
+        sectors_written=0,
+        device_bytes=device_bytes,
+    )
+
+
+def _doubt_of_kernel() -> str | None:
     if kernel.version() < OLDEST_KERNEL:
         return "dm-era can lose marks on a crash before Linux 5.12"
+    return None
+
+
+def _doubt(session: Session, volume: Volume, *, known: bool) -> str | None:
+    """Why the former primary's marks do not tell everything that was written to it."""
+    if (reason := _doubt_of_kernel()) is not None:
+        return reason
     if not known:
         return "tracking began anew between the point and the swap"
     former = replace(volume, generation=volume.generation - 1)
@@ -84,8 +117,13 @@ def written_to_former(volume: Volume, areas: Sequence[Area]) -> ExtentSet:
     """What was written to the former primary since the point that both had."""
     assert volume.parting is not None  # noqa: S101 - doubt() was asked before
     former = replace(volume, generation=volume.generation - 1)
-    metadata = stack.attach_area(volume, stack.era_area(former, areas))
+    return marked_since(former, areas, volume.parting.since)
+
+
+def marked_since(volume: Volume, areas: Sequence[Area], since: int) -> ExtentSet:
+    """What dm-era has marked of a generation since an era; no front lies over it now."""
+    metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     with open_shared(metadata.path) as fd, EraMetadata.open(fd, str(metadata.path)) as era:
-        extents = era.written_since(volume.parting.since)
+        extents = era.written_since(since)
     extents.clamp(volume.size_bytes)
     return extents

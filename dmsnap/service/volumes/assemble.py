@@ -136,10 +136,13 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
     With ``at_boot`` devices are waited for, whatever state the volume is in comes up as what it
     was, and mounting is left to those who mount at boot.
     """
+    recorded = session.catalogue.volume(name)
     if at_boot:
-        wait_for_devices(session, session.catalogue.volume(name))
+        wait_for_devices(session, recorded)
     wanted = Wanted.SERVING_ALONE if at_boot else Wanted.SERVING
     with held(session, name, wanted, concluding=not at_boot) as volume:
+        if at_boot and volume.serving != recorded.serving:
+            wait_for_devices(session, volume)  # a failback was taken back
         if at_boot and is_cut_off_half_way(session, volume):
             return None
         if at_boot and is_cut_off(volume):
@@ -175,13 +178,18 @@ def recorded_as_trial(session: Session, volume: Volume) -> Volume:
 
 
 def wait_for_devices(session: Session, volume: Volume) -> None:
-    """Wait for what the stack cannot be built without: not for the recovery volume otherwise."""
+    """Wait for what the stack cannot be built without: not for the recovery volume otherwise.
+
+    And for what says whether a failback is to be finished: the marks of the generation before.
+    """
+    returning = volume.state is VolumeState.PROTECTED and volume.parting is not None
+    generations = {volume.generation, volume.generation - returning}
     nodes = [
         Path(area.path)
         for area in session.catalogue.areas(volume.id)
         if not volume.store.startswith("/")
         and area.role in (AreaRole.ERA_METADATA, AreaRole.OVERLAY, AreaRole.COW)
-        and (area.generation == volume.generation or is_shown(volume, area))
+        and (area.generation in generations or is_shown(volume, area))
     ]
     seconds = session.configuration.boot_wait_seconds
     if lun.is_name(volume.serving):

@@ -21,11 +21,13 @@ from conftest import (
     sha256,
     world,
 )
+from lost_state import lose_stack
 from raw_volume import KIB, Protected, protected, write_direct
 from test_everyday import checksums, write_files
 from test_interrupts import SIZE, Bench, interrupted, killed
 
 from dmsnap.errors import ExitCode
+from dmsnap.service.swaps.failback import Failback
 
 RAW_SIZE = 64 * MIB
 
@@ -158,6 +160,48 @@ def test_a_promoted_volume_whose_stack_was_built_anew_is_compared(lab: Lab) -> N
     check_back(lab, volume, content)
 
 
+@pytest.mark.parametrize("side", ["promoted", "former"])
+def test_who_writes_past_a_stack_meanwhile_is_seen(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    """It is in nobody's marks: neither front nor replica would be what it is said to be."""
+    volume = committed(lab)
+    device = {"promoted": volume.recovery, "former": volume.primary}[side]
+    copy_since = Failback._copy_since
+
+    def spoiled(returning: Failback) -> None:
+        copy_since(returning)
+        write_direct(device, os.urandom(8 * KIB), 33 * MIB)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Failback, "_copy_since", spoiled)
+        sentence = refused(ExitCode.WRONG_STATE, "failback", volume.name)
+    assert f"{device} was written to past its stack" in sentence
+    content = sha256(volume.front)
+    assert dmsnap("failback", volume.name)["tracker"] == "compare"
+    check_back(lab, volume, content)
+
+
+def test_who_writes_to_the_front_in_the_last_moment_is_seen(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the last copy, and before the front goes over: the former primary lacks it."""
+    volume = committed(lab)
+    record = Failback._record
+
+    def late(returning: Failback) -> None:
+        record(returning)
+        scribble(volume, 1, 9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Failback, "_record", late)
+        sentence = refused(ExitCode.WRONG_STATE, "failback", volume.name)
+    assert "it is not the point that both hold" in sentence
+    content = sha256(volume.front)
+    dmsnap("failback", volume.name)
+    check_back(lab, volume, content)
+
+
 def test_what_is_not_the_former_primary_is_refused(lab: Lab) -> None:
     volume = committed(lab)
     before = sha256(volume.primary)
@@ -248,6 +292,35 @@ def test_what_is_written_after_a_kill_is_not_lost(lab: Lab) -> None:
     assert dmsnap("failback", bench.name)["tracker"] == "compare"
     assert (bench.mount_point / "since").read_text() == "written to what was mounted"
     assert dmsnap("sync", bench.name, "--audit", "full")["tracker"] == "era"
+    bench.require_in_use("at the end")
+
+
+@pytest.mark.parametrize("at", ["record", "load-front"])
+def test_what_is_written_after_a_kill_is_not_lost_by_a_boot(lab: Lab, at: str) -> None:
+    """The boot builds what was written to, though no command came in between to say what it is."""
+    bench = bench_of(lab)
+    steps = dmsnap("failback", bench.name, "--dry-run")["steps"]
+    words = {"record": "record that", "load-front": f"put {bench.primary} under"}[at]
+    (position,) = [number for number, step in enumerate(steps) if step.startswith(words)]
+    ended = forked("failback", bench.name, at=(position, "done"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL
+    run("mount", f"/dev/mapper/{bench.name}", bench.mount_point, "-o", "noatime,nodev")
+    (bench.mount_point / "since").write_text("written to what was mounted")
+    lose_stack(lab, bench.mount_point)
+    dmsnap("assemble", "--boot", bench.name)
+    assert state_of(bench) == {"record": "promoted", "load-front": "protected"}[at]
+    run("mount", f"/dev/mapper/{bench.name}", bench.mount_point, "-o", "noatime,nodev")
+    (resumed,) = dmsnap("job", "resume", "--all")
+    assert resumed["job"]["state"] == {"record": "undone", "load-front": "done"}[at]
+    assert (bench.mount_point / "since").read_text() == "written to what was mounted"
+    if at == "record":
+        assert dmsnap("failback", bench.name)["tracker"] == "compare"
+        assert (bench.mount_point / "since").read_text() == "written to what was mounted"
+    dmsnap("sync", bench.name, "--audit", "full")
+    run("umount", bench.mount_point)
+    dmsnap("sync", bench.name)
+    assert sha256(bench.recovery, SIZE) == sha256(bench.primary)
+    run("mount", f"/dev/mapper/{bench.name}", bench.mount_point, "-o", "noatime,nodev")
     bench.require_in_use("at the end")
 
 
