@@ -90,6 +90,21 @@ class BusyError(DmsnapError):
     exit_code = ExitCode.BUSY
 
 
+class MountPointTakenError(BusyError):
+    """Something else is mounted where a volume was: it is mounted there when that is gone."""
+
+    def __init__(self, mount_point: str, source: str, device: str) -> None:
+        super().__init__(
+            f"{source} is mounted on {mount_point} by now, where {device} was: it is not mounted "
+            f"over that",
+            hint=f"umount {mount_point}; after a job that was cut off, dmsnap job resume --all "
+            f"mounts {device} then",
+            mount_point=mount_point,
+            source=source,
+            device=device,
+        )
+
+
 class AlreadyProtectedError(DmsnapError):
     exit_code = ExitCode.ALREADY_PROTECTED
 

@@ -216,6 +216,7 @@ def _require_values(excerpt: Excerpt) -> None:
         for mount in rows.mounts(row):
             _lines((mount.mount_point, mount.fs_type, mount.bind_from, *mount.options))
             _require(isinstance(mount.inside, bool), "a mount")
+            _number(mount.over, "what a mount lies over")
             _require(mount.mount_point.startswith("/"), "a mount point")
             _require(mount.bind_from[:1] in ("", "/"), "what is bound")
         moving = rows.hydration(row)

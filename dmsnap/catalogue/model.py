@@ -37,7 +37,8 @@ class MountRecord:
     """How a volume was mounted: enough to mount it again in the same way.
 
     ``bind_from`` is set for a bind mount: the directory of the volume that is bound. For what is
-    mounted ``inside`` the volume, and is not its own, it is where that is kept meanwhile.
+    mounted ``inside`` the volume, and is not its own, it is where that is kept meanwhile. ``over``
+    counts what lies below it at the same mount point, and is not the volume's own.
     """
 
     mount_point: str
@@ -45,6 +46,7 @@ class MountRecord:
     options: tuple[str, ...]
     bind_from: str = ""
     inside: bool = False
+    over: int = 0
 
 
 @dataclass(frozen=True, slots=True)

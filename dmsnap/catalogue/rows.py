@@ -29,7 +29,7 @@ def columns(value: Row) -> dict[str, object]:
     """The row of a dataclass, as :class:`Statements` takes it."""
     row = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Volume):
-        row["mounts"] = [asdict(mount) for mount in value.mounts]
+        row["mounts"] = [_mount(mount) for mount in value.mounts]
         row["parting"] = asdict(value.parting) if value.parting else None
         row["hydration"] = asdict(value.hydration) if value.hydration else None
         row["live"] = asdict(value.live) if value.live else None
@@ -42,6 +42,14 @@ def ids_beginning(digits: str) -> tuple[str, str]:
     parts = (digits[begin:end] for begin, end in pairwise(ends))
     first = "-".join(part for part in parts if part)
     return first, f"{first}g"  # g comes behind all digits
+
+
+def _mount(value: MountRecord) -> dict[str, object]:
+    """What is not there is left out: who knows nothing of it refuses what is backed up so."""
+    words = asdict(value)
+    if not value.over:
+        del words["over"]
+    return words
 
 
 def _uuid(text: str | None) -> UUID | None:

@@ -107,9 +107,12 @@ def runs(session: Session, job: Job, known: Names) -> bool:
 def resume(session: Session, job_id: int) -> Resumed:
     """Bring a job to its end: finish it, or take back what is left of it and begin it anew.
 
-    A job that was undone, or that failed, is begun anew with what it was asked for.
+    A job that was undone, or that failed, is begun anew with what it was asked for. What is in the
+    way of one that is neither yet is told by whoever tried.
     """
     job = conclude(session, job_id)
+    if job.state is JobState.RUNNING:
+        raise WrongStateError(f"job {job_id} could not be brought to its end yet", job=job_id)
     if job.state is JobState.DONE:
         return Resumed(viewed(session, job))
     if job.operation not in operations.OPERATIONS:

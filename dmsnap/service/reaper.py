@@ -17,7 +17,7 @@ from dmsnap.catalogue.model import (
     Volume,
     VolumeState,
 )
-from dmsnap.errors import DmsnapError
+from dmsnap.errors import DmsnapError, MountPointTakenError
 from dmsnap.host import signals
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Snapshot
@@ -84,17 +84,26 @@ def reap(
 
     Called with the volume's lock held: whoever began these things is dead. At boot nothing is
     concluded: the stack is not there yet, and the boot waits. Returns the operations that were
-    concluded, and what has become of each.
+    concluded, and what has become of each. What has left the volume unmounted is not, while
+    somebody else's mount is in its place.
     """
     luns.release_strays(session, volume.name)
     luns.attach_all(session, volume, wanted)
     cut_off = jobs.unfinished(session.catalogue, volume.id)
-    clear(session, volume, cut_off)
+    waiting: list[Job] = []
+    try:
+        clear(session, volume, cut_off)
+    except MountPointTakenError as error:
+        log.warning("%s", error)
+        waiting = [job for job in cut_off if has_unmounted_the_front(job)]
     if not concluding:
         return set()
     for job in cut_off:
         hooks.close_cut_off(session, job)
-    return {(job.operation, conclude(session, volume, job)) for job in cut_off}
+    ended = {
+        (job.operation, conclude(session, volume, job)) for job in cut_off if job not in waiting
+    }
+    return ended | {(job.operation, JobState.RUNNING) for job in waiting}
 
 
 def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
@@ -178,6 +187,8 @@ def finish_handover(session: Session, volume: Volume) -> None:
     """
     try:
         handover.finish(session, volume)
+    except MountPointTakenError:
+        raise  # all but the mount is done
     except DmsnapError as error:
         log.warning("the change of devices of %s is not finished: %s", volume.name, error)
     after = session.catalogue.volume_by_id(volume.id)

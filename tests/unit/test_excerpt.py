@@ -323,6 +323,8 @@ FORGED: list[tuple[str, Spoil]] = [
     ("a mount without a place", put("volume", "mounts", [{"fs_type": "ext4", "options": []}])),
     ("a mount with more", put("volume", "mounts", [
         {"mount_point": "/", "fs_type": "", "options": [], "command": "sh"}])),
+    ("a mount over a text", put("volume", "mounts", [
+        {"mount_point": "/", "fs_type": "", "options": [], "over": "1"}])),
     ("options no texts", put("volume", "mounts", [{"mount_point": "/", "fs_type": "x",
                                                   "options": [1]}])),
     ("a move to nowhere", put("volume", "hydration", {"source": "/dev/a"})),

@@ -119,6 +119,12 @@ class Browse:
                 f"point {self.view.id} of {self.volume.name} holds {content or 'no file system'}: "
                 f"it cannot be mounted beside the volume"
             )
+        present = mountinfo.mount_at(self.directory.resolve())
+        if present is not None:
+            raise BusyError(
+                f"{present.source} is mounted on {self.directory}",
+                hint="unmount it first, or give another directory",
+            )
         if not self.directory.is_dir():
             with system_call(f"make the directory {self.directory}"):
                 self.directory.mkdir(parents=True)

@@ -3,14 +3,18 @@
 What is mounted inside a volume and is not its own (another disk, a tmpfs with what is in it) is
 bound to a directory below the run directory meanwhile, so that it stays in use; what was bound from
 the volume is bound again.
+
+Somebody else may have mounted something at such a place meanwhile. Who mounted over that would take
+it from its users, so nobody does: but for what lay there from the beginning.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dmsnap.catalogue.model import MountRecord
-from dmsnap.errors import BusyError
+from dmsnap.errors import BusyError, MountPointTakenError
 from dmsnap.host import mount, mountinfo
 from dmsnap.host.mountinfo import Mount
 from dmsnap.host.system_call import system_call
@@ -18,6 +22,9 @@ from dmsnap.host.system_call import system_call
 log = logging.getLogger(__name__)
 
 PARKING = "mounts"
+
+# What waits at a mount point for somebody to come (systemd's automount units) is mounted over.
+TRIGGER = "autofs"
 
 
 def parking(run_directory: Path, name: str) -> Path:
@@ -38,14 +45,22 @@ def records(devno: int, parking: Path) -> tuple[MountRecord, ...]:
     ours = {entry.mount_id for entry in own}
     found: list[MountRecord] = []
     for entry in entries.values():
+        here = [record for record in found if record.mount_point == str(entry.mount_point)]
         if entry.mount_id not in ours:
-            stacked = sum(record.mount_point == str(entry.mount_point) for record in found)
-            found.append(_record(entry, str(parking / _place(entry, stacked)), inside=True))
-        elif entry.root == mount.whole_root(entry):
-            found.append(_record(entry))
+            parked = str(parking / _place(entry, len(here)))
+            over = sum(record.inside for record in here)
+            found.append(replace(_record(entry, parked, inside=True), over=over))
         else:
-            found.append(_record(entry, _within(entry, own)))
+            whole = entry.root == mount.whole_root(entry)
+            over = len(_foreign(entry.mount_point, entries))
+            found.append(replace(_record(entry, "" if whole else _within(entry, own)), over=over))
     return tuple(found)
+
+
+def _foreign(place: Path, ours: Container[int]) -> list[Mount]:
+    """What is mounted at a place, without what is the volume's and what only waits there."""
+    stacked = [entry for entry in mountinfo.mounts() if entry.mount_point == place]
+    return [each for each in stacked if each.mount_id not in ours and each.fs_type != TRIGGER]
 
 
 def _place(entry: Mount, stacked: int) -> str:
@@ -89,9 +104,21 @@ def unmount(devno: int, wait_seconds: float, mounted: Sequence[MountRecord] = ()
         if record.inside:
             _park(record)
         elif record.mount_point in own:
-            mount.unmount(Path(record.mount_point), wait_seconds)
+            _unmount_at(Path(record.mount_point), devno, wait_seconds)
     for entry in reversed(mountinfo.mounts_of(devno)):
-        mount.unmount(entry.mount_point, wait_seconds)
+        _unmount_at(entry.mount_point, devno, wait_seconds)
+
+
+def _unmount_at(place: Path, devno: int, wait_seconds: float) -> None:
+    """umount(2) takes what is on top, which somebody may have mounted there since it was looked."""
+    top = mountinfo.mount_at(place)
+    own = mountinfo.mounts_of(devno)
+    if top is not None and top.mount_id not in {entry.mount_id for entry in own}:
+        raise BusyError(
+            f"{top.source} is mounted on {place}, over what is to be unmounted there",
+            hint=f"unmount it first: umount {place}",
+        )
+    mount.unmount(place, wait_seconds)
 
 
 def _park(record: MountRecord) -> None:
@@ -108,31 +135,55 @@ def _park(record: MountRecord) -> None:
 
 
 def mount_all(device: Path, devno: int, mounts: Sequence[MountRecord]) -> None:
-    """Mount a device at every recorded place where it is not mounted yet, and what was inside."""
+    """Mount a device at every recorded place where it is not mounted yet, and what was inside.
+
+    :class:`MountPointTakenError` where somebody has mounted something else meanwhile.
+    """
     present = {str(entry.mount_point) for entry in mountinfo.mounts_of(devno)}
     for record in mounts:
+        foreign = _in_the_way(record, devno)
         if record.inside:
-            _unpark(record)
+            _unpark(record, foreign)
         elif record.mount_point in present:
             continue
+        elif foreign:
+            raise MountPointTakenError(record.mount_point, foreign[-1].source, str(device))
         elif record.bind_from:
             mount.bind(Path(record.bind_from), Path(record.mount_point), record.options)
         else:
             mount.mount(device, Path(record.mount_point), record.fs_type, record.options)
 
 
-def _unpark(record: MountRecord) -> None:
+def _in_the_way(record: MountRecord, devno: int) -> list[Mount]:
+    """What others have mounted at a recorded place, if it is more than was there before."""
+    ours = {entry.mount_id for entry in mountinfo.mounts_of(devno)}
+    foreign = _foreign(Path(record.mount_point), ours)
+    return foreign if len(foreign) > record.over else []
+
+
+def _unpark(record: MountRecord, foreign: Sequence[Mount]) -> None:
     """After a restart nothing is parked: what was mounted there is for fstab to mount.
 
-    An earlier point may lack the directory: the recovery does not fail for that.
+    An earlier point may lack the directory: the recovery does not fail for that, nor for what is
+    mounted there by now. That may be the same mount, from somebody who was killed in the middle.
     """
     at, parked = Path(record.mount_point), Path(record.bind_from)
-    if mountinfo.mount_at(parked) is None:
+    kept = mountinfo.mount_at(parked)
+    if kept is None:
         return
     if not at.exists():
         log.warning("there is no %s now: what was mounted there is kept at %s", at, parked)
         return
-    mount.bind(parked, at)
+    if not foreign:
+        mount.bind(parked, at)
+    elif all((each.devno, each.root) != (kept.devno, kept.root) for each in foreign):
+        log.warning(
+            "%s is mounted on %s by now: what was mounted there is kept at %s",
+            foreign[-1].source,
+            at,
+            parked,
+        )
+        return
     mount.detach(parked)
 
 

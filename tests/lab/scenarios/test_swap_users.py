@@ -135,6 +135,34 @@ def test_a_swap_killed_while_something_is_parked(lab: Lab) -> None:
         assert (mount_point / "inside/state").read_text() == "in memory only"
 
 
+def test_a_killed_swap_is_not_mounted_over_somebody_else(lab: Lab) -> None:
+    """The job waits until the place is free, and nothing else does."""
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    mount_point = lab.mounted(primary)
+    (mount_point / "note").write_text("of the volume")
+    name = lab.protect(primary, recovery)
+    before = mounts_below(lab)
+    steps = dmsnap("swap", name, "--dry-run")["steps"]
+    unmounted = next(at for at, step in enumerate(steps) if step.startswith("unmount"))
+    ended = forked("swap", name, at=(unmounted, "done"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL, ended
+    run("mount", "-t", "tmpfs", "somebody", mount_point)
+    try:
+        for words in (("job", "resume", "--all"), ("sync", name)):
+            said = forked(*words)
+            assert said.code == 0, said
+            assert f"somebody is mounted on {mount_point} by now" in said.stderr
+            assert run("findmnt", "-rno", "SOURCE", mount_point) == "somebody\n"
+        (job,) = (job for job in dmsnap("job", "list") if job["state"] == "cut off")
+        refused(ExitCode.WRONG_STATE, "job", "resume", job["id"])
+    finally:
+        run("umount", mount_point)
+    (resumed,) = dmsnap("job", "resume", "--all")
+    assert resumed["job"]["state"] == "undone"
+    assert mounts_below(lab) == before
+    assert (mount_point / "note").read_text() == "of the volume"
+
+
 def test_processes_are_ended_with_kill_only(lab: Lab) -> None:
     """Those alone that have files of the volume open; who ignores SIGTERM gets SIGKILL."""
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
