@@ -234,8 +234,10 @@ def take_over(volume: Volume) -> None:
 
 
 def release(volume: Volume) -> None:
-    """Let any host take the recovery volume from now on."""
+    """Let any host take the recovery volume from now on; nothing is written where any may."""
     with opened(volume) as current:
+        if current.label.host_uuid is None:
+            return
         new = lease.released(lease.stamped(current.label, volume))
         label.write(current.fd, current.device.size_bytes, new, str(current.device.path))
 

@@ -22,7 +22,7 @@ from dmsnap.errors import ForeignDeviceError
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
-from dmsnap.recovery import chain, replica
+from dmsnap.recovery import chain, lease, replica
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import journal
 from dmsnap.service.health import boot
@@ -77,8 +77,9 @@ class LabelTrial:
     def plan(self) -> Plan:
         name, device, session = self.volume.name, self.recovery.path, self.session
         steps = [
-            Step("claim", f"claim {device} for this host", self._claim, self._unclaim),
+            # In this order: what is recorded is given up with all that it took.
             Step("record", f"record {name} in the catalogue", self._record, self._forget),
+            Step("claim", f"claim {device} for this host", self._claim, self._unclaim),
             Step(
                 "create-overlay",
                 f"create the overlay and era metadata of {name} in {self.volume.store}",
@@ -125,17 +126,26 @@ class LabelTrial:
         ]
         arguments = {**asdict(self.request), "device": str(self.request.device)}
         arguments["mount"] = str(self.request.mount) if self.request.mount else None
+        arguments["name"] = name  # by which it is known who works on it before it is recorded
         return Plan("swap from-label", (self.volume.id,), steps, arguments)
 
     def _claim(self) -> None:
-        """What an interrupted sync left is rolled back by the first label that is ours."""
+        """What an interrupted sync left is rolled back by the first label that is ours.
+
+        Another host may have claimed it since it was looked at.
+        """
         with self._opened() as current:
+            if not self.request.force:
+                lease.require_ours(self.recovery.path, current.label)
             current.write_label(current.label)
             current.settle()
 
     def _unclaim(self) -> None:
+        """Where it came to that: another host's claim is not ours to take back."""
         former = self.found
         with self._opened() as current:
+            if not lease.is_ours(current.label):
+                return
             new = replace(
                 current.label,
                 host=former.host,
@@ -233,6 +243,7 @@ def again(
     session: Session, *, device: str, mount: str | None, dry_run: bool, **rest: Any
 ) -> object:
     """Begin a recovery anew that was cut off."""
+    rest.pop("name", None)  # the label says it
     place = Path(mount) if mount else None
     return recover(session, LabelRequest(Path(device), mount=place, **rest), dry_run=dry_run)
 

@@ -36,6 +36,7 @@ from raw_volume import Protected, protected, write_direct
 from dmsnap._native import label as labels
 from dmsnap._native.label import LabelState
 from dmsnap.errors import ExitCode
+from dmsnap.service.swaps.from_label import LabelTrial
 
 SIZE = 32 * MIB
 
@@ -270,7 +271,7 @@ def test_a_recovery_that_was_cut_off_is_begun_anew_or_taken_back(lab: Lab) -> No
     volume, points, contents = synced(lab)
     lost(lab, volume, primary=True)
     words = ("swap", "--from-label", volume.recovery, "--store", lab.store(), "--to", points[1])
-    record, show_point, create_front = 1, 3, 4
+    record, show_point, create_front = 0, 3, 4
     before = world(lab)
     for step in (record, create_front):
         forked(*words, at=(step, "done"), send=(signal.SIGKILL,))
@@ -281,6 +282,43 @@ def test_a_recovery_that_was_cut_off_is_begun_anew_or_taken_back(lab: Lab) -> No
     (job,) = (job for job in dmsnap("job", "list") if job["state"] == "cut off")
     dmsnap("job", "resume", job["id"])
     assert sha256(volume.front) == contents[1]
+
+
+def test_a_claim_that_was_cut_off_is_given_up(lab: Lab, host: pytest.MonkeyPatch) -> None:
+    """Nothing was taken: another host needs no --force."""
+    volume, _, contents = synced(lab)
+    dmsnap("unprotect", volume.name)
+    lost(lab, volume, primary=True)
+    words = ("swap", "--from-label", volume.recovery, "--store", lab.store())
+    for at in [(step, state) for step in (0, 1) for state in ("begun", "done")]:
+        ended = forked(*words, at=at, send=(signal.SIGKILL,))
+        assert ended.code == -signal.SIGKILL, ended
+        dmsnap("job", "resume", "--all")
+        assert statuses() == []
+        assert dmsnap("inspect", "label", volume.recovery)["host_uuid"] is None, at
+    become(host, THERE)
+    from_label(lab, volume.recovery)
+    assert sha256(volume.front) == contents[0]
+
+
+def test_another_host_may_claim_it_in_between(lab: Lab, host: pytest.MonkeyPatch) -> None:
+    """After it was looked at: what the other has taken is not written to, nor given back."""
+    volume, _, _ = synced(lab)
+    dmsnap("unprotect", volume.name)
+    lost(lab, volume, primary=True)
+    record = LabelTrial._record
+
+    def late(putting: LabelTrial) -> None:
+        record(putting)
+        write_label(volume.recovery, host_uuid=THERE, host="host-5678")
+
+    host.setattr(LabelTrial, "_record", late)
+    sentence = refused(
+        ExitCode.FOREIGN_DEVICE, "swap", "--from-label", volume.recovery, "--store", lab.store()
+    )
+    assert "on the host host-5678" in sentence
+    assert dmsnap("inspect", "label", volume.recovery)["host_uuid"] == str(THERE)
+    assert statuses() == []
 
 
 def test_what_the_boot_completes_gets_its_points(lab: Lab) -> None:
