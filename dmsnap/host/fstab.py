@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmsnap.host.locks import moment_lock
 from dmsnap.host.mountinfo import split_options, unescape
-from dmsnap.host.replacement import replace_file
+from dmsnap.host.replacement import remove_leftovers, replace_file
 from dmsnap.host.system_call import system_call
 
 FSTAB = Path("/etc/fstab")
+LOCK_SECONDS = 10.0
 
 # Tags that name a device whatever is on it. UUID= and LABEL= name what is on it.
 _LINKS = {"PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel", "ID": "by-id"}
@@ -100,10 +102,17 @@ def set_options(new_options: Callable[[Entry], Sequence[str]], *, path: Path | N
 
 
 def _rewrite(new_line: Callable[[Entry, str], str], path: Path) -> None:
-    text = _read(path)
-    lines = [
-        line if (entry := parse_line(line)) is None else new_line(entry, line)
-        for line in text.splitlines(keepends=True)
-    ]
-    if "".join(lines) != text:
-        replace_file(path, "".join(lines))
+    """One command after the other: what both have read, the second would write without the first's
+    lines.
+    """
+    path = path.resolve()
+    with moment_lock(path.parent, LOCK_SECONDS):
+        text = _read(path)
+        lines = [
+            line if (entry := parse_line(line)) is None else new_line(entry, line)
+            for line in text.splitlines(keepends=True)
+        ]
+        if "".join(lines) != text:
+            replace_file(path, "".join(lines))
+        else:
+            remove_leftovers(path)

@@ -70,7 +70,8 @@ def record_files(
     for database in databases:
         for entry in sorted((database / target).glob(f"{portal.address},{portal.port}*")):
             if entry.name.split(",")[1] == str(portal.port):
-                found += sorted(entry.iterdir()) if entry.is_dir() else [entry]
+                # Hidden is what somebody left who was killed over a record.
+                found += sorted(entry.glob("[!.]*")) if entry.is_dir() else [entry]
     return found
 
 

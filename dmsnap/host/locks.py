@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import sys
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 from dmsnap.errors import LockedError
 from dmsnap.host.run import run
 from dmsnap.host.system_call import system_call
+
+log = logging.getLogger(__name__)
 
 # flock(1)'s code for "not in time": any number that it does not use itself.
 _CONFLICT = 75
@@ -61,6 +64,26 @@ def directory_lock(directory: Path) -> Iterator[None]:
     try:
         with system_call(f"lock {directory}"):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def moment_lock(directory: Path, seconds: float) -> Iterator[None]:
+    """As :func:`directory_lock`, for so long; then without it.
+
+    Whoever may read a directory may lock it, and keep it locked: who has a moment's work to do
+    there is long through by then.
+    """
+    with system_call(f"lock {directory}"):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not _waited(descriptor, seconds):
+                log.warning("%s is locked by somebody: it is not waited for any longer", directory)
         yield
     finally:
         os.close(descriptor)

@@ -1,14 +1,17 @@
 """fstab: reading it, and changing one field of it."""
 
+import fcntl
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from dmsnap.errors import NotPermittedError
-from dmsnap.host import fstab, replacement, systemd
+from dmsnap.host import fstab, locks, replacement, systemd
 from dmsnap.host.fstab import Entry
 
 TEXT = """# a comment\tstays
@@ -93,6 +96,70 @@ def test_a_file_is_replaced_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         replacement.replace_file(path, "two")
     assert path.read_text() == "one"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_killed_command_left_beside_a_file_goes(tmp_path: Path) -> None:
+    """Of this file alone, and nothing that somebody else may have put there, or writes just now."""
+    path = tmp_path / "fstab"
+    path.write_text(TEXT)
+    left = tmp_path / ".fstab.dmsnap-0123abcd"
+    others = {
+        tmp_path / name
+        for name in (".fstab.0123abcd", ".fstab.dmsnap-0123abcd~", ".other.dmsnap-0123abcd")
+    }
+    busy, made = tmp_path / ".fstab.dmsnap-11111111", tmp_path / ".fstab.dmsnap-22222222"
+    link, directory = tmp_path / ".fstab.dmsnap-33333333", tmp_path / ".fstab.dmsnap-44444444"
+    link.symlink_to(path)
+    directory.mkdir()
+    for each in (left, busy, *others):
+        each.write_text("half a te")
+    made.touch()
+    with busy.open() as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        replacement.replace_file(path, "new")
+        assert {*tmp_path.iterdir()} == {path, busy, made, link, directory, *others}
+    os.utime(made, (1, 1))
+    replacement.replace_file(path, "newer")
+    assert {*tmp_path.iterdir()} == {path, link, directory, *others}
+    assert path.read_text() == "newer"
+
+
+def test_what_was_left_goes_though_there_is_nothing_to_write(tmp_path: Path, file: Path) -> None:
+    left = [tmp_path / ".fstab.dmsnap-0123abcd", tmp_path / ".gone.dmsnap-0123abcd"]
+    for each in left:
+        each.write_text("half a te")
+    assert fstab.respell(lambda entry: entry.spec, path=file) == []
+    replacement.remove_file(tmp_path / "gone")
+    assert [each for each in left if each.exists()] == []
+
+
+def test_two_commands_change_fstab_one_after_the_other(file: Path) -> None:
+    """Else the second would write what it had read, without the line of the first."""
+    here, there = threading.Event(), threading.Event()
+
+    def slowly(entry: Entry) -> str | None:
+        if not here.is_set():
+            here.set()
+            there.wait(0.3)
+        return "/dev/mapper/one" if entry.mount_point == "/srv" else None
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(fstab.respell, slowly, path=file)
+        assert here.wait(60)
+        fstab.respell(
+            lambda entry: "/dev/mapper/two" if entry.mount_point == "/my data" else None, path=file
+        )
+        there.set()
+        assert [entry.mount_point for entry in first.result()] == ["/srv"]
+    assert {"/dev/mapper/one", "/dev/mapper/two"} < {e.spec for e in fstab.entries(path=file)}
+
+
+def test_who_keeps_the_directory_locked_holds_up_nobody(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fstab, "LOCK_SECONDS", 0.01)
+    with locks.directory_lock(file.parent):
+        assert fstab.respell(lambda _: "/dev/x", path=file)
 
 
 @pytest.mark.parametrize(

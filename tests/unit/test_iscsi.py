@@ -65,7 +65,8 @@ def test_records_are_found_in_both_of_their_forms(tmp_path: Path) -> None:
     target = tmp_path / TARGET
     (target / "192.0.2.7,3260,1").mkdir(parents=True)
     names = ["192.0.2.7,3260,1/default", "192.0.2.7,32601", "192.0.2.77,3260", "192.0.2.8,3260"]
-    for name in names:
+    left = "192.0.2.7,3260,1/.default.dmsnap-0123abcd"  # by who was killed over the record
+    for name in (*names, left):
         (target / name).touch()
 
     def found(address: str, port: int) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue.model import VolumeState
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import (
     BusyError,
     ForeignDeviceError,
@@ -20,6 +21,7 @@ from dmsnap.host import lun
 from dmsnap.host.lun import LunName
 from dmsnap.host.portal import Portal
 from dmsnap.host.sysfs import Sysfs
+from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.session import Session
@@ -221,3 +223,11 @@ def test_a_lost_recovery_volume_keeps_nobody_from_the_primary(
             luns.attach_all(session, volume, wanted)
     with pytest.raises(UnreachableError):
         luns.attach_all(session, replace(volume, backing=name, recovery=None), wanted)
+
+
+def test_what_a_killed_writer_left_is_no_mark(tmp_path: Path) -> None:
+    """Whoever holds any volume looks through the marks."""
+    session = Session(Configuration(state_directory=tmp_path), cast(Catalogue, None))
+    luns.marks(session).mkdir()
+    (luns.marks(session) / f".{TARGET},192.0.2.7:3260.dmsnap-0123abcd").write_text("srv\n")
+    luns.release_strays(session, "srv")

@@ -256,7 +256,7 @@ def release_strays(session: Session, held: str) -> None:
 
     ``held`` is the volume whose lock the caller has: of others, somebody may be at work.
     """
-    for mark in sorted(marks(session).glob("*,*")):
+    for mark in sorted(marks(session).glob("[!.]*,*")):  # not what a killed writer left
         target, _, portal = mark.name.rpartition(",")
         name = LunName.parse(f"{lun.SCHEME}{portal}/{target}/0")
         owner = mark.read_text().strip()
