@@ -112,7 +112,8 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
         resume_suspended(volume)
     note_dropped_layers(session, volume)
     note_invalid_points(session, volume)
-    remove_temporary_points(session, volume)
+    if not is_being_attached(volume, cut_off):
+        remove_temporary_points(session, volume)
     remove_stray_snapshots(session, volume)
     remove_stray_overlays(session, volume)
     exported.reap(session, exported.of_volume(session, volume))
@@ -242,6 +243,13 @@ def note_invalid_points(session: Session, volume: Volume) -> None:
         checked = live.with_validity(volume, point)
         if checked != point:
             session.catalogue.update_point(checked)
+
+
+def is_being_attached(volume: Volume, cut_off: Sequence[Job]) -> bool:
+    """Whether a recovery volume may be whole and not recorded yet: then it is the place of the
+    point that was copied to it, which is for who looks at it (replicas.attach).
+    """
+    return volume.recovery is None and any(job.operation == "attach" for job in cut_off)
 
 
 def remove_temporary_points(session: Session, volume: Volume) -> None:

@@ -141,9 +141,14 @@ class Session:
         self.catalogue.delete_point(point.id, reason)
 
     def settle_on_replica(self, volume: Volume, point: Point) -> None:
-        """The replica holds a point now: its live snapshot goes, the record stays."""
+        """The replica holds a point now: its live snapshot goes, the record stays.
+
+        What became of the snapshot since then is nothing to the replica.
+        """
         self.remove_live_point(volume, point)
-        self.catalogue.update_point(replace(point, temporary=False, area_id=None))
+        self.note_replica(volume)
+        settled = replace(point, temporary=False, area_id=None, invalid_reason=None)
+        self.catalogue.update_point(settled)
 
     def note_content(self, volume: Volume, content: Signature | None) -> None:
         """Record the file system that a volume holds; nothing that is known changes nothing."""

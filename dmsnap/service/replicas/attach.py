@@ -34,7 +34,7 @@ from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.pools import pool_choice, pool_return
 from dmsnap.service.pools.pool_choice import Choice, PassedOver
 from dmsnap.service.progress import Progress
-from dmsnap.service.reaper import held
+from dmsnap.service.reaper import held, remove_temporary_points
 from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import handover
@@ -308,17 +308,27 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
     if volume.recovery is not None:
         return False
     try:
-        found = _label_of(session, volume, made, made_id)
-        if found is not None and found.state is LabelState.CONSISTENT:
-            session.catalogue.update_volume(attached(volume, made, made_id))
-            return True
-        if found is not None:
-            first_copy.wipe_part(session, lun.node(made), made_id)
-        boot.hide(volume, made)
-        _log_out(session, made)
+        whole = _is_whole(session, volume, made, made_id)
     except DmsnapError as error:
         # It says itself that it is half a copy, and is taken for nothing else.
         log.warning("the half copy on %s is not wiped: %s", made, error)
+        whole = False
+    if whole:
+        volume = attached(volume, made, made_id)
+        session.catalogue.update_volume(volume)
+    remove_temporary_points(session, volume)
+    return whole
+
+
+def _is_whole(session: Session, volume: Volume, made: str, made_id: UUID) -> bool:
+    """Whether what was being made has the point that was copied; of half a copy nothing is left."""
+    found = _label_of(session, volume, made, made_id)
+    if found is not None and found.state is LabelState.CONSISTENT:
+        return True
+    if found is not None:
+        first_copy.wipe_part(session, lun.node(made), made_id)
+    boot.hide(volume, made)
+    _log_out(session, made)
     return False
 
 

@@ -338,7 +338,6 @@ class Sync:
         self.session.settle_on_replica(self.volume, self.point)
         self.session.note_content(self.volume, self.content)
         self.session.forget_dropped(self.volume)
-        self.session.note_replica(self.volume)
         recognition.note(self.session, self.volume)
 
     def _acknowledge_writes_beside(self) -> None:

@@ -1,0 +1,109 @@
+"""Points that a command took for itself, and was cut off: what the replica has of them stays."""
+
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import pytest
+from catalogue_samples import a_point, a_volume
+from test_history import a_label
+
+from dmsnap._native.label import Label, LabelState
+from dmsnap.catalogue import jobs, past
+from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.model import Job, PlaceKind, Volume, VolumeState
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.recovery import replica
+from dmsnap.service import reaper
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.health import boot
+from dmsnap.service.replicas import attach
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live
+
+PROTECTED = replace(a_volume(), state=VolumeState.PROTECTED)
+PROMOTED = replace(
+    PROTECTED, state=VolumeState.PROMOTED, recovery=None, recovery_id=None, device_bytes=2**44
+)
+MADE = uuid4()
+# As the boot leaves it: its snapshot was not there while the volume was in use.
+TAKEN = replace(a_point(PROTECTED), temporary=True, area_id=None, invalid_reason="it is gone")
+
+
+@pytest.fixture
+def session(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Session:
+    monkeypatch.setattr(live, "remove", lambda *_: None)
+    monkeypatch.setattr(boot, "hide", lambda *_: None)
+    return Session(Configuration(), catalogue)
+
+
+def recorded(session: Session, volume: Volume) -> None:
+    session.catalogue.add_volume(volume)
+    session.catalogue.add_point(TAKEN)
+
+
+def labelled(monkeypatch: pytest.MonkeyPatch, state: LabelState, point_id: UUID) -> Label:
+    label = replace(a_label(), state=state, point_uuid=point_id, recovery_uuid=MADE)
+    monkeypatch.setattr(replica, "label_of", lambda _: label)
+    monkeypatch.setattr(attach, "_label_of", lambda *_: label)
+    return label
+
+
+def require_on_replica(session: Session) -> None:
+    """A good point, and where it can be recovered from."""
+    (one,) = past.as_of(session.catalogue, now_ns(), PROTECTED.id)
+    assert one.point == replace(TAKEN, temporary=False, invalid_reason=None)
+    assert [place.kind for place in one.places] == [PlaceKind.REPLICA]
+
+
+def test_what_became_of_the_snapshot_is_nothing_to_the_replica(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power was lost after the label, and before the record: swap would refuse a good point."""
+    recorded(session, PROTECTED)
+    labelled(monkeypatch, LabelState.CONSISTENT, TAKEN.id)
+    reaper.remove_temporary_points(session, PROTECTED)
+    require_on_replica(session)
+
+
+def test_what_did_not_come_to_the_replica_goes(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded(session, PROTECTED)
+    labelled(monkeypatch, LabelState.CONSISTENT, uuid4())
+    reaper.remove_temporary_points(session, PROTECTED)
+    assert session.catalogue.points(PROTECTED.id) == []
+
+
+def cut_off(session: Session) -> Job:
+    """An attach that had come to the label of the new recovery volume."""
+    arguments = {"made": "/dev/new", "made_id": str(MADE)}
+    job_id = jobs.begin(
+        session.catalogue, "attach", [PROMOTED.id], arguments=arguments, pid=1, steps=["copy"]
+    )
+    return jobs.job(session.catalogue, job_id)
+
+
+@pytest.mark.parametrize("by_now", [PROMOTED, replace(PROTECTED, recovery_id=MADE)])
+def test_a_new_recovery_volume_keeps_the_point_that_was_copied(
+    session: Session, monkeypatch: pytest.MonkeyPatch, by_now: Volume
+) -> None:
+    """Recorded as the recovery volume, or whole and not recorded yet."""
+    recorded(session, by_now)
+    labelled(monkeypatch, LabelState.CONSISTENT, TAKEN.id)
+    monkeypatch.setattr(attach, "attached", lambda *_: replace(PROTECTED, recovery_id=MADE))
+    job = cut_off(session)
+    if not reaper.is_being_attached(by_now, [job]):
+        reaper.remove_temporary_points(session, by_now)
+    assert attach.finish(session, by_now, job)
+    assert session.catalogue.volume_by_id(PROTECTED.id).recovery_id == MADE
+    require_on_replica(session)
+
+
+def test_half_a_copy_keeps_no_point(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    wiped: list[UUID] = []
+    recorded(session, PROMOTED)
+    labelled(monkeypatch, LabelState.COPYING, TAKEN.id)
+    monkeypatch.setattr(attach, "wipe", lambda _session, _made, made_id: wiped.append(made_id))
+    assert not attach.finish(session, PROMOTED, cut_off(session))
+    assert wiped == [MADE]
+    assert session.catalogue.points(PROMOTED.id) == []
