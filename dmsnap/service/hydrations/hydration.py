@@ -295,8 +295,10 @@ class Copying:
     def _record(self, after: Volume) -> None:
         dm.load(stack.origin(after).name, stack.origin_table(after, self.target))
         self.session.catalogue.update_volume(after)
-        # After that: what was counted of the old device is needed should it go on.
-        write_count.remember(self._counts, after)
+        # After that: what was counted of the old device is needed should it go on. It does not
+        # any more, whatever becomes of this: where nothing is counted, the next sync compares.
+        with suppress(DmsnapError):
+            write_count.remember(self._counts, after)
 
     def _go_back(self) -> None:
         """The origin is about to be resumed over the old device."""
