@@ -29,8 +29,8 @@ from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.schedules import hooks
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import handover, occupants, overlay, primary, trial
-from dmsnap.service.volumes import assembly, own_front, spare
+from dmsnap.service.swaps import completion, handover, occupants, overlay, primary, trial
+from dmsnap.service.volumes import own_front, spare
 from dmsnap.snapshot import layers, live, stack, write_count
 from dmsnap.snapshot.stack import DmName
 
@@ -141,8 +141,7 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
         own_front.complete(session, volume)
     unmounted = any(map(has_unmounted_the_front, cut_off))
     if (unmounted or note.exists()) and shows_what_it_should(session, volume):
-        assembly.mount_front(volume)
-        occupants.start_stopped(note)
+        completion.put_to_use(session, volume)
 
 
 def has_unmounted_the_front(job: Job) -> bool:

@@ -1,17 +1,21 @@
 """Publishing again what a boot, or somebody else, took away."""
 
+import logging
 from dataclasses import dataclass
 
 from dmsnap.catalogue import export as recorded
-from dmsnap.catalogue.export import Export
+from dmsnap.catalogue.export import Export, ExportKind
+from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError, ExitCode
 from dmsnap.host.lio import state
 from dmsnap.service import journal
-from dmsnap.service.exports import export, publication
+from dmsnap.service.exports import export, exported, publication
 from dmsnap.service.exports.export_source import held, of_no_volume, volume_ids
 from dmsnap.service.exports.publication import Publication, Shown
 from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,19 @@ def restore_held(session: Session, found: Export) -> None:
         arguments = of_no_volume(found.source)
         plan = Plan("export restore", volume_ids(found.source), steps, arguments=arguments)
         journal.run(session.catalogue, plan)
+
+
+def restore_front(session: Session, volume: Volume) -> None:
+    """Publish a front that was made anew, its lock held, as it had been: the boot could not.
+
+    A courtesy of whoever made it: what fails is said, and nothing more.
+    """
+    for found in exported.of_volume(session, volume):
+        if found.source.kind is ExportKind.FRONT:
+            try:
+                restore_held(session, found)
+            except DmsnapError as error:
+                log.warning("%s is not published again: %s", found.target, error)
 
 
 def again(session: Session, **_arguments: object) -> object:

@@ -71,6 +71,11 @@ def require_front_read_only(session: Session, volume: Volume) -> None:
             raise busy(volume, export)
 
 
+def shows_front(session: Session, volume: Volume) -> bool:
+    """Whether the front is exported, as it is recorded."""
+    return any(export.source.kind is ExportKind.FRONT for export in of_volume(session, volume))
+
+
 def busy(volume: Volume, export: Export) -> BusyError:
     """The error that names the LUN and who has it."""
     point_id = export.source.point_id

@@ -21,7 +21,6 @@ from dmsnap.catalogue.statements import Statements
 from dmsnap.errors import ForeignDeviceError
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.dm import device as dm
-from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.recovery import chain, lease, replica
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import journal
@@ -194,11 +193,7 @@ class LabelTrial:
         dm.create(device.name, device.uuid, trial.overlay_table(self.volume, below, cow))
 
     def _create_front(self) -> None:
-        metadata = stack.attach_area(self.volume, stack.era_area(self.volume, self.areas))
-        front = stack.front(self.volume)
-        table = stack.front_table(self.volume, metadata)
-        dm.create(front.name, front.uuid, table, udev=UdevFlags.SHOWN)
-        stack.turn_discards_off(self.volume)
+        trial.create_front(self.volume, stack.era_area(self.volume, self.areas))
 
     def _unmount(self) -> None:
         wait_seconds = self.session.configuration.unmount_wait_seconds

@@ -92,7 +92,8 @@ def units_of(volume: Volume) -> tuple[str, ...]:
     if not systemd.is_running():
         return ()
     units = list(volume.units)
-    for entry in mountinfo.mounts_of(stack.require(stack.front(volume)).devno):
+    front = stack.find(stack.front(volume))
+    for entry in mountinfo.mounts_of(front.devno) if front is not None else ():
         units += systemd.services_requiring(systemd.mount_unit(str(entry.mount_point)))
     return tuple(unit for unit in dict.fromkeys(units) if systemd.is_active(unit))
 
@@ -107,11 +108,13 @@ def check_units(units: Sequence[str]) -> None:
 
 
 def users_of(volume: Volume) -> list[ProcessUse]:
-    """The processes that have a file of the volume open, or the front itself."""
-    devno = stack.require(stack.front(volume)).devno
-    places = [entry.mount_point for entry in mountinfo.mounts_of(devno)]
+    """The processes that have a file of the volume open, or the front itself, if it is there."""
+    front = stack.find(stack.front(volume))
+    if front is None:
+        return []
+    places = [entry.mount_point for entry in mountinfo.mounts_of(front.devno)]
     found = [use for place in places for use in process.users_of(place)]
-    return [*found, *process.openers_of(devno)]
+    return [*found, *process.openers_of(front.devno)]
 
 
 def require_no_layers(volume: Volume) -> None:
@@ -119,7 +122,9 @@ def require_no_layers(volume: Volume) -> None:
 
     They would go on with what they know of the content that was there before.
     """
-    front = stack.require(stack.front(volume))
+    front = stack.find(stack.front(volume))
+    if front is None:
+        return
     node = dm.node(front.name)
     if blockdev.is_swap_space(front.devno):
         raise BusyError(

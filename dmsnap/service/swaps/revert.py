@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
-from dmsnap.errors import WrongStateError
+from dmsnap.errors import DmsnapError, WrongStateError
 from dmsnap.recovery import chain
 from dmsnap.service import journal
 from dmsnap.service.health import boot
@@ -14,7 +14,7 @@ from dmsnap.service.session import Session
 from dmsnap.service.swaps import primary, trial
 from dmsnap.service.swaps.occupants import Occupants
 from dmsnap.service.swaps.trial import SwapResult
-from dmsnap.service.volumes import assembly, spare
+from dmsnap.service.volumes import assembly, identity, spare
 from dmsnap.snapshot import stack
 
 
@@ -35,6 +35,8 @@ class Revert:
             session.configuration.primary_wait_seconds,
             hint=f"dmsnap swap commit {volume.name} makes the recovery volume the primary",
         )
+        stack.require(stack.front(volume))
+        require_primary(volume)
         self.session = session
         self.kill = kill
         self.occupants = Occupants(session, volume, kill=kill)
@@ -120,6 +122,20 @@ class Revert:
             for area in self.session.catalogue.areas(self.volume.id, role):
                 if area.generation == self.volume.generation:
                     self.session.release_area(self.volume, area)
+
+
+def require_primary(volume: Volume) -> None:
+    """After a boot in the trial nothing holds the primary: what is at its path has to be it."""
+    before = replace(volume, generation=volume.generation - 1)
+    if stack.exists(stack.origin(before)):
+        return
+    try:
+        identity.require_backing(volume)
+    except DmsnapError as error:
+        error.hint = error.hint or (
+            f"dmsnap swap commit {volume.name} makes the recovery volume the primary"
+        )
+        raise
 
 
 def revert(session: Session, name: str, *, kill: bool = False, dry_run: bool) -> SwapResult | Plan:

@@ -6,19 +6,21 @@ A trial leaves the primary and the replica untouched: what is written goes to an
 
 import logging
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
-from dmsnap.errors import WrongStateError
+from dmsnap.errors import DmsnapError, WrongStateError
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
 from dmsnap.service import journal
+from dmsnap.service.exports import export_restore, exported
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.points.point import find
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import primary, trial
+from dmsnap.service.swaps import completion, primary, trial
 from dmsnap.service.swaps.occupants import Occupants
 from dmsnap.service.swaps.revert import Revert
 from dmsnap.service.swaps.source import choose
@@ -26,6 +28,7 @@ from dmsnap.service.swaps.trial import SwapResult
 from dmsnap.service.volumes import assembly, own_front
 from dmsnap.service.volumes.spare import NextMetadata
 from dmsnap.snapshot import stack
+from dmsnap.tracking.choice import new_tracking_id
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +53,6 @@ class Trial:
                 f"{volume.name} is in state {volume.state}: it cannot be swapped",
                 hint="dmsnap swap revert ends a trial",
             )
-        # Its tables need not be right: what is below may be what was lost.
-        stack.require(stack.front(volume))
         self.session = session
         self.occupants = Occupants(session, volume, kill=kill)
         self.fail_primary = fail_primary
@@ -63,6 +64,7 @@ class Trial:
         self.hangs = False
         self.before = volume
         self.live = volume if stack.live_front(volume) else None
+        self.has_front = has_front(volume)
         # Looked up now: undoing must not depend on a catalogue whose disk is full.
         self.before_metadata = stack.era_area(volume, session.catalogue.areas(volume.id))
         self.source = choose(session, volume, wanted, force=force)
@@ -74,6 +76,8 @@ class Trial:
             trial_live=self.source.is_live,
             live=None,
         )
+        if not self.has_front:  # who writes to the primary meanwhile is not seen
+            self.volume = replace(self.volume, tracking_id=new_tracking_id())
         point = self.source.point
         self.overlay = session.plan_cow(self.volume, AreaRole.OVERLAY, point_id=point)
         self.metadata = NextMetadata(session, self.volume)
@@ -95,18 +99,10 @@ class Trial:
                 self._hide,
             ),
             *self.metadata.steps(),
-            Step(
-                "reach-primary",
-                f"write out what is dirty, or fail it if {self.before.backing} hangs",
-                self._reach,
-                self._revive,
-            ),
-            *self.occupants.steps_before(),
-            Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_before),
-            *self._own_front_steps(),
+            *self._steps_of_use(),
             Step("record", f"record that {name} is in trial", self._record, self._unrecord),
             *boot.network_steps(self.before, self.volume, state_directory),
-            Step("load-front", f"put it under /dev/mapper/{name}", self._load, self._unload),
+            self._step_of_front(),
             Step(
                 "mount",
                 f"mount /dev/mapper/{name}",
@@ -117,6 +113,31 @@ class Trial:
         ]
         arguments = self.arguments | {"name": name, "to": str(self.source.point)}
         return Plan("swap", (self.volume.id,), steps, arguments)
+
+    def _steps_of_use(self) -> list[Step]:
+        """What ends the use of the front; where a boot left none, that of what waits for it."""
+        if not self.has_front:
+            return self.occupants.steps_before()
+        name = self.volume.name
+        return [
+            Step(
+                "reach-primary",
+                f"write out what is dirty, or fail it if {self.before.backing} hangs",
+                self._reach,
+                self._revive,
+            ),
+            *self.occupants.steps_before(),
+            Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_before),
+            *self._own_front_steps(),
+        ]
+
+    def _step_of_front(self) -> Step:
+        """The front's table is exchanged; after a boot without the primary it is made."""
+        what = f"put it under /dev/mapper/{self.volume.name}"
+        if self.has_front:
+            return Step("load-front", what, self._load, self._unload)
+        front = stack.front(self.volume)
+        return Step("create-front", what, self._create_front, partial(stack.remove, front))
 
     def _own_front_steps(self) -> list[Step]:
         """Until the next boot LVM's device may be the front: it is not, from here on."""
@@ -192,7 +213,9 @@ class Trial:
             assembly.mount_front(self.before)
 
     def _mount(self) -> None:
-        assembly.mount_front(self.volume)
+        """A front that was made here and is exported is for initiators, who come back later."""
+        if self.has_front or not exported.shows_front(self.session, self.volume):
+            assembly.mount_front(self.volume)
 
     def _record(self) -> None:
         self.session.catalogue.update_volume(self.volume)
@@ -207,6 +230,20 @@ class Trial:
 
     def _unload(self) -> None:
         trial.load_front(self.session, self.before, self.before_metadata)
+
+    def _create_front(self) -> None:
+        trial.create_front(self.volume, self.metadata.area)
+
+
+def has_front(volume: Volume) -> bool:
+    """Whether the front is there; it is not after a boot without the primary.
+
+    Its tables need not be right: what is below may be what was lost. Raises
+    :class:`StackChangedError` where LVM's device is the front, and is gone.
+    """
+    if stack.live_front(volume):
+        stack.require(stack.front(volume))
+    return stack.exists(stack.front(volume))
 
 
 def swap(
@@ -231,14 +268,28 @@ def swap(
         plan = putting.plan()
         if dry_run:
             return plan
-        return trial.result(putting.volume, journal.run(session.catalogue, plan))
+        times = journal.run(session.catalogue, plan)
+        if not putting.has_front:
+            export_restore.restore_front(session, putting.volume)
+        return trial.result(putting.volume, times)
 
 
 def finish(session: Session, volume: Volume, _job: Job) -> bool:
-    """Done once the front shows the trial; recorded and not loaded, it is taken back."""
+    """Done once the front shows the trial; recorded and not loaded, it is taken back.
+
+    It goes on where there is no front to take back, or the primary cannot be gone back to.
+    """
     if volume.state is not VolumeState.TRIAL:
         return False
     if trial.is_loaded(volume, session.catalogue.areas(volume.id)):
         return True
-    journal.run(session.catalogue, Revert(session, volume).plan())
-    return False
+    if stack.exists(stack.front(volume)):
+        try:
+            journal.run(session.catalogue, Revert(session, volume).plan())
+        except DmsnapError as error:
+            log.warning("the swap of %s is not taken back: %s", volume.name, error)
+        volume = session.catalogue.volume_by_id(volume.id)
+        if volume.state is not VolumeState.TRIAL:
+            return False
+    completion.complete(session, volume)
+    return True

@@ -10,6 +10,7 @@ from dmsnap.errors import BusyError, PointInvalidError, StackChangedError, Wrong
 from dmsnap.host import blockdev, udev
 from dmsnap.host.blockdev import BlockDevice, describe_users_of, lasting_users
 from dmsnap.host.dm import device as dm
+from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.host.dm.target import Snapshot, Table, single
 from dmsnap.recovery import chain, history, replica
@@ -147,6 +148,16 @@ def load_front(session: Session, volume: Volume, metadata: Area) -> None:
         exchange(front, table, session.configuration.window_deadline_ms)
     stack.turn_discards_off(volume)
     blockdev.flush_buffers(dm.node(front.name))
+
+
+def create_front(volume: Volume, metadata: Area) -> None:
+    """Make the front over the volume's present generation, where there is none: a boot that could
+    not assemble the volume left none, and a host that never had it has none.
+    """
+    front = stack.front(volume)
+    table = stack.front_table(volume, stack.attach_area(volume, metadata))
+    dm.create(front.name, front.uuid, table, udev=UdevFlags.SHOWN)
+    stack.turn_discards_off(volume)
 
 
 def is_loaded(volume: Volume, areas: Sequence[Area]) -> bool:

@@ -52,7 +52,7 @@ class Assembly:
         if is_cut_off(volume) or (not at_boot and volume.state not in ASSEMBLED_BY_HAND):
             raise WrongStateError(f"{volume.name} is in state {volume.state}: not assembled")
         if needs_backing(volume):  # else it may be dead
-            identity.require_backing(volume)
+            require_backing(volume)
         self.session = session
         self.at_boot = at_boot
         # A new tracking id: what was written while the stack did not exist was not seen,
@@ -120,6 +120,22 @@ class Assembly:
 def needs_backing(volume: Volume) -> bool:
     """Whether the front lies over the primary, and not over the recovery volume."""
     return volume.state not in OVER_REPLICA or volume.trial_live
+
+
+def require_backing(volume: Volume) -> None:
+    """As service.volumes.identity has it; of a volume that can be recovered it is said how."""
+    try:
+        identity.require_backing(volume)
+    except DmsnapError as error:
+        error.hint = error.hint or way_out(volume)
+        raise
+
+
+def way_out(volume: Volume) -> str | None:
+    """What to do about a primary that is lost; None: there is nothing to recover the volume by."""
+    if volume.state is not VolumeState.PROTECTED or volume.recovery is None:
+        return None
+    return f"if it is lost, dmsnap swap {volume.name} puts the recovery volume in its place"
 
 
 def is_assembled(session: Session, volume: Volume) -> bool:
@@ -198,9 +214,12 @@ def wait_for_devices(session: Session, volume: Volume) -> None:
         nodes.insert(0, Path(volume.serving))
     missing = udev.wait_for_nodes(nodes, seconds)
     if missing:
+        hint = f"dmsnap assemble {volume.name} does it when the device is there"
+        if str(missing[0]) == volume.backing and (otherwise := way_out(volume)):
+            hint += f"; {otherwise}"
         raise NotFoundError(
             f"{volume.name} cannot be assembled: {missing[0]} did not appear within {seconds:g} s",
-            hint=f"dmsnap assemble {volume.name} does it when the device is there",
+            hint=hint,
             device=str(missing[0]),
         )
 

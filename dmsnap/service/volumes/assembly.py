@@ -14,6 +14,7 @@ from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.target import Table
 from dmsnap.recovery import chain, replica
+from dmsnap.service.exports import exported
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting, trial
 from dmsnap.snapshot import layers, stack, write_count
@@ -166,8 +167,14 @@ def tear_down(volume: Volume) -> None:
 
 
 def mount_front(volume: Volume) -> None:
-    """Mount the front at every place recorded for the volume."""
+    """Mount the front at every place recorded for the volume.
+
+    What LIO publishes it holds for itself: that is recorded of the time before, and not mounted.
+    """
     info = stack.require(stack.front(volume))
+    if volume.mounts and exported.opened_by_lio(volume):
+        log.warning("/dev/mapper/%s is exported, and so not mounted", volume.name)
+        return
     mounting.mount_all(dm.node(info.name), info.devno, volume.mounts)
 
 

@@ -1,12 +1,13 @@
 """Unprotect: give the device back, byte for byte; the replica and its label stay."""
 
+import logging
 from dataclasses import replace
 from functools import partial
 
 from dmsnap._native import label
 from dmsnap._native.label import LabelState
-from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
-from dmsnap.errors import BusyError, WrongStateError
+from dmsnap.catalogue.model import AreaRole, Job, MountRecord, Volume, VolumeState
+from dmsnap.errors import BusyError, DmsnapError, ForeignDeviceError, WrongStateError
 from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -25,6 +26,8 @@ from dmsnap.service.swaps import mounting
 from dmsnap.service.swaps.withdrawal import Withdrawal, ends_without_volume, release_recovery
 from dmsnap.service.volumes import assembly, first_copy, identity, live_link
 from dmsnap.snapshot import layers, stack
+
+log = logging.getLogger(__name__)
 
 
 class Release:
@@ -66,9 +69,7 @@ class Release:
         unfinished = volume.state is VolumeState.BUILDING or not stack.exists(stack.front(volume))
         self.is_live = stack.live_front(volume) is not None
         unfinished = unfinished and not self.is_live
-        self.mounts = volume.mounts if unfinished else ()
-        if self.mounts:
-            identity.require_no_replica(volume)
+        self.mounts = mountable(volume) if unfinished else ()
 
     def plan(self) -> Plan:
         name = self.volume.name
@@ -240,6 +241,23 @@ class Release:
 
     def _record(self) -> None:
         self.session.catalogue.remove_volume(self.volume.id)
+
+
+def mountable(volume: Volume) -> tuple[MountRecord, ...]:
+    """What is to be mounted again of a device whose stack is gone; where it is gone, too, nothing.
+
+    Raises :class:`ForeignDeviceError` where its path leads to a replica.
+    """
+    if not volume.mounts:
+        return ()
+    try:
+        identity.require_no_replica(volume)
+    except ForeignDeviceError:
+        raise
+    except DmsnapError as error:
+        log.warning("%s is not mounted: %s", volume.backing, error)
+        return ()
+    return volume.mounts
 
 
 def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Plan | None:
