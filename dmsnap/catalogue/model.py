@@ -142,7 +142,8 @@ class Volume:
     @property
     def serving(self) -> str:
         """What the front lies on, as it is recorded."""
-        over_replica = self.state in (VolumeState.TRIAL, VolumeState.COMMITTING)
+        in_trial = self.state in (VolumeState.TRIAL, VolumeState.COMMITTING)
+        over_replica = in_trial and not self.trial_live
         return self.recovery if over_replica and self.recovery else self.backing
 
 

@@ -1,7 +1,7 @@
 """Clearing what commands that were killed left of a volume, before the next one begins."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
@@ -17,7 +17,7 @@ from dmsnap.catalogue.model import (
     Volume,
     VolumeState,
 )
-from dmsnap.errors import DmsnapError, MountPointTakenError
+from dmsnap.errors import BusyError, DmsnapError, MountPointTakenError
 from dmsnap.host import signals
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Snapshot
@@ -113,9 +113,9 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     note_dropped_layers(session, volume)
     note_invalid_points(session, volume)
     if not is_being_attached(volume, cut_off):
-        remove_temporary_points(session, volume)
-    remove_stray_snapshots(session, volume)
-    remove_stray_overlays(session, volume)
+        unless_busy(remove_temporary_points, session, volume)
+    unless_busy(remove_stray_snapshots, session, volume)
+    unless_busy(remove_stray_overlays, session, volume)
     exported.reap(session, exported.of_volume(session, volume))
     exported.hide_stray_points(session, volume)
     exported.remove_stray_backstores(session, volume)
@@ -127,14 +127,14 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     ):
         overlay.keep_ahead(session, volume)
     if is_merged_in_part(session, volume):
-        retire_merged(session, volume)
+        unless_busy(retire_merged, session, volume)
     if handover.is_unfinished(session, volume):
         finish_handover(session, volume)
         return
     if volume.state in SETTLED:
-        remove_stray_trial(session, volume)
+        unless_busy(remove_stray_trial, session, volume)
     if volume.state is VolumeState.PROMOTED and is_retired_in_part(session, volume):
-        retire(session, volume)
+        unless_busy(retire, session, volume)
     note = occupants.note_path(session, volume)
     halfway = volume.state in SETTLED and any(job.has_begun("own-front") for job in cut_off)
     if halfway and not primary.is_failed(volume):
@@ -142,6 +142,18 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     unmounted = any(map(has_unmounted_the_front, cut_off))
     if (unmounted or note.exists()) and shows_what_it_should(session, volume):
         completion.put_to_use(session, volume)
+
+
+def unless_busy(
+    remove: Callable[[Session, Volume], None], session: Session, volume: Volume
+) -> None:
+    """What somebody uses is removed later: it keeps no command from the volume, and so not that by
+    which the use ends.
+    """
+    try:
+        remove(session, volume)
+    except BusyError as error:
+        log.warning("not all that was left of %s is removed: %s", volume.name, error)
 
 
 def has_unmounted_the_front(job: Job) -> bool:

@@ -1,5 +1,6 @@
 """What of this host is meant by a word of the command line, and the locks of it."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,15 +8,18 @@ from uuid import UUID
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, ExportKind, Source
-from dmsnap.catalogue.model import Job
-from dmsnap.errors import NotFoundError
+from dmsnap.catalogue.model import Job, Volume
+from dmsnap.errors import DmsnapError, NotFoundError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.service import operations
 from dmsnap.service.exports import exported
+from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.points.point import MIN_PREFIX, find
 from dmsnap.service.reaper import reap
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import admission
+
+log = logging.getLogger(__name__)
 
 # A lock that no volume's name can be.
 DEVICES_LOCK = "export:devices"
@@ -42,16 +46,30 @@ def resolve(session: Session, what: str) -> Source:
 
 
 @contextmanager
-def held(session: Session, *sources: Source) -> Iterator[None]:
-    """Hold the locks of what is shown, after clearing what killed commands left."""
+def held(session: Session, *sources: Source, wanted: Wanted = Wanted.ALL) -> Iterator[None]:
+    """Hold the locks of what is shown, after clearing what killed commands left.
+
+    Where no LUN is ``wanted``, what cannot be cleared but exports is no obstacle.
+    """
     names = [name for source in sources for name in lock_names(session, source)]
     with session.locked(names):
         for source in sources:
             if source.volume_id is None:
                 exported.reap(session, of_devices(session))
             else:
-                reap(session, session.catalogue.volume_by_id(source.volume_id))
+                clear(session, session.catalogue.volume_by_id(source.volume_id), wanted)
         yield
+
+
+def clear(session: Session, volume: Volume, wanted: Wanted) -> None:
+    """As service.reaper does; an export that is to go may be just what is in its way."""
+    try:
+        reap(session, volume, wanted)
+    except DmsnapError as error:
+        if wanted is not Wanted.NONE:
+            raise
+        log.warning("not all is cleared of what was left of %s: %s", volume.name, error)
+        exported.reap(session, exported.of_volume(session, volume))
 
 
 def volume_ids(*sources: Source) -> list[UUID]:

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, Source
-from dmsnap.catalogue.model import Volume
-from dmsnap.errors import DmsnapError, ForeignDeviceError, PointInvalidError
+from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.errors import DmsnapError, ForeignDeviceError, PointInvalidError, WrongStateError
 from dmsnap.host import interface
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -149,6 +149,8 @@ class Shown:
         return BlockDevice.probe(dm.node(stack.require(name).name))
 
     def _place(self, volume: Volume) -> Place:
+        if volume.state is VolumeState.COMMITTING and volume.trial_point == self.source.point_id:
+            raise WrongStateError(f"{volume.name} is being made of this point: it is no more")
         view = find(self.session, str(self.source.point_id), [volume.name])
         if not view.places:
             raise PointInvalidError(

@@ -11,13 +11,14 @@ from dmsnap.service import journal
 from dmsnap.service.exports import export_unit, exported
 from dmsnap.service.exports.export_source import find_export, held, of_no_volume, volume_ids
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.session import Session
 
 
 def unexport(session: Session, what: str, *, force: bool, dry_run: bool) -> Plan | None:
     """Take a LUN back; refused while an initiator is logged in, unless forced. Root."""
     source = find_export(session, what).source
-    with held(session, source):
+    with held(session, source, wanted=Wanted.NONE):
         withdrawn = find_export(session, what)
         steps = withdrawal(session, withdrawn, force=force)
         arguments = {"what": what, "force": force} | of_no_volume(source)

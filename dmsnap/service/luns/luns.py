@@ -43,16 +43,21 @@ class Wanted(Enum):
 
     ALL = "all"
     SERVING = "serving"  # what the front lies on; others may be missing
-    SERVING_ALONE = "serving alone"  # others are not even asked for: a boot must not wait for them
+    SERVING_ALONE = "serving alone"  # a boot must not wait for others
     PRIMARY = "primary"  # the volume's own device: a trial may have lost what it serves from
+    RECOVERY = "recovery"  # alone: the primary may be just what was lost
+    NONE = "none"  # nothing is read or written of any
+
+
+# Others are not even asked for: whoever is dead would be waited for.
+ALONE = (Wanted.SERVING_ALONE, Wanted.RECOVERY, Wanted.NONE)
 
 
 def attach_all(session: Session, volume: Volume, wanted: Wanted = Wanted.ALL) -> None:
     """Have the LUNs of a volume attached, and be what was recorded."""
     for name in names_of(volume):
-        serving = volume.backing if wanted is Wanted.PRIMARY else volume.serving
-        needed = wanted is Wanted.ALL or str(name) == serving
-        if not needed and wanted is Wanted.SERVING_ALONE:
+        needed = wanted is Wanted.ALL or str(name) == _needed(volume, wanted)
+        if not needed and wanted in ALONE:
             continue
         try:
             attach(session, name, volume.name)
@@ -60,6 +65,15 @@ def attach_all(session: Session, volume: Volume, wanted: Wanted = Wanted.ALL) ->
             if needed:
                 raise
             log.warning("%s", error)
+
+
+def _needed(volume: Volume, wanted: Wanted) -> str | None:
+    """The one device that a command needs, as it is recorded."""
+    if wanted is Wanted.NONE:
+        return None
+    if wanted is Wanted.PRIMARY:
+        return volume.backing
+    return volume.recovery if wanted is Wanted.RECOVERY else volume.serving
 
 
 def attach(session: Session, name: LunName, owner: str) -> LunName:

@@ -5,12 +5,15 @@ from dataclasses import replace
 from uuid import UUID
 
 from dmsnap._native.label import HistoryEntry
-from dmsnap.catalogue.model import Job, Point, Volume
+from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.model import Job, PlaceKind, Point, Volume
+from dmsnap.catalogue.past import as_of
 from dmsnap.errors import WrongStateError
 from dmsnap.recovery import removal, replica
 from dmsnap.service import journal
 from dmsnap.service.exports import exported
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.points import browse
 from dmsnap.service.points.point import PointView, find, label_of, list_points
 from dmsnap.service.progress import Progress, of_total
@@ -127,7 +130,7 @@ def delete(
 ) -> Plan | None:
     """Delete a point everywhere it lives; earlier ones stay what they are. Needs root."""
     wanted = find(session, text)
-    with held(session, wanted.volume) as volume:
+    with held(session, wanted.volume, needed_luns(session, wanted)) as volume:
         # Where it lives is known for certain with the recovery volume attached.
         plan = deletion(
             session, volume, find(session, text), hooks_of(session, [wanted.volume]), progress
@@ -136,6 +139,16 @@ def delete(
             return plan
         journal.run(session.catalogue, plan)
     return None
+
+
+def needed_luns(session: Session, wanted: PointView) -> Wanted:
+    """A point that is live, and is recorded nowhere else, goes without its recovery volume."""
+    volume = session.catalogue.volume(wanted.volume)
+    kinds = {str(place.kind) for place in wanted.places}
+    for past in as_of(session.catalogue, now_ns(), volume.id):
+        if past.point.id == wanted.id:
+            kinds |= {str(place.kind) for place in past.places}
+    return Wanted.SERVING if kinds == {PlaceKind.LIVE} else Wanted.ALL
 
 
 def finish_deletion(session: Session, volume: Volume, job: Job) -> bool:

@@ -9,8 +9,8 @@ import logging
 from pathlib import Path
 
 from dmsnap.catalogue.model import Area, Volume
-from dmsnap.errors import DeadlineError
-from dmsnap.host import mountinfo, reach
+from dmsnap.errors import DeadlineError, DmsnapError
+from dmsnap.host import lun, mountinfo, reach
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
 from dmsnap.host.sysfs import SYSFS
@@ -32,7 +32,11 @@ def answers(volume: Volume, patience_seconds: float) -> bool:
 
     Read past the front first: what then hangs is not counted among what the front waits for.
     """
-    if not _reads(volume, patience_seconds):
+    try:
+        if not _reads(volume, patience_seconds):
+            return False
+    except DmsnapError as error:
+        log.warning("%s", error)
         return False
     devno = stack.require(stack.front(volume)).devno
     places = [entry.mount_point for entry in mountinfo.mounts_of(devno)[:1]]
@@ -40,19 +44,34 @@ def answers(volume: Volume, patience_seconds: float) -> bool:
 
 
 def _reads(volume: Volume, patience_seconds: float) -> bool:
-    """Whether what the front lies on can be read past it: of a live volume the disks of its LV.
+    """Whether what the front lies on can be read past it.
+
+    Of a LUN whose session is lost that is known without asking: :class:`DmsnapError`.
+    """
+    return all(reach.reads(path, patience_seconds) for path in _below(volume))
+
+
+def _below(volume: Volume) -> list[Path]:
+    """What the front lies on: of a live volume the disks of its LV.
 
     A child that is left behind then holds nothing open that is to be removed.
     """
-    paths = [Path(volume.backing)]
     if stack.live_front(volume):
-        paths = [dm.path_by_devno(devno) for devno in dm.deps(stack.base(volume).name)]
-    return all(reach.reads(path, patience_seconds) for path in paths)
+        return [dm.path_by_devno(devno) for devno in dm.deps(stack.base(volume).name)]
+    return [lun.node(volume.backing)]
 
 
 def require_answer(volume: Volume, patience_seconds: float, *, hint: str) -> None:
-    """Raise :class:`DeadlineError` when the primary hangs: who mounted it could not be ended."""
-    if not _reads(volume, patience_seconds):
+    """Raise :class:`DeadlineError` when the primary hangs: who mounted it could not be ended.
+
+    And the error that says so when it is a LUN that is lost, or another one by now.
+    """
+    try:
+        is_read = _reads(volume, patience_seconds)
+    except DmsnapError as error:
+        error.hint = hint
+        raise
+    if not is_read:
         raise DeadlineError(
             f"{volume.backing} does not answer within {patience_seconds:g} s: who used it would "
             f"hang",

@@ -20,6 +20,7 @@ from dmsnap.recovery import chain, replica
 from dmsnap.service import journal
 from dmsnap.service.exports import exported
 from dmsnap.service.journal import Plan, Step, StepTimes
+from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.points import browse
 from dmsnap.service.reaper import held_unless_done, retire
 from dmsnap.service.session import Session
@@ -170,7 +171,9 @@ def commit(session: Session, name: str, *, drop_points: bool, dry_run: bool) -> 
     """Make the recovery volume the primary for good, online; or, where the trial is over a live
     point, the primary what it shows. Needs root.
     """
-    with held_unless_done(session, name, "swap commit") as volume:
+    # What the trial does not lie on may be what was lost.
+    wanted = Wanted.SERVING_ALONE
+    with held_unless_done(session, name, "swap commit", wanted) as volume:
         if volume is None:
             return result(session.catalogue.volume(name), StepTimes())
         plan = committing(session, volume, drop_points=drop_points)

@@ -22,6 +22,7 @@ from dmsnap.errors import WrongStateError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, SnapshotMerge, SnapshotOrigin
 from dmsnap.service import reaper
+from dmsnap.service.exports import exported
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import trial
@@ -48,6 +49,14 @@ class Rollback:
                 f"back would overwrite",
                 hint="delete them, or give --drop-points",
             )
+        if volume.state is not VolumeState.COMMITTING:
+            self._require_unexported()
+
+    def _require_unexported(self) -> None:
+        """A LUN of the point that is merged would show the volume itself from then on."""
+        for point_id in (self.volume.trial_point, *(point.id for point in self.crowded)):
+            if point_id is not None:
+                exported.require_point_unexported(self.session, self.volume, point_id)
 
     def _crowded(self) -> list[Point]:
         """The other live points that would overflow."""

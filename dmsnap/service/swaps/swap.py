@@ -17,6 +17,7 @@ from dmsnap.service import journal
 from dmsnap.service.exports import export_restore, exported
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.points.point import find
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
@@ -262,7 +263,7 @@ def swap(
     device below it holds back, which can be had in no other way. ``force`` takes a point that a
     verification found wrong.
     """
-    with held(session, name) as volume:
+    with held(session, name, needed_luns(session, name, to)) as volume:
         wanted = find(session, to, [name]).id if to else None
         putting = Trial(session, volume, wanted, kill=kill, fail_primary=fail_primary, force=force)
         plan = putting.plan()
@@ -272,6 +273,14 @@ def swap(
         if not putting.has_front:
             export_restore.restore_front(session, putting.volume)
         return trial.result(putting.volume, times)
+
+
+def needed_luns(session: Session, name: str, to: str | None) -> Wanted:
+    """The primary may be what was lost: it is asked for where a live point on it is wanted."""
+    digits = (to or "").lower().replace("-", "")
+    live = session.live_points(session.catalogue.volume(name)) if digits else []
+    on_primary = any(point.id.hex.startswith(digits) for point in live)
+    return Wanted.SERVING_ALONE if on_primary else Wanted.RECOVERY
 
 
 def finish(session: Session, volume: Volume, _job: Job) -> bool:
