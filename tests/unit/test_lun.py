@@ -216,13 +216,17 @@ def test_a_lost_recovery_volume_keeps_nobody_from_the_primary(
     session = cast(Session, None)
     name = str(LunName.parse(f"{NAME}#{WWID}"))
     volume = replace(a_volume(), state=VolumeState.TRIAL, recovery=name)
-    if wanted is Wanted.PRIMARY:
+    if wanted in (Wanted.PRIMARY, Wanted.NONE):
         luns.attach_all(session, volume, wanted)
     else:
         with pytest.raises(UnreachableError):
             luns.attach_all(session, volume, wanted)
-    with pytest.raises(UnreachableError):
-        luns.attach_all(session, replace(volume, backing=name, recovery=None), wanted)
+    promoted = replace(volume, state=VolumeState.PROMOTED, backing=name, recovery=None)
+    if wanted in (Wanted.RECOVERY, Wanted.NONE):
+        luns.attach_all(session, promoted, wanted)
+    else:
+        with pytest.raises(UnreachableError):
+            luns.attach_all(session, promoted, wanted)
 
 
 def test_what_a_killed_writer_left_is_no_mark(tmp_path: Path) -> None:
@@ -231,3 +235,20 @@ def test_what_a_killed_writer_left_is_no_mark(tmp_path: Path) -> None:
     luns.marks(session).mkdir()
     (luns.marks(session) / f".{TARGET},192.0.2.7:3260.dmsnap-0123abcd").write_text("srv\n")
     luns.release_strays(session, "srv")
+
+
+def test_a_lost_primary_is_not_even_asked_for_by_what_recovers_the_volume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor by the commit of what was recovered; by that of a trial over a live point it is."""
+    asked: list[str] = []
+    monkeypatch.setattr(luns, "attach", lambda _session, name, _owner: asked.append(str(name)))
+    session = cast(Session, None)
+    primary, recovery = (str(LunName.parse(f"{NAME[:-1]}{lun}#{WWID}")) for lun in (1, 2))
+    volume = replace(a_volume(), backing=primary, recovery=recovery)
+    trial = replace(volume, state=VolumeState.TRIAL)
+    luns.attach_all(session, volume, Wanted.RECOVERY)
+    luns.attach_all(session, trial, Wanted.SERVING_ALONE)
+    assert asked == [recovery, recovery]
+    luns.attach_all(session, replace(trial, trial_live=True), Wanted.SERVING_ALONE)
+    assert asked[2:] == [primary]

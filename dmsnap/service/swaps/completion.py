@@ -7,7 +7,7 @@ primary holds cannot be mounted any more.
 import logging
 
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import DmsnapError
+from dmsnap.errors import DmsnapError, MountPointTakenError
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import occupants, trial
 from dmsnap.service.volumes import assembly
@@ -35,6 +35,8 @@ def put_to_use(session: Session, volume: Volume) -> None:
     """
     try:
         assembly.mount_front(volume)
+    except MountPointTakenError:  # it waits for its place
+        raise
     except DmsnapError as error:
         log.warning("%s is not mounted again: %s", volume.name, error)
     else:

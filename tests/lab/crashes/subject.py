@@ -52,7 +52,8 @@ class Scenario:
 
     A text among it is written to the volume. POINT-n is the n-th last point, SNAPSHOT-n snapshot,
     DISK-name a device. What ``at_boot`` does is part of every boot; what ``shows`` prints is, as
-    all else, as before the operation or as after it.
+    all else, as before the operation or as after it. What is ``unplugged`` is so from the boot of
+    the crash on.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Scenario:
     enlarged: Sequence[str] = ()
     at_boot: Sequence[Script] = ()
     shows: Script | None = None
+    unplugged: Sequence[str] = ()
 
 
 def prepare(computer: Computer, scenario: Scenario) -> None:
@@ -187,6 +189,9 @@ COPIED = Script(f"""
 EXPORT = ("export", "POINT-2", *TO)
 EXPORT_DEVICE = ("export", "DISK-other", *TO)
 
+# Nobody waits for a disk that is gone.
+IMPATIENT = Script("echo 'boot_wait_seconds = 1' >/etc/dmsnap/dmsnap.toml")
+
 SCENARIOS = (
     Scenario("protect", "protect", PROTECT, protected=False),
     Scenario("protect again", "protect", PROTECT, (*SYNCED, ("unprotect", NAME), "fourth")),
@@ -275,6 +280,7 @@ SCENARIOS = (
     Scenario("verify", "verify", ("verify", NAME), SYNCED),
     Scenario("swap", "swap", ("swap", NAME), SYNCED),
     Scenario("swap, earlier point", "swap", ("swap", NAME, "--to", "POINT-2"), SYNCED),
+    Scenario("swap, no primary", "swap", ("swap", NAME), (*SYNCED, IMPATIENT), unplugged=("data",)),
     Scenario("swap --from-label", "swap from-label", FROM_LABEL, FORGOTTEN),
     Scenario("swap extend", "swap extend", ("swap", "extend", NAME), TRIED),
     Scenario("swap revert", "swap revert", ("swap", "revert", NAME), TRIED),

@@ -265,10 +265,24 @@ def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest
         require_up(guest, volume)
     guest.run("findmnt", "/path", expected=1)
     guest.run("rm", "/etc/systemd/system.conf.d/zz.conf")
+    # The recovery volume takes its place, and what was lost may come back.
+    assert "dmsnap swap path" in guest.dmsnap("assemble", "path", expected=4)["hint"]
+    guest.dmsnap("swap", "path")
+    require_in_trial(guest, BY_PATH)
     guest.reboot()
     require_running(guest)
+    require_in_trial(guest, BY_PATH)
+    guest.dmsnap("swap", "revert", "path")
     require_up(guest, BY_PATH)
     require_syncs(guest, BY_PATH)
+
+
+def require_in_trial(guest: Computer, volume: Volume) -> None:
+    """Mounted from the front, over what the recovery volume holds."""
+    assert state(guest, volume) == "trial"
+    mounted = guest.run("findmnt", "-no", "SOURCE", "-M", f"/{volume.name}")
+    assert mounted.strip() == volume.front
+    guest.shell(f"cd /{volume.name} && sha256sum --quiet -c /var/{volume.name}.sums")
 
 
 def test_unprotect_leaves_nothing_for_the_boot(guest: Computer) -> None:

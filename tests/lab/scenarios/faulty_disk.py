@@ -27,8 +27,7 @@ class FaultyDisk:
 
     def __post_init__(self) -> None:
         self.loop = self.lab.disk(self.size_bytes)
-        run("dmsetup", "create", self.name, "--table", self.table([]))
-        run("dmsetup", "mknodes")
+        self.plug_in()
 
     @property
     def path(self) -> str:
@@ -69,13 +68,22 @@ class FaultyDisk:
         """What is behind that is gone; ``load`` brings it back."""
         self._replace_table(f"0 {size_bytes // SECTOR} linear {self.loop} 0")
 
+    def unplug(self) -> None:
+        """It is gone, and so is its node; ``plug_in`` brings it back with what is on it."""
+        run("dmsetup", "remove", "--retry", self.name)
+
+    def plug_in(self) -> None:
+        run("dmsetup", "create", self.name, "--table", self.table([]))
+        run("dmsetup", "mknodes")
+
     def _replace_table(self, table: str) -> None:
         run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
         run("dmsetup", "load", self.name, "--table", table)
         run("dmsetup", "resume", self.name)
 
     def close(self) -> None:
-        run("dmsetup", "remove", "--retry", self.name)
+        if self.device.exists():
+            self.unplug()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from conftest import (
     sha256,
     world,
 )
+from lost_state import lose_stack
 
 from dmsnap.errors import ExitCode
 from dmsnap.host.lio import state, target
@@ -187,6 +188,55 @@ def others_may_not_drop(lab: Lab, name: str, primary: str) -> None:
         if size_bytes > SIZE:
             assert "exported" in refused(ExitCode.BUSY, "resize", name, "--drop-points")
     assert world(lab) == before
+
+
+def test_a_front_that_was_mounted_once_stays_with_its_initiators(published: Lab) -> None:
+    """Where it was mounted is recorded; LIO holds it now, through swap, revert and a boot."""
+    primary = published.disk(SIZE)
+    mount_point = published.mounted(primary)
+    name = published.protect(primary, published.disk(4 * SIZE))
+    run("umount", mount_point)
+    dmsnap("export", name, *TO)
+    for words in (("swap", name), ("swap", "revert", name), ("assemble", name)):
+        dmsnap(*words)
+        assert not os.path.ismount(mount_point)
+        assert [each["problem"] for each in dmsnap("export", "list")] == [None], words
+
+    # The front that a boot without the primary could not make is published when it is made.
+    (export,) = dmsnap("export", "list")
+    target.remove_target(export["target"])
+    for backstore in state.backstores():
+        target.remove_backstore(backstore.name)
+    lose_stack(published)
+    dmsnap("swap", name)
+    assert not os.path.ismount(mount_point)
+    assert [each["problem"] for each in dmsnap("export", "list")] == [None]
+    dmsnap("swap", "revert", name)
+
+    steps = dmsnap("swap", name, "--dry-run")["steps"]
+    (unmounted,) = (at for at, step in enumerate(steps) if step.startswith("unmount"))
+    ended = forked("swap", name, at=(unmounted, "done"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL
+    dmsnap("unexport", name)
+    dmsnap("swap", name)
+    assert os.path.ismount(mount_point)
+
+
+def test_a_live_point_that_is_exported_is_not_made_the_volume(published: Lab) -> None:
+    """Its LUN would show the volume as it is written to, and hold what is to be removed."""
+    name, _, _ = volume(published)
+    front = f"/dev/mapper/{name}"
+    (point,) = dmsnap("point", "create", name)
+    content = sha256(front)
+    scribble(front, 3 * MIB, MIB)
+    dmsnap("export", point["id"], *TO)
+    dmsnap("swap", name, "--to", point["id"])
+    assert "exported" in refused(ExitCode.BUSY, "swap", "commit", name)
+    assert sha256(front) == content
+    dmsnap("unexport", point["id"])
+    assert dmsnap("swap", "commit", name)["state"] == "protected"
+    assert sha256(front) == content
+    dmsnap("status", name)
 
 
 def test_points_are_exported_read_only_from_wherever_they_are(published: Lab) -> None:

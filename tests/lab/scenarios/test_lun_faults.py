@@ -11,7 +11,7 @@ from typing import Any
 
 import lun_target
 import pytest
-from conftest import MIB, SCRATCH, Lab, dmsnap, forked, rarely, run, sha256, suspended
+from conftest import MIB, SCRATCH, Lab, dmsnap, forked, rarely, refused, run, sha256, suspended
 from lun_target import LunTarget
 from lun_volume import SIZE, OnLun, serving
 from patience import PATIENCE_SECONDS, until
@@ -219,3 +219,28 @@ def bytes_written_to_luns() -> int:
         with suppress(OSError):
             written += int(stat.read_text().split()[6]) * 512
     return written
+
+
+def test_a_primary_whose_target_is_dead_is_recovered(target: LunTarget, lab: Lab) -> None:
+    """The volume came to lie on a LUN by a commit: nobody waits for that one to be kept, either."""
+    volume = OnLun(lab, target)
+    dmsnap("swap", volume.name)
+    dmsnap("swap", "commit", volume.name)
+    dmsnap("attach", volume.name, "--recovery", lab.disk(2 * SIZE))
+    volume.dirty()
+    volume.sync()
+    content = sha256(volume.front)
+    (point,) = dmsnap("point", "create", volume.name)
+    volume.dirty()
+    target.enable(False)
+    dmsnap("swap", volume.name)
+    assert sha256(volume.front) == content
+    write_direct(volume.front, os.urandom(65536), 7 * MIB)
+    content = sha256(volume.front)
+    refused(ExitCode.UNREACHABLE, "swap", "revert", volume.name)
+    assert sha256(volume.front) == content
+    committed = dmsnap("swap", "commit", volume.name, "--drop-points")
+    assert committed["state"] == "promoted"
+    assert sha256(volume.front) == content
+    assert point["id"] not in [each["id"] for each in dmsnap("point", "list", volume.name)]
+    assert suspended() == []

@@ -150,6 +150,23 @@ def test_killed_at_every_step(lab: Lab) -> None:
     assert len(list((lab.directory / "store").iterdir())) == 3
 
 
+def test_what_is_held_of_a_commit_keeps_no_command_waiting(lab: Lab) -> None:
+    """Somebody reads the point that became the volume: it goes when he is done."""
+    name, _, points, _, _ = three_live_points(lab)
+    dmsnap("swap", name, "--to", points[1])
+    last = len(dmsnap("swap", "commit", name, "--dry-run")["steps"]) - 1
+    ended = forked("swap", "commit", name, at=(last, "begun"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL
+    query = "select count(*) from area where role = 'overlay'"
+    with open(live_device(name, points[1]), "rb"):
+        dmsnap("sync", name, "--audit", "full")
+        assert catalogue_rows(query) == [(1,)]
+    dmsnap("sync", name, "--audit", "full")
+    assert catalogue_rows(query) == [(0,)]
+    assert not Path(live_device(name, points[1])).exists()
+    dmsnap("status", name)
+
+
 def test_power_lost_after_it_was_recorded(lab: Lab) -> None:
     """The point is the volume now: no device says so any more, and it is no point that broke."""
     name, primary, points, _, _ = three_live_points(lab)
