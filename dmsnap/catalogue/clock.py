@@ -3,6 +3,8 @@
 import time
 from datetime import UTC, datetime, timedelta
 
+LATEST_NS = 2**63 - 1
+
 
 def now_ns() -> int:
     """Nanoseconds since the epoch."""
@@ -18,7 +20,14 @@ def parse_time(text: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     since_epoch = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return since_epoch // timedelta(microseconds=1) * 1000
+    return storable(since_epoch // timedelta(microseconds=1) * 1000)
+
+
+def storable(time_ns: int) -> int:
+    """A time that 63 bits hold, which are enough until 2262, else ``ValueError``."""
+    if time_ns > LATEST_NS:
+        raise ValueError("it is later than a clock of nanoseconds can say")
+    return time_ns
 
 
 def format_time(time_ns: int) -> str:

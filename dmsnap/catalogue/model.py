@@ -165,7 +165,10 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A moment that can be recovered. ``area_id`` is set while it is live on the primary."""
+    """A moment that can be recovered. ``area_id`` is set while it is live on the primary.
+
+    ``expires_ns``: until then it stays, whatever rules say, and not by rules after it.
+    """
 
     id: UUID
     volume_id: UUID
@@ -177,6 +180,8 @@ class Point:
     window_seconds: float
     area_id: UUID | None = None
     invalid_reason: str | None = None
+    expires_ns: int | None = None
+    comment: str | None = None
 
 
 class PlaceKind(StrEnum):

@@ -100,6 +100,8 @@ point = Table(
     Column("deleted_by", Text),
     # Of a deleted one: see ``past``.
     Column("lifetime_class", Integer),
+    Column("expires_ns", BigInteger),
+    Column("comment", Text),
 )
 # Records of deleted points stay: after years there are a thousand of them for each that is left.
 _where("point_present", point.c.volume_id, point.c.created_ns, where=point.c.deleted_ns.is_(None))

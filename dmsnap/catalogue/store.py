@@ -264,11 +264,14 @@ class Catalogue:
         with self.statements() as statements:
             return [rows.point(row) for row in statements.rows(query, **values)]
 
-    def kept_points(self, volume_id: UUID) -> set[UUID]:
-        """The points of a volume that are marked as to be kept."""
-        query = "SELECT id FROM point WHERE volume_id = :volume AND deleted_ns IS NULL AND keep"
+    def marked_points(self, volume_id: UUID) -> list[Point]:
+        """The points of a volume that are to be kept, or have a time of their own."""
+        query = (
+            "SELECT * FROM point WHERE volume_id = :volume AND deleted_ns IS NULL "
+            "AND (keep OR expires_ns IS NOT NULL)"
+        )
         with self.statements() as statements:
-            return {UUID(each) for each in statements.values(query, volume=volume_id)}
+            return [rows.point(row) for row in statements.rows(query, volume=volume_id)]
 
     def find_point(self, point_id: UUID) -> Point | None:
         """The point with this id, unless it was deleted."""

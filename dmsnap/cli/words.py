@@ -4,8 +4,8 @@ import os
 
 import click
 
-from dmsnap.catalogue.clock import parse_time
-from dmsnap.units import parse_size
+from dmsnap.catalogue.clock import now_ns, parse_time, storable
+from dmsnap.units import parse_duration, parse_size
 
 # ``dmsnap swap revert NAME``: the word behind swap or export is a verb, or the name of a volume.
 RESERVED_NAMES = {
@@ -18,6 +18,7 @@ RESERVED_NAMES = {
 
 ISCSI_PORT = 3260
 MAX_PORT = 1 << 16
+NANOSECONDS = 10**9
 
 
 def size(context: click.Context, parameter: click.Parameter, value: str) -> int:
@@ -53,6 +54,16 @@ def moment(context: click.Context, parameter: click.Parameter, value: str | None
         raise click.BadParameter(
             f"{value!r} is no time: write 2026-11-22T09:54:58Z", context, parameter
         ) from error
+
+
+def expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """``90d`` from now on, or a moment: nanoseconds since the epoch; ``never``: 0."""
+    if value is None or value == "never":
+        return None if value is None else 0
+    try:
+        return storable(now_ns() + parse_duration(value) * NANOSECONDS)
+    except ValueError:
+        return moment(context, parameter, value)
 
 
 def rate(context: click.Context, parameter: click.Parameter, value: str | None) -> int:

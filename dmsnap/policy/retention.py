@@ -4,8 +4,8 @@ Grandfather, father, son: of each of so many hours, days, weeks, months and year
 stays. Periods are counted in which a point was taken, so that a host that was off loses nothing.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from enum import StrEnum
 from uuid import UUID
@@ -24,6 +24,7 @@ class Rule(StrEnum):
     REPLICA = "replica"
     CHAIN = "chain"
     CLOCK = "clock"
+    EXPIRY = "expiry"  # a time of its own, that is not over
     MINIMUM = "minimum"
     AGE = "age"
     HOURLY = "hourly"
@@ -48,6 +49,7 @@ SENTENCES = {
     Rule.REPLICA: "the recovery volume holds it now",
     Rule.CHAIN: "an older point that is in use is read through it",
     Rule.CLOCK: "the clock was set, and ages are in doubt until it has run steadily",
+    Rule.EXPIRY: "its own time is not over",
     Rule.MINIMUM: "it is one of the newest",
     Rule.AGE: "it is not old enough",
     Rule.HOURLY: "it is the newest of its hour",
@@ -73,12 +75,21 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class AgingPoint:
-    """What retention looks at. ``held``: mounted, exported or shown by a front."""
+    """What retention looks at. ``held``: mounted, exported or shown by a front.
+
+    ``expires_ns``: the end of a time of its own, by which it stays, and which ages and periods have
+    no say in.
+    """
 
     id: UUID
     created_ns: int
     keep: bool = False
     held: bool = False
+    expires_ns: int | None = None
+
+    def has_expired(self, now_ns: int) -> bool:
+        """Whether it had a time of its own, which is over."""
+        return self.expires_ns is not None and self.expires_ns <= now_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,7 @@ class Decision:
 class _Judged:
     point: AgingPoint
     rules: tuple[Rule, ...]
+    over: bool = False  # it had a time of its own
 
     @property
     def stays(self) -> bool:
@@ -139,14 +151,18 @@ def _judge(
     moments = _moments(points, now_ns)
     if moments is None or now_ns is None:
         return [_Judged(point, _marks(point, Rule.CLOCK)) for point in points]
-    kept = _kept_by_period(points, moments, retention, zone)
+    expired = {index for index, point in enumerate(points) if point.has_expired(now_ns)}
+    kept = _kept_by_period(points, moments, retention, zone, expired)
     judged = []
     for index, (point, moment) in enumerate(zip(points, moments, strict=True)):
-        rules = [Rule.MINIMUM] if index >= len(points) - retention.minimum else []
-        if now_ns - moment.latest_ns < retention.keep_seconds * NANOSECONDS:
+        over = index in expired
+        rules = [Rule.EXPIRY] if point.expires_ns is not None and not over else []
+        if index >= len(points) - retention.minimum:
+            rules.append(Rule.MINIMUM)
+        if now_ns - moment.latest_ns < retention.keep_seconds * NANOSECONDS and not over:
             rules.append(Rule.AGE)
         rules += [rule for rule, indexes in kept if index in indexes]
-        judged.append(_Judged(point, _marks(point, *rules)))
+        judged.append(_Judged(point, _marks(point, *rules), over=over))
     return judged
 
 
@@ -165,7 +181,7 @@ def _with_replica(judged: list[_Judged]) -> list[_Judged]:
     if not judged:
         return []
     newest = judged[-1]
-    return [*judged[:-1], _Judged(newest.point, (Rule.REPLICA, *newest.rules))]
+    return [*judged[:-1], replace(newest, rules=(Rule.REPLICA, *newest.rules))]
 
 
 def _with_chain(judged: list[_Judged]) -> list[_Judged]:
@@ -174,19 +190,21 @@ def _with_chain(judged: list[_Judged]) -> list[_Judged]:
     below = False
     for each in judged:
         rules = (*each.rules, Rule.CHAIN) if below else each.rules
-        chained.append(_Judged(each.point, rules))
+        chained.append(replace(each, rules=rules))
         below = below or each.point.held
     return chained
 
 
 def _decision(judged: _Judged, leaving: Action, retention: Retention) -> Decision:
     action = Action.STAY if judged.stays else leaving
-    return Decision(judged.point.id, action, judged.rules, _reason(judged.rules, retention))
+    return Decision(judged.point.id, action, judged.rules, _reason(judged, retention))
 
 
-def _reason(rules: Sequence[Rule], retention: Retention) -> str:
-    if rules:
-        return SENTENCES[rules[0]]
+def _reason(judged: _Judged, retention: Retention) -> str:
+    if judged.rules:
+        return SENTENCES[judged.rules[0]]
+    if judged.over:
+        return "its own time is over"
     if retention.keep_seconds:
         return f"it is older than {format_duration(retention.keep_seconds)}, and no rule keeps it"
     return "no rule keeps it"
@@ -205,13 +223,20 @@ PERIODS: tuple[tuple[Rule, Period], ...] = (
 
 
 def _kept_by_period(
-    points: Sequence[AgingPoint], moments: Sequence[Moment], retention: Retention, zone: tzinfo
+    points: Sequence[AgingPoint],
+    moments: Sequence[Moment],
+    retention: Retention,
+    zone: tzinfo,
+    expired: Collection[int],
 ) -> list[tuple[Rule, set[int]]]:
-    """For each kind of period the points that it keeps, as indexes."""
+    """For each kind of period the points that it keeps, as indexes.
+
+    One that has expired goes, and takes no place of one that could stay for its period.
+    """
     times = [datetime.fromtimestamp(point.created_ns // NANOSECONDS, zone) for point in points]
     believed = [moment.believed for moment in moments]
     return [
-        (rule, _newest_of_each(times, believed, period, count))
+        (rule, _newest_of_each(times, believed, period, count, expired))
         for rule, period in PERIODS
         if (count := _count(retention, rule))
     ]
@@ -229,7 +254,11 @@ def _count(retention: Retention, rule: Rule) -> int:
 
 
 def _newest_of_each(
-    times: Sequence[datetime], believed: Sequence[bool], period: Period, count: int
+    times: Sequence[datetime],
+    believed: Sequence[bool],
+    period: Period,
+    count: int,
+    expired: Collection[int],
 ) -> set[int]:
     """The newest point of each of the last ``count`` periods, as indexes.
 
@@ -239,7 +268,7 @@ def _newest_of_each(
     counted = 0
     for index in range(len(times) - 1, -1, -1):
         key = (believed[index], period(times[index]))
-        if key in newest:
+        if key in newest or index in expired:
             continue
         if believed[index]:
             if counted == count:

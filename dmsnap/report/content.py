@@ -33,6 +33,8 @@ class PlottedPoint:
     fault: str | None = None
     deleted_ns: int | None = None
     deleted_reason: str | None = None
+    expires_ns: int | None = None
+    comment: str | None = None
 
     @property
     def is_gone(self) -> bool:

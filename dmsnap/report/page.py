@@ -133,7 +133,10 @@ def _points(volume: VolumeContent, now_ns: int) -> Iterator[Element]:
 
 def _point_row(point: PlottedPoint) -> tuple[str, ...]:
     places = ", ".join(str(lane) for lane in point.lanes)
-    remarks = [*(["kept"] if point.keep else []), *([point.fault] if point.fault else [])]
+    remarks = ["kept"] if point.keep else []
+    if point.expires_ns is not None:
+        remarks.append(f"until {format_time(point.expires_ns)}")
+    remarks += [text for text in (point.comment, point.fault) if text]
     if point.deleted_ns is not None:
         places = f"was {places}"
         remarks.append(f"deleted {format_time(point.deleted_ns)}: {reason(point)}")

@@ -47,6 +47,7 @@ OPERATIONS = {
     "point create": Operation("points.point.create", effect="window"),
     "point delete": Operation("points.deletion.delete", finish="points.deletion.finish_deletion"),
     "point keep": Operation("points.keeping.keep", finish="points.keeping.finish"),
+    "point set": Operation("points.properties.again", finish="points.properties.finish"),
     "prune": Operation("points.prune.again", finish="points.prune.finish"),
     "point mount": Operation("points.browse.again", effect="mount"),
     "point umount": Operation("points.browse.unmount_point", effect="unmount"),

@@ -36,8 +36,9 @@ def an_area(volume: Volume, role: AreaRole = AreaRole.COW) -> Area:
 
 def a_point(volume: Volume, created_ns: int = 5) -> Point:
     return Point(
-        uuid4(), volume.id, created_ns, True, False, 2**32 - 1, "boot:1", 0.0034, uuid4(), "torn"
-    )
+        uuid4(), volume.id, created_ns, True, False, 2**32 - 1, "boot:1", 0.0034, uuid4(), "torn",
+        expires_ns=2**62, comment="before the change",
+    )  # fmt: skip
 
 
 def an_export(volume: Volume) -> Export:

@@ -22,6 +22,11 @@ def period(point: AgingPoint, rule: Rule, zone: tzinfo) -> str:
     return moment.strftime(FORMATS[rule])
 
 
+def is_over(point: AgingPoint, now_ns: int) -> bool:
+    """Whether it had a time of its own."""
+    return point.expires_ns is not None and now_ns >= point.expires_ns
+
+
 def is_kept_by(
     rule: Rule,
     point: AgingPoint,
@@ -32,18 +37,22 @@ def is_kept_by(
 ) -> bool:
     """Whether one rule keeps one point of a sequence, oldest first."""
     newer = points[points.index(point) + 1 :]
+    over = is_over(point, now_ns)
     if rule is Rule.KEEP:
         return point.keep
     if rule is Rule.HELD:
         return point.held
+    if rule is Rule.EXPIRY:
+        return point.expires_ns is not None and not over
     if rule is Rule.MINIMUM:
         return len(newer) < retention.minimum
     if rule is Rule.AGE:
-        return now_ns - point.created_ns < retention.keep_seconds * 10**9
+        return not over and now_ns - point.created_ns < retention.keep_seconds * 10**9
     if rule in FORMATS:
         own = period(point, rule, zone)
-        periods = {period(other, rule, zone) for other in newer}
-        return own not in periods and len(periods) < getattr(retention, rule.value)
+        counted = (other for other in newer if not is_over(other, now_ns))
+        periods = {period(other, rule, zone) for other in counted}
+        return not over and own not in periods and len(periods) < getattr(retention, rule.value)
     return False
 
 

@@ -75,7 +75,7 @@ def commands(catalogue: Catalogue, years: Years) -> Mapping[str, Command]:
             *[catalogue.areas(each) for _ in range(2)],
             *[catalogue.live_points(each) for _ in range(2)],
             catalogue.find_point(held[each]),
-            catalogue.kept_points(each),
+            catalogue.marked_points(each),
         ]
         return clearing, judging
 

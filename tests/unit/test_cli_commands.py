@@ -35,9 +35,18 @@ from dmsnap.service.hydrations import hydrate
 from dmsnap.service.hydrations.hydrate import HydrateRequest, HydrateResult
 from dmsnap.service.jobs import JobView
 from dmsnap.service.journal import Plan, Step
-from dmsnap.service.points import browse, deletion, keeping, point, point_history, prune
+from dmsnap.service.points import (
+    browse,
+    deletion,
+    keeping,
+    point,
+    point_history,
+    properties,
+    prune,
+)
 from dmsnap.service.points.browse import BrowseResult
 from dmsnap.service.points.point import Place, PointView
+from dmsnap.service.points.properties import Change
 from dmsnap.service.points.prune import PruneResult
 from dmsnap.service.points.pruning import JudgedPoint, Side
 from dmsnap.service.pools import pool
@@ -83,6 +92,7 @@ SYNCED = SyncResult(
 VERIFIED = VerifyResult(
     "srv", POINT, 3 * MIB, 0.0034, 1.5, AuditResult(Audit.FULL, GIB, 0, 0, 16384, 16384, 1.0), STEPS
 )
+UNSAID = {"expires_ns": None, "comment": None}
 SWAP = {"to": None, "kill": False, "fail_primary": False, "force": False}
 SWAPPED = SwapResult("srv", VolumeState.TRIAL, POINT, STEPS, 0.51)
 MOVED = HydrateResult(
@@ -177,7 +187,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Service:
         (point_history, "show", LIVE), (point_history, "list_as_of", [GONE]),
         (recognition, "recorded", RECOGNISED),
         (catalogue_check, "check", CheckResult("/x/catalogue.db", (), ("data",))),
-        (deletion, "delete", None), (keeping, "keep", LIVE), (prune, "prune", PRUNED),
+        (deletion, "delete", None), (keeping, "keep", LIVE),
+        (properties, "change", LIVE), (prune, "prune", PRUNED),
         (browse, "unmount_point", None),
         (browse, "mount_point", BrowseResult(POINT, "srv", "/run/dmsnap/points/3f2a")),
         (hydrate, "hydrate", MOVED), (hydrate, "give_up", None),
@@ -353,7 +364,37 @@ def test_a_store_with_a_slash_is_a_directory(
         (("status", "a", "b"), ("status", (("a", "b"),), {})),
         (
             ("point", "create", "a", "b", "--keep"),
-            ("create", (("a", "b"),), {"keep": True, "cow_percent": 0}),
+            ("create", (("a", "b"),), {"keep": True, "cow_percent": 0} | UNSAID),
+        ),
+        (
+            (
+                "point",
+                "create",
+                "a",
+                "--expires",
+                "2026-09-21T14:13:20Z",
+                "--comment",
+                "before it",
+            ),
+            (
+                "create",
+                (("a",),),
+                {
+                    "keep": False,
+                    "cow_percent": 0,
+                    "expires_ns": SECOND_NS,
+                    "comment": "before it",
+                },
+            ),
+        ),
+        (("point", "set", "3f2a", "--keep"), ("change", ("3f2a", Change(keep=True)), {})),
+        (
+            ("point", "set", "3f2a", "--no-keep", "--expires", "never", "--comment", ""),
+            ("change", ("3f2a", Change(False, 0, "")), {}),
+        ),
+        (
+            ("point", "set", "3f2a", "--expires", "2026-09-21T14:13:20Z"),
+            ("change", ("3f2a", Change(expires_ns=SECOND_NS)), {}),
         ),
         (("point", "list"), ("list_points", ((),), {})),
         (("point", "list", "a"), ("list_points", (("a",),), {})),
@@ -392,7 +433,7 @@ CHANGING = (
     ("swap", "commit", "srv"), ("unprotect", "srv"), ("assemble", "srv"), ("hydrate", "srv"),
     ("resize", "srv"), ("point", "create", "srv"), ("point", "delete", "3f2a"),
     ("point", "mount", "3f2a"), ("point", "keep", "3f2a"),
-    ("point", "umount", "3f2a"),
+    ("point", "set", "3f2a", "--keep"), ("point", "umount", "3f2a"),
 )  # fmt: skip
 
 
@@ -455,6 +496,8 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
         ],
         "invalid_reason": None,
         "deletion": None,
+        "expires_ns": None,
+        "comment": None,
     }
     assert lost["places"] == []
     assert json.loads(shown("point", "show", "3f2a", "--json")) == listed
@@ -557,7 +600,7 @@ def test_results_for_people(service: Service, shown: Shown) -> None:
         "audit (full): 16384 of 16384 blocks, 1 GiB compared, all equal",
     ]
     assert shown("point", "list").splitlines() == [
-        f"POINT{'':33}VOLUME  CREATED               KEEP  RECOVERABLE FROM",
+        f"POINT{'':33}VOLUME  CREATED               KEEP  RECOVERABLE FROM{'':27}COMMENT",
         f"{POINT}  srv     2026-09-21T14:13:20Z  keep  live, history (3 back)",
         f"{OTHER}  srv     2026-09-21T14:13:20Z        nowhere: the kernel reports it as Invalid",
     ]
@@ -568,6 +611,38 @@ def test_results_for_people(service: Service, shown: Shown) -> None:
     assert shown("unprotect", "srv") == "srv is not protected any more\n"
     assert shown("assemble", "srv") == "/dev/mapper/srv is as it should be\n"
     assert shown("point", "umount", "3f2a") == "point 3f2a is unmounted\n"
+
+
+def test_what_was_said_of_a_point(
+    monkeypatch: pytest.MonkeyPatch, service: Service, shown: Shown
+) -> None:
+    said = replace(LIVE, keep=False, expires_ns=SECOND_NS, comment="before [bold]it")
+    monkeypatch.setattr(point, "list_points", lambda *_: [said])
+    monkeypatch.setattr(properties, "change", lambda *_, **__: said)
+    _, row = shown("point", "list").splitlines()
+    assert "  until 2026-09-21T14:13:20Z  live, history (3 back)  before [bold]it" in row
+    assert shown("point", "set", "3f2a", "--keep").splitlines()[4:6] == [
+        "  expires  2026-09-21T14:13:20Z",
+        "  comment  before [bold]it",
+    ]
+    assert json.loads(shown("point", "list", "--json"))[0]["expires"] == "2026-09-21T14:13:20Z"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "nothing is to be changed"),
+        (("--expires", "soon"), "is no time"),
+        (("--expires", "9999-01-01"), "is no time"),
+        (("--expires", "99999999w"), "is no time"),
+    ],
+)
+def test_a_change_of_a_point_that_is_none(
+    service: Service, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert program.main(["point", "set", "3f2a", *words]) == ExitCode.USAGE
+    assert said in capsys.readouterr().err
+    assert service.calls == []
 
 
 def test_a_point_that_is_no_more(service: Service, shown: Shown) -> None:

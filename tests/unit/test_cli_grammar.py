@@ -30,7 +30,7 @@ CHANGING = {
     "protect", "unprotect", "assemble", "sync", "verify", "point create", "point delete",
     "point mount", "point umount", "swap start", "swap revert", "swap commit",
     "failback", "export start", "unexport", "lun swap", "catalogue rebuild",
-    "hydrate", "swap extend", "run", "config apply", "point keep", "prune",
+    "hydrate", "swap extend", "run", "config apply", "point keep", "point set", "prune",
     "resize", "attach",
     "point copy", "snapshot create", "snapshot delete",
 }  # fmt: skip

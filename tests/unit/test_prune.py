@@ -48,7 +48,9 @@ class House:
         self.failing: Callable[[set[UUID]], Exception | None] = lambda _earlier: None
         self.locked: Exception | None = None
         self.catalogue = SimpleNamespace(
-            kept_points=lambda _volume: {each.id for each in self.records if each.keep},
+            marked_points=lambda _volume: [
+                each for each in self.records if each.keep or each.expires_ns
+            ],
             live_points=lambda _volume: [each for each in self.records if each.area_id],
             areas=lambda *_: [],
         )

@@ -104,7 +104,7 @@ def test_a_clock_in_doubt_keeps_the_good_ones() -> None:
 def test_what_goes_of_a_history() -> None:
     label = a_label(1, 2, 3, 4, 5)
     points = ids(label)
-    judged = pruning.of_history(label, {points[3]}, (), LAST, CLOCK)
+    judged = pruning.of_history(label, {points[3]: a_point(4, keep=True)}, (), LAST, CLOCK)
     assert actions(judged) == {
         points[4]: Action.DROP, points[3]: Action.STAY, points[2]: Action.MERGE,
         points[1]: Action.MERGE, points[0]: Action.STAY,
@@ -114,15 +114,32 @@ def test_what_goes_of_a_history() -> None:
 
 def test_marks_of_the_label_count() -> None:
     label = a_label(1, 2, 3, flags=HistoryFlag.KEEP)
-    judged = pruning.of_history(label, (), (), LAST, CLOCK)
+    judged = pruning.of_history(label, {}, (), LAST, CLOCK)
     assert set(actions(judged).values()) == {Action.STAY}
+
+
+def test_a_time_of_its_own_is_in_the_record() -> None:
+    """Of either side; in the history its undo store is merged or dropped as any other's."""
+    label = a_label(1, 2, 3, 4)
+    points = ids(label)
+    records = {
+        points[1]: a_point(2, expires_ns=NOW), points[2]: a_point(3, expires_ns=NOW + 1),
+    }  # fmt: skip
+    judged = pruning.of_history(label, records, (), Retention(keep_seconds=9 * 3600), CLOCK)
+    assert actions(judged) == {
+        points[3]: Action.STAY, points[2]: Action.STAY, points[1]: Action.MERGE,
+        points[0]: Action.STAY,
+    }  # fmt: skip
+    live = [a_point(3, expires_ns=NOW), a_point(2, expires_ns=NOW + 1), a_point(1)]
+    found = pruning.of_primary(live, (), LAST, CLOCK)
+    assert [each.action for each in found] == [Action.DROP, Action.STAY, Action.STAY]
 
 
 def test_one_point_in_use_holds_all() -> None:
     """Also those that are older: whoever shows it has the recovery volume."""
     label = a_label(1, 2, 3, 4)
     points = ids(label)
-    judged = {each.point: each for each in pruning.of_history(label, (), {points[2]}, LAST, CLOCK)}
+    judged = {each.point: each for each in pruning.of_history(label, {}, {points[2]}, LAST, CLOCK)}
     assert {each.action for each in judged.values()} == {Action.STAY}
     assert judged[points[2]].reason == "it is in use"
     assert judged[points[3]].reason == "another point of the recovery volume is in use"
@@ -131,13 +148,13 @@ def test_one_point_in_use_holds_all() -> None:
 
 def test_what_shows_the_replica_holds_all() -> None:
     label = a_label(1, 2, 3)
-    judged = pruning.of_history(label, (), {ids(label)[0]}, LAST, CLOCK)
+    judged = pruning.of_history(label, {}, {ids(label)[0]}, LAST, CLOCK)
     assert {each.action for each in judged} == {Action.STAY}
 
 
 def test_a_use_of_the_primary_holds_nothing_of_the_history() -> None:
     label = a_label(1, 2)
-    judged = pruning.of_history(label, (), {uuid4()}, LAST, CLOCK)
+    judged = pruning.of_history(label, {}, {uuid4()}, LAST, CLOCK)
     assert actions(judged)[ids(label)[1]] is Action.DROP
 
 

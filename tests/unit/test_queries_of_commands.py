@@ -130,11 +130,11 @@ def test_points_of_a_kind(catalogue: Catalogue) -> None:
     catalogue.add_point(ours)
     assert catalogue.temporary_points(volume.id) == [ours]
     assert catalogue.live_points(volume.id) == [taken, ours]
-    assert catalogue.kept_points(volume.id) == {earlier.id, taken.id}
+    assert {each.id for each in catalogue.marked_points(volume.id)} == {earlier.id, taken.id}
     catalogue.delete_points([earlier.id, ours.id, uuid4()], "prune")
     assert catalogue.points(volume.id) == catalogue.live_points(volume.id) == [taken]
     assert catalogue.temporary_points(volume.id) == []
-    assert catalogue.kept_points(volume.id) == {taken.id}
+    assert catalogue.marked_points(volume.id) == [taken]
     catalogue.delete_points([], "prune")
 
 

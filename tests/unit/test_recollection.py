@@ -82,14 +82,21 @@ def test_points_that_live_get_their_moment_back(catalogue: Catalogue) -> None:
     catalogue.add_points([live, old, gone])
     catalogue.delete_point(gone.id, "old")
     taken = excerpt.take(catalogue, volume.id)
+    seen: dict[str, Any] = {
+        "keep": False,
+        "window_seconds": 0.0,
+        "expires_ns": None,
+        "comment": None,
+    }
     bare = [
-        replace(live, created_ns=9, keep=False, window_seconds=0.0),
-        replace(old, created_ns=8, keep=False, window_seconds=0.0, area_id=None),
-        replace(gone, created_ns=7, keep=False, window_seconds=0.0),
+        replace(live, created_ns=9, **seen),
+        replace(old, created_ns=8, area_id=None, **seen),
+        replace(gone, created_ns=7, **seen),
     ]
     points = recollection.points(taken, bare)
     assert points[0] == live
-    assert points[1] == replace(bare[1], window_seconds=old.window_seconds)
+    said: dict[str, Any] = {"expires_ns": old.expires_ns, "comment": old.comment}
+    assert points[1] == replace(bare[1], window_seconds=old.window_seconds, **said)
     assert points[2] == bare[2]
     assert recollection.points(None, bare) == bare
     assert taken.point_ids == sorted([live.id, old.id], key=str)

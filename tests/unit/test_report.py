@@ -50,7 +50,9 @@ SECOND = 10**9
 
 def view(created_ns: int, *kinds: str) -> PointView:
     places = tuple(Place(kind, "/dev/x") for kind in kinds)
-    return PointView(uuid4(), "other", created_ns, True, None, places, None)
+    return PointView(
+        uuid4(), "other", created_ns, True, None, places, None, expires_ns=NOW, comment="before it"
+    )
 
 
 def past_point(hours_ago: int, *kinds: PlaceKind) -> PastPoint:
@@ -72,6 +74,7 @@ def test_points_are_where_they_are_or_were_last() -> None:
     assert [each.is_gone for each in found] == [True, True, False, False]
     assert found[0].deleted_reason == "prune"
     assert [each.keep for each in found] == [False, False, True, True]
+    assert (found[3].expires_ns, found[3].comment) == (NOW, "before it")
 
 
 def test_a_store_is_of_the_sync_that_brought_the_next_point() -> None:

@@ -46,7 +46,10 @@ def deleted(number: int, why: str | None = "prune", age_hours: int = 0) -> Plott
 VOLUME = VolumeContent(
     "srv", "protected", "/dev/sda", "/dev/sdb", 2**40, NOW - 2 * HOUR, 3.25,
     Punctuality(Verdict.LATE, ("daily",), NOW - HOUR),
-    [deleted(3, age_hours=9), point(1, age_hours=5), point(2, Lane.LIVE, age_hours=2)],
+    [
+        replace(deleted(3, age_hours=9), expires_ns=NOW + HOUR, comment="before it"),
+        point(1, age_hours=5), point(2, Lane.LIVE, age_hours=2),
+    ],
     [Overwritten(NOW - 5 * HOUR, 2**20), Overwritten(NOW - 2 * HOUR, 3 * 2**20)],
     ["dmsnap-srv-origin-1 is missing: dmsnap assemble srv puts it right"],
     [FailedJob("sync", NOW - HOUR, "undone", "no room")],
@@ -110,7 +113,7 @@ def test_everything_is_said() -> None:
         "Recovery of host", "2026-09-21T14:13:20Z", "2 h old", "3.2 s", "1 TiB", "/dev/sdb",
         "late: runs of daily have brought no newer point since 2026-09-21T13:13:20Z",
         "dmsnap assemble srv puts it right", "no room", "undone", "3 MiB",
-        "deleted 2026-09-21T14:13:20Z: prune", "was history",
+        "until 2026-09-21T15:13:20Z, before it, deleted 2026-09-21T14:13:20Z: prune", "was history",
     ):  # fmt: skip
         assert said in text
 
@@ -134,7 +137,7 @@ def test_hostile_names_are_text() -> None:
         VOLUME, name=HOSTILE, state=HOSTILE, device=HOSTILE, recovery=HOSTILE,
         problems=[HOSTILE], failed=[FailedJob(HOSTILE, NOW, HOSTILE, HOSTILE)],
         punctuality=Punctuality(Verdict.UNKNOWN, (HOSTILE,), None, HOSTILE),
-        points=[replace(deleted(1, HOSTILE), id=HOSTILE, fault=HOSTILE)],
+        points=[replace(deleted(1, HOSTILE), id=HOSTILE, fault=HOSTILE, comment=HOSTILE)],
     )  # fmt: skip
     found = parsed(evil)
     assert found.text.count("<script>alert(1)</script>\"'&amp;]]>--><!-- ") > 10

@@ -55,7 +55,11 @@ def series(draw: st.DrawFn, *, marked: bool = True) -> tuple[list[AgingPoint], i
     if marked:
         marks = st.sampled_from([False] * 8 + [True])
         points = [replace(each, keep=draw(marks), held=draw(marks)) for each in points]
-    return points, moment + draw(st.integers(0, 30 * DAY))
+    now = moment + draw(st.integers(0, 30 * DAY))
+    if marked:
+        ends = st.sampled_from([None] * 6 + [now - DAY, now, now + 1])
+        points = [replace(each, expires_ns=draw(ends)) for each in points]
+    return points, now
 
 
 def rules(decisions: Sequence[Decision]) -> list[set[Rule]]:
@@ -309,3 +313,40 @@ def assert_kept_as_asked(
     assert len(months) >= min(12, elapsed_days // 31)
     modelled = retention_model.of_history(points, POLICY, now, zone)
     assert all(action is Action.STAY for action, _ in modelled)
+
+
+# a time of its own
+
+
+def test_a_point_stays_for_its_own_time_and_no_longer() -> None:
+    """Neither its age nor a period keeps one whose time is over."""
+    now = START + 40 * DAY
+    points = points_at([START, START + DAY, START + 39 * DAY, now - HOUR])
+    points[0] = replace(points[0], expires_ns=now + 1)
+    points[2] = replace(points[2], expires_ns=now)
+    wanted = Retention(minimum=1, keep_seconds=7 * 86400, daily=7)
+    decisions = retention.of_primary(points, wanted, now, ZONES[0])
+    assert [each.action for each in decisions] == [
+        Action.STAY, Action.STAY, Action.DROP, Action.STAY,
+    ]  # fmt: skip
+    assert decisions[0].reason == "its own time is not over"
+    assert decisions[2].reason == "its own time is over"
+
+
+def test_a_point_whose_time_is_over_takes_no_place_of_its_day() -> None:
+    """Else the day's other point would go before it, and it by itself: none were left."""
+    now = START + 10 * DAY
+    points = points_at([START, START + HOUR, START + 5 * DAY])
+    points[1] = replace(points[1], expires_ns=START + 2 * DAY)
+    decisions = retention.of_primary(points, Retention(minimum=1, daily=7), now, ZONES[0])
+    assert rules(decisions) == [{Rule.DAILY}, set(), {Rule.MINIMUM, Rule.DAILY}]
+
+
+def test_the_last_point_stays_whatever_its_time() -> None:
+    now = START + 10 * DAY
+    points = [replace(each, expires_ns=START + DAY) for each in points_at([START, START + HOUR])]
+    decisions = retention.of_primary(points, Retention(minimum=1), now, ZONES[0])
+    assert [each.action for each in decisions] == [Action.DROP, Action.STAY]
+    marked = [replace(points[0], keep=True), points[1]]
+    decisions = retention.of_primary(marked, Retention(minimum=1), now, ZONES[0])
+    assert [each.action for each in decisions] == [Action.STAY, Action.STAY]

@@ -6,12 +6,21 @@ from pathlib import Path
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.outcome import show_done, show_outcome
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.service.points import browse, deletion, keeping, point_copy, point_history
+from dmsnap.errors import WrongWordError
+from dmsnap.service.points import (
+    browse,
+    deletion,
+    keeping,
+    point_copy,
+    point_history,
+    properties,
+)
 from dmsnap.service.points import point as points
 from dmsnap.service.points.browse import BrowseResult
 from dmsnap.service.points.copy_admission import CopyRequest
 from dmsnap.service.points.point import Place, PointView
 from dmsnap.service.points.point_copy import CopyResult
+from dmsnap.service.points.properties import Change
 from dmsnap.service.session import Session
 from dmsnap.units import format_size
 
@@ -21,12 +30,20 @@ def create(
     *,
     names: tuple[str, ...],
     keep: bool,
+    expires: int | None,
+    comment: str | None,
     cow_percent: int | None,
     dry_run: bool,
 ) -> None:
     with Session.open() as session:
         taken = points.create(
-            session, names, keep=keep, dry_run=dry_run, cow_percent=cow_percent or 0
+            session,
+            names,
+            keep=keep,
+            dry_run=dry_run,
+            cow_percent=cow_percent or 0,
+            expires_ns=expires or None,
+            comment=comment or None,
         )
     show_outcome(output, taken, describe_taken)
 
@@ -51,18 +68,26 @@ def describe_list(found: list[PointView]) -> Iterator[Text]:
         yield "there are no points"
         return
     yield Table(
-        ("POINT", "VOLUME", "CREATED", "KEEP", "RECOVERABLE FROM"),
+        ("POINT", "VOLUME", "CREATED", "KEEP", "RECOVERABLE FROM", "COMMENT"),
         [
             (
                 str(point.id),
                 point.volume,
                 format_time(point.created_ns),
-                "keep" if point.keep else "",
+                _kept(point),
                 _places(point),
+                point.comment or "",
             )
             for point in found
         ],
     )
+
+
+def _kept(point: PointView) -> str:
+    """How long it is kept by what was said of it alone."""
+    if point.keep:
+        return "keep"
+    return f"until {format_time(point.expires_ns)}" if point.expires_ns else ""
 
 
 def _places(point: PointView) -> str:
@@ -104,6 +129,10 @@ def describe_point(point: PointView) -> Iterator[Text]:
     yield f"  volume   {point.volume}"
     yield f"  created  {format_time(point.created_ns)}"
     yield f"  keep     {'yes' if point.keep else 'no'}"
+    if point.expires_ns is not None:
+        yield f"  expires  {format_time(point.expires_ns)}"
+    if point.comment is not None:
+        yield f"  comment  {point.comment}"
     if point.window_seconds is not None:
         yield f"  window   {point.window_seconds * 1000:.1f} ms"
     for place in point.places:
@@ -125,6 +154,25 @@ def describe_kept(point: PointView) -> Iterator[Text]:
         yield f"point {point.id} of {point.volume} is kept until it is deleted"
     else:
         yield f"point {point.id} of {point.volume} goes when it has to, as others do"
+
+
+def change(
+    output: Output,
+    *,
+    point: str,
+    keep: bool | None,
+    expires: int | None,
+    comment: str | None,
+    dry_run: bool,
+) -> None:
+    wanted = Change(keep, expires, comment)
+    if wanted == Change():
+        raise WrongWordError(
+            "nothing is to be changed", hint="name --keep, --no-keep, --expires or --comment"
+        )
+    with Session.open() as session:
+        result = properties.change(session, point, wanted, dry_run=dry_run)
+    show_outcome(output, result, describe_point)
 
 
 def delete(output: Output, *, point: str, dry_run: bool) -> None:

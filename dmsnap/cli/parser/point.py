@@ -8,6 +8,15 @@ from dmsnap.cli.parser.volume import BANDWIDTH, COW_PERCENT, PATH
 
 ID = click.Argument(["point"])
 
+EXPIRES = click.Option(
+    ["--expires"],
+    callback=words.expiry,
+    metavar="TIME",
+    help="Until when pruning leaves it, 2027-01-31 or 90d from now on; then it goes, whatever the "
+    "policy's rules say.",
+)
+COMMENT = click.Option(["--comment"], metavar="TEXT", help="What it is for: a line of text.")
+
 CREATE = Command(
     "create",
     "Take a point of one or several volumes, all at one moment.",
@@ -15,6 +24,8 @@ CREATE = Command(
     (
         click.Argument(["names"], nargs=-1, required=True, metavar="NAME..."),
         click.Option(["--keep"], is_flag=True, help="Never drop this point to make room."),
+        EXPIRES,
+        COMMENT,
         COW_PERCENT,
     ),
     changes_devices=True,
@@ -60,6 +71,25 @@ KEEP = Command(
     changes_devices=True,
 )
 
+SET = Command(
+    "set",
+    "Change what was said of a point: whether it is kept, until when it stays, a comment.",
+    "point.change",
+    (
+        ID,
+        click.Option(
+            ["--keep/--no-keep"],
+            default=None,
+            help="Whether it is kept, from pruning and want of room, as by dmsnap point keep.",
+        ),
+        EXPIRES,
+        COMMENT,
+    ),
+    details="--expires never: the policy's rules say again how long it stays. An empty TEXT: no "
+    "comment any more. What is not named stays as it is.",
+    changes_devices=True,
+)
+
 MOUNT = Command(
     "mount",
     "Mount a point read-only, to look into it and copy files out of it.",
@@ -98,6 +128,6 @@ COPY = Command(
 POINT = Noun(
     "point",
     "Take, list, keep, mount, copy and delete points.",
-    (CREATE, LIST, SHOW, KEEP, DELETE, MOUNT, UMOUNT, COPY),
+    (CREATE, LIST, SHOW, KEEP, SET, DELETE, MOUNT, UMOUNT, COPY),
     details="POINT is an id as dmsnap point list shows it, or its first four digits or more.",
 )

@@ -110,7 +110,13 @@ def points(present: Sequence[PointView], deleted: Sequence[PastPoint]) -> list[P
 def _present(view: PointView) -> PlottedPoint:
     lanes = tuple(Lane(place.kind) for place in view.places)
     return PlottedPoint(
-        str(view.id), view.created_ns, lanes or (Lane.NOWHERE,), view.keep, view.invalid_reason
+        str(view.id),
+        view.created_ns,
+        lanes or (Lane.NOWHERE,),
+        view.keep,
+        view.invalid_reason,
+        expires_ns=view.expires_ns,
+        comment=view.comment,
     )
 
 
@@ -126,6 +132,8 @@ def _deleted(gone: PastPoint) -> PlottedPoint:
         gone.point.invalid_reason,
         deletion.deleted_ns if deletion else None,
         deletion.deleted_reason if deletion else None,
+        gone.point.expires_ns,
+        gone.point.comment,
     )
 
 

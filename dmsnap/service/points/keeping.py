@@ -83,6 +83,15 @@ def with_mark(label: Label, point_id: UUID, *, keep: bool) -> Label:
     return replace(label, history=tuple(entries))
 
 
+def is_marked(label: Label, point_id: UUID) -> bool:
+    """Whether a point of the label is marked to be kept."""
+    position = history.position_of(label, point_id)
+    if position is None:
+        return False
+    flags = label.flags if position == 0 else label.history[position - 1].flags
+    return bool(flags & HistoryFlag.KEEP)
+
+
 def _flags(flags: HistoryFlag, *, keep: bool) -> HistoryFlag:
     return flags | HistoryFlag.KEEP if keep else flags & ~HistoryFlag.KEEP
 

@@ -1,7 +1,7 @@
 """Taking, listing and showing points."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import hexdigits
 from uuid import UUID, uuid4
 
@@ -12,6 +12,7 @@ from dmsnap.recovery import history, replica
 from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns.luns import Wanted
+from dmsnap.service.points.remarks import require_possible
 from dmsnap.service.reaper import reap
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
@@ -30,6 +31,8 @@ class PointSet:
         volumes: Sequence[Volume],
         *,
         keep: bool = False,
+        expires_ns: int | None = None,
+        comment: str | None = None,
         temporary: bool = False,
         cow_percent: int = 0,
         hooks: Hooks = NO_HOOKS,
@@ -37,6 +40,8 @@ class PointSet:
         self.session = session
         self.volumes = {volume.id: volume for volume in volumes}
         self.keep = keep
+        self.expires_ns = expires_ns
+        self.comment = comment
         self.temporary = temporary
         self.planned = [self._plan(volume, cow_percent) for volume in volumes]
         self.hooks = hooks.bracket(Phase.PRESNAPSHOT)
@@ -75,9 +80,10 @@ class PointSet:
 
     def _take(self) -> None:
         deadline_ms = self.session.configuration.window_deadline_ms
-        self.points = live.take(
-            self._prepared, deadline_ms, keep=self.keep, temporary=self.temporary
-        )
+        taken = live.take(self._prepared, deadline_ms, keep=self.keep, temporary=self.temporary)
+        self.points = [
+            replace(point, expires_ns=self.expires_ns, comment=self.comment) for point in taken
+        ]
         self.session.catalogue.add_points(self.points)
 
     def _forget(self) -> None:
@@ -106,6 +112,8 @@ class PointView:
     places: tuple[Place, ...]
     invalid_reason: str | None
     deletion: Deletion | None = None
+    expires_ns: int | None = None
+    comment: str | None = None
 
 
 def require_takeable(session: Session, volume: Volume) -> None:
@@ -119,9 +127,20 @@ def require_takeable(session: Session, volume: Volume) -> None:
 
 
 def create(
-    session: Session, names: Sequence[str], *, keep: bool, dry_run: bool, cow_percent: int = 0
+    session: Session,
+    names: Sequence[str],
+    *,
+    keep: bool,
+    dry_run: bool,
+    cow_percent: int = 0,
+    expires_ns: int | None = None,
+    comment: str | None = None,
 ) -> list[PointView] | Plan:
-    """Take one point of every volume named, all at the same moment. Needs root."""
+    """Take one point of every volume named, all at the same moment. Needs root.
+
+    What can be said of points later can be said of them now: see ``properties``.
+    """
+    require_possible(expires_ns, comment)
     unique = list(dict.fromkeys(names))
     for name in unique:
         session.catalogue.volume(name)
@@ -133,9 +152,21 @@ def create(
         for volume in volumes:
             require_takeable(session, volume)
         taken = PointSet(
-            session, volumes, keep=keep, cow_percent=cow_percent, hooks=hooks_of(session, unique)
+            session,
+            volumes,
+            keep=keep,
+            expires_ns=expires_ns,
+            comment=comment,
+            cow_percent=cow_percent,
+            hooks=hooks_of(session, unique),
         )
-        arguments = {"names": unique, "keep": keep, "cow_percent": cow_percent}
+        arguments = {
+            "names": unique,
+            "keep": keep,
+            "cow_percent": cow_percent,
+            "expires_ns": expires_ns,
+            "comment": comment,
+        }
         plan = Plan("point create", [each.id for each in volumes], taken.steps(), arguments)
         if dry_run:
             return plan
@@ -212,6 +243,8 @@ def view(volume: Volume, point: Point, label: Label | None) -> PointView:
         window_seconds=point.window_seconds,
         places=tuple(places),
         invalid_reason=checked.invalid_reason,
+        expires_ns=point.expires_ns,
+        comment=point.comment,
     )
 
 

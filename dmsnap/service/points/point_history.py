@@ -67,4 +67,6 @@ def _past_view(volume: str, one: PastPoint, steps_back: int = 0) -> PointView:
         ),
         invalid_reason=one.point.invalid_reason,
         deletion=one.deletion,
+        expires_ns=one.point.expires_ns,
+        comment=one.point.comment,
     )

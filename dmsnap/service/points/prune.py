@@ -176,8 +176,8 @@ class Pruning:
                 f"goes from its history, and dmsnap sync {self.name} repairs it"
             )
             return []
-        kept = self.session.catalogue.kept_points(volume.id)
-        return pruning.of_history(label, kept, used, retention, self.clock)
+        records = {point.id: point for point in self.session.catalogue.marked_points(volume.id)}
+        return pruning.of_history(label, records, used, retention, self.clock)
 
     # having it go
 

@@ -70,7 +70,10 @@ def of_primary(
 ) -> list[JudgedPoint]:
     """What becomes of live points, given in order. One that is lost counts for nothing."""
     good = [point for point in points if point.invalid_reason is None]
-    aging = [AgingPoint(each.id, each.created_ns, each.keep, each.id in used) for each in good]
+    aging = [
+        AgingPoint(each.id, each.created_ns, each.keep, each.id in used, each.expires_ns)
+        for each in good
+    ]
     decisions = rules_of.of_primary(aging, retention, clock.now_ns, clock.zone)
     lost = [_lost(point, used) for point in points if point.invalid_reason is not None]
     times = {point.id: point.created_ns for point in points}
@@ -95,20 +98,22 @@ def with_waiting(judged: Sequence[JudgedPoint], waiting: Collection[UUID]) -> li
 
 def of_history(
     label: Label,
-    kept: Collection[UUID],
+    records: Mapping[UUID, Point],
     used: Collection[UUID],
     retention: Retention,
     clock: Clock,
 ) -> list[JudgedPoint]:
-    """What becomes of a recovery volume's points, the oldest first; ``kept`` besides its marks.
+    """What becomes of a recovery volume's points, the oldest first.
 
+    A mark counts on the label and in ``records``, and a point's own time in these alone.
     While one of them is in use, somebody holds the recovery volume, and nothing goes.
     """
-    aging = [
-        AgingPoint(point_id, time_ns, bool(flags & HistoryFlag.KEEP) or point_id in kept,
-                   point_id in used)
-        for point_id, time_ns, flags in _points_of(label)
-    ]  # fmt: skip
+    aging = []
+    for point_id, time_ns, flags in _points_of(label):
+        record = records.get(point_id)
+        keep = bool(flags & HistoryFlag.KEEP) or (record is not None and record.keep)
+        expires_ns = record.expires_ns if record is not None else None
+        aging.append(AgingPoint(point_id, time_ns, keep, point_id in used, expires_ns))
     decisions = rules_of.of_history(aging, retention, clock.now_ns, clock.zone)
     if any(point.held for point in aging):
         decisions = [_held(each) for each in decisions]

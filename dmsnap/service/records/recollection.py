@@ -49,7 +49,9 @@ def mounts(found: Volume, recorded: tuple[MountRecord, ...]) -> tuple[MountRecor
 
 
 def points(past: Excerpt | None, found: Sequence[Point]) -> list[Point]:
-    """``found`` with when those were taken, and whether they are to be kept, that are live."""
+    """``found`` with what was said of them, and when those were taken, and whether they are to be
+    kept, that are live.
+    """
     recorded = {row["id"]: row for row in past.of("point")} if past else {}
     return [point_as(recorded.get(str(point.id)), point) for point in found]
 
@@ -57,7 +59,12 @@ def points(past: Excerpt | None, found: Sequence[Point]) -> list[Point]:
 def point_as(row: Row | None, found: Point) -> Point:
     if row is None or row["deleted_ns"] is not None:
         return found
-    seen = replace(found, window_seconds=float(row["window_seconds"]))
+    seen = replace(
+        found,
+        window_seconds=float(row["window_seconds"]),
+        expires_ns=row["expires_ns"],
+        comment=row["comment"],
+    )
     if found.area_id is None:
         return seen  # the label says the rest
     return replace(seen, created_ns=row["created_ns"], keep=row["keep"])

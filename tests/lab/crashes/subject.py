@@ -229,6 +229,12 @@ SCENARIOS = (
     ),
     Scenario("point keep", "point keep", ("point", "keep", "POINT-2"), SYNCED),
     Scenario(
+        "point set",
+        "point set",
+        ("point", "set", "POINT-2", "--keep", "--expires", "2200-01-01", "--comment", "a test"),
+        SYNCED,
+    ),
+    Scenario(
         "point copy",
         "point copy",
         ("point", "copy", "POINT-1", "--onto", "DISK-other"),

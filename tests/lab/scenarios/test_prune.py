@@ -347,7 +347,8 @@ def test_pruning(lab: Lab) -> None:
     live = live_points(volume, 3)
     live_content = sha256(live_device(volume, live[2]))
     assert dmsnap("point", "keep", points[3])["keep"]
-    assert dmsnap("point", "keep", live[0])["keep"]
+    said = ("--expires", "2200-01-01", "--comment", "a test")
+    assert dmsnap("point", "set", live[0], *said)["comment"] == "a test"
     assert volume.label()["history"][3]["flags"] == ["keep"]
     with under_policy(volume, primary=1, history=2):
         before = world(lab, volume.recovery)
@@ -436,8 +437,14 @@ def test_a_point_in_use_holds_the_history(lab: Lab) -> None:
         assert reasons[points[1]] == "it is in use"
         assert reasons[points[2]] == "another point of the recovery volume is in use"
         assert world(lab, recovery) == before
-        # A mark can be set all the same.
-        dmsnap("point", "keep", points[2])
+        # A mark can be set all the same; cut off, that is finished.
+        assert (
+            killed_at("record", "point", "set", points[2], "--keep", "--comment", "x").code
+            == KILLED
+        )
+        dmsnap("job", "resume", "--all")
+        shown = dmsnap("point", "show", points[2])
+        assert (shown["keep"], shown["comment"]) == (True, "x")
         assert volume.label()["history"][2]["flags"] == ["keep"]
         dmsnap("point", "umount", points[1])
         assert going(dmsnap("prune")[0], "history") == {points[0]: "merge", points[1]: "merge"}
