@@ -12,7 +12,7 @@ from dmsnap.catalogue import hook_runs, jobs
 from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import DmsnapError, InterruptedBySignal
+from dmsnap.errors import DmsnapError, ExitCode, InterruptedBySignal, UnreachableError
 from dmsnap.host.signals import conclude, held_back, interruptible
 
 log = logging.getLogger(__name__)
@@ -146,15 +146,15 @@ class _Journal:
             return
         try:
             hook_runs.record(self._catalogue, self._job_id, step.name, runs)
-        except DmsnapError:
-            log.warning("what hooks wrote in job %d is not kept", self._job_id, exc_info=True)
+        except DmsnapError as error:
+            log.warning("what hooks wrote in job %d is not kept: %s", self._job_id, error)
 
     def fail(self, error: BaseException) -> None:
         """Undo what was begun; from the first final step on there is nothing to undo."""
         if not self.final:
             failures = self.give_up(error)
             if failures:
-                raise UndoFailedError(error, failures) from error
+                raise undo_failure(error, failures) from error
         else:
             self.end(JobState.FAILED, str(error))
 
@@ -195,8 +195,8 @@ class _Journal:
         # not turn a finished operation into a failed one.
         try:
             jobs.end(self._catalogue, self._job_id, state, outcome)
-        except DmsnapError:
-            log.warning("the end of job %d could not be recorded", self._job_id, exc_info=True)
+        except DmsnapError as error:
+            log.warning("the end of job %d could not be recorded: %s", self._job_id, error)
 
 
 class UndoFailedError(DmsnapError):
@@ -209,3 +209,29 @@ class UndoFailedError(DmsnapError):
             hint="dmsnap status shows what is left",
         )
         self.failures = ExceptionGroup("while undoing", failures)
+
+
+class UndoneLaterError(UndoFailedError):
+    """The server of the catalogue, or a target, is away: an operation failed, and what it had begun
+    could not all be taken back without it.
+    """
+
+    exit_code = ExitCode.UNREACHABLE
+
+    def __init__(self, cause: UnreachableError, failures: Sequence[Exception]) -> None:
+        DmsnapError.__init__(
+            self,
+            f"{cause}; not all that was begun could be taken back without it",
+            hint="when it is there again, the next command on the volume does that, or dmsnap job "
+            "resume --all",
+        )
+        self.failures = ExceptionGroup("while undoing", failures)
+
+
+def undo_failure(cause: BaseException, failures: Sequence[Exception]) -> UndoFailedError:
+    """What to raise when undoing failed, too. One cause of all is said once."""
+    if isinstance(cause, UnreachableError) and all(
+        isinstance(failure, UnreachableError) for failure in failures
+    ):
+        return UndoneLaterError(cause, failures)
+    return UndoFailedError(cause, failures)

@@ -327,8 +327,8 @@ def remove_stray_trial(session: Session, volume: Volume) -> None:
     for area in strays:
         try:
             session.release_area(volume, area)
-        except DmsnapError:
-            log.warning("%s could not be given back", area.path, exc_info=True)
+        except DmsnapError as error:
+            log.warning("%s could not be given back: %s", area.path, error)
 
 
 def is_merged_in_part(session: Session, volume: Volume) -> bool:

@@ -7,8 +7,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from harness.postgresql_server import INSTALLED, PostgresqlServer
 from hypothesis import HealthCheck, settings
-from postgresql_server import INSTALLED, PostgresqlServer
 
 from dmsnap.catalogue.database import Place
 from dmsnap.catalogue.store import Catalogue

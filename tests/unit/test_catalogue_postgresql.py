@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from catalogue_samples import a_point, a_volume
-from postgresql_server import INSTALLED, PostgresqlServer
+from harness.postgresql_server import INSTALLED, PostgresqlServer
 
 from dmsnap.catalogue import jobs, migration, past, schema
 from dmsnap.catalogue.database import at
@@ -271,6 +271,8 @@ TO_FOURTH_VERSION = (
     "ALTER TABLE volume DROP COLUMN live",
     "ALTER TABLE volume DROP COLUMN joined",
     "ALTER TABLE volume DROP COLUMN device_bytes",
+    "ALTER TABLE point DROP COLUMN expires_ns",
+    "ALTER TABLE point DROP COLUMN comment",
     "DROP TABLE place",
     "DROP TABLE identifier",
     "DROP INDEX point_present",

@@ -13,7 +13,13 @@ from crashes.subject import SCENARIOS
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import BusyError, InterruptedBySignal, OperatingSystemError
+from dmsnap.errors import (
+    BusyError,
+    ExitCode,
+    InterruptedBySignal,
+    OperatingSystemError,
+    UnreachableError,
+)
 from dmsnap.host import signals
 from dmsnap.host.signals import held_back
 from dmsnap.service import journal, operations
@@ -301,6 +307,44 @@ def test_a_signal_behind_the_last_step_changes_nothing(
             journal.run(catalogue, bench.plan())
     assert bench.events == [f"do {name}" for name in NAMES]
     assert outcome(catalogue) == "done"
+
+
+def test_what_is_away_for_the_undo_as_well_is_said_once(
+    catalogue: Catalogue, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With an exit code of its own: nothing is wrong but that the catalogue's server is away."""
+
+    def away() -> None:
+        raise UnreachableError("the catalogue cannot be reached: refused")
+
+    bench.at |= {"do three": away, "undo two": away, "undo one": away}
+    with pytest.raises(UndoFailedError) as caught:
+        journal.run(catalogue, bench.plan())
+    assert caught.value.exit_code is ExitCode.UNREACHABLE
+    assert str(caught.value).count("cannot be reached") == 1
+    assert "could be taken back" in str(caught.value)
+    assert "the next command" in (caught.value.hint or "")
+    assert bench.events[-3:] == undoing("one", "two", "three")
+    bench.at["undo one"] = fails
+    with pytest.raises(UndoFailedError, match=r"undoing it failed: .* in use") as caught:
+        journal.run(catalogue, bench.plan())
+    assert caught.value.exit_code is ExitCode.FAILURE
+
+
+def test_no_trace_of_an_end_that_is_not_recorded(
+    catalogue: Catalogue, bench: Bench, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """What is said on standard error is sentences."""
+
+    def full(*_arguments: object) -> None:
+        raise OperatingSystemError("the disk is full")
+
+    monkeypatch.setattr(jobs, "end", full)
+    journal.run(catalogue, bench.plan())
+    (record,) = caplog.records
+    assert record.getMessage().endswith("could not be recorded: the disk is full")
+    assert record.exc_info is None
 
 
 def test_every_operation_is_in_the_crash_matrix() -> None:

@@ -57,14 +57,7 @@ class Revert:
         name = self.volume.name
         state_directory = self.session.configuration.state_directory
         steps = [
-            *self.occupants.steps_before(),
-            Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_trial),
-            Step(
-                "load-front",
-                f"put the primary back under /dev/mapper/{name}",
-                self._load,
-                self._unload,
-            ),
+            *self._steps_back(),
             Step(
                 "record", f"record that {name} is back on its primary", self._record, self._unrecord
             ),
@@ -79,6 +72,24 @@ class Revert:
             Step("drop-overlay", "drop the overlay and what it held", self._drop, final=True),
         ]
         return Plan("swap revert", (self.volume.id,), steps, {"name": name, "kill": self.kill})
+
+    def _steps_back(self) -> list[Step]:
+        """What brings the front back. Where it is over the primary already, and only the record of
+        that is missing, whoever uses it is left in peace.
+        """
+        if trial.lies_over(self.after):
+            return []
+        name = self.volume.name
+        return [
+            *self.occupants.steps_before(),
+            Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_trial),
+            Step(
+                "load-front",
+                f"put the primary back under /dev/mapper/{name}",
+                self._load,
+                self._unload,
+            ),
+        ]
 
     def _unmount(self) -> None:
         self.volume = assembly.as_mounted(self.session, self.volume)

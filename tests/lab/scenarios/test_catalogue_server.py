@@ -1,0 +1,113 @@
+"""The catalogue on a PostgreSQL server that goes away in the middle of a job."""
+
+from collections.abc import Iterator
+
+import pytest
+from conftest import Lab, configured, dm_devices, dmsnap, refused, run, sha256, suspended
+from harness.postgresql_server import INSTALLED, PostgresqlServer
+from test_jobs import SIZE, Bench, command
+
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import StepState
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import ExitCode
+
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="the tree of this kernel has no PostgreSQL")
+
+# Steps of a sync in which the server is stopped, and what becomes of it.
+STOPPED_AT = {
+    "window": "undone",
+    "apply": "undone",
+    "remove-point": "done",
+}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[PostgresqlServer]:
+    with PostgresqlServer.make() as made:
+        yield made
+
+
+@pytest.fixture
+def server(running: PostgresqlServer) -> Iterator[PostgresqlServer]:
+    """A server that may be stopped and is to be started again: it has this host's catalogue."""
+    with configured(f'catalogue = "{running.new_database().reveal()}"'):
+        yield running
+
+
+def stopping_at(step: str, server: PostgresqlServer, patch: pytest.MonkeyPatch) -> None:
+    """Stop the server as soon as it is recorded that a step has begun: it does not wait for us."""
+    recorded = jobs.record_step
+
+    def record_step(
+        catalogue: Catalogue, job_id: int, position: int, state: StepState, seconds: float | None
+    ) -> None:
+        recorded(catalogue, job_id, position, state, seconds)
+        begun = state is StepState.BEGUN
+        if begun and jobs.job(catalogue, job_id).steps[position].name == step:
+            server.stop()
+
+    patch.setattr(jobs, "record_step", record_step)
+
+
+def test_it_goes_away_during_a_sync(
+    server: PostgresqlServer, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The volume goes on, the replica is a point; the next command after its return does the rest.
+
+    Begun are: the record of the point, the replica's new content, and what follows when that is
+    whole.
+    """
+    bench = Bench(lab)
+    former = sha256(bench.recovery, SIZE)
+    for step, state in STOPPED_AT.items():
+        bench.write(f"before {step}")
+        with monkeypatch.context() as patch:
+            stopping_at(step, server, patch)
+            said = refused(ExitCode.UNREACHABLE, "sync", bench.name)
+        assert "cannot be reached" in said, step
+        assert suspended() == [], step
+        bench.write(f"after {step}")
+        assert bench.note == f"after {step}"
+        label = dmsnap("inspect", "label", bench.recovery)
+        assert label["state"] == "consistent", step
+        assert (sha256(bench.recovery, SIZE) == former) is (state == "undone"), step
+        assert "cannot be reached" in refused(ExitCode.UNREACHABLE, "status")
+        server.start()
+        after = command("sync", bench.name)
+        assert after.code == 0, after
+        assert f"sync of {bench.name} was cut off at {step}: it is {state} now" in after.stderr
+        former = sha256(bench.recovery, SIZE)
+        assert [each for each in dm_devices() if "-point-" in each] == []
+        (status,) = dmsnap("status", bench.name)
+        assert status["problems"] == []
+    run("umount", bench.mount_point)
+    dmsnap("sync", bench.name, "--audit", "full")
+    assert sha256(bench.recovery, SIZE) == sha256(f"/dev/mapper/{bench.name}")
+    assert dmsnap("catalogue", "check")["problems"] == []
+
+
+def test_it_goes_away_during_a_swap(
+    server: PostgresqlServer, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was unmounted is mounted again, over the volume as it was; and who uses it since is not
+    in the way of what the next command has to record.
+    """
+    bench = Bench(lab)
+    bench.write("second")
+    with monkeypatch.context() as patch:
+        stopping_at("load-front", server, patch)
+        assert "cannot be reached" in refused(ExitCode.UNREACHABLE, "swap", bench.name)
+    assert suspended() == []
+    assert bench.note == "second"
+    bench.write("third")
+    server.start()
+    with (bench.mount_point / "note").open():
+        after = command("sync", bench.name)
+    assert after.code == 0, after
+    assert f"swap of {bench.name} was cut off at load-front: it is undone now" in after.stderr
+    (status,) = dmsnap("status", bench.name)
+    assert (status["state"], status["problems"]) == ("protected", [])
+    run("umount", bench.mount_point)
+    dmsnap("sync", bench.name, "--audit", "full")
+    assert sha256(bench.recovery, SIZE) == sha256(f"/dev/mapper/{bench.name}")
