@@ -1,5 +1,6 @@
 """What the service does all the time, put together from what watches and what is watched."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from dmsnap.host.dm.status import SnapshotStatus
 from dmsnap.service.health import era_room, metrics, room, status
 from dmsnap.service.health.room import Room
 from dmsnap.service.health.status import VolumeStatus
+from dmsnap.service.schedules import left_over
 from dmsnap.service.session import Session
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,24 @@ def of(session: Session) -> list[Duty]:
     survey = Survey(partial(look, session, exposure))
     listening = partial(announcements.listen, [rooms.event, survey.event])
     exposing = [exposure.run] if exposure is not None else []
-    return [listening, rooms.run, survey.run, *exposing]
+    return [listening, rooms.run, survey.run, partial(_catch_up, session), *exposing]
+
+
+async def _catch_up(session: Session) -> None:
+    """Once, and in a thread of its own: it reads labels, and their disks may hang."""
+    await asyncio.to_thread(go_on_copying, session)
+    await asyncio.Event().wait()
+
+
+def go_on_copying(session: Session) -> None:
+    """Begin the copies that a boot has called off, those of each policy in a unit of its own."""
+    if not systemd.is_running():
+        return
+    try:
+        for name in left_over.begin(session):
+            log.info("points under the policy %s wait to be copied: that is begun", name)
+    except DmsnapError as error:
+        log.warning("copies that wait were not begun: %s", error)
 
 
 def look(session: Session, exposure: Exposure | None = None) -> Problems:

@@ -1,6 +1,7 @@
 """Points that wait to be copied, and the runs that copy them."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC
@@ -20,6 +21,7 @@ from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Point, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotFoundError, PointInvalidError, WrongStateError
+from dmsnap.policy.copying import NextCopy
 from dmsnap.recovery import replica
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.configuration.declaration import CopyTable, DeclaredIoClass, Make, Policy
@@ -137,11 +139,14 @@ class Runs:
     def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         self.house = house
         self.synced: list[tuple[str | None, object]] = []
+        self.meanwhile: Callable[[], None] | None = None  # while a turn is waited for
         monkeypatch.setattr(sync, "sync", self.sync)
         monkeypatch.setattr(policy_run, "turn", self.turn)
 
     @contextmanager
     def turn(self, *_asked: object) -> Iterator[None]:
+        if self.meanwhile is not None:
+            self.meanwhile()
         yield
 
     def sync(self, _session: Session, _name: str, **asked: Any) -> Any:
@@ -195,6 +200,34 @@ def test_what_is_not_due_has_its_time(house: House, runs: Runs) -> None:
     assert runs.sources == [str(old.id)]
     assert run.copy_due_ns is not None
     assert abs(run.copy_due_ns - new.created_ns - 2 * HOUR) < HOUR // 10
+
+
+def test_what_another_run_has_copied_meanwhile_is_not_copied_again(
+    house: House, runs: Runs
+) -> None:
+    """It waited for its turn behind one that copied the same points: no failure, and no sync."""
+    *_, newest = house.add(taken(9, 3), taken(1, 5))
+
+    def copied() -> None:
+        house.on_replica = newest
+
+    runs.meanwhile = copied
+    run = runs.run(Policy())
+    assert runs.sources == []
+    assert (run.synced, run.error, run.exit_code) == (None, None, 0)
+
+
+def test_hours_that_end_while_a_turn_is_waited_for_are_over(
+    house: House, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.add(taken(9, 3))
+    late_ns = time.time_ns() + HOUR
+    runs.meanwhile = lambda: monkeypatch.setattr(
+        policy_run, "next_copy", lambda *_: NextCopy(uuid4(), late_ns)
+    )
+    run = runs.run(Policy())
+    assert runs.sources == []
+    assert run.copy_due_ns == late_ns
 
 
 def test_the_volume_itself_where_no_point_is_to_be_had(house: House, runs: Runs) -> None:

@@ -137,12 +137,13 @@ class PolicyRun:
 
     def _copy(self, volume: Volume, run: VolumeRun) -> None:
         """The oldest point that is due, then the next one: each becomes one of the history."""
-        while (found := self._next_copy(volume)) is not None:
-            if found.due_ns > now_ns():
-                run.copy_due_ns = found.due_ns
-                return
-            source = self._source(volume, found.point)
+        while self._is_due(volume, run):
             with turn(self.session, volume):
+                # Waiting for that may have taken hours, and another run may have copied meanwhile.
+                found = self._next_copy(volume)
+                if found is None or found.due_ns > now_ns():
+                    continue
+                source = self._source(volume, found.point)
                 done = sync.sync(
                     self.session,
                     volume.name,
@@ -155,6 +156,14 @@ class PolicyRun:
                 run.synced = done.point
             if source is None:
                 return
+
+    def _is_due(self, volume: Volume, run: VolumeRun) -> bool:
+        """Whether something is to be copied now; what has its time later gets that noted."""
+        found = self._next_copy(volume)
+        if found is not None and found.due_ns > now_ns():
+            run.copy_due_ns = found.due_ns
+            return False
+        return found is not None
 
     def _next_copy(self, volume: Volume) -> NextCopy | None:
         """What is to be copied next, and when; None: more points must be taken before."""

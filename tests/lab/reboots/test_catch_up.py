@@ -86,3 +86,56 @@ def test_a_host_that_was_off_for_two_days(guest: Computer) -> None:
     guest.reboot()
     assert len(syncs(guest)) == len(VOLUMES)
     assert {each["punctuality"]["verdict"] for each in guest.dmsnap("status")} == {"in time"}
+
+
+def test_a_host_that_is_rebooted_during_a_run(guest: Computer) -> None:
+    """In order: the job is undone before the machine goes down; the service begins it again."""
+    slow = 'bandwidth = "64KiB"'
+    guest.shell(f"""
+        dd if=/dev/urandom of=/dev/mapper/one bs=1M count=8 oflag=direct status=none
+        sed -i '/^\\[policy.one\\]$/a {slow}' /etc/dmsnap/dmsnap.toml
+        systemctl start --no-block dmsnap-policy@one.service
+    """)
+    label = ("inspect", "label", guest.device("one-r"))
+    before = guest.dmsnap(*label)["point_uuid"]
+    guest.python(AT_WORK.format(seconds=CAUGHT_UP_SECONDS), timeout=CAUGHT_UP_SECONDS + 60)
+    (running,) = [job for job in syncs(guest) if job["state"] == "running"]
+    guest.reboot()
+    job = guest.dmsnap("job", "show", running["id"])
+    assert job["state"] == "undone", job
+    assert "cut off" not in job["outcome"]
+    after = guest.dmsnap(*label)
+    assert (after["state"], after["point_uuid"]) == ("consistent", before)
+    (status,) = guest.dmsnap("status", "one")
+    assert status["problems"] == []
+    guest.shell(
+        f"""
+        sed -i '/^{slow}$/d' /etc/dmsnap/dmsnap.toml
+        systemctl start dmsnapd
+        while [ $SECONDS -lt {CAUGHT_UP_SECONDS} ]; do
+            state=$(systemctl show --value --property=ActiveState dmsnap-copy@one.service)
+            [ "$state" = inactive ] && ! dmsnap inspect label {guest.device("one-r")} --json |
+                grep -q '"point_uuid": "{before}"' && exit 0
+            sleep 1
+        done
+        journalctl -b -u 'dmsnap*'; exit 1
+        """,
+        timeout=CAUGHT_UP_SECONDS + 60,
+    )
+    guest.dmsnap("verify", "one", "--full")
+
+
+# Until a sync copies: what it has begun is to be undone.
+AT_WORK = """
+import sys, time
+from dmsnap.catalogue import jobs
+from dmsnap.service.session import Session
+ends = time.monotonic() + {seconds}
+with Session.open() as session:
+    while time.monotonic() < ends:
+        running = [job for job in jobs.running(session.catalogue) if job.operation == "sync"]
+        if any(job.last_begun in ("write-undo", "apply") for job in running):
+            sys.exit()
+        time.sleep(0.1)
+sys.exit("no sync has come to copying")
+"""
