@@ -27,6 +27,9 @@ LISTS_PER_AGE = 8
 # A point that cannot be kept is ended with this much time, or this little room, left.
 END_SECONDS = 10.0
 END_PERCENT = 90
+# A unit that was to end it may have failed: behind a command that holds the volume, or for want of
+# the catalogue.
+END_AGAIN_SECONDS = 60.0
 
 
 class Stores(Protocol):
@@ -48,7 +51,7 @@ class _Watched:
     room: Room
     readings: deque[Reading] = field(default_factory=lambda: deque(maxlen=READINGS))
     refused: bool = False  # it was told that there is no more room
-    given_up: bool = False
+    given_up_at: float | None = None
 
 
 class RoomWatch:
@@ -113,7 +116,7 @@ class RoomWatch:
             return None if isinstance(error, NotFoundError) else filling.LONGEST_SECONDS
         if status.state is not SnapshotState.OK:
             self._give_up(watched, f"is {status.state.value}")
-            return None
+            return END_AGAIN_SECONDS if _is_ours(watched.room) else None
         watched.readings.append(
             Reading(self._clock(), to_bytes(status.used_sectors), to_bytes(status.total_sectors))
         )
@@ -149,19 +152,30 @@ class RoomWatch:
             self._give_up(watched, "cannot be kept")
 
     def _give_up(self, watched: _Watched, reason: str) -> None:
-        """End a point, once, and give its room back. A sync ends its own, people their trials."""
-        room = watched.room
-        if watched.given_up or room.temporary:
+        """End a point, and give its room back. A sync ends its own, people their trials.
+
+        It is said once, and tried again as long as the point is there.
+        """
+        room, before = watched.room, watched.given_up_at
+        if room.temporary or (before is not None and not _is_ours(room)):
             return
-        watched.given_up = True
+        if before is not None and self._clock() < before + END_AGAIN_SECONDS:
+            return
+        watched.given_up_at = self._clock()
         if room.point is None:
             log.error("%s %s: dmsnap status says more", room, reason, extra=_fields(room))
             return
-        log.warning("%s %s: the point is ended", room, reason, extra=_fields(room))
+        level = logging.WARNING if before is None else logging.INFO
+        log.log(level, "%s %s: the point is ended", room, reason, extra=_fields(room))
         try:
             self._stores.end_point(room.point)
         except DmsnapError as error:
             log.error("point %s cannot be ended: %s", room.point, error, extra=_fields(room))
+
+
+def _is_ours(room: Room) -> bool:
+    """Whether what cannot be kept is the service's to end."""
+    return room.point is not None and not room.temporary
 
 
 def _fields(room: Room) -> dict[str, object]:

@@ -102,6 +102,28 @@ def test_one_that_overflowed_is_ended() -> None:
     assert found.ended == [found.room.point]
 
 
+@pytest.mark.parametrize("state", [SnapshotState.OVERFLOW, SnapshotState.OK])
+def test_a_point_that_is_there_still_is_ended_again(
+    state: SnapshotState, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was to end it may have failed, as while a sync holds the volume. It is said once."""
+
+    class Held(FakeStores):
+        def rooms(self) -> list[Room]:
+            return [self.room]
+
+    held = Held(0, GIB, stores(0, GIB).room, used_bytes=GIB * 95 // 100)
+    held.state = state
+    looking = RoomWatch(held, lambda: held.now)
+    while held.now < 150:
+        wait = looking.look()
+        assert wait is not None
+        held.sleep(wait)
+    assert held.ended == [held.room.point] * 3
+    ends = [each for each in caplog.records if each.getMessage().endswith("the point is ended")]
+    assert [each.levelname for each in ends if each.levelname != "INFO"] == ["WARNING"]
+
+
 def test_an_overlay_and_a_syncs_point_are_not_ours_to_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

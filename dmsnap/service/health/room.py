@@ -5,20 +5,24 @@ one that matters most. What can happen meanwhile is that the store goes, and the
 to grow is not found.
 """
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from dmsnap.catalogue import present
 from dmsnap.catalogue.model import Area, Volume, VolumeState
 from dmsnap.catalogue.present import Present
-from dmsnap.errors import NoSpaceError
+from dmsnap.errors import DmsnapError, NoSpaceError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.status import SnapshotStatus
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import overlay, trial
 from dmsnap.snapshot import live, stack
+from dmsnap.snapshot.space import open_space
 from dmsnap.units import MIB, align_up, format_size
+
+log = logging.getLogger(__name__)
 
 WHOLE_PERCENT = 100
 
@@ -79,9 +83,10 @@ def read(room: Room) -> SnapshotStatus:
 def extend(session: Session, room: Room) -> Room:
     """Twice the room, as far as it is of use and the configuration allows; returns what it is then.
 
-    ``NoSpaceError`` when it has all that it may have, or the store has no more.
+    ``NoSpaceError`` when it has all that it may have, or the store has no more. The catalogue only
+    repeats what the store has: one that is away, or whose disk is full, holds up nobody.
     """
-    area = session.area(room.volume, room.area.id) or room.area
+    area = _known(session, room)
     limit_bytes = session.configuration.cow_limit_bytes or room.largest_bytes
     size_bytes = align_up(min(2 * area.size_bytes, room.largest_bytes, limit_bytes), MIB)
     if size_bytes <= area.size_bytes:
@@ -89,6 +94,21 @@ def extend(session: Session, room: Room) -> Room:
             f"{room} has {format_size(area.size_bytes)}, which is all that it may have",
             volume=room.volume.name,
         )
-    session.extend_area(room.volume, area, size_bytes)
-    grown = session.area(room.volume, area.id) or area
-    return Room(room.volume, grown, room.device, room.point, room.temporary)
+    open_space(room.volume.store).grow(area.path, size_bytes)
+    grown = replace(area, size_bytes=size_bytes)
+    try:
+        session.catalogue.update_area(grown)
+    except DmsnapError as error:
+        log.warning("that %s has %s now is not recorded: %s", room, format_size(size_bytes), error)
+    return replace(room, area=grown)
+
+
+def _known(session: Session, room: Room) -> Area:
+    """The piece of the store, as large as it is recorded or was made by us."""
+    try:
+        recorded = session.area(room.volume, room.area.id)
+    except DmsnapError:
+        recorded = None
+    if recorded is None or recorded.size_bytes < room.area.size_bytes:
+        return room.area
+    return recorded
