@@ -7,7 +7,7 @@ from uuid import UUID
 from dmsnap.catalogue import hook_runs, jobs
 from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import Job, JobState, JobStep
-from dmsnap.errors import WrongStateError
+from dmsnap.errors import DmsnapError, ExitCode, WrongStateError
 from dmsnap.host import ending
 from dmsnap.service import operations
 from dmsnap.service.luns.luns import Wanted
@@ -45,10 +45,15 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What became of a job that was cut off. ``result`` is there when it was begun anew."""
+    """What became of a job that was cut off. ``result`` is there when it was begun anew.
+
+    ``error``: why it could not be brought to its end yet.
+    """
 
     job: JobView
     result: object | None = None
+    error: str | None = None
+    exit_code: ExitCode = ExitCode.OK
 
 
 def list_jobs(session: Session, count: int) -> list[JobView]:
@@ -129,8 +134,19 @@ def cut_off(session: Session) -> list[JobView]:
 
 
 def resume_all(session: Session) -> list[Resumed]:
-    """Finish or take back whatever was cut off on any volume; nothing is begun anew."""
-    return [Resumed(viewed(session, conclude(session, job.id))) for job in cut_off(session)]
+    """Finish or take back whatever was cut off on any volume; nothing is begun anew.
+
+    One that cannot be, as its volume is locked or a device is missing, keeps no other from it.
+    """
+    return [_concluded(session, job.id) for job in cut_off(session)]
+
+
+def _concluded(session: Session, job_id: int) -> Resumed:
+    try:
+        return Resumed(viewed(session, conclude(session, job_id)))
+    except DmsnapError as error:
+        left = viewed(session, jobs.job(session.catalogue, job_id))
+        return Resumed(left, error=str(error), exit_code=error.exit_code)
 
 
 def conclude(session: Session, job_id: int) -> Job:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.errors import WrongWordError
+from dmsnap.errors import ExitCode, WrongWordError
 from dmsnap.service import jobs
 from dmsnap.service.jobs import JobView, Resumed
 from dmsnap.service.session import Session
@@ -22,14 +22,16 @@ def show(output: Output, *, job: int) -> None:
     output.show(view, describe_one)
 
 
-def resume(output: Output, *, job: int | None, every: bool) -> None:
+def resume(output: Output, *, job: int | None, every: bool) -> ExitCode:
     if every == (job is not None):
         raise WrongWordError("give the number of a job, or --all")
     with Session.open() as session:
         if job is None:
-            output.show(jobs.resume_all(session), describe_all)
-        else:
-            output.show(jobs.resume(session, job), describe_resumed)
+            found = jobs.resume_all(session)
+            output.show(found, describe_all)
+            return next((each.exit_code for each in found if each.error), ExitCode.OK)
+        output.show(jobs.resume(session, job), describe_resumed)
+        return ExitCode.OK
 
 
 def abort(output: Output, *, job: int) -> None:
@@ -77,7 +79,8 @@ def describe_all(every: list[Resumed]) -> Iterator[Text]:
     if not every:
         yield "nothing was cut off"
     for resumed in every:
-        yield sentence(resumed.job)
+        reason = f"; {resumed.error}" if resumed.error else ""
+        yield f"{sentence(resumed.job)}{reason}"
 
 
 def describe_resumed(resumed: Resumed) -> Iterator[Text]:
