@@ -43,8 +43,11 @@ from test_interrupts import steps_of, wait_resumed
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ExitCode
 from dmsnap.host.dm import device as dm
+from dmsnap.service.hydrations import hydrate as moving
 from dmsnap.service.hydrations import hydration
+from dmsnap.service.hydrations.hydrate import HydrateRequest, HydrateResult
 from dmsnap.service.hydrations.hydration import Copying
+from dmsnap.service.session import Session
 
 SIZE = 32 * MIB
 PIECE = 4 * MIB
@@ -145,6 +148,30 @@ def test_it_moves_while_every_page_is_being_written(lab: Lab) -> None:
     dmsnap("unprotect", volume.name, "--forget")
     assert dm_devices() == []
     assert list((lab.directory / "store").iterdir()) == []
+
+
+def test_its_rate_is_held_and_it_says_how_far_it_is(lab: Lab) -> None:
+    size, rate = 2 * PIECE, PIECE
+    volume, target = protected(lab, size), lab.disk(size)
+    told: list[tuple[int, int]] = []
+    with Session.open() as session:
+        result = moving.hydrate(
+            session,
+            volume.name,
+            HydrateRequest(Path(target), bandwidth=rate),
+            dry_run=False,
+            progress=lambda done, total: told.append((done, total)),
+        )
+    assert isinstance(result, HydrateResult)
+    # Two seconds' worth, but for the last of each piece, for which nobody waits.
+    assert result.steps["copy"] > 1, result.steps
+    assert {total for _, total in told} == {size}
+    done = [each for each, _ in told]
+    assert done == sorted(done)
+    assert done[0] < PIECE
+    assert len([each for each in done if 0 < each < size]) >= 4, done
+    assert done[-1] == size
+    check_moved(volume, target, volume.primary)
 
 
 @pytest.mark.parametrize("fs_type", ["xfs", rarely("ext4")])

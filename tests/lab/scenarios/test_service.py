@@ -1,6 +1,7 @@
 """dmsnapd under systemd: started, stopped and killed, also in the middle of jobs."""
 
 import os
+import re
 import signal
 import time
 import urllib.request
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import MIB, Lab, configured, dm_devices, dmsnap, dmsnap_process, forked, run, sha256
 from test_jobs import Bench, job, killed, last_job, wait_until_at
+from test_protect_live import Bench as LiveBench
 
 pytestmark = pytest.mark.systemd
 
@@ -53,14 +55,55 @@ def eventually(is_so: Callable[[], object], what: str, seconds: float = WAIT_SEC
 
 def test_started_and_stopped(lab: Lab, service: None) -> None:
     bench = Bench(lab)
+    assert exposure_level() < 4.0
     run("systemctl", "start", UNIT)
-    assert shown("ActiveState") == "active"
+    assert (shown("ActiveState"), shown("Type")) == ("active", "notify")
+    assert shown("WatchdogUSec") == "1min"
     assert bench.name in shown("StatusText")
     run("systemctl", "stop", UNIT)
     assert (shown("ActiveState"), shown("Result")) == ("inactive", "success")
     assert any("SIGTERM: ending" in line for line in journal())
     assert "ended" in journal()
     dmsnap("sync", bench.name)
+
+
+def exposure_level() -> float:
+    """How much of the host the unit leaves open to itself, as systemd reckons."""
+    report = run("systemd-analyze", "--no-pager", "security", UNIT)
+    found = re.search(r"exposure level for \S+: ([0-9.]+)", report)
+    assert found, report
+    return float(found[1])
+
+
+@pytest.fixture
+def short_watchdog(service: None) -> Iterator[None]:
+    """Four seconds in place of a minute, and little time for last words."""
+    path = Path(f"/run/systemd/system/{UNIT}.d/lab.conf")
+    path.parent.mkdir(parents=True)
+    path.write_text("[Service]\nWatchdogSec=4\nTimeoutAbortSec=1\nRestartSec=0\n")
+    run("systemctl", "daemon-reload")
+    yield
+    path.unlink()
+    path.parent.rmdir()
+
+
+@pytest.mark.usefixtures("short_watchdog")
+def test_one_that_hangs_is_started_anew() -> None:
+    """While it lives it says so by itself, twice in the time; stopped by SIGSTOP it does not."""
+    run("systemctl", "start", UNIT)
+    signs: set[str] = set()
+
+    def has_said_so_twice() -> bool:
+        signs.add(shown("WatchdogTimestampMonotonic"))
+        return len(signs) > 2
+
+    eventually(has_said_so_twice, "signs of life")
+    before = shown("MainPID")
+    os.kill(int(before), signal.SIGSTOP)
+    eventually(lambda: shown("MainPID") not in (before, "0"), "started anew")
+    eventually(lambda: shown("ActiveState") == "active", "active again")
+    assert int(shown("NRestarts")) >= 1
+    assert any("Watchdog timeout" in line for line in journal()), "\n".join(journal())
 
 
 def test_what_was_cut_off_is_taken_back_at_its_start(lab: Lab, service: None) -> None:
@@ -273,6 +316,25 @@ def test_a_lost_layer_is_told(lab: Lab, service: None) -> None:
         lambda: any("all is well again" in line for line in journal(f"DMSNAP_VOLUME={bench.name}")),
         "put right",
     )
+
+
+def test_dropped_layers_are_told(lab: Lab, service: None) -> None:
+    """Of a volume that is live: LVM puts its own table back, and the kernel announces that."""
+    bench = LiveBench.made(lab)
+    bench.protect()
+    run("systemctl", "start", UNIT)
+    bench.refresh()
+    eventually(
+        lambda: any("passes the layers by" in line for line in told(bench.name)), "it is told"
+    )
+    bench.sync()
+    eventually(lambda: any("all is well again" in line for line in told(bench.name)), "well")
+    assert bench.is_layered()
+
+
+def told(name: str) -> list[str]:
+    """What the journal has of a volume."""
+    return journal(f"DMSNAP_VOLUME={name}")
 
 
 def test_metrics_are_written(lab: Lab, service: None) -> None:
