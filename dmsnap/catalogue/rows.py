@@ -21,9 +21,6 @@ from dmsnap.catalogue.statements import from_json
 
 Row = TypeVar("Row", Volume, Area, Point)
 
-# Asked for once: of points there are thousands.
-_OF_POINT = tuple(field.name for field in fields(Point))
-
 
 def columns(value: Row) -> dict[str, object]:
     """The row of a dataclass, as :class:`Statements` takes it."""
@@ -105,14 +102,15 @@ def area(row: Mapping[str, Any]) -> Area:
 
 
 def point(row: Mapping[str, Any]) -> Point:
-    values = {name: row[name] for name in _OF_POINT}
     return Point(
-        **values
-        | {
-            "id": UUID(row["id"]),
-            "volume_id": UUID(row["volume_id"]),
-            "area_id": _uuid(row["area_id"]),
-            "keep": bool(row["keep"]),
-            "temporary": bool(row["temporary"]),
-        }
+        id=UUID(row["id"]),
+        volume_id=UUID(row["volume_id"]),
+        created_ns=row["created_ns"],
+        keep=bool(row["keep"]),
+        temporary=bool(row["temporary"]),
+        era_since=row["era_since"],
+        tracking_id=row["tracking_id"],
+        window_seconds=row["window_seconds"],
+        area_id=_uuid(row["area_id"]),
+        invalid_reason=row["invalid_reason"],
     )
