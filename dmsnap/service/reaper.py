@@ -139,7 +139,7 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     halfway = volume.state in SETTLED and any(job.has_begun("own-front") for job in cut_off)
     if halfway and not primary.is_failed(volume):
         own_front.complete(session, volume)
-    unmounted = any(map(has_unmounted_the_front, cut_off))
+    unmounted = any(map(may_have_left_it_unmounted, cut_off))
     if (unmounted or note.exists()) and shows_what_it_should(session, volume):
         completion.put_to_use(session, volume)
 
@@ -156,9 +156,13 @@ def unless_busy(
         log.warning("not all that was left of %s is removed: %s", volume.name, error)
 
 
-def has_unmounted_the_front(job: Job) -> bool:
-    """Whether a job may have unmounted what its volume is used by; a point is none of that."""
-    return job.operation != "point umount" and job.has_begun("unmount")
+def may_have_left_it_unmounted(job: Job) -> bool:
+    """Whether a job may have unmounted what its volume is used by, or made it and come no further.
+
+    A point is none of that.
+    """
+    begun = job.has_begun("unmount") or job.has_begun("create-front")
+    return begun and job.operation != "point umount"
 
 
 def conclude(session: Session, volume: Volume, job: Job) -> JobState:

@@ -159,9 +159,9 @@ def test_what_is_held_of_a_commit_keeps_no_command_waiting(lab: Lab) -> None:
     assert ended.code == -signal.SIGKILL
     query = "select count(*) from area where role = 'overlay'"
     with open(live_device(name, points[1]), "rb"):
-        dmsnap("sync", name, "--audit", "full")
+        dmsnap("point", "keep", points[0])
         assert catalogue_rows(query) == [(1,)]
-    dmsnap("sync", name, "--audit", "full")
+    dmsnap("point", "keep", points[0], "--off")
     assert catalogue_rows(query) == [(0,)]
     assert not Path(live_device(name, points[1])).exists()
     dmsnap("status", name)

@@ -26,7 +26,7 @@ from lost_state import lose_stack
 from dmsnap.errors import ExitCode
 
 SIZE = 32 * MIB
-RECOVERY_SIZE = 80 * MIB
+RECOVERY_SIZE = 48 * MIB
 
 
 @dataclass
@@ -129,14 +129,12 @@ def test_the_primary_is_found_again(lab: Lab) -> None:
         lost.disk.plug_in()
         dmsnap("swap", "revert", lost.name)
         assert lost.note == "two"
-        assert dmsnap("sync", lost.name, "--audit", "full")["tracker"] == "compare"
+        assert dmsnap("sync", lost.name)["tracker"] == "compare"
         (status,) = dmsnap("status", lost.name)
         assert status["problems"] == []
         # Its snapshot missed what was written: it is no point any more.
         assert point["id"] not in [each["id"] for each in dmsnap("point", "list", lost.name)
                                    if each["places"]]  # fmt: skip
-        (lost.mount_point / "note").write_text("three")
-        assert dmsnap("sync", lost.name, "--audit", "full")["tracker"] == "era"
 
 
 def test_another_disk_at_its_place_is_not_gone_back_to(lab: Lab) -> None:
