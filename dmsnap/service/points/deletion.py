@@ -7,7 +7,6 @@ from uuid import UUID
 from dmsnap._native.label import HistoryEntry
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, PlaceKind, Point, Volume
-from dmsnap.catalogue.past import as_of
 from dmsnap.errors import WrongStateError
 from dmsnap.recovery import removal, replica
 from dmsnap.service import journal
@@ -142,13 +141,24 @@ def delete(
 
 
 def needed_luns(session: Session, wanted: PointView) -> Wanted:
-    """A point that is live, and is recorded nowhere else, goes without its recovery volume."""
+    """A point that is live and nowhere else goes whether its recovery volume is there or not."""
     volume = session.catalogue.volume(wanted.volume)
-    kinds = {str(place.kind) for place in wanted.places}
-    for past in as_of(session.catalogue, now_ns(), volume.id):
-        if past.point.id == wanted.id:
-            kinds |= {str(place.kind) for place in past.places}
-    return Wanted.SERVING if kinds == {PlaceKind.LIVE} else Wanted.ALL
+    if {place.kind for place in wanted.places} != {"live"}:
+        return Wanted.ALL
+    looked = volume.recovery is None or label_of(volume) is not None
+    return Wanted.SERVING if looked or is_recorded_as_live_alone(session, wanted) else Wanted.ALL
+
+
+def is_recorded_as_live_alone(session: Session, wanted: PointView) -> bool:
+    """What the catalogue says of a recovery volume that cannot be looked at."""
+    # Imported where nothing else says so: it loads all of SQLAlchemy.
+    from dmsnap.catalogue.past import as_of
+
+    volume = session.catalogue.volume(wanted.volume)
+    found = [past for past in as_of(session.catalogue, now_ns(), volume.id)
+             if past.point.id == wanted.id]  # fmt: skip
+    kinds = {place.kind for past in found for place in past.places}
+    return kinds == {PlaceKind.LIVE}
 
 
 def finish_deletion(session: Session, volume: Volume, job: Job) -> bool:

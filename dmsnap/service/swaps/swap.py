@@ -14,7 +14,7 @@ from dmsnap.errors import DmsnapError, WrongStateError
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
 from dmsnap.service import journal
-from dmsnap.service.exports import export_restore, exported
+from dmsnap.service.exports import exported
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns.luns import Wanted
@@ -271,6 +271,9 @@ def swap(
             return plan
         times = journal.run(session.catalogue, plan)
         if not putting.has_front:
+            # Imported where it may be needed: it loads all of LIO.
+            from dmsnap.service.exports import export_restore
+
             export_restore.restore_front(session, putting.volume)
         return trial.result(putting.volume, times)
 

@@ -179,8 +179,8 @@ def test_a_link_that_goes_down_is_named(
     assert "no route" in again["error"] or "near0" in again["error"]
     # What does not need the replica goes on.
     (point,) = dmsnap("point", "create", volume.name)
-    run("ip", "link", "set", "near0", "up")
     dmsnap("point", "delete", point["id"])
+    run("ip", "link", "set", "near0", "up")
     volume.sync()
     volume.check_equal()
     volume.unprotect()
