@@ -1,13 +1,15 @@
 """The window: the suspends and resumes that make a point, with a watchdog beside them. Root."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
 from dmsnap._native import _core
 from dmsnap._native._core import ffi, lib
 from dmsnap._native.core import check
+from dmsnap.units import to_sectors
 
 
 class WindowAction(IntEnum):
@@ -19,11 +21,23 @@ class WindowAction(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Instead:
+    """Where a device leads, straight, when its table refuses to be resumed: ``device`` (a device
+    number) from its start.
+    """
+
+    length_bytes: int
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
 class WindowStep:
-    """One ioctl on the device with the DM ``uuid``; the last two fields are results.
+    """One ioctl on the device with the DM ``uuid``; ``uevent_generated`` and ``seconds`` are
+    results.
 
     ``event_nr`` is a udev cookie with its flags. When the kernel sent no event for it
-    (``uevent_generated`` is false), nobody else will complete the cookie.
+    (``uevent_generated`` is false), nobody else will complete the cookie. ``instead`` is for steps
+    that resume: without it a device whose table refuses stays suspended.
     """
 
     uuid: str
@@ -31,6 +45,7 @@ class WindowStep:
     event_nr: int = 0
     uevent_generated: bool = False
     seconds: float = 0.0
+    instead: Instead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +80,9 @@ def run(
     pass leaves less.
 
     Raises :class:`~dmsnap.errors.DeadlineError` when ``deadline_ms`` passed, and other errors
-    when a step failed or could not begin. After any of them everything is resumed, unless the
-    error says which device could not be. SIGINT and SIGTERM wait until the end.
+    when a step failed or could not begin. After any of them everything is resumed, with its table
+    or what there is instead, unless the error says which device could not be. SIGINT and SIGTERM
+    wait until the end.
 
     An inactive table of a device that the window suspends goes live with the resume, also when
     the window fails. No era device may be asked anything meanwhile.
@@ -76,6 +92,10 @@ def run(
         place.uuid = step.uuid.encode()
         place.action = step.action
         place.event_nr = step.event_nr
+        if step.instead is not None:
+            place.instead_sectors = to_sectors(step.instead.length_bytes)
+            place.instead_major = os.major(step.instead.device)
+            place.instead_minor = os.minor(step.instead.device)
     descriptors = ffi.new("int[]", list(file_systems))
     result = ffi.new("struct dms_window_result *")
     path = str(watchdog or watchdog_path()).encode()
@@ -84,9 +104,7 @@ def run(
     )
     check(error, "")
     done = tuple(
-        WindowStep(
-            step.uuid, step.action, step.event_nr, bool(place.uevent_generated), place.seconds
-        )
+        replace(step, uevent_generated=bool(place.uevent_generated), seconds=float(place.seconds))
         for place, step in zip(array, steps, strict=True)
     )
     return WindowTimes(result.seconds, result.flush_seconds, result.nr_flushes, done)

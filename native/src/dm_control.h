@@ -11,7 +11,9 @@
 #include <fcntl.h>
 #include <linux/dm-ioctl.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -74,6 +76,47 @@ static inline int dms_dm_resume(int fd, const struct dm_ioctl *request, struct d
 			break;
 	}
 	return result;
+}
+
+/* What loads a device with a single linear target. */
+struct dms_dm_linear {
+	struct dm_ioctl request;
+	struct dm_target_spec target; /* of length 0: there is none to be loaded */
+	char parameters[32]; /* MAJOR:MINOR 0 */
+};
+
+static inline void dms_dm_prepare_linear(struct dms_dm_linear *linear, const char *uuid,
+					 uint64_t sectors, uint32_t major, uint32_t minor)
+{
+	memset(linear, 0, sizeof(*linear));
+	dms_dm_prepare(&linear->request, uuid, 0, 0);
+	linear->request.data_size = sizeof(*linear);
+	linear->request.data_start = offsetof(struct dms_dm_linear, target);
+	linear->request.target_count = 1;
+	linear->target.length = sectors;
+	memcpy(linear->target.target_type, "linear", sizeof("linear"));
+	snprintf(linear->parameters, sizeof(linear->parameters), "%u:%u 0", major, minor);
+}
+
+/*
+ * Resume. Where the table itself refuses, the device is given another one, if
+ * there is one for it: only a target's preresume fails with anything else than
+ * dms_dm_resume() tries again at.
+ */
+static inline int dms_dm_resume_or_lead(int fd, const struct dm_ioctl *request,
+					const struct dms_dm_linear *instead,
+					struct dm_ioctl *answer)
+{
+	struct dms_dm_linear load = *instead;
+	int result = dms_dm_resume(fd, request, answer);
+
+	if (!instead->target.length || !result || result == -ENXIO || result == -EINTR ||
+	    result == -EBUSY || result == -EINVAL || result == -EAGAIN || result == -ENOMEM)
+		return result;
+	if ((dms_dm_inject ? dms_dm_inject(DM_TABLE_LOAD, &load.request) :
+			     ioctl(fd, DM_TABLE_LOAD, &load)) < 0)
+		return result;
+	return dms_dm_resume(fd, request, answer);
 }
 
 #endif

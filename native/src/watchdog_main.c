@@ -33,6 +33,7 @@ struct watchdog {
 	int process_fd;
 	int control_fd;
 	struct dm_ioctl *requests; /* in the order of resuming */
+	struct dms_dm_linear *instead; /* of those whose table may refuse */
 	int nr_devices;
 	uint64_t deadline_ns;
 };
@@ -82,9 +83,28 @@ static void avoid_oom_killer(void)
 	close(fd);
 }
 
+/* EVENT_NR:UUID or EVENT_NR,SECTORS,MAJOR,MINOR:UUID */
+static int parse_device(const char *text, struct dm_ioctl *request, struct dms_dm_linear *instead)
+{
+	unsigned long long numbers[4] = { 0 };
+	char *end = NULL;
+	int count = 0;
+
+	do {
+		numbers[count++] = strtoull(text, &end, 10);
+		text = end + 1;
+	} while (*end == ',' && count < 4);
+	if (*end != ':' || strlen(text) >= DM_UUID_LEN)
+		return -EINVAL;
+	dms_dm_prepare(request, text, 0, (uint32_t)numbers[0] & DMS_DM_UDEV_FLAGS_MASK);
+	dms_dm_prepare_linear(instead, text, numbers[1], (uint32_t)numbers[2],
+			      (uint32_t)numbers[3]);
+	return 0;
+}
+
 static int parse(struct watchdog *watchdog, int argc, char **argv)
 {
-	int i;
+	int i, result = 0;
 
 	if (argc < 4)
 		return -EINVAL;
@@ -92,18 +112,12 @@ static int parse(struct watchdog *watchdog, int argc, char **argv)
 	watchdog->thread = (pid_t)strtol(argv[2], NULL, 10);
 	watchdog->nr_devices = argc - 3;
 	watchdog->requests = calloc((size_t)watchdog->nr_devices, sizeof(*watchdog->requests));
-	if (!watchdog->requests)
+	watchdog->instead = calloc((size_t)watchdog->nr_devices, sizeof(*watchdog->instead));
+	if (!watchdog->requests || !watchdog->instead)
 		return -ENOMEM;
-	for (i = 0; i < watchdog->nr_devices; i++) {
-		char *uuid;
-		unsigned long event_nr = strtoul(argv[3 + i], &uuid, 10);
-
-		if (*uuid != ':' || strlen(uuid + 1) >= DM_UUID_LEN)
-			return -EINVAL;
-		dms_dm_prepare(&watchdog->requests[i], uuid + 1, 0,
-			       (uint32_t)event_nr & DMS_DM_UDEV_FLAGS_MASK);
-	}
-	return 0;
+	for (i = 0; !result && i < watchdog->nr_devices; i++)
+		result = parse_device(argv[3 + i], &watchdog->requests[i], &watchdog->instead[i]);
+	return result;
 }
 
 static int prepare(struct watchdog *watchdog, int argc, char **argv)
@@ -168,7 +182,8 @@ static int resume_all(const struct watchdog *watchdog)
 	int i, failed = 0;
 
 	for (i = 0; i < watchdog->nr_devices; i++) {
-		int result = dms_dm_resume(watchdog->control_fd, &watchdog->requests[i], &answer);
+		int result = dms_dm_resume_or_lead(watchdog->control_fd, &watchdog->requests[i],
+						   &watchdog->instead[i], &answer);
 
 		failed += result && result != -ENXIO;
 	}

@@ -27,6 +27,7 @@ struct window {
 	int control_fd;
 	struct dm_ioctl *requests; /* one a step */
 	struct dm_ioctl *undo; /* of the steps that suspend: the request that resumes */
+	struct dms_dm_linear *instead; /* and what is loaded when its table refuses */
 	size_t *resumed_by; /* of the steps that suspend: the step that resumes */
 	bool *suspended; /* of the steps that suspend: now */
 	struct dms_watchdog watchdog;
@@ -53,6 +54,7 @@ static void window_destroy(struct window *window)
 		close(window->control_fd);
 	free(window->requests);
 	free(window->undo);
+	free(window->instead);
 	free(window->resumed_by);
 	free(window->suspended);
 }
@@ -102,6 +104,15 @@ static struct dms_error *check_steps(struct window *window)
 	return error;
 }
 
+static void prepare_undo(struct window *window, size_t index)
+{
+	const struct dms_window_step *resume = &window->steps[window->resumed_by[index]];
+
+	dms_dm_prepare(&window->undo[index], resume->uuid, 0, resume->event_nr);
+	dms_dm_prepare_linear(&window->instead[index], resume->uuid, resume->instead_sectors,
+			      resume->instead_major, resume->instead_minor);
+}
+
 static void prepare_requests(struct window *window)
 {
 	static const uint32_t flags[] = {
@@ -119,8 +130,7 @@ static void prepare_requests(struct window *window)
 		dms_dm_prepare(&window->requests[i], step->uuid, flags[step->action],
 			       step->event_nr);
 		if (suspends(step))
-			dms_dm_prepare(&window->undo[i], step->uuid, 0,
-				       window->steps[window->resumed_by[i]].event_nr);
+			prepare_undo(window, i);
 	}
 }
 
@@ -167,11 +177,18 @@ static struct dms_error *arm(struct window *window, const char *watchdog_path)
 
 	if (!devices)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for the watchdog");
-	for (i = window->nr_steps; i-- > 0;)
-		if (suspends(&window->steps[i])) {
-			devices[count].uuid = window->steps[i].uuid;
-			devices[count++].event_nr = window->undo[i].event_nr;
-		}
+	for (i = window->nr_steps; i-- > 0;) {
+		const struct dms_window_step *resume = &window->steps[window->resumed_by[i]];
+
+		if (suspends(&window->steps[i]))
+			devices[count++] = (struct dms_watchdog_device){
+				.uuid = resume->uuid,
+				.event_nr = resume->event_nr,
+				.instead_sectors = resume->instead_sectors,
+				.instead_major = resume->instead_major,
+				.instead_minor = resume->instead_minor,
+			};
+	}
 	return dms_watchdog_arm(&window->watchdog, watchdog_path, devices, count);
 }
 
@@ -238,7 +255,8 @@ static void undo(struct window *window, struct failure *failure)
 
 		if (!suspends(&window->steps[i]) || !window->suspended[i])
 			continue;
-		result = dms_dm_resume(window->control_fd, &window->undo[i], &answer);
+		result = dms_dm_resume_or_lead(window->control_fd, &window->undo[i],
+					       &window->instead[i], &answer);
 		if (result && result != -ENXIO && !failure->undo_result) {
 			failure->undo_step = i;
 			failure->undo_result = result;
@@ -313,9 +331,11 @@ static struct dms_error *prepare(struct window *window, const char *watchdog_pat
 
 	window->requests = calloc(window->nr_steps + 1, sizeof(*window->requests));
 	window->undo = calloc(window->nr_steps + 1, sizeof(*window->undo));
+	window->instead = calloc(window->nr_steps + 1, sizeof(*window->instead));
 	window->resumed_by = calloc(window->nr_steps + 1, sizeof(*window->resumed_by));
 	window->suspended = calloc(window->nr_steps + 1, sizeof(*window->suspended));
-	if (!window->requests || !window->undo || !window->resumed_by || !window->suspended)
+	if (!window->requests || !window->undo || !window->instead || !window->resumed_by ||
+	    !window->suspended)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for the window's requests");
 	error = check_steps(window);
 	if (error)

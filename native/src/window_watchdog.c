@@ -38,6 +38,13 @@ static void arguments_destroy(struct arguments *arguments)
 	free(arguments->argv);
 }
 
+static void format_device(char *text, const struct dms_watchdog_device *device)
+{
+	snprintf(text, DMS_WATCHDOG_DEVICE_BYTES, "%u,%llu,%u,%u:%s", device->event_nr,
+		 (unsigned long long)device->instead_sectors, device->instead_major,
+		 device->instead_minor, device->uuid);
+}
+
 static struct dms_error *arguments_create(struct arguments *arguments, const char *path,
 					  const struct dms_watchdog_device *devices,
 					  size_t nr_devices)
@@ -54,8 +61,7 @@ static struct dms_error *arguments_create(struct arguments *arguments, const cha
 	arguments->argv[1] = arguments->process;
 	arguments->argv[2] = arguments->thread;
 	for (i = 0; i < nr_devices; i++) {
-		snprintf(arguments->devices[i], DMS_WATCHDOG_DEVICE_BYTES, "%u:%s",
-			 devices[i].event_nr, devices[i].uuid);
+		format_device(arguments->devices[i], &devices[i]);
 		arguments->argv[FIXED_ARGUMENTS + i] = arguments->devices[i];
 	}
 	return NULL;

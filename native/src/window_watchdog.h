@@ -10,7 +10,8 @@
  *
  * Between START and DONE the watchdog fires at the deadline, or when the window's
  * process is gone. Arguments: the window's process and thread, then for every
- * device, in the order of resuming, EVENT_NR:UUID.
+ * device, in the order of resuming, EVENT_NR:UUID, or EVENT_NR,SECTORS,MAJOR,MINOR:UUID
+ * where it leads to another device when its table refuses to be resumed.
  */
 #ifndef DMSNAP_SRC_WINDOW_WATCHDOG_H
 #define DMSNAP_SRC_WINDOW_WATCHDOG_H
@@ -34,7 +35,7 @@ struct dms_watchdog_message {
 	uint64_t deadline_ns; /* START: CLOCK_MONOTONIC */
 };
 
-#define DMS_WATCHDOG_DEVICE_BYTES 160 /* of one EVENT_NR:UUID */
+#define DMS_WATCHDOG_DEVICE_BYTES 208 /* of one EVENT_NR,SECTORS,MAJOR,MINOR:UUID */
 /*
  * Interrupts a suspend that waits for I/O: it holds the device's lock, behind
  * which a resume would wait. The window handles it by doing nothing.
@@ -53,6 +54,9 @@ struct dms_watchdog {
 struct dms_watchdog_device {
 	const char *uuid;
 	uint32_t event_nr;
+	uint64_t instead_sectors; /* 0: it has no other table than its own */
+	uint32_t instead_major;
+	uint32_t instead_minor;
 };
 
 /* Start the program and wait until it is armed. devices: in the order of resuming. */

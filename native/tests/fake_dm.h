@@ -25,6 +25,7 @@ enum behaviour {
 	PLAIN,
 	FAIL, /* with EIO */
 	FAIL_RESUME, /* with EIO, the first time */
+	REFUSE, /* to be resumed, with EIO, until it has another table */
 	HANG, /* until a signal comes, as dm_wait_for_completion() */
 	SLOW, /* 300 ms that no signal ends, as freezing a file system; then it succeeds */
 	SHORT_SLOW, /* a few ms */
@@ -38,6 +39,7 @@ struct device {
 	volatile bool suspended;
 	enum behaviour behaviour;
 	int resumes;
+	char loaded[64]; /* the parameters of the target that was loaded */
 };
 
 struct call {
@@ -113,11 +115,29 @@ static int do_resume(struct device *device, struct dm_ioctl *request)
 		errno = EIO;
 		return -1;
 	}
+	if (device->behaviour == REFUSE && !device->loaded[0]) {
+		device->resumes++;
+		errno = EIO;
+		return -1;
+	}
 	if (device->inactive || device->suspended)
 		request->flags |= DM_UEVENT_GENERATED_FLAG;
 	device->inactive = false;
 	device->active = true;
 	device->suspended = false;
+	return 0;
+}
+
+static int do_load(struct device *device, const struct dm_ioctl *request)
+{
+	const struct dm_target_spec *target =
+		(const void *)((const char *)request + request->data_start);
+
+	CHECK(request->data_size == sizeof(struct dms_dm_linear) && request->target_count == 1);
+	CHECK(!strcmp(target->target_type, "linear") && !target->sector_start);
+	snprintf(device->loaded, sizeof(device->loaded), "%llu %.40s",
+		 (unsigned long long)target->length, (const char *)(target + 1));
+	device->inactive = true;
 	return 0;
 }
 
@@ -127,7 +147,8 @@ int dms_dm_inject(unsigned long command, struct dm_ioctl *request)
 	struct call *call;
 	int i;
 
-	CHECK(request->version[0] == 4 && request->data_size == sizeof(*request));
+	CHECK(request->version[0] == 4);
+	CHECK(command == DM_TABLE_LOAD || request->data_size == sizeof(*request));
 	CHECK(!request->name[0] && name);
 	if (!kernel) {
 		char file[DM_UUID_LEN];
@@ -148,6 +169,8 @@ int dms_dm_inject(unsigned long command, struct dm_ioctl *request)
 				 (kernel->devices[i].inactive ? DM_INACTIVE_PRESENT_FLAG : 0);
 		return 0;
 	}
+	if (command == DM_TABLE_LOAD)
+		return do_load(&kernel->devices[i], request);
 	CHECK(command == DM_DEV_SUSPEND);
 	call = &kernel->calls[__atomic_fetch_add(&kernel->nr_calls, 1, __ATOMIC_SEQ_CST) %
 			      MAX_CALLS];

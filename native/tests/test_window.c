@@ -45,6 +45,9 @@ static void make_steps(struct dms_window_step *steps)
 		if (all[i].action == DMS_WINDOW_RESUME)
 			steps[i].event_nr = 0x00200000u + 77 + (uint32_t)i;
 	}
+	steps[4].instead_sectors = 24576;
+	steps[4].instead_major = 253;
+	steps[4].instead_minor = 1;
 }
 
 static struct dms_error *run(struct dms_window_step *steps, uint32_t deadline_ms)
@@ -176,6 +179,28 @@ static void test_failing_steps(void)
 	kernel->devices[FRONT].behaviour = FAIL_RESUME;
 	CHECK_ERROR(run(steps, AMPLE_MS), DMS_ERR_OS);
 	CHECK(!any_suspended());
+}
+
+/* A table that refuses to be resumed gives way to another one; nobody is left waiting. */
+static void test_refusing_table(void)
+{
+	struct dms_window_step steps[NR_STEPS];
+	struct dms_error *error;
+
+	kernel_reset();
+	kernel->devices[FRONT].behaviour = REFUSE;
+	error = run(steps, AMPLE_MS);
+	CHECK(error && error->code == DMS_ERR_OS && error->errnum == EIO);
+	dms_error_destroy(error);
+	CHECK(!any_suspended() && kernel->devices[FRONT].resumes == 2);
+	CHECK(!strcmp(kernel->devices[FRONT].loaded, "24576 253:1 0"));
+	/* There is none for the origin: then the error says that it is suspended. */
+	kernel_reset();
+	kernel->devices[ORIGIN].behaviour = REFUSE;
+	error = run(steps, AMPLE_MS);
+	CHECK(error && strstr(error->message, "origin") && strstr(error->message, "suspended still"));
+	dms_error_destroy(error);
+	CHECK(kernel->devices[ORIGIN].suspended && !kernel->devices[FRONT].suspended);
 }
 
 static void test_deadline(enum behaviour behaviour, int device)
@@ -331,6 +356,23 @@ static void test_killed(void)
 	CHECK(inside > 5);
 }
 
+/* The same when the process dies: what it knew of the other table, the watchdog knows, too. */
+static void test_killed_with_refusing_table(void)
+{
+	pid_t pid;
+	int status;
+
+	kernel_reset();
+	kernel->devices[FRONT].behaviour = REFUSE;
+	kernel->devices[ORIGIN].behaviour = SLOW;
+	pid = start_windows(AMPLE_MS);
+	CHECK(stop_soon(pid, &status));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	check_all_resumed(30000);
+	CHECK(!strcmp(kernel->devices[FRONT].loaded, "24576 253:1 0"));
+}
+
 /* A stopped process cannot resume: the watchdog does at the deadline, and again if it goes on. */
 static void test_stopped(void)
 {
@@ -398,6 +440,7 @@ int main(int argc, char **argv)
 	test_success();
 	test_flush();
 	test_failing_steps();
+	test_refusing_table();
 	test_deadline(HANG, FRONT);
 	test_deadline(HANG, ORIGIN);
 	test_deadline(SLOW, FRONT);
@@ -407,6 +450,7 @@ int main(int argc, char **argv)
 	test_watchdog_killed();
 	test_stopped();
 	test_killed();
+	test_killed_with_refusing_table();
 	unlink(path);
 	return 0;
 }

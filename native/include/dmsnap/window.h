@@ -30,6 +30,13 @@ struct dms_window_step {
 	char uuid[129]; /* DM UUID: a device is never addressed by name here */
 	enum dms_window_action action;
 	uint32_t event_nr; /* udev cookie and flags, as libdevmapper encodes them; 0: none */
+	/*
+	 * Of a step that resumes: where the device leads, straight, when its table refuses to be
+	 * resumed, as dm-era does that cannot write its metadata. 0 sectors: it stays suspended.
+	 */
+	uint64_t instead_sectors;
+	uint32_t instead_major;
+	uint32_t instead_minor;
 	bool uevent_generated; /* result: DM_UEVENT_GENERATED_FLAG, or else complete the cookie */
 	double seconds; /* result */
 };
@@ -47,8 +54,9 @@ struct dms_window_result {
  *
  * On success every step was run before the deadline and the watchdog
  * confirmed that it did nothing. On any error, everything that was suspended
- * has been resumed, in reverse order; the snapshots among the steps may be
- * active or not, and the moment they hold is worth nothing.
+ * has been resumed, in reverse order, with its own table or what the step says
+ * instead; the snapshots among the steps may be active or not, and the moment
+ * they hold is worth nothing.
  * Needs CAP_SYS_ADMIN. While it runs, the process is locked in memory, and
  * SIGINT and SIGTERM are held back until the last resume.
  */
