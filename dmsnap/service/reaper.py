@@ -30,7 +30,7 @@ from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.schedules import hooks
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import completion, handover, occupants, overlay, primary, trial
-from dmsnap.service.volumes import own_front, spare
+from dmsnap.service.volumes import own_front, renewal, spare
 from dmsnap.snapshot import layers, live, stack, write_count
 from dmsnap.snapshot.stack import DmName
 
@@ -95,7 +95,7 @@ def reap(
         clear(session, volume, cut_off)
     except MountPointTakenError as error:
         log.warning("%s", error)
-        waiting = [job for job in cut_off if has_unmounted_the_front(job)]
+        waiting = [job for job in cut_off if may_have_left_it_unmounted(job)]
     if not concluding:
         return set()
     for job in cut_off:
@@ -111,6 +111,7 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     if cut_off:
         resume_suspended(volume)
     note_dropped_layers(session, volume)
+    note_lost_tracking(session, volume)
     note_invalid_points(session, volume)
     if not is_being_attached(volume, cut_off):
         unless_busy(remove_temporary_points, session, volume)
@@ -234,9 +235,16 @@ def resume_suspended(volume: Volume) -> None:
         if info.inactive_table and info.live_table and not hydration.is_switched(volume, info.name):
             dm.clear(info.name)
         if info.suspended and info.live_table:
-            dm.resume(info.name)
+            dm.resume_past_era(info.name)
     if stack.live_front(volume):
         layers.tidy(volume)
+
+
+def note_lost_tracking(session: Session, volume: Volume) -> None:
+    """What dm-era's marks do not tell any more is compared, whatever becomes of its metadata."""
+    if (sentence := renewal.reason(session, volume)) is not None:
+        log.warning("%s", sentence)
+        session.distrust(volume)
 
 
 def note_dropped_layers(session: Session, volume: Volume) -> None:

@@ -29,13 +29,14 @@ def exchange(
 ) -> None:
     """Make ``table`` live under who uses the device.
 
-    In a window, with its watchdog; what is dirty is written out before it. Not ``settled``, udev is
-    not waited for: it looks at the device, which may hang. ``freeze``: the file system on it first.
-    When it fails, the device goes on with the table that it had; where the deadline has passed, or
-    we are killed, with the new one, if that was loaded.
+    In a window, with its watchdog. Not ``settled``, udev is not waited for: it looks at the device,
+    which may hang. ``freeze``: what is dirty is written out before it, and the file system frozen.
+    When it fails, the device goes on with the table that it had, past a dm-era that refuses; where
+    the deadline has passed, or we are killed, with the new one, if that was loaded.
     """
     before = dm.table(device.name)
-    mounts = [] if failing.is_failed(device.name) else mounts_of(device.devno)[:1]
+    written_out = freeze and not failing.is_failed(device.name)
+    mounts = mounts_of(device.devno)[:1] if written_out else []
     try:
         # Within: a signal that comes while the kernel loads it raises when it is loaded.
         dm.load(device.name, table, read_only=read_only)

@@ -21,7 +21,7 @@ from dmsnap.host.dm import failing
 from dmsnap.host.dm.device import DmInfo
 from dmsnap.host.dm.target import Era, Linear, Table, single
 from dmsnap.host.sysfs import SYSFS
-from dmsnap.snapshot import stack
+from dmsnap.snapshot import bypass, stack
 from dmsnap.snapshot.exchange import exchange
 from dmsnap.units import format_size
 
@@ -54,7 +54,7 @@ def dropped(volume: Volume) -> str | None:
         return f"{live.name}, under which the layers of {volume.name} were, is not active any more"
     if info.live_table and failing.is_failed(info.name):
         return None  # by a swap that found the LV hanging
-    return stack.passed_by(info.name)
+    return bypass.sentence(volume) if bypass.leads_past(volume) else stack.passed_by(info.name)
 
 
 def require(volume: Volume) -> None:
@@ -118,7 +118,8 @@ def put(volume: Volume, metadata: BlockDevice, deadline_ms: int) -> None:
     front = stack.require(stack.front(volume))
     _clear(volume, front)
     below = dm.table(stack.require(stack.base(volume)).name)
-    if dm.table(front.name) != below and not failing.is_failed(front.name):
+    ours = failing.is_failed(front.name) or bypass.leads_past(volume)
+    if dm.table(front.name) != below and not ours:
         raise StackChangedError(f"LVM is changing the table of {front.name}", device=front.name)
     exchange(front, stack.front_table(volume, metadata), deadline_ms)
 
@@ -132,7 +133,8 @@ def take_out(volume: Volume, deadline_ms: int, *, settled: bool = True) -> None:
     if front is None:
         return
     _clear(volume, front)
-    if are_in_place(volume) or failing.is_failed(front.name):
+    ours = failing.is_failed(front.name) or bypass.leads_past(volume)
+    if are_in_place(volume) or ours:
         table = dm.table(stack.require(stack.base(volume)).name)
         exchange(front, table, deadline_ms, settled=settled)
 
@@ -150,7 +152,7 @@ def tidy(volume: Volume) -> None:
     if left:
         dm.clear(front.name)
     if front.suspended and (left or _is_ours(volume, dm.table(front.name))):
-        dm.resume(front.name)
+        dm.resume_past_era(front.name)
 
 
 def _is_left_over(volume: Volume, front: DmInfo) -> bool:
@@ -161,7 +163,9 @@ def _is_left_over(volume: Volume, front: DmInfo) -> bool:
     if not front.inactive_table:
         return False
     loaded, base = dm.table(front.name, inactive=True), dm.info(uuid=stack.base(volume).uuid)
-    return _is_ours(volume, loaded) or (base is not None and loaded == dm.table(base.name))
+    if _is_ours(volume, loaded) or bypass.is_past(volume, loaded):
+        return True
+    return base is not None and loaded == dm.table(base.name)
 
 
 def _clear(volume: Volume, front: DmInfo) -> None:

@@ -10,14 +10,14 @@ from dmsnap._native import window
 from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, Point, Volume
-from dmsnap.errors import NotFoundError, PointInvalidError
+from dmsnap.errors import CorruptError, NotFoundError, PointInvalidError
 from dmsnap.host import blockdev, fsfreeze
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.host.dm.target import Snapshot
 from dmsnap.host.mountinfo import mounts_of
-from dmsnap.snapshot import layers, stack
+from dmsnap.snapshot import bypass, layers, stack
 from dmsnap.units import MIB, PAGE_BYTES, align_up
 
 COOKIE_DEADLINE_SECONDS = 10.0
@@ -63,8 +63,10 @@ def take(
     where a signal can end it, and what was written meanwhile right before the first suspend. The
     era is read before the window too: reading it inside hangs, and after it a foreign suspend
     could have rolled it once more. Every write after the window carries at least that era + 1.
+
+    :class:`StackChangedError` where dm-era cannot write its metadata: the front goes on without it.
     """
-    eras = [current_era(item.volume) for item in prepared]
+    eras = [_era_before(item.volume, deadline_ms) for item in prepared]
     with ExitStack() as opened, Cookie() as cookie:
         file_systems = [
             opened.enter_context(fsfreeze.flushed(mount_point))
@@ -72,7 +74,8 @@ def take(
             for mount_point in mounted(item.volume)
         ]
         steps = window_steps(prepared, cookie)
-        times = window.run(steps, deadline_ms, file_systems=file_systems)
+        with bypass.going_on([item.volume for item in prepared], deadline_ms):
+            times = window.run(steps, deadline_ms, file_systems=file_systems)
         created_ns = now_ns()
         for step in times.steps:
             if step.event_nr and not step.uevent_generated:
@@ -115,7 +118,7 @@ def window_steps(prepared: Sequence[PreparedPoint], cookie: Cookie) -> list[Wind
             for uuid in points
         ),
         *(WindowStep(uuid, WindowAction.RESUME) for uuid in reversed(origins)),
-        *(WindowStep(uuid, WindowAction.RESUME) for uuid in reversed(fronts)),
+        *(bypass.resuming(item.volume) for item in reversed(prepared)),
     ]
 
 
@@ -128,6 +131,15 @@ def mounted(volume: Volume) -> list[Path]:
 def current_era(volume: Volume) -> int:
     """The front's era. Never called inside a window: a suspended era device does not answer."""
     return dm.era_status(stack.front(volume).name).current_era
+
+
+def _era_before(volume: Volume, deadline_ms: int) -> int:
+    """dm-era writes its metadata with every answer: ``Error`` says that it could not."""
+    try:
+        return current_era(volume)
+    except CorruptError as error:
+        bypass.pass_by(volume, deadline_ms)
+        raise bypass.lost(volume) from error
 
 
 def usage(volume: Volume, point: Point) -> SnapshotStatus:

@@ -13,7 +13,7 @@ from dmsnap.errors import DeadlineError, InterruptedBySignal, OperatingSystemErr
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
 from dmsnap.host.dm.device import DmInfo
-from dmsnap.host.dm.target import Error, Linear, Table, single
+from dmsnap.host.dm.target import Era, Error, Linear, Table, single
 from dmsnap.host.signals import interruptible
 from dmsnap.host.sysfs import Sysfs
 from dmsnap.snapshot import exchange as exchanging
@@ -21,6 +21,7 @@ from dmsnap.snapshot.exchange import exchange
 from dmsnap.units import MIB
 
 OLD, NEW = single(MIB, Linear(1, 0)), single(MIB, Linear(2, 0))
+OLD_ERA, NEW_ERA = single(MIB, Era(7, 1, 65536)), single(MIB, Era(8, 2, 65536))
 ERRORS = single(MIB, Error())
 STATE = DmInfo("srv", "DMSNAP-x-front", 1, 0, False, True, False, False, 0)
 
@@ -35,6 +36,9 @@ class Device:
         self.inactive: Table | None = None
         self.suspended = False
         self.interrupted: str | None = None
+        # Tables of dm-era whose metadata cannot be written, or not even read.
+        self.refused: list[Table] = []
+        self.unreadable: list[Table] = []
 
     @property
     def state(self) -> DmInfo:
@@ -42,6 +46,8 @@ class Device:
 
     def load(self, _name: str, table: Table, *, read_only: bool = False) -> None:
         assert not read_only
+        if table in self.unreadable:
+            raise OperatingSystemError("cannot be loaded", errnum=5)
         self.inactive = table
         self._done("load")
 
@@ -57,10 +63,13 @@ class Device:
 
     def resume(self, _name: str, **_how: object) -> None:
         self.live, self.inactive = self.inactive or self.live, None
+        if self.live in self.refused:
+            raise OperatingSystemError("cannot be resumed", errnum=5)
         self.suspended = False
         self._done("resume")
 
     def window(self, steps: list[WindowStep], _deadline_ms: int, **_files: object) -> WindowTimes:
+        self.suspended = True
         self.resume("srv")
         return WindowTimes(0.0, 0.0, 0, tuple(steps))
 
@@ -95,6 +104,23 @@ def test_a_signal_while_the_table_is_loaded_leaves_none_loaded(device: Device) -
     device.interrupted = "load"
     with pytest.raises(InterruptedBySignal):
         exchange(STATE, NEW, 1000, settled=False)
+    assert (device.live, device.inactive, device.suspended) == (OLD, None, False)
+
+
+def test_a_new_table_that_refuses_leaves_the_old_one(device: Device) -> None:
+    device.refused = [NEW_ERA]
+    with pytest.raises(OperatingSystemError):
+        exchange(STATE, NEW_ERA, 1000, settled=False)
+    assert (device.live, device.inactive, device.suspended) == (OLD, None, False)
+
+
+@pytest.mark.parametrize("what", ["refused", "unreadable"])
+def test_a_dm_era_that_refuses_as_well_is_passed_by(device: Device, what: str) -> None:
+    """The front leads to what it led to; it is not left suspended."""
+    device.live, device.refused = OLD_ERA, [NEW_ERA]
+    getattr(device, what).append(OLD_ERA)
+    with pytest.raises(OperatingSystemError):
+        exchange(STATE, NEW_ERA, 1000, settled=False)
     assert (device.live, device.inactive, device.suspended) == (OLD, None, False)
 
 

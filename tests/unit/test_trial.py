@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from catalogue_samples import a_volume, an_area
 
 from dmsnap.catalogue.model import AreaRole
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError
 from dmsnap.host import blockdev, udev
 from dmsnap.host.blockdev import BlockDevice
@@ -19,15 +18,19 @@ from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import exported
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import trial
-from dmsnap.snapshot import stack
+from dmsnap.snapshot import failed_writes, stack
 from dmsnap.units import MIB
 
 METADATA = BlockDevice(Path("/dev/loop7"), 7, 4096, 512, False)
 VOLUME = a_volume()
 AREA = an_area(VOLUME, AreaRole.ERA_METADATA)
-SESSION = cast(Session, SimpleNamespace(configuration=Configuration()))
 OLD, NEW = single(MIB, Linear(1, 0)), single(MIB, Linear(2, 0))
 FRONT = DmInfo("srv", "DMSNAP-x-front", 1, 0, False, True, False, False, 0)
+
+
+@pytest.fixture
+def session(catalogue: Catalogue) -> Session:
+    return Session(Configuration(), catalogue)
 
 
 @pytest.fixture
@@ -43,22 +46,23 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Table]:
     monkeypatch.setattr(udev, "is_running", lambda: False)
     monkeypatch.setattr(trial, "describe_users_of", lambda _: "mounted on /srv")
     monkeypatch.setattr(trial, "exchange", lambda _front, table, _ms: found.append(table))
+    monkeypatch.setattr(failed_writes, "remember", lambda *_: None)
     return found
 
 
 def test_one_that_is_mounted_keeps_its_table(
-    loaded: list[Table], monkeypatch: pytest.MonkeyPatch
+    session: Session, loaded: list[Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A swap that is undone goes on when it cannot unmount: with a file system on the front."""
     monkeypatch.setattr(stack, "require", lambda _: replace(FRONT, open_count=2))
     with pytest.raises(BusyError, match="mounted on /srv"):
-        trial.load_front(SESSION, VOLUME, AREA)
+        trial.load_front(session, VOLUME, AREA)
     assert loaded == []
 
 
 def test_a_lun_that_shows_it_is_no_obstacle(
-    loaded: list[Table], monkeypatch: pytest.MonkeyPatch
+    session: Session, loaded: list[Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stack, "require", lambda _: replace(FRONT, open_count=1))
-    trial.load_front(SESSION, VOLUME, AREA)
+    trial.load_front(session, VOLUME, AREA)
     assert loaded == [NEW]

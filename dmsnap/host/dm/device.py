@@ -8,7 +8,7 @@ it does not, libdevmapper makes the nodes. A call for a device that does not exi
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from dmsnap.errors import BusyError, DmsnapError, ForeignDeviceError
+from dmsnap.errors import BusyError, DmsnapError, ForeignDeviceError, OperatingSystemError
 from dmsnap.host import udev
 from dmsnap.host.blockdev import describe_users_of, lasting_users
 from dmsnap.host.dm._libdm import ffi, lib
@@ -34,7 +34,7 @@ from dmsnap.host.dm.state import (
     thin_pool_status,
 )
 from dmsnap.host.dm.state import table as live_table
-from dmsnap.host.dm.target import Table, TableLine
+from dmsnap.host.dm.target import Table, TableLine, past_era
 from dmsnap.host.dm.task import Task
 from dmsnap.host.sysfs import SYSFS, Sysfs
 
@@ -62,6 +62,7 @@ __all__ = [
     "remove",
     "require_targets",
     "resume",
+    "resume_past_era",
     "snapshot_status",
     "status",
     "suspend",
@@ -164,6 +165,25 @@ def resume(
         cookie.wait(deadline_seconds)
 
 
+def resume_past_era(name: str, *, udev: UdevFlags | None = None) -> bool:
+    """Resume; where dm-era refuses, the device leads past it. Returns whether it had to.
+
+    dm-era begins an era whenever it is resumed, and refuses when it cannot write that to its
+    metadata (drivers/md/dm-era-target.c, era_preresume): the device stays suspended, and who uses
+    it hangs. What is written to one that leads past dm-era is marked nowhere.
+    """
+    try:
+        resume(name, udev=udev)
+    except OperatingSystemError:
+        past = past_era(live_table(name))
+        if past is None or not existing(name).suspended:
+            raise
+        load(name, past)
+        resume(name, udev=udev)
+        return True
+    return False
+
+
 def flags_for(uuid: str) -> UdevFlags:
     """The flags for a device with this UUID: others' devices are none of our business."""
     ours = uuid.startswith(UUID_PREFIX) and not uuid.endswith(FRONT_SUFFIX)
@@ -196,15 +216,28 @@ def reload(
 def go_on_with(
     name: str, before: Table, *, read_only: bool = False, udev: UdevFlags | None = None
 ) -> None:
-    """Undo a reload that stopped anywhere. A table that is live and works stays."""
+    """Undo a reload that stopped anywhere. A table that is live and works stays.
+
+    A dm-era that cannot read or write its metadata is passed by: nobody is left waiting.
+    """
     state = existing(name)
     if state.inactive_table:
         clear(name)
     elif state.suspended and before and live_table(name) != before:
         # The new table was swapped in and then refused to resume (a target's preresume).
-        load(name, before, read_only=read_only)
+        _load_or_past_era(name, before, read_only=read_only)
     if state.suspended:
-        resume(name, udev=udev)
+        resume_past_era(name, udev=udev)
+
+
+def _load_or_past_era(name: str, table: Table, *, read_only: bool) -> None:
+    try:
+        load(name, table, read_only=read_only)
+    except OperatingSystemError:
+        past = past_era(table)
+        if past is None:
+            raise
+        load(name, past, read_only=read_only)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ compares equal to the one that was loaded.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 from dmsnap.errors import CorruptError
@@ -283,6 +283,18 @@ _PARSERS: dict[str, Callable[[Sequence[str]], Target]] = {
 def single(length_bytes: int, target: Target) -> Table:
     """The table of a device that is one target."""
     return (TableLine(0, length_bytes, target),)
+
+
+def past_era(table: Table) -> Table | None:
+    """``table`` with what dm-era lies over in its place; None where there is no dm-era in it."""
+    if not any(isinstance(line.target, Era) for line in table):
+        return None
+    return tuple(
+        replace(line, target=Linear(line.target.origin, line.start_bytes))
+        if isinstance(line.target, Era)
+        else line
+        for line in table
+    )
 
 
 def parse_target(type_name: str, parameters: str) -> Target:

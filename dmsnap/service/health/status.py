@@ -25,7 +25,7 @@ from dmsnap.service.session import Session
 from dmsnap.service.swaps import overlay, trial
 from dmsnap.service.swaps.overlay import OverlayStatus
 from dmsnap.service.swaps.withdrawal import is_cut_off
-from dmsnap.service.volumes import spare
+from dmsnap.service.volumes import renewal, spare
 from dmsnap.snapshot import layers, live, stack, write_count
 from dmsnap.units import format_size, to_bytes
 
@@ -223,6 +223,11 @@ def stack_problems(session: Session, volume: Volume, recorded: Present) -> list[
     try:
         if volume.state in SETTLED and (sentence := layers.dropped(volume)):
             return [f"{sentence}: dmsnap sync {volume.name} puts them back, and compares in full"]
+        if (sentence := renewal.reason(session, volume)) is not None:
+            return [
+                f"{sentence}: dmsnap assemble {volume.name} gives dm-era new metadata, and the "
+                f"next sync compares in full"
+            ]
         if volume.state is VolumeState.TRIAL:
             found = stack.differences(trial.expected_tables(volume, areas))
             found = put_right(volume, found)

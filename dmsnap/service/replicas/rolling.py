@@ -5,7 +5,8 @@ from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue.model import Volume
 from dmsnap.service.session import Session
-from dmsnap.snapshot import live, stack
+from dmsnap.service.volumes import renewal
+from dmsnap.snapshot import bypass, live, stack
 from dmsnap.tracking import era
 
 
@@ -18,9 +19,11 @@ def written_since(session: Session, volume: Volume, since: int) -> tuple[ExtentS
     current = live.current_era(volume)
     rolled = [
         WindowStep(front.uuid, WindowAction.SUSPEND_NO_FREEZE),
-        WindowStep(front.uuid, WindowAction.RESUME),
+        bypass.resuming(volume),
     ]
-    window.run(rolled, session.configuration.window_deadline_ms)
+    deadline_ms = session.configuration.window_deadline_ms
+    with bypass.going_on([volume], deadline_ms):
+        window.run(rolled, deadline_ms)
     return marked_since(session, volume, since), current + 1
 
 
@@ -28,4 +31,7 @@ def marked_since(session: Session, volume: Volume, since: int) -> ExtentSet:
     """What dm-era has marked since an era; what is not written yet may be among it."""
     areas = session.catalogue.areas(volume.id)
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
-    return era.written_since(stack.front(volume).name, metadata.path, since, volume.size_bytes)
+    front = stack.front(volume).name
+    written = era.written_since(front, metadata.path, since, volume.size_bytes)
+    renewal.require_marks(session, volume)
+    return written

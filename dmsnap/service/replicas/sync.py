@@ -1,5 +1,6 @@
 """Sync: bring a replica up to date with a point, by what changed since its last one."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,13 @@ from dmsnap._native.label import LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
 from dmsnap.catalogue.skipped import Skipped
-from dmsnap.errors import OperatingSystemError, ProgramError, WrongStateError
+from dmsnap.errors import (
+    CorruptError,
+    DmsnapError,
+    OperatingSystemError,
+    ProgramError,
+    WrongStateError,
+)
 from dmsnap.host import signature
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
@@ -36,11 +43,14 @@ from dmsnap.service.replicas import rolling
 from dmsnap.service.replicas.audit import Audit, AuditResult
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import recognition, spare
+from dmsnap.service.volumes import recognition, renewal, spare
 from dmsnap.service.volumes.assemble import Assembly
-from dmsnap.snapshot import layers, live, stack, write_count
+from dmsnap.service.volumes.renewal import LostMarksError, Renewal
+from dmsnap.snapshot import bypass, layers, live, stack, write_count
 from dmsnap.tracking import choice
 from dmsnap.tracking.choice import Tracker, TrackerChoice
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +207,24 @@ class Sync:
     def _track(self) -> None:
         label = replica.label_of(self.volume)
         known = self.session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
+        size_bytes = self.volume.size_bytes
+        try:
+            dirty = self._tracked(known)
+            renewal.require_marks(self.session, self.volume)
+        except (OperatingSystemError, CorruptError, LostMarksError) as error:
+            self._pass_era_by(error)
+            dirty = ExtentSet.whole(size_bytes)
+        self.bytes_dirty = dirty.bytes
+        left_out = skipped.of_replica(self.session.catalogue, label.recovery_uuid, label.point_uuid)
+        self.catch_up = dirty.within(left_out)
+        self.skipped = left_out.without(dirty)
+        self.dirty = dirty.without(left_out)
+        self.content = self._probe_point()
+
+    def _tracked(self, known: Point | None) -> ExtentSet:
+        """What may differ from the replica, whose point is ``known``, by the tracker that is
+        trusted.
+        """
         self.choice = choice.choose(
             self.volume,
             known,
@@ -208,17 +236,20 @@ class Sync:
         if self.untracked and self.choice.tracker is Tracker.COMPARE:
             self.choice = replace(self.choice, reason=self.untracked)
         size_bytes = self.volume.size_bytes
-        if self.choice.tracker is Tracker.ERA:
-            written = rolling.marked_since(self.session, self.volume, self.choice.since)
-            dirty = apply.aligned(written, size_bytes)
-        else:
-            dirty = ExtentSet.whole(size_bytes)
-        self.bytes_dirty = dirty.bytes
-        left_out = skipped.of_replica(self.session.catalogue, label.recovery_uuid, label.point_uuid)
-        self.catch_up = dirty.within(left_out)
-        self.skipped = left_out.without(dirty)
-        self.dirty = dirty.without(left_out)
-        self.content = self._probe_point()
+        if self.choice.tracker is Tracker.COMPARE:
+            return ExtentSet.whole(size_bytes)
+        written = rolling.marked_since(self.session, self.volume, self.choice.since)
+        return apply.aligned(written, size_bytes)
+
+    def _pass_era_by(self, error: DmsnapError) -> None:
+        """The marks cannot be read: both sides are compared, and the front goes on without dm-era,
+        which would fail what is written to it.
+        """
+        self.session.distrust(self.volume)
+        bypass.pass_by(self.volume, self.session.configuration.window_deadline_ms)
+        reason = f"dm-era's marks cannot be read or trusted ({error})"
+        log.warning("%s: %s", reason, bypass.sentence(self.volume))
+        self.choice = choice.compare(reason)
 
     def _probe_point(self) -> Signature | None:
         """What the point holds: the volume may have been formatted since it was protected."""
@@ -387,9 +418,13 @@ def sync(
     with held(session, name) as volume:
         exported.require_replica_unexported(session, volume)
         require_replica(volume)
-        dropped = layers.dropped(volume)
+        lost = renewal.reason(session, volume)
+        dropped = lost or layers.dropped(volume)
         steps: list[Step] = []
-        if dropped:
+        if lost:
+            renewing = Renewal(session, volume)
+            steps, volume = renewing.steps(), renewing.volume
+        elif dropped:
             building = Assembly(session, volume, at_boot=True)
             steps, volume = building.steps(), building.volume
         else:

@@ -193,7 +193,7 @@ class LabelTrial:
         dm.create(device.name, device.uuid, trial.overlay_table(self.volume, below, cow))
 
     def _create_front(self) -> None:
-        trial.create_front(self.volume, stack.era_area(self.volume, self.areas))
+        trial.create_front(self.session, self.volume, stack.era_area(self.volume, self.areas))
 
     def _unmount(self) -> None:
         wait_seconds = self.session.configuration.unmount_wait_seconds

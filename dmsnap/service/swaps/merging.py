@@ -1,6 +1,7 @@
 """Merging a level down by the kernel (snapshot-merge), under a front that serves."""
 
 from dmsnap.catalogue.model import Volume
+from dmsnap.errors import PointInvalidError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.target import Snapshot, SnapshotMerge, Table, Target, single
@@ -19,6 +20,11 @@ def merge(
     """Merge a level down and put ``finished`` in its place; goes on where it was left.
 
     Each exchange of its table is a window: the front above is used, and waits for it.
+    :class:`PointInvalidError` when the kernel gave the merge up, at an I/O error: what is not
+    merged is in the store still, and shown. It is not begun anew under who uses it: its table
+    cannot be loaded over itself, and what a snapshot would take over from it is wrong by then
+    (drivers/md/dm-snap-persistent.c, persistent_commit_merge: the entries of an area that could
+    not be written are cleared in memory, and next_free is no place that is free).
     """
     (line,) = dm.table(stack.require(device).name)
     target: Target = line.target
@@ -26,8 +32,20 @@ def merge(
         _exchange(session, device, single(volume.size_bytes, merging))
         target = merging
     if isinstance(target, SnapshotMerge):
-        dm.wait_merged(device.name, MERGE_SECONDS)
+        _wait_merged(volume, device)
         _exchange(session, device, single(volume.size_bytes, finished))
+
+
+def _wait_merged(volume: Volume, device: DmName) -> None:
+    try:
+        dm.wait_merged(device.name, MERGE_SECONDS)
+    except PointInvalidError as error:
+        error.hint = (
+            f"/dev/mapper/{volume.name} goes on serving as far as the disks below do; when they "
+            f"are well again, a restart of this host has the stores read anew, and dmsnap swap "
+            f"commit {volume.name} goes on where it was left"
+        )
+        raise
 
 
 def _exchange(session: Session, device: DmName, table: Table) -> None:

@@ -16,6 +16,7 @@ from dmsnap.service.swaps.occupants import Occupants
 from dmsnap.service.swaps.trial import SwapResult
 from dmsnap.service.volumes import assembly, identity, spare
 from dmsnap.snapshot import stack
+from dmsnap.tracking.choice import new_tracking_id
 
 
 class Revert:
@@ -111,13 +112,13 @@ class Revert:
     def _load(self) -> None:
         # After a boot during the trial it is not there: the primary may have been dead then.
         assembly.build_origin(self.session, self.after)
-        self._load_generation(self.after)
+        if not trial.load_front_back(
+            self.session, self.after, stack.era_area(self.after, self.areas)
+        ):
+            self.after = replace(self.after, tracking_id=new_tracking_id())
 
     def _unload(self) -> None:
-        self._load_generation(self.volume)
-
-    def _load_generation(self, volume: Volume) -> None:
-        trial.load_front(self.session, volume, stack.era_area(volume, self.areas))
+        trial.load_front(self.session, self.volume, stack.era_area(self.volume, self.areas))
 
     def _record(self) -> None:
         self.session.catalogue.update_volume(self.after)

@@ -230,10 +230,10 @@ class Trial:
         trial.load_front(self.session, self.volume, self.metadata.area)
 
     def _unload(self) -> None:
-        trial.load_front(self.session, self.before, self.before_metadata)
+        trial.load_front_back(self.session, self.before, self.before_metadata)
 
     def _create_front(self) -> None:
-        trial.create_front(self.volume, self.metadata.area)
+        trial.create_front(self.session, self.volume, self.metadata.area)
 
 
 def has_front(volume: Volume) -> bool:

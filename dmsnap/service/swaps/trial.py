@@ -1,12 +1,19 @@
 """A trial: the front over a writable overlay over a point of the recovery volume."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
-from dmsnap.errors import BusyError, PointInvalidError, StackChangedError, WrongStateError
+from dmsnap.errors import (
+    BusyError,
+    OperatingSystemError,
+    PointInvalidError,
+    StackChangedError,
+    WrongStateError,
+)
 from dmsnap.host import blockdev, udev
 from dmsnap.host.blockdev import BlockDevice, describe_users_of, lasting_users
 from dmsnap.host.dm import device as dm
@@ -17,9 +24,11 @@ from dmsnap.recovery import chain, history, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.journal import StepTimes
 from dmsnap.service.session import Session
-from dmsnap.snapshot import stack
+from dmsnap.snapshot import bypass, failed_writes, stack
 from dmsnap.snapshot.exchange import exchange
 from dmsnap.snapshot.stack import DmName
+
+log = logging.getLogger(__name__)
 
 OVERLAY_CHUNK_BYTES = 4096
 OVERLAY_WARNING_PERCENT = 80
@@ -146,11 +155,38 @@ def load_front(session: Session, volume: Volume, metadata: Area) -> None:
     if dm.table(front.name) != table:
         require_unopened(volume)
         exchange(front, table, session.configuration.window_deadline_ms)
+        failed_writes.remember(session.configuration.run_directory, volume)
     stack.turn_discards_off(volume)
     blockdev.flush_buffers(dm.node(front.name))
 
 
-def create_front(volume: Volume, metadata: Area) -> None:
+def load_front_back(session: Session, volume: Volume, metadata: Area) -> bool:
+    """Reload the front for a generation that it had before; whether dm-era is in it again.
+
+    Where its metadata cannot be read or written the front leads past it: the volume comes first.
+    """
+    try:
+        if not bypass.leads_past(volume):
+            load_front(session, volume, metadata)
+            return True
+    except OperatingSystemError as error:
+        if error.fields.get("errnum") not in bypass.METADATA_ERRORS:
+            raise
+        log.warning("dm-era cannot use its metadata of %s any more: %s", volume.name, error)
+        _load_front_past_era(session, volume)
+    return False
+
+
+def _load_front_past_era(session: Session, volume: Volume) -> None:
+    front = stack.require(stack.front(volume))
+    if not bypass.leads_past(volume):
+        require_unopened(volume)
+        exchange(front, bypass.table(volume), session.configuration.window_deadline_ms)
+    stack.turn_discards_off(volume)
+    blockdev.flush_buffers(dm.node(front.name))
+
+
+def create_front(session: Session, volume: Volume, metadata: Area) -> None:
     """Make the front over the volume's present generation, where there is none: a boot that could
     not assemble the volume left none, and a host that never had it has none.
     """
@@ -158,6 +194,7 @@ def create_front(volume: Volume, metadata: Area) -> None:
     table = stack.front_table(volume, stack.attach_area(volume, metadata))
     dm.create(front.name, front.uuid, table, udev=UdevFlags.SHOWN)
     stack.turn_discards_off(volume)
+    failed_writes.remember(session.configuration.run_directory, volume)
 
 
 def is_loaded(volume: Volume, areas: Sequence[Area]) -> bool:

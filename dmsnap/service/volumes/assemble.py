@@ -22,7 +22,8 @@ from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.service.swaps.withdrawal import is_cut_off
-from dmsnap.service.volumes import assembly, identity
+from dmsnap.service.volumes import assembly, identity, renewal
+from dmsnap.service.volumes.renewal import Renewal
 from dmsnap.snapshot import stack
 from dmsnap.tracking.choice import new_tracking_id
 
@@ -163,6 +164,9 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
             return None
         if at_boot and is_cut_off(volume):
             volume = recorded_as_trial(session, volume)
+        renewing, volume = _renew(session, volume, dry_run=dry_run)
+        if renewing is not None and dry_run:
+            return renewing
         state_directory = session.configuration.state_directory
         prepared = at_boot or not any(boot.wrong_files(volume, state_directory))
         if not (prepared and is_assembled(session, volume)):
@@ -174,6 +178,18 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
             for export in exported.of_volume(session, volume):
                 export_restore.restore_held(session, export)
     return None
+
+
+def _renew(session: Session, volume: Volume, *, dry_run: bool) -> tuple[Plan | None, Volume]:
+    """Where dm-era's marks are worth nothing, the plan by which it begins anew; carried out."""
+    if renewal.reason(session, volume) is None:
+        return None, volume
+    renewing = Renewal(session, volume)
+    plan = Plan("assemble", (volume.id,), renewing.steps(), {"name": volume.name})
+    if dry_run:
+        return plan, volume
+    journal.run(session.catalogue, plan)
+    return plan, renewing.volume
 
 
 def is_cut_off_half_way(session: Session, volume: Volume) -> bool:

@@ -17,7 +17,8 @@ from dmsnap.recovery import chain, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting, trial
-from dmsnap.snapshot import layers, stack, write_count
+from dmsnap.service.volumes.renewal import TRACKED_IN
+from dmsnap.snapshot import bypass, failed_writes, layers, stack, write_count
 from dmsnap.snapshot.stack import DmName
 from dmsnap.units import PAGE_BYTES
 
@@ -82,8 +83,30 @@ def build_front(session: Session, volume: Volume, areas: Sequence[Area]) -> None
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     table = stack.front_table(volume, metadata)
     settle = partial(_settle, session, stack.front(volume), table, UdevFlags.SHOWN)
-    begin_anew_if_damaged(session, volume, metadata, settle)
+    try:
+        begin_anew_if_damaged(session, volume, metadata, settle)
+    except OperatingSystemError as error:
+        if error.fields.get("errnum") not in bypass.METADATA_ERRORS or not _may_lead_past(volume):
+            raise
+        build_past_era(session, volume)
+    else:
+        stack.turn_discards_off(volume)
+        failed_writes.remember(session.configuration.run_directory, volume)
+
+
+def build_past_era(session: Session, volume: Volume) -> None:
+    """A front without dm-era, whose metadata cannot be read or written: the volume comes first."""
+    log.warning("dm-era cannot use its metadata of %s: the front leads past it", volume.name)
+    session.distrust(volume)
+    _settle(session, stack.front(volume), bypass.table(volume), UdevFlags.SHOWN)
     stack.turn_discards_off(volume)
+
+
+def _may_lead_past(volume: Volume) -> bool:
+    """A front that is there goes on as it is; who protects a volume, or shows one on trial, can do
+    without.
+    """
+    return volume.state in TRACKED_IN and not stack.exists(stack.front(volume))
 
 
 def begin_anew_if_damaged(

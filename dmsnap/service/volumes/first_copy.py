@@ -24,6 +24,7 @@ from dmsnap.service.points.point import PointSet
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.replicas import rolling
 from dmsnap.service.session import Session
+from dmsnap.service.volumes import renewal
 from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.snapshot import live, stack, usage, write_count
 from dmsnap.snapshot.usage import Usage
@@ -134,6 +135,7 @@ class FirstCopy:
             self.usage = Usage(reason="it may have been written to past its front")
             return ExtentSet()
         written = rolling.marked_since(self.session, self.volume, era.FIRST)
+        renewal.require_marks(self.session, self.volume)
         return usage.left_out(self.usage.free, written, self.volume.size_bytes)
 
     def _copy(self) -> None:

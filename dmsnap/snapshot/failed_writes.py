@@ -1,0 +1,80 @@
+"""Writes to a front that dm-era failed, found by the kernel's own counters.
+
+What is written to the front is counted by it, and by the origin when dm-era hands it on: also when
+it then fails. What the front counts beyond that, dm-era has failed itself, since it could not mark
+the block. Its users know by the error that they got; that its marks are worth nothing any more
+(snapshot.bypass) is to be seen nowhere else once its disk is well again.
+"""
+
+import json
+from pathlib import Path
+
+from dmsnap.catalogue.model import Volume
+from dmsnap.errors import DmsnapError
+from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
+from dmsnap.host.system_call import system_call
+from dmsnap.snapshot import stack
+
+# As in write_count.
+LOOKS = 200
+
+
+def excess(front: int, origin: int, sysfs: Sysfs = SYSFS) -> tuple[int, bool]:
+    """Sectors that the front counts beyond the origin, and whether at rest.
+
+    Under writes it is a lower bound: they complete on the front after they did on the origin.
+    """
+    highest = None
+    for _ in range(LOOKS):
+        before = sysfs.sectors_written(front)
+        busy = sysfs.in_flight(front)
+        now = before - sysfs.sectors_written(origin)
+        if not busy and before == sysfs.sectors_written(front) and not sysfs.in_flight(front):
+            return now, True
+        highest = now if highest is None else max(now, highest)
+    assert highest is not None  # noqa: S101 - looked at least once
+    return highest, False
+
+
+def remember(directory: Path, volume: Volume) -> None:
+    """Count from now on, when the volume is at rest; otherwise nothing is known of it.
+
+    Called whenever the front was loaded with a dm-era that has metadata to be trusted.
+    """
+    path = _path(directory, volume)
+    sectors, at_rest = excess(*_devices(volume))
+    with system_call(f"write {path}"):
+        if not at_rest:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({"devices": _identity(volume), "sectors": sectors}))
+        new.replace(path)
+
+
+def bytes_failed(directory: Path, volume: Volume) -> int:
+    """Bytes of writes that dm-era failed since :func:`remember`; 0 where that is not known."""
+    try:
+        known = json.loads(_path(directory, volume).read_text())
+        if known["devices"] != _identity(volume):
+            return 0
+        base = int(known["sectors"])
+        return max(excess(*_devices(volume))[0] - base, 0) * 512
+    except (OSError, ValueError, KeyError, TypeError, DmsnapError):
+        return 0
+
+
+def _devices(volume: Volume) -> tuple[int, int]:
+    front, below = stack.require(stack.front(volume)), stack.require(stack.origin(volume))
+    return front.devno, below.devno
+
+
+def _identity(volume: Volume) -> str:
+    """The counters of a device that was made anew began anew, too."""
+    front, below = _devices(volume)
+    return f"{format_devno(front)} over {format_devno(below)}"
+
+
+def _path(directory: Path, volume: Volume) -> Path:
+    return directory / "writes" / f"{volume.id}-{volume.generation}.front"
