@@ -188,19 +188,24 @@ class Lab:
         A program that starts costs a guest a tenth of a second: none is for nothing. What was
         killed lets go a moment later than it was reaped, and so does a loop device.
         """
-        _tried_until(lambda: not self._mounted(), self._unmount)
-        self._remove_devices()
-        for group in self.groups:
-            subprocess.run(
-                ["vgremove", "-qq", "-ff", "-y", group], capture_output=True, check=False
-            )
-        self._remove_devices()  # what lay under an LV
+        self.take_down()
         if loop_files():
             subprocess.run(["losetup", "-D"], capture_output=True, check=False)
             _tried_until(lambda: not self._attached(), lambda: None)
         for state in (Path("/var/lib/dmsnap"), Path("/run/dmsnap"), self.directory):
             if state.exists():
                 shutil.rmtree(state)
+
+    def take_down(self) -> None:
+        """Mounts, our devices and volume groups, but not the disks that they lie on."""
+        _tried_until(lambda: not self._mounted(), self._unmount)
+        self._remove_devices()
+        for group in self.groups:
+            subprocess.run(
+                ["vgremove", "-qq", "-ff", "-y", group], capture_output=True, check=False
+            )
+        self.groups.clear()
+        self._remove_devices()  # what lay under an LV
 
     def _mounted(self) -> list[Path]:
         points = Path("/run/dmsnap/points").glob("*")

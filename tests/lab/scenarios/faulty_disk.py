@@ -11,6 +11,7 @@ from conftest import Lab, run
 from raw_volume import SECTOR, Range
 
 from dmsnap._native import label
+from dmsnap.catalogue.model import AreaRole
 
 
 @dataclass
@@ -93,6 +94,46 @@ def faulty_disk(lab: Lab, size_bytes: int) -> Iterator[FaultyDisk]:
         yield disk
     finally:
         disk.close()
+
+
+@dataclass
+class FaultyStore:
+    """A volume group on a faulty disk, whose pieces can be made to fail by what they are for."""
+
+    disk: FaultyDisk
+    group: str
+
+    def fail(self, *roles: AreaRole, fault: str = "error") -> None:
+        """Fail all I/O, or all writes, to pieces of these roles; LVM's own metadata stay whole."""
+        self.disk.load(*((place, fault) for role in roles for place in self._places(role)))
+
+    def heal(self) -> None:
+        """Whole again."""
+        self.disk.load()
+
+    def _places(self, role: AreaRole) -> Iterator[Range]:
+        rows = run("dmsetup", "table").splitlines()
+        for row in rows:
+            name, _, table = row.partition(": ")
+            if name.startswith(f"{self.group}-") and f"--{role.replace('-', '--')}--g" in name:
+                _, sectors, target, _, start = table.split()
+                assert target == "linear"
+                yield int(start) * SECTOR, int(sectors) * SECTOR
+
+    def pieces(self) -> list[str]:
+        """The names of what is in it."""
+        return run("lvs", "--noheadings", "-o", "lv_name", self.group).split()
+
+
+@contextmanager
+def faulty_store(lab: Lab, size_bytes: int) -> Iterator[FaultyStore]:
+    with faulty_disk(lab, size_bytes) as disk:
+        store = FaultyStore(disk, lab.group(disk.path))
+        try:
+            yield store
+        finally:
+            store.heal()
+            lab.take_down()
 
 
 # dm-log-writes: struct log_write_super and log_write_entry of drivers/md/dm-log-writes.c

@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import MIB, SCRATCH, run, sha256
+from conftest import MIB, SCRATCH, run, sha256, wait_until
 
 pytestmark = pytest.mark.selection
 
@@ -405,3 +405,121 @@ def test_one_device_has_one_superblock_whatever_table_it_got(bench: Bench, tmp_p
         assert names_in(place) == {"after", "lost+found"}
     finally:
         run("umount", place)
+
+
+# disks that fail
+
+
+@dataclass
+class Failing:
+    """A dm device over a disk; every request to it, or every write, fails from a moment on."""
+
+    name: str
+    disk: str
+    sectors: int
+
+    def load(self, table: str) -> None:
+        run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
+        run("dmsetup", "load", self.name, "--table", f"0 {self.sectors} {table}")
+        run("dmsetup", "resume", self.name)
+
+    def fail(self) -> None:
+        self.load("error")
+
+    def fail_writes(self) -> None:
+        self.load(f"flakey {self.disk} 0 0 3600 1 error_writes")
+
+    def heal(self) -> None:
+        self.load(f"linear {self.disk} 0")
+
+
+def failing_disk(bench: Bench, size_bytes: int) -> Failing:
+    disk, sectors = bench.disk(size_bytes), size_bytes // SECTOR_BYTES
+    return Failing(bench.device(f"0 {sectors} linear {disk} 0"), disk, sectors)
+
+
+def era_on(bench: Bench, metadata: Failing) -> tuple[str, str]:
+    """Return an era device, and the device that it lies over."""
+    origin = bench.device(f"0 {SIZE_SECTORS} linear {bench.disk()} 0")
+    blocks = f"{node(metadata.name)} {node(origin)} {BLOCK_BYTES // SECTOR_BYTES}"
+    return bench.device(f"0 {SIZE_SECTORS} era {blocks}"), origin
+
+
+def is_suspended(name: str) -> bool:
+    return "SUSPENDED" in run("dmsetup", "info", name)
+
+
+def test_an_era_device_that_cannot_write_its_metadata_is_not_resumed(bench: Bench) -> None:
+    """It stays suspended, and takes a table without dm-era then."""
+    metadata = failing_disk(bench, 4 * MIB)
+    era, origin = era_on(bench, metadata)
+    metadata.fail()
+    run("dmsetup", "suspend", era)
+    run("dmsetup", "resume", era, expected=1)
+    assert is_suspended(era)
+    run("dmsetup", "load", era, "--table", f"0 {SIZE_SECTORS} linear {node(origin)} 0")
+    run("dmsetup", "resume", era)
+    assert not is_suspended(era)
+    write(node(era), 0, BLOCK_BYTES, BLOCK_BYTES)
+
+
+def test_dm_era_fails_writes_that_it_cannot_mark(bench: Bench) -> None:
+    """They are counted by its device and not below. What it has marked, it goes on writing."""
+    metadata = failing_disk(bench, 4 * MIB)
+    era, origin = era_on(bench, metadata)
+    write(node(era), 0, BLOCK_BYTES, BLOCK_BYTES)
+    assert sectors_written(node(era)) == sectors_written(node(origin))
+    metadata.fail_writes()
+    write(node(era), 0, BLOCK_BYTES, BLOCK_BYTES)
+    assert sectors_written(node(era)) == sectors_written(node(origin))
+    with open(node(era), "r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), bytes(CHUNK_BYTES), MIB)
+        with pytest.raises(OSError, match="Errno 5"):
+            os.fsync(file.fileno())
+    assert sectors_written(node(era)) == sectors_written(node(origin)) + CHUNK_SECTORS
+    assert status(era)[1:] == ["Error"]
+
+
+def test_a_snapshot_that_cannot_write_its_store_is_invalid_and_its_origin_is_written(
+    bench: Bench,
+) -> None:
+    disk, store = bench.disk(), failing_disk(bench, 16 * MIB)
+    origin = bench.device(f"0 {SIZE_SECTORS} snapshot-origin {disk}")
+    snapshot = bench.device(snapshot_table(disk, node(store.name)))
+    roll(origin)
+    store.fail()
+    write(node(origin), 0, MIB, MIB)
+    assert status(snapshot)[1] == "Invalid"
+    store.heal()
+    assert status(snapshot)[1] == "Invalid"
+    # It could not say so on the disk: whoever reads the store again is told nothing.
+    with open(node(store.name), "rb") as file:
+        assert struct.unpack("<2I", file.read(8)) == (SNAP_MAGIC, 1)
+
+
+def test_a_merge_that_failed_shows_what_it_showed_and_is_not_loaded_again(bench: Bench) -> None:
+    """Read from its store anew it goes on. A snapshot in its place would take over what it has in
+    memory, which is wrong where an area could not be written.
+    """
+    disk, store = bench.disk(), failing_disk(bench, 16 * MIB)
+    snapshot = bench.device(snapshot_table(disk, node(store.name)))
+    write(node(snapshot), 0, MIB, MIB)
+    content = sha256(node(snapshot), WRITTEN_BYTES)
+    merging = snapshot_table(disk, node(store.name)).replace("snapshot", "snapshot-merge")
+    store.fail_writes()
+    run("dmsetup", "load", snapshot, "--table", merging)
+    roll(snapshot)
+    wait_until("the kernel gives the merge up", lambda: "failed" in status(snapshot))
+    assert sha256(node(snapshot), WRITTEN_BYTES) == content
+    store.heal()
+    run("dmsetup", "load", snapshot, "--table", merging, expected=1)
+    bench.remove(snapshot)
+    snapshot = bench.device(merging)
+    wait_until("all is merged", lambda: is_merged(snapshot))
+    assert sha256(node(snapshot), WRITTEN_BYTES) == sha256(disk, WRITTEN_BYTES) == content
+
+
+def is_merged(name: str) -> bool:
+    """Return whether a merging snapshot's store holds its own metadata alone."""
+    _, used, metadata = status(name)
+    return used.partition("/")[0] == metadata
