@@ -12,6 +12,7 @@ from dmsnap.errors import (
     ExitCode,
     InterruptedBySignal,
     MissingTargetError,
+    MountPointTakenError,
     NotThisFormatError,
     ReadOnlyError,
     StoreOnVolumeError,
@@ -31,7 +32,7 @@ def test_every_kind_has_an_exit_code_of_its_own() -> None:
     codes = {
         kind: kind.exit_code
         for kind in CLASSES
-        if kind not in (NotThisFormatError, InterruptedBySignal)
+        if kind not in (NotThisFormatError, MountPointTakenError, InterruptedBySignal)
     }
     assert len(set(codes.values())) == len(codes)
     assert ExitCode.FAILURE not in codes.values()
