@@ -3,6 +3,7 @@
 import builtins
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 from uuid import uuid4
 
@@ -295,7 +296,9 @@ TO_FOURTH_VERSION = (
 
 def test_an_earlier_version_is_brought_up(postgresql: PostgresqlServer) -> None:
     place, volume = postgresql.new_database(), a_volume()
-    points = [a_point(volume, created_ns) for created_ns in (1, 2)]
+    points = [
+        replace(a_point(volume, created_ns), expires_ns=None, comment=None) for created_ns in (1, 2)
+    ]
     with Catalogue.open(place) as catalogue:
         catalogue.add_volume(volume)
         catalogue.add_points(points)
