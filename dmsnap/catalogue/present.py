@@ -89,7 +89,7 @@ class _Found:
     def __init__(self, statements: Statements, volume_ids: Sequence[UUID]) -> None:
         these, ids = listed("volume", volume_ids)
         of_these = f"volume_id IN {these}"
-        # Points before areas: who removes one takes them in the other order.
+        # Points before areas: a point is recorded after its piece of the store.
         live = f"{of_these} AND {IS_LIVE} ORDER BY created_ns"
         self.live = _by_volume(statements, "point", live, ids)
         areas = f"{of_these} ORDER BY generation, role, id"
