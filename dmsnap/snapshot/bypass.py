@@ -15,7 +15,7 @@ from dmsnap._native.window import Instead, WindowAction, WindowStep
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError, StackChangedError
 from dmsnap.host.dm import device as dm
-from dmsnap.host.dm.target import Linear, Table, single
+from dmsnap.host.dm.target import Era, Linear, Table, single
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.exchange import exchange
 
@@ -39,6 +39,15 @@ def leads_past(volume: Volume) -> bool:
     """Whether the front is there, and has no dm-era in it."""
     front = dm.info(uuid=stack.front(volume).uuid)
     return front is not None and front.live_table and is_past(volume, dm.table(front.name))
+
+
+def has_era(volume: Volume) -> bool:
+    """Whether the front is there with dm-era over the origin, as it should be."""
+    front, below = dm.info(uuid=stack.front(volume).uuid), dm.info(uuid=stack.origin(volume).uuid)
+    if front is None or below is None or not front.live_table:
+        return False
+    targets = [line.target for line in dm.table(front.name)]
+    return any(isinstance(each, Era) and each.origin == below.devno for each in targets)
 
 
 def sentence(volume: Volume) -> str:

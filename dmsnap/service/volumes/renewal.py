@@ -34,6 +34,11 @@ def reason(session: Session, volume: Volume) -> str | None:
 
 
 def _failed(session: Session, volume: Volume) -> str | None:
+    """What passed a foreign table of the front by did not fail, and is in no live point: that is
+    for assemble.
+    """
+    if not bypass.has_era(volume):
+        return None
     count = failed_writes.bytes_failed(session.configuration.run_directory, volume)
     if not count:
         return None
@@ -84,6 +89,7 @@ class Renewal:
         """
         areas = self.session.catalogue.areas(self.volume.id)
         metadata = stack.attach_area(self.volume, stack.era_area(self.volume, areas))
+        stack.remove(stack.era_maker(self.volume))  # of one that was killed here
         blockdev.clear_start(metadata.path, PAGE_BYTES)
         self._format(metadata)
         front = stack.require(stack.front(self.volume))
@@ -95,6 +101,5 @@ class Renewal:
     def _format(self, metadata: blockdev.BlockDevice) -> None:
         """Before the front waits for it: the era array is made at the first resume."""
         device = stack.era_maker(self.volume)
-        stack.remove(device)
         dm.create(device.name, device.uuid, stack.front_table(self.volume, metadata))
         stack.remove(device)
