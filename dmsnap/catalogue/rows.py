@@ -113,4 +113,6 @@ def point(row: Mapping[str, Any]) -> Point:
         window_seconds=row["window_seconds"],
         area_id=_uuid(row["area_id"]),
         invalid_reason=row["invalid_reason"],
+        expires_ns=row["expires_ns"],
+        comment=row["comment"],
     )

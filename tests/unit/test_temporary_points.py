@@ -18,6 +18,7 @@ from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.health import boot
 from dmsnap.service.replicas import attach
 from dmsnap.service.session import Session
+from dmsnap.service.volumes import first_copy
 from dmsnap.snapshot import live
 
 PROTECTED = replace(a_volume(), state=VolumeState.PROTECTED)
@@ -103,7 +104,7 @@ def test_half_a_copy_keeps_no_point(session: Session, monkeypatch: pytest.Monkey
     wiped: list[UUID] = []
     recorded(session, PROMOTED)
     labelled(monkeypatch, LabelState.COPYING, TAKEN.id)
-    monkeypatch.setattr(attach, "wipe", lambda _session, _made, made_id: wiped.append(made_id))
+    monkeypatch.setattr(first_copy, "wipe_part", lambda _session, _made, made: wiped.append(made))
     assert not attach.finish(session, PROMOTED, cut_off(session))
     assert wiped == [MADE]
     assert session.catalogue.points(PROMOTED.id) == []
