@@ -19,9 +19,11 @@ class BuildNative(build_ext):
             ["native/src/watchdog_main.c"],
             output_dir=self.build_temp,
             include_dirs=["native/include"],
-            extra_preargs=["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra"],
+            extra_preargs=["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-pthread"],
         )
-        self.compiler.link_executable(objects, target.name, output_dir=str(target.parent))
+        self.compiler.link_executable(
+            objects, target.name, output_dir=str(target.parent), libraries=["pthread"]
+        )
 
     def copy_extensions_to_source(self) -> None:
         """The last step of an in-place build, which setuptools does in ``build_lib`` too."""

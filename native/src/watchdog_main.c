@@ -6,10 +6,16 @@
  * From "armed" on it neither allocates nor opens anything, and all of it is
  * locked in memory: the disk that it would be read from may be the one that is
  * suspended.
+ *
+ * Every device has a thread of its own. A resume may wait for as long as the
+ * device's suspend or another resume holds its lock (dm_resume() takes
+ * suspend_lock, uninterruptibly), and both may wait for a disk that never answers
+ * (dm-era commits its metadata in them), or for another device of the window.
  */
 #define _GNU_SOURCE 1
 
 #include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -26,16 +32,36 @@
 #define MAX_ROUND_MS 500
 /* How many rounds a resume may fail after the window's process is gone. */
 #define MAX_ROUNDS 200
+/* All of it is locked in memory; no architecture asks for more (PTHREAD_STACK_MIN). */
+#define STACK_BYTES (256 * 1024)
+
+enum phase {
+	PHASE_WAITING,
+	PHASE_FIRING, /* the window may go on to suspend */
+	PHASE_LAST, /* it does not */
+};
+
+struct watchdog;
+
+struct device {
+	struct watchdog *watchdog;
+	struct dm_ioctl request;
+	struct dms_dm_linear instead; /* where its table may refuse */
+};
 
 struct watchdog {
 	pid_t process;
 	pid_t thread;
-	int process_fd;
+	int process_fd; /* -1: the kernel has no pidfd_open(), the socket alone tells */
 	int control_fd;
-	struct dm_ioctl *requests; /* in the order of resuming */
-	struct dms_dm_linear *instead; /* of those whose table may refuse */
+	struct device *devices;
 	int nr_devices;
 	uint64_t deadline_ns;
+	pthread_mutex_t lock; /* of what follows */
+	pthread_cond_t changed;
+	enum phase phase;
+	int nr_threads; /* that resume, or wait to */
+	int nr_failed; /* devices that could not be resumed */
 };
 
 enum event {
@@ -84,7 +110,7 @@ static void avoid_oom_killer(void)
 }
 
 /* EVENT_NR:UUID or EVENT_NR,SECTORS,MAJOR,MINOR:UUID */
-static int parse_device(const char *text, struct dm_ioctl *request, struct dms_dm_linear *instead)
+static int parse_device(const char *text, struct device *device)
 {
 	unsigned long long numbers[4] = { 0 };
 	char *end = NULL;
@@ -96,8 +122,8 @@ static int parse_device(const char *text, struct dm_ioctl *request, struct dms_d
 	} while (*end == ',' && count < 4);
 	if (*end != ':' || strlen(text) >= DM_UUID_LEN)
 		return -EINVAL;
-	dms_dm_prepare(request, text, 0, (uint32_t)numbers[0] & DMS_DM_UDEV_FLAGS_MASK);
-	dms_dm_prepare_linear(instead, text, numbers[1], (uint32_t)numbers[2],
+	dms_dm_prepare(&device->request, text, 0, (uint32_t)numbers[0] & DMS_DM_UDEV_FLAGS_MASK);
+	dms_dm_prepare_linear(&device->instead, text, numbers[1], (uint32_t)numbers[2],
 			      (uint32_t)numbers[3]);
 	return 0;
 }
@@ -111,31 +137,146 @@ static int parse(struct watchdog *watchdog, int argc, char **argv)
 	watchdog->process = (pid_t)strtol(argv[1], NULL, 10);
 	watchdog->thread = (pid_t)strtol(argv[2], NULL, 10);
 	watchdog->nr_devices = argc - 3;
-	watchdog->requests = calloc((size_t)watchdog->nr_devices, sizeof(*watchdog->requests));
-	watchdog->instead = calloc((size_t)watchdog->nr_devices, sizeof(*watchdog->instead));
-	if (!watchdog->requests || !watchdog->instead)
+	watchdog->devices = calloc((size_t)watchdog->nr_devices, sizeof(*watchdog->devices));
+	if (!watchdog->devices)
 		return -ENOMEM;
-	for (i = 0; !result && i < watchdog->nr_devices; i++)
-		result = parse_device(argv[3 + i], &watchdog->requests[i], &watchdog->instead[i]);
+	for (i = 0; !result && i < watchdog->nr_devices; i++) {
+		watchdog->devices[i].watchdog = watchdog;
+		result = parse_device(argv[3 + i], &watchdog->devices[i]);
+	}
 	return result;
+}
+
+static int next_wait_ms(int wait_ms)
+{
+	return wait_ms * 2 > MAX_ROUND_MS ? MAX_ROUND_MS : wait_ms * 2;
+}
+
+static void begin_phase(struct watchdog *watchdog, enum phase phase)
+{
+	pthread_mutex_lock(&watchdog->lock);
+	watchdog->phase = phase;
+	pthread_cond_broadcast(&watchdog->changed);
+	pthread_mutex_unlock(&watchdog->lock);
+}
+
+/* Wait until it is over; 0 ms: for ever. Returns the phase that it is then. */
+static enum phase wait_phase(struct watchdog *watchdog, enum phase phase, int timeout_ms)
+{
+	uint64_t end_ns = now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
+	const struct timespec end = { .tv_sec = (time_t)(end_ns / 1000000000ull),
+				      .tv_nsec = (long)(end_ns % 1000000000ull) };
+	int result = 0;
+
+	pthread_mutex_lock(&watchdog->lock);
+	while (watchdog->phase == phase && result != ETIMEDOUT)
+		result = timeout_ms ?
+			 pthread_cond_timedwait(&watchdog->changed, &watchdog->lock, &end) :
+			 pthread_cond_wait(&watchdog->changed, &watchdog->lock);
+	phase = watchdog->phase;
+	pthread_mutex_unlock(&watchdog->lock);
+	return phase;
+}
+
+/* A device that is no more (ENXIO) needs no resume. */
+static bool resume(const struct device *device)
+{
+	struct dm_ioctl answer;
+	int result = dms_dm_resume_or_lead(device->watchdog->control_fd, &device->request,
+					   &device->instead, &answer);
+
+	return !result || result == -ENXIO;
+}
+
+/*
+ * Resume until the window says that it is out. Once is not enough while its
+ * process lives: a resume of a device whose suspend is still under way is no
+ * resume, and the suspend may then succeed. Afterwards the next that succeeds is
+ * the last.
+ */
+static void *keep_resumed(void *argument)
+{
+	const struct device *device = argument;
+	struct watchdog *watchdog = device->watchdog;
+	enum phase phase = wait_phase(watchdog, PHASE_WAITING, 0);
+	int rounds = 0, wait_ms = ROUND_MS;
+
+	while (phase == PHASE_FIRING) {
+		resume(device);
+		phase = wait_phase(watchdog, PHASE_FIRING, wait_ms);
+		wait_ms = next_wait_ms(wait_ms);
+	}
+	while (!resume(device) && ++rounds < MAX_ROUNDS)
+		poll(NULL, 0, ROUND_MS);
+	pthread_mutex_lock(&watchdog->lock);
+	watchdog->nr_failed += rounds == MAX_ROUNDS;
+	watchdog->nr_threads--;
+	pthread_cond_broadcast(&watchdog->changed);
+	pthread_mutex_unlock(&watchdog->lock);
+	return NULL;
+}
+
+/* One for every device; those that were started end with the process. */
+static int start_threads(struct watchdog *watchdog)
+{
+	pthread_attr_t attributes;
+	pthread_t thread;
+	int i, result = pthread_attr_init(&attributes);
+
+	if (result)
+		return -result;
+	result = pthread_attr_setstacksize(&attributes, STACK_BYTES);
+	if (!result)
+		result = pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	watchdog->nr_threads = watchdog->nr_devices;
+	for (i = 0; !result && i < watchdog->nr_devices; i++)
+		result = pthread_create(&thread, &attributes, keep_resumed, &watchdog->devices[i]);
+	pthread_attr_destroy(&attributes);
+	return -result;
+}
+
+static int make_lock(struct watchdog *watchdog)
+{
+	pthread_condattr_t attributes;
+	int result = pthread_condattr_init(&attributes);
+
+	if (result)
+		return -result;
+	result = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	if (!result)
+		result = pthread_cond_init(&watchdog->changed, &attributes);
+	pthread_condattr_destroy(&attributes);
+	return result ? -result : -pthread_mutex_init(&watchdog->lock, NULL);
+}
+
+/* Before Linux 5.3 there is none: that the socket is closed says that the process is gone. */
+static int open_process(struct watchdog *watchdog)
+{
+	watchdog->process_fd = (int)syscall(SYS_pidfd_open, watchdog->process, 0);
+	return watchdog->process_fd < 0 && errno != ENOSYS ? -errno : 0;
 }
 
 static int prepare(struct watchdog *watchdog, int argc, char **argv)
 {
 	int result = parse(watchdog, argc, argv);
 
+	if (!result)
+		result = make_lock(watchdog);
 	if (result)
 		return result;
 	ignore_signals();
 	avoid_oom_killer();
-	watchdog->process_fd = (int)syscall(SYS_pidfd_open, watchdog->process, 0);
-	if (watchdog->process_fd < 0)
-		return -errno;
+	result = open_process(watchdog);
+	if (result)
+		return result;
 	watchdog->control_fd = dms_dm_open();
 	if (watchdog->control_fd < 0)
 		return watchdog->control_fd;
 	if (chdir("/") < 0 || mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
 		return -errno;
+	result = start_threads(watchdog);
+	if (result)
+		return result;
 	/* Had it died before the pidfd was there, its number could be another's by now. */
 	return getppid() == watchdog->process ? 0 : -ESRCH;
 }
@@ -175,48 +316,43 @@ static enum event wait_deadline(const struct watchdog *watchdog)
 	return event;
 }
 
-/* A device that is no more (ENXIO) needs no resume. */
-static int resume_all(const struct watchdog *watchdog)
+/* How many devices could not be resumed. */
+static int wait_threads(struct watchdog *watchdog)
 {
-	struct dm_ioctl answer;
-	int i, failed = 0;
+	int failed;
 
-	for (i = 0; i < watchdog->nr_devices; i++) {
-		int result = dms_dm_resume_or_lead(watchdog->control_fd, &watchdog->requests[i],
-						   &watchdog->instead[i], &answer);
-
-		failed += result && result != -ENXIO;
-	}
+	pthread_mutex_lock(&watchdog->lock);
+	while (watchdog->nr_threads)
+		pthread_cond_wait(&watchdog->changed, &watchdog->lock);
+	failed = watchdog->nr_failed;
+	pthread_mutex_unlock(&watchdog->lock);
 	return failed;
 }
 
-/*
- * Resume until the window says that it is out. One round is not enough while
- * its process lives: a resume of a device whose suspend is still under way is
- * no resume, and the suspend may then succeed.
- */
-static int fire(const struct watchdog *watchdog, enum event event)
+/* The signal ends a suspend that waits for I/O, behind which the device's resume waits. */
+static int fire(struct watchdog *watchdog, enum event event)
 {
 	struct dms_watchdog_message message;
-	int rounds = 0, wait_ms = ROUND_MS;
+	int failed, wait_ms = ROUND_MS;
 
+	if (event == EVENT_TIMEOUT)
+		begin_phase(watchdog, PHASE_FIRING);
 	while (event == EVENT_TIMEOUT) {
 		syscall(SYS_tgkill, watchdog->process, watchdog->thread, DMS_WATCHDOG_SIGNAL);
-		resume_all(watchdog);
 		event = wait_event(watchdog, wait_ms, &message);
-		wait_ms = wait_ms * 2 > MAX_ROUND_MS ? MAX_ROUND_MS : wait_ms * 2;
+		wait_ms = next_wait_ms(wait_ms);
 	}
-	/* Now nobody suspends any more: the next round that succeeds is the last. */
-	while (resume_all(watchdog) && ++rounds < MAX_ROUNDS)
-		poll(NULL, 0, ROUND_MS);
+	begin_phase(watchdog, PHASE_LAST);
+	failed = wait_threads(watchdog);
 	if (event == EVENT_DONE)
 		say(DMS_WATCHDOG_FIRED, 0);
-	return rounds < MAX_ROUNDS ? EXIT_SUCCESS : EXIT_FAILURE;
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 int main(int argc, char **argv)
 {
-	struct watchdog watchdog = { 0 };
+	/* Not on the stack: its threads look at it until the process has ended. */
+	static struct watchdog watchdog;
 	struct dms_watchdog_message start = { 0 };
 	int result = prepare(&watchdog, argc, argv);
 	enum event event;

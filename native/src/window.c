@@ -168,7 +168,6 @@ static struct dms_error *check_devices(const struct window *window)
 	return error;
 }
 
-/* In reverse order of suspension: the fronts, suspended first, come last. */
 static struct dms_error *arm(struct window *window, const char *watchdog_path)
 {
 	_cleanup_free_ struct dms_watchdog_device *devices =
@@ -177,7 +176,7 @@ static struct dms_error *arm(struct window *window, const char *watchdog_path)
 
 	if (!devices)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for the watchdog");
-	for (i = window->nr_steps; i-- > 0;) {
+	for (i = 0; i < window->nr_steps; i++) {
 		const struct dms_window_step *resume = &window->steps[window->resumed_by[i]];
 
 		if (suspends(&window->steps[i]))

@@ -9,9 +9,10 @@
  *   watchdog: CLEAN, or FIRED when it resumed anything; then it exits
  *
  * Between START and DONE the watchdog fires at the deadline, or when the window's
- * process is gone. Arguments: the window's process and thread, then for every
- * device, in the order of resuming, EVENT_NR:UUID, or EVENT_NR,SECTORS,MAJOR,MINOR:UUID
- * where it leads to another device when its table refuses to be resumed.
+ * process is gone: it resumes every device, each independently of the others.
+ * Arguments: the window's process and thread, then for every device EVENT_NR:UUID,
+ * or EVENT_NR,SECTORS,MAJOR,MINOR:UUID where it leads to another device when its
+ * table refuses to be resumed.
  */
 #ifndef DMSNAP_SRC_WINDOW_WATCHDOG_H
 #define DMSNAP_SRC_WINDOW_WATCHDOG_H
@@ -59,7 +60,7 @@ struct dms_watchdog_device {
 	uint32_t instead_minor;
 };
 
-/* Start the program and wait until it is armed. devices: in the order of resuming. */
+/* Start the program and wait until it is armed. */
 struct dms_error *dms_watchdog_arm(struct dms_watchdog *watchdog, const char *path,
 				   const struct dms_watchdog_device *devices, size_t nr_devices);
 struct dms_error *dms_watchdog_start(const struct dms_watchdog *watchdog, uint64_t deadline_ns);

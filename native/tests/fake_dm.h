@@ -19,6 +19,8 @@
 #define FRONT 0
 #define ORIGIN 1
 #define SNAPSHOT 2
+#define OTHER 3 /* the front of another volume */
+#define STUCK_MS 60000
 
 /* What a device does when it is suspended. */
 enum behaviour {
@@ -30,13 +32,17 @@ enum behaviour {
 	SLOW, /* 300 ms that no signal ends, as freezing a file system; then it succeeds */
 	SHORT_SLOW, /* a few ms */
 	SIGNAL, /* SIGINT to ourselves, then a plain success */
+	/* As dm-era, whose postsuspend and preresume do I/O that no signal ends: until FRONT goes on. */
+	STUCK,
+	STUCK_RESUME,
 };
 
-struct device {
+struct fake_device {
 	char name[16];
-	bool active;
-	bool inactive;
-	volatile bool suspended;
+	_Atomic bool active;
+	_Atomic bool inactive;
+	_Atomic bool suspended;
+	_Atomic bool locked; /* suspend_lock, while a target of it waits for I/O */
 	enum behaviour behaviour;
 	int resumes;
 	char loaded[64]; /* the parameters of the target that was loaded */
@@ -50,9 +56,10 @@ struct call {
 };
 
 struct kernel {
-	struct device devices[MAX_DEVICES];
+	struct fake_device devices[MAX_DEVICES];
 	struct call calls[MAX_CALLS];
 	volatile int nr_calls;
+	bool without_pidfd;
 };
 
 static struct kernel *kernel;
@@ -78,10 +85,26 @@ static int pause_ms(int ms, bool interruptible)
 	return 0;
 }
 
-static int do_suspend(struct device *device)
+/* The I/O of a device comes back when FRONT is not suspended, if ever. */
+static void wait_for_front(struct fake_device *device)
+{
+	int ms;
+
+	device->locked = true;
+	for (ms = 0; ms < STUCK_MS && kernel->devices[FRONT].suspended; ms++)
+		pause_ms(1, false);
+	device->locked = false;
+}
+
+static int do_suspend(struct fake_device *device)
 {
 	if (device->suspended)
 		return 0;
+	if (device->behaviour == STUCK) {
+		device->suspended = true; /* __dm_suspend() is through, postsuspend follows */
+		wait_for_front(device);
+		return 0;
+	}
 	switch (device->behaviour) {
 	case FAIL:
 		errno = EIO;
@@ -109,8 +132,12 @@ static int do_suspend(struct device *device)
 	return 0;
 }
 
-static int do_resume(struct device *device, struct dm_ioctl *request)
+static int do_resume(struct fake_device *device, struct dm_ioctl *request)
 {
+	while (device->suspended && device->locked)
+		pause_ms(1, false);
+	if (device->suspended && device->behaviour == STUCK_RESUME)
+		wait_for_front(device);
 	if (device->behaviour == FAIL_RESUME && !device->resumes++) {
 		errno = EIO;
 		return -1;
@@ -128,7 +155,7 @@ static int do_resume(struct device *device, struct dm_ioctl *request)
 	return 0;
 }
 
-static int do_load(struct device *device, const struct dm_ioctl *request)
+static int do_load(struct fake_device *device, const struct dm_ioctl *request)
 {
 	const struct dm_target_spec *target =
 		(const void *)((const char *)request + request->data_start);
@@ -149,13 +176,7 @@ int dms_dm_inject(unsigned long command, struct dm_ioctl *request)
 
 	CHECK(request->version[0] == 4);
 	CHECK(command == DM_TABLE_LOAD || request->data_size == sizeof(*request));
-	CHECK(!request->name[0] && name);
-	if (!kernel) {
-		char file[DM_UUID_LEN];
-
-		snprintf(file, sizeof(file), "%.*s", (int)(name - request->uuid), request->uuid);
-		kernel_map(file);
-	}
+	CHECK(kernel && !request->name[0] && name);
 	for (i = 0; i < MAX_DEVICES && strcmp(kernel->devices[i].name, name + 1) != 0; i++)
 		;
 	if (i == MAX_DEVICES) {
@@ -183,7 +204,7 @@ int dms_dm_inject(unsigned long command, struct dm_ioctl *request)
 
 static void kernel_reset(void)
 {
-	static const char *const names[] = { "front", "origin", "snapshot" };
+	static const char *const names[] = { "front", "origin", "snapshot", "other" };
 	size_t i;
 
 	memset(kernel, 0, sizeof(*kernel));

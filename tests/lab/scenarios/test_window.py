@@ -31,16 +31,20 @@ DEADLINE_MS = 60_000
 class Stack:
     """front (era) over origin (snapshot-origin) over base (linear) over a loop device.
 
-    The base is there to be suspended, which holds up all I/O above it.
+    The base is there to be suspended, which holds up all I/O above it. So is, when asked for, a
+    device of its own for the metadata.
     """
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, *, metadata_device: bool = False) -> None:
         self.lab = lab
         self.key = uuid4().hex[:6]
         self.names: list[str] = []
         self.disk = lab.disk(SIZE)
         self.metadata = lab.disk(8 * MIB)
         length = SIZE // 512
+        if metadata_device:
+            table = f"0 {8 * MIB // 512} linear {self.metadata} 0"
+            self.metadata = str(self.create("metadata", table))
         self.base = self.create("base", f"0 {length} linear {self.disk} 0")
         self.origin = self.create("origin", f"0 {length} snapshot-origin {self.base}")
         self.front = self.create("front", f"0 {length} era {self.metadata} {self.origin} 128")
@@ -368,6 +372,42 @@ def is_held_up(thread: Path) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def test_a_device_that_hangs_holds_up_no_other(stack: Stack) -> None:
+    """The era metadata of one are gone, to which its suspend writes, and the other is frozen."""
+    other = Stack(stack.lab, metadata_device=True)
+    steps = [
+        WindowStep(stack.uuid("front"), WindowAction.SUSPEND),
+        WindowStep(other.uuid("front"), WindowAction.SUSPEND),
+        WindowStep(other.uuid("front"), WindowAction.RESUME),
+        WindowStep(stack.uuid("front"), WindowAction.RESUME),
+    ]
+    errors: list[DmsnapError] = []
+
+    def run_late() -> None:
+        try:
+            window.run(steps, 2000)
+        except DmsnapError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run_late)
+    run("dmsetup", "suspend", other.name("metadata"))
+    try:
+        thread.start()
+        until(lambda: other.suspended("front"), "the other waits for its metadata")
+        until(lambda: not stack.suspended("front"), "the one is resumed")
+        assert other.suspended("front")
+        assert errors == []
+        stack.check_usable()
+    finally:
+        run("dmsetup", "resume", other.name("metadata"))
+        thread.join()
+    assert [type(error) for error in errors] == [DeadlineError]
+    other.check_usable()
+    stack.check_usable()
+    wait_no_watchdog()
+    other.close()
 
 
 def test_a_step_that_fails(stack: Stack) -> None:
