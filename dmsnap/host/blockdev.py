@@ -5,7 +5,7 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,19 +174,27 @@ def slaves(devno: int, sysfs: Sysfs = SYSFS) -> list[str]:
 
 
 def depends_on(devno: int, other_devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> bool:
-    """Whether ``devno`` is, or at any depth lies on, ``other_devno``.
+    """Whether ``devno`` is, or at any depth lies on, ``other_devno``."""
+    return any(other_devno in found for found in _layers([devno], sysfs, proc))
+
+
+def all_below(devnos: Iterable[int], *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> set[int]:
+    """Some devices, and at any depth what they lie on."""
+    return set[int]().union(*_layers(devnos, sysfs, proc))
+
+
+def _layers(devnos: Iterable[int], sysfs: Sysfs, proc: Path) -> Iterator[set[int]]:
+    """Devices, and then those directly below one of them, until there is nothing new.
 
     Goes down through dm and md tables, from partitions to their disk, from loop devices to the
     file system of their backing file, and to all devices of a btrfs that has several.
     """
-    pending, seen = [devno], {devno}
-    while pending:
-        if other_devno in seen:
-            return True
-        below = _below(pending.pop(), sysfs, proc) - seen
-        seen |= below
-        pending += below
-    return other_devno in seen
+    layer = set(devnos)
+    seen = set(layer)
+    while layer:
+        yield layer
+        layer = set[int]().union(*(_below(each, sysfs, proc) for each in layer)) - seen
+        seen |= layer
 
 
 def file_depends_on(path: Path, devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> bool:

@@ -33,6 +33,10 @@ def exchange(
     which may hang. ``freeze``: what is dirty is written out before it, and the file system frozen.
     When it fails, the device goes on with the table that it had, past a dm-era that refuses; where
     the deadline has passed, or we are killed, with the new one, if that was loaded.
+
+    What ``suspension`` asks of a front is not asked: the era metadata of the old table need no
+    room, since any resume goes on with the new one, and this is the way to new ones; and what the
+    old table lies on may be dead.
     """
     before = dm.table(device.name)
     written_out = freeze and not failing.is_failed(device.name)

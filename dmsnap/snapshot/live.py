@@ -17,7 +17,7 @@ from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.host.dm.target import Snapshot
 from dmsnap.host.mountinfo import mounts_of
-from dmsnap.snapshot import bypass, layers, stack
+from dmsnap.snapshot import bypass, layers, stack, suspension
 from dmsnap.units import MIB, PAGE_BYTES, align_up
 
 COOKIE_DEADLINE_SECONDS = 10.0
@@ -64,6 +64,7 @@ def take(
     era is read before the window too: reading it inside hangs, and after it a foreign suspend
     could have rolled it once more. Every write after the window carries at least that era + 1.
 
+    ``NoSpaceError`` and ``WrongStateError`` where a front could not go on after it.
     :class:`StackChangedError` where dm-era cannot write its metadata: the front goes on without it.
     """
     eras = [_era_before(item.volume, deadline_ms) for item in prepared]
@@ -73,7 +74,7 @@ def take(
             for item in prepared
             for mount_point in mounted(item.volume)
         ]
-        steps = window_steps(prepared, cookie)
+        steps = window_steps(in_order(prepared), cookie)
         with bypass.going_on([item.volume for item in prepared], deadline_ms):
             times = window.run(steps, deadline_ms, file_systems=file_systems)
         created_ns = now_ns()
@@ -98,6 +99,18 @@ def take(
         )
         for item, era in zip(prepared, eras, strict=True)
     ]
+
+
+def in_order(prepared: Sequence[PreparedPoint]) -> list[PreparedPoint]:
+    """Those first whose stores or backing devices lie on others of them."""
+    fronts = [
+        suspension.front(
+            stack.require(stack.front(item.volume)),
+            [stack.attach_area(item.volume, item.area).devno],
+        )
+        for item in prepared
+    ]
+    return [prepared[place] for place in suspension.order(fronts)]
 
 
 def window_steps(prepared: Sequence[PreparedPoint], cookie: Cookie) -> list[WindowStep]:
@@ -136,7 +149,7 @@ def current_era(volume: Volume) -> int:
 def _era_before(volume: Volume, deadline_ms: int) -> int:
     """dm-era writes its metadata with every answer: ``Error`` says that it could not."""
     try:
-        return current_era(volume)
+        return suspension.resumable_era(stack.require(stack.front(volume)))
     except CorruptError as error:
         bypass.pass_by(volume, deadline_ms)
         raise bypass.lost(volume) from error

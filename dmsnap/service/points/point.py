@@ -16,7 +16,7 @@ from dmsnap.service.points.remarks import require_possible
 from dmsnap.service.reaper import reap
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
-from dmsnap.snapshot import live, stack
+from dmsnap.snapshot import live, stack, suspension
 from dmsnap.snapshot.live import PreparedPoint
 
 MIN_PREFIX = 4
@@ -124,6 +124,7 @@ def require_takeable(session: Session, volume: Volume) -> None:
             hint="dmsnap swap revert or dmsnap swap commit ends a trial",
         )
     session.require_stack(volume)
+    suspension.resumable_era(stack.require(stack.front(volume)))
 
 
 def create(

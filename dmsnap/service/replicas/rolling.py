@@ -6,7 +6,7 @@ from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue.model import Volume
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import renewal
-from dmsnap.snapshot import bypass, live, stack
+from dmsnap.snapshot import bypass, stack, suspension
 from dmsnap.tracking import era
 
 
@@ -14,9 +14,10 @@ def written_since(session: Session, volume: Volume, since: int) -> tuple[ExtentS
     """What was written since an era, complete on the disk, and the era of all later writes.
 
     As in a point's window, the suspend waits for what is under way, and rolls the era.
+    ``NoSpaceError`` and ``WrongStateError`` where the front could not go on after it.
     """
-    front = stack.front(volume)
-    current = live.current_era(volume)
+    front = stack.require(stack.front(volume))
+    current = suspension.resumable_era(front)
     rolled = [
         WindowStep(front.uuid, WindowAction.SUSPEND_NO_FREEZE),
         bypass.resuming(volume),

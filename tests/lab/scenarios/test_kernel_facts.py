@@ -189,6 +189,37 @@ def test_the_status_of_a_suspended_era_device_waits_for_its_resume(bench: Bench)
         assert asking.wait(120) == 0
 
 
+def test_without_room_for_a_writeset_an_era_device_stays_suspended(bench: Bench) -> None:
+    """Each resume makes one, of a bit a block (era_preresume): without room nobody can resume it.
+
+    A metadata snapshot keeps the old era array, of 1018 blocks to a metadata block; for another
+    there is no room. So the writesets cannot be digested, and their number rises.
+    """
+    nr_blocks, metadata = 126 * 1018, bench.disk(MIB)
+    data = bench.disk(nr_blocks * 4096)
+    era = bench.device(f"0 {nr_blocks * 8} era {metadata} {data} 8")
+    run("dmsetup", "message", era, "0", "take_metadata_snap")
+    descriptor = os.open(node(era), os.O_WRONLY)
+    for number in range(126):
+        os.pwrite(descriptor, b"x" * 4096, number * 1018 * 4096)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    refused = None
+    for _ in range(100):
+        run("dmsetup", "suspend", era)
+        refused = subprocess.run(
+            ["dmsetup", "resume", era], capture_output=True, text=True, check=False
+        )
+        if refused.returncode:
+            break
+    assert refused is not None
+    assert "No space left on device" in refused.stderr
+    assert (
+        run("dmsetup", "info", "-C", "--noheadings", "-o", "suspended", era).strip() == "Suspended"
+    )
+    run("dmsetup", "resume", era, expected=1)
+
+
 def test_an_era_device_takes_zeroing_as_writes(bench: Bench) -> None:
     era, metadata = bench.era()
     assert queue_limit(era, "write_zeroes_max_bytes").read_text().strip() == "0"
