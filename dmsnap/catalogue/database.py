@@ -45,6 +45,9 @@ class Database(Protocol):
     def absent(self) -> type[Exception]:
         """What it raises where a table or a column is not there, among other reasons."""
 
+    def server(self, connections: Connections) -> str | None:
+        """Where its server answers: an IP address, or a socket's directory; None: it is a file."""
+
     def exists(self) -> bool:
         """Whether there is a catalogue; :class:`DmsnapError` when that cannot be known."""
 

@@ -27,6 +27,8 @@ from dmsnap.secret import Secret
 if TYPE_CHECKING:
     import psycopg
 
+    from dmsnap.catalogue.database import Connections
+
 DRIVER = "postgresql+psycopg"
 
 # libpq's own words. A server whose host is gone is given up after a quarter of a minute; who asks
@@ -155,6 +157,15 @@ class PostgresqlDatabase:
             ) from error
         _look_after(engine)
         return PostgresqlConnections(engine)
+
+    def server(self, connections: "Connections") -> str:
+        """What libpq has connected to, whatever the URL and the environment left open."""
+        connection = connections.engine.raw_connection()
+        try:
+            info = cast("psycopg.Connection", connection.driver_connection).info
+            return info.hostaddr or info.host
+        finally:
+            connection.close()
 
     def alone(self) -> nullcontext[None]:
         """Who only opens is in nobody's way."""

@@ -26,6 +26,8 @@ from dmsnap.host.system_call import system_call
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from dmsnap.catalogue.database import Connections
+
 BUSY_TIMEOUT_SECONDS = 10
 MOST_FAULTS, MOST_LOOSE_ROWS = 10, 100
 SHARED_MEMORY_BYTES = 32768
@@ -91,6 +93,9 @@ class SqliteFile:
 
     def exists(self) -> bool:
         return self.path.exists()
+
+    def server(self, connections: "Connections") -> None:
+        """There is none."""
 
     def open(self) -> SqliteConnections:
         """Make the file where there is none (0600, its folder 0700), and look at nothing in it."""

@@ -46,6 +46,11 @@ class Catalogue:
         """As sentences name it."""
         return self._database.name
 
+    def server(self) -> str | None:
+        """Where its server answers: an IP address, or a socket's directory; None: it is a file."""
+        with self._sentences():
+            return self._database.server(self._connections)
+
     def __enter__(self) -> Self:
         return self
 

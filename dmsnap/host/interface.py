@@ -56,6 +56,18 @@ def parse_address(text: str) -> IPv4Address | IPv6Address:
         raise WrongWordError(f"{text!r} is no IP address, as 192.0.2.1 or 2001:db8::1") from error
 
 
+def is_of_this_host(address: str) -> bool:
+    """Whether what answers at an address, or at the directory of a socket, is on this host.
+
+    What has an address of its own here, as in a container, is not known to be.
+    """
+    try:
+        wanted = ip_address(address.partition("%")[0])  # without the interface of a link-local one
+    except ValueError:
+        return True
+    return wanted.is_loopback or any(_has(entry, wanted) for entry in interfaces())
+
+
 def require_local(text: str, found: list[Interface] | None = None) -> None:
     """Raise unless the address is this host's, on an interface that is up and has a carrier.
 

@@ -62,6 +62,10 @@ class Watchdog:
         if self.answer() is not _Kind.CLEAN:
             raise self.failure()
 
+    def hush(self) -> None:
+        """From now on only resume the device, and raise nothing: it is being put in order."""
+        signal.signal(_SIGNAL, signal.SIG_IGN)
+
     def failure(self) -> DeadlineError:
         return DeadlineError(
             f"the device {self._uuid} was suspended for longer than {self._deadline_ms} ms, and "

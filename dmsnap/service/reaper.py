@@ -24,7 +24,7 @@ from dmsnap.host.dm.target import Snapshot
 from dmsnap.recovery import chain, replica
 from dmsnap.service import operations
 from dmsnap.service.exports import exported
-from dmsnap.service.hydrations import hydration
+from dmsnap.service.hydrations import crossing, hydration
 from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.schedules import hooks
@@ -87,6 +87,7 @@ def reap(
     concluded, and what has become of each. What has left the volume unmounted is not, while
     somebody else's mount is in its place.
     """
+    volume = crossing.settle(session, volume)
     luns.release_strays(session, volume.name)
     luns.attach_all(session, volume, wanted)
     cut_off = jobs.unfinished(session.catalogue, volume.id)
@@ -228,11 +229,10 @@ def resume_suspended(volume: Volume) -> None:
 
     Where one is suspended under users its watchdog resumes it, unless that was killed, too; while
     devices are put in order that nobody uses there is none. The table that was loaded and not made
-    live goes: whatever was begun is begun anew. But for a hydration's when it was recorded as done:
-    nothing was written since.
+    live goes: whatever was begun is begun anew. A hydration's is live by now (``crossing.settle``).
     """
     for info in dm.list_devices(f"{dm.UUID_PREFIX}{volume.id}-"):
-        if info.inactive_table and info.live_table and not hydration.is_switched(volume, info.name):
+        if info.inactive_table and info.live_table:
             dm.clear(info.name)
         if info.suspended and info.live_table:
             dm.resume_past_era(info.name)

@@ -4,7 +4,9 @@ import builtins
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -36,6 +38,7 @@ from dmsnap.service import journal, reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.health import doctor
 from dmsnap.service.health.finding import Level
+from dmsnap.service.hydrations import destination
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.records import backup
 from dmsnap.service.session import Session
@@ -130,6 +133,36 @@ def test_psycopg_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match="needs psycopg and libpq") as caught:
         Catalogue.open(NOWHERE)
     assert PASSWORD not in str(caught.value)
+
+
+def test_it_says_where_its_server_is(postgresql: PostgresqlServer, tmp_path: Path) -> None:
+    with Catalogue.open(postgresql.new_database()) as catalogue:
+        assert catalogue.server() == str(postgresql.directory)
+    with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
+        assert catalogue.server() is None
+
+
+@pytest.mark.parametrize(
+    ("address", "given", "refused"),
+    [
+        ("/run/postgresql", False, True),
+        ("/run/postgresql", True, False),
+        ("127.0.0.1", False, True),
+        ("192.0.2.9", False, False),
+        (None, False, False),
+    ],
+)
+def test_a_volume_that_its_server_could_lie_on_is_not_moved(
+    address: str | None, given: bool, refused: bool
+) -> None:
+    catalogue = SimpleNamespace(server=lambda: address, name="postgresql://host/db")
+    session: Any = SimpleNamespace(catalogue=catalogue)
+    if not refused:
+        destination.require_catalogue_elsewhere(session, a_volume(), given=given)
+        return
+    with pytest.raises(WrongStateError, match="is on this host") as raised:
+        destination.require_catalogue_elsewhere(session, a_volume(), given=given)
+    assert "--force" in (raised.value.hint or "")
 
 
 def test_hosts_do_not_see_each_other(

@@ -349,8 +349,8 @@ def test_a_store_with_a_slash_is_a_directory(
             ("hydrate", ("srv", HydrateRequest(Path("/dev/sdd"), 2 * MIB)), {}),
         ),
         (
-            ("hydrate", "srv", "--overwrite", "--drop-points"),
-            ("hydrate", ("srv", HydrateRequest(None, 0, True, True)), {}),
+            ("hydrate", "srv", "--overwrite", "--drop-points", "--force"),
+            ("hydrate", ("srv", HydrateRequest(None, 0, True, True, True)), {}),
         ),
         (("hydrate", "srv", "--abandon"), ("give_up", ("srv",), {})),
         (("resize", "srv"), ("resize", ("srv", ResizeRequest()), {})),

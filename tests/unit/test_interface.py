@@ -47,3 +47,13 @@ def test_names_are_refused() -> None:
 
 def test_this_host_has_a_loopback_interface() -> None:
     assert any("127.0.0.1" in found.addresses for found in interface.interfaces())
+
+
+def test_what_answers_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interface, "interfaces", lambda: ALL)
+    for address in ("", "/run/postgresql", "@abstract", "127.0.0.1", "127.9.9.9", "::1"):
+        assert interface.is_of_this_host(address)
+    assert interface.is_of_this_host("192.0.2.3")
+    assert interface.is_of_this_host("2001:db8::1%eth0")
+    assert not interface.is_of_this_host("192.0.2.9")
+    assert not interface.is_of_this_host("2001:db8::2")

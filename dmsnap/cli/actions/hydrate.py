@@ -20,6 +20,7 @@ def hydrate(
     bandwidth: int,
     overwrite: bool,
     drop_points: bool,
+    force: bool,
     abandon: bool,
     dry_run: bool,
 ) -> None:
@@ -28,7 +29,7 @@ def hydrate(
             raise WrongWordError("either --onto or --abandon")
         give_up(output, name, dry_run=dry_run)
         return
-    request = HydrateRequest(onto, bandwidth, overwrite, drop_points)
+    request = HydrateRequest(onto, bandwidth, overwrite, drop_points, force)
     with Session.open() as session, output.progress(f"moving {name}") as progress:
         result = moving.hydrate(session, name, request, dry_run=dry_run, progress=progress)
     show_outcome(output, result, describe_moved)

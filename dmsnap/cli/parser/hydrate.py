@@ -26,6 +26,11 @@ HYDRATE = Command(
             help="Drop the live points, which lie on the old device.",
         ),
         click.Option(
+            ["--force"],
+            is_flag=True,
+            help="The data of the catalogue's server, which is on this host, lie elsewhere.",
+        ),
+        click.Option(
             ["--abandon"], is_flag=True, help="Give up a move that was begun and not finished."
         ),
     ),

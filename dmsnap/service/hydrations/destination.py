@@ -11,7 +11,7 @@ from dmsnap.errors import (
     TooSmallError,
     WrongStateError,
 )
-from dmsnap.host import blockdev, lun, signature
+from dmsnap.host import blockdev, interface, lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import history, replica
 from dmsnap.service.exports import exported
@@ -42,6 +42,21 @@ def require_settled(session: Session, volume: Volume) -> None:
                 f"{directory} lies on {volume.name}, which must be held for a moment",
                 hint="have state_directory and run_directory on another file system",
             )
+
+
+def require_catalogue_elsewhere(session: Session, volume: Volume, *, given: bool) -> None:
+    """Raise unless the catalogue's server can answer while the volume is held: it records then.
+
+    ``given``: the user says that its data lie elsewhere.
+    """
+    address = session.catalogue.server()
+    if given or address is None or not interface.is_of_this_host(address):
+        return
+    raise WrongStateError(
+        f"the server of the catalogue {session.catalogue.name} is on this host, and may have its "
+        f"data on {volume.name}, which must be held for a moment",
+        hint="give --force when its data lie on another volume",
+    )
 
 
 def require_points(session: Session, volume: Volume, *, drop: bool) -> list[Point]:

@@ -31,13 +31,15 @@ from dmsnap.snapshot import stack
 class HydrateRequest:
     """What the user asked for. ``onto`` None: go on with what was begun.
 
-    ``bandwidth`` in bytes a second, 0: no limit.
+    ``bandwidth`` in bytes a second, 0: no limit. ``force``: the data of the catalogue's server lie
+    elsewhere.
     """
 
     onto: Path | None = None
     bandwidth: int = 0
     overwrite: bool = False
     drop_points: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Moving:
         self, session: Session, volume: Volume, request: HydrateRequest, progress: Progress | None
     ) -> None:
         destination.require_settled(session, volume)
+        destination.require_catalogue_elsewhere(session, volume, given=request.force)
         target = destination.choose(volume, request.onto)
         self.session = session
         self.volume = volume
@@ -92,6 +95,7 @@ class Moving:
             "bandwidth": request.bandwidth,
             "overwrite": request.overwrite,
             "drop_points": request.drop_points,
+            "force": request.force,
         }
         self.copying = Copying(
             session,

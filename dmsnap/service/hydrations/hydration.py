@@ -7,6 +7,7 @@ the new device. dm-mirror was the alternative: its rate is one for all mirrors o
 (raid1_resync_throttle), and every write would wait for the new device from the beginning.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,8 +24,10 @@ from dmsnap.extent import Extent
 from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
-from dmsnap.host.dm.target import Linear, Table, single
+from dmsnap.host.dm.target import Linear, Table, format_table, single
 from dmsnap.service.health import boot
+from dmsnap.service.hydrations import crossing
+from dmsnap.service.hydrations.crossing import Crossing
 from dmsnap.service.progress import Progress
 from dmsnap.service.records import backup
 from dmsnap.service.replicas import rolling
@@ -33,6 +36,8 @@ from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
 from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import MIB, align_up
+
+log = logging.getLogger(__name__)
 
 # What a kill loses at most: this, or what the bandwidth allows in two seconds.
 PIECE_BYTES = 256 * MIB
@@ -73,6 +78,7 @@ class Copying:
         self.record = record
         self.options = CopyOptions(bytes_per_second=bandwidth, source_name=str(self.source.path))
         self.progress = progress
+        self.crossing: Crossing | None = None  # what is noted of it
         self.compare_below = 0
         self.untouched = False  # nobody had written past the front when this run began
         self.done = Copied()
@@ -231,9 +237,9 @@ class Copying:
     def switch(self, primary: Label | None) -> Volume:
         """Hold the origin, copy what is left, and go on over the new device. Returns the volume.
 
-        What is asked of the front meanwhile waits. Until it is recorded that the new device is the
-        volume, nothing was written to it alone: killed before that, the old one goes on; after it,
-        the loaded table is the right one (``is_switched``).
+        What is asked of the front meanwhile waits, at most until the watchdog resumes the origin.
+        Before the new device's table is loaded it goes on over the old one then, and afterwards
+        over the new one: that is noted first (``crossing``), and nothing takes it back.
         """
         # Imported here: all hold volumes, which may be on their way, and few take them there.
         from dmsnap.host import watchdog
@@ -246,15 +252,18 @@ class Copying:
                 dm.suspend(origin.name, freeze=False)
                 begun = time.monotonic()
                 self._copy_held(primary)
-                after = self._moved()
-                guard.finish()
-                self._record(after)
-            except BaseException:
-                self._go_back()
-                raise
-            finally:
+                self._load(self._moved())
+                after = self._recorded()
                 dm.resume(origin.name)
-        self.done.held_seconds = time.monotonic() - begun
+                self.done.held_seconds = time.monotonic() - begun
+                guard.finish()
+            except BaseException as error:
+                guard.hush()
+                if not self._went_over(origin.name):
+                    raise
+                after = self._recorded_late(error)
+                self.done.held_seconds = time.monotonic() - begun
+        crossing.end(self.session.configuration.state_directory, after.id)
         return after
 
     def _copy_held(self, primary: Label | None) -> None:
@@ -267,8 +276,8 @@ class Copying:
             with self._sides() as (_, target):
                 label.write(target, self.target.size_bytes, primary, str(self.target.path))
 
-    def _moved(self) -> Volume:
-        """The volume as it is on the new device."""
+    def _moved(self) -> Crossing:
+        """What is to be noted, and recorded, of the volume on the new device."""
         volume = self.volume
         tracking_id = volume.tracking_id
         if write_count.bytes_beside(self._counts, volume) != 0:
@@ -281,49 +290,60 @@ class Copying:
                     f"copied",
                     hint=f"dmsnap hydrate {volume.name} compares what was copied",
                 )
-        target = self.record.target
-        left_behind = [path for path in volume.left_behind if path != target]
-        return replace(
-            volume,
-            backing=target,
+        return Crossing(
+            source=volume.backing,
+            target=self.record.target,
             device_bytes=sizes.to_record(volume, self.target.size_bytes),
-            hydration=None,
-            left_behind=(*left_behind, volume.backing),
             tracking_id=tracking_id,
+            table=format_table(stack.origin_table(volume, self.target)),
         )
 
-    def _record(self, after: Volume) -> None:
-        dm.load(stack.origin(after).name, stack.origin_table(after, self.target))
-        self.session.catalogue.update_volume(after)
-        # After that: what was counted of the old device is needed should it go on. It does not
-        # any more, whatever becomes of this: where nothing is counted, the next sync compares.
-        with suppress(DmsnapError):
-            write_count.remember(self._counts, after)
+    def _load(self, begun: Crossing) -> None:
+        """From here on the volume goes on over the new device, whatever happens."""
+        self.crossing = begun
+        crossing.begin(self.session.configuration.state_directory, self.volume.id, begun)
+        dm.load(stack.origin(self.volume).name, stack.origin_table(self.volume, self.target))
+        write_count.remember(self._counts, begun.applied(self.volume))
 
-    def _go_back(self) -> None:
-        """The origin is about to be resumed over the old device."""
-        name = stack.origin(self.volume).name
-        if dm.existing(name).inactive_table:
-            dm.clear(name)
-            write_count.remember(self._counts, self.volume)
+    def _recorded(self) -> Volume:
+        assert self.crossing is not None  # noqa: S101 - it was begun
+        after = self.crossing.applied(self.volume)
+        self.session.catalogue.update_volume(after)
+        return after
+
+    def _went_over(self, origin: str) -> bool:
+        """After a failure: have the origin go on; whether it does so over the new device."""
+        if self.crossing is None:
+            dm.resume(origin)
+        else:
+            directory = self.session.configuration.state_directory
+            if crossing.goes_forward(directory, self.volume, self.crossing):
+                return True
         with suppress(DmsnapError):
             self.session.catalogue.update_volume(self.volume)
+        return False
+
+    def _recorded_late(self, error: BaseException) -> Volume:
+        """The origin goes on, and so does a server whose data lie on it: it may answer by now."""
+        name, target = self.volume.name, self.target.path
+        log.warning("%s went on over %s before that was recorded: %s", name, target, error)
+        try:
+            after = self._recorded()
+            crossing.count_anew(self._counts, after)
+        except DmsnapError as second:
+            second.add_note(
+                f"{name} goes on over {target} all the same; the next dmsnap command that works on "
+                f"{name} records that, and no boot goes on over {self.volume.backing}"
+            )
+            raise
+        if not isinstance(error, DmsnapError):
+            raise error
+        return after
 
 
 def target_table(target: BlockDevice) -> Table:
     """All of the device: who holds it is us, and what it counts is ours."""
     return single(target.size_bytes, Linear(target.devno, 0))
-
-
-def is_switched(volume: Volume, name: str) -> bool:
-    """Whether a suspended device is the origin, with the table of the device that is recorded."""
-    if name != stack.origin(volume).name:
-        return False
-    try:
-        backing = BlockDevice.probe(lun.node(volume.backing))
-    except DmsnapError:
-        return False
-    return dm.table(name, inactive=True) == stack.origin_table(volume, backing)
 
 
 def tidy(session: Session, volume: Volume) -> None:

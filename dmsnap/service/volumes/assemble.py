@@ -16,6 +16,7 @@ from dmsnap.host import lun, udev
 from dmsnap.service import journal
 from dmsnap.service.exports import export_restore, exported
 from dmsnap.service.health import boot
+from dmsnap.service.hydrations import crossing
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
@@ -155,7 +156,7 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
     """
     recorded = session.catalogue.volume(name)
     if at_boot:
-        wait_for_devices(session, recorded)
+        wait_for_devices(session, crossing.expected(session, recorded))
     wanted = Wanted.SERVING_ALONE if at_boot else Wanted.SERVING
     with held(session, name, wanted, concluding=not at_boot) as volume:
         if at_boot and volume.serving != recorded.serving:

@@ -41,7 +41,7 @@ from test_failback import scribble
 from test_interrupts import steps_of, wait_resumed
 
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import ExitCode
+from dmsnap.errors import ExitCode, UnreachableError
 from dmsnap.host.dm import device as dm
 from dmsnap.service.hydrations import hydrate as moving
 from dmsnap.service.hydrations import hydration
@@ -366,21 +366,67 @@ def switched_only(do: Callable[..., Any], *, before: bool) -> Callable[..., Any]
     return update
 
 
-@pytest.mark.parametrize("moved", [True, rarely(False)], ids=["recorded", "not-recorded"])
-def test_killed_between_the_table_and_the_record(lab: Lab, moved: bool) -> None:
-    """Nobody has written since: what is recorded is what the front goes on over."""
+@pytest.mark.parametrize("recorded", [rarely(True), False], ids=["recorded", "not-recorded"])
+def test_killed_after_the_table_it_goes_on_over_the_new_device(lab: Lab, recorded: bool) -> None:
+    """The watchdog sees to that, and the next command records it."""
     volume, target = protected(lab, SIZE), lab.disk(SIZE)
-    content = sha256(volume.front)
-    update = switched_only(Catalogue.update_volume, before=not moved)
+    update = switched_only(Catalogue.update_volume, before=not recorded)
     with patch.object(Catalogue, "update_volume", update):
         assert forked("hydrate", volume.name, "--onto", target).code == -signal.SIGKILL
+    assert wait_resumed() == []
+    scribble(volume, 3, 1)
+    content = sha256(volume.front)
     dmsnap("sync", volume.name)
-    assert suspended() == []
     (status,) = dmsnap("status", volume.name)
-    assert status["device"] == (target if moved else volume.primary)
+    assert status["device"] == target
     assert sha256(volume.front) == content
-    if not moved:
-        dmsnap("hydrate", volume.name)
+    check_moved(volume, target, volume.primary)
+
+
+def recording(when: Callable[[], None]) -> Any:
+    """A catalogue that does something before it records that the volume is on the new device."""
+    update_volume = Catalogue.update_volume
+
+    def update(self: Catalogue, volume: Any) -> None:
+        if volume.hydration is None and volume.left_behind:
+            when()
+        update_volume(self, volume)
+
+    return patch.object(Catalogue, "update_volume", update)
+
+
+def test_a_catalogue_that_waits_for_the_volume_is_not_waited_for(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server's data lie on it, or its server does not answer: the watchdog has it go on."""
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+    deadline(tmp_path, monkeypatch, 4_000)
+    with recording(lambda: wait_until("the volume goes on", lambda: not suspended())):
+        result = dmsnap("hydrate", volume.name, "--onto", target)
+    assert result["held_seconds"] > 3
+    check_moved(volume, target, volume.primary)
+
+
+@pytest.mark.usefixtures("long_windows")
+def test_a_catalogue_that_is_gone_has_no_say_in_where_the_volume_is(lab: Lab) -> None:
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+
+    def lost() -> None:
+        raise UnreachableError("the server of the catalogue is gone")
+
+    with recording(lost):
+        refused(ExitCode.UNREACHABLE, "hydrate", volume.name, "--onto", target)
+    assert suspended() == []
+    scribble(volume, 3, 1)
+    content = sha256(volume.front)
+    assert catalogue_rows("select 1 from volume where hydration is not null")
+    # As a power failure: the record leads to the old device, and nothing lives that says otherwise.
+    run("dmsetup", "remove", *dm_devices())
+    dmsnap("assemble", volume.name)
+    assert sha256(volume.front) == content == sha256(target)
+    (status,) = dmsnap("status", volume.name, expected=None)
+    assert (status["device"], status["hydration"]) == (target, None)
+    volume.sync()
     check_moved(volume, target, volume.primary)
 
 
