@@ -65,8 +65,11 @@ struct dms_error *dms_copy_kept_add(struct dms_copy_kept *kept, uint64_t offset_
 	}
 	if (!kept->content)
 		kept->content = dms_io_huge_buffer(kept->limit_bytes);
-	if (!kept->content)
-		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory to keep what differs");
+	/* It is read again, then. */
+	if (!kept->content) {
+		kept->limit_bytes = 0;
+		return NULL;
+	}
 	error = dms_extent_set_add(kept->extents, offset_bytes, length_bytes);
 	if (error)
 		return error;

@@ -207,8 +207,9 @@ void dms_io_queue_drain(struct dms_io_queue *queue)
 		struct dms_io_request *request;
 		_cleanup_error_ struct dms_error *error = dms_io_queue_wait(queue, -1, &request);
 
+		/* The kernel may write to buffers that who calls is about to free. */
 		if (error)
-			break;
+			abort();
 	}
 }
 

@@ -39,6 +39,22 @@ static const unsigned int setups[] = {
 
 #define NR_SETUPS (sizeof(setups) / sizeof(setups[0]))
 
+/* Before Linux 5.6 there is a ring, but it neither knows these, nor can it be asked. */
+static bool knows_transfers(struct io_uring *ring)
+{
+	static const int needed[] = { IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READ_FIXED,
+				      IORING_OP_WRITE_FIXED };
+	struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+	bool known = probe != NULL;
+	size_t i;
+
+	for (i = 0; known && i < sizeof(needed) / sizeof(needed[0]); i++)
+		known = io_uring_opcode_supported(probe, needed[i]);
+	if (probe)
+		io_uring_free_probe(probe);
+	return known;
+}
+
 struct dms_io_ring *dms_io_ring_create(uint32_t depth)
 {
 	struct dms_io_ring *ring = calloc(1, sizeof(*ring));
@@ -49,8 +65,12 @@ struct dms_io_ring *dms_io_ring_create(uint32_t depth)
 	ring->batch = 1;
 	for (i = 0; i < NR_SETUPS; i++) {
 		/* One entry more: before Linux 5.11 liburing's timeouts take one. */
-		if (!io_uring_queue_init(depth + 1, &ring->ring, setups[i]))
+		if (io_uring_queue_init(depth + 1, &ring->ring, setups[i]))
+			continue;
+		if (knows_transfers(&ring->ring))
 			return ring;
+		io_uring_queue_exit(&ring->ring);
+		break;
 	}
 	free(ring);
 	return NULL;

@@ -10,7 +10,7 @@
 struct dms_io_request;
 struct dms_io_ring;
 
-/* NULL where the kernel refuses, for whatever reason. */
+/* NULL where the kernel refuses, for whatever reason, or cannot do what is asked of it here. */
 struct dms_io_ring *dms_io_ring_create(uint32_t depth);
 /* Nothing may be in flight. */
 void dms_io_ring_destroy(struct dms_io_ring *ring);

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE 1
 
 #include "engine_test.h"
+#include "refuse_io_uring.h"
 
 DEFINE_FAULTS;
 
@@ -238,6 +239,18 @@ static void test_flush(void)
 	close(fd);
 }
 
+/* The last: what is refused stays refused. */
+static void test_old_kernel(void)
+{
+	struct dms_io_queue *queue;
+
+	refuse_io_uring_probe();
+	CHECK_OK(dms_io_queue_create(DEPTH, false, &queue));
+	CHECK(!dms_io_queue_is_io_uring(queue));
+	test_transfers(queue, 0, NULL);
+	dms_io_queue_destroy(queue);
+}
+
 int main(void)
 {
 	int without_io_uring;
@@ -260,5 +273,6 @@ int main(void)
 		test_wait_for(without_io_uring);
 	}
 	test_flush();
+	test_old_kernel();
 	return 0;
 }
