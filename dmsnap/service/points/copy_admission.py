@@ -48,6 +48,7 @@ def admit(
         raise TooSmallError(
             str(target.path), target.size_bytes, source.size_bytes, f"a copy of {source.path}"
         )
+    geometry.check_size(source, str(target.path), target.logical_block_bytes)
     if target.logical_block_bytes > source.logical_block_bytes:
         geometry.check_content(source, content, str(target.path), target.logical_block_bytes)
     require_free(target, overwrite=request.overwrite)

@@ -22,8 +22,19 @@ def check_block_sizes(
         f"the store {store}": open_space(store).logical_block_bytes(),
     }
     for side, block_bytes in sides.items():
+        check_size(backing, side, block_bytes)
         if block_bytes > backing.logical_block_bytes:
             check_content(backing, content, side, block_bytes)
+
+
+def check_size(backing: BlockDevice, side: str, block_bytes: int) -> None:
+    """Raise unless the volume is of whole sectors of the side that holds or shows a copy of it."""
+    if backing.size_bytes % block_bytes:
+        raise BlockSizeError(
+            f"{side} has sectors of {block_bytes} bytes, and {backing.path} is of "
+            f"{backing.size_bytes} bytes, which are no whole number of them",
+            hint="use disks with 512-byte sectors",
+        )
 
 
 def check_content(

@@ -373,6 +373,14 @@ def test_large_sectors_under_small_blocks(
     assert "sectors of 4096 bytes" in sentence
 
 
+def test_large_sectors_under_a_volume_that_is_none(lab: Lab) -> None:
+    """What is on it would go well with them: the last of it is half a sector."""
+    primary, recovery = lab.disk(SIZE + 512), lab.disk(2 * SIZE, sector_bytes=4096)
+    run("mkfs.ext4", "-q", "-F", "-b", "4096", primary)
+    sentence = refused_protect(lab, ExitCode.BLOCK_SIZE, primary, recovery)
+    assert "no whole number of them" in sentence
+
+
 @pytest.mark.parametrize(("fs_type", "size"), [("ext4", 64 * MIB), ("xfs", 320 * MIB)])
 def test_large_sectors_end_to_end(lab: Lab, fs_type: str, size: int) -> None:
     """ext4 in 4 KiB blocks and XFS in 4 KiB sectors can be served by either disk."""
