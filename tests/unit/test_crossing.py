@@ -267,6 +267,21 @@ def test_killed_anywhere_it_is_recorded_what_it_goes_on_over(
     assert crossing.noted(session.configuration.state_directory, VOLUME.id) is None
 
 
+def test_a_watchdog_that_was_faster_is_no_failure(
+    copying: Copying, session: Session, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, LATE)
+
+    def resumed(name: str, **_how: object) -> None:
+        origin.resume(name)
+        raise OperatingSystemError("Invalid argument", errnum=22)
+
+    monkeypatch.setattr(dm, "resume", resumed)
+    assert copying.switch(None) == recorded(session)
+    assert recorded(session).backing == "/dev/new"
+    assert not origin.suspended
+
+
 def test_a_note_that_cannot_be_read_is_no_note_of_nothing(session: Session) -> None:
     directory = session.configuration.state_directory / "crossings"
     directory.mkdir()

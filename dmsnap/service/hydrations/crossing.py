@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import CorruptError
+from dmsnap.errors import CorruptError, OperatingSystemError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import format_table
 from dmsnap.host.replacement import remove_file, replace_file
@@ -125,8 +125,17 @@ def goes_forward(directory: Path, volume: Volume, crossing: Crossing) -> bool:
         if loaded and not forward:
             dm.clear(name)
         if state.suspended:
-            dm.resume(name)
+            resume(name)
     return forward
+
+
+def resume(name: str) -> None:
+    """Resume an origin beside its watchdog: of two at once the kernel refuses one (EINVAL)."""
+    try:
+        dm.resume(name)
+    except OperatingSystemError:
+        if dm.existing(name).suspended:
+            raise
 
 
 def count_anew(directory: Path, volume: Volume) -> None:

@@ -314,7 +314,7 @@ class Copying:
     def _went_over(self, origin: str) -> bool:
         """After a failure: have the origin go on; whether it does so over the new device."""
         if self.crossing is None:
-            dm.resume(origin)
+            crossing.resume(origin)
         else:
             directory = self.session.configuration.state_directory
             if crossing.goes_forward(directory, self.volume, self.crossing):
