@@ -33,7 +33,7 @@ from dmsnap.service.replicas.sync import Sync
 from dmsnap.service.schedules import policy_run
 from dmsnap.service.schedules.policy_run import PolicyRun, VolumeRun
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import recognition
+from dmsnap.service.volumes import recognition, renewal
 from dmsnap.snapshot import live, write_count
 from dmsnap.tracking import choice
 from dmsnap.tracking.choice import Tracker, TrackerChoice
@@ -301,6 +301,7 @@ def test_it_is_tracked_against_the_point_that_is_copied(
     monkeypatch.setattr(replica, "label_of", lambda _volume: a_label(1))
     monkeypatch.setattr(skipped, "of_replica", lambda *_: ExtentSet())
     monkeypatch.setattr(Sync, "_probe_point", lambda _self: None)
+    monkeypatch.setattr(renewal, "require_marks", lambda *_: None)
     (source,) = house.add(taken(1, 5))
     Sync(house.session, VOLUME, source=source)._track()
     assert asked == [source]
