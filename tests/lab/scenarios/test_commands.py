@@ -406,7 +406,7 @@ def test_stack_removed_by_somebody(lab: Lab) -> None:
         run("dmsetup", "remove", row)
     require_unhealthy(name, "missing")
     devices = sha256(primary), content_of(recovery)
-    for words in (("sync", name), ("point", "create", name), ("swap", name)):
+    for words in (("sync", name), ("point", "create", name)):
         refused(ExitCode.STACK_CHANGED, *words)
         assert (sha256(primary), content_of(recovery)) == devices
         assert dm_devices() == []
