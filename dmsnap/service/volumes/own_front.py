@@ -8,6 +8,7 @@ sake, which know it by its number. It lies on the LV then, and so holds it.
 from dataclasses import replace
 
 from dmsnap.catalogue.model import Volume
+from dmsnap.errors import DmsnapError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.target import Error, single
@@ -40,10 +41,21 @@ def make(session: Session, volume: Volume, *, failed: bool) -> Volume:
 
 def take_back(session: Session, volume: Volume) -> None:
     """Undo :func:`make`: the LV, which nobody has mounted, is the front again."""
+    untouched = _is_untouched(session, replace(volume, live=None))
     stack.remove(stack.own_front(volume))
     tracking_id = session.catalogue.volume_by_id(volume.id).tracking_id
     session.catalogue.update_volume(replace(volume, tracking_id=tracking_id))
     complete(session, volume)
+    if untouched:
+        write_count.remember(session.configuration.run_directory, volume)
+
+
+def _is_untouched(session: Session, after: Volume) -> bool:
+    """Whether nobody wrote past the front of its own: the count of the LV as front is another."""
+    try:
+        return write_count.is_untouched(session.configuration.run_directory, after)
+    except DmsnapError:  # it was not made to its end, and began no count
+        return False
 
 
 def complete(session: Session, volume: Volume) -> None:
