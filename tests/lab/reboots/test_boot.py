@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from harness.computer import Computer, computer
@@ -108,9 +109,22 @@ def require_up(guest: Computer, volume: Volume) -> None:
     front = guest.run("readlink", "-f", volume.front)
     uuid = guest.run("blkid", "-p", "-o", "value", "-s", "UUID", volume.front).strip()
     for link in (f"by-uuid/{uuid}", f"by-label/fs-{name}"):
-        assert guest.run("readlink", "-f", f"/dev/disk/{link}") == front, link
+        await_link(guest, Path("/dev/disk", link), front.strip())
     for twin in (guest.device(name), guest.device(f"{name}-r")):
         require_hidden(guest, twin)
+
+
+def await_link(guest: Computer, link: Path, device: str) -> None:
+    """udev looks at a front again after each change of its table, and settles in between."""
+    guest.shell(
+        f"""
+        while [ $SECONDS -lt 60 ]; do
+            [ "$(readlink -f {link})" = {device} ] && exit 0
+            sleep 0.5
+        done
+        udevadm info {link} {device}; journalctl -b -u systemd-udevd; exit 1
+        """
+    )
 
 
 def require_hidden(guest: Computer, device: str) -> None:
