@@ -6,15 +6,13 @@ the block. Its users know by the error that they got; that its marks are worth n
 (snapshot.bypass) is to be seen nowhere else once its disk is well again.
 """
 
-import json
 from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError
 from dmsnap.host import kernel
 from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
-from dmsnap.host.system_call import system_call
-from dmsnap.snapshot import stack
+from dmsnap.snapshot import count_record, stack
 
 # As in write_count.
 LOOKS = 200
@@ -45,16 +43,12 @@ def remember(directory: Path, volume: Volume) -> None:
 
     Called whenever the front was loaded with a dm-era that has metadata to be trusted.
     """
-    path = _path(directory, volume)
-    sectors, at_rest = excess(*_devices(volume))
-    with system_call(f"write {path}"):
-        if not at_rest:
-            path.unlink(missing_ok=True)
-            return
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps({"devices": _identity(volume), "sectors": sectors}))
-        new.replace(path)
+    path, devices = _path(directory, volume), _devices(volume)
+    sectors, at_rest = excess(*devices)
+    if at_rest:
+        count_record.write(path, _identity(*devices), sectors)
+    else:
+        count_record.remove(path)
 
 
 def bytes_failed(directory: Path, volume: Volume) -> int:
@@ -63,16 +57,16 @@ def bytes_failed(directory: Path, volume: Volume) -> int:
     Under writes a lower bound, and on old kernels nothing.
     """
     try:
-        known = json.loads(_path(directory, volume).read_text())
-        if known["devices"] != _identity(volume):
+        devices = _devices(volume)
+        base = count_record.read(_path(directory, volume), _identity(*devices))
+        if base is None:
             return 0
-        base = int(known["sectors"])
-        sectors, at_rest = excess(*_devices(volume))
-        if not at_rest and kernel.version() < COUNTS_AT_THE_END:
-            return 0
-        return max(sectors - base, 0) * 512
-    except (OSError, ValueError, KeyError, TypeError, DmsnapError):
+        sectors, at_rest = excess(*devices)
+    except (OSError, ValueError, DmsnapError):  # a device went away, or its counters
         return 0
+    if not at_rest and kernel.version() < COUNTS_AT_THE_END:
+        return 0
+    return max(sectors - base, 0) * 512
 
 
 def _devices(volume: Volume) -> tuple[int, int]:
@@ -80,9 +74,8 @@ def _devices(volume: Volume) -> tuple[int, int]:
     return front.devno, below.devno
 
 
-def _identity(volume: Volume) -> str:
+def _identity(front: int, below: int) -> str:
     """The counters of a device that was made anew began anew, too."""
-    front, below = _devices(volume)
     return f"{format_devno(front)} over {format_devno(below)}"
 
 

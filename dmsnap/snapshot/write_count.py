@@ -7,7 +7,6 @@ directly: dm-era did not see it, and no tracker but ``compare`` finds it.
 The counters begin anew at every boot, so what is remembered of them lies in the run directory.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
-from dmsnap.host.system_call import system_call
-from dmsnap.snapshot import stack
+from dmsnap.snapshot import count_record, stack
 
 # A volume that is written to without pause is never seen at rest. Each look takes some 50 us.
 LOOKS = 200
@@ -66,7 +64,7 @@ def sample(volume: Volume) -> int:
 
 def begin(directory: Path, volume: Volume, sectors: int) -> None:
     """Count from where the surplus was ``sectors``: what was written until then was compared."""
-    _write(directory, volume, sectors)
+    count_record.write(_path(directory, volume), _identity(volume), sectors)
 
 
 def bytes_beside(directory: Path, volume: Volume) -> int | None:
@@ -87,13 +85,12 @@ def acknowledge(directory: Path, volume: Volume, length_bytes: int) -> None:
     """Count ``length_bytes`` as seen: both sides were compared since they were written."""
     base = _read(directory, volume)
     if base is not None:
-        _write(directory, volume, base + length_bytes // 512)
+        begin(directory, volume, base + length_bytes // 512)
 
 
 def forget(directory: Path, volume: Volume) -> None:
     """Know nothing any more."""
-    with system_call(f"remove {_path(directory, volume)}"):
-        _path(directory, volume).unlink(missing_ok=True)
+    count_record.remove(_path(directory, volume))
 
 
 def _surplus_of(volume: Volume) -> Surplus:
@@ -118,19 +115,8 @@ def _identity(volume: Volume) -> str:
     return f"{format_devno(backing)} under {format_devno(origin)}"
 
 
-def _write(directory: Path, volume: Volume, sectors: int) -> None:
-    path = _path(directory, volume)
-    with system_call(f"write {path}"):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps({"devices": _identity(volume), "sectors": sectors}))
-        new.replace(path)
-
-
 def _read(directory: Path, volume: Volume) -> int | None:
     try:
-        known = json.loads(_path(directory, volume).read_text())
-        same = known["devices"] == _identity(volume)
-        return int(known["sectors"]) if same else None
-    except (OSError, ValueError, KeyError, TypeError, DmsnapError):
+        return count_record.read(_path(directory, volume), _identity(volume))
+    except DmsnapError:  # a device is not there
         return None

@@ -198,7 +198,8 @@ class Sync:
             current.require_consistent()
         # Before the point: what comes later is not in it, and must not count as seen.
         self.bytes_beside = write_count.bytes_beside(self._counts, self.volume)
-        self.counted_from = write_count.sample(self.volume)
+        if self.bytes_beside is None:
+            self.counted_from = write_count.sample(self.volume)
 
     @property
     def _counts(self) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from dmsnap.catalogue.model import Area, Volume
+from dmsnap.catalogue.model import SETTLED, Area, Volume
 from dmsnap.errors import OperatingSystemError
 from dmsnap.host import blockdev
 from dmsnap.host.blockdev import BlockDevice
@@ -17,7 +17,6 @@ from dmsnap.recovery import chain, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting, trial
-from dmsnap.service.volumes.renewal import TRACKED_IN
 from dmsnap.snapshot import bypass, failed_writes, layers, stack, write_count
 from dmsnap.snapshot.stack import DmName
 from dmsnap.units import PAGE_BYTES
@@ -106,7 +105,7 @@ def _may_lead_past(volume: Volume) -> bool:
     """A front that is there goes on as it is; who protects a volume, or shows one on trial, can do
     without.
     """
-    return volume.state in TRACKED_IN and not stack.exists(stack.front(volume))
+    return volume.state in SETTLED and not stack.exists(stack.front(volume))
 
 
 def begin_anew_if_damaged(

@@ -6,7 +6,7 @@ was there all the time, so live points stay what they are; only the tracking is 
 
 from dataclasses import replace
 
-from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.catalogue.model import SETTLED, Volume
 from dmsnap.errors import StackChangedError
 from dmsnap.host import blockdev
 from dmsnap.host.dm import device as dm
@@ -17,8 +17,6 @@ from dmsnap.snapshot.exchange import exchange
 from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import PAGE_BYTES, format_size
 
-TRACKED_IN = (VolumeState.PROTECTED, VolumeState.PROMOTED)
-
 
 class LostMarksError(StackChangedError):
     """dm-era's marks do not tell everything that was written."""
@@ -26,7 +24,7 @@ class LostMarksError(StackChangedError):
 
 def reason(session: Session, volume: Volume) -> str | None:
     """Why dm-era's marks of a volume are worth nothing; None as far as is known: they are."""
-    if volume.state not in TRACKED_IN:
+    if volume.state not in SETTLED:
         return None
     if bypass.leads_past(volume):
         return bypass.sentence(volume)
