@@ -1,7 +1,7 @@
 """Sync: bring a replica up to date with a point, by what changed since its last one."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -419,17 +419,7 @@ def sync(
     with held(session, name) as volume:
         exported.require_replica_unexported(session, volume)
         require_replica(volume)
-        lost = renewal.reason(session, volume)
-        dropped = lost or layers.dropped(volume)
-        steps: list[Step] = []
-        if lost:
-            renewing = Renewal(session, volume)
-            steps, volume = renewing.steps(), renewing.volume
-        elif dropped:
-            building = Assembly(session, volume, at_boot=True)
-            steps, volume = building.steps(), building.volume
-        else:
-            session.require_stack(volume)
+        untracked, steps, volume = _tracking_again(session, volume)
         running = Sync(
             session,
             volume,
@@ -442,7 +432,7 @@ def sync(
             progress=progress,
             hooks=hooks_of(session, [name]),
         )
-        running.untracked = dropped
+        running.untracked = untracked
         arguments = {
             "name": name,
             "audit": audit,
@@ -458,6 +448,21 @@ def sync(
             times = journal.run(session.catalogue, plan)
         spare.keep(session, name)
         return running.result(times)
+
+
+def _tracking_again(session: Session, volume: Volume) -> tuple[str | None, Sequence[Step], Volume]:
+    """Why the volume is not tracked now, the steps by which it is again, and the volume after them.
+
+    Nothing is to be done for one that is tracked, whose stack must be as it should be.
+    """
+    if (lost := renewal.reason(session, volume)) is not None:
+        renewing = Renewal(session, volume)
+        return lost, renewing.steps(), renewing.volume
+    if (dropped := layers.dropped(volume)) is not None:
+        building = Assembly(session, volume, at_boot=True)
+        return dropped, building.steps(), building.volume
+    session.require_stack(volume)
+    return None, [], volume
 
 
 def require_replica(volume: Volume) -> None:
