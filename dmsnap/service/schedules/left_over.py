@@ -11,12 +11,12 @@ from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import DmsnapError
 from dmsnap.host import local_time, systemd
 from dmsnap.policy.copying import next_copy
-from dmsnap.service.configuration import configuration, configuration_check
+from dmsnap.service.configuration import configuration
 from dmsnap.service.configuration.declaration import CopyTable, Make, Policy
 from dmsnap.service.points import waiting
 from dmsnap.service.schedules.policy_run import COPY_UNIT, groups
 from dmsnap.service.session import Session
-from dmsnap.service.volumes.membership import declared_with_joined
+from dmsnap.service.volumes.membership import declared_now
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def policies(session: Session) -> list[str]:
     """The policies with a schedule of which something waits to be copied."""
     if not configuration.declares(session.configuration.iscsi_secrets, "policy"):
         return []
-    declared = declared_with_joined(session, configuration_check.require().declared)
+    declared = declared_now(session)
     volumes = {each.name: each for each in session.catalogue.volumes()}
     return [
         name

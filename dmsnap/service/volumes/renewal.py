@@ -9,9 +9,9 @@ from dataclasses import replace
 from dmsnap.catalogue.model import SETTLED, Volume
 from dmsnap.errors import StackChangedError
 from dmsnap.host import blockdev
-from dmsnap.host.dm import device as dm
 from dmsnap.service.journal import Step
 from dmsnap.service.session import Session
+from dmsnap.service.swaps import trial
 from dmsnap.snapshot import bypass, failed_writes, stack
 from dmsnap.snapshot.exchange import exchange
 from dmsnap.tracking.choice import new_tracking_id
@@ -86,18 +86,13 @@ class Renewal:
         Where that fails the front goes on as it is, past dm-era.
         """
         areas = self.session.catalogue.areas(self.volume.id)
-        metadata = stack.attach_area(self.volume, stack.era_area(self.volume, areas))
+        area = stack.era_area(self.volume, areas)
+        metadata = stack.attach_area(self.volume, area)
         stack.remove(stack.era_maker(self.volume))  # of one that was killed here
         blockdev.clear_start(metadata.path, PAGE_BYTES)
-        self._format(metadata)
+        trial.make_metadata(self.volume, area)  # before the front waits for it
         front = stack.require(stack.front(self.volume))
         exchange(front, stack.front_table(self.volume, metadata), self._deadline_ms)
         stack.turn_discards_off(self.volume)
         failed_writes.remember(self.session.configuration.run_directory, self.volume)
         stack.check(self.volume, areas, self.session.catalogue.points(self.volume.id))
-
-    def _format(self, metadata: blockdev.BlockDevice) -> None:
-        """Before the front waits for it: the era array is made at the first resume."""
-        device = stack.era_maker(self.volume)
-        dm.create(device.name, device.uuid, stack.front_table(self.volume, metadata))
-        stack.remove(device)
