@@ -1,12 +1,11 @@
 """Jobs: what was begun, how far each of its steps came, and on which volumes something is left."""
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, JobState, JobStep, StepState
-from dmsnap.catalogue.statements import Row, Statements, from_json
+from dmsnap.catalogue.statements import Row, Statements, from_json, grouped
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotFoundError
 
@@ -171,16 +170,10 @@ def _with_steps(statements: Statements, found: Sequence[Row]) -> list[Job]:
     rows = sorted(found, key=lambda row: row["id"], reverse=True)
     ids = [row["id"] for row in rows]
     volumes, steps = (
-        _by_job(statements.among(table, "job_id", ids)) for table in ("job_volume", "job_step")
+        grouped(statements.among(table, "job_id", ids), "job_id")
+        for table in ("job_volume", "job_step")
     )
     return [_job(row, volumes[row["id"]], steps[row["id"]]) for row in rows]
-
-
-def _by_job(found: Sequence[Row]) -> Mapping[int, list[Row]]:
-    by_job: dict[int, list[Row]] = defaultdict(list)
-    for row in found:
-        by_job[row["job_id"]].append(row)
-    return by_job
 
 
 def _job(row: Row, volumes: Sequence[Row], steps: Sequence[Row]) -> Job:

@@ -4,15 +4,14 @@ A volume after the other would be a dozen ways to the server for each. No query 
 was before, however much that is, but for the last of it.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from dmsnap.catalogue import export, jobs, rows, skipped
 from dmsnap.catalogue.export import Export
 from dmsnap.catalogue.model import Area, Job, JobState, Point
-from dmsnap.catalogue.statements import Row, Statements, listed
+from dmsnap.catalogue.statements import Row, Statements, grouped, listed
 from dmsnap.catalogue.store import IS_LIVE, Catalogue
 
 
@@ -64,9 +63,9 @@ def of_replicas(catalogue: Catalogue, replicas: Sequence[Replica]) -> dict[UUID,
     """What is recorded of these replicas, by volume."""
     point_ids = [each.point_id for each in replicas if each.point_id is not None]
     with catalogue.statements() as statements:
-        points = _by(statements.among("point", "id", point_ids), "id")
+        points = grouped(statements.among("point", "id", point_ids), "id")
         recovery_ids = [each.recovery_id for each in replicas]
-        left_out = _by(statements.among("skipped", "recovery_id", recovery_ids), "recovery_id")
+        left_out = grouped(statements.among("skipped", "recovery_id", recovery_ids), "recovery_id")
     return {
         each.volume_id: ReplicaRecord(
             point=_present(points.get(str(each.point_id), ())),
@@ -144,11 +143,4 @@ def _by_volume(
     columns: str = "*",
 ) -> Mapping[str, list[Row]]:
     found = statements.rows(f"SELECT {columns} FROM {table} WHERE {which}", **values)  # noqa: S608
-    return _by(found, "volume_id")
-
-
-def _by(found: Iterable[Row], key: str) -> Mapping[str, list[Row]]:
-    grouped: dict[str, list[Row]] = defaultdict(list)
-    for row in found:
-        grouped[row[key]].append(row)
-    return grouped
+    return grouped(found, "volume_id")

@@ -6,6 +6,7 @@ start: it makes and changes the tables, and asks what is seldom asked (``Catalog
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -126,6 +127,14 @@ def listed(name: str, values: Collection[object]) -> tuple[str, dict[str, object
     """Parameters for ``IN``, and their values. Of none the list is empty, in which nothing is."""
     named = {f"{name}_{number}": value for number, value in enumerate(values)}
     return f"({', '.join(f':{each}' for each in named) or 'NULL'})", named
+
+
+def grouped(found: Iterable[Row], column: str) -> Mapping[Any, list[Row]]:
+    """Rows by the value of a column, in the order in which they come; of others there are none."""
+    groups: dict[Any, list[Row]] = defaultdict(list)
+    for row in found:
+        groups[row[column]].append(row)
+    return groups
 
 
 def from_json(column: Any) -> Any:

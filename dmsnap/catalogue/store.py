@@ -270,13 +270,9 @@ class Catalogue:
             return [rows.point(row) for row in statements.rows(query, **values)]
 
     def marked_points(self, volume_id: UUID) -> list[Point]:
-        """The points of a volume that are to be kept, or have a time of their own."""
-        query = (
-            "SELECT * FROM point WHERE volume_id = :volume AND deleted_ns IS NULL "
-            "AND (keep OR expires_ns IS NOT NULL)"
-        )
-        with self.statements() as statements:
-            return [rows.point(row) for row in statements.rows(query, volume=volume_id)]
+        """The points of a volume to be kept, or with a time of their own, oldest first."""
+        which = "volume_id = :volume AND deleted_ns IS NULL AND (keep OR expires_ns IS NOT NULL)"
+        return self._points(which, volume=volume_id)
 
     def find_point(self, point_id: UUID) -> Point | None:
         """The point with this id, unless it was deleted."""
