@@ -6,6 +6,7 @@ sessions of others are used as they are, and never ended, changed or removed.
 """
 
 import logging
+import time
 from enum import Enum
 from pathlib import Path
 from uuid import UUID
@@ -27,6 +28,9 @@ from dmsnap.service.session import Session, make_directory
 log = logging.getLogger(__name__)
 
 LOGIN_TIMEOUT_SECONDS = 15
+# Of a session that is lost: how long somebody who only looks at a disk of it is waited for.
+LETTING_GO_SECONDS = 10.0
+LETTING_GO_LOOK_SECONDS = 0.1
 
 
 def names_of(volume: Volume) -> list[LunName]:
@@ -124,12 +128,25 @@ def end_lost(session: Session, name: LunName, lost: IscsiSession) -> None:
 
     A sync of another volume is a user, too: its requests wait for the session, and would fail.
     """
-    if not is_ours(session, name) or is_used(lost):
+    if not is_ours(session, name) or not is_let_go(lost):
         raise UnreachableError(
             f"the session to {name.target} at {name.portal} is lost ({lost.state})",
             hint="open-iscsi logs in again by itself: try again in a moment",
         )
     iscsi.logout(lost.number)
+
+
+def is_let_go(lost: IscsiSession) -> bool:
+    """Whether nobody has a disk of the session open, who closes it in a moment waited for.
+
+    dmsnapd's look at a label is such a one: it would have refused the command that comes beside it.
+    """
+    ends = time.monotonic() + LETTING_GO_SECONDS
+    while is_used(lost):
+        if is_held(lost) or time.monotonic() >= ends:
+            return False
+        time.sleep(LETTING_GO_LOOK_SECONDS)
+    return True
 
 
 def make_record(session: Session, name: LunName, owner: str) -> None:
@@ -263,6 +280,12 @@ def is_used(current: IscsiSession) -> bool:
     if current.is_up and any(blockdev.describe_users_of(disk.devno) for disk in disks):
         udev.settle()
     return any(blockdev.describe_users_of(disk.devno) for disk in disks)
+
+
+def is_held(current: IscsiSession) -> bool:
+    """Whether a disk of the session is used by somebody who does not let it go by himself."""
+    disks = scsi.disks_below(current.directory)
+    return any(blockdev.lasting_users(disk.devno) for disk in disks)
 
 
 def release_strays(session: Session, held: str) -> None:

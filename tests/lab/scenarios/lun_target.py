@@ -38,6 +38,15 @@ def sessions() -> dict[str, str]:
     return found
 
 
+def disk_of(target: str, lun: int = 1) -> Path:
+    """The initiator's disk of a LUN, to whose target there is one session."""
+    for session in Path("/sys/class/iscsi_session").glob("session*"):
+        if (session / "targetname").read_text().strip() == target:
+            for disk in (session / "device").glob(f"target*/*:{lun}/block/*"):
+                return Path("/dev") / disk.name
+    raise AssertionError(f"there is no disk of LUN {lun} of {target}")
+
+
 def records() -> list[str]:
     """The node records of open-iscsi, which keeps them elsewhere from Debian 13 on."""
     databases = (Path("/etc/iscsi/nodes"), Path("/var/lib/iscsi/nodes"))

@@ -167,6 +167,22 @@ def test_a_session_that_comes_back_in_time(
     volume.unprotect()
 
 
+def test_who_only_looks_at_a_lost_lun_is_waited_for(target: LunTarget, lab: Lab) -> None:
+    """As dmsnapd does, when a session is lost: that refuses no command."""
+    volume = OnLun(lab, target)
+    volume.dirty()
+    disk = os.open(lun_target.disk_of(target.iqn), os.O_RDONLY)
+    closing = threading.Timer(1, lambda: os.close(disk))
+    target.enable(False)
+    until(lambda: lun_target.sessions()[target.iqn] == "FAILED", "the session is lost")
+    target.enable(True)
+    closing.start()
+    volume.sync("--audit", "full")
+    closing.join()
+    volume.check_equal()
+    volume.unprotect()
+
+
 def test_a_link_that_goes_down_is_named(
     far_target: LunTarget, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
