@@ -87,7 +87,7 @@ def dmsnap(*argv: object, expected: int | None = 0) -> Any:
         code = main([*words, "--json"])
     assert expected is None or code == expected, (
         f"dmsnap {' '.join(words)}: exit code {code}, expected {expected}\n"
-        f"{stdout.getvalue()}\n{stderr.getvalue()}"
+        f"{stderr.getvalue()}\n{stdout.getvalue()}"
     )
     return written(stdout.getvalue(), stderr.getvalue())
 
