@@ -100,11 +100,12 @@ class Sysfs:
         return self.integer(devno, "ro") == 1
 
     def sectors_written(self, devno: int) -> int:
-        """Sectors of 512 bytes written since the device exists; counted as each write completes.
+        """Sectors of 512 bytes written and discarded since the device exists, as they complete.
 
-        The seventh field of ``stat`` (Documentation/block/stat.rst). Discards are not in it.
+        Fields 7 and 14 of ``stat`` (Documentation/block/stat.rst). What is zeroed was written.
         """
-        return int((self.attribute(devno, "stat") or "").split()[6])
+        fields = (self.attribute(devno, "stat") or "").split()
+        return int(fields[6]) + int(fields[13])
 
     def requests_completed(self, devno: int) -> int:
         """Reads, writes, discards and flushes completed since the device exists, failed ones too.

@@ -222,10 +222,10 @@ def test_writes_are_counted_from_the_statistics(tree: Tree) -> None:
     tree.device(
         "sda",
         SDA,
-        stat="     117    5   9304  12   46   3  1112  30  0  52  42  0 0 7 0 0 0\n",
+        stat="     117    5   9304  12   46   3  1112  30  0  52  42  0 0 8 0 0 0\n",
         inflight="       1        2\n",
     )
-    assert tree.sysfs.sectors_written(SDA) == 1112
+    assert tree.sysfs.sectors_written(SDA) == 1112 + 8
     assert tree.sysfs.in_flight(SDA) == 3
     assert tree.sysfs.requests_completed(SDA) == 117 + 46 + 0 + 0
 

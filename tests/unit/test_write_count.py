@@ -15,7 +15,7 @@ def device(root: Path, devno: int, *, sectors: int, in_flight: int = 0) -> None:
     link = root / "dev" / "block" / format_devno(devno)
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(directory)
-    (directory / "stat").write_text(f"1 2 3 4 5 6 {sectors} 8 9 10 11\n")
+    (directory / "stat").write_text(f"1 2 3 4 5 6 {sectors} 8 9 10 11 0 0 0 0\n")
     (directory / "inflight").write_text(f"0 {in_flight}\n")
 
 

@@ -225,7 +225,16 @@ def test_an_era_device_takes_zeroing_as_writes(bench: Bench) -> None:
     assert queue_limit(era, "write_zeroes_max_bytes").read_text().strip() == "0"
     since = era_of(era)
     length = str(10 * BLOCK_BYTES)
-    run("blkdiscard", "--zeroout", "--offset", str(BLOCK_BYTES), "--length", length, node(era))
+    run(
+        "blkdiscard",
+        "--force",
+        "--zeroout",
+        "--offset",
+        str(BLOCK_BYTES),
+        "--length",
+        length,
+        node(era),
+    )
     bench.remove(era)
     assert blocks_since(metadata, since) == set(range(1, 11))
 
@@ -376,10 +385,11 @@ def test_a_store_that_the_snapshot_fills_reports_overflow(bench: Bench) -> None:
 
 
 def sectors_written(device: str) -> int:
-    """Return the kernel's count of a device's written sectors."""
-    node_number = Path(device).stat().st_rdev
-    return int(Path(f"/sys/dev/block/{os.major(node_number)}:{os.minor(node_number)}/stat")
-               .read_text().split()[6])  # fmt: skip
+    """Return the kernel's count of a device's written and discarded sectors."""
+    number = Path(device).stat().st_rdev
+    path = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat")
+    fields = path.read_text().split()
+    return int(fields[6]) + int(fields[13])
 
 
 def test_a_stack_and_the_device_below_count_the_same_writes(bench: Bench) -> None:
@@ -397,6 +407,9 @@ def test_a_stack_and_the_device_below_count_the_same_writes(bench: Bench) -> Non
     assert sectors_written(disk) - begun == sectors_written(node(origin))
     write(disk, 4 * MIB, 8192, 8192)
     assert sectors_written(disk) - begun == sectors_written(node(origin)) + 16
+    run("blkdiscard", "--force", "--offset", str(5 * MIB), "--length", "8192", disk)
+    run("blkdiscard", "--force", "--zeroout", "--offset", str(6 * MIB), "--length", "8192", disk)
+    assert sectors_written(disk) - begun == sectors_written(node(origin)) + 48
 
 
 def ext4_with(device: str, name: str, place: Path) -> None:

@@ -113,6 +113,13 @@ def test_somebody_wrote_past_the_front(lab: Lab, volume: Protected) -> None:
     check_tidy(volume, lab)
 
 
+def test_somebody_discarded_past_the_front(lab: Lab, volume: Protected) -> None:
+    """Which is a write to whoever reads it."""
+    run("blkdiscard", "--force", "--offset", 7 * MIB, "--length", 8 * KIB, volume.primary)
+    check_compared(volume, f"8 KiB were written to {volume.primary} past")
+    check_tidy(volume, lab)
+
+
 def test_somebody_wrote_past_the_front_while_it_was_busy(lab: Lab, volume: Protected) -> None:
     command = ["fio", "--name=load", f"--filename={volume.front}", "--rw=randwrite", "--bs=4k",
                "--direct=1", "--iodepth=8", "--ioengine=libaio", "--time_based",
