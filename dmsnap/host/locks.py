@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 # flock(1)'s code for "not in time": any number that it does not use itself.
 _CONFLICT = 75
+_MODE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,12 @@ def moment_lock(directory: Path, seconds: float) -> Iterator[None]:
 def _opened(path: Path) -> Iterator[int]:
     with system_call(f"open the lock {path}"):
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Whoever may open it may lock it, and keep everybody from the volume.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
     try:
+        with system_call(f"open the lock {path}"):
+            if os.fstat(descriptor).st_mode & ~_MODE & 0o777:  # an earlier dmsnap's
+                os.fchmod(descriptor, _MODE)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -1,6 +1,7 @@
 """The volume lock, with two processes."""
 
 import json
+import stat
 import subprocess
 import sys
 import time
@@ -39,6 +40,16 @@ class Holding:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_nobody_else_can_open_a_lock(tmp_path: Path, was_there: bool) -> None:
+    """Who can could hold it, and keep every command from the volume."""
+    path = tmp_path / "data.lock"
+    if was_there:
+        path.touch(0o644)
+    with volume_lock(tmp_path, "data", 0, command="dmsnap swap data"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_lock_is_written_and_cleared(tmp_path: Path) -> None:

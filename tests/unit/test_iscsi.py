@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 import pickle
 import traceback
 from pathlib import Path
@@ -101,6 +102,14 @@ def test_credentials_are_those_of_the_target(tmp_path: Path) -> None:
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
     path = written(tmp_path, f'["{TARGET}"]\nuser = "joe"\nsecret = "hush"\n', mode)
     with pytest.raises(ConfigurationError, match="others can read"):
+        credentials.chap_of(path, TARGET)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file away")
+def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, f'["{TARGET}"]\nuser = "joe"\nsecret = "hush"\n')
+    os.chown(path, 1000, 0)
+    with pytest.raises(ConfigurationError, match="is owned by uid 1000"):
         credentials.chap_of(path, TARGET)
 
 

@@ -1,11 +1,13 @@
 """CHAP users and secrets, in a file that root alone can read: one table for each iSCSI target."""
 
+import os
 import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from dmsnap.errors import ConfigurationError
+from dmsnap.host import trust
 from dmsnap.host.iscsi import Chap
 from dmsnap.secret import Secret
 
@@ -15,14 +17,9 @@ KEYS = ("user", "secret", "target_user", "target_secret")
 def chap_of(path: Path, target: str) -> Chap | None:
     """What to log in to ``target`` with; None where the file or the target's table is missing."""
     try:
-        mode = path.stat().st_mode
-        if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigurationError(
-                f"{path} holds secrets and has the mode {stat.S_IMODE(mode):04o}: others can read "
-                f"or write it",
-                hint=f"chmod 600 {path}",
-            )
-        tables = tomllib.loads(path.read_text())
+        with path.open("rb") as file:
+            _require_private(path, os.fstat(file.fileno()))
+            tables = tomllib.loads(file.read().decode())
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -31,6 +28,18 @@ def chap_of(path: Path, target: str) -> Chap | None:
         # What the parser says could quote a secret.
         raise ConfigurationError(f"{path} is no TOML{_place(error)}") from None
     return _chap(path, target, tables[target]) if target in tables else None
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    """Of the file that is open: another one may have its name a moment later."""
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigurationError(
+            f"{path} holds secrets and has the mode {stat.S_IMODE(status.st_mode):04o}: others can "
+            f"read or write it",
+            hint=f"chmod 600 {path}",
+        )
+    if (doubt := trust.doubt_about(status)) is not None:
+        raise ConfigurationError(f"{path} holds secrets and {doubt}", hint=f"chown root {path}")
 
 
 def _place(error: Exception) -> str:
