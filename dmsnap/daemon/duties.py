@@ -91,9 +91,12 @@ def look(session: Session, exposure: Exposure | None = None) -> Problems:
 
 
 def _write(text: str, path: Path) -> None:
-    """Replace the collector's file as a whole: it may read it at any moment."""
+    """Replace the collector's file as a whole: it may read it at any moment.
+
+    Its directory may be the collector's, and what it finds there is not followed anywhere.
+    """
     try:
-        replacement.replace_file(path, text)
+        replacement.replace_name(path, text)
     except DmsnapError as error:
         log.warning("metrics were not written: %s", error)
 

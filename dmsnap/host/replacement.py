@@ -6,6 +6,7 @@ it from before the first byte on, so that one that is still being written is kno
 """
 
 import fcntl
+import logging
 import os
 import re
 import stat
@@ -14,9 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+from dmsnap.errors import ForeignDeviceError
 from dmsnap.host.system_call import system_call
 
+log = logging.getLogger(__name__)
+
 DEFAULT_MODE = 0o644
+
+# A link to it is how administrators switch a unit of systemd's or a file of udev's rules off.
+NULL = Path("/dev/null")
 
 # What is empty may be a file that its writer has made, and is about to lock.
 EMPTY_SECONDS = 60
@@ -26,11 +33,37 @@ def replace_file(path: Path, text: str, mode: int = DEFAULT_MODE) -> None:
     """Put ``text`` in the place of a file; its owner and mode stay. Follows a link to a file.
 
     Whoever reads it, even after a power failure, finds the old text or the new one. ``mode`` is
-    that of a file that was not there.
+    that of a file that was not there. A link that leads nowhere is replaced itself. Raises
+    ``ForeignDeviceError`` for what is no regular file: a device, a pipe, a directory.
     """
-    path = path.resolve()
+    place = path.resolve() if path.exists() else path
+    _replace(place, text, mode, keeping=True)
+
+
+def replace_name(path: Path, text: str, mode: int = DEFAULT_MODE, *, keeping: bool = False) -> None:
+    """As :func:`replace_file`, where a directory may be another user's: a link there is replaced
+    and not followed. But for ``keeping``, owner and mode of what was there do not stay, either.
+    """
+    _replace(path, text, mode, keeping=keeping)
+
+
+def replace_unless_masked(path: Path, text: str) -> None:
+    """As :func:`replace_file`; what the administrator switched off is left so, and told of."""
+    if is_masked(path):
+        log.warning("%s is a link to %s: it is switched off, and left as it is", path, NULL)
+        return
+    replace_file(path, text)
+
+
+def is_masked(path: Path) -> bool:
+    """Whether a file is switched off: a link to /dev/null, however it gets there."""
+    return path.is_symlink() and path.resolve() == NULL
+
+
+def _replace(path: Path, text: str, mode: int, *, keeping: bool) -> None:
     with system_call(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _require_replaceable(path)
         remove_leftovers(path)
         anew = path.with_name(f".{path.name}.dmsnap-{uuid4().hex[:8]}")
         descriptor = os.open(anew, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -39,7 +72,7 @@ def replace_file(path: Path, text: str, mode: int = DEFAULT_MODE) -> None:
                 with suppress(OSError):  # where there are no locks, nobody takes it away
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
                 file.write(text)
-                _copy_attributes(path, descriptor, mode)
+                _set_attributes(path if keeping else None, descriptor, mode)
                 file.flush()
                 os.fsync(descriptor)
             anew.replace(path)
@@ -48,6 +81,16 @@ def replace_file(path: Path, text: str, mode: int = DEFAULT_MODE) -> None:
                 anew.unlink()
             raise
         sync_directory(path.parent)
+
+
+def _require_replaceable(path: Path) -> None:
+    """A rename would put a file in the place of anything but a directory."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise ForeignDeviceError(f"{path} is no regular file: it is not replaced", path=str(path))
 
 
 def remove_leftovers(path: Path) -> None:
@@ -76,10 +119,13 @@ def _remove_if_left(path: Path) -> None:
         os.close(descriptor)
 
 
-def _copy_attributes(path: Path, descriptor: int, mode: int) -> None:
-    try:
-        before = path.stat()
-    except FileNotFoundError:
+def _set_attributes(like: Path | None, descriptor: int, mode: int) -> None:
+    """Those of a file that is there, else ``mode``."""
+    before = None
+    if like is not None:
+        with suppress(FileNotFoundError):
+            before = like.lstat()
+    if before is None or not stat.S_ISREG(before.st_mode):
         os.fchmod(descriptor, mode)
         return
     os.fchmod(descriptor, before.st_mode & 0o7777)

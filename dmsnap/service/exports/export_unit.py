@@ -42,7 +42,7 @@ def _is_wanted(session: Session) -> bool:
 
 def _settle(path: Path, *, wanted: bool) -> None:
     if wanted:
-        replacement.replace_file(path, TEXT)
+        replacement.replace_unless_masked(path, TEXT)
     else:
         replacement.remove_file(path)
         replacement.remove_empty_directory(path.parent)

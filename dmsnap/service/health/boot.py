@@ -71,7 +71,7 @@ def hide(volume: Volume, joining: str | None = None) -> None:
     not looked at again.
     """
     rules = rules_file(volume)
-    replacement.replace_file(rules.path, rules.text)
+    replacement.replace_unless_masked(rules.path, rules.text)
     udev.reload_rules()
     udev.look_again(present(volume) if joining is None else nodes_of([joining]))
 
@@ -83,7 +83,7 @@ def show(volume: Volume, *, forget: bool = True) -> None:
     copies = [] if forget else [*copies_of(volume), *volume.left_behind]
     text = lines_while_copies(volume, copies)
     if text:
-        replacement.replace_file(rules_path(volume), _headed(volume, text))
+        replacement.replace_unless_masked(rules_path(volume), _headed(volume, text))
     else:
         replacement.remove_file(rules_path(volume))
     udev.reload_rules()
@@ -175,7 +175,7 @@ def prepare(volume: Volume, state_directory: Path) -> None:
     right = unit_files(volume, state_directory)
     remove_unit_files(volume, but=[file.path for file in right])
     for file in right:
-        replacement.replace_file(file.path, file.text)
+        replacement.replace_unless_masked(file.path, file.text)
     respell_fstab(volume)
     systemd.reload()
 

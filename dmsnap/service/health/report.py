@@ -45,7 +45,7 @@ def write(session: Session, path: Path) -> ReportResult:
     require_writable(path)
     content = gathered(session)
     text = page(content)
-    replacement.replace_file(path, text, MODE)
+    replacement.replace_name(path, text, MODE, keeping=True)
     return ReportResult(path, len(content.volumes), len(text))
 
 
