@@ -1,5 +1,6 @@
 """Timers made of policies: their texts, and what differs from what is there."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dmsnap.host import systemd
+from dmsnap.cli.actions import config
+from dmsnap.cli.output import Output
+from dmsnap.errors import NotPermittedError
+from dmsnap.host import replacement, systemd
 from dmsnap.service.configuration.configuration_check import check
 from dmsnap.service.configuration.declaration import Declarations
 from dmsnap.service.schedules import policy_run, schedule
@@ -105,6 +109,50 @@ def test_apply_writes_and_removes(
         ("enable", sorted(wanted)),
     ]
     assert schedule.changes(wanted, tmp_path) == []
+
+
+def test_what_is_masked_is_left_and_a_link_to_nothing_replaced(
+    declared: Declarations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the tests stands for /dev/null."""
+    null = tmp_path / "null"
+    null.touch()
+    monkeypatch.setattr(replacement, "NULL", null)
+    wanted = schedule.timers(declared)
+    masked, dangling = sorted(wanted)
+    (tmp_path / masked).symlink_to(null)
+    (tmp_path / dangling).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "dmsnap-policy@gone.timer").symlink_to(tmp_path / "nowhere")
+    found = schedule.changes(wanted, tmp_path)
+    assert {each.unit: each.action for each in found} == {
+        dangling: "change",
+        "dmsnap-policy@gone.timer": "remove",
+    }
+    enabled: list[str] = []
+    for verb in ("disable", "restart"):
+        monkeypatch.setattr(systemd, verb, lambda _units: None)
+    monkeypatch.setattr(systemd, "enable", enabled.extend)
+    monkeypatch.setattr(systemd, "reload", lambda: None)
+    schedule.apply(found, tmp_path)
+    assert enabled == [dangling]
+    assert (tmp_path / masked).is_symlink()
+    assert not (tmp_path / dangling).is_symlink()
+    assert null.read_text() == ""
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_program_is_told_what_was_done_and_people_what_will_be(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_found: list[schedule.Change]) -> None:
+        raise NotPermittedError("no")
+
+    out = io.StringIO()
+    monkeypatch.setattr(schedule, "pending", lambda: [schedule.Change("x.timer", None, "new")])
+    monkeypatch.setattr(schedule, "apply", fails)
+    with pytest.raises(NotPermittedError):
+        config.apply(Output(json=as_json, stdout=out), dry_run=False)
+    assert bool(out.getvalue()) != as_json
 
 
 def test_each_volume_once(declared: Declarations) -> None:

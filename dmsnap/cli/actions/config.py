@@ -39,13 +39,16 @@ def describe_checked(checked: Checked) -> Iterator[Text]:
 
 
 def apply(output: Output, *, dry_run: bool) -> None:
+    """People see what is about to be done; a program reads what was done."""
     found = schedule.pending()
     result = [
         {"unit": each.unit, "action": each.action, "difference": each.difference()}
         for each in found
     ]
+    if output.json and not dry_run:
+        schedule.apply(found)
     output.show(result, lambda _: describe_changes(found))
-    if not dry_run:
+    if not output.json and not dry_run:
         schedule.apply(found)
 
 

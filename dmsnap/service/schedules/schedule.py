@@ -5,14 +5,18 @@ through (``Persistent=``), and a generator, the other way to that, would start P
 boot. ``dmsnap config apply`` is the only one that writes them.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
 
 from dmsnap.host import replacement, systemd
+from dmsnap.host.system_call import system_call
 from dmsnap.service.configuration import configuration_check, mistake
 from dmsnap.service.configuration.declaration import Declarations, Policy
+
+log = logging.getLogger(__name__)
 
 PREFIX = "dmsnap-policy@"
 HEADING = "# Written by dmsnap config apply for the policy {name}; the next one overwrites it.\n"
@@ -76,13 +80,29 @@ def timer_text(name: str, policy: Policy) -> str:
 
 
 def changes(wanted: Mapping[str, str], directory: Path = systemd.UNITS) -> list[Change]:
-    """What differs from what is there, by unit. Ours is whatever bears the name."""
-    present = {path.name: path.read_text() for path in directory.glob(f"{PREFIX}*.timer")}
+    """What differs from what is there, by unit. Ours is whatever bears the name.
+
+    What the administrator masked is nobody's to change; that is told.
+    """
+    files = {path.name: path for path in directory.glob(f"{PREFIX}*.timer")}
+    masked = {name for name, path in files.items() if replacement.is_masked(path)}
+    for name in sorted(masked):
+        log.warning("%s is masked: it is left as it is", name)
+    present = {name: _text(path) for name, path in files.items() if name not in masked}
     return [
         Change(unit, present.get(unit), wanted.get(unit))
-        for unit in sorted({*present, *wanted})
+        for unit in sorted({*present, *wanted} - masked)
         if present.get(unit) != wanted.get(unit)
     ]
+
+
+def _text(path: Path) -> str:
+    """Empty for a link that leads nowhere."""
+    with system_call(f"read {path}"):
+        try:
+            return path.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
 
 
 def apply(found: list[Change], directory: Path = systemd.UNITS) -> None:
@@ -101,7 +121,8 @@ def apply(found: list[Change], directory: Path = systemd.UNITS) -> None:
     if found:
         systemd.reload()
     # Of all, not only what changed: a run that was cut off wrote files and enabled nothing.
-    present = sorted(path.name for path in directory.glob(f"{PREFIX}*.timer"))
+    files = directory.glob(f"{PREFIX}*.timer")
+    present = sorted(path.name for path in files if not replacement.is_masked(path))
     if present:
         systemd.enable(present)
     changed = [change.unit for change in found if change.action == "change"]
