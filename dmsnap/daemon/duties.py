@@ -17,7 +17,7 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host import replacement, systemd
 from dmsnap.host.dm.status import SnapshotStatus
 from dmsnap.service.health import era_room, metrics, room, status
-from dmsnap.service.health.room import Room
+from dmsnap.service.health.room import Listing, Room
 from dmsnap.service.health.status import VolumeStatus
 from dmsnap.service.schedules import left_over
 from dmsnap.service.session import Session
@@ -33,7 +33,7 @@ class LiveStores:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def rooms(self) -> list[Room]:
+    def rooms(self) -> Listing:
         return room.rooms(self._session)
 
     def read(self, store: Room) -> SnapshotStatus:
@@ -41,6 +41,11 @@ class LiveStores:
 
     def extend(self, store: Room) -> Room:
         return room.extend(self._session, store)
+
+    def is_kept(self, point: UUID) -> bool:
+        """Asked at the last moment: that can be changed at any, and nothing announces it."""
+        found = self._session.catalogue.find_point(point)
+        return found is not None and found.keep
 
     def end_point(self, point: UUID) -> None:
         systemd.begin(END_UNIT.format(point))

@@ -19,6 +19,11 @@ from dmsnap.host.mountinfo import file_system_devno
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.units import MIB, PAGE_BYTES, SECTOR_BYTES, align_up
 
+# Left on a file system for others, the less of the two: the store that is used by default is on
+# that of /var.
+KEPT_BYTES = 256 * MIB
+KEPT_PERCENT = 2
+
 POINT_DIGITS = 12
 PIECE = re.compile(
     rf"(.+)-({'|'.join(AreaRole)})(?:-g(\d{{1,9}}))?(?:-([0-9a-f]{{{POINT_DIGITS}}}))?-[0-9a-f]{{8}}"
@@ -48,6 +53,9 @@ class Space(Protocol):
 
     def free_bytes(self) -> int:
         """What could still be taken."""
+
+    def spare_bytes(self) -> int:
+        """What pieces may be given unasked: a little is left for what else is written there."""
 
     def devices(self) -> list[int]:
         """The numbers of the devices that its bytes end up on."""
@@ -95,6 +103,12 @@ class DirectorySpace:
     def free_bytes(self) -> int:
         status = os.statvfs(self.directory)
         return status.f_bavail * status.f_frsize
+
+    def spare_bytes(self) -> int:
+        status = os.statvfs(self.directory)
+        size_bytes = status.f_blocks * status.f_frsize
+        kept_bytes = min(KEPT_BYTES, size_bytes * KEPT_PERCENT // 100)
+        return max(0, status.f_bavail * status.f_frsize - kept_bytes)
 
     def devices(self) -> list[int]:
         below = file_system_devno(self.directory)
@@ -148,6 +162,9 @@ class VolumeGroupSpace:
     def free_bytes(self) -> int:
         group = lvm.volume_group(self.volume_group)
         return group.free_bytes if group else 0
+
+    def spare_bytes(self) -> int:
+        return self.free_bytes()  # nothing else grows there by itself
 
     def devices(self) -> list[int]:
         group = lvm.volume_group(self.volume_group)

@@ -20,7 +20,7 @@ from dmsnap.service.session import Session
 from dmsnap.service.swaps import overlay, trial
 from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.space import open_space
-from dmsnap.units import MIB, align_up, format_size
+from dmsnap.units import MIB, align_down, align_up, format_size
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +52,39 @@ class Room:
         return live.cow_bytes(self.volume, WHOLE_PERCENT)
 
 
-def rooms(session: Session) -> list[Room]:
-    """All stores that may fill now."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All stores that may fill now; ``unseen`` has a sentence for each volume whose could not be
+    asked.
+    """
+
+    rooms: list[Room]
+    unseen: dict[str, str]
+
+
+def rooms(session: Session) -> Listing:
+    """Of all volumes. What is wrong with one keeps no other's stores from being seen."""
     volumes = session.catalogue.volumes()
     recorded = present.of_volumes(session.catalogue, [volume.id for volume in volumes])
-    return [room for volume in volumes for room in _of(volume, recorded[volume.id])]
+    listing = Listing([], {})
+    for volume in volumes:
+        for stores in (_points, _overlay):
+            try:
+                listing.rooms.extend(stores(volume, recorded[volume.id]))
+            except DmsnapError as error:
+                sentence = f"not all stores of {volume.name} can be looked at: {error}"
+                listing.unseen[volume.name] = sentence
+    return listing
 
 
-def _of(volume: Volume, recorded: Present) -> Iterator[Room]:
-    areas = {area.id: area for area in recorded.areas}
+def _overlay(volume: Volume, recorded: Present) -> Iterator[Room]:
     if volume.state is VolumeState.TRIAL and stack.exists(stack.origin(volume)):
-        area = trial.overlay_area(volume, list(areas.values()))
+        area = trial.overlay_area(volume, recorded.areas)
         yield Room(volume, area, stack.origin(volume).name)
+
+
+def _points(volume: Volume, recorded: Present) -> Iterator[Room]:
+    areas = {area.id: area for area in recorded.areas}
     for point in recorded.live:
         name = stack.live_point(volume, point.id)
         if point.area_id in areas and not _is_shown(volume, point.id) and stack.exists(name):
@@ -81,10 +102,11 @@ def read(room: Room) -> SnapshotStatus:
 
 
 def extend(session: Session, room: Room) -> Room:
-    """Twice the room, as far as it is of use and the configuration allows; returns what it is then.
+    """Twice the room, or less: what is of use, allowed, and to spare; returns what it is then.
 
-    ``NoSpaceError`` when it has all that it may have, or the store has no more. The catalogue only
-    repeats what the store has: one that is away, or whose disk is full, holds up nobody.
+    ``NoSpaceError`` when it has all that it may have, or the store has no more: it is asked first,
+    since what allocates until there is no more takes that from all others meanwhile. The catalogue
+    only repeats what the store has: one that is away, or whose disk is full, holds up nobody.
     """
     area = _known(session, room)
     limit_bytes = session.configuration.cow_limit_bytes or room.largest_bytes
@@ -94,7 +116,14 @@ def extend(session: Session, room: Room) -> Room:
             f"{room} has {format_size(area.size_bytes)}, which is all that it may have",
             volume=room.volume.name,
         )
-    open_space(room.volume.store).grow(area.path, size_bytes)
+    space = open_space(room.volume.store)
+    possible_bytes = align_down(area.size_bytes + space.spare_bytes(), MIB)
+    size_bytes = min(size_bytes, possible_bytes)
+    if size_bytes <= area.size_bytes:
+        raise NoSpaceError(
+            f"the store {room.volume.store} has no more to spare", volume=room.volume.name
+        )
+    space.grow(area.path, size_bytes)
     grown = replace(area, size_bytes=size_bytes)
     try:
         session.catalogue.update_area(grown)
