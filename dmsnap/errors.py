@@ -3,6 +3,8 @@
 A class owns its sentence and carries the data it was made of, so that ``--json`` can give both.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import ClassVar
 
@@ -51,6 +53,16 @@ class DmsnapError(Exception):
         super().__init__(sentence)
         self.hint = hint
         self.fields = fields
+
+
+@contextmanager
+def of_volume(name: str) -> Iterator[None]:
+    """Errors of the block say whose they are, in the field ``volume``, unless they do already."""
+    try:
+        yield
+    except DmsnapError as error:
+        error.fields.setdefault("volume", name)
+        raise
 
 
 class WrongWordError(DmsnapError):

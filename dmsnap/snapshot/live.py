@@ -1,7 +1,7 @@
 """Live points: COW snapshots on the primary, all of a set taken in one window."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
@@ -10,7 +10,7 @@ from dmsnap._native import window
 from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, Point, Volume
-from dmsnap.errors import CorruptError, NotFoundError, PointInvalidError
+from dmsnap.errors import CorruptError, DmsnapError, NotFoundError, PointInvalidError, of_volume
 from dmsnap.host import blockdev, fsfreeze
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
@@ -67,15 +67,18 @@ def take(
     ``NoSpaceError`` and ``WrongStateError`` where a front could not go on after it.
     :class:`StackChangedError` where dm-era cannot write its metadata: the front goes on without it.
     """
-    eras = [_era_before(item.volume, deadline_ms) for item in prepared]
+    eras = []
+    for item in prepared:
+        with of_volume(item.volume.name):
+            eras.append(_era_before(item.volume, deadline_ms))
     with ExitStack() as opened, Cookie() as cookie:
-        file_systems = [
-            opened.enter_context(fsfreeze.flushed(mount_point))
-            for item in prepared
-            for mount_point in mounted(item.volume)
-        ]
+        file_systems = []
+        for item in prepared:
+            with of_volume(item.volume.name):
+                file_systems += _flushed(item.volume, opened)
         steps = window_steps(in_order(prepared), cookie)
-        with bypass.going_on([item.volume for item in prepared], deadline_ms):
+        volumes = [item.volume for item in prepared]
+        with bypass.going_on(volumes, deadline_ms), _of_their_volume(volumes):
             times = window.run(steps, deadline_ms, file_systems=file_systems)
         created_ns = now_ns()
         for step in times.steps:
@@ -99,6 +102,24 @@ def take(
         )
         for item, era in zip(prepared, eras, strict=True)
     ]
+
+
+def _flushed(volume: Volume, opened: ExitStack) -> list[int]:
+    return [opened.enter_context(fsfreeze.flushed(place)) for place in mounted(volume)]
+
+
+@contextmanager
+def _of_their_volume(volumes: Sequence[Volume]) -> Iterator[None]:
+    """A window that fails names the device that it failed of by its UUID: LVM's for a front that is
+    an LV, else one with the volume's in it.
+    """
+    try:
+        yield
+    except DmsnapError as error:
+        for volume in volumes:
+            if str(volume.id) in str(error) or stack.front(volume).uuid in str(error):
+                error.fields.setdefault("volume", volume.name)
+        raise
 
 
 def in_order(prepared: Sequence[PreparedPoint]) -> list[PreparedPoint]:

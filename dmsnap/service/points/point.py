@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 from dmsnap._native.label import HistoryFlag, Label
 from dmsnap.catalogue.model import SETTLED, Area, AreaRole, Deletion, Point, Volume
-from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
+from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError, of_volume
 from dmsnap.recovery import history, replica
 from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step
@@ -64,7 +64,9 @@ class PointSet:
 
     def _create(self) -> None:
         for _, area in self.planned:
-            self.session.create_area(self.volumes[area.volume_id], area)
+            volume = self.volumes[area.volume_id]
+            with of_volume(volume.name):
+                self.session.create_area(volume, area)
 
     def _release(self) -> None:
         for _, area in self.planned:
@@ -72,7 +74,9 @@ class PointSet:
 
     def _prepare(self) -> None:
         for point_id, area in self.planned:
-            self._prepared.append(live.prepare(self.volumes[area.volume_id], point_id, area))
+            volume = self.volumes[area.volume_id]
+            with of_volume(volume.name):
+                self._prepared.append(live.prepare(volume, point_id, area))
 
     def _remove(self) -> None:
         for point_id, area in self.planned:
@@ -139,7 +143,8 @@ def create(
 ) -> list[PointView] | Plan:
     """Take one point of every volume named, all at the same moment. Needs root.
 
-    What can be said of points later can be said of them now: see ``properties``.
+    What can be said of points later can be said of them now: see ``properties``. What fails of one
+    volume has its name in the field ``volume``.
     """
     require_possible(expires_ns, comment)
     unique = list(dict.fromkeys(names))
@@ -147,11 +152,13 @@ def create(
         session.catalogue.volume(name)
     with session.locked(unique):
         for name in unique:
-            reap(session, session.catalogue.volume(name), Wanted.SERVING)
+            with of_volume(name):
+                reap(session, session.catalogue.volume(name), Wanted.SERVING)
         # As they are by now: what was cut off may have been taken back.
         volumes = [session.catalogue.volume(name) for name in unique]
         for volume in volumes:
-            require_takeable(session, volume)
+            with of_volume(volume.name):
+                require_takeable(session, volume)
         taken = PointSet(
             session,
             volumes,

@@ -104,16 +104,24 @@ class PolicyRun:
     def take_points(self) -> None:
         """One moment for all of a sub-client: that is what it is a set for."""
         for _, names in self.groups:
-            ready = [name for name in names if self._is_takeable(name)]
-            if not ready:
-                continue
-            try:
-                taken = point.create(self.session, ready, keep=False, dry_run=False)
-                for each in taken if isinstance(taken, list) else ():
-                    self.volumes[each.volume].point = each.id
-            except DmsnapError as error:
-                for name in ready:
-                    self.volumes[name].fail(str(error), error.exit_code)
+            left = [name for name in names if self._is_takeable(name)]
+            while left:
+                left = self._take(left)
+
+    def _take(self, names: list[str]) -> list[str]:
+        """Take a point of all; returns those that are left to be tried again, without the volume
+        that it failed of, where it is known which that is.
+        """
+        try:
+            taken = point.create(self.session, names, keep=False, dry_run=False)
+        except DmsnapError as error:
+            at_fault = [name for name in names if name == error.fields.get("volume")] or names
+            for name in at_fault:
+                self.volumes[name].fail(str(error), error.exit_code)
+            return [name for name in names if name not in at_fault]
+        for each in taken if isinstance(taken, list) else ():
+            self.volumes[each.volume].point = each.id
+        return []
 
     def _is_takeable(self, name: str) -> bool:
         volume = self.session.catalogue.find_volume(name)
@@ -125,10 +133,12 @@ class PolicyRun:
         return volume is not None and volume.state in SETTLED
 
     def copy(self) -> None:
-        """Sync each volume for which that is due, when it is its turn."""
+        """Sync each volume for which that is due, when it is its turn, if no point was taken, too:
+        earlier ones may wait.
+        """
         for run in self.volumes.values():
             volume = self.session.catalogue.find_volume(run.volume)
-            if volume is None or run.exit_code:
+            if volume is None:
                 continue
             try:
                 self._copy(volume, run)
