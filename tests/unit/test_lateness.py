@@ -80,7 +80,7 @@ def test_late_is_wrong_and_due_is_not(place: Path, session: Session) -> None:
     assert verdict is Verdict.LATE
     assert problem.startswith("late: runs of a-b have brought no newer point since 20")
     assert "dmsnap run a-b takes one now" in problem
-    assert "journalctl -u dmsnap-policy@a\\x2db says" in problem
+    assert "journalctl -u dmsnap-policy@a\\x2db -u dmsnap-copy@a\\x2db says" in problem
     # It does not change while it is so: the service says it once.
     assert found(session, now_ns() - 3 * HOUR)[1] == [problem]
 

@@ -14,10 +14,13 @@ from catalogue_samples import a_volume
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DeadlineError, DmsnapError, ExitCode, LockedError, of_volume
+from dmsnap.host import systemd
 from dmsnap.service.configuration.configuration import Configuration
-from dmsnap.service.configuration.declaration import Policy
+from dmsnap.service.configuration.declaration import Declarations, Policy, Subclient
 from dmsnap.service.points import point
-from dmsnap.service.schedules.policy_run import PolicyRun
+from dmsnap.service.points.prune import PruneResult
+from dmsnap.service.schedules import policy_run
+from dmsnap.service.schedules.policy_run import Part, PolicyRun, RunPlan
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live
 
@@ -109,3 +112,46 @@ def test_whose_an_error_is_stays() -> None:
     with pytest.raises(LockedError) as caught, of_volume("home"), of_volume("pg"):
         raise locked("wal")
     assert caught.value.fields["volume"] == "wal"
+
+
+@pytest.fixture
+def begun(running: PolicyRun, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The units that systemd was told to begin; what else a run does is noted among them."""
+    found: list[str] = []
+    declared = Declarations(
+        policy={"an hour": Policy()},
+        subclient={"all": Subclient(policy="an hour", volumes=tuple(NAMES))},
+    )
+    monkeypatch.setattr("dmsnap.service.volumes.membership.declared_now", lambda _: declared)
+    monkeypatch.setattr(systemd, "is_running", lambda: True)
+    monkeypatch.setattr(systemd, "begin", found.append)
+    monkeypatch.setattr(PolicyRun, "copy", lambda _: found.append("copied"))
+
+    def prune(_session: Session, names: Sequence[str], **asked: Any) -> list[PruneResult]:
+        found.extend(f"{name} {','.join(asked.get('sides', ['all']))}" for name in names)
+        return [PruneResult(name) for name in names]
+
+    monkeypatch.setattr("dmsnap.service.points.prune.prune", prune)
+    return found
+
+
+def test_points_wait_for_no_copy(points: Points, running: PolicyRun, begun: list[str]) -> None:
+    """What they leave to another unit may last for days; live points that are due go meanwhile."""
+    points.failures = {"pg": locked("pg")}
+    done = policy_run.run(running.session, "an hour", part=Part.POINTS, dry_run=False)
+    assert isinstance(done, list)
+    assert [bool(each.point) for each in done] == [True, False, True]
+    unit = r"dmsnap-copy@an\x20hour.service"
+    assert begun == ["home primary", "wal primary", unit]
+    plan = policy_run.run(running.session, "an hour", part=Part.POINTS, dry_run=True)
+    assert isinstance(plan, RunPlan)
+    assert plan.descriptions()[1:] == [f"begin {unit}, which copies and prunes"]
+
+
+@pytest.mark.parametrize(("part", "taken"), [(Part.COPIES, 0), (Part.ALL, 1)])
+def test_what_comes_behind_points(
+    part: Part, taken: int, points: Points, running: PolicyRun, begun: list[str]
+) -> None:
+    policy_run.run(running.session, "an hour", part=part, dry_run=False)
+    assert len(points.asked) == taken
+    assert begun == ["copied", "home all", "pg all", "wal all"]

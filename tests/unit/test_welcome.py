@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from catalogue_samples import a_volume
@@ -19,10 +19,8 @@ from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.configuration.declaration import (
     CopyTable,
-    Declarations,
     DeclaredIoClass,
     Policy,
-    Subclient,
 )
 from dmsnap.service.configuration.declared_value import Rate
 from dmsnap.service.schedules import policy_run, welcome
@@ -192,21 +190,3 @@ def test_the_run_lists_what_it_protected(runs: Runs) -> None:
     assert running.next_copy_ns() is None
     running.welcome_due_ns = 7
     assert running.next_copy_ns() == 7
-
-
-def test_runs_that_only_copy_look_where_copies_have_hours() -> None:
-    hours = replace(PROTECTING, copy=CopyTable(hours="22:00-06:00"))
-    reporting = Policy(copy=CopyTable(hours="22:00-06:00"))
-    looks = cast(Any, policy_run)._looks_now
-    for policy, copying, expected in (
-        (PROTECTING, False, True),
-        (PROTECTING, True, False),
-        (hours, True, True),
-        (reporting, False, True),
-        (reporting, True, False),
-    ):
-        declared = Declarations(
-            policy={"daily": policy}, subclient={"default": Subclient(policy="daily")}
-        )
-        assert looks(declared, "daily", copying_only=copying) is expected
-        assert not looks(declared, "other", copying_only=False)

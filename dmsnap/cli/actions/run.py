@@ -4,15 +4,20 @@ from collections.abc import Iterator, Sequence
 
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
-from dmsnap.errors import ExitCode
+from dmsnap.errors import ExitCode, WrongWordError
 from dmsnap.service.schedules import policy_run
-from dmsnap.service.schedules.policy_run import RunPlan, VolumeRun
+from dmsnap.service.schedules.policy_run import Part, RunPlan, VolumeRun
 from dmsnap.service.session import Session
 
 
-def run(output: Output, *, policy: str, copying_only: bool, dry_run: bool) -> ExitCode:
+def run(
+    output: Output, *, policy: str, copying_only: bool, points_only: bool, dry_run: bool
+) -> ExitCode:
+    if copying_only and points_only:
+        raise WrongWordError("--copy and --points exclude each other: without either all is done")
+    part = Part.COPIES if copying_only else Part.POINTS if points_only else Part.ALL
     with Session.open() as session:
-        done = policy_run.run(session, policy, copying_only=copying_only, dry_run=dry_run)
+        done = policy_run.run(session, policy, part=part, dry_run=dry_run)
     if isinstance(done, RunPlan):
         output.show_plan(done)
         return ExitCode.OK

@@ -13,6 +13,11 @@ RUN = Command(
         click.Option(
             ["--copy", "copying_only"], is_flag=True, help="Take no points, copy what is due."
         ),
+        click.Option(
+            ["--points", "points_only"],
+            is_flag=True,
+            help="Take points, and have systemd begin the copies.",
+        ),
     ),
     details="Takes points of the volumes of the policy's sub-clients, each volume once, and syncs "
     "those for which that is due. Copies wait for their disks and for a place among the jobs. "

@@ -49,9 +49,11 @@ def prune(
     *,
     dry_run: bool = False,
     progress: Progress | None = None,
+    sides: Collection[Side] = tuple(Side),
 ) -> list[PruneResult]:
     """Prune the volumes named, or all. One that fails keeps no other from it. Needs root.
 
+    Where only the primary is among the ``sides``, no data are moved.
     ``ConfigurationError`` when the configuration has any mistake: nothing goes by half a policy.
     """
     declared = membership.declared_now(session)
@@ -60,7 +62,7 @@ def prune(
     directory = session.configuration.state_directory
     clock = Clock(clock_record.trusted_now(directory, recording=not dry_run), local_time.zone())
     return [
-        Pruning(session, volume.name, declared, clock, progress).run(dry_run=dry_run)
+        Pruning(session, volume.name, declared, clock, progress, sides).run(dry_run=dry_run)
         for volume in volumes
     ]
 
@@ -75,9 +77,11 @@ class Pruning:
         declared: Declarations,
         clock: Clock,
         progress: Progress | None = None,
+        sides: Collection[Side] = tuple(Side),
     ) -> None:
         self.session = session
         self.name = name
+        self.sides = sides
         self.declared = declared
         self.clock = clock
         self.progress = progress
@@ -130,7 +134,7 @@ class Pruning:
 
     def _retentions(self) -> Iterator[tuple[Side, Retention]]:
         """Each side of which a policy says how long points stay there."""
-        for side in Side:
+        for side in self.sides:
             name = self.policies.get(side)
             if name is None:
                 continue

@@ -55,5 +55,5 @@ def _way_out(volume: Volume, found: Punctuality) -> str:
             f"revert {volume.name} ends"
         )
     first = found.policies[0]
-    unit = f"dmsnap-policy@{systemd.escape(first)}"
-    return f"dmsnap run {first} takes one now, journalctl -u {unit} says what became of its runs"
+    units = f"-u dmsnap-policy@{systemd.escape(first)} -u dmsnap-copy@{systemd.escape(first)}"
+    return f"dmsnap run {first} takes one now, journalctl {units} says what became of its runs"

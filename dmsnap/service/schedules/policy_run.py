@@ -1,9 +1,10 @@
 """What a policy's schedule begins: points, copies to recovery volumes, and pruning behind them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
+from enum import StrEnum
 from uuid import UUID
 
 from dmsnap._native.io_priority import lowered
@@ -17,6 +18,8 @@ from dmsnap.service.configuration import coherence
 from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make, Policy
 from dmsnap.service.points import copyable, point, waiting
 from dmsnap.service.points import prune as pruning
+from dmsnap.service.points.prune import PruneResult
+from dmsnap.service.points.pruning import Side
 from dmsnap.service.replicas import sync
 from dmsnap.service.schedules import welcome
 from dmsnap.service.schedules.turn import turn
@@ -48,6 +51,14 @@ class VolumeRun:
         log.warning("%s: %s", self.volume, sentence, extra={"volume": self.volume})
         if not self.exit_code:
             self.error, self.exit_code = sentence, exit_code
+
+
+class Part(StrEnum):
+    """What of a run is to be done: a copy may take days, and the next points do not wait for it."""
+
+    ALL = "all"
+    POINTS = "points"
+    COPIES = "copies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +102,18 @@ class PolicyRun:
         names = [each for _, names in self.groups for each in names]
         self.volumes = {each: VolumeRun(each) for each in names}
 
-    def steps(self, *, copying_only: bool) -> Iterator[str]:
-        if self.policy.make is not Make.RECOVERY_VOLUME and not copying_only:
+    @property
+    def copy_unit(self) -> str:
+        """The unit that does what comes after the points."""
+        return COPY_UNIT.format(systemd.escape(self.name))
+
+    def steps(self, part: Part) -> Iterator[str]:
+        if self.policy.make is not Make.RECOVERY_VOLUME and part is not Part.COPIES:
             for subclient, names in self.groups:
                 yield f"take one point of {', '.join(names)} (sub-client {subclient})"
+        if part is Part.POINTS:
+            yield f"begin {self.copy_unit}, which copies and prunes"
+            return
         if self.policy.make is not Make.SNAPSHOT:
             for name in self.volumes:
                 yield f"sync {name} with each point that is due"
@@ -200,20 +219,37 @@ class PolicyRun:
     def prune(self) -> None:
         """Have go what no rule keeps any more, also behind what failed: that may want room."""
         for run in self.volumes.values():
-            volume = self.session.catalogue.find_volume(run.volume)
-            if volume is None:
-                continue
-            try:
-                self._prune(volume, run)
-            except DmsnapError as error:
-                run.fail(str(error), error.exit_code)
+            self._prune(run, PolicyRun._prune_in_turn)
 
-    def _prune(self, volume: Volume, run: VolumeRun) -> None:
-        with turn(self.session, volume), lowered(self.policy.io_priority):
-            (result,) = pruning.prune(self.session, [volume.name])
+    def prune_live(self) -> None:
+        """The same of live points alone, which moves no data, and so waits for nobody's turn: they
+        would fill the store while a copy lasts. What got no new one is left alone.
+        """
+        for run in self.volumes.values():
+            if run.point is not None:
+                self._prune(run, PolicyRun._prune_at_once)
+
+    def _prune(
+        self, run: VolumeRun, how: Callable[["PolicyRun", Volume], list[PruneResult]]
+    ) -> None:
+        volume = self.session.catalogue.find_volume(run.volume)
+        if volume is None:
+            return
+        try:
+            (result,) = how(self, volume)
+        except DmsnapError as error:
+            run.fail(str(error), error.exit_code)
+            return
         run.pruned = tuple({each.point: None for each in result.points if not each.stays})
         if result.error is not None:
             run.fail(result.error, result.exit_code)
+
+    def _prune_in_turn(self, volume: Volume) -> list[PruneResult]:
+        with turn(self.session, volume), lowered(self.policy.io_priority):
+            return pruning.prune(self.session, [volume.name])
+
+    def _prune_at_once(self, volume: Volume) -> list[PruneResult]:
+        return pruning.prune(self.session, [volume.name], sides=[Side.PRIMARY])
 
     def welcome(self, declared: Declarations) -> None:
         """Look around, which is behind all else; what is protected for the first time is listed."""
@@ -232,13 +268,13 @@ class PolicyRun:
 
 
 def run(
-    session: Session, name: str, *, copying_only: bool, dry_run: bool
+    session: Session, name: str, *, part: Part = Part.ALL, dry_run: bool
 ) -> list[VolumeRun] | RunPlan:
-    """Do what a policy says is to be done now. Needs root.
+    """Do what a policy says is to be done now, or a part of it. Needs root.
 
-    What is to be copied later has a timer of its own begin ``copying_only``. Raises
-    ``ConfigurationError``, and ``NotFoundError`` for a policy that is not declared; what fails of
-    one volume is in its result.
+    Behind points alone systemd begins the rest. What is to be copied later has a timer of its own
+    begin the copies. Raises ``ConfigurationError``, and ``NotFoundError`` for a policy that is not
+    declared; what fails of one volume is in its result.
     """
     declared = membership.declared_now(session)
     if name not in declared.policy:
@@ -246,37 +282,38 @@ def run(
     running = PolicyRun(
         session, name, declared.policy[name], groups(declared, name), local_time.zone()
     )
-    looking = _looks_now(declared, name, copying_only=copying_only)
+    looking = part is not Part.POINTS and looks_around(declared, name)
     if dry_run:
-        steps = list(running.steps(copying_only=copying_only))
+        steps = list(running.steps(part))
         joining = welcome.planned(session, running.policy) if looking else []
         return RunPlan(f"run {name}", [*steps, *joining])
-    if running.policy.make is not Make.RECOVERY_VOLUME and not copying_only:
+    if running.policy.make is not Make.RECOVERY_VOLUME and part is not Part.COPIES:
         running.take_points()
+    if part is Part.POINTS:
+        running.prune_live()
+        if systemd.is_running():
+            systemd.begin(running.copy_unit)
+    else:
+        _copy(running, declared if looking else None)
+    return list(running.volumes.values())
+
+
+def _copy(running: PolicyRun, looking: Declarations | None) -> None:
+    """Copies, what is behind them, and a time for those that are due later."""
     if running.policy.make is not Make.SNAPSHOT:
         running.copy()
     running.prune()
-    if looking:
-        running.welcome(declared)
+    if looking is not None:
+        running.welcome(looking)
     due_ns = running.next_copy_ns()
     if due_ns is not None and systemd.is_running():
-        unit = COPY_UNIT.format(systemd.escape(name))
-        systemd.begin_at(unit, due_ns // NANOSECONDS + 1)
-    return list(running.volumes.values())
+        systemd.begin_at(running.copy_unit, due_ns // NANOSECONDS + 1)
 
 
 def looks_around(declared: Declarations, policy: str) -> bool:
     """Whether runs of a policy look for volumes that joined its sub-client: the default one."""
     default = coherence.default_of(declared)
     return default is not None and declared.subclient[default].policy == policy
-
-
-def _looks_now(declared: Declarations, name: str, *, copying_only: bool) -> bool:
-    """A run that only copies looks, too, where first copies are for certain hours alone."""
-    if not looks_around(declared, name):
-        return False
-    hours = (declared.policy[name].copy or CopyTable()).copying.hours
-    return not copying_only or (coherence.protects_new(declared) and hours is not None)
 
 
 def exit_code(runs: Sequence[VolumeRun]) -> ExitCode:

@@ -65,8 +65,8 @@ def test_a_host_that_was_off_for_two_days(guest: Computer) -> None:
         f"""
         while [ $SECONDS -lt {CAUGHT_UP_SECONDS} ]; do
             n=$(dmsnap job list --count 100 --json | grep -c '"operation": "sync"' || true)
-            busy=$(systemctl list-units --state=activating --plain --no-legend 'dmsnap-policy@*' |
-                wc -l)
+            busy=$(systemctl list-units --state=activating --plain --no-legend \
+                'dmsnap-policy@*' 'dmsnap-copy@*' | wc -l)
             [ "$n" -ge {len(VOLUMES)} ] && [ "$busy" = 0 ] && exit 0
             sleep 1
         done

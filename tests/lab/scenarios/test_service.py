@@ -195,10 +195,11 @@ def test_a_timer_fires(lab: Lab, policies: Callable[[str], None]) -> None:
     (left,) = TIMERS.glob("dmsnap-policy@*.timer")
     assert left.name == "dmsnap-policy@other.timer"
     assert shown("LoadState", "dmsnap-policy@often.timer") == "not-found"
-    eventually(
-        lambda: shown("ActiveState", "dmsnap-policy@often.service") in ("inactive", "failed"),
-        "the last run ends",
-    )
+    for unit in ("dmsnap-policy@often.service", "dmsnap-copy@often.service"):
+        eventually(
+            lambda unit=unit: shown("ActiveState", unit) in ("inactive", "failed"),  # type: ignore[misc]
+            "the last run ends",
+        )
     for bench in (one, two):
         assert live_points(bench.name)
     # What is due only in other hours has a timer in memory.
@@ -220,6 +221,37 @@ def test_a_timer_fires(lab: Lab, policies: Callable[[str], None]) -> None:
     for volume in dmsnap("run", "often"):
         assert volume["pruned"]
         assert live_points(volume["volume"]) == [volume["point"]]
+
+
+def test_points_go_on_while_a_copy_lasts(lab: Lab, policies: Callable[[str], None]) -> None:
+    """Of the other volume of the sub-client: that one is held by the copy of its own."""
+    benches = {bench.name: bench for bench in (Bench(lab), Bench(lab))}
+    for bench in benches.values():
+        bench.write("much")
+    policies(
+        'lock_wait_seconds = 1\n[policy.slow]\nschedule = "*:*:0/5"\nspread = "0s"\n'
+        'audit = "none"\nbandwidth = "32KiB"\nprimary = { minimum = 2 }\n'
+        f'[subclient.a]\nvolumes = {list(benches)!r}\npolicy = "slow"\n'
+    )
+    eventually(lambda: copies() and copies()[0]["at"] in ("write-undo", "apply"), "a copy")
+    (copy,) = copies()
+    (other,) = set(benches) - set(copy["volumes"])
+    before = live_points(other)
+    eventually(lambda: len(set(live_points(other)) - set(before)) >= 3, "points go on")
+    assert [each["id"] for each in copies()] == [copy["id"]]
+    assert len(live_points(other)) <= 4
+    policies("")
+    for unit in ("dmsnap-policy@slow.service", "dmsnap-copy@slow.service"):
+        run("systemctl", "stop", unit)
+    assert job(copy["id"])["state"] == "undone"
+    assert dmsnap("status", other)[0]["problems"] == []
+
+
+def copies() -> list[dict[str, Any]]:
+    """Syncs that are under way."""
+    found = dmsnap("job", "list", "--count", "100")
+    return [job(each["id"]) for each in found
+            if (each["operation"], each["state"]) == ("sync", "running")]  # fmt: skip
 
 
 def live_points(name: str) -> list[str]:
