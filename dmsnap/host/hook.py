@@ -13,12 +13,11 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dmsnap.errors import ProgramError
 from dmsnap.host.run import ENVIRONMENT, REAP_SECONDS, kill_session
 from dmsnap.host.signals import SIGNALS, deferred
-from dmsnap.host.trust import require_trusted
+from dmsnap.host.trust import require_trusted_command
 from dmsnap.units import KIB, MIB
 
 LOGGER = logging.getLogger(__name__)
@@ -80,10 +79,10 @@ def run_hook(
     ``variables`` are in its environment, with ``DMSNAP_`` before their names. Afterwards it and
     what is left of its process group are dead, but for what waits for a suspended device.
 
-    Raises ``NotPermittedError`` for a file that others could have changed, ``ProgramError`` for one
-    that cannot be run. What it ends with is for the caller to judge.
+    Raises ``NotPermittedError`` for a file that others could have changed, also an argument's,
+    ``ProgramError`` for one that cannot be run. What it ends with is for the caller to judge.
     """
-    require_trusted(Path(command[0]))
+    require_trusted_command(command)
     started = time.monotonic()
     kept = _Kept()
     process = None

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dmsnap.errors import NotPermittedError, OperatingSystemError
@@ -29,6 +29,26 @@ def require_trusted(path: Path) -> None:
                 hint=f"make root its owner, and chmod go-w {step}",
                 path=str(path),
             )
+
+
+def require_trusted_command(command: Sequence[str]) -> None:
+    """The same of a program and of each file that its arguments name by an absolute path: an
+    interpreter runs what others wrote as readily as what root did. Pipes count as files; what is
+    not there, directories and devices are not judged.
+    """
+    program, *arguments = command
+    require_trusted(Path(program))
+    for argument in arguments:
+        if argument.startswith("/") and _is_file_or_pipe(Path(argument)):
+            require_trusted(Path(argument))
+
+
+def _is_file_or_pipe(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # not there, or no path at all
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
 
 
 def doubt_about(status: os.stat_result) -> str | None:

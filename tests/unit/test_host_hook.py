@@ -194,6 +194,22 @@ def test_what_others_can_write_to_is_not_run(hook: Hook) -> None:
         run_hook((str(hook.path),), {}, deadline_seconds=1)
 
 
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_what_others_can_write_to_is_not_run_by_an_interpreter(hook: Hook, kind: str) -> None:
+    script = hook.directory / "script"
+    if kind == "file":
+        script.write_text("exit 3\n")
+        assert run_hook(("/bin/sh", str(script)), {}, deadline_seconds=60).returncode == 3
+    else:
+        os.mkfifo(script)
+    script.chmod(0o666)
+    with pytest.raises(NotPermittedError, match="has the mode 0666"):
+        run_hook(("/bin/sh", str(script)), {}, deadline_seconds=60)
+    # What is no file of theirs is an argument like any other.
+    for other in ("/dev/null", str(hook.directory / "none"), "script", str(hook.directory)):
+        assert run_hook(("/bin/true", other), {}, deadline_seconds=60).returncode == 0
+
+
 def test_what_cannot_be_run_is_said(hook: Hook) -> None:
     hook.path.write_text("no script")
     hook.path.chmod(0o755)

@@ -17,7 +17,8 @@ from dmsnap.service.configuration.mistake import Flaw, Mistake
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the files say as far as it is right, and what is wrong. ``notes``: what was not checked.
+    """What the files say as far as it is right, and what is wrong. ``notes``: what was not checked,
+    and what is wrong beside the files.
 
     A table with a flaw of its own is not among ``declared``.
     """
@@ -36,14 +37,15 @@ class Checked:
 def check(path: Path | None = None, *, calendars: bool = True) -> Checked:
     """Check the directory ``path``, or a single file; by default what commands use.
 
-    ``calendars``: ask systemd about each expression, which takes as long as all the rest.
+    ``calendars``: ask systemd about each expression, which takes as long as all the rest; and look
+    whether each hook would be run as its files are now.
     """
     place = path or configuration.chosen_path()
     reading = _Reading()
     reading.read(place)
     reading.declare()
     reading.relate()
-    notes = tuple(reading.check_calendars()) if calendars else ()
+    notes = (*reading.check_calendars(), *reading.doubted_hooks()) if calendars else ()
     files = tuple(str(source.path) for source in reading.sources)
     mistakes = sorted(reading.mistakes, key=lambda each: (each.file, each.line or 0, each.key))
     return Checked(files, reading.settings, reading.declared, tuple(mistakes), notes)
@@ -151,6 +153,14 @@ class _Reading:
                     self._add_to_table(Flaw(key, sentence))
         except DmsnapError as error:
             yield f"calendar expressions were not checked: {error}"
+
+    def doubted_hooks(self) -> Iterator[str]:
+        """Hooks that would not be run: others could have written what root would run."""
+        for name, hook in self.declared.hook.items():
+            try:
+                trust.require_trusted_command(hook.command)
+            except DmsnapError as error:
+                yield f"the hook {name} would not be run: {error}"
 
     def _add_to_table(self, flaw: Flaw) -> None:
         noun, name = map(str, flaw.key[:2])
