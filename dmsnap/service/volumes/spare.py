@@ -15,7 +15,7 @@ from functools import partial
 
 from dmsnap._native.era import EraMetadata
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
-from dmsnap.errors import DmsnapError, InterruptedBySignal
+from dmsnap.errors import DmsnapError, InterruptedBySignal, NotFoundError
 from dmsnap.host import blockdev, signals
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
@@ -209,6 +209,18 @@ def remove_unfinished(session: Session, volume: Volume) -> None:
 def release_retired(session: Session, volume: Volume) -> None:
     """Give metadata back that no front has open; what has one goes when that is through."""
     for area in session.catalogue.areas(volume.id, AreaRole.RETIRED):
-        device = stack.attach_area(volume, area)
-        if not blockdev.holders(device.devno):
+        if not _is_open(volume, area):
             session.release_area(volume, area)
+
+
+def _is_open(volume: Volume, area: Area) -> bool:
+    """Whether a front has a piece of the store open; ``NotFoundError`` when the store is away.
+
+    One that is not in its store was given back by a command that did not live to record that.
+    """
+    try:
+        device = stack.attach_area(volume, area)
+    except NotFoundError:
+        open_space(volume.store).require()
+        return False
+    return bool(blockdev.holders(device.devno))

@@ -6,6 +6,7 @@ import re
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from conftest import (
@@ -21,9 +22,11 @@ from conftest import (
     sha256,
 )
 from raw_volume import SECTOR, Protected, check_tidy, protected, write_direct
+from test_hydrate import dying
 from test_interrupts import Bench, differences, interrupted, steps_of, wait_resumed
 
 from dmsnap._native import label
+from dmsnap.catalogue.store import Catalogue
 
 SIZE = 32 * MIB
 LARGER = 48 * MIB
@@ -605,6 +608,21 @@ def test_killed_anywhere_it_is_finished_or_taken_back(lab: Lab, recovery_too: bo
         grow()
         if recovery_too:
             grow_recovery()
+
+
+def test_killed_while_it_gives_the_former_metadata_back_no_command_is_kept_out(lab: Lab) -> None:
+    volume = protected(lab, SIZE)
+    enlarge(lab, volume.primary, LARGER)
+    with patch.object(Catalogue, "remove_area", dying(Catalogue.remove_area, before=True)):
+        assert forked("resize", volume.name).code == -signal.SIGKILL
+    retired = "select path from area where role = 'era-retired'"
+    ((path,),) = catalogue_rows(retired)
+    assert not Path(path).exists()
+    dmsnap("job", "resume", "--all")
+    assert catalogue_rows(retired) == []
+    assert len(list((lab.directory / "store").iterdir())) == 1
+    assert size_of(volume.front) == LARGER
+    dmsnap("unprotect", volume.name)
 
 
 @pytest.mark.parametrize("words", [(), ("--give-up-former",)])

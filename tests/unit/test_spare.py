@@ -1,0 +1,33 @@
+"""Era metadata of before, which are given back when no front has them open."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from catalogue_samples import a_volume
+
+from dmsnap.catalogue.model import AreaRole
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import NotFoundError
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.session import Session
+from dmsnap.service.volumes import spare
+from dmsnap.snapshot.space import plan_area
+from dmsnap.units import MIB
+
+
+def test_metadata_that_were_given_back_and_not_recorded_keep_no_command_out(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    """Killed between the two: the record is of a file that is not there."""
+    volume = replace(a_volume(), store=str(tmp_path / "store"))
+    retired = plan_area(volume, AreaRole.RETIRED, MIB)
+    catalogue.add_volume(volume)
+    catalogue.add_area(retired)
+    session = Session(Configuration(), catalogue)
+    with pytest.raises(NotFoundError, match="the store"):
+        spare.release_retired(session, volume)
+    assert catalogue.areas(volume.id) == [retired]  # a store that is away may hold it yet
+    (tmp_path / "store").mkdir()
+    spare.release_retired(session, volume)
+    assert catalogue.areas(volume.id) == []
