@@ -6,7 +6,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,12 +165,21 @@ def flush_cache(path: Path) -> None:
 
 def holders(devno: int, sysfs: Sysfs = SYSFS) -> list[str]:
     """The kernel names of what lies directly on the device: dm and md devices."""
-    return [sysfs.kernel_name(holder) for holder in sysfs.holders(devno)]
+    return _named(sysfs.kernel_name, sysfs.holders(devno))
 
 
 def slaves(devno: int, sysfs: Sysfs = SYSFS) -> list[str]:
     """The kernel names of what the device lies directly on."""
-    return [sysfs.kernel_name(slave) for slave in sysfs.slaves(devno)]
+    return _named(sysfs.kernel_name, sysfs.slaves(devno))
+
+
+def _named(name: Callable[[int], str], devnos: Iterable[int]) -> list[str]:
+    """Names of devices; one that went away since it was listed has none."""
+    names = []
+    for devno in devnos:
+        with suppress(NotFoundError):
+            names.append(name(devno))
+    return names
 
 
 def depends_on(devno: int, other_devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> bool:
@@ -261,7 +270,7 @@ def describe_users_of(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) ->
 def lasting_users(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> list[str]:
     """The users that will not go away by themselves: mounts, devices above, swap space."""
     users = [f"mounted on {mount.mount_point}" for mount in mounts_of(devno, proc=proc)]
-    users += [f"held by {sysfs.display_name(holder)}" for holder in sysfs.holders(devno)]
+    users += [f"held by {name}" for name in _named(sysfs.display_name, sysfs.holders(devno))]
     users += ["used as swap space"] * is_swap_space(devno, proc=proc)
     for pid, mount in mounts_elsewhere(devno, proc=proc):
         owner = f"{process.command_of(pid, proc=proc)} (pid {pid})"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,7 +167,7 @@ class Sysfs:
                 entries = sorted(directory.iterdir())
             except FileNotFoundError:
                 return []
-            return [parse_devno((entry / "dev").read_text()) for entry in entries]
+        return _numbers(entries)
 
     def btrfs_siblings(self, devno: int) -> list[int]:
         """All devices of the mounted btrfs that this device is one of; none where it is in none."""
@@ -175,7 +176,7 @@ class Sysfs:
             with system_call(f"list {entry}"):
                 found = {link.name: link for link in entry.iterdir()}
             if name in found:
-                return [parse_devno((link / "dev").read_text()) for link in found.values()]
+                return _numbers(found.values())
         return []
 
     def block_devices(self) -> list[int]:
@@ -183,7 +184,7 @@ class Sysfs:
         directory = self.root / "class" / "block"
         with system_call(f"list {directory}"):
             entries = sorted(directory.iterdir())
-        return [number for entry in entries if (number := _number(entry)) is not None]
+        return _numbers(entries)
 
     def disks(self, prefix: str = "") -> dict[str, int]:
         """Every whole disk whose kernel name begins with ``prefix``, with its number."""
@@ -193,13 +194,22 @@ class Sysfs:
         return {entry.name: number for entry in entries if (number := _number(entry)) is not None}
 
 
+def _numbers(directories: Iterable[Path]) -> list[int]:
+    """Of devices that were listed, those that are still there."""
+    found = map(_number, directories)
+    return [number for number in found if number is not None]
+
+
 def _number(directory: Path) -> int | None:
     """None when the disk went away between the listing and now."""
     with system_call(f"read {directory / 'dev'}"):
         try:
             return parse_devno((directory / "dev").read_text())
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            # It went before the file was opened, or before it was read (fs/kernfs/file.c).
+            if error.errno in (errno.ENOENT, errno.ENODEV):
+                return None
+            raise
 
 
 SYSFS = Sysfs()

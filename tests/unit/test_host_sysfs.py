@@ -11,7 +11,8 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import Sysfs, format_devno, parse_devno
 
 SDA, SDA1, SDB = os.makedev(8, 0), os.makedev(8, 1), os.makedev(8, 16)
-DM0, DM1, LOOP0 = os.makedev(253, 0), os.makedev(253, 1), os.makedev(7, 0)
+DM0, DM1, DM2 = (os.makedev(253, minor) for minor in range(3))
+LOOP0 = os.makedev(7, 0)
 
 
 class Tree:
@@ -120,6 +121,20 @@ def test_neighbours(tree: Tree) -> None:
     assert blockdev.slaves(DM0, tree.sysfs) == ["sda"]
     assert blockdev.holders(SDA, tree.sysfs) == ["dm-0"]
     assert blockdev.holders(DM0, tree.sysfs) == []
+
+
+def test_a_neighbour_that_goes_while_it_is_read_is_none(tree: Tree) -> None:
+    """A snapshot that another command removes just then, a loop device that udev has open."""
+    sda = tree.device("sda", SDA)
+    tree.stack(tree.device("dm-0", DM0), sda)
+    listed, named = tree.device("dm-1", DM1), tree.device("dm-2", DM2)
+    tree.stack(listed, sda)
+    (listed / "dev").unlink()
+    assert tree.sysfs.holders(SDA) == [DM0]
+    tree.stack(named, sda)
+    (tree.sysfs.root / "dev" / "block" / format_devno(DM2)).unlink()
+    assert blockdev.holders(SDA, tree.sysfs) == ["dm-0"]
+    assert blockdev.lasting_users(SDA, sysfs=tree.sysfs, proc=tree.proc) == ["held by dm-0"]
 
 
 def test_depends_on_through_every_layer(tree: Tree, tmp_path: Path) -> None:
