@@ -139,15 +139,15 @@ def newest_done(catalogue: Catalogue, volume_id: UUID, operation: str) -> Job | 
     return found[0] if found else None
 
 
-def newest_done_of(statements: Statements, volume_id: str) -> str:
-    """A query: the number of a volume's last job of ``:operation`` that ended well.
+def newest_done_of(statements: Statements, volume_id: str, operation: str = ":operation") -> str:
+    """A query: the number of a volume's last job of an operation that ended well.
 
-    The volume's id is given by a column or a parameter.
+    The volume's id is given by a column or a parameter, the operation by a parameter or as text.
     """
     job = statements.each("job", f"job.id = job_volume.job_id AND job.state = '{JobState.DONE}'")
     return (
         f"SELECT job_volume.job_id FROM job_volume {job} WHERE job_volume.volume_id = {volume_id}"  # noqa: S608
-        " AND job_volume.operation = :operation ORDER BY job_volume.job_id DESC LIMIT 1"
+        f" AND job_volume.operation = {operation} ORDER BY job_volume.job_id DESC LIMIT 1"
     )
 
 

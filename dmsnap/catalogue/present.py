@@ -30,6 +30,7 @@ class Present:
     exports: tuple[Export, ...]
     unfinished: tuple[Job, ...]
     last_swap: Job | None
+    last_sync: Job | None
     newest_job: int | None
 
 
@@ -94,12 +95,12 @@ class _Found:
         areas = f"{of_these} ORDER BY generation, role, id"
         self.areas = _by_volume(statements, "area", areas, ids)
         self.exports = _by_volume(statements, "export", f"{of_these} ORDER BY created_ns", ids)
-        newest = statements.rows(_newest(statements, these), operation="swap", **ids)
+        newest = statements.rows(_newest(statements, these), **ids)
         self.newest = {row["id"]: row for row in newest}
         unsettled = f"{of_these} AND {statements.is_false('settled')}"
         self.unsettled = _by_volume(statements, "job_volume", unsettled, ids, "volume_id, job_id")
         wanted = {row["job_id"] for left in self.unsettled.values() for row in left}
-        wanted |= {row["last_swap"] for row in newest} - {None}
+        wanted |= {row[each] for row in newest for each in ("last_swap", "last_sync")} - {None}
         self.jobs = jobs.of_numbers(statements, wanted)
 
     def of(self, volume_id: str) -> Present:
@@ -113,25 +114,29 @@ class _Found:
             unfinished=tuple(
                 job for job in self.jobs if job.id in unsettled and job.state is JobState.RUNNING
             ),
-            last_swap=next((job for job in self.jobs if job.id == newest.get("last_swap")), None),
+            last_swap=self._job(newest.get("last_swap")),
+            last_sync=self._job(newest.get("last_sync")),
             newest_job=newest.get("newest_job"),
         )
 
+    def _job(self, number: int | None) -> Job | None:
+        return next((job for job in self.jobs if job.id == number), None)
+
 
 def _newest(statements: Statements, these: str) -> str:
-    """The query for the last of what is without end: a look into an index for each volume.
-
-    ``:operation`` is the one whose last job is wanted.
-    """
+    """The query for the last of what is without end: a look into an index for each volume."""
     window = (
         "SELECT window_seconds FROM point WHERE volume_id = volume.id AND deleted_ns IS NULL"
         " ORDER BY created_ns DESC LIMIT 1"
     )
-    swap = jobs.newest_done_of(statements, "volume.id")
+    swap, sync = (
+        jobs.newest_done_of(statements, "volume.id", f"'{operation}'")
+        for operation in ("swap", "sync")
+    )
     job = "SELECT job_id FROM job_volume WHERE volume_id = volume.id ORDER BY job_id DESC LIMIT 1"
     return (
-        f"SELECT id, ({window}) AS window_seconds, ({swap}) AS last_swap, ({job}) AS newest_job"  # noqa: S608
-        f" FROM volume WHERE id IN {these}"
+        f"SELECT id, ({window}) AS window_seconds, ({swap}) AS last_swap,"  # noqa: S608
+        f" ({sync}) AS last_sync, ({job}) AS newest_job FROM volume WHERE id IN {these}"
     )
 
 

@@ -5,7 +5,10 @@ flush; new data, flush; label ``consistent``, flush. Before the first label noth
 between the labels the undo store leads back.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from uuid import UUID
 
 from dmsnap._native import copy, exception_store
 from dmsnap._native.copy import CopyOptions, CopyStats, Kept, Progress, UndoStore
@@ -14,8 +17,9 @@ from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
 from dmsnap.catalogue.model import Point
 from dmsnap.extent import Extent
 from dmsnap.host.signature import Signature
-from dmsnap.recovery import history
+from dmsnap.recovery import history, removal
 from dmsnap.recovery.replica import Replica
+from dmsnap.recovery.room import Claims, gone, make_room
 from dmsnap.units import PAGE_BYTES, align_up, to_sectors
 
 UNDO_CHUNK_BYTES = PAGE_BYTES
@@ -24,13 +28,17 @@ NO_OPTIONS = CopyOptions()
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """What the undo phase found and where the store lies; nothing refers to it yet."""
+    """What the undo phase found and where the store lies; nothing refers to it yet.
+
+    ``gone`` are the points that had to leave the history for it.
+    """
 
     label: Label
     stats: CopyStats
     different: ExtentSet
     store: Extent
     kept: Kept
+    gone: Sequence[UUID] = ()
 
 
 def store_bytes(different_bytes: int) -> int:
@@ -45,15 +53,19 @@ def write_undo(
     dirty: ExtentSet,
     progress: Progress | None = None,
     options: CopyOptions = NO_OPTIONS,
+    claims: Callable[[], Claims] = dict,
 ) -> Undo:
     """Compare ``dirty`` with the point, and write the old content of what differs.
 
     When the worst case does not fit into the free part of the history, what differs is counted
-    first, and as many of the oldest points as must go are dropped: from the label before anything
-    is written where their stores lie.
+    first, and as many points as must go are merged into older ones, or dropped (``recovery.room``):
+    from the label before anything is written where their stores lie.
     """
     dirty, compared = _fitting(replica, source_fd, dirty, progress, options)
-    current, room = history.make_room(replica.label, store_bytes(dirty.bytes))
+    before = replica.label
+    current, room = make_room(
+        before, store_bytes(dirty.bytes), claims, partial(removal.joined, replica)
+    )
     if current != replica.label:
         # The stores about to be overwritten must not be in the label any more.
         replica.write_label(current)
@@ -74,7 +86,7 @@ def write_undo(
     assert undo is not None  # noqa: S101 - a store was given
     stats = replace(stats, bytes_compared=stats.bytes_compared + compared)
     store = Extent(room.offset_bytes, align_up(undo.used_bytes, PAGE_BYTES))
-    return Undo(replica.label, stats, different, store, kept)
+    return Undo(replica.label, stats, different, store, kept, gone(before, current))
 
 
 def _fitting(

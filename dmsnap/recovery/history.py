@@ -3,11 +3,11 @@
 from dataclasses import replace
 from uuid import UUID
 
-from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
-from dmsnap.errors import NoSpaceError
+from dmsnap._native.label import HistoryEntry, Label, LabelState
 from dmsnap.extent import Extent
-from dmsnap.units import MIB, PAGE_BYTES, align_down, align_up, format_size
+from dmsnap.units import MIB, PAGE_BYTES, align_down, align_up
 
+# With so many the label's sector is full: more would be another version of it.
 MAX_ENTRIES = 64
 REGION_GRANULARITY_BYTES = MIB
 MIN_REGION_BYTES = 4 * MIB
@@ -95,35 +95,6 @@ def free_extents(label: Label) -> list[Extent]:
 def largest_free(label: Label) -> Extent | None:
     """The longest unused part of the region."""
     return max(free_extents(label), key=lambda extent: extent.length_bytes, default=None)
-
-
-def make_room(label: Label, needed_bytes: int) -> tuple[Label, Extent]:
-    """Drop the oldest points until a store of ``needed_bytes`` fits; returns where.
-
-    :class:`NoSpaceError` when even an empty region would be too small, or when a point that is to
-    be kept is in the way. Nothing is written here.
-    """
-    while True:
-        room = largest_free(label)
-        if room and room.length_bytes >= needed_bytes and len(label.history) < MAX_ENTRIES:
-            return label, room
-        if not label.history:
-            raise NoSpaceError(
-                f"undoing this sync takes {format_size(needed_bytes)}, the history of "
-                f"{label.name} has {format_size(label.history_length_bytes)}: nothing was changed",
-                hint="use a larger recovery volume, or sync more often",
-                needed_bytes=needed_bytes,
-                available_bytes=label.history_length_bytes,
-            )
-        oldest = label.history[-1]
-        if oldest.flags & HistoryFlag.KEEP:
-            raise NoSpaceError(
-                f"the history of {label.name} is full, and its oldest point "
-                f"{oldest.point_uuid} is to be kept: nothing was changed",
-                hint="delete that point, or use a larger recovery volume",
-                needed_bytes=needed_bytes,
-            )
-        label = replace(label, history=label.history[:-1])
 
 
 def position_of(label: Label, point_id: object) -> int | None:

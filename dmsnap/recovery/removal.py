@@ -10,6 +10,7 @@ the older one does. The merged store is written whole to free space and flushed;
 names it in place of the two. Before that label nothing has happened, whatever lies in free space.
 """
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from uuid import UUID
@@ -17,11 +18,13 @@ from uuid import UUID
 from dmsnap._native import store_merge
 from dmsnap._native.copy import Progress
 from dmsnap._native.label import HistoryEntry, Label
-from dmsnap.errors import NoSpaceError, WrongStateError
+from dmsnap.errors import CorruptError, NoSpaceError, OperatingSystemError, WrongStateError
 from dmsnap.extent import Extent
 from dmsnap.recovery import history
 from dmsnap.recovery.replica import Replica
 from dmsnap.units import PAGE_BYTES, align_up, format_size
+
+log = logging.getLogger(__name__)
 
 Entries = tuple[HistoryEntry, ...]
 
@@ -87,6 +90,27 @@ def relabel(replica: Replica, before: Sequence[HistoryEntry], after: Entries) ->
     replica.write_label(replace(replica.label, history=after))
 
 
+def joined(replica: Replica, label: Label, group: Entries, gain_bytes: int) -> Label | None:
+    """``label`` with the last of ``group`` in place of them all; the recovery volume has it then.
+
+    None when that has no room, makes less than ``gain_bytes`` free, or a store cannot be read:
+    nothing but what ``label`` drops is changed then.
+    """
+    if label != replica.label:
+        # What is written may lie where the dropped ones did.
+        replica.write_label(label)
+    try:
+        entry = _merge(replica, replica.label, group, None, gain_bytes)
+    except NoSpaceError:
+        return None
+    except (CorruptError, OperatingSystemError) as error:
+        log.warning("undo stores of %s cannot be merged: %s", label.name, error)
+        return None
+    after = [entry if each == group[-1] else each for each in replica.label.history]
+    relabel(replica, replica.label.history, tuple(each for each in after if each not in group))
+    return replica.label
+
+
 def room_for(label: Label, needed_bytes: int) -> Extent:
     """The smallest unused part of the region that is large enough: a sync wants the largest."""
     free = history.free_extents(label)
@@ -104,13 +128,26 @@ def room_for(label: Label, needed_bytes: int) -> Extent:
 
 
 def _merge(
-    replica: Replica, taken: Label, group: Entries, progress: Progress | None
+    replica: Replica,
+    taken: Label,
+    group: Entries,
+    progress: Progress | None,
+    gain_bytes: int = 0,
 ) -> HistoryEntry:
-    """One store for those of ``group``, in a place that no store of ``taken`` is in."""
+    """One store for those of ``group``, in a place that no store of ``taken`` is in.
+
+    :class:`NoSpaceError` also when it takes less than ``gain_bytes`` less than they do.
+    """
     name, size_bytes = str(replica.device.path), replica.label.size_bytes
     stores = [history.store_extent(entry) for entry in group]
     measured = store_merge.measure(replica.fd, size_bytes, stores, name=name)
     needed_bytes = align_up(measured.used_bytes, PAGE_BYTES)
+    held_bytes = sum(store.length_bytes for store in stores)
+    if gain_bytes and held_bytes - needed_bytes < gain_bytes:
+        raise NoSpaceError(
+            f"the merged undo store takes {format_size(needed_bytes)} of {format_size(held_bytes)}",
+            needed_bytes=needed_bytes,
+        )
     place = Extent(room_for(taken, needed_bytes).offset_bytes, needed_bytes)
     made = store_merge.merge(replica.fd, size_bytes, stores, place, progress=progress, name=name)
     return replace(

@@ -47,7 +47,8 @@ class Plan:
 
     ``arguments`` are what it was asked for, as JSON takes it: service.operations begins it anew
     with them. A plan that only goes ``forward`` is never undone: cut off, by a failure or a signal
-    as by a crash, it is finished by whoever holds the volume next.
+    as by a crash, it is finished by whoever holds the volume next. ``remark`` is asked when all
+    went well, and kept as what became of the job.
     """
 
     operation: str
@@ -55,6 +56,7 @@ class Plan:
     steps: Sequence[Step]
     arguments: Mapping[str, object] = field(default_factory=dict)
     forward: bool = False
+    remark: Callable[[], str] = str
 
     def descriptions(self) -> list[str]:
         """For ``--dry-run``."""
@@ -97,7 +99,7 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
             if not plan.forward:
                 journal.fail(error)
             raise
-        journal.end(JobState.DONE)
+        journal.end(JobState.DONE, plan.remark())
     return journal.times
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,10 @@ from dmsnap.snapshot.space import open_space, plan_area
 from dmsnap.tracking.choice import new_tracking_id
 
 log = logging.getLogger(__name__)
+
+
+def _no_room_for(_point: Point) -> str:
+    return "the history had no room for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +175,14 @@ class Session:
         else:
             self.catalogue.record_replica(volume, history.held(current))
 
-    def forget_dropped(self, volume: Volume) -> None:
+    def forget_dropped(
+        self, volume: Volume, reason_of: Callable[[Point], str] = _no_room_for
+    ) -> None:
         """Mark points as deleted that live nowhere: lost ones, or dropped to make room."""
         current = replica.label_of(volume)
         for point in self.catalogue.points(volume.id):
             if point.area_id is None and history.position_of(current, point.id) is None:
-                reason = point.invalid_reason or "the history had no room for it"
+                reason = point.invalid_reason or reason_of(point)
                 self.catalogue.delete_point(point.id, reason)
 
     def make_durable(self, volume: Volume) -> None:

@@ -469,6 +469,7 @@ def test_a_sync_as_json(service: Service, shown: Shown) -> None:
         },
         "steps": STEPS,
         "copied": None,
+        "given_up": [],
     }
 
 

@@ -66,10 +66,38 @@ volumes = ["srv"]
 }
 
 
+def each_hour(_expression: str, after_seconds: int, count: int) -> list[int]:
+    return [after_seconds + 3600 * number for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("history", "count"),
+    [
+        ('{ keep = "1d", daily = 14, weekly = 8, monthly = 12 }', None),  # 24 + 13 + 8 + 12
+        ('{ keep = "2d", daily = 14, weekly = 8, monthly = 12 }', 48 + 12 + 8 + 12),
+        ('{ keep = "7d" }', 66),  # no more are counted
+        ("{ hourly = 65 }", None),
+        ("{ hourly = 65, yearly = 1 }", 66),
+    ],
+)
+def test_a_policy_that_keeps_more_than_a_label_holds_is_told_of(
+    tmp_path: Path, history: str, count: int | None
+) -> None:
+    text = f'[policy.much]\nschedule = "hourly"\nhistory = {history}\n'
+    checked = check(written(tmp_path, **{"policies.toml": text}))
+    assert checked.ok
+    if count is None:
+        assert checked.notes == ()
+    else:
+        (note,) = checked.notes
+        assert f"the policy much keeps up to {count} points on a recovery volume" in note
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _calendars() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(systemd, "is_calendar", lambda expression: "bogus" not in expression)
+        monkeypatch.setattr(systemd, "elapses", each_hour)
         yield
 
 

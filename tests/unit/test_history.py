@@ -12,6 +12,7 @@ from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
 from dmsnap.errors import NoSpaceError
 from dmsnap.extent import Extent
 from dmsnap.recovery import history
+from dmsnap.recovery.room import make_room
 from dmsnap.units import MIB, PAGE_BYTES
 
 OFFSET, LENGTH = 64 * MIB, 8 * MIB
@@ -34,7 +35,7 @@ def a_label(*entries: HistoryEntry, length_bytes: int = LENGTH) -> Label:
 
 def taken(label: Label, needed_bytes: int, flags: HistoryFlag) -> Label:
     """A sync: make room, put the store at the front of it, the newest first."""
-    current, room = history.make_room(label, needed_bytes)
+    current, room = make_room(label, needed_bytes)
     entry = an_entry(room.offset_bytes, needed_bytes, flags)
     return replace(current, history=(entry, *current.history))
 
@@ -79,7 +80,7 @@ def test_nothing_is_dropped_when_there_is_room(
     for length_bytes, _ in needs:
         label = taken(label, length_bytes, DROP)
     largest = history.largest_free(label)
-    current, room = history.make_room(label, needed_bytes)
+    current, room = make_room(label, needed_bytes)
     assert room.length_bytes >= needed_bytes
     if largest and largest.length_bytes >= needed_bytes and len(label.history) < 64:
         assert current is label
@@ -93,14 +94,14 @@ def test_the_label_holds_as_many_points_as_the_history_plans() -> None:
 
 def test_a_full_list_drops_its_oldest() -> None:
     entries = [an_entry(OFFSET + number * PAGE_BYTES, PAGE_BYTES) for number in range(64)]
-    current, _ = history.make_room(a_label(*entries), PAGE_BYTES)
+    current, _ = make_room(a_label(*entries), PAGE_BYTES)
     assert list(current.history) == entries[:63]
 
 
 def test_a_point_to_be_kept_is_never_dropped() -> None:
     label = a_label(an_entry(OFFSET + LENGTH // 2, LENGTH // 2), an_entry(OFFSET, MIB, KEEP))
     with pytest.raises(NoSpaceError, match="is to be kept: nothing was changed") as caught:
-        history.make_room(label, LENGTH // 2)
+        make_room(label, LENGTH // 2)
     assert str(label.history[1].point_uuid) in str(caught.value)
     assert caught.value.hint
 
@@ -108,7 +109,7 @@ def test_a_point_to_be_kept_is_never_dropped() -> None:
 def test_what_even_an_empty_history_could_not_hold_is_refused() -> None:
     label = a_label(an_entry(OFFSET, MIB))
     with pytest.raises(NoSpaceError, match="nothing was changed") as caught:
-        history.make_room(label, LENGTH + PAGE_BYTES)
+        make_room(label, LENGTH + PAGE_BYTES)
     assert caught.value.fields["available_bytes"] == LENGTH
     assert len(label.history) == 1
 

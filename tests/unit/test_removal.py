@@ -22,6 +22,7 @@ from dmsnap._native.label import AREA_BYTES, HistoryEntry, HistoryFlag, Label, L
 from dmsnap.errors import NoSpaceError, WrongStateError
 from dmsnap.extent import Extent
 from dmsnap.recovery import history, removal
+from dmsnap.recovery.room import make_room
 from dmsnap.units import MIB, PAGE_BYTES, align_up
 
 PAGES = 24
@@ -63,7 +64,7 @@ class Replica:
 
     def sync(self, content: bytes) -> None:
         """The engine's own: the old content to the history, the new one to the replica."""
-        _, room = history.make_room(self.label, 0)
+        _, room = make_room(self.label, 0)
         with tempfile.TemporaryFile() as source:
             source.write(content)
             source.flush()

@@ -175,6 +175,12 @@ def describe_synced(result: SyncResult) -> Iterator[Text]:
         f"{format_size(result.bytes_written)} written, "
         f"window {milliseconds(result.window_seconds)}, {result.seconds:.1f} s in all"
     )
+    if result.given_up:
+        count = f"{len(result.given_up)} points" if len(result.given_up) > 1 else "one point"
+        yield (
+            f"the history is too small for the policy: {count} went that it keeps "
+            f"({', '.join(map(str, result.given_up))})"
+        )
     if result.audit.kind is not Audit.NONE:
         yield from describe_audit(result.audit)
 

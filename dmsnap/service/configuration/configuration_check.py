@@ -9,7 +9,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from dmsnap.errors import ConfigurationError, DmsnapError
 from dmsnap.host import systemd, trust
-from dmsnap.service.configuration import coherence, configuration, declared_value, mistake
+from dmsnap.service.configuration import (
+    coherence,
+    configuration,
+    declared_value,
+    history_extent,
+    mistake,
+)
 from dmsnap.service.configuration.configuration import FILE, NOUNS, Configuration, Source
 from dmsnap.service.configuration.declaration import NESTED, TABLES, Declarations, Policy
 from dmsnap.service.configuration.mistake import Flaw, Mistake
@@ -17,10 +23,10 @@ from dmsnap.service.configuration.mistake import Flaw, Mistake
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the files say as far as it is right, and what is wrong. ``notes``: what was not checked,
-    and what is wrong beside the files.
+    """What the files say as far as it is right, and what is wrong.
 
-    A table with a flaw of its own is not among ``declared``.
+    A table with a flaw of its own is not among ``declared``. ``notes``: what was not checked,
+    what cannot all be had, and what is wrong beside the files.
     """
 
     files: tuple[str, ...]
@@ -142,15 +148,22 @@ class _Reading:
             self._add_to_table(flaw)
 
     def check_calendars(self) -> Iterator[str]:
-        """Ask systemd about every calendar expression; yields why it could not be asked."""
+        """Ask systemd about every calendar expression; yields why it could not be asked, and which
+        policies keep more than there is room for by theirs.
+        """
         expressions = list(_expressions(self.legible.policy))
         if not expressions:
             return
+        wrong = set()
         try:
             for key, expression in expressions:
                 if not systemd.is_calendar(expression):
                     sentence = f"{expression!r} is no calendar expression (systemd.time(7))"
                     self._add_to_table(Flaw(key, sentence))
+                    wrong.add(key[1])
+            policies = self.legible.policy.items()
+            right = {name: policy for name, policy in policies if name not in wrong}
+            yield from history_extent.notes(right)
         except DmsnapError as error:
             yield f"calendar expressions were not checked: {error}"
 

@@ -19,6 +19,7 @@ from dmsnap.service.exports import publication
 from dmsnap.service.health import look, recoverable
 from dmsnap.service.health.look import Look
 from dmsnap.service.health.recoverable import RecoverablePoint
+from dmsnap.service.points import claiming
 from dmsnap.service.resizing import sizes
 from dmsnap.service.schedules import lateness
 from dmsnap.service.session import Session
@@ -142,6 +143,7 @@ def volume_status(
     live_now = live_points(volume, recorded.live, problems)
     found = [publication.problem(session, export) for export in recorded.exports]
     problems += [f"{problem}: dmsnap export restore" for problem in found if problem]
+    problems += history_shortage(volume, recorded.last_sync)
     points = [*recorded.live, *filter(None, [looked.replica.point])]
     newest = recoverable.newest(points, standing(replica_now, live_now))
     punctuality = lateness.judged(promises, volume, newest.created_ns if newest else None)
@@ -198,6 +200,20 @@ def cut_off_jobs(volume: Volume, unfinished: Sequence[Job]) -> list[str]:
         f"its end, any other command on {volume.name} finishes it or takes it back"
         for job in unfinished
         if job.last_begun is not None
+    ]
+
+
+def history_shortage(volume: Volume, last_sync: Job | None) -> list[str]:
+    """Whether the last sync gave up points that the policy keeps."""
+    if volume.state is not VolumeState.PROTECTED or volume.recovery is None:
+        return []
+    outcome = last_sync.outcome if last_sync is not None else None
+    if last_sync is None or not (outcome or "").startswith(claiming.TOO_SMALL):
+        return []
+    return [
+        f"{outcome} (sync of {format_time(last_sync.finished_ns or last_sync.started_ns)}): have "
+        f"the policy keep fewer, at most {history.MAX_ENTRIES} have room in a label, or make the "
+        f"recovery volume larger and dmsnap resize {volume.name}"
     ]
 
 

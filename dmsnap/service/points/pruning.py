@@ -70,14 +70,16 @@ def of_primary(
 ) -> list[JudgedPoint]:
     """What becomes of live points, given in order. One that is lost counts for nothing."""
     good = [point for point in points if point.invalid_reason is None]
-    aging = [
-        AgingPoint(each.id, each.created_ns, each.keep, each.id in used, each.expires_ns)
-        for each in good
-    ]
-    decisions = rules_of.of_primary(aging, retention, clock.now_ns, clock.zone)
+    found = [aging(each, held=each.id in used) for each in good]
+    decisions = rules_of.of_primary(found, retention, clock.now_ns, clock.zone)
     lost = [_lost(point, used) for point in points if point.invalid_reason is not None]
     times = {point.id: point.created_ns for point in points}
     return [_judged(each, times[each.point], Side.PRIMARY) for each in (*lost, *decisions)]
+
+
+def aging(point: Point, *, held: bool = False) -> AgingPoint:
+    """A point that is recorded, as retention looks at it."""
+    return AgingPoint(point.id, point.created_ns, point.keep, held, point.expires_ns)
 
 
 def live_points(session: Session, volume: Volume) -> list[Point]:
@@ -108,17 +110,25 @@ def of_history(
     A mark counts on the label and in ``records``, and a point's own time in these alone.
     While one of them is in use, somebody holds the recovery volume, and nothing goes.
     """
-    aging = []
+    found = aging_in(label, records, used)
+    decisions = rules_of.of_history(found, retention, clock.now_ns, clock.zone)
+    if any(point.held for point in found):
+        decisions = [_held(each) for each in decisions]
+    times = {point.id: point.created_ns for point in found}
+    return [_judged(each, times[each.point], Side.HISTORY) for each in decisions]
+
+
+def aging_in(
+    label: Label, records: Mapping[UUID, Point], used: Collection[UUID] = ()
+) -> list[AgingPoint]:
+    """The points of a recovery volume as retention looks at them, the oldest first."""
+    found = []
     for point_id, time_ns, flags in _points_of(label):
         record = records.get(point_id)
         keep = bool(flags & HistoryFlag.KEEP) or (record is not None and record.keep)
         expires_ns = record.expires_ns if record is not None else None
-        aging.append(AgingPoint(point_id, time_ns, keep, point_id in used, expires_ns))
-    decisions = rules_of.of_history(aging, retention, clock.now_ns, clock.zone)
-    if any(point.held for point in aging):
-        decisions = [_held(each) for each in decisions]
-    times = {point.id: point.created_ns for point in aging}
-    return [_judged(each, times[each.point], Side.HISTORY) for each in decisions]
+        found.append(AgingPoint(point_id, time_ns, keep, point_id in used, expires_ns))
+    return found
 
 
 def _points_of(label: Label) -> list[tuple[UUID, int, HistoryFlag]]:

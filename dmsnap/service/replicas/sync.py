@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from dmsnap._native.copy import CopyOptions, CopyStats
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.io_priority import IoPriority, lowered
-from dmsnap._native.label import LabelState
+from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
 from dmsnap.catalogue.skipped import Skipped
@@ -30,11 +30,13 @@ from dmsnap.host.signature import Signature
 from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
+from dmsnap.recovery.room import Claims
 from dmsnap.service import journal
 from dmsnap.service.exports import exported
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.luns import lun_watch
 from dmsnap.service.points import copyable
+from dmsnap.service.points.claiming import Claiming
 from dmsnap.service.points.point import PointSet
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
@@ -55,7 +57,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What one sync did. ``copied`` is the live point that ``point`` is a copy of, if it is one."""
+    """What one sync did. ``copied`` is the live point that ``point`` is a copy of, if it is one.
+
+    ``given_up``: points that the policy keeps, and for which the history had no room any more.
+    """
 
     volume: str
     point: UUID
@@ -69,6 +74,7 @@ class SyncResult:
     audit: AuditResult
     steps: dict[str, float]
     copied: UUID | None = None
+    given_up: tuple[UUID, ...] = ()
 
 
 class Sync:
@@ -118,6 +124,7 @@ class Sync:
         self.catch_up = ExtentSet()  # dirty, and left out by the replica until now
         self.skipped = ExtentSet()  # left out by it still
         self.audited = AuditResult(audit)
+        self.claiming = Claiming()  # what is known of that when the history is full
 
     @property
     def point(self) -> Point:
@@ -291,10 +298,26 @@ class Sync:
                 self.dirty,
                 of_total(self.progress, self.bytes_dirty),
                 self.options,
+                partial(self._claims, current.label),
             )
+        if remark := self.remark():
+            log.warning("%s: %s", self.volume.name, remark)
         # What was read of an overflowed snapshot is worth nothing: found out before the
         # replica is touched.
         self._require_valid()
+
+    def _claims(self, label: Label) -> Claims:
+        """Which points stay longest, asked when the history has no room."""
+        self.claiming = Claiming.of(self.session, self.volume, label, self.point)
+        return self.claiming.claims
+
+    @property
+    def given_up(self) -> tuple[UUID, ...]:
+        gone = self.undo.gone if self.undo is not None else ()
+        return tuple(each for each in gone if self.claiming.claims.get(each, 0))
+
+    def remark(self) -> str:
+        return self.claiming.remark(len(self.given_up))
 
     def _apply(self) -> None:
         assert self.undo is not None  # noqa: S101 - the step before
@@ -369,7 +392,7 @@ class Sync:
             self._acknowledge_writes_beside()
         self.session.settle_on_replica(self.volume, self.point)
         self.session.note_content(self.volume, self.content)
-        self.session.forget_dropped(self.volume)
+        self.session.forget_dropped(self.volume, self.claiming.reason)
         recognition.note(self.session, self.volume)
 
     def _acknowledge_writes_beside(self) -> None:
@@ -393,6 +416,7 @@ class Sync:
             audit=self.audited,
             steps=times.seconds,
             copied=self.source.id if self.source else None,
+            given_up=self.given_up,
         )
 
 
@@ -441,7 +465,9 @@ def sync(
             "io_priority": str(io_priority) if io_priority else None,
             "source": str(running.source.id) if running.source else None,
         }
-        plan = Plan("sync", (volume.id,), [*steps, *running.steps()], arguments)
+        plan = Plan(
+            "sync", (volume.id,), [*steps, *running.steps()], arguments, remark=running.remark
+        )
         if dry_run:
             return plan
         with lun_watch.explained(volume):

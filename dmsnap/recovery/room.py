@@ -1,0 +1,178 @@
+"""Room for one more undo store: which points of a full history give way to it.
+
+Those go first that have the least claim, of equals the oldest. The oldest of all is dropped with
+its store; any other one is merged into the next older, which takes room beside the two, and is
+passed over where there is none, or where merging would bring none. So that there is, it is merged
+before the region is full to its end, rather than that the oldest has to be dropped then.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from dmsnap._native.label import HistoryEntry, HistoryFlag, Label
+from dmsnap.errors import ConfigurationError, NoSpaceError
+from dmsnap.extent import Extent
+from dmsnap.recovery import history, removal
+from dmsnap.recovery.removal import Entries
+from dmsnap.units import format_size
+
+# How much points claim to stay, by id. One that is in it not, or with 0, goes before all others.
+Claims = Mapping[UUID, int]
+# Of what a store that is merged away takes, as much must become free for it to be worth its point.
+LEAST_GAIN = 4
+
+# The label with the last of some entries in place of them all, and the bytes of the region that
+# must become free by that; None where it cannot be.
+Merge = Callable[[Label, Entries, int], Label | None]
+
+
+def _no_merge(_label: Label, _entries: Entries, _gain_bytes: int) -> None:
+    return None
+
+
+def make_room(
+    label: Label,
+    needed_bytes: int,
+    claims: Callable[[], Claims] = dict,
+    merge: Merge = _no_merge,
+) -> tuple[Label, Extent]:
+    """The label without what must go so that a store of ``needed_bytes`` fits, and where it does.
+
+    ``claims`` is asked when there is little room, and may fail with ``ConfigurationError``, which
+    is for the caller when there is none. :class:`NoSpaceError` when even an empty region would
+    be too small, or when points that are marked to be kept are in the way. Nothing is written here
+    but by ``merge``.
+    """
+    place = _place(label, needed_bytes)
+    if place is not None:
+        left_bytes = _left_bytes(label, place, needed_bytes)
+        if left_bytes >= 2 * max((each.store_length_bytes for each in label.history), default=0):
+            return label, place
+        try:
+            return _Making(label, needed_bytes, claims(), merge).ahead(place, left_bytes)
+        except ConfigurationError:
+            return label, place
+    if needed_bytes > label.history_length_bytes:
+        raise NoSpaceError(
+            f"undoing this sync takes {format_size(needed_bytes)}, the history of "
+            f"{label.name} has {format_size(label.history_length_bytes)}: nothing was changed",
+            hint="use a larger recovery volume, or sync more often",
+            needed_bytes=needed_bytes,
+            available_bytes=label.history_length_bytes,
+        )
+    return _Making(label, needed_bytes, claims(), merge).run()
+
+
+def gone(before: Label, after: Label) -> list[UUID]:
+    """The points that left the history, newest first."""
+    left = {entry.point_uuid for entry in after.history}
+    return [each.point_uuid for each in before.history if each.point_uuid not in left]
+
+
+def _place(label: Label, needed_bytes: int) -> Extent | None:
+    """Where a store can be written, and its entry recorded."""
+    free = history.largest_free(label)
+    fits = free is not None and free.length_bytes >= needed_bytes
+    return free if fits and len(label.history) < history.MAX_ENTRIES else None
+
+
+def _left_bytes(label: Label, place: Extent, needed_bytes: int) -> int:
+    """The largest unused part of the region once a store was written at ``place``."""
+    lengths = [each.length_bytes for each in history.free_extents(label) if each != place]
+    return max([*lengths, place.length_bytes - needed_bytes])
+
+
+@dataclass(slots=True)
+class _Making:
+    """``stuck`` are points that could not be merged into the next older as things are."""
+
+    label: Label
+    needed_bytes: int
+    claims: Claims
+    merge: Merge
+    stuck: set[UUID] = field(default_factory=set)
+    is_merged: bool = False
+
+    def run(self) -> tuple[Label, Extent]:
+        while (place := _place(self.label, self.needed_bytes)) is None:
+            position = next(self._candidates(), None)
+            if position is None:
+                raise self._refusal()
+            self._let_go(position)
+        return self.label, place
+
+    def ahead(self, place: Extent, left_bytes: int) -> tuple[Label, Extent]:
+        """Merge the first that can be, of those with a lesser claim than the oldest has.
+
+        Nothing while the first of them can be merged later, in what is left unused behind this.
+        """
+        entries = self.label.history
+        oldest = self._claim(entries[-1]) if entries else 0
+        for position in self._candidates():
+            if self._claim(entries[position]) >= oldest:
+                break
+            group = self._group(position)
+            if left_bytes >= sum(entry.store_length_bytes for entry in group):
+                break
+            merged = self.merge(self.label, group, self._gain_bytes(group))
+            if merged is not None:
+                # The place is another one now, and there may be none where it was the largest.
+                return _Making(merged, self.needed_bytes, self.claims, self.merge).run()
+        return self.label, place
+
+    def _candidates(self) -> Iterator[int]:
+        """The positions of what may go, the first one first."""
+        entries = self.label.history
+        free = [
+            position
+            for position, entry in enumerate(entries)
+            if not entry.flags & HistoryFlag.KEEP and entry.point_uuid not in self.stuck
+        ]
+        yield from sorted(free, key=lambda at: (self._claim(entries[at]), -at))
+
+    def _claim(self, entry: HistoryEntry) -> int:
+        return self.claims.get(entry.point_uuid, 0)
+
+    def _let_go(self, position: int) -> None:
+        entries = self.label.history
+        if position == len(entries) - 1:
+            self.label = replace(self.label, history=entries[:-1])
+            self.stuck.clear()
+            return
+        group = self._group(position)
+        merged = self.merge(self.label, group, self._gain_bytes(group))
+        if merged is None:
+            self.stuck |= {entry.point_uuid for entry in group[:-1]}
+        else:
+            self.label, self.is_merged = merged, True
+
+    def _group(self, position: int) -> Entries:
+        """It and the next older; with it all beside it that nobody claims, merged at once."""
+        entries = self.label.history
+        if self._claim(entries[position]):
+            return entries[position : position + 2]
+        unclaimed = {
+            entry.point_uuid
+            for entry in entries
+            if not self._claim(entry) and not entry.flags & HistoryFlag.KEEP
+        }
+        found = removal.groups(entries, unclaimed)
+        return next(group for group in found if entries[position] in group)
+
+    def _gain_bytes(self, group: Sequence[HistoryEntry]) -> int:
+        """What merging must bring: nothing where entries are wanted, or nobody claims the point."""
+        if len(self.label.history) >= history.MAX_ENTRIES or not self._claim(group[0]):
+            return 0
+        return group[0].store_length_bytes // LEAST_GAIN
+
+    def _refusal(self) -> NoSpaceError:
+        """Of what is left the oldest is marked, or it would have gone."""
+        oldest = self.label.history[-1].point_uuid
+        changed = "the replica was not" if self.is_merged else "nothing was"
+        return NoSpaceError(
+            f"the history of {self.label.name} is full, and its oldest point {oldest} is to be "
+            f"kept: {changed} changed",
+            hint="delete that point, or use a larger recovery volume",
+            needed_bytes=self.needed_bytes,
+        )

@@ -1,0 +1,210 @@
+"""A history that has no room for all: what gives way, on labels, by the functions of a sync."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from test_history import LENGTH, OFFSET, a_label, an_entry
+from test_removal import PAGES, a_replica, synced
+
+from dmsnap._native.label import HistoryEntry, HistoryFlag, Label
+from dmsnap.errors import NoSpaceError
+from dmsnap.policy import claims, retention
+from dmsnap.policy.claims import Claim
+from dmsnap.policy.retention import Action, AgingPoint, Retention
+from dmsnap.recovery import history, removal
+from dmsnap.recovery.room import gone, make_room
+from dmsnap.units import MIB, PAGE_BYTES, align_up
+
+SECOND = 10**9
+HOUR = 3600 * SECOND
+DAY = 24 * HOUR
+START = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * SECOND
+STORE = 64 * PAGE_BYTES
+KEEP = HistoryFlag.KEEP
+
+# The manual's rules before it knew how many points a label holds: more than three times as many.
+TOO_MANY = Retention(keep_seconds=14 * 86400, daily=14, weekly=8, monthly=12)
+FITTING = Retention(keep_seconds=86400, daily=14, weekly=8, monthly=12)
+
+
+def merged_on_label(label: Label, group: Sequence[HistoryEntry], gain_bytes: int) -> Label | None:
+    """What ``removal.joined`` does, of stores half of whose chunks are in the others, too."""
+    lengths = sorted(entry.store_length_bytes for entry in group)
+    needed = align_up(min(lengths[-1] + sum(lengths[:-1]) // 2, 8 * STORE), PAGE_BYTES)
+    if sum(lengths) - needed < gain_bytes:
+        return None
+    try:
+        place = removal.room_for(label, needed)
+    except NoSpaceError:
+        return None
+    entry = replace(group[-1], store_offset_bytes=place.offset_bytes, store_length_bytes=needed)
+    left = [entry if each == group[-1] else each for each in label.history]
+    return replace(label, history=tuple(each for each in left if each not in group))
+
+
+@dataclass
+class House:
+    """A volume that is synced and pruned, and what went for want of room."""
+
+    retention: Retention
+    label: Label
+    now_ns: int = START
+    given_up: list[Claim] = field(default_factory=list)
+
+    def aging(self) -> list[AgingPoint]:
+        found = [AgingPoint(each.point_uuid, each.point_time_ns) for each in self.label.history]
+        assert self.label.point_uuid is not None
+        return [*found[::-1], AgingPoint(self.label.point_uuid, self.label.point_time_ns)]
+
+    def sync(self, needed_bytes: int = STORE, trusted: bool = True) -> None:
+        point = UUID(int=self.now_ns)
+        now_ns = self.now_ns if trusted else None
+        found = claims.of_history(
+            [*self.aging(), AgingPoint(point, self.now_ns)], self.retention, now_ns, UTC
+        )
+        after, place = make_room(self.label, needed_bytes, lambda: found, merged_on_label)
+        self.given_up += [found[each] for each in gone(self.label, after) if found[each]]
+        entry = HistoryEntry(
+            self.label.point_uuid or point, self.label.point_time_ns, place.offset_bytes,
+            needed_bytes, 8, HistoryFlag(0),
+        )  # fmt: skip
+        self.label = replace(
+            after, point_uuid=point, point_time_ns=self.now_ns, history=(entry, *after.history)
+        )
+        assert len(self.label.history) <= history.MAX_ENTRIES
+
+    def prune(self) -> None:
+        """As ``service.points.prune`` does it: what has no room to be merged stays."""
+        decisions = retention.of_history(self.aging(), self.retention, self.now_ns, UTC)
+        actions = {each.point: each.action for each in decisions}
+        kept = [each for each in self.label.history if actions[each.point_uuid] is not Action.DROP]
+        self.label = replace(self.label, history=tuple(kept))
+        merging = {each for each, action in actions.items() if action is Action.MERGE}
+        for group in removal.groups(self.label.history, merging):
+            if len(group) > 1:
+                self.label = merged_on_label(self.label, group, 0) or self.label
+
+    def holds_periods(self) -> bool:
+        """A point of each of 14 days, of 8 weeks and of every month since the beginning."""
+        points = [datetime.fromtimestamp(each.created_ns // SECOND, UTC) for each in self.aging()]
+        now = datetime.fromtimestamp(self.now_ns // SECOND, UTC)
+        days = {(now - timedelta(days=number)).date() for number in range(14)}
+        weeks = {(now - timedelta(weeks=number)).isocalendar()[:2] for number in range(8)}
+        return (
+            days <= {each.date() for each in points}
+            and weeks <= {each.isocalendar()[:2] for each in points}
+            and set(range(1, now.month + 1)) == {each.month for each in points}
+        )
+
+
+def a_house(asked: Retention, stores: int) -> House:
+    label = replace(a_label(length_bytes=stores * STORE), point_time_ns=START)
+    return House(asked, replace(label, point_uuid=UUID(int=1)))
+
+
+def a_time(house: House, days: int, every_hours: int) -> None:
+    for hours in range(every_hours, days * 24, every_hours):
+        house.now_ns = START + hours * HOUR
+        house.sync()
+        if hours % 12 == 0:
+            house.prune()
+
+
+def test_what_a_policy_keeps_and_a_label_holds_never_goes() -> None:
+    house = a_house(FITTING, stores=400)
+    a_time(house, days=100, every_hours=3)
+    assert house.given_up == []
+    assert house.holds_periods()
+
+
+def test_of_more_than_a_label_holds_those_go_that_follow_each_other_closely() -> None:
+    house = a_house(TOO_MANY, stores=400)
+    a_time(house, days=100, every_hours=3)
+    assert set(house.given_up) == {Claim.AGE}
+    assert house.holds_periods()
+    assert len(house.label.history) >= history.MAX_ENTRIES - 1
+
+
+def test_of_more_than_a_region_holds_the_same_go() -> None:
+    house = a_house(FITTING, stores=140)
+    a_time(house, days=70, every_hours=3)
+    by_age = house.given_up.count(Claim.AGE)
+    assert by_age > 4 * (len(house.given_up) - by_age)
+
+
+def test_while_the_clock_is_in_doubt_the_oldest_do_not_go_for_that() -> None:
+    house = a_house(FITTING, stores=400)
+    a_time(house, days=100, every_hours=3)
+    oldest = house.label.history[-1]
+    for _ in range(80):
+        house.now_ns += HOUR
+        house.sync(trusted=False)
+    assert house.label.history[-1].point_uuid == oldest.point_uuid
+
+
+def test_a_point_with_a_time_of_its_own_goes_by_no_clock_that_is_in_doubt() -> None:
+    point, other = AgingPoint(UUID(int=1), 5, expires_ns=6), AgingPoint(UUID(int=2), 7)
+    found = claims.of_history([point, other], Retention(), None, UTC)
+    assert found[point.id] is Claim.EXPIRY
+    assert claims.of_history([point, other], Retention(), 8, UTC)[point.id] is Claim.NONE
+
+
+def test_what_is_marked_stays_and_what_nobody_claims_gives_way_in_the_middle() -> None:
+    third = LENGTH // 4
+    newest, middle, oldest = (
+        an_entry(OFFSET + number * third, third, flags)
+        for number, flags in enumerate((HistoryFlag(0), HistoryFlag(0), KEEP))
+    )
+    label = a_label(newest, middle, oldest)
+    found = {newest.point_uuid: 5, oldest.point_uuid: 5}
+
+    def merge(label: Label, group: Sequence[HistoryEntry], gain_bytes: int) -> Label:
+        assert (list(group), gain_bytes) == ([middle, oldest], 0)
+        shorter = replace(oldest, store_offset_bytes=OFFSET + 3 * third)
+        return replace(label, history=(newest, shorter))
+
+    after, place = make_room(label, 2 * third, lambda: found, merge)
+    assert [each.point_uuid for each in after.history] == [newest.point_uuid, oldest.point_uuid]
+    assert (place.offset_bytes, place.length_bytes) == (OFFSET + third, 2 * third)
+    assert gone(label, after) == [middle.point_uuid]
+
+
+def test_claims_are_not_asked_for_while_there_is_room() -> None:
+    def ask() -> dict[UUID, int]:
+        raise AssertionError
+
+    make_room(a_label(an_entry(OFFSET, MIB)), MIB, ask)
+
+
+def test_a_merge_that_brings_nothing_costs_no_point_that_is_claimed() -> None:
+    half = LENGTH // 2
+    newer, older = an_entry(OFFSET, half), an_entry(OFFSET + half, half)
+    label = a_label(newer, older)
+    found = {newer.point_uuid: 1, older.point_uuid: 5}
+    after, _ = make_room(label, half, lambda: found, lambda *_: None)
+    assert [each.point_uuid for each in after.history] == [newer.point_uuid]
+
+
+@pytest.mark.parametrize("claimed", [0, 1])
+def test_on_a_recovery_volume_all_others_show_what_they_held(
+    claimed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The middle one is merged into the next older, and the history ends as it did."""
+    monkeypatch.setattr(history, "MAX_ENTRIES", 4)
+    with a_replica() as made:
+        synced(made, [{1, 2, 3}, {2, 3, 4}, {3, 4, 5}, set(range(PAGES - 1))])
+        entries = made.label.history
+        middle, others = entries[1], [each for each in entries if each is not entries[1]]
+        found = {each.point_uuid: 5 for each in others} | {middle.point_uuid: claimed}
+
+        def merge(label: Label, group: tuple[HistoryEntry, ...], gain: int) -> Label | None:
+            return removal.joined(made, label, group, gain)  # type: ignore[arg-type]
+
+        after, place = make_room(made.label, PAGE_BYTES, lambda: found, merge)
+        assert after == made.label
+        assert place in history.free_extents(after)
+        assert [each.point_uuid for each in after.history] == [each.point_uuid for each in others]
+        made.check()
