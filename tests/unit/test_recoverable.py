@@ -37,11 +37,27 @@ def test_the_newest_that_holds() -> None:
     assert recoverable.newest([], standing) is None
 
 
+def test_a_point_of_the_future_is_not_the_newest() -> None:
+    """Else nothing would ever be late until then."""
+    yesterday, tomorrow = (point(now_ns() + days * 86400 * 10**9) for days in (-1, 1))
+    standing = [str(yesterday.id), str(tomorrow.id)]
+    found = recoverable.newest([tomorrow, yesterday], standing)
+    assert found is not None
+    assert found.point == str(yesterday.id)
+    assert recoverable.newest([tomorrow], standing) is None
+    (problem,) = recoverable.of_the_future([tomorrow, yesterday], standing)
+    assert str(tomorrow.id) in problem
+    assert "which is yet to come" in problem
+    assert recoverable.of_the_future([tomorrow], []) == []
+
+
 def test_no_age_is_negative() -> None:
-    tomorrow = point(now_ns() + 86400 * 10**9)
-    found = recoverable.newest([tomorrow], [str(tomorrow.id)])
+    """What time synchronisation may set a clock by is no future."""
+    soon = point(now_ns() + 60 * 10**9)
+    found = recoverable.newest([soon], [str(soon.id)])
     assert found is not None
     assert found.age_seconds == 0
+    assert recoverable.of_the_future([soon], [str(soon.id)]) == []
 
 
 def test_places_that_hold() -> None:

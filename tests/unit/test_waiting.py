@@ -107,10 +107,31 @@ def test_those_that_are_newer_wait_in_the_order_of_their_eras(house: House) -> N
 def test_times_are_for_what_was_taken_under_another_tracking(house: House) -> None:
     old, new = house.add(taken(9, 3), taken(1, 4))
     (house.on_replica,) = house.add(replace(taken(5, 90, "boot:0"), area_id=None))
-    assert house.waiting() == [new.id]
+    other = replace(new, id=uuid4(), tracking_id="boot:-1")
+    house.add(other)
+    assert old.id in house.waiting()  # the volume is tracked anew since, whatever the clock said
     house.on_replica = replace(house.on_replica, id=uuid4())  # the catalogue does not know it
-    assert house.waiting() == [new.id]
-    assert old.id not in house.waiting()
+    assert set(house.waiting()) == {new.id, other.id}
+
+
+def test_a_clock_that_was_years_ahead_ends_no_copying(house: House) -> None:
+    """It was set back, and the host booted since: the replica seems to be of years to come."""
+    before, after = house.add(taken(9, 3, "boot:0"), taken(1, 4))
+    (ahead,) = house.add(replace(taken(-5 * 365 * 24, 90, "boot:0"), area_id=None))
+    house.on_replica = ahead
+    assert house.waiting() == [after.id]
+    assert copyable.copyable(house.session, VOLUME, str(after.id)).id == after.id
+    house.on_replica = replace(ahead, id=uuid4())  # the catalogue does not know it
+    assert house.waiting() == [after.id]
+    # What was taken by that clock under the same tracking is not copied again.
+    house.on_replica = ahead
+    assert before.id not in house.waiting()
+
+
+def test_what_is_held_of_the_tracking_of_now_is_newer_than_what_was_before(house: House) -> None:
+    (before,) = house.add(taken(-9, 300, "boot:0"))
+    (house.on_replica,) = house.add(replace(taken(2, 4), area_id=None))
+    assert before.id not in house.waiting()
 
 
 def test_what_can_be_copied(house: House) -> None:

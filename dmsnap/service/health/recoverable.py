@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.clock import format_time, now_ns
 from dmsnap.catalogue.model import Job, Point, StepState
+from dmsnap.policy import chronology
 from dmsnap.policy.chronology import NANOSECONDS
 
 
@@ -20,15 +21,41 @@ class RecoverablePoint:
 def newest(points: Sequence[Point], standing: Collection[str]) -> RecoverablePoint | None:
     """The newest point that is in one of the places that hold, by the ids in ``standing``.
 
-    One that a verification found wrong is none: a swap refuses it.
+    One that a verification found wrong is none: a swap refuses it. Nor is one whose time is yet to
+    come: nobody knows how old that is.
     """
-    good = [each for each in points if str(each.id) in standing and each.invalid_reason is None]
+    good = [each for each in _good(points, standing) if not _is_to_come(each)]
     if not good:
         return None
     found = max(good, key=lambda each: each.created_ns)
-    # Less than nothing where the clock was set back since.
-    age_ns = max(0, now_ns() - found.created_ns)
-    return RecoverablePoint(str(found.id), found.created_ns, age_ns / NANOSECONDS)
+    return RecoverablePoint(str(found.id), found.created_ns, age_seconds(found.created_ns) or 0.0)
+
+
+def age_seconds(created_ns: int) -> float | None:
+    """How long ago that was; None where it is yet to come, so that nobody knows."""
+    at_ns = now_ns()
+    if chronology.is_to_come(created_ns, at_ns):
+        return None
+    # Less than nothing where the clock was set back a little since.
+    return max(0, at_ns - created_ns) / NANOSECONDS
+
+
+def of_the_future(points: Sequence[Point], standing: Collection[str]) -> list[str]:
+    """What is wrong with points whose time is yet to come, of those that hold."""
+    return [
+        f"point {each.id} was taken at {format_time(each.created_ns)}, which is yet to come: the "
+        f"clock was wrong then, or is now, and nobody knows how old the point is"
+        for each in _good(points, standing)
+        if _is_to_come(each)
+    ]
+
+
+def _good(points: Sequence[Point], standing: Collection[str]) -> list[Point]:
+    return [each for each in points if str(each.id) in standing and each.invalid_reason is None]
+
+
+def _is_to_come(point: Point) -> bool:
+    return chronology.is_to_come(point.created_ns, now_ns())
 
 
 def measured_seconds(last_swap: Job | None) -> float | None:

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
 
+from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Point, Volume
 from dmsnap.errors import NotFoundError, PointInvalidError, WrongStateError
+from dmsnap.policy import chronology
 from dmsnap.recovery import replica
 from dmsnap.service.points.point import find
 from dmsnap.service.session import Session
@@ -15,25 +17,38 @@ from dmsnap.units import format_size
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What the recovery volume holds: its moment and, where it is recorded, its point."""
+    """What the recovery volume holds: its moment and, where it is recorded, its point.
+
+    ``tracking_id`` is what the volume is tracked under now: nothing was taken under that before
+    what was taken under another one.
+    """
 
     time_ns: int
     point: Point | None
+    tracking_id: str
 
     @classmethod
     def of(cls, session: Session, volume: Volume) -> Self:
         """As its label says."""
         label = replica.label_of(volume)
         point = session.catalogue.find_point(label.point_uuid) if label.point_uuid else None
-        return cls(label.point_time_ns, point)
+        return cls(label.point_time_ns, point, volume.tracking_id)
 
     def is_older_than(self, point: Point) -> bool:
         """Whether a live point was taken after it.
 
-        Where both were taken under the same stack their eras say so, which no clock can change.
+        Where both were taken under the same stack their eras say so, and where one of them was
+        under that of now, this does: no clock can change either. A time that is yet to come says
+        nothing.
         """
-        if self.point is not None and self.point.tracking_id == point.tracking_id:
-            return point.era_since > self.point.era_since
+        is_of_now = point.tracking_id == self.tracking_id
+        if self.point is not None:
+            if self.point.tracking_id == point.tracking_id:
+                return point.era_since > self.point.era_since
+            if self.tracking_id in (self.point.tracking_id, point.tracking_id):
+                return is_of_now
+        if chronology.is_to_come(self.time_ns, now_ns()):
+            return is_of_now
         return point.created_ns > self.time_ns
 
 
