@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from catalogue_samples import a_volume
+from catalogue_samples import a_point, a_volume
+from test_history import a_label
 
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import VolumeState
@@ -16,9 +17,10 @@ from dmsnap.errors import ProgramError
 from dmsnap.host import systemd
 from dmsnap.report.content import Verdict
 from dmsnap.service.configuration.configuration import Configuration
-from dmsnap.service.health import look, recoverable, status
+from dmsnap.service.health import look, metrics, recoverable, status
 from dmsnap.service.health.recoverable import RecoverablePoint
-from dmsnap.service.health.status import VolumeStatus
+from dmsnap.service.health.status import LivePointStatus, VolumeStatus
+from dmsnap.service.resizing import sizes
 from dmsnap.service.schedules import lateness
 from dmsnap.service.schedules import promises as promised
 from dmsnap.service.session import Session
@@ -174,3 +176,65 @@ def test_status_has_it_among_what_is_wrong(
 def test_what_checks_configurations_is_not_imported_for_nothing() -> None:
     text = "import dmsnap.service.health.status, sys; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 0
+
+
+HALF = HOUR // 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "hours", "verdict"),
+    [
+        ("", 0, Verdict.IN_TIME),
+        ("", 3, Verdict.LATE),
+        ('make = "recovery-volume"', 3, Verdict.LATE),
+        ('make = "snapshot"', 3, Verdict.UNSCHEDULED),
+        ("copy = { delay = '6h' }", 4, Verdict.IN_TIME),
+        ("copy = { delay = '6h' }", 9, Verdict.LATE),
+        ("copy = { let_pass = 4 }", 4, Verdict.IN_TIME),
+        ("copy = { let_pass = 4 }", 8, Verdict.LATE),
+        ("copy = { hours = '22:00-06:00' }", 23, Verdict.DUE),
+        ("copy = { hours = '22:00-06:00' }", 51, Verdict.LATE),
+        ("spread = '4h'", 4, Verdict.IN_TIME),
+    ],
+)
+def test_what_the_replica_was_promised(
+    place: Path, session: Session, keys: str, hours: int, verdict: Verdict
+) -> None:
+    text = TEXT.replace("[subclient", f"{keys}\n[subclient")
+    place.write_text(text)
+    promise = lateness.promises(session)
+    assert promise is not None
+    noon_ns = 1_770_000_000 // 86400 * 86400 * SECOND + 12 * HOUR
+    assert promise.replica_judged("srv", noon_ns, noon_ns + hours * HOUR + HALF).verdict is verdict
+
+
+def test_a_fresh_live_point_does_not_make_the_replica_young(
+    place: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies on the disk that the recovery volume is there for."""
+    live_point = replace(a_point(VOLUME, now_ns()), invalid_reason=None)
+    session.catalogue.add_volume(VOLUME)
+    session.catalogue.add_point(live_point)
+    seen = LivePointStatus(str(live_point.id), "", "OK", 1, 2)
+    label = replace(a_label(), point_time_ns=now_ns() - 60 * 24 * HOUR)
+    monkeypatch.setattr(status, "stack_problems", lambda *_: [])
+    monkeypatch.setattr(status, "label_faults", lambda *_: [])
+    monkeypatch.setattr(status, "live_points", lambda *_: (seen,))
+    monkeypatch.setattr(status, "mount_points", lambda *_: ())
+    monkeypatch.setattr(sizes, "of_volume", lambda _: None)
+    monkeypatch.setattr(spare, "reason_without", lambda *_: None)
+    monkeypatch.setattr(stack, "live_front", lambda *_: None)
+    monkeypatch.setattr(look, "label_or_error", lambda _: label)
+    ((found, _),) = status.statuses(session, [VOLUME], lateness.promises(session))
+    assert found.punctuality.verdict is Verdict.IN_TIME
+    assert found.replica_punctuality.verdict is Verdict.LATE
+    (problem,) = found.problems
+    assert problem.startswith("the recovery volume is late: runs of a-b have brought no newer")
+    facts = metrics.Facts(found, None, [])
+    (age,) = [
+        sample.value
+        for each in metrics.metrics([facts], now_ns())
+        if each.name == "dmsnap_replica_age_seconds"
+        for sample in each.samples
+    ]
+    assert age > 59 * 86400

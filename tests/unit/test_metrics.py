@@ -53,6 +53,7 @@ def test_every_metric() -> None:
     assert lines(FACTS) == [
         'dmsnap_metrics_timestamp_seconds{program="dmsnap"} 400',
         'dmsnap_newest_point_age_seconds{volume="data"} 200',
+        'dmsnap_replica_age_seconds{volume="data"} 1',
         'dmsnap_newer_point_due_timestamp_seconds{volume="data"} 420',
         'dmsnap_window_seconds{volume="data"} 0.25',
         f'dmsnap_volume_bytes{{volume="data"}} {3 << 50}',
@@ -71,7 +72,7 @@ def test_every_metric() -> None:
 def test_no_point_is_as_good_as_none() -> None:
     """What is lost, or torn, does not make the age smaller: the sample is missing."""
     torn = replace(STATUS, newest=None)
-    assert not [line for line in lines(replace(FACTS, status=torn)) if "age" in line]
+    assert not [line for line in lines(replace(FACTS, status=torn)) if "newest_point_age" in line]
     bare = replace(STATUS, replica=None, live_points=(), newest=None)
     bare = replace(bare, punctuality=NOTHING_PROMISED)
     found = lines(Facts(bare, None, []))

@@ -95,6 +95,14 @@ def metrics(known: Sequence[Facts], at_ns: int) -> list[Metric]:
             [(each.name, _age_seconds(each.recoverable_ns, at_ns)) for each in known],
         ),
         _of_volumes(
+            "dmsnap_replica_age_seconds",
+            "Age of what the recovery volume holds, when these metrics were made.",
+            [
+                (each.name, each.status.replica.age_seconds if each.status.replica else None)
+                for each in known
+            ],
+        ),
+        _of_volumes(
             "dmsnap_newer_point_due_timestamp_seconds",
             "When the first run after the newest point begins, by the schedules of policies.",
             [(each.name, _seconds(each.status.punctuality.due_ns)) for each in known],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsnap._native.label import Label, LabelState
-from dmsnap.catalogue.clock import format_time, now_ns
+from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.model import SETTLED, AreaRole, Job, Point, Volume, VolumeState
 from dmsnap.catalogue.present import Present
 from dmsnap.errors import DmsnapError, NotFoundError
@@ -78,7 +78,8 @@ class VolumeStatus:
     then, and not judged. ``spare_reason`` is why the next swap has to format its era metadata.
     ``live``: the front is the LV's own dm device until the next boot.
     ``recovery_seconds`` is what the last swap took, None: that was not measured.
-    ``punctuality`` is the newest point's age against what the volume's policies promise.
+    ``punctuality`` is the newest point's age against what the volume's policies promise,
+    ``replica_punctuality`` that of what the recovery volume holds.
     """
 
     volume: str
@@ -101,6 +102,7 @@ class VolumeStatus:
     newest: RecoverablePoint | None = None
     recovery_seconds: float | None = None
     punctuality: Punctuality = NOTHING_PROMISED
+    replica_punctuality: Punctuality = NOTHING_PROMISED
 
 
 def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
@@ -145,8 +147,17 @@ def volume_status(
     problems += [f"{problem}: dmsnap export restore" for problem in found if problem]
     problems += history_shortage(volume, recorded.last_sync)
     points = [*recorded.live, *filter(None, [looked.replica.point])]
-    newest = recoverable.newest(points, standing(replica_now, live_now))
+    holding = standing(replica_now, live_now)
+    newest = recoverable.newest(points, holding)
+    to_come = recoverable.of_the_future(points, holding)
+    problems += to_come
     punctuality = lateness.judged(promises, volume, newest.created_ns if newest else None)
+    if to_come and punctuality.verdict is Verdict.MISSING:
+        reason = "the time of what can be recovered is yet to come"
+        punctuality = replace(punctuality, verdict=Verdict.UNKNOWN, reason=reason)
+    behind = lateness.replica_judged(promises, volume, replica_ns(looked))
+    if newest is None or newest.created_ns != replica_ns(looked):  # else that is said of it
+        passing += lateness.replica_problems(volume, behind)
     # The replica holds no point while it is written to.
     missing = punctuality.verdict is Verdict.MISSING
     (passing if missing else problems).extend(lateness.problems(volume, punctuality))
@@ -175,6 +186,7 @@ def volume_status(
         newest=newest,
         recovery_seconds=recoverable.measured_seconds(recorded.last_swap),
         punctuality=punctuality,
+        replica_punctuality=behind,
     )
 
 
@@ -307,6 +319,14 @@ def replica_status(looked: Look, problems: list[str]) -> ReplicaStatus | None:
     return replace(described(volume.recovery, label), bytes_skipped=looked.replica.bytes_skipped)
 
 
+def replica_ns(looked: Look) -> int | None:
+    """The moment that the replica holds, as its label says."""
+    label = looked.label
+    if not isinstance(label, Label) or label.state is not LabelState.CONSISTENT:
+        return None
+    return label.point_time_ns if label.point_uuid is not None else None
+
+
 def label_faults(recovery: Path, label: Label) -> list[str]:
     """A sector of the label that is damaged, and another host that claims the recovery volume."""
     faults = []
@@ -342,7 +362,7 @@ def described(device: str | Path, label: Label) -> ReplicaStatus:
         state=label.state.name.lower(),
         point=str(label.point_uuid) if good else None,
         point_time=format_time(label.point_time_ns) if good else None,
-        age_seconds=(now_ns() - label.point_time_ns) / 1e9 if good else None,
+        age_seconds=recoverable.age_seconds(label.point_time_ns) if good else None,
         history_points=len(label.history),
         history_bytes=label.history_length_bytes,
         history_used_bytes=used_bytes,

@@ -1,4 +1,4 @@
-"""Volumes whose newest point is older than their policies promise: what is wrong, what to do."""
+"""Volumes whose newest point or replica is older than their policies promise: what to do."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import ConfigurationError
 from dmsnap.host import systemd
+from dmsnap.policy import chronology
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.report.punctuality import sentence
 from dmsnap.service.configuration import configuration
@@ -36,6 +37,27 @@ def judged(promised: "Promises | None", volume: Volume, newest_ns: int | None) -
     if promised is None:
         return NOTHING_PROMISED
     return promised.judged(volume.name, newest_ns, now_ns())
+
+
+def replica_judged(
+    promised: "Promises | None", volume: Volume, replica_ns: int | None
+) -> Punctuality:
+    """The age of what the recovery volume holds; nothing where it is not synced now, or where
+    nobody knows how old it is.
+    """
+    at_ns = now_ns()
+    if promised is None or volume.state is not VolumeState.PROTECTED or replica_ns is None:
+        return NOTHING_PROMISED
+    if chronology.is_to_come(replica_ns, at_ns):
+        return NOTHING_PROMISED
+    return promised.replica_judged(volume.name, replica_ns, at_ns)
+
+
+def replica_problems(volume: Volume, found: Punctuality) -> list[str]:
+    """What is wrong with the replica's age, which no live point on the same disk makes up for."""
+    if found.verdict is not Verdict.LATE:
+        return []
+    return [f"the recovery volume is {sentence(found)}: {_way_out(volume, found)}"]
 
 
 def problems(volume: Volume, found: Punctuality) -> list[str]:

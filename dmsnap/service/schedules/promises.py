@@ -1,4 +1,4 @@
-"""What the schedules of a volume's policies promise of its newest point's age."""
+"""What the schedules of a volume's policies promise of the age of its newest point and replica."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,13 +8,15 @@ from pathlib import Path
 from dmsnap.errors import DmsnapError
 from dmsnap.host import local_time, systemd
 from dmsnap.policy.chronology import NANOSECONDS
+from dmsnap.policy.copying import Copying
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.report.punctuality import judged
 from dmsnap.service.configuration import coherence, configuration_check
-from dmsnap.service.configuration.declaration import Declarations, Make, Policy
+from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make, Policy
 
 # A point is late when the second run after it has begun.
 RUNS = 2
+DAY_NS = 86400 * NANOSECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,22 @@ class Promises:
         spread = max(int(policy.spread) for policy in policies.values())
         return judged(tuple(policies), runs_ns, now_ns, spread * NANOSECONDS)
 
+    def replica_judged(self, volume: str, replica_ns: int, now_ns: int) -> Punctuality:
+        """The age of what the recovery volume holds against what the policy of its history says.
+
+        A live point does not make that any younger. Of mistakes ``judged`` tells.
+        """
+        policies = coherence.policies_of(self.declared, volume)
+        name = policies.get("history") if self.doubt is None else None
+        if name is None or not self.declared.policy[name].schedule:
+            return NOTHING_PROMISED
+        policy = self.declared.policy[name]
+        try:
+            copies_ns = _copies_ns(policy, replica_ns)
+        except DmsnapError as error:
+            return Punctuality(Verdict.UNKNOWN, (name,), reason=str(error))
+        return judged((name,), copies_ns, now_ns, int(policy.spread) * NANOSECONDS)
+
     def _scheduled(self, volume: str) -> Iterator[tuple[str, Policy]]:
         """Each policy that a volume is under and that has a schedule."""
         for name in sorted(set(coherence.policies_of(self.declared, volume).values())):
@@ -73,15 +91,36 @@ def _reason_against(policies: dict[str, Policy]) -> str | None:
 def _runs_ns(policies: dict[str, Policy], newest_ns: int) -> Iterator[int]:
     """The first runs of each schedule after the newest point."""
     for policy in policies.values():
-        for expression in policy.schedule:
-            found = _elapses(expression, newest_ns // NANOSECONDS, local_time.LOCALTIME.resolve())
-            yield from (seconds * NANOSECONDS for seconds in found)
+        yield from _runs_of(policy, newest_ns, RUNS)
+
+
+def _runs_of(policy: Policy, after_ns: int, count: int) -> Iterator[int]:
+    for expression in policy.schedule:
+        zone = local_time.LOCALTIME.resolve()
+        found = _elapses(expression, after_ns // NANOSECONDS, count, zone)
+        yield from (seconds * NANOSECONDS for seconds in found)
+
+
+def _copies_ns(policy: Policy, replica_ns: int) -> list[int]:
+    """From when on the next two points behind the replica's should be copied."""
+    copying = (policy.copy or CopyTable()).copying
+    if policy.make is Make.RECOVERY_VOLUME:
+        # There are no points that could wait.
+        copying = Copying(hours=copying.hours)
+    runs_ns = sorted(set(_runs_of(policy, replica_ns, RUNS + copying.passed)))
+    runs_ns = runs_ns[copying.passed : copying.passed + RUNS]
+    dues_ns = [run_ns + copying.delay_seconds * NANOSECONDS for run_ns in runs_ns]
+    if copying.hours is None or not dues_ns:
+        return dues_ns
+    # All that has waited is copied in the same hours: it is late when they have come again.
+    first_ns = copying.hours.opening_ns(dues_ns[0], local_time.zone())
+    return [first_ns, copying.hours.opening_ns(first_ns + DAY_NS, local_time.zone())]
 
 
 @lru_cache(maxsize=4096)
-def _elapses(expression: str, after_seconds: int, _zone: Path) -> Sequence[int]:
+def _elapses(expression: str, after_seconds: int, count: int, _zone: Path) -> Sequence[int]:
     """What systemd says, remembered: the service asks again and again about the same point.
 
     The time zone is part of the question. What fails is asked anew.
     """
-    return systemd.elapses(expression, after_seconds, RUNS)
+    return systemd.elapses(expression, after_seconds, count)
