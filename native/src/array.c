@@ -5,6 +5,7 @@
 #include <dmsnap/checksum.h>
 
 #include "array.h"
+#include "block_readers.h"
 #include "btree.h"
 #include "cleanup.h"
 #include "le_cursor.h"
@@ -32,7 +33,7 @@ struct array {
 	uint64_t highest;
 	uint64_t nr_array_blocks;
 	uint64_t last_index;
-	uint64_t nr_entries;
+	uint32_t last_nr_entries; /* of the block with the last index */
 };
 
 static struct dms_error *collect(void *context, uint64_t blocknr, uint64_t key,
@@ -115,7 +116,9 @@ static struct dms_error *visit_block(void *context, const struct dms_block_ref *
 	struct dms_array_run run;
 
 	DMS_TRY(parse_block(array, ref, block, &run));
-	array->nr_entries += run.nr_entries;
+	/* All others are full. One thread comes here: every index is one block's. */
+	if (ref->key == array->last_index)
+		array->last_nr_entries = run.nr_entries;
 	/* cppcheck-suppress returnDanglingLifetime - an error keeps no pointer to what it is about */
 	return array->fn(array->context, &run);
 }
@@ -128,8 +131,8 @@ static struct dms_error *walk_array(struct array *array, uint64_t root)
 		return dms_error_create_at(DMS_ERR_CORRUPT, root * DMS_BLOCK_BYTES,
 					   "%s: %" PRIu64 " blocks, the last is number %" PRIu64,
 					   array->what, array->nr_array_blocks, array->last_index);
-	return dms_block_reader_run(array->walk->reader, array->what, next_block, visit_block,
-				    array);
+	return dms_block_readers_run(array->walk->reader, array->nr_array_blocks, array->what,
+				     next_block, visit_block, array);
 }
 
 struct dms_error *dms_array_walk(struct dms_metadata_walk *walk, const char *what, uint64_t root,
@@ -151,6 +154,6 @@ struct dms_error *dms_array_walk(struct dms_metadata_walk *walk, const char *wha
 	if (!indices)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for the map of an array");
 	DMS_TRY(walk_array(&array, root));
-	*nr_entries = array.nr_entries;
+	*nr_entries = array.last_index * array.max_entries + array.last_nr_entries;
 	return NULL;
 }

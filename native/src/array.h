@@ -23,8 +23,10 @@ struct dms_array_run {
 typedef struct dms_error *(*dms_array_fn)(void *context, const struct dms_array_run *run);
 
 /*
- * Hand every block to fn, in the order in which they lie on the medium.
- * nr_entries: how many the array has; nothing is missing in between.
+ * Hand every block to fn, of a large array several at the same time, in threads:
+ * fn may change only what is one block's own, or what the processor changes as one.
+ * An error is that of the first block on the medium that has one. nr_entries: how
+ * many the array has; nothing is missing in between.
  */
 struct dms_error *dms_array_walk(struct dms_metadata_walk *walk, const char *what, uint64_t root,
 				 uint32_t value_size, dms_array_fn fn, void *context,

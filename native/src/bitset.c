@@ -32,6 +32,16 @@ void dms_bitmap_destroy(struct dms_bitmap *bitmap)
 	free(bitmap);
 }
 
+/*
+ * Where two blocks of an array meet in a word, two threads may come to it at the
+ * same time. Most words are zero; a store would take memory for them.
+ */
+static inline void set_bits(uint64_t *word, uint64_t bits)
+{
+	if (bits)
+		__atomic_fetch_or(word, bits, __ATOMIC_RELAXED);
+}
+
 void dms_bitmap_merge(struct dms_bitmap *bitmap, uint64_t first, const uint64_t *words,
 		      size_t nr_bits)
 {
@@ -39,14 +49,10 @@ void dms_bitmap_merge(struct dms_bitmap *bitmap, uint64_t first, const uint64_t 
 	unsigned int shift = first % DMS_WORD_BITS;
 
 	for (size_t i = 0; i * DMS_WORD_BITS < nr_bits; i++) {
-		uint64_t high = words[i] >> (DMS_WORD_BITS - 1 - shift) >> 1;
-
-		/* Most words are zero; a store would take memory for them. */
 		if (!words[i])
 			continue;
-		at[i] |= words[i] << shift;
-		if (high)
-			at[i + 1] |= high;
+		set_bits(&at[i], words[i] << shift);
+		set_bits(&at[i + 1], words[i] >> (DMS_WORD_BITS - 1 - shift) >> 1);
 	}
 }
 
@@ -67,9 +73,7 @@ static struct dms_error *merge_run(void *context, const struct dms_array_run *ru
 			break;
 		if (merge->nr_bits - first_bit < DMS_WORD_BITS)
 			word &= (1ull << (merge->nr_bits - first_bit)) - 1;
-		/* Most words are zero; a store would take memory for them. */
-		if (word)
-			merge->bitmap->words[first_bit / DMS_WORD_BITS] |= word;
+		set_bits(&merge->bitmap->words[first_bit / DMS_WORD_BITS], word);
 	}
 	return NULL;
 }

@@ -24,7 +24,7 @@ DMS_DEFINE_CLEANUP(dms_cleanup_bitmap, struct dms_bitmap, dms_bitmap_destroy);
 
 /*
  * Set in bitmap the bits from first on that are set among the nr in words, the lowest bit first.
- * Those behind nr are 0, and all of them lie within bitmap.
+ * Those behind nr are 0, and all of them lie within bitmap. Several threads may do so at once.
  */
 void dms_bitmap_merge(struct dms_bitmap *bitmap, uint64_t first, const uint64_t *words,
 		      size_t nr_bits);

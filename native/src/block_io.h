@@ -21,6 +21,7 @@ struct dms_block_io {
 	uint64_t nr_blocks; /* whole ones */
 	bool direct;
 	bool without_io_uring; /* tests set it */
+	uint32_t nr_readers; /* 0: as many as there are processors; tests set it */
 };
 
 /* A buffer that O_DIRECT takes; free() it. size is rounded up to whole blocks. */

@@ -1,44 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <inttypes.h>
 #include <stdlib.h>
 
 #include "block_reader.h"
 #include "io_queue.h"
 
 /* All runs together stay in the processor's cache until they are checked. */
-#define RUN_BLOCKS 64
 #define NR_RUNS 8
-/* Reading this many unwanted blocks costs less than another request. */
-#define MAX_GAP_BLOCKS 8
 /* Below, handing a read to a thread of the kernel costs more than the copying does. */
 #define MIN_ASIDE_BLOCKS 8
 
-/* Blocks that one read brings. */
-struct run {
+/* A run that was taken, on its way or here. */
+struct slot {
 	struct dms_io_request request;
 	bool completed;
-	uint32_t nr_refs;
-	struct dms_block_ref refs[RUN_BLOCKS];
+	struct dms_block_run run;
 };
 
 struct dms_block_reader {
 	const struct dms_block_io *io;
 	struct dms_io_queue *queue;
 	uint8_t *buffers;
-	struct run runs[NR_RUNS];
+	struct slot slots[NR_RUNS];
 };
 
-/* What one call works on: the runs from first on, nr_runs of them, are in flight or have come. */
+/* What one call works on: the slots from first on, nr_slots of them, are in flight or have come. */
 struct pass {
 	struct dms_block_reader *reader;
-	const char *what;
-	dms_block_next_fn next;
+	struct dms_block_source *source;
 	dms_block_fn fn;
-	void *context;
-	bool more; /* ahead is a block that is in no run yet */
-	struct dms_block_ref ahead;
 	uint32_t first;
-	uint32_t nr_runs;
+	uint32_t nr_slots;
 };
 
 static struct dms_error *no_memory(void)
@@ -49,7 +40,7 @@ static struct dms_error *no_memory(void)
 static struct dms_error *prepare(struct dms_block_reader *reader, const struct dms_block_io *io)
 {
 	reader->io = io;
-	reader->buffers = dms_io_buffer((size_t)NR_RUNS * RUN_BLOCKS * DMS_BLOCK_BYTES);
+	reader->buffers = dms_io_buffer((size_t)NR_RUNS * DMS_RUN_BLOCKS * DMS_BLOCK_BYTES);
 	if (!reader->buffers)
 		return no_memory();
 	return dms_io_queue_create(NR_RUNS, io->without_io_uring, &reader->queue);
@@ -81,133 +72,148 @@ void dms_block_reader_destroy(struct dms_block_reader *reader)
 	free(reader);
 }
 
-static uint32_t place_of(const struct run *run, const struct dms_block_ref *ref)
+const struct dms_block_io *dms_block_reader_io(const struct dms_block_reader *reader)
 {
-	return (uint32_t)(ref->blocknr - run->refs[0].blocknr);
+	return reader->io;
 }
 
-/* Fill run with as many blocks as one read takes, beginning with the one that is ahead. */
-static struct dms_error *gather(struct pass *pass, struct run *run)
+static struct dms_error *submit(struct pass *pass, struct slot *slot)
 {
-	run->nr_refs = 0;
-	while (pass->more && run->nr_refs < RUN_BLOCKS) {
-		const struct dms_block_ref *ref = &pass->ahead;
+	struct dms_block_reader *reader = pass->reader;
+	const struct dms_block_run *run = &slot->run;
+	size_t index = (size_t)(slot - reader->slots);
+	uint32_t nr_blocks = dms_block_run_place(run, run->nr_refs - 1) + 1;
 
-		if (ref->blocknr >= pass->reader->io->nr_blocks)
-			return dms_error_create(DMS_ERR_OUT_OF_BOUNDS,
-						"%s block %" PRIu64 ": the medium has %" PRIu64
-						" blocks",
-						pass->what, ref->blocknr,
-						pass->reader->io->nr_blocks);
-		if (run->nr_refs &&
-		    (ref->blocknr - run->refs[run->nr_refs - 1].blocknr > MAX_GAP_BLOCKS + 1 ||
-		     ref->blocknr - run->refs[0].blocknr >= RUN_BLOCKS))
-			break;
-		run->refs[run->nr_refs++] = *ref;
-		pass->more = pass->next(pass->context, &pass->ahead);
-	}
+	slot->completed = false;
+	slot->request = (struct dms_io_request){
+		.fd = reader->io->fd,
+		.buffer = reader->buffers + index * DMS_RUN_BLOCKS * DMS_BLOCK_BYTES,
+		.offset_bytes = run->refs[0].blocknr * DMS_BLOCK_BYTES,
+		.length_bytes = nr_blocks * DMS_BLOCK_BYTES,
+		.context = slot,
+		/*
+		 * Past the page cache it is asynchronous by itself, and where others read
+		 * beside, the processors have enough to do.
+		 */
+		.aside = !reader->io->direct && !pass->source->shared &&
+			 nr_blocks >= MIN_ASIDE_BLOCKS,
+	};
+	return dms_io_queue_submit(reader->queue, &slot->request);
+}
+
+/* Take in one completed run, if there is one within the time. */
+static struct dms_error *complete(struct dms_block_reader *reader, int timeout_ms)
+{
+	struct dms_io_request *request;
+
+	DMS_TRY(dms_io_queue_wait(reader->queue, timeout_ms, &request));
+	if (request)
+		((struct slot *)request->context)->completed = true;
 	return NULL;
 }
 
-static struct dms_error *submit(struct pass *pass, struct run *run)
+/*
+ * Take a run and put it in flight. Whether it is here at once, as out of the page
+ * cache, is asked where others read beside: it is then looked at before the next
+ * one, while the processor has it in its cache.
+ */
+static struct dms_error *start(struct pass *pass, struct slot *slot)
 {
-	struct dms_block_reader *reader = pass->reader;
-	size_t index = (size_t)(run - reader->runs);
-	uint32_t nr_blocks = place_of(run, &run->refs[run->nr_refs - 1]) + 1;
-
-	run->completed = false;
-	run->request = (struct dms_io_request){
-		.fd = reader->io->fd,
-		.buffer = reader->buffers + index * RUN_BLOCKS * DMS_BLOCK_BYTES,
-		.offset_bytes = run->refs[0].blocknr * DMS_BLOCK_BYTES,
-		.length_bytes = nr_blocks * DMS_BLOCK_BYTES,
-		.context = run,
-		/* Past the page cache it is asynchronous by itself. */
-		.aside = !reader->io->direct && nr_blocks >= MIN_ASIDE_BLOCKS,
-	};
-	return dms_io_queue_submit(reader->queue, &run->request);
+	DMS_TRY(submit(pass, slot));
+	pass->nr_slots++;
+	return pass->source->shared ? complete(pass->reader, 0) : NULL;
 }
 
-/* Put as much in flight as there is room for. */
-static struct dms_error *fill(struct pass *pass)
+/* Put as much in flight as there is room for. What cannot be comes behind what is: that is read still. */
+static void fill(struct pass *pass)
 {
 	struct dms_block_reader *reader = pass->reader;
 	uint32_t limit = dms_io_queue_is_io_uring(reader->queue) ? NR_RUNS : 1;
 
-	while (pass->more && pass->nr_runs < limit) {
-		struct run *run = &reader->runs[(pass->first + pass->nr_runs) % NR_RUNS];
+	while (pass->nr_slots < limit &&
+	       !(pass->nr_slots && reader->slots[pass->first].completed)) {
+		struct slot *slot = &reader->slots[(pass->first + pass->nr_slots) % NR_RUNS];
+		struct dms_error *error;
 
-		DMS_TRY(gather(pass, run));
-		DMS_TRY(submit(pass, run));
-		pass->nr_runs++;
+		if (!dms_block_source_take(pass->source, &slot->run))
+			return;
+		error = start(pass, slot);
+		if (error)
+			dms_block_source_fail(pass->source, slot->run.number, error);
 	}
-	return NULL;
-}
-
-static struct dms_error *await(struct dms_block_reader *reader, const struct run *run)
-{
-	while (!run->completed) {
-		struct dms_io_request *request;
-
-		DMS_TRY(dms_io_queue_wait(reader->queue, -1, &request));
-		if (request)
-			((struct run *)request->context)->completed = true;
-	}
-	return NULL;
 }
 
 /* A read of several blocks failed: it may be a gap that did; if not, the block by itself says where. */
-static struct dms_error *read_singly(const struct pass *pass, const struct run *run)
+static struct dms_error *read_singly(const struct pass *pass, const struct slot *slot)
 {
-	for (uint32_t i = 0; i < run->nr_refs; i++) {
+	const struct dms_block_source *source = pass->source;
+
+	for (uint32_t i = 0; i < slot->run.nr_refs; i++) {
+		const struct dms_block_ref *ref = &slot->run.refs[i];
 		const uint8_t *block;
 
-		DMS_TRY(dms_block_io_read_bytes(pass->reader->io, pass->what,
-						run->refs[i].blocknr * DMS_BLOCK_BYTES,
-						DMS_BLOCK_BYTES, run->request.buffer, &block));
-		DMS_TRY(pass->fn(pass->context, &run->refs[i], block));
+		DMS_TRY(dms_block_io_read_bytes(pass->reader->io, source->what,
+						ref->blocknr * DMS_BLOCK_BYTES, DMS_BLOCK_BYTES,
+						slot->request.buffer, &block));
+		DMS_TRY(pass->fn(source->context, ref, block));
 	}
 	return NULL;
 }
 
-/* Wait for the oldest run and hand its blocks on. */
-static struct dms_error *consume(struct pass *pass)
+/* Wait for a run and hand its blocks on. */
+static struct dms_error *consume(struct pass *pass, struct slot *slot)
 {
-	struct run *run = &pass->reader->runs[pass->first];
-	const uint8_t *blocks = run->request.buffer;
+	const struct dms_block_run *run = &slot->run;
+	const uint8_t *blocks = slot->request.buffer;
 
-	DMS_TRY(await(pass->reader, run));
-	pass->first = (pass->first + 1) % NR_RUNS;
-	pass->nr_runs--;
-	if (run->request.errnum)
-		return read_singly(pass, run);
+	while (!slot->completed)
+		DMS_TRY(complete(pass->reader, -1));
+	if (slot->request.errnum)
+		return read_singly(pass, slot);
 	for (uint32_t i = 0; i < run->nr_refs; i++)
-		DMS_TRY(pass->fn(pass->context, &run->refs[i],
-				 blocks + (size_t)place_of(run, &run->refs[i]) * DMS_BLOCK_BYTES));
+		DMS_TRY(pass->fn(pass->source->context, &run->refs[i],
+				 blocks + (size_t)dms_block_run_place(run, i) * DMS_BLOCK_BYTES));
 	return NULL;
 }
 
-static struct dms_error *run_pass(struct pass *pass)
+/* The oldest run; false when there is no sense in going on: behind it lie only later ones. */
+static bool consume_first(struct pass *pass)
 {
-	pass->more = pass->next(pass->context, &pass->ahead);
-	while (pass->more || pass->nr_runs) {
-		DMS_TRY(fill(pass));
-		DMS_TRY(consume(pass));
+	struct slot *slot = &pass->reader->slots[pass->first];
+	struct dms_error *error;
+
+	if (!dms_block_source_wants(pass->source, slot->run.number))
+		return false;
+	error = consume(pass, slot);
+	if (error) {
+		dms_block_source_fail(pass->source, slot->run.number, error);
+		return false;
 	}
-	return NULL;
+	pass->first = (pass->first + 1) % NR_RUNS;
+	pass->nr_slots--;
+	return true;
+}
+
+void dms_block_reader_read(struct dms_block_reader *reader, struct dms_block_source *source,
+			   dms_block_fn fn)
+{
+	struct pass pass = { .reader = reader, .source = source, .fn = fn };
+
+	do
+		fill(&pass);
+	while (pass.nr_slots && consume_first(&pass));
+	/* After an error runs may be in flight, whose places the next call needs. */
+	dms_io_queue_drain(reader->queue);
 }
 
 struct dms_error *dms_block_reader_run(struct dms_block_reader *reader, const char *what,
 				       dms_block_next_fn next, dms_block_fn fn, void *context)
 {
-	struct pass pass = {
-		.reader = reader, .what = what, .next = next, .fn = fn, .context = context,
-	};
-	struct dms_error *error = run_pass(&pass);
+	struct dms_block_source source;
 
-	/* After an error runs may be in flight, whose places the next call needs. */
-	dms_io_queue_drain(reader->queue);
-	return error;
+	dms_block_source_init(&source, what, reader->io->nr_blocks, next, context);
+	dms_block_reader_read(reader, &source, fn);
+	return dms_block_source_finish(&source);
 }
 
 /* A vector as a source, and where its blocks go. */

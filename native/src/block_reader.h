@@ -14,16 +14,8 @@
 #include <dmsnap/error.h>
 
 #include "block_io.h"
+#include "block_source.h"
 
-/* A block to be read; the rest is for whoever asked. */
-struct dms_block_ref {
-	uint64_t blocknr;
-	uint64_t key;
-	uint64_t key_end;
-};
-
-/* The next block to be read, never below the one before it. False: there is none. */
-typedef bool (*dms_block_next_fn)(void *context, struct dms_block_ref *ref);
 typedef struct dms_error *(*dms_block_fn)(void *context, const struct dms_block_ref *ref,
 					  const uint8_t *block);
 
@@ -33,6 +25,14 @@ struct dms_block_reader;
 struct dms_error *dms_block_reader_create(const struct dms_block_io *io,
 					  struct dms_block_reader **reader);
 void dms_block_reader_destroy(struct dms_block_reader *reader);
+const struct dms_block_io *dms_block_reader_io(const struct dms_block_reader *reader);
+
+/*
+ * Read runs of the source until there are none, hand their blocks to fn in that
+ * order, with the source's context, and tell the source of an error.
+ */
+void dms_block_reader_read(struct dms_block_reader *reader, struct dms_block_source *source,
+			   dms_block_fn fn);
 
 /*
  * Hand every block that next() names to fn, in that order; both get context.
