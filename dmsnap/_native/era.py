@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Self
 from dmsnap._native._core import ffi, lib
 from dmsnap._native.block_set import BlockSet
 from dmsnap._native.core import check
-from dmsnap._native.extent_set import ExtentSet
 from dmsnap.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
     from dmsnap._native._core import CData
+    from dmsnap._native.extent_set import ExtentSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,11 @@ class EraMetadata:
         check(lib.dms_era_written_blocks(self._open(), since, from_snapshot, place), self._name)
         return BlockSet.adopt(place[0])
 
-    def written_since(self, since: int, *, from_snapshot: bool = False) -> ExtentSet:
+    def written_since(self, since: int, *, from_snapshot: bool = False) -> "ExtentSet":
         """The same as extents, which are 16 bytes each."""
+        # Who prints blocks makes none.
+        from dmsnap._native.extent_set import ExtentSet
+
         place = ffi.new("struct dms_extent_set **")
         check(lib.dms_era_written_since(self._open(), since, from_snapshot, place), self._name)
         return ExtentSet.adopt(place[0])

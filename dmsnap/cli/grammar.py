@@ -1,6 +1,6 @@
 """Commands and nouns as data, and click's commands made of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from dmsnap.cli.imports import undisturbed
 from dmsnap.cli.output import Output
 
 ACTIONS = "dmsnap.cli.actions"
+PARSER = "dmsnap.cli.parser"
 
 # Both are taken out of the arguments before click sees them (program.Flags), wherever they stand;
 # declared here, they are in every help text.
@@ -36,14 +37,63 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """An entry of a module of ``parser`` (``place``: MODULE.NAME), imported when it is asked for.
+
+    Who runs one command does not wait for the words of all others.
+    """
+
+    name: str
+    place: str
+
+    def entry(self) -> "Command | Noun":
+        module, _, name = self.place.partition(".")
+        found = getattr(undisturbed(f"{PARSER}.{module}"), name)
+        assert isinstance(found, (Command, Noun))  # noqa: S101 - a mistake in our own tables
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Noun:
     """A word followed by verbs. ``plain`` is what runs when no verb follows it."""
 
     name: str
     summary: str
-    commands: Sequence["Command | Noun"]
+    commands: Sequence["Command | Noun | Elsewhere"]
     details: str = ""
     plain: Command | None = None
+
+    def entries(self) -> "list[Command | Noun]":
+        """All commands, wherever they stand."""
+        return [each.entry() if isinstance(each, Elsewhere) else each for each in self.commands]
+
+
+class Commands(MutableMapping[str, click.Command]):
+    """click's commands of a noun, each made when it is asked for."""
+
+    def __init__(self, entries: Sequence[Command | Noun | Elsewhere]) -> None:
+        self._entries = {entry.name: entry for entry in entries}
+        self._built: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._built:
+            self._built[name] = build(self._entries[name])
+        return self._built[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._built[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
 
 class NounGroup(click.Group):
@@ -84,8 +134,10 @@ class NounGroup(click.Group):
 PLAIN = ""
 
 
-def build(entry: Command | Noun) -> click.Command:
+def build(entry: Command | Noun | Elsewhere) -> click.Command:
     """click's command for ``entry``."""
+    if isinstance(entry, Elsewhere):
+        return build(entry.entry())
     return build_command(entry) if isinstance(entry, Command) else build_noun(entry)
 
 
@@ -103,7 +155,7 @@ def build_command(command: Command) -> click.Command:
 def build_noun(noun: Noun) -> NounGroup:
     group = NounGroup(
         noun.name,
-        commands={entry.name: build(entry) for entry in noun.commands},
+        commands=Commands(noun.commands),
         help=f"{noun.summary}\n\n{noun.details}".strip(),
         short_help=noun.summary,
     )

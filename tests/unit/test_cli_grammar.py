@@ -18,7 +18,7 @@ from dmsnap.version import __version__
 
 
 def commands(noun: Noun = ROOT, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Command]]:
-    for entry in [*noun.commands, *([noun.plain] if noun.plain else [])]:
+    for entry in [*noun.entries(), *([noun.plain] if noun.plain else [])]:
         if isinstance(entry, Noun):
             yield from commands(entry, (*words, entry.name))
         else:
@@ -57,6 +57,22 @@ def test_the_two_trees_mirror_each_other() -> None:
         assert module in parsers
         if " " in words:
             assert module == words.split()[0]
+
+
+def test_an_entry_of_another_module_has_its_name() -> None:
+    assert [each.name for each in ROOT.commands] == [entry.name for entry in ROOT.entries()]
+
+
+def test_one_command_does_not_import_the_words_of_the_others() -> None:
+    lines = (
+        "import sys",
+        "from dmsnap.cli import program",
+        "program.main(['inspect', 'label', '/'])",
+        "print([name for name in sys.modules if name.startswith('dmsnap.cli.parser.s')])",
+    )
+    command = [sys.executable, "-c", "; ".join(lines)]
+    asked = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == "[]"
 
 
 def test_what_changes_devices_knows_dry_run() -> None:

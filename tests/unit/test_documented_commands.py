@@ -19,7 +19,7 @@ MANUAL = PAGES["docs/MANUAL.md"]
 BLOCK = re.compile(r"^ *```\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 LINE = re.compile(r"^ *dmsnap +(.*?)(?: +#.*)?$", re.MULTILINE)
 SPAN = re.compile(r"`dmsnap ([^`]+)`")
-NOUNS = [entry.name for entry in ROOT.commands if isinstance(entry, Noun)]
+NOUNS = [entry.name for entry in ROOT.entries() if isinstance(entry, Noun)]
 HEADING = re.compile(r"^### dmsnap (.*)$", re.MULTILINE)
 
 
@@ -61,7 +61,7 @@ def leaves(entry: Command | Noun = ROOT, before: tuple[str, ...] = ()) -> Iterat
         return
     if entry.plain is not None:
         yield words
-    for below in entry.commands:
+    for below in entry.entries():
         yield from leaves(below, words)
 
 
@@ -122,7 +122,7 @@ def options(entry: Command | Noun = ROOT) -> Iterator[str]:
             if isinstance(parameter, click.Option):
                 yield from parameter.opts
     if isinstance(entry, Noun):
-        for below in entry.commands:
+        for below in entry.entries():
             yield from options(below)
 
 
