@@ -1,4 +1,9 @@
-"""sysfs: attributes of block devices. Readers take a root; only a missing file is "missing"."""
+"""sysfs: attributes of block devices. Readers take a root; only a missing file is "missing".
+
+A command reads hundreds of attributes. Paths are text here, and a file is opened, read and closed:
+a ``Path`` for each name and a text file for each attribute took longer than all else that some
+commands do.
+"""
 
 import errno
 import os
@@ -9,6 +14,8 @@ from pathlib import Path
 from dmsnap.errors import NotFoundError
 from dmsnap.host.system_call import failure, system_call
 from dmsnap.units import Bytes, to_bytes
+
+PIECE_BYTES = 4096  # an attribute is a page at most (Documentation/filesystems/sysfs.rst)
 
 
 def format_devno(devno: int) -> str:
@@ -33,14 +40,15 @@ class Sysfs:
     root: Path = Path("/sys")
 
     def directory(self, devno: int) -> Path:
-        """The directory of a disk or partition, where the link in ``dev/block`` leads.
+        """The directory of a disk or partition, where the link in ``dev/block`` leads."""
+        return Path(self._directory(devno))
 
-        One readlink(2): to resolve every name on the way there is thirty system calls for each
-        attribute, and a command reads hundreds.
-        """
-        link = self.root / "dev" / "block" / format_devno(devno)
+    def _directory(self, devno: int) -> str:
+        """One readlink(2): to resolve every name on the way is thirty system calls."""
+        links = f"{self.root}/dev/block"
+        link = f"{links}/{format_devno(devno)}"
         try:
-            return Path(os.path.normpath(link.parent / link.readlink()))
+            return os.path.normpath(os.path.join(links, os.readlink(link)))  # noqa: PTH115, PTH118
         except OSError as error:
             if error.errno == errno.ENOENT:
                 raise NotFoundError(f"there is no block device {format_devno(devno)}") from error
@@ -51,12 +59,7 @@ class Sysfs:
 
     def attribute(self, devno: int, name: str) -> str | None:
         """The text of the attribute ``name`` ("queue/rotational"), without its newline."""
-        path = self._attribute_path(devno, name)
-        with system_call(f"read {path}"):
-            try:
-                return path.read_text(errors="surrogateescape").removesuffix("\n")
-            except FileNotFoundError:
-                return None
+        return _text(self._attribute_path(devno, name))
 
     def integer(self, devno: int, name: str) -> int | None:
         """The attribute as a number; a file that holds none is a ``ValueError``."""
@@ -73,16 +76,16 @@ class Sysfs:
             finally:
                 os.close(descriptor)
 
-    def _attribute_path(self, devno: int, name: str) -> Path:
-        directory = self.directory(devno)
+    def _attribute_path(self, devno: int, name: str) -> str:
+        directory = self._directory(devno)
         # A partition has no queue of its own: block/partitions/core.c gives it none.
-        if name.startswith("queue/") and (directory / "partition").exists():
-            directory = directory.parent
-        return directory / name
+        if name.startswith("queue/") and os.path.exists(f"{directory}/partition"):  # noqa: PTH110
+            directory = os.path.dirname(directory)  # noqa: PTH120
+        return f"{directory}/{name}"
 
     def kernel_name(self, devno: int) -> str:
         """``sda1``, ``dm-3``; for ``/dev`` a ``!`` in it becomes a slash."""
-        return self.directory(devno).name
+        return self._directory(devno).rpartition("/")[2]
 
     def device_path(self, devno: int) -> Path:
         """The device node that the kernel names, ``/dev/dm-3``; it need not exist."""
@@ -181,17 +184,19 @@ class Sysfs:
 
     def block_devices(self) -> list[int]:
         """Every disk and partition."""
-        directory = self.root / "class" / "block"
-        with system_call(f"list {directory}"):
-            entries = sorted(directory.iterdir())
-        return _numbers(entries)
+        return list(self._listed("class/block").values())
 
     def disks(self, prefix: str = "") -> dict[str, int]:
         """Every whole disk whose kernel name begins with ``prefix``, with its number."""
-        directory = self.root / "block"
+        return self._listed("block", prefix)
+
+    def _listed(self, kind: str, prefix: str = "") -> dict[str, int]:
+        """What is listed at a place, by name."""
+        directory = f"{self.root}/{kind}"
         with system_call(f"list {directory}"):
-            entries = sorted(directory.glob(f"{prefix}*"))
-        return {entry.name: number for entry in entries if (number := _number(entry)) is not None}
+            names = sorted(name for name in os.listdir(directory) if name.startswith(prefix))  # noqa: PTH208
+        numbers = ((name, _number(f"{directory}/{name}")) for name in names)
+        return {name: number for name, number in numbers if number is not None}
 
 
 def _numbers(directories: Iterable[Path]) -> list[int]:
@@ -200,16 +205,29 @@ def _numbers(directories: Iterable[Path]) -> list[int]:
     return [number for number in found if number is not None]
 
 
-def _number(directory: Path) -> int | None:
+def _number(directory: Path | str) -> int | None:
     """None when the disk went away between the listing and now."""
-    with system_call(f"read {directory / 'dev'}"):
-        try:
-            return parse_devno((directory / "dev").read_text())
-        except OSError as error:
-            # It went before the file was opened, or before it was read (fs/kernfs/file.c).
-            if error.errno in (errno.ENOENT, errno.ENODEV):
-                return None
-            raise
+    try:
+        text = _text(f"{directory}/dev")
+    except NotFoundError:  # after the file was opened, before it was read (fs/kernfs/file.c)
+        return None
+    return None if text is None else parse_devno(text)
+
+
+def _text(path: str) -> str | None:
+    """What an attribute says, without its newline; None when there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise failure(f"read {path}", error.errno or errno.EIO) from error
+    try:
+        with system_call(f"read {path}"):
+            content = b"".join(iter(lambda: os.read(descriptor, PIECE_BYTES), b""))
+    finally:
+        os.close(descriptor)
+    return content.decode(errors="surrogateescape").removesuffix("\n")
 
 
 SYSFS = Sysfs()
