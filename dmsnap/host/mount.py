@@ -6,7 +6,7 @@ import os
 import re
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,7 @@ __all__ = [
     "mounts_below",
     "submounts",
     "swaps",
+    "try_unmount",
     "unmount",
     "users_of",
     "whole_root",
@@ -73,7 +74,7 @@ def detach(target: Path) -> None:
     Only for what is mounted elsewhere, too, or not needed any more: the file system itself stays in
     use until the last of its users is gone, and nobody waits for that here.
     """
-    if errnum := _umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW):
+    if errnum := try_unmount(target, MNT_DETACH | UMOUNT_NOFOLLOW):
         raise failure(f"detach {target}", errnum, _reason(errnum))
 
 
@@ -91,8 +92,16 @@ def opened_root(entry: Mount) -> Iterator[int]:
         os.close(descriptor)
 
 
-def unmount(target: Path, deadline_seconds: float = 10) -> None:
-    """Unmount what is seen at ``target``; never lazily.
+def try_unmount(target: Path, flags: int = UMOUNT_NOFOLLOW) -> int:
+    """0 or the errno: umount(8) would tell EBUSY from other failures by text only."""
+    result: int = _LIBC.umount2(os.fsencode(target), flags)
+    return ctypes.get_errno() if result else 0
+
+
+def unmount(
+    target: Path, deadline_seconds: float = 10, attempt: Callable[[Path], int] = try_unmount
+) -> None:
+    """Unmount what is seen at ``target``; never lazily. ``attempt`` is how, once.
 
     EBUSY is tried again until the deadline: a file being closed or a process being reaped is
     nothing that the kernel announces. What it does announce, a change of the mount table, cuts the
@@ -100,19 +109,13 @@ def unmount(target: Path, deadline_seconds: float = 10) -> None:
     """
     ends = time.monotonic() + deadline_seconds
     with _mount_table_changes() as changes:
-        while (errnum := _umount2(target)) == errno.EBUSY:
+        while (errnum := attempt(target)) == errno.EBUSY:
             remaining = ends - time.monotonic()
             if remaining <= 0:
                 raise _busy(target)
             changes.poll(1000 * min(RETRY_SECONDS, remaining))
     if errnum:
         raise failure(f"unmount {target}", errnum, _reason(errnum))
-
-
-def _umount2(target: Path, flags: int = UMOUNT_NOFOLLOW) -> int:
-    """0 or the errno: umount(8) would tell EBUSY from other failures by text only."""
-    result: int = _LIBC.umount2(os.fsencode(target), flags)
-    return ctypes.get_errno() if result else 0
 
 
 def _reason(errnum: int) -> str | None:

@@ -68,12 +68,15 @@ def parse_line(line: str) -> Mount:
     )
 
 
-def mounts(*, proc: Path = PROC) -> list[Mount]:
-    """All mounts of this process's namespace, in the kernel's order."""
+def mounts(having: str = "", *, proc: Path = PROC) -> list[Mount]:
+    """All mounts of this process's namespace, in the kernel's order.
+
+    Or those alone with ``having`` in their line: a host may have thousands of others.
+    """
     path = proc / "self" / "mountinfo"
     with system_call(f"read {path}"):
         text = path.read_text(errors="surrogateescape")
-    return [parse_line(line) for line in text.split("\n") if line]
+    return [parse_line(line) for line in text.split("\n") if line and having in line]
 
 
 def mounts_of(devno: int, *, proc: Path = PROC) -> list[Mount]:

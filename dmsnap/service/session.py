@@ -16,6 +16,7 @@ from dmsnap.errors import (
     NotPermittedError,
     OperatingSystemError,
 )
+from dmsnap.host import placeholder
 from dmsnap.host.locks import holder_of, is_held_by, volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.signature import Signature
@@ -63,7 +64,8 @@ class Session:
         """Hold the locks of volumes, taken in one order by everybody.
 
         SIGINT and SIGTERM raise from here on: what waits for a lock in our place must end with us.
-        Before they are let go, what was recorded of the volumes meanwhile is backed up.
+        Before they are let go, what was recorded of the volumes meanwhile is backed up, and no
+        placeholder is left where a volume was not mounted again.
         """
         directory = self.configuration.run_directory / "locks"
         with interruptible(), ExitStack() as stack:
@@ -72,6 +74,7 @@ class Session:
                     volume_lock(directory, name, self.configuration.lock_wait_seconds)
                 )
             stack.enter_context(backup.kept(self.catalogue, names))
+            stack.callback(placeholder.remove, names)
             yield
 
     @contextmanager

@@ -19,6 +19,7 @@ from dmsnap.catalogue import recall
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.catalogue.statements import Statements
 from dmsnap.errors import ForeignDeviceError
+from dmsnap.host import placeholder
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import chain, lease, replica
@@ -227,6 +228,7 @@ def recover(session: Session, request: LabelRequest, *, dry_run: bool) -> SwapRe
         if leftover is not None and is_cut_off(leftover) and leftover.id == found.volume_uuid:
             journal.run(session.catalogue, Withdrawal(session, leftover).plan())
             found = replica.read_label(request.device) or found
+        placeholder.remove([found.name])  # what lies below one that is left is asked for
         putting = LabelTrial(session, request, found)
         plan = putting.plan()
         if dry_run:

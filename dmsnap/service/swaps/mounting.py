@@ -2,20 +2,22 @@
 
 What is mounted inside a volume and is not its own (another disk, a tmpfs with what is in it) is
 bound to a directory below the run directory meanwhile, so that it stays in use; what was bound from
-the volume is bound again.
+the volume is bound again. Where the volume is mounted on what is none of its own, a placeholder is
+seen meanwhile.
 
 Somebody else may have mounted something at such a place meanwhile. Who mounted over that would take
 it from its users, so nobody does: but for what lay there from the beginning.
 """
 
 import logging
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from dmsnap.catalogue.model import MountRecord
 from dmsnap.errors import BusyError, MountPointTakenError
-from dmsnap.host import mount, mountinfo
+from dmsnap.host import mount, mountinfo, placeholder
 from dmsnap.host.mountinfo import Mount
 from dmsnap.host.system_call import system_call
 
@@ -38,10 +40,12 @@ def records(devno: int, parking: Path) -> tuple[MountRecord, ...]:
     :class:`BusyError` for a part of it that was bound from a mount that is gone.
     """
     entries: dict[int, Mount] = {}
-    own = mountinfo.mounts_of(devno)
+    parts = placeholder.parts(mountinfo.mounts())  # also of a volume that is mounted inside
+    own = [entry for entry in mountinfo.mounts_of(devno) if entry.mount_id not in parts]
     for top in own:
         for entry in (top, *reversed(mount.mounts_below(top))):
-            entries.setdefault(entry.mount_id, entry)
+            if entry.mount_id not in parts:
+                entries.setdefault(entry.mount_id, entry)
     ours = {entry.mount_id for entry in own}
     found: list[MountRecord] = []
     for entry in entries.values():
@@ -60,7 +64,11 @@ def records(devno: int, parking: Path) -> tuple[MountRecord, ...]:
 def _foreign(place: Path, ours: Container[int]) -> list[Mount]:
     """What is mounted at a place, without what is the volume's and what only waits there."""
     stacked = [entry for entry in mountinfo.mounts() if entry.mount_point == place]
-    return [each for each in stacked if each.mount_id not in ours and each.fs_type != TRIGGER]
+    return [each for each in stacked if each.mount_id not in ours and not _waits(each)]
+
+
+def _waits(entry: Mount) -> bool:
+    return entry.fs_type == TRIGGER or placeholder.is_placeholder(entry)
 
 
 def _place(entry: Mount, stacked: int) -> str:
@@ -94,23 +102,27 @@ def merged(now: Sequence[MountRecord], before: Sequence[MountRecord]) -> tuple[M
     return (*now, *(r for r in before if r.inside and mountinfo.mount_at(Path(r.bind_from))))
 
 
-def unmount(devno: int, wait_seconds: float, mounted: Sequence[MountRecord] = ()) -> None:
+def unmount(
+    devno: int, wait_seconds: float, mounted: Sequence[MountRecord], *, held_as: str
+) -> None:
     """Unmount every mount of a device, the latest first, waiting for its users up to a deadline.
 
-    Of ``mounted``, what is not the device's own is parked.
+    Of ``mounted``, what is not the device's own is parked. Until the volume is mounted again its
+    mount points are held by placeholders, known by ``held_as``.
     """
     own = {str(entry.mount_point) for entry in mountinfo.mounts_of(devno)}
     for record in reversed(mounted):
         if record.inside:
             _park(record)
         elif record.mount_point in own:
-            _unmount_at(Path(record.mount_point), devno, wait_seconds)
+            _unmount_at(Path(record.mount_point), devno, wait_seconds, held_as)
     for entry in reversed(mountinfo.mounts_of(devno)):
-        _unmount_at(entry.mount_point, devno, wait_seconds)
+        _unmount_at(entry.mount_point, devno, wait_seconds, held_as)
 
 
-def _unmount_at(place: Path, devno: int, wait_seconds: float) -> None:
+def _unmount_at(place: Path, devno: int, wait_seconds: float, held_as: str) -> None:
     """umount(2) takes what is on top, which somebody may have mounted there since it was looked."""
+    placeholder.lift(place)  # of a command that was killed before it did so
     top = mountinfo.mount_at(place)
     own = mountinfo.mounts_of(devno)
     if top is not None and top.mount_id not in {entry.mount_id for entry in own}:
@@ -118,7 +130,24 @@ def _unmount_at(place: Path, devno: int, wait_seconds: float) -> None:
             f"{top.source} is mounted on {place}, over what is to be unmounted there",
             hint=f"unmount it first: umount {place}",
         )
-    mount.unmount(place, wait_seconds)
+    if top is not None and not _lies_in(top, own):
+        placeholder.unmount(place, held_as, wait_seconds)
+    else:
+        mount.unmount(place, wait_seconds)
+
+
+def _lies_in(entry: Mount, own: Collection[Mount]) -> bool:
+    """Whether a mount of the volume lies in another one, which a placeholder would keep busy.
+
+    Or in a placeholder: a killed command had it there, or beneath.
+    """
+    table = mountinfo.mounts()
+    ids = placeholder.parts(table) | {each.mount_id for each in own}
+    parents = {each.mount_id: each.parent_id for each in table}
+    above, parent_id = entry.mount_id, entry.parent_id
+    while parent_id not in ids and parent_id != above:
+        above, parent_id = parent_id, parents.get(parent_id, parent_id)
+    return parent_id in ids
 
 
 def _park(record: MountRecord) -> None:
@@ -145,13 +174,18 @@ def mount_all(device: Path, devno: int, mounts: Sequence[MountRecord]) -> None:
         if record.inside:
             _unpark(record, foreign)
         elif record.mount_point in present:
-            continue
+            placeholder.lift(Path(record.mount_point))  # of a command that was killed before that
         elif foreign:
             raise MountPointTakenError(record.mount_point, foreign[-1].source, str(device))
-        elif record.bind_from:
-            mount.bind(Path(record.bind_from), Path(record.mount_point), record.options)
         else:
-            mount.mount(device, Path(record.mount_point), record.fs_type, record.options)
+            placeholder.mount_at(Path(record.mount_point), partial(_mount, device, record))
+
+
+def _mount(device: Path, record: MountRecord, place: Path) -> None:
+    if record.bind_from:
+        mount.bind(Path(record.bind_from), place, record.options)
+    else:
+        mount.mount(device, place, record.fs_type, record.options)
 
 
 def _in_the_way(record: MountRecord, devno: int) -> list[Mount]:

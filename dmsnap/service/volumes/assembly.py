@@ -8,7 +8,7 @@ from functools import partial
 
 from dmsnap.catalogue.model import SETTLED, Area, Volume
 from dmsnap.errors import OperatingSystemError
-from dmsnap.host import blockdev
+from dmsnap.host import blockdev, placeholder
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
@@ -201,10 +201,14 @@ def mount_front(volume: Volume) -> None:
 
 
 def unmount_front(volume: Volume, wait_seconds: float) -> None:
-    """Unmount the front everywhere; nothing happens when it does not exist."""
+    """Unmount the front everywhere; nothing happens when it does not exist.
+
+    Its mount points are held until it is mounted again, or the volume's lock let go.
+    """
     info = dm.info(uuid=stack.front(volume).uuid)
     if info is not None:
-        mounting.unmount(info.devno, wait_seconds, volume.mounts)
+        held_as = placeholder.source(volume.id, volume.name)
+        mounting.unmount(info.devno, wait_seconds, volume.mounts, held_as=held_as)
 
 
 def as_mounted(session: Session, volume: Volume) -> Volume:

@@ -12,7 +12,7 @@ from dmsnap._native.label import LabelState
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import BusyError, DmsnapError
-from dmsnap.host import lun
+from dmsnap.host import lun, placeholder
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.lun import LunName
 from dmsnap.recovery import history, replica
@@ -223,7 +223,9 @@ class Protection:
 
     def _unmount(self) -> None:
         wait_seconds = self.session.configuration.unmount_wait_seconds
-        mounting.unmount(self.backing.devno, wait_seconds, self.volume.mounts)
+        held_as = placeholder.source(self.volume.id, self.volume.name)
+        mounts = self.volume.mounts
+        mounting.unmount(self.backing.devno, wait_seconds, mounts, held_as=held_as)
 
     def _mount_backing(self) -> None:
         mounting.mount_all(self.backing.path, self.backing.devno, self.volume.mounts)

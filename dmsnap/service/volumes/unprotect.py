@@ -8,7 +8,7 @@ from dmsnap._native import label
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue.model import AreaRole, Job, MountRecord, Volume, VolumeState
 from dmsnap.errors import BusyError, DmsnapError, ForeignDeviceError, WrongStateError
-from dmsnap.host import lun
+from dmsnap.host import lun, placeholder
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lun import LunName
@@ -211,7 +211,8 @@ class Release:
         if self.mounts and self.volume.state is not VolumeState.BUILDING:
             device = BlockDevice.probe(lun.node(self.volume.backing))
             wait_seconds = self.session.configuration.unmount_wait_seconds
-            mounting.unmount(device.devno, wait_seconds, self.mounts)
+            held_as = placeholder.source(self.volume.id, self.volume.name)
+            mounting.unmount(device.devno, wait_seconds, self.mounts, held_as=held_as)
 
     def _store(self) -> None:
         for area in self.session.catalogue.areas(self.volume.id):

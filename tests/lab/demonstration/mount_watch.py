@@ -47,7 +47,9 @@ class MountWatch(threading.Thread):
         with self._lock:
             moment = time.monotonic()
             self._file.seek(0)
-            present = {Path(line.split()[4]) for line in self._file}
+            # A placeholder that is seen meanwhile is no mount of the volume.
+            rows = (line.split() for line in self._file if "-placeholder-" not in line)
+            present = {Path(row[4]) for row in rows}
             for mount_point, before in self._mounted.items():
                 mounted = mount_point in present
                 if mounted is not before:

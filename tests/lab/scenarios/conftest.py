@@ -35,7 +35,9 @@ from dmsnap.catalogue.model import StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli.main import main
 from dmsnap.errors import DmsnapError
+from dmsnap.host import placeholder
 from dmsnap.host.blockdev import open_shared
+from dmsnap.host.mountinfo import mount_at
 from dmsnap.recovery import backup_area
 
 if TYPE_CHECKING:
@@ -394,6 +396,12 @@ def mount_lines() -> list[str]:
     """Every mount: where, what, its options and its file system's."""
     rows = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return sorted(" ".join([*row[3:6], *row[row.index("-") :]]) for row in rows)
+
+
+def is_mounted(place: Path) -> bool:
+    """Whether a file system is mounted there that is more than a placeholder for one."""
+    found = mount_at(place)
+    return found is not None and not placeholder.is_placeholder(found)
 
 
 @dataclass(frozen=True)

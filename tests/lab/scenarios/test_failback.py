@@ -15,6 +15,7 @@ from conftest import (
     dm_devices,
     dmsnap,
     forked,
+    is_mounted,
     rarely,
     refused,
     run,
@@ -280,7 +281,7 @@ def test_what_is_written_after_a_kill_is_not_lost(lab: Lab) -> None:
     words = ("failback", bench.name)
     ended = forked(*words, at=(recorded, "done"), send=(signal.SIGKILL,))
     assert ended.code == -signal.SIGKILL
-    assert not os.path.ismount(bench.mount_point)
+    assert not is_mounted(bench.mount_point)
     run("mount", f"/dev/mapper/{bench.name}", bench.mount_point, "-o", "noatime,nodev")
     (bench.mount_point / "since").write_text("written to what was mounted")
     run("umount", bench.mount_point)

@@ -1,10 +1,11 @@
-"""What dmsnap takes for granted about the kernel, shown with losetup and dmsetup alone.
+"""What dmsnap takes for granted about the kernel, shown with losetup, dmsetup and bare calls alone.
 
 Each fact was measured on every kernel of the lab; one on which a test here fails behaves otherwise,
 and the code that leans on that fact has to be looked at.
 """
 
 import contextlib
+import errno
 import os
 import re
 import struct
@@ -16,6 +17,10 @@ from uuid import uuid4
 
 import pytest
 from conftest import MIB, SCRATCH, run, sha256, wait_until
+
+from dmsnap.errors import DmsnapError
+from dmsnap.host import kernel, mount, mount_tree
+from dmsnap.host.mountinfo import mount_at, mounts
 
 pytestmark = pytest.mark.selection
 
@@ -449,6 +454,128 @@ def test_one_device_has_one_superblock_whatever_table_it_got(bench: Bench, tmp_p
         assert names_in(place) == {"after", "lost+found"}
     finally:
         run("umount", place)
+
+
+# umount2(2): only what is idle, and of that only what was found so before.
+MNT_EXPIRE = 4
+
+with_beneath = pytest.mark.skipif(kernel.version() < (6, 5), reason="new in Linux 6.5")
+
+
+@pytest.fixture(params=["private", "shared"])
+def parent(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A mount that may be shared with other name spaces, as all are under systemd."""
+    run("mount", "-t", "tmpfs", "parent", tmp_path)
+    run("mount", f"--make-{request.param}", tmp_path)
+    yield tmp_path
+    run("umount", "-R", tmp_path)
+
+
+def tmpfs(place: Path) -> str:
+    """Mount one by the name of its directory; return that."""
+    place.mkdir(exist_ok=True)
+    run("mount", "-t", "tmpfs", place.name, place)
+    return place.name
+
+
+def source_at(place: Path) -> str | None:
+    found = mount_at(place)
+    return found.source if found else None
+
+
+def put_beneath(source: str, place: Path) -> None:
+    with mount_tree.made("tmpfs", {"source": source}) as root:
+        mount_tree.move_beneath(root, place)
+
+
+def test_beneath_another_mount_from_6_5_on(parent: Path) -> None:
+    """It is seen when that is unmounted; it is its parent then, and busy as long."""
+    place = parent / "place"
+    above = tmpfs(place)
+    if kernel.version() < (6, 5):
+        with pytest.raises(DmsnapError, match="Invalid argument"):
+            put_beneath("beneath", place)
+        return
+    put_beneath("beneath", place)
+    assert source_at(place) == above
+    below, top = (e for e in mounts() if e.mount_point == place)
+    if below.source == above:
+        below, top = top, below
+    assert top.parent_id == below.mount_id
+    with (place / "file").open("w"):
+        assert mount.try_unmount(place) == errno.EBUSY
+    assert mount.try_unmount(place) == 0
+    assert source_at(place) == "beneath"
+    assert mount.try_unmount(place) == 0
+    assert source_at(place) is None
+
+
+@with_beneath
+def test_what_is_mounted_can_be_put_beneath_as_a_clone(parent: Path) -> None:
+    """With what mount(8) made of its options; what it covers then goes at once (MNT_DETACH)."""
+    place, stage = parent / "place", parent / "place" / "stage"
+    tmpfs(place)
+    stage.mkdir()
+    mount_tree.make_private(place)
+    run("mount", "-t", "tmpfs", "-o", "noatime,nosuid,mode=700,size=1m", "next", stage)
+    staged = mount_at(stage)
+    assert staged is not None
+    with mount_tree.cloned(stage) as root:
+        mount_tree.move_beneath(root, place)
+    assert mount.try_unmount(place) == errno.EBUSY  # it has one of its own in it
+    assert mount.try_unmount(stage) == 0
+    mount.detach(place)
+    found = mount_at(place)
+    assert found is not None
+    assert (found.source, found.devno) == ("next", staged.devno)
+    assert (found.options, found.super_options) == (staged.options, staged.super_options)
+
+
+@with_beneath
+def test_other_name_spaces_see_what_lies_beneath(tmp_path: Path) -> None:
+    """Where they follow ours, what they have at the place goes and comes as here."""
+    run("mount", "-t", "tmpfs", "parent", tmp_path)
+    run("mount", "--make-shared", tmp_path)
+    place = tmp_path / "place"
+    tmpfs(place)
+    words = ("unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo; exec sleep 600")
+    try:
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
+
+            def there() -> list[str]:
+                rows = Path(f"/proc/{other.pid}/mountinfo").read_text().splitlines()
+                here = [row.partition(" - ")[2] for row in rows if f" {place} " in row]
+                return sorted(each.split()[1] for each in here)
+
+            try:
+                put_beneath("beneath", place)
+                assert there() == ["beneath", "place"]
+                assert mount.try_unmount(place) == 0
+                assert there() == ["beneath"]
+                put_beneath("next", place)
+                assert there() == ["beneath", "next"]
+                mount.detach(place)
+                assert there() == ["next"]
+            finally:
+                other.kill()
+    finally:
+        run("umount", "-R", tmp_path)
+
+
+def test_an_idle_mount_is_told_from_a_busy_one(parent: Path) -> None:
+    """A second look unmounts it; but not when somebody has opened it in between."""
+    place = parent / "place"
+    tmpfs(place)
+    expire = mount.UMOUNT_NOFOLLOW | MNT_EXPIRE
+    with (place / "file").open("w"):
+        assert mount.try_unmount(place, expire) == errno.EBUSY
+    assert mount.try_unmount(place, expire) == errno.EAGAIN
+    os.close(os.open(place, os.O_PATH))
+    assert mount.try_unmount(place, expire) == errno.EAGAIN
+    assert mount.try_unmount(place, expire) == 0
+    assert source_at(place) is None
 
 
 # disks that fail

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, configured, dm_devices, dmsnap, dmsnap_process, forked, run, sha256
+from conftest import (
+    MIB,
+    Lab,
+    configured,
+    dm_devices,
+    dmsnap,
+    dmsnap_process,
+    forked,
+    is_mounted,
+    run,
+    sha256,
+)
 from test_jobs import Bench, job, killed, last_job, wait_until_at
 from test_protect_live import Bench as LiveBench
 
@@ -110,7 +121,7 @@ def test_what_was_cut_off_is_taken_back_at_its_start(lab: Lab, service: None) ->
     """It was a swap that had unmounted the volume: mounted again for everybody to see."""
     bench = Bench(lab)
     cut_off = killed("swap", bench.name, at="load-front")
-    assert not os.path.ismount(bench.mount_point)
+    assert not is_mounted(bench.mount_point)
     run("systemctl", "start", UNIT)
     assert bench.note == "first"
     told = journal(unit="dmsnap-resume.service")

@@ -1,5 +1,6 @@
 """With systemd: units that use a volume are stopped and started, links and fstab stay."""
 
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -7,9 +8,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from conftest import MIB, Lab, dmsnap, forked, refused, run
+from conftest import MIB, Lab, dmsnap, forked, refused, run, wait_until
 
 from dmsnap.errors import ExitCode
+from dmsnap.host import kernel, placeholder, systemd
 
 RULES = Path(__file__).resolve().parents[3] / "udev-rules" / "11-dmsnap.rules"
 INSTALLED = Path("/run/udev/rules.d") / RULES.name
@@ -150,3 +152,38 @@ def test_units_that_are_none(lab: Lab) -> None:
         ExitCode.NOT_FOUND, "protect", primary, *words, "--unit", "dmsnap-no-such.service"
     )
     assert "dmsnap-no-such.service" in sentence
+
+
+def test_the_mount_unit_stays_active(lab: Lab, fstab: Path) -> None:
+    """From Linux 6.5 on something is mounted there all the time: nobody stops what needs it."""
+    primary, recovery, mount_point = volume(lab)
+    name = lab.protect(primary, recovery)
+    with fstab.open("a") as lines:
+        lines.write(f"/dev/mapper/{name} {mount_point} ext4 noatime,noauto 0 0\n")
+    run("systemctl", "daemon-reload")
+    unit = systemd.mount_unit(str(mount_point))
+
+    def since() -> str:
+        """In which state it is, of which device, and since when."""
+        wanted = "--property=ActiveState,SubState,What,ActiveEnterTimestampMonotonic"
+        return run("systemctl", "show", wanted, unit)
+
+    def shows_front() -> bool:
+        return f"What=/dev/mapper/{name}\n" in since()
+
+    wait_until("systemd has seen the mount", shows_front)
+    before = since()
+    dmsnap("swap", name, "--trial")
+    dmsnap("swap", "revert", name)
+    wait_until("systemd has seen it again", shows_front)
+    assert "ActiveState=active\nSubState=mounted\n" in since()
+    if kernel.version() >= (6, 5):
+        assert since() == before
+    stage = systemd.mount_unit(str(mount_point / placeholder.STAGE))
+
+    def units() -> str:
+        return run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--type=mount")
+
+    wait_until("systemd has forgotten where it was mounted first", lambda: stage not in units())
+    run("systemctl", "stop", unit)
+    assert not os.path.ismount(mount_point)
