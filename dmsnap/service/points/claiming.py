@@ -7,10 +7,8 @@ from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Point, Volume
 from dmsnap.errors import ConfigurationError
 from dmsnap.host import local_time
-from dmsnap.policy import claims
 from dmsnap.recovery.room import Claims
 from dmsnap.service.configuration import configuration
-from dmsnap.service.points import clock_record, pruning
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import membership
 
@@ -38,6 +36,10 @@ class Claiming:
         found = _retention_of(session, volume)
         if found is None:
             return cls()
+        # Imported where a history is full: a sync takes no part in policies otherwise.
+        from dmsnap.policy import claims
+        from dmsnap.service.points import clock_record, pruning
+
         policy, retention = found
         records = {point.id: point for point in session.catalogue.marked_points(volume.id)}
         aging = [*pruning.aging_in(label, records), pruning.aging(arriving)]
@@ -75,6 +77,7 @@ def _retention_of(session: Session, volume: Volume) -> "tuple[str, Retention] | 
         ) from error
     # Imported where there are policies: pydantic takes a third of a command's start.
     from dmsnap.service.configuration import coherence
+    from dmsnap.service.points import pruning
 
     name = coherence.policies_of(declared, volume.name).get(pruning.Side.HISTORY)
     table = declared.policy[name].history if name is not None else None
