@@ -54,6 +54,9 @@ class Database(Protocol):
     def open(self) -> Connections:
         """Look at nothing in it; the file is made where there is none."""
 
+    def is_made(self) -> bool:
+        """Whether there is more of it than a name. One that is being made may say so, too."""
+
     def alone(self) -> AbstractContextManager[None]:
         """Opening for the first time, in one process at a time."""
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,6 +20,7 @@ from dmsnap.errors import (
     ReadOnlyError,
     WrongStateError,
 )
+from dmsnap.host import private_directory
 from dmsnap.host.locks import directory_lock
 from dmsnap.host.system_call import system_call
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from dmsnap.catalogue.database import Connections
 
 BUSY_TIMEOUT_SECONDS = 10
+# In the pool's records of connections.
+_FILE = "dmsnap file"
 MOST_FAULTS, MOST_LOOSE_ROWS = 10, 100
 SHARED_MEMORY_BYTES = 32768
 REBUILD = "dmsnap catalogue rebuild makes it anew, from labels and dm tables"
@@ -38,24 +41,33 @@ class SqliteConnections:
     """Connections to a file, one as a rule, for as long as the catalogue is open.
 
     The last one to be closed checkpoints the write-ahead log: two flushes more if each transaction
-    had its own.
+    had its own. One to a file that was set aside meanwhile, and made anew, is not used again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: list[_Opened] = []
 
     @contextmanager
     def transaction(self) -> Iterator[Statements]:
         """Committed at its end; after a failure its connection goes, and with it what was done."""
-        connection = self._idle.pop() if self._idle else _connect(self._path)
+        opened = self._take()
         try:
-            yield Statements(connection)
-            connection.commit()
+            yield Statements(opened.connection)
+            opened.connection.commit()
         except BaseException:
-            connection.close()
+            opened.connection.close()
             raise
-        self._idle.append(connection)
+        self._idle.append(opened)
+
+    def _take(self) -> "_Opened":
+        now = _identity(self._path)
+        while self._idle:
+            opened = self._idle.pop()
+            if opened.file == now:
+                return opened
+            opened.connection.close()
+        return _Opened(now, _connect(self._path))
 
     @cached_property
     def engine(self) -> "sa.Engine":
@@ -63,11 +75,25 @@ class SqliteConnections:
         import sqlalchemy as sa
 
         connect = partial(_connect, self._path)
-        return sa.create_engine(f"sqlite:///{self._path}", creator=connect, pool_size=1)
+        engine = sa.create_engine(f"sqlite:///{self._path}", creator=connect, pool_size=1)
+
+        def note(_connection: object, record: "sa.pool.ConnectionPoolEntry") -> None:
+            record.info[_FILE] = _identity(self._path)
+
+        def require_same(
+            _connection: object, record: "sa.pool.ConnectionPoolEntry", _proxy: object
+        ) -> None:
+            if record.info[_FILE] != _identity(self._path):
+                # The pool takes another one then.
+                raise sa.exc.DisconnectionError(f"{self._path} is another file by now")
+
+        sa.event.listen(engine, "connect", note)
+        sa.event.listen(engine, "checkout", require_same)
+        return engine
 
     def close(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop().connection.close()
         if "engine" in self.__dict__:
             self.engine.dispose()
 
@@ -100,12 +126,15 @@ class SqliteFile:
     def open(self) -> SqliteConnections:
         """Make the file where there is none (0600, its folder 0700), and look at nothing in it."""
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_directory.make(self.path.parent)
             if not self.path.exists():
                 self.path.touch(mode=0o600)
         except OSError as error:
             raise self._not_made(error) from error
         return SqliteConnections(self.path)
+
+    def is_made(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size > 0
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -205,17 +234,43 @@ class SqliteFile:
         """Give a damaged file another name, with what belongs to it; returns that name."""
         aside = self.path.with_name(f"{self.path.name}.damaged-{now_ns()}")
         with self.alone(), system_call(f"rename {self.path}"):
-            # The log first: beside a new file it must not be taken for its own.
-            for suffix in ("-wal", "-shm", ""):
-                part = self.path.with_name(self.path.name + suffix)
-                if part.exists():
-                    part.rename(aside.with_name(aside.name + suffix))
+            # The log first: beside a new file it must not be taken for its own. And once more: who
+            # opened the file in between has made another one.
+            self._rename(aside, ("-wal", "-shm", ""))
+            self._rename(aside, ("-wal", "-shm"), "-late")
         return aside
+
+    def _rename(self, aside: Path, suffixes: Sequence[str], mark: str = "") -> None:
+        for suffix in suffixes:
+            part = self.path.with_name(self.path.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix + mark))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A connection, and which file the path named right before it was made."""
+
+    file: tuple[int, int] | None
+    connection: sqlite3.Connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of what a path names; None: nothing."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # One thread at a time has it: not always the one that made it.
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, check_same_thread=False)
+    # One thread at a time has it: not always the one that made it. And no file is made by it: one
+    # that was set aside just now is made again by who did that.
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw", uri=True,
+        timeout=BUSY_TIMEOUT_SECONDS, check_same_thread=False,
+    )  # fmt: skip
     try:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").close()

@@ -34,8 +34,10 @@ class Catalogue:
         where = database.at(place)
         catalogue = cls(where, where.open())
         try:
-            with where.alone():
-                catalogue._bring_up()
+            # By others it is locked for a moment only while it is not as it is to be.
+            if not (where.is_made() and catalogue._is_current()):
+                with where.alone():
+                    catalogue._bring_up()
         except BaseException:
             catalogue.close()
             raise

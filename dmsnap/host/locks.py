@@ -1,6 +1,7 @@
 """One command at a time on a volume: a lock file that says who holds it."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -8,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +21,8 @@ log = logging.getLogger(__name__)
 
 # flock(1)'s code for "not in time": any number that it does not use itself.
 _CONFLICT = 75
-_MODE = 0o600
+
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +61,30 @@ def volume_lock(
 
 @contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
-    """One process at a time in a moment's work on a directory: waits without a deadline."""
-    with system_call(f"lock {directory}"):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with system_call(f"lock {directory}"):
+    """One process at a time in a moment's work on a directory of ours: waits without a deadline.
+
+    The lock is on a file in it that is root's alone: the directory itself can be locked, and kept
+    locked, by whoever may read it. Where nothing can be written, nobody waits.
+    """
+    path = directory / LOCK_FILE
+    with ExitStack() as opened, system_call(f"lock {directory}"):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+        else:
+            opened.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        held = opened.pop_all()
+    with held:
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def moment_lock(directory: Path, seconds: float) -> Iterator[None]:
-    """As :func:`directory_lock`, for so long; then without it.
+    """One process at a time in a moment's work on a directory of others, waiting for so long; then
+    without it.
 
     Whoever may read a directory may lock it, and keep it locked: who has a moment's work to do
     there is long through by then.
@@ -94,12 +106,10 @@ def moment_lock(directory: Path, seconds: float) -> Iterator[None]:
 def _opened(path: Path) -> Iterator[int]:
     with system_call(f"open the lock {path}"):
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        # Whoever may open it may lock it, and keep everybody from the volume.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # An earlier version's: who may read a file may lock it.
+        os.fchmod(descriptor, 0o600)
     try:
-        with system_call(f"open the lock {path}"):
-            if os.fstat(descriptor).st_mode & ~_MODE & 0o777:  # an earlier dmsnap's
-                os.fchmod(descriptor, _MODE)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -16,7 +16,7 @@ from dmsnap.errors import (
     NotPermittedError,
     OperatingSystemError,
 )
-from dmsnap.host import placeholder
+from dmsnap.host import placeholder, private_directory
 from dmsnap.host.locks import holder_of, is_held_by, volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.signature import Signature
@@ -209,7 +209,7 @@ class Session:
 def make_directory(path: Path) -> None:
     """Make a directory for root alone; nothing happens when it exists."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_directory.make(path)
     except OSError as error:
         raise OperatingSystemError(
             f"the directory {path} cannot be made: {error.strerror}", errnum=error.errno

@@ -1,7 +1,9 @@
 """The catalogue's file: kept from others, written through; a damaged one is a sentence."""
 
+import fcntl
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +13,11 @@ import pytest
 import sqlalchemy as sa
 from catalogue_samples import a_volume
 
+from dmsnap.catalogue.sqlite import SqliteFile
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import CorruptError, ExitCode, NoSpaceError, OperatingSystemError
+from dmsnap.host.locks import LOCK_FILE, directory_lock
+from dmsnap.service.session import make_directory
 
 
 @pytest.fixture
@@ -32,6 +37,49 @@ def test_it_is_kept_from_others_and_opens_again(catalogue: Catalogue, path: Path
     assert path.parent.stat().st_mode & 0o777 == 0o700
     with Catalogue.open(path) as second:
         assert len(second.volumes()) == 1
+
+
+def test_what_is_made_above_it_is_kept_from_others_too(tmp_path: Path) -> None:
+    """Else they could hold locks in there, for which every command would wait."""
+    make_directory(tmp_path / "lib" / "dmsnap" / "store")
+    Catalogue.open(tmp_path / "other" / "dmsnap" / "catalogue.db").close()
+    made = [each for each in tmp_path.rglob("*") if each.is_dir()]
+    assert len(made) == 5
+    assert {stat.S_IMODE(each.stat().st_mode) for each in made} == {0o700}
+
+
+def test_nobody_holds_up_who_opens_it(path: Path) -> None:
+    """Neither who can read the directory, nor, once it is as it is to be, who makes another."""
+    path.parent.mkdir(0o755)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        Catalogue.open(path).close()
+    finally:
+        os.close(directory)
+    assert (path.parent / LOCK_FILE).stat().st_mode & 0o777 == 0o600
+    with directory_lock(path.parent):
+        Catalogue.open(path).close()
+
+
+def test_one_that_was_made_anew_meanwhile_is_used(catalogue: Catalogue, path: Path) -> None:
+    """By who had the old one open, as the service has for years."""
+    catalogue.add_volume(a_volume("lost"))
+    find = sa.text("SELECT count(*) FROM volume")
+    with catalogue.transaction() as connection:
+        assert connection.scalar(find) == 1
+    SqliteFile(path).set_aside()
+    with pytest.raises(OperatingSystemError, match="unable to open"):
+        catalogue.volumes()
+    assert not path.exists()
+    with Catalogue.open(path) as anew:
+        anew.add_volume(a_volume("found"))
+        anew.add_volume(a_volume("also"))
+        assert [each.name for each in catalogue.volumes()] == ["also", "found"]
+        with catalogue.transaction() as connection:
+            assert connection.scalar(find) == 2
+        catalogue.add_volume(a_volume("more"))
+        assert len(anew.volumes()) == 3
 
 
 def test_every_transaction_is_written_through(catalogue: Catalogue) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dmsnap.host.locks import LOCK_FILE
 from dmsnap.policy import chronology
 from dmsnap.policy.chronology import APART_NS, SETTLING_NS, TOLERANCE_NS, Reading
 from dmsnap.service.points import clock_record
@@ -89,13 +90,13 @@ def test_a_clock_that_was_set_is_in_doubt_for_a_day(tmp_path: Path, clock: Clock
 
 def test_who_only_looks_records_nothing(tmp_path: Path, clock: Clock) -> None:
     assert trusted(tmp_path, recording=False)
-    assert list(tmp_path.iterdir()) == []
+    assert [each.name for each in tmp_path.iterdir()] == [LOCK_FILE]
     assert trusted(tmp_path)
     recorded = (tmp_path / "clock.json").read_bytes()
     clock.passes(HOUR, jumped_ns=HOUR)
     assert not trusted(tmp_path, recording=False)
     assert (tmp_path / "clock.json").read_bytes() == recorded
-    assert [path.name for path in tmp_path.iterdir()] == ["clock.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {LOCK_FILE, "clock.json"}
 
 
 @pytest.mark.parametrize(

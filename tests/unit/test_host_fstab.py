@@ -158,7 +158,7 @@ def test_who_keeps_the_directory_locked_holds_up_nobody(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fstab, "LOCK_SECONDS", 0.01)
-    with locks.directory_lock(file.parent):
+    with locks.moment_lock(file.parent, 0):
         assert fstab.respell(lambda _: "/dev/x", path=file)
 
 

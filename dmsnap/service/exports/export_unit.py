@@ -4,11 +4,12 @@ from pathlib import Path
 
 from dmsnap.catalogue import export as recorded
 from dmsnap.host import replacement, systemd
-from dmsnap.host.locks import directory_lock
+from dmsnap.host.locks import moment_lock
 from dmsnap.host.system_call import system_call
 from dmsnap.service.session import Session
 
 UNIT = "dmsnap-exports.service"
+LOCK_SECONDS = 10.0
 TARGET = "multi-user.target"
 TEXT = f"""# Written by dmsnap while it exports LUNs; dmsnap unexport of the last one takes it away.
 [Unit]
@@ -31,7 +32,7 @@ def settle(session: Session) -> None:
         return
     with system_call(f"make {systemd.UNITS}"):
         systemd.UNITS.mkdir(parents=True, exist_ok=True)
-    with directory_lock(systemd.UNITS):
+    with moment_lock(systemd.UNITS, LOCK_SECONDS):
         _settle(wish_path(), wanted=_is_wanted(session))
     systemd.reload()
 
