@@ -41,9 +41,11 @@ _CONNECTION = {
     "keepalives_count": 2,
     "tcp_user_timeout": 15000,
 }
-_SETTINGS = {
+SETTINGS = {
     "synchronous_commit": "on",
     "lock_timeout": "10s",
+    # A server whose disk hangs answers nobody. None of our queries takes a hundredth of it.
+    "statement_timeout": "60s",
     "timezone": "UTC",
     # To start workers takes longer than any of our queries, and so does to compile one: 130 ms for
     # points of the past, of which the planner expects many more than there are.
@@ -139,7 +141,7 @@ class PostgresqlDatabase:
             connections.close()
 
     def open(self) -> PostgresqlConnections:
-        settings = {**_SETTINGS, "search_path": self.schema}
+        settings = {**SETTINGS, "search_path": self.schema}
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         given = {key: value for key, value in _CONNECTION.items() if key not in self.url.query}
         try:
@@ -178,6 +180,8 @@ class PostgresqlDatabase:
     @contextmanager
     def change(self, engine: sa.Engine) -> Iterator[sa.Connection]:
         with engine.begin() as connection:
+            # A million points may take as long as they take to be brought up.
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING)))
             if self.schema not in sa.inspect(connection).get_schema_names():
                 connection.execute(sa.schema.CreateSchema(self.schema))

@@ -20,6 +20,7 @@ from harness.postgresql_server import INSTALLED, PostgresqlServer
 from dmsnap.catalogue import jobs, migration, past, schema
 from dmsnap.catalogue.database import at
 from dmsnap.catalogue.model import JobState, StepState
+from dmsnap.catalogue.postgresql import SETTINGS
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.catalogue.version import VERSION
 from dmsnap.cli import program
@@ -267,6 +268,31 @@ def test_the_next_command_settles_what_a_stopped_server_left(
             JobState.DONE,
             JobState.UNDONE,
         ]
+
+
+def test_a_query_that_hangs_is_given_up(
+    postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what brings the tables up, which takes as long as there are rows."""
+    sleep = "SELECT CAST(pg_sleep(:seconds) AS text)"
+    place = postgresql.new_database()
+    Catalogue.open(place).close()
+    assert SETTINGS["statement_timeout"] == "60s"
+    monkeypatch.setitem(SETTINGS, "statement_timeout", "50ms")
+    database = at(place)
+    connections = database.open()
+    try:
+        with database.change(connections.engine) as connection:
+            connection.execute(sa.text(sleep), {"seconds": 0.2})
+    finally:
+        connections.close()
+    with Catalogue.open(place) as catalogue:
+        with (
+            pytest.raises(UnreachableError, match="statement timeout"),
+            catalogue.statements() as statements,
+        ):
+            statements.value(sleep, seconds=60)
+        assert catalogue.volumes() == []
 
 
 def test_a_user_who_may_make_nothing_is_told(postgresql: PostgresqlServer) -> None:
