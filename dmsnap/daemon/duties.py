@@ -16,7 +16,8 @@ from dmsnap.daemon.survey import Problems, Survey
 from dmsnap.errors import DmsnapError
 from dmsnap.host import replacement, systemd
 from dmsnap.host.dm.status import SnapshotStatus
-from dmsnap.service.health import era_room, metrics, room, status
+from dmsnap.service.health import metrics, room, status
+from dmsnap.service.health.era_room import EraRooms
 from dmsnap.service.health.room import Listing, Room
 from dmsnap.service.health.status import VolumeStatus
 from dmsnap.service.schedules import left_over
@@ -56,7 +57,7 @@ def of(session: Session) -> list[Duty]:
     rooms = RoomWatch(LiveStores(session), time.monotonic)
     port = session.configuration.metrics_port
     exposure = Exposure(port) if port is not None else None
-    survey = Survey(partial(look, session, exposure))
+    survey = Survey(partial(look, session, EraRooms(), exposure))
     listening = partial(announcements.listen, [rooms.event, survey.event])
     exposing = [exposure.run] if exposure is not None else []
     return [listening, rooms.run, survey.run, partial(_catch_up, session), *exposing]
@@ -79,7 +80,7 @@ def go_on_copying(session: Session) -> None:
         log.warning("copies that wait were not begun: %s", error)
 
 
-def look(session: Session, exposure: Exposure | None = None) -> Problems:
+def look(session: Session, eras: EraRooms, exposure: Exposure | None = None) -> Problems:
     """What is wrong with each volume; metrics are made by the way, of what was just seen."""
     path = session.configuration.metrics_file
     if path is None and exposure is None:
@@ -92,7 +93,7 @@ def look(session: Session, exposure: Exposure | None = None) -> Problems:
             exposure.text = text
         if path is not None:
             _write(text, path)
-    return {each.volume: _problems(session, each) for each in found}
+    return {each.volume: _problems(session, eras, each) for each in found}
 
 
 def _write(text: str, path: Path) -> None:
@@ -106,7 +107,7 @@ def _write(text: str, path: Path) -> None:
         log.warning("metrics were not written: %s", error)
 
 
-def _problems(session: Session, of_volume: VolumeStatus) -> Sequence[str] | None:
+def _problems(session: Session, eras: EraRooms, of_volume: VolumeStatus) -> Sequence[str] | None:
     if of_volume.running:
         return None
-    return [*of_volume.problems, *era_room.problems(session, of_volume.volume)]
+    return [*of_volume.problems, *eras.problems(session, of_volume.volume)]

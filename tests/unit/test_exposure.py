@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dmsnap.daemon import duties, exposure
 from dmsnap.daemon.exposure import Exposure, answer
 from dmsnap.service.health import metrics
+from dmsnap.service.health.era_room import EraRooms
 
 TEXT = 'dmsnap_problems{volume="café"} 0\n'
 
@@ -187,7 +188,7 @@ def test_the_survey_leaves_what_is_served(
     session: Any = SimpleNamespace(configuration=SimpleNamespace(metrics_file=path))
     monkeypatch.setattr(metrics, "facts", lambda _session: [])
     exposed = Exposure(1)
-    assert duties.look(session, exposed) == {}
+    assert duties.look(session, EraRooms(), exposed) == {}
     assert exposed.text is not None
     assert "dmsnap_metrics_timestamp_seconds" in exposed.text
     if path is not None:
