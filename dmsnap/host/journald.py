@@ -51,7 +51,12 @@ def entry(record: logging.LogRecord, message: str, identifier: str) -> bytes:
         "DMSNAP_LOGGER": record.name,
         **dict(_extra(record)),
     }
-    return b"".join(_field(name, value.encode()[:VALUE_BYTES]) for name, value in fields.items())
+    return b"".join(_field(name, _bytes(value)) for name, value in fields.items())
+
+
+def _bytes(value: str) -> bytes:
+    """Names of files may have bytes in them that are no UTF-8: those are surrogates here."""
+    return value.encode(errors="backslashreplace")[:VALUE_BYTES]
 
 
 def _extra(record: logging.LogRecord) -> Iterator[tuple[str, str]]:

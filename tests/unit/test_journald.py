@@ -36,6 +36,14 @@ def test_lines_do_not_make_fields() -> None:
     assert found.startswith(b"MESSAGE\n" + (14).to_bytes(8, "little") + b"one\nPRIORITY=0\n")
 
 
+def test_what_is_no_text_is_logged_all_the_same() -> None:
+    """A service that failed of it would do so again at each of its starts."""
+    path = os.fsdecode(b"/srv/\xff.img")
+    found = journald.entry(record("m", volume=path), f"{path} is gone", "dmsnapd")
+    assert b"MESSAGE=/srv/\\udcff.img is gone\n" in found
+    assert b"DMSNAP_VOLUME=/srv/\\udcff.img\n" in found
+
+
 def test_the_handler_sends_one_datagram(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "journal"))
