@@ -13,17 +13,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
-from dmsnap.errors import DeadlineError, OperatingSystemError
+from dmsnap.errors import DeadlineError, DmsnapError, OperatingSystemError
 from dmsnap.host.dm.device import flags_for
 from dmsnap.host.system_call import system_call
 
 ANSWER_SECONDS = 10.0
 NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
 
 _MESSAGE = struct.Struct("=IiQ")  # struct dms_watchdog_message: kind, errnum, deadline_ns
 _FLAGS_SHIFT = 16  # dm_ioctl.event_nr: the flags for udev are its upper half
@@ -40,18 +41,30 @@ class _Kind(IntEnum):
 
 
 class Watchdog:
-    """It resumes a device when we die or the deadline passes, until :meth:`finish` is called."""
+    """It resumes a device when we die or the deadline passes, until :meth:`finish` is called.
+
+    Only while that is suspended: a table that is loaded when it goes on already stays inactive.
+    """
 
     def __init__(self, link: socket.socket, uuid: str, deadline_ms: int) -> None:
         self._link = link
         self._uuid = uuid
         self._deadline_ms = deadline_ms
+        self._deadline_ns = 0
         self._finished = False
 
     def start(self) -> None:
         """From now on the deadline counts."""
-        deadline_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + self._deadline_ms * NS_PER_MS
-        self._say(_Kind.START, deadline_ns)
+        self._deadline_ns = _now_ns() + self._deadline_ms * NS_PER_MS
+        self._say(_Kind.START, self._deadline_ns)
+
+    def require(self, seconds: float = 0) -> None:
+        """``DeadlineError`` unless that much is left of the deadline.
+
+        Until that has passed, the watchdog of one that lives has resumed nothing.
+        """
+        if _now_ns() + seconds * NS_PER_S >= self._deadline_ns:
+            raise self.failure()
 
     def finish(self) -> None:
         """Have it do nothing any more; ``DeadlineError`` when it has resumed the device already."""
@@ -65,6 +78,17 @@ class Watchdog:
     def hush(self) -> None:
         """From now on only resume the device, and raise nothing: it is being put in order."""
         signal.signal(_SIGNAL, signal.SIG_IGN)
+
+    def join(self) -> None:
+        """Once the deadline has passed, have it end: no resume of it is under way afterwards.
+
+        Before that it stays: what it watches is suspended.
+        """
+        try:
+            self.require()
+        except DeadlineError:
+            with suppress(DmsnapError):
+                self.finish()
 
     def failure(self) -> DeadlineError:
         return DeadlineError(
@@ -92,6 +116,10 @@ class Watchdog:
             self._link.send(_MESSAGE.pack(kind, 0, deadline_ns))
 
 
+def _now_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
 @contextmanager
 def watched(program: Path, uuid: str, deadline_ms: int) -> Iterator[Watchdog]:
     """A watchdog for the device with the DM ``uuid``, armed and not started yet.
@@ -100,7 +128,7 @@ def watched(program: Path, uuid: str, deadline_ms: int) -> Iterator[Watchdog]:
     signal's handler does it: soon, and not before the device is being resumed.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    device = f"{int(flags_for(uuid)) << _FLAGS_SHIFT}:{uuid}"
+    device = f"?{int(flags_for(uuid)) << _FLAGS_SHIFT}:{uuid}"
     words = [str(program), str(os.getpid()), str(threading.get_native_id()), device]
     with ours, theirs:
         watchdog = Watchdog(ours, uuid, deadline_ms)

@@ -47,6 +47,7 @@ struct device {
 	struct watchdog *watchdog;
 	struct dm_ioctl request;
 	struct dms_dm_linear instead; /* where its table may refuse */
+	bool if_suspended; /* only then, or whatever it is: see do_resume() in dm-ioctl.c */
 };
 
 struct watchdog {
@@ -109,13 +110,15 @@ static void avoid_oom_killer(void)
 	close(fd);
 }
 
-/* EVENT_NR:UUID or EVENT_NR,SECTORS,MAJOR,MINOR:UUID */
+/* EVENT_NR:UUID or EVENT_NR,SECTORS,MAJOR,MINOR:UUID, or either behind a "?" */
 static int parse_device(const char *text, struct device *device)
 {
 	unsigned long long numbers[4] = { 0 };
 	char *end = NULL;
 	int count = 0;
 
+	device->if_suspended = *text == '?';
+	text += device->if_suspended;
 	do {
 		numbers[count++] = strtoull(text, &end, 10);
 		text = end + 1;
@@ -181,10 +184,17 @@ static enum phase wait_phase(struct watchdog *watchdog, enum phase phase, int ti
 /* A device that is no more (ENXIO) needs no resume. */
 static bool resume(const struct device *device)
 {
+	int result, fd = device->watchdog->control_fd;
 	struct dm_ioctl answer;
-	int result = dms_dm_resume_or_lead(device->watchdog->control_fd, &device->request,
-					   &device->instead, &answer);
 
+	if (device->if_suspended) {
+		result = dms_dm_ioctl(fd, DM_DEV_STATUS, &device->request, &answer);
+		if (result)
+			return result == -ENXIO;
+		if (!(answer.flags & DM_SUSPEND_FLAG))
+			return true;
+	}
+	result = dms_dm_resume_or_lead(fd, &device->request, &device->instead, &answer);
 	return !result || result == -ENXIO;
 }
 

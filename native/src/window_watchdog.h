@@ -12,7 +12,8 @@
  * process is gone: it resumes every device, each independently of the others.
  * Arguments: the window's process and thread, then for every device EVENT_NR:UUID,
  * or EVENT_NR,SECTORS,MAJOR,MINOR:UUID where it leads to another device when its
- * table refuses to be resumed.
+ * table refuses to be resumed. Behind a "?" it is resumed only while it is suspended:
+ * to resume a device that is not, and that has a table loaded, exchanges its tables.
  */
 #ifndef DMSNAP_SRC_WINDOW_WATCHDOG_H
 #define DMSNAP_SRC_WINDOW_WATCHDOG_H

@@ -459,6 +459,61 @@ static void test_watchdog_killed(void)
 	waitpid(killer, NULL, 0);
 }
 
+static enum dms_watchdog_kind hear(int fd)
+{
+	struct dms_watchdog_message message;
+
+	CHECK(recv(fd, &message, sizeof(message), 0) == sizeof(message));
+	return message.kind;
+}
+
+static void tell(int fd, enum dms_watchdog_kind kind, uint64_t deadline_ns)
+{
+	const struct dms_watchdog_message message = { .kind = kind, .deadline_ns = deadline_ns };
+
+	CHECK(send(fd, &message, sizeof(message), 0) == sizeof(message));
+}
+
+/* A table that is loaded late, when the device goes on already, is not made live by it. */
+static void test_if_suspended(void)
+{
+	struct fake_device *origin = &kernel->devices[ORIGIN];
+	char process[16], thread[16], device[128];
+	int fds[2], status;
+	pid_t pid;
+
+	kernel_reset();
+	signal(DMS_WATCHDOG_SIGNAL, SIG_IGN);
+	snprintf(process, sizeof(process), "%d", (int)getpid());
+	snprintf(thread, sizeof(thread), "%d", (int)gettid());
+	snprintf(device, sizeof(device), "?0:%s:origin", path);
+	CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) == 0);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid) {
+		dup2(fds[1], STDIN_FILENO);
+		execl(program, program, process, thread, device, NULL);
+		_exit(127);
+	}
+	close(fds[1]);
+	CHECK(hear(fds[0]) == DMS_WATCHDOG_ARMED);
+	origin->inactive = true;
+	tell(fds[0], DMS_WATCHDOG_START, now_ns());
+	pause_ms(100, false);
+	CHECK(origin->inactive && !kernel->nr_calls);
+	origin->suspended = true;
+	while (origin->suspended)
+		pause_ms(1, false);
+	CHECK(!origin->inactive && kernel->nr_calls == 1);
+	origin->inactive = true;
+	tell(fds[0], DMS_WATCHDOG_DONE, 0);
+	CHECK(hear(fds[0]) == DMS_WATCHDOG_FIRED);
+	CHECK(origin->inactive && kernel->nr_calls == 1);
+	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && !WEXITSTATUS(status));
+	close(fds[0]);
+	signal(DMS_WATCHDOG_SIGNAL, SIG_DFL);
+}
+
 /* Before it has threads: the kernel that the devices live in, whose file the first UUID names. */
 static void watchdog_begin(const char *device)
 {
@@ -502,6 +557,7 @@ int main(int argc, char **argv)
 	test_killed(40, false);
 	test_killed(8, true);
 	test_killed_with_refusing_table();
+	test_if_suspended();
 	unlink(path);
 	return 0;
 }

@@ -65,7 +65,11 @@ class Origin:
     def load(self, _name: str, table: Table) -> None:
         if self.failing == "load":
             raise OperatingSystemError("no table")
+        if self.failing in ("late", "late-and-not-told"):
+            self.resume("origin")
         self.inactive = table
+        if self.failing == "late":
+            raise LATE
 
     def clear(self, _name: str) -> None:
         self.inactive = None
@@ -79,7 +83,8 @@ class Origin:
 class Guard:
     """A watchdog beside an origin."""
 
-    hushed = False
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
 
     def start(self) -> None:
         pass
@@ -87,8 +92,15 @@ class Guard:
     def finish(self) -> None:
         pass
 
+    def require(self, _seconds: float = 0) -> None:
+        if self.origin.resumed:
+            raise LATE
+
     def hush(self) -> None:
-        self.hushed = True
+        pass
+
+    def join(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -122,7 +134,7 @@ def copying(session: Session, origin: Origin, monkeypatch: pytest.MonkeyPatch) -
 
     @contextmanager
     def watched(*_what: object) -> Iterator[Guard]:
-        yield Guard()
+        yield Guard(origin)
 
     monkeypatch.setattr(watchdog, "watched", watched)
     monkeypatch.setattr(BlockDevice, "probe", lambda _path: OLD)
@@ -214,6 +226,47 @@ def test_what_fails_before_the_table_is_loaded_leaves_nothing(
         copying.switch(None)
     assert origin.resumed == [stack.origin_table(VOLUME, OLD)]
     assert recorded(session) == VOLUME
+    assert crossing.noted(session.configuration.state_directory, VOLUME.id) is None
+
+
+@pytest.mark.parametrize("failing", ["late", "late-and-not-told"])
+def test_a_table_that_is_loaded_when_the_watchdog_had_resumed_is_dropped(
+    copying: Copying, session: Session, origin: Origin, failing: str
+) -> None:
+    """What was held is written to the old device by then."""
+    origin.failing = failing
+    with pytest.raises(DeadlineError):
+        copying.switch(None)
+    assert origin.resumed == [stack.origin_table(VOLUME, OLD)]
+    assert origin.inactive is None
+    assert recorded(session) == VOLUME
+    assert crossing.noted(session.configuration.state_directory, VOLUME.id) is None
+
+
+def test_too_late_for_the_table_it_is_not_loaded(
+    copying: Copying, session: Session, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(_guard: Guard, seconds: float = 0) -> None:
+        assert seconds > 0
+        raise LATE
+
+    monkeypatch.setattr(Guard, "require", late)
+    monkeypatch.setattr(dm, "load", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(DeadlineError):
+        copying.switch(None)
+    assert origin.resumed == [stack.origin_table(VOLUME, OLD)]
+    assert crossing.noted(session.configuration.state_directory, VOLUME.id) is None
+
+
+def test_killed_when_it_had_loaded_too_late_it_stays_on_the_old_device(
+    copying: Copying, session: Session, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.failing = "late-and-not-told"
+    killed(copying, monkeypatch, (Guard, "join"))
+    assert origin.inactive is not None
+    assert crossing.settle(session, recorded(session)) == VOLUME
+    assert origin.resumed == [stack.origin_table(VOLUME, OLD)]
+    assert origin.inactive is None
     assert crossing.noted(session.configuration.state_directory, VOLUME.id) is None
 
 

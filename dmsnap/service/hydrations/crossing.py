@@ -111,13 +111,28 @@ def settle(session: Session, volume: Volume) -> Volume:
 def goes_forward(directory: Path, volume: Volume, crossing: Crossing) -> bool:
     """Have the origin go on, where it is held; whether it does so over the new device.
 
-    It does if that device's table was loaded. If not, the note goes before anything is written.
+    It does if that device's table was loaded while it was held. If not, the note goes before
+    anything is written.
+
+    Whoever begins this is dead by now, or here, and its watchdog resumes only what is held. So:
+
+    - The table was loaded before anybody resumed: it is loaded and the origin held, or it is live,
+      and nothing was written to the old device. A resume that comes between this look and ours
+      makes the same table live.
+    - It was loaded after the watchdog had resumed: it is loaded and the origin not held, and
+      nothing makes it live any more. What was held, and more, is on the old device.
+    - It was not loaded: nobody does so any more.
+
+    A resume that is under way while the table is loaded looks like the first and is the second:
+    who is here has waited for its watchdog then (``Watchdog.join``), and after who is dead a
+    process had to end in that moment, and another to begin.
     """
     name = stack.origin(volume).name
     state = dm.existing(name)
     loaded = dm.table(name, inactive=True) if state.inactive_table else None
     live = dm.table(name) if state.live_table else None
-    forward = crossing.table in [format_table(table) for table in (loaded, live) if table]
+    gone_on = [live, loaded] if state.suspended else [live]
+    forward = crossing.table in [format_table(table) for table in gone_on if table]
     try:
         if not forward:
             end(directory, volume.id)

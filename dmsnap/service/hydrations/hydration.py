@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmsnap._native import copy, label, window
 from dmsnap._native.copy import CopyOptions
@@ -37,6 +38,9 @@ from dmsnap.snapshot import live, stack, write_count
 from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import MIB, align_up
 
+if TYPE_CHECKING:
+    from dmsnap.host.watchdog import Watchdog
+
 log = logging.getLogger(__name__)
 
 # What a kill loses at most: this, or what the bandwidth allows in two seconds.
@@ -44,6 +48,7 @@ PIECE_BYTES = 256 * MIB
 PIECE_SECONDS = 2
 SHORT_PASS_SECONDS = 0.2  # what the last pass, which holds the volume, may be expected to take
 MAX_PASSES = 20
+LOAD_SECONDS = 1.0  # what must be left of the deadline when the new table is loaded
 
 
 @dataclass(slots=True)
@@ -252,13 +257,14 @@ class Copying:
                 dm.suspend(origin.name, freeze=False)
                 begun = time.monotonic()
                 self._copy_held(primary)
-                self._load(self._moved())
+                self._load(self._moved(), guard)
                 after = self._recorded()
                 dm.resume(origin.name)
                 self.done.held_seconds = time.monotonic() - begun
                 guard.finish()
             except BaseException as error:
                 guard.hush()
+                guard.join()
                 if not self._went_over(origin.name):
                     raise
                 after = self._recorded_late(error)
@@ -298,11 +304,18 @@ class Copying:
             table=format_table(stack.origin_table(volume, self.target)),
         )
 
-    def _load(self, begun: Crossing) -> None:
-        """From here on the volume goes on over the new device, whatever happens."""
+    def _load(self, begun: Crossing, guard: "Watchdog") -> None:
+        """From here on the volume goes on over the new device, whatever happens.
+
+        Unless the deadline passes before the kernel has the table: the origin may go on over the
+        old device by then, and to resume it once more would lose what was written there.
+        """
         self.crossing = begun
         crossing.begin(self.session.configuration.state_directory, self.volume.id, begun)
+        deadline_seconds = self.session.configuration.window_deadline_ms / 1000
+        guard.require(min(LOAD_SECONDS, deadline_seconds / 4))
         dm.load(stack.origin(self.volume).name, stack.origin_table(self.volume, self.target))
+        guard.require()
         write_count.remember(self._counts, begun.applied(self.volume))
 
     def _recorded(self) -> Volume:

@@ -383,6 +383,40 @@ def test_killed_after_the_table_it_goes_on_over_the_new_device(lab: Lab, recorde
     check_moved(volume, target, volume.primary)
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["told", "killed"])
+def test_a_table_that_is_loaded_when_the_watchdog_had_resumed_is_dropped(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """What was held is on the old device by then, and so is what was written after that."""
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+    deadline(tmp_path, monkeypatch, 4_000)
+    load, held = dm.load, origin(volume)
+
+    def loaded_late(name: str, *arguments: Any, **options: Any) -> None:
+        if name != held:
+            load(name, *arguments, **options)
+            return
+        # As when the ioctl takes so long: no signal's handler runs meanwhile.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMAX - 2})
+        wait_until("the volume goes on", lambda: not suspended())
+        scribble(volume, 3, 1)
+        load(name, *arguments, **options)
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1)  # the watchdog looks again, in half of that at most
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    with patch.object(dm, "load", loaded_late):
+        ended = forked("hydrate", volume.name, "--onto", target)
+    assert ended.code == (-signal.SIGKILL if killed else ExitCode.DEADLINE), ended
+    content = sha256(volume.front)
+    assert dmsnap("job", "resume", "--all") is not None
+    assert sha256(volume.front) == content == sha256(volume.primary)
+    assert dmsnap("status", volume.name)[0]["device"] == volume.primary
+    dmsnap("hydrate", volume.name)
+    check_moved(volume, target, volume.primary)
+
+
 def recording(when: Callable[[], None]) -> Any:
     """A catalogue that does something before it records that the volume is on the new device."""
     update_volume = Catalogue.update_volume
