@@ -283,6 +283,24 @@ def test_unaligned_discards_cut_to_the_block_miss_the_last(bench: Bench) -> None
     assert discarded(bench, offset, 2 * MIB, BLOCK_BYTES) == set(range(16, 48))  # 48 is the miss
 
 
+@pytest.mark.parametrize("kind", ["snapshot-origin", "snapshot", "snapshot-merge"])
+def test_over_an_origin_or_a_snapshot_nobody_can_turn_discards_on(bench: Bench, kind: str) -> None:
+    """What dmsnap has dm-era lie on takes none, and so dm-era does not: whatever somebody asks for,
+    and whoever died before they were turned off.
+    """
+    disk, sectors = bench.disk(), BLOCK_BYTES // SECTOR_BYTES
+    assert int(Path(f"/sys/block/{Path(disk).name}/queue/discard_max_hw_bytes").read_text()) > 0
+    store = "" if kind == "snapshot-origin" else f" {bench.disk()} P {CHUNK_SECTORS}"
+    origin = bench.device(f"0 {SIZE_SECTORS} {kind} {disk}{store}")
+    metadata = bench.disk(4 * MIB)
+    era = bench.device(f"0 {SIZE_SECTORS} era {metadata} {node(origin)} {sectors}")
+    assert queue_limit(era, "discard_max_hw_bytes").read_text() == "0\n"
+    with contextlib.suppress(OSError):
+        queue_limit(era, "discard_max_bytes").write_text(f"{BLOCK_BYTES}\n")
+    assert queue_limit(era, "discard_max_bytes").read_text() == "0\n"
+    assert subprocess.run(["blkdiscard", node(era)], capture_output=True, check=False).returncode
+
+
 def snapshot_table(origin: str, store: str, kind: str = "P") -> str:
     """Return the table of a snapshot of a whole disk."""
     return f"0 {SIZE_SECTORS} snapshot {origin} {store} {kind} {CHUNK_SECTORS}"
