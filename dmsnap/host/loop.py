@@ -146,15 +146,24 @@ def find(file: Path, *, sysfs: Sysfs = SYSFS) -> Path | None:
 def grow(file: Path, size_bytes: int) -> None:
     """Allocate more behind a file's end, and have its loop device show it, whoever uses it.
 
-    Raises as ``create_backing_file`` does; the file keeps its size then.
+    Raises as ``create_backing_file`` does; the file keeps its size then. One at a time, since the
+    service does so beside commands: to put a size back that another has changed would cut off what
+    a device is used for by then.
     """
     with _backing_file(file, os.O_RDWR) as descriptor:
+        with system_call(f"lock {file}"):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         before_bytes = os.fstat(descriptor).st_size
         try:
             _allocate(descriptor, file, before_bytes, size_bytes)
         except BaseException:
             os.ftruncate(descriptor, before_bytes)
             raise
+        _follow(file)
+
+
+def _follow(file: Path) -> None:
+    """Have a file's loop device, where it has one, be as large as the file."""
     device = find(file)
     if device is not None:
         with _descriptor(device, os.O_RDWR) as descriptor, system_call(f"resize {device}"):
