@@ -115,15 +115,15 @@ def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
     note_lost_tracking(session, volume)
     note_invalid_points(session, volume)
     if not is_being_attached(volume, cut_off):
-        unless_busy(remove_temporary_points, session, volume)
-    unless_busy(remove_stray_snapshots, session, volume)
-    unless_busy(remove_stray_overlays, session, volume)
+        unless_failing(remove_temporary_points, session, volume)
+    unless_failing(remove_stray_snapshots, session, volume)
+    unless_failing(remove_stray_overlays, session, volume)
     exported.reap(session, exported.of_volume(session, volume))
-    exported.hide_stray_points(session, volume)
-    exported.remove_stray_backstores(session, volume)
-    spare.remove_unfinished(session, volume)
-    spare.release_retired(session, volume)
-    hydration.tidy(session, volume)
+    unless_failing(exported.hide_stray_points, session, volume)
+    unless_failing(exported.remove_stray_backstores, session, volume)
+    unless_failing(spare.remove_unfinished, session, volume)
+    unless_failing(spare.release_retired, session, volume)
+    unless_failing(hydration.tidy, session, volume)
     if volume.state is VolumeState.TRIAL and trial.is_loaded(
         volume, session.catalogue.areas(volume.id)
     ):
@@ -155,6 +155,18 @@ def unless_busy(
     try:
         remove(session, volume)
     except BusyError as error:
+        log.warning("not all that was left of %s is removed: %s", volume.name, error)
+
+
+def unless_failing(
+    remove: Callable[[Session, Volume], None], session: Session, volume: Volume
+) -> None:
+    """What serves nobody any more, and is in nobody's way, is tried again by the next command: a
+    store that is away, say, keeps nobody from a swap.
+    """
+    try:
+        remove(session, volume)
+    except DmsnapError as error:
         log.warning("not all that was left of %s is removed: %s", volume.name, error)
 
 

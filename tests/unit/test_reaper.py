@@ -1,0 +1,94 @@
+"""What keeps a command from a volume, of all that is cleared before it, and what does not."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from catalogue_samples import a_volume
+
+from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import BusyError, DmsnapError, NotFoundError, OperatingSystemError
+from dmsnap.service import reaper
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.exports import exported
+from dmsnap.service.hydrations import hydration
+from dmsnap.service.session import Session
+from dmsnap.service.swaps import handover
+from dmsnap.service.volumes import spare
+
+TIDYING: list[tuple[ModuleType, str]] = [
+    (reaper, "remove_temporary_points"),
+    (reaper, "remove_stray_snapshots"),
+    (reaper, "remove_stray_overlays"),
+    (exported, "hide_stray_points"),
+    (exported, "remove_stray_backstores"),
+    (spare, "remove_unfinished"),
+    (spare, "release_retired"),
+    (hydration, "tidy"),
+]
+NEEDED: list[tuple[ModuleType, str]] = [
+    (reaper, "note_dropped_layers"),
+    (reaper, "note_lost_tracking"),
+    (reaper, "note_invalid_points"),
+    (handover, "is_unfinished"),
+]
+
+
+def failing(error: DmsnapError) -> Callable[..., Any]:
+    def fail(*_what: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
+    with Catalogue.open(tmp_path / "catalogue.db") as found:
+        yield found
+
+
+@pytest.fixture
+def session(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """Nothing is left of anything, and no device is looked at."""
+    for module, name in TIDYING + NEEDED:
+        monkeypatch.setattr(module, name, lambda *_: False)
+    monkeypatch.setattr(exported, "reap", lambda *_: None)
+    return Session(Configuration(), catalogue)
+
+
+@pytest.fixture
+def volume(catalogue: Catalogue) -> Volume:
+    found = a_volume()
+    catalogue.add_volume(found)
+    return found
+
+
+@pytest.mark.parametrize("error", [BusyError, NotFoundError, OperatingSystemError])
+def test_what_cannot_be_tidied_keeps_no_command_out(
+    session: Session,
+    volume: Volume,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: type[DmsnapError],
+) -> None:
+    """Not even a swap: each is tried, whatever became of the one before, and told."""
+    for module, name in TIDYING:
+        monkeypatch.setattr(module, name, failing(error(f"{name} fails")))
+    reaper.clear(session, volume, [])
+    assert [name for _, name in TIDYING if f"{name} fails" not in caplog.text] == []
+
+
+@pytest.mark.parametrize(("module", "name"), NEEDED)
+def test_what_a_command_relies_on_ends_it(
+    session: Session,
+    volume: Volume,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    name: str,
+) -> None:
+    monkeypatch.setattr(module, name, failing(OperatingSystemError(f"{name} fails")))
+    with pytest.raises(OperatingSystemError, match=name):
+        reaper.clear(session, volume, [])
