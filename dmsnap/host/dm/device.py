@@ -168,7 +168,8 @@ def resume(
 
 
 def resume_past_era(name: str, *, udev: UdevFlags | None = None) -> bool:
-    """Resume; where dm-era refuses, the device leads past it. Returns whether it had to.
+    """Resume; where dm-era refuses, the device leads past it. Returns whether it had to. One that
+    a watchdog resumes at the same moment is resumed, though the kernel refuses us (EINVAL).
 
     dm-era begins an era whenever it is resumed, and refuses when it cannot write that to its
     metadata (drivers/md/dm-era-target.c, era_preresume): the device stays suspended, and who uses
@@ -177,8 +178,10 @@ def resume_past_era(name: str, *, udev: UdevFlags | None = None) -> bool:
     try:
         resume(name, udev=udev)
     except OperatingSystemError:
+        if not existing(name).suspended:
+            return False
         past = past_era(live_table(name))
-        if past is None or not existing(name).suspended:
+        if past is None:
             raise
         load(name, past)
         resume(name, udev=udev)
