@@ -5,7 +5,7 @@ from uuid import UUID
 
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, JobState, JobStep, StepState
-from dmsnap.catalogue.statements import Row, Statements, from_json, grouped
+from dmsnap.catalogue.statements import Row, Statements, from_json, grouped, listed
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotFoundError
 
@@ -129,6 +129,32 @@ def unfinished(catalogue: Catalogue, volume_id: UUID) -> list[Job]:
             f" AND {statements.is_false('settled')}"
         )
         return _jobs(statements, f"id IN ({of_volume}) AND {_IS_RUNNING}", volume=volume_id)
+
+
+def newest_of_each(
+    catalogue: Catalogue, volume_ids: Sequence[UUID], operations: Sequence[str]
+) -> list[Job]:
+    """Of each operation on each volume the last job and the last that ended well, the newest first.
+
+    Those of the past are behind any number of others: each is a look into an index.
+    """
+    volumes, ids = listed("volume", volume_ids)
+    _, names = listed("operation", operations)
+    kinds = " UNION ALL ".join(f"SELECT CAST(:{each} AS TEXT) AS name" for each in names)
+    last = (
+        "SELECT job_id FROM job_volume WHERE volume_id = volume.id AND operation = kind.name"
+        " ORDER BY job_id DESC LIMIT 1"
+    )
+    with catalogue.statements() as statements:
+        done = newest_done_of(statements, "volume.id", "kind.name")
+        found = statements.rows(
+            f"SELECT ({last}) AS last, ({done}) AS done"  # noqa: S608
+            f" FROM volume CROSS JOIN ({kinds}) AS kind WHERE volume.id IN {volumes}",
+            **ids,
+            **names,
+        )
+        numbers = {number for row in found for number in row.values() if number is not None}
+        return of_numbers(statements, numbers)
 
 
 def newest_done(catalogue: Catalogue, volume_id: UUID, operation: str) -> Job | None:

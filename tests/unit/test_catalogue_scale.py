@@ -28,6 +28,7 @@ from dmsnap.catalogue.model import AreaRole
 from dmsnap.catalogue.present import Replica
 from dmsnap.catalogue.statements import Cursor, Statements
 from dmsnap.catalogue.store import Catalogue
+from dmsnap.service.operations import OPERATIONS
 
 RUNS = 9
 LARGE = "point|place|job|job_volume|job_step"
@@ -103,6 +104,9 @@ def commands(catalogue: Catalogue, years: Years) -> Mapping[str, Command]:
         "backup": Command(12, lambda: excerpt.take(catalogue, volume, deleted=deleted), 100),
         "job list": Command(3, lambda: jobs.recent(catalogue, 20)),
         "metrics, report": Command(3, lambda: jobs.recent(catalogue, 200)),
+        "metrics, of each operation": Command(
+            4, lambda: jobs.newest_of_each(catalogue, all_of_them, tuple(OPERATIONS))
+        ),
         "last swap": Command(1, lambda: jobs.newest_done(catalogue, volume, "swap")),
     }
 

@@ -3,7 +3,11 @@
 from dataclasses import replace
 from uuid import uuid4
 
-from dmsnap.catalogue.model import Job, JobState, JobStep, StepState, VolumeState
+from catalogue_samples import a_volume
+
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import Job, JobState, JobStep, StepState, Volume, VolumeState
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.service.health import metrics
 from dmsnap.service.health.exposition import Metric, Sample, exposition
@@ -84,6 +88,33 @@ def test_no_point_is_as_good_as_none() -> None:
 def test_a_clock_that_was_set_back_makes_no_negative_age() -> None:
     text = exposition(metrics.metrics([FACTS], 0))
     assert 'dmsnap_newest_point_age_seconds{volume="data"} 0\n' in text
+
+
+def test_what_became_of_jobs_is_known_however_many_others_came_since(
+    catalogue: Catalogue,
+) -> None:
+    """Of each operation on a volume the last one, and the last that ended well."""
+    volume, other = a_volume(), replace(a_volume(), id=uuid4(), name="other")
+    for each in (volume, other):
+        catalogue.add_volume(each)
+
+    def done(operation: str, state: JobState, on: Volume = volume) -> int:
+        number = jobs.begin(catalogue, operation, [on.id], arguments={}, pid=1, steps=["audit"])
+        if state is JobState.DONE:
+            jobs.record_step(catalogue, number, 0, StepState.DONE, 1.0)
+        jobs.end(catalogue, number, state, "")
+        return number
+
+    audited = done("sync", JobState.DONE)
+    failed, undone = done("sync", JobState.FAILED), done("swap", JobState.UNDONE)
+    for _ in range(metrics.JOBS):
+        done("point create", JobState.DONE, other)
+    found = metrics.jobs_of(catalogue, [volume, other])
+    mine = Facts(STATUS, None, found[volume.id])
+    assert [job.id for job in mine.jobs] == [undone, failed, audited]
+    assert {operation for operation, _ in mine.failures()} == {"sync", "swap"}
+    assert mine.audited_ns == jobs.job(catalogue, audited).finished_ns
+    assert len(found[other.id]) == metrics.JOBS
 
 
 def test_the_form() -> None:

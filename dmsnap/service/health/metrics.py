@@ -2,18 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import Job, JobState, StepState
+from dmsnap.catalogue.model import Job, JobState, StepState, Volume
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.service.health import status
 from dmsnap.service.health.exposition import Metric, Sample, exposition
 from dmsnap.service.health.status import LivePointStatus, VolumeStatus
+from dmsnap.service.operations import OPERATIONS
 from dmsnap.service.schedules import lateness
 from dmsnap.service.session import Session
 
-# What is further back than so many jobs of the host is not looked for.
+# Of older jobs of the host only the last of each operation on each volume are looked for.
 JOBS = 100
 
 
@@ -72,13 +75,24 @@ def text_of(known: Sequence[Facts]) -> str:
 
 def facts(session: Session) -> list[Facts]:
     """Look at every volume."""
-    recent = jobs.recent(session.catalogue, JOBS)
     volumes = session.catalogue.volumes()
+    done = jobs_of(session.catalogue, volumes)
     found = status.statuses(session, volumes, lateness.promises(session))
     return [
-        Facts(seen, recorded.window_seconds, [job for job in recent if volume.id in job.volume_ids])
+        Facts(seen, recorded.window_seconds, done[volume.id])
         for volume, (seen, recorded) in zip(volumes, found, strict=True)
     ]
+
+
+def jobs_of(catalogue: Catalogue, volumes: Sequence[Volume]) -> dict[UUID, list[Job]]:
+    """The last jobs of each volume, the newest first."""
+    ids = [volume.id for volume in volumes]
+    found = [
+        *jobs.recent(catalogue, JOBS),
+        *jobs.newest_of_each(catalogue, ids, tuple(OPERATIONS)),
+    ]
+    newest = sorted({job.id: job for job in found}.values(), key=lambda job: job.id, reverse=True)
+    return {each: [job for job in newest if each in job.volume_ids] for each in ids}
 
 
 def metrics(known: Sequence[Facts], at_ns: int) -> list[Metric]:
