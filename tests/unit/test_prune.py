@@ -28,7 +28,7 @@ from dmsnap.service.configuration.declaration import (
     RetentionTable,
     Subclient,
 )
-from dmsnap.service.points import clock_record, prune, pruning, waiting
+from dmsnap.service.points import clock_record, deletion, keeping, prune, pruning, waiting
 from dmsnap.service.points.prune import PruneResult, Pruning
 
 ONE = RetentionTable(minimum=1)
@@ -218,3 +218,64 @@ def test_what_is_counted_to_be_copied_stays(house: House) -> None:
     house.removed = []
     house.pruned(replace(passing, make=Make.SNAPSHOT, history=None))
     assert house.removed == [({each.id for each in house.records[:3]}, set())]
+
+
+def cut_off(house: House, live: list[UUID], earlier: list[UUID]) -> bool:
+    """What a command does later about a prune that was cut off at dropping points."""
+    arguments = {"live": list(map(str, live)), "earlier": list(map(str, earlier))}
+    job: Any = SimpleNamespace(last_begun="drop-history", arguments=arguments)
+    return prune.finish(house.session, house.volume, job)
+
+
+def test_what_was_marked_since_it_was_cut_off_stays(house: House) -> None:
+    house.label = a_label(1, 2, 3, 4, 5)
+    points = ids(house.label)
+    house.records = [a_point(hours, area=uuid4()) for hours in (9, 8, 7)]
+    live = [each.id for each in house.records]
+    house.records[0] = replace(house.records[0], keep=True)
+    house.records[1] = replace(house.records[1], expires_ns=2**62)
+    house.records.append(a_point(0, id=points[4], keep=True))
+    house.label = keeping.with_mark(house.label, points[2], keep=True)
+    assert cut_off(house, live, points[2:])
+    assert house.removed == [({live[2]}, {points[3]})]
+
+
+def test_what_is_in_use_since_it_was_cut_off_stays(house: House) -> None:
+    house.label = a_label(1, 2, 3, 4)
+    points = ids(house.label)
+    used, free = a_point(9, area=uuid4()), a_point(8, area=uuid4())
+    house.records, house.used = [used, free], {used.id, points[2]}
+    assert cut_off(house, [used.id, free.id], points[2:])
+    assert house.removed == [({free.id}, set())]
+    house.removed, house.used = [], {used.id}
+    assert cut_off(house, [used.id], [])
+    assert house.removed == []
+
+
+@pytest.mark.parametrize(
+    ("marked_before", "marked_now", "used", "goes"),
+    [
+        (False, False, False, True),
+        (False, True, False, False),
+        (True, True, False, True),
+        (False, False, True, False),
+    ],
+)
+def test_a_deletion_that_was_cut_off_asks_again(
+    house: House,
+    monkeypatch: pytest.MonkeyPatch,
+    marked_before: bool,
+    marked_now: bool,
+    used: bool,
+    goes: bool,
+) -> None:
+    point = a_point(3, keep=marked_now)
+    house.used = {point.id} if used else set()
+    house.catalogue.find_point = lambda _point: point
+    monkeypatch.setattr(deletion, "label_of", lambda _volume: house.label)
+    monkeypatch.setattr(deletion, "list_points", lambda *_: [point])
+    monkeypatch.setattr(deletion, "deletion", lambda *_: ("", "", (), ()))
+    arguments = {"text": str(point.id), "keep": marked_before}
+    job: Any = SimpleNamespace(last_begun="remove-live", arguments=arguments)
+    assert deletion.finish_deletion(house.session, house.volume, job) is goes
+    assert len(house.removed) == goes

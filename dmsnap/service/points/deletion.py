@@ -13,7 +13,7 @@ from dmsnap.service import journal
 from dmsnap.service.exports import exported
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns.luns import Wanted
-from dmsnap.service.points import browse
+from dmsnap.service.points import browse, keeping, pruning
 from dmsnap.service.points.point import PointView, find, label_of, list_points
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
@@ -164,15 +164,37 @@ def is_recorded_as_live_alone(session: Session, wanted: PointView) -> bool:
 def finish_deletion(session: Session, volume: Volume, job: Job) -> bool:
     """Delete the point from where it still is: of what was deleted nothing comes back.
 
-    While stores were being merged nothing was given up yet: then it is as it was before.
+    While stores were being merged nothing was given up yet: then it is as it was before. So it
+    stays what is left of it, once somebody has marked it to be kept since, or uses it.
     """
     if job.last_begun == MERGE:
         return False
     point_id = UUID(str(job.arguments["text"]))
+    if _is_wanted_since(session, volume, point_id, job):
+        return False
     found = [item for item in list_points(session, [volume.name]) if item.id == point_id]
     for item in found:
         journal.run(session.catalogue, deletion(session, volume, item))
     return True
+
+
+def _is_wanted_since(session: Session, volume: Volume, point_id: UUID, job: Job) -> bool:
+    """Whether a point is in use, or was marked after it was to be deleted: that may be long ago."""
+    if point_id in pruning.points_in_use(session, volume):
+        return True
+    label = label_of(volume)
+    on_label = label is not None and keeping.is_marked(label, point_id)
+    return not job.arguments.get("keep") and (on_label or _is_marked(session, point_id))
+
+
+def _is_marked(session: Session, point_id: UUID) -> bool:
+    recorded = session.catalogue.find_point(point_id)
+    return recorded is not None and recorded.keep
+
+
+def again(session: Session, *, text: str, dry_run: bool, **_asked: object) -> object:
+    """Delete the point of a job that was cut off, whether it is marked now or not."""
+    return delete(session, text, dry_run=dry_run)
 
 
 def deletion(
@@ -195,7 +217,8 @@ def deletion(
         hooks=hooks,
         progress=progress,
     ).steps()
-    return Plan("point delete", (volume.id,), steps, {"text": str(wanted.id)})
+    arguments = {"text": str(wanted.id), "keep": wanted.keep}
+    return Plan("point delete", (volume.id,), steps, arguments)
 
 
 def require_deletable(session: Session, volume: Volume, wanted: PointView) -> None:

@@ -17,6 +17,7 @@ from dmsnap.service.configuration.declaration import CopyTable, Declarations, Ma
 from dmsnap.service.journal import Plan
 from dmsnap.service.points import clock_record, pruning, waiting
 from dmsnap.service.points.deletion import MERGE, Deletion
+from dmsnap.service.points.keeping import is_marked
 from dmsnap.service.points.point import label_of
 from dmsnap.service.points.pruning import Clock, JudgedPoint, Side
 from dmsnap.service.progress import Progress
@@ -266,11 +267,23 @@ def points_of(label: Label | None) -> set[UUID]:
 
 
 def finish(session: Session, volume: Volume, job: Job) -> bool:
-    """Have the rest go, too. While stores were being merged nothing was given up yet."""
+    """Have the rest go, too. While stores were being merged nothing was given up yet.
+
+    That may be long after it was begun: what was marked or given a time since, or is in use, stays.
+    """
     if job.last_begun == MERGE:
         return False
     live, earlier = ({UUID(text) for text in _texts(job, key)} for key in ("live", "earlier"))
-    journal.run(session.catalogue, removal_plan(session, volume, live, earlier))
+    staying = pruning.spared(session, volume)
+    if earlier & pruning.points_in_use(session, volume):
+        earlier = set()
+    elif earlier:
+        # It is raised here that it cannot be read: else they would count as gone.
+        label = replica.label_of(volume)
+        staying |= {each for each in earlier if is_marked(label, each)}
+    live, earlier = live - staying, earlier - staying
+    if live or earlier:
+        journal.run(session.catalogue, removal_plan(session, volume, live, earlier))
     return True
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from dmsnap._native.label import HistoryFlag, Label
+from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import AreaRole, Point, Volume
 from dmsnap.policy import retention as rules_of
 from dmsnap.policy.retention import SENTENCES, Action, AgingPoint, Decision, Retention, Rule
@@ -50,6 +51,17 @@ def points_in_use(session: Session, volume: Volume) -> set[UUID]:
     used = {area.point_id for area in session.catalogue.areas(volume.id, AreaRole.BROWSE)}
     used |= {export.source.point_id for export in exported.of_volume(session, volume)}
     return {point_id for point_id in (*used, volume.trial_point) if point_id is not None}
+
+
+def spared(session: Session, volume: Volume) -> set[UUID]:
+    """Points that are in use, marked to be kept, or have a time of their own that is not over."""
+    at_ns = now_ns()
+    marked = {
+        point.id
+        for point in session.catalogue.marked_points(volume.id)
+        if point.keep or (point.expires_ns is not None and point.expires_ns > at_ns)
+    }
+    return marked | points_in_use(session, volume)
 
 
 def in_order(points: Sequence[Point], generations: Mapping[UUID, int]) -> list[Point]:
