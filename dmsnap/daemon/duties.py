@@ -20,6 +20,7 @@ from dmsnap.service.health import metrics, room, status
 from dmsnap.service.health.era_room import EraRooms
 from dmsnap.service.health.room import Listing, Room
 from dmsnap.service.health.status import VolumeStatus
+from dmsnap.service.points import clock_record
 from dmsnap.service.schedules import left_over
 from dmsnap.service.session import Session
 
@@ -57,7 +58,7 @@ def of(session: Session) -> list[Duty]:
     rooms = RoomWatch(LiveStores(session), time.monotonic)
     port = session.configuration.metrics_port
     exposure = Exposure(port) if port is not None else None
-    survey = Survey(partial(look, session, EraRooms(), exposure))
+    survey = Survey(partial(look_around, session, EraRooms(), exposure))
     listening = partial(announcements.listen, [rooms.event, survey.event])
     exposing = [exposure.run] if exposure is not None else []
     return [listening, rooms.run, survey.run, partial(_catch_up, session), *exposing]
@@ -78,6 +79,12 @@ def go_on_copying(session: Session) -> None:
             log.info("points under the policy %s wait to be copied: that is begun", name)
     except DmsnapError as error:
         log.warning("copies that wait were not begun: %s", error)
+
+
+def look_around(session: Session, eras: EraRooms, exposure: Exposure | None = None) -> Problems:
+    """Look at every volume, and at the clock: pruning may be rare, and boots lie in between."""
+    clock_record.note(session.configuration.state_directory)
+    return look(session, eras, exposure)
 
 
 def look(session: Session, eras: EraRooms, exposure: Exposure | None = None) -> Problems:

@@ -71,7 +71,12 @@ class Clock:
 
     def passes(self, passed_ns: int, jumped_ns: int = 0) -> None:
         now = self.now
-        self.now = Reading(now.wall_ns + passed_ns + jumped_ns, now.boottime_ns + passed_ns, "boot")
+        self.now = Reading(
+            now.wall_ns + passed_ns + jumped_ns, now.boottime_ns + passed_ns, now.boot_id
+        )
+
+    def boots(self, boot_id: str, off_ns: int) -> None:
+        self.now = Reading(self.now.wall_ns + off_ns, 30 * 10**9, boot_id)
 
 
 def trusted(directory: Path, *, recording: bool = True) -> bool:
@@ -86,6 +91,46 @@ def test_a_clock_that_was_set_is_in_doubt_for_a_day(tmp_path: Path, clock: Clock
     assert not trusted(tmp_path)
     clock.passes(HOUR)
     assert trusted(tmp_path)
+
+
+def test_a_policy_that_runs_once_a_month_on_a_host_that_boots_as_often(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Between two prunings there is always another boot, and more than a week."""
+    assert trusted(tmp_path)
+    for month in range(6):
+        for _ in range(15 * 24):
+            clock.passes(HOUR)
+            clock_record.note(tmp_path)  # dmsnapd
+        clock.boots(f"boot {month}", 10 * MINUTE)
+        clock_record.note(tmp_path)  # assemble --boot
+        clock.passes(15 * 24 * HOUR)
+        assert trusted(tmp_path)
+
+
+def test_without_the_service_the_boot_is_what_is_known(tmp_path: Path, clock: Clock) -> None:
+    assert trusted(tmp_path)
+    for month in range(6):
+        clock.passes(15 * 24 * HOUR)
+        clock.boots(f"boot {month}", 10 * MINUTE)
+        clock_record.note(tmp_path)
+        clock.passes(15 * 24 * HOUR)
+        assert trusted(tmp_path)
+
+
+def test_a_reading_that_is_no_news_writes_nothing(tmp_path: Path, clock: Clock) -> None:
+    clock_record.note(tmp_path)
+    inode = (tmp_path / "clock.json").stat().st_ino
+    clock.passes(MINUTE)
+    clock_record.note(tmp_path)
+    assert (tmp_path / "clock.json").stat().st_ino == inode
+
+
+def test_what_cannot_be_recorded_keeps_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock_record.note(tmp_path / "none")
+    assert "what the clock says is not recorded: " in caplog.text
 
 
 def test_who_only_looks_records_nothing(tmp_path: Path, clock: Clock) -> None:

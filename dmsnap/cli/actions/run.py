@@ -39,6 +39,8 @@ def describe(runs: Sequence[VolumeRun]) -> Iterator[Text]:
             for run in runs
         ],
     )
+    for run in runs:
+        yield from run.notes
 
 
 def _short(value: object) -> str:

@@ -1,17 +1,25 @@
-"""What the clock said at earlier prunings, in a small file: whether ages can be told by it now."""
+"""What the clock said before, in a small file: whether ages can be told by it now.
+
+Pruning reads it, and the service and every boot: else of a policy with rare runs on a host that
+boots in between nothing would be known but that much time seems to have passed.
+"""
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from dmsnap.errors import DmsnapError
 from dmsnap.host import kernel
 from dmsnap.host.locks import directory_lock
 from dmsnap.host.replacement import replace_file
 from dmsnap.host.system_call import system_call
 from dmsnap.policy import chronology
 from dmsnap.policy.chronology import TOLERANCE_NS, Reading
+
+log = logging.getLogger(__name__)
 
 FILE = "clock.json"
 
@@ -26,9 +34,17 @@ def trusted_now(directory: Path, *, recording: bool) -> int | None:
     with directory_lock(directory):
         now = reading()
         earlier = recorded(path, now)
-        if recording:
-            record(path, chronology.worth_keeping(earlier, now))
+        if recording and (kept := chronology.worth_keeping(earlier, now)) != earlier:
+            record(path, kept)
     return chronology.trusted_now(earlier, now)
+
+
+def note(directory: Path) -> None:
+    """Read the clock for the next time. What keeps it from that is said, and keeps nobody else."""
+    try:
+        trusted_now(directory, recording=True)
+    except DmsnapError as error:
+        log.warning("what the clock says is not recorded: %s", error)
 
 
 def reading() -> Reading:

@@ -36,7 +36,8 @@ class VolumeRun:
     """What a run did for one volume, and the first thing that failed of it.
 
     ``synced`` is what the recovery volume holds then, if it was synced. ``copy_due_ns``: when the
-    next point is to be copied, if not yet; ``pruned``: the points that went.
+    next point is to be copied, if not yet; ``pruned``: the points that went, ``notes`` why others
+    did not that might have.
     """
 
     volume: str
@@ -44,6 +45,7 @@ class VolumeRun:
     synced: UUID | None = None
     copy_due_ns: int | None = None
     pruned: tuple[UUID, ...] = ()
+    notes: tuple[str, ...] = ()
     error: str | None = None
     exit_code: int = 0
 
@@ -240,6 +242,7 @@ class PolicyRun:
         except DmsnapError as error:
             run.fail(str(error), error.exit_code)
             return
+        run.notes = result.notes
         run.pruned = tuple({each.point: None for each in result.points if not each.stays})
         if result.error is not None:
             run.fail(result.error, result.exit_code)
