@@ -11,12 +11,15 @@ import pytest
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli import program
 from dmsnap.errors import OperatingSystemError
-from dmsnap.host import capability
+from dmsnap.host import capability, systemd
 from dmsnap.host.dm import device as dm
+from dmsnap.service.configuration import configuration_check
 from dmsnap.service.configuration.configuration import Configuration
-from dmsnap.service.health import doctor
+from dmsnap.service.configuration.configuration_check import Checked
+from dmsnap.service.health import doctor, schedule_check
 from dmsnap.service.health.doctor import Tool
 from dmsnap.service.health.finding import Check, Level
+from dmsnap.service.schedules import schedule
 from dmsnap.snapshot import stack
 
 
@@ -124,7 +127,78 @@ def test_a_wrong_configuration_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(path) in check.sentence
 
 
-def test_what_is_declared_wrongly_is_a_warning(
+TIMED = """
+[policy.daily]
+schedule = "hourly"
+[policy.weekly]
+schedule = "weekly"
+[subclient.a]
+volumes = ["srv"]
+policy = "daily"
+"""
+TIMER = "dmsnap-policy@daily.timer"
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Checked]:
+    monkeypatch.setattr(systemd, "is_calendar", lambda _: True)
+    monkeypatch.setattr(systemd, "elapses", lambda *_: [])
+
+    def check(text: str) -> Checked:
+        path = tmp_path / "dmsnap.toml"
+        path.write_text(text)
+        return configuration_check.check(path)
+
+    return check
+
+
+def test_a_mistake_by_which_runs_fail_is_no_warning(
+    checked: Callable[[str], Checked], tmp_path: Path
+) -> None:
+    units = tmp_path / "units"
+    units.mkdir()
+    assert schedule_check.configuration_check(checked(TIMED), units).level is Level.OK
+    for wrong in (TIMED.replace("schedule", "kep = 1\nschedule", 1),
+                  TIMED.replace('"hourly"', "7")):  # fmt: skip
+        found = schedule_check.configuration_check(checked(wrong), units)
+        assert found.level is Level.MISSING
+        assert "every run of a policy fails" in found.sentence
+        assert list(schedule_check.checks(checked(wrong), units, with_systemd=True)) == []
+    broken = checked("[policy.daily\n")
+    assert schedule_check.configuration_check(broken, units).level is Level.WARNING
+    (units / TIMER).write_text("")  # it was right when it was applied
+    assert schedule_check.configuration_check(broken, units).level is Level.MISSING
+
+
+def test_what_was_declared_and_never_applied_is_found(
+    checked: Callable[[str], Checked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = tmp_path / "units"
+    units.mkdir()
+    states = ["enabled", "active"]
+    monkeypatch.setattr(systemd, "properties", lambda *_: states)
+
+    def found(text: str, with_systemd: bool = True) -> list[tuple[Level, str]]:
+        checks = schedule_check.checks(checked(text), units, with_systemd=with_systemd)
+        return [(check.level, check.sentence) for check in checks]
+
+    assert found("") == found("", False) == []
+    assert found(TIMED) == [(Level.MISSING, f"{TIMER} is not as it is declared (add)")]
+    assert [level for level, _ in found(TIMED, False)] == [Level.WARNING]
+    (units / TIMER).write_text(schedule.timers(checked(TIMED).declared)[TIMER])
+    assert found(TIMED) == [(Level.OK, f"{TIMER}: in force")]
+    assert found("") == [(Level.MISSING, f"{TIMER} is not as it is declared (remove)")]
+    for states in (["disabled", "active"], ["enabled", "inactive"]):  # noqa: B007 - of the lambda
+        assert found(TIMED) == [(Level.MISSING, f"{TIMER}: not enabled, or not started")]
+
+
+def test_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_active, level in ((True, Level.OK), (False, Level.WARNING)):
+        monkeypatch.setattr(systemd, "is_active", lambda _unit, now=is_active: now)
+        assert schedule_check.service_check().level is level
+
+
+def test_what_is_declared_wrongly_and_has_no_schedule_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tables.toml").write_text("[policy.daily]\nkeeep = 1\n[pool.x]\n")

@@ -26,7 +26,8 @@ class Checked:
     """What the files say as far as it is right, and what is wrong.
 
     A table with a flaw of its own is not among ``declared``. ``notes``: what was not checked,
-    what cannot all be had, and what is wrong beside the files.
+    what cannot all be had, and what is wrong beside the files. ``is_scheduled``: some policy has a
+    schedule, rightly or not.
     """
 
     files: tuple[str, ...]
@@ -34,6 +35,7 @@ class Checked:
     declared: Declarations
     mistakes: tuple[Mistake, ...]
     notes: tuple[str, ...]
+    is_scheduled: bool = False
 
     @property
     def ok(self) -> bool:
@@ -54,7 +56,9 @@ def check(path: Path | None = None, *, calendars: bool = True) -> Checked:
     notes = (*reading.check_calendars(), *reading.doubted_hooks()) if calendars else ()
     files = tuple(str(source.path) for source in reading.sources)
     mistakes = sorted(reading.mistakes, key=lambda each: (each.file, each.line or 0, each.key))
-    return Checked(files, reading.settings, reading.declared, tuple(mistakes), notes)
+    return Checked(
+        files, reading.settings, reading.declared, tuple(mistakes), notes, reading.is_scheduled
+    )
 
 
 def require(path: Path | None = None) -> Checked:
@@ -147,6 +151,11 @@ class _Reading:
         for flaw in (*coherence.flaws(self.declared), *coherence.dangling(self.legible, names)):
             self._add_to_table(flaw)
 
+    @property
+    def is_scheduled(self) -> bool:
+        policies = [each for source in self.sources for each in _policies(source)]
+        return any(isinstance(each, dict) and "schedule" in each for each in policies)
+
     def check_calendars(self) -> Iterator[str]:
         """Ask systemd about every calendar expression; yields why it could not be asked, and which
         policies keep more than there is room for by theirs.
@@ -181,6 +190,11 @@ class _Reading:
 
     def _add(self, source: Source, flaw: Flaw) -> None:
         self.mistakes.append(mistake.located(str(source.path), source.text, flaw))
+
+
+def _policies(source: Source) -> Sequence[object]:
+    """The tables of policies in a file, as they are written."""
+    return list(source.tables.get("policy", {}).values())
 
 
 def _validated(noun: str, name: str, table: object) -> tuple[object, list[Flaw]]:

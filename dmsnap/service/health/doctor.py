@@ -14,7 +14,7 @@ from dmsnap.host.lio import state
 from dmsnap.host.run import PACKAGES, which
 from dmsnap.service.configuration import configuration
 from dmsnap.service.configuration.configuration import Configuration
-from dmsnap.service.health import boot_check
+from dmsnap.service.health import boot_check, schedule_check
 from dmsnap.service.health.finding import Check, Level
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
@@ -212,7 +212,7 @@ def configured_checks(root: bool) -> Iterator[Check]:
     except DmsnapError as error:
         yield Check("configuration", Level.MISSING, str(error), "correct the file")
         return
-    yield tables_check()
+    yield from declared_checks()
     yield directory_check("state directory", settings.state_directory)
     yield directory_check("run directory", settings.run_directory)
     yield catalogue_check(settings, root)
@@ -220,16 +220,16 @@ def configured_checks(root: bool) -> Iterator[Check]:
     yield from boot_checks(settings, root)
 
 
-def tables_check() -> Check:
-    """What the files of the configuration declare; the settings are right."""
+def declared_checks() -> Iterator[Check]:
+    """What the files of the configuration declare, the settings being right, and whether it is in
+    force.
+    """
     # Imported where it is needed: pydantic takes a third of a command's start.
     from dmsnap.service.configuration import configuration_check
 
-    mistakes = configuration_check.check().mistakes
-    if not mistakes:
-        return Check("configuration", Level.OK, "read without mistakes")
-    others = f", and {len(mistakes) - 1} more" if len(mistakes) > 1 else ""
-    return Check("configuration", Level.WARNING, f"{mistakes[0]}{others}", "dmsnap config check")
+    checked = configuration_check.check()
+    yield schedule_check.configuration_check(checked)
+    yield from schedule_check.checks(checked, with_systemd=systemd.is_running())
 
 
 def boot_checks(settings: Configuration, root: bool) -> Iterator[Check]:
@@ -247,6 +247,8 @@ def boot_checks(settings: Configuration, root: bool) -> Iterator[Check]:
         yield from boot_check.host_checks(
             systemd.UNIT_DIRECTORIES, RULES_DIRECTORIES, with_systemd=systemd.is_running()
         )
+        if systemd.is_running():
+            yield schedule_check.service_check()
         for volume in volumes:
             yield from boot_check.volume_checks(volume, settings.state_directory)
     except DmsnapError as error:

@@ -84,16 +84,24 @@ def changes(wanted: Mapping[str, str], directory: Path = systemd.UNITS) -> list[
 
     What the administrator masked is nobody's to change; that is told.
     """
-    files = {path.name: path for path in directory.glob(f"{PREFIX}*.timer")}
-    masked = {name for name, path in files.items() if replacement.is_masked(path)}
+    there = {path.name: _text(path) for path in present(directory)}
+    masked = {path.name for path in _timers(directory)} - there.keys()
     for name in sorted(masked):
         log.warning("%s is masked: it is left as it is", name)
-    present = {name: _text(path) for name, path in files.items() if name not in masked}
     return [
-        Change(unit, present.get(unit), wanted.get(unit))
-        for unit in sorted({*present, *wanted} - masked)
-        if present.get(unit) != wanted.get(unit)
+        Change(unit, there.get(unit), wanted.get(unit))
+        for unit in sorted({*there, *wanted} - masked)
+        if there.get(unit) != wanted.get(unit)
     ]
+
+
+def present(directory: Path = systemd.UNITS) -> list[Path]:
+    """The timers that are there, but for those that the administrator masked."""
+    return [path for path in _timers(directory) if not replacement.is_masked(path)]
+
+
+def _timers(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"{PREFIX}*.timer"))
 
 
 def _text(path: Path) -> str:
@@ -121,10 +129,9 @@ def apply(found: list[Change], directory: Path = systemd.UNITS) -> None:
     if found:
         systemd.reload()
     # Of all, not only what changed: a run that was cut off wrote files and enabled nothing.
-    files = directory.glob(f"{PREFIX}*.timer")
-    present = sorted(path.name for path in files if not replacement.is_masked(path))
-    if present:
-        systemd.enable(present)
+    there = [path.name for path in present(directory)]
+    if there:
+        systemd.enable(there)
     changed = [change.unit for change in found if change.action == "change"]
     if changed:
         systemd.restart(changed)
