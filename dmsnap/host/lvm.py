@@ -129,9 +129,17 @@ def create_lv(vg: str, name: str, size_bytes: int, tag: str = TAG) -> Path:
 
 
 def extend_lv(vg: str, name: str, size_bytes: int) -> None:
-    """Give a logical volume more extents, whoever uses it; the size and the errors of create_lv."""
+    """Give a logical volume more extents, whoever uses it; the size and the errors of create_lv.
+
+    Nothing happens when it has so many already: another may have been faster.
+    """
     group = complete_group(vg)
-    before_bytes = next(lv.size_bytes for lv in list_lvs() if (lv.vg, lv.name) == (vg, name))
+    found = [lv.size_bytes for lv in list_lvs() if (lv.vg, lv.name) == (vg, name)]
+    if not found:
+        raise NotFoundError(f"there is no logical volume {vg}/{name}", vg=vg, name=name)
+    before_bytes = found[0]
+    if size_bytes <= before_bytes:
+        return
     if size_bytes - before_bytes > group.free_bytes:
         raise NoSpaceError(
             f"the volume group {vg} has {format_size(group.free_bytes)} free, "

@@ -12,6 +12,7 @@ from dmsnap.errors import (
     CorruptError,
     ForeignDeviceError,
     NoSpaceError,
+    NotFoundError,
     OperatingSystemError,
     ProgramError,
     WrongStateError,
@@ -110,6 +111,20 @@ def test_two_volume_groups_of_one_name() -> None:
     first, second = lvm.parse_report(VGS, "vg")
     with pytest.raises(WrongStateError, match="several volume groups named vg"):
         lvm.parse_volume_group([first, second | {"vg_uuid": "Xx-2"}])
+
+
+def test_a_logical_volume_that_goes_while_it_is_to_be_extended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """dmsnapd extends without the volume's lock; what is large enough by then is left."""
+    group = lvm.parse_volume_group(lvm.parse_report(VGS, "vg"))
+    there = lvm.LogicalVolume("dmsnap-a", "vg", "uuid", 8 * MIB, (lvm.TAG,))
+    monkeypatch.setattr(lvm, "complete_group", lambda _name: group)
+    monkeypatch.setattr(lvm, "list_lvs", lambda: [there])
+    monkeypatch.setattr(lvm, "change", lambda *_: pytest.fail("it was changed"))
+    with pytest.raises(NotFoundError, match="no logical volume vg/dmsnap-b"):
+        lvm.extend_lv("vg", "dmsnap-b", 16 * MIB)
+    lvm.extend_lv("vg", "dmsnap-a", 8 * MIB)
 
 
 @pytest.mark.parametrize("document", [None, {}, {"report": [{"lv": []}]}, {"report": 1}, []])

@@ -237,6 +237,14 @@ def test_what_a_killed_writer_left_is_no_mark(tmp_path: Path) -> None:
     luns.release_strays(session, "srv")
 
 
+def test_a_mark_that_another_command_removes_just_then_is_none(tmp_path: Path) -> None:
+    session = Session(Configuration(state_directory=tmp_path), cast(Catalogue, None))
+    luns.marks(session).mkdir()
+    # Listed, and not to be read: as one that went in between.
+    (luns.marks(session) / f"{TARGET},192.0.2.7:3260").symlink_to("gone")
+    luns.release_strays(session, "srv")
+
+
 def test_a_lost_primary_is_not_even_asked_for_by_what_recovers_the_volume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -296,7 +296,10 @@ def release_strays(session: Session, held: str) -> None:
     for mark in sorted(marks(session).glob("[!.]*,*")):  # not what a killed writer left
         target, _, portal = mark.name.rpartition(",")
         name = LunName.parse(f"{lun.SCHEME}{portal}/{target}/0")
-        owner = mark.read_text().strip()
+        try:
+            owner = mark.read_text().strip()
+        except FileNotFoundError:  # another command's, which is done with it
+            continue
         at_work = owner != held and session.running(owner) is not None
         if at_work or is_needed(session, name, None):
             continue
