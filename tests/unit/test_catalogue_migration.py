@@ -14,16 +14,35 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from catalogue_samples import a_volume
 
-from dmsnap.catalogue import jobs, migration, past, schema
-from dmsnap.catalogue.model import AreaRole, JobState, MountRecord, Parting, VolumeState
+from dmsnap.catalogue import (
+    hook_runs,
+    identity,
+    jobs,
+    migration,
+    past,
+    released,
+    removed,
+    schema,
+    skipped,
+)
+from dmsnap.catalogue.model import (
+    AreaRole,
+    Deletion,
+    IdentifierKind,
+    JobState,
+    MountRecord,
+    Parting,
+    VolumeState,
+)
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.catalogue.version import VERSION
 from dmsnap.errors import CorruptError, OperatingSystemError
 
 RECORDED = Path(__file__).with_name("catalogues")
-EARLIER = sorted(RECORDED.glob("version_*.sql"))
+EARLIER = sorted(RECORDED.glob("version_*.sql"), key=lambda path: (len(path.name), path.name))
 
 VOLUME = UUID("aaaaaaaa-0000-4000-8000-000000000001")
+RECOVERY = UUID("aaaaaaaa-0000-4000-8000-000000000002")
 POINT = UUID("bbbbbbbb-0000-4000-8000-000000000001")
 DELETED = UUID("bbbbbbbb-0000-4000-8000-000000000002")
 
@@ -39,7 +58,7 @@ def earlier(request: pytest.FixtureRequest, path: Path) -> int:
     script: Path = request.param
     with sqlite3.connect(path) as raw:
         raw.executescript(script.read_text())
-        (number,) = raw.execute("SELECT version FROM schema_version").fetchone()
+        (number,) = raw.execute("SELECT * FROM schema_version").fetchone()
     return int(number)
 
 
@@ -91,6 +110,46 @@ def test_what_was_recorded_is_still_there(earlier: int, path: Path) -> None:
         done = jobs.newest_done(catalogue, VOLUME, "sync")
         assert done is not None
         assert done.state is JobState.DONE
+
+
+def test_there_is_one_of_each_earlier_version() -> None:
+    assert len(EARLIER) == int(VERSION) - 1
+
+
+def test_what_each_version_added_is_still_there(earlier: int, path: Path) -> None:
+    with Catalogue.open(path) as catalogue:
+        volume = catalogue.volume("srv")
+        (point,) = catalogue.points(VOLUME)
+        (gone,) = past.deleted(catalogue, str(DELETED).replace("-", "")[:8])
+        assert gone.deletion is not None
+        assert gone.point.area_id is None
+        assert (point.expires_ns, point.comment) == (None, None)
+        known = {(each.kind, each.value) for each in identity.identifiers(catalogue, VOLUME)}
+        link = (IdentifierKind.LINK, "/dev/vg/srv")
+        assert (link in known) is (earlier >= 5)
+        if earlier >= 5:
+            deletion = Deletion(point.created_ns + 4, "prune", "admin")
+            assert gone.deletion == deletion
+            assert [place.kind for place in gone.places] == ["live"]
+            (now,) = past.as_of(catalogue, 2**62, VOLUME)
+            assert {place.kind for place in now.places} == {"live", "replica"}
+            left_out = skipped.of_replica(catalogue, RECOVERY, POINT)
+            assert list(left_out.pairs()) == [(65536, 131072)]
+        # By this it is found how long it had lived, whichever version deleted it.
+        (found,) = past.deleted_since(catalogue, VOLUME, 0, 9)
+        assert found.point.id == DELETED
+        assert (volume.live is not None) is (earlier >= 7)
+        runs = hook_runs.of_job(catalogue, 1)
+        assert [(run.hook, run.output) for run in runs] == [("quiesce", "of a hook\n")] * (
+            earlier >= 8
+        )
+        assert (released.find(catalogue, "/dev/sdy") is not None) is (earlier >= 8)
+        assert volume.joined is (earlier >= 9)
+        former = removed.last(catalogue, "3f1c", [])
+        assert (former.name if former else None) == ("former" if earlier >= 9 else None)
+        assert volume.device_bytes == (2 * volume.size_bytes if earlier >= 10 else None)
+        operations = {job.operation for job in jobs.newest_of_each(catalogue, [VOLUME], ["sync"])}
+        assert operations == {"sync"}
 
 
 def test_it_is_written_to_as_a_new_one(earlier: int, path: Path) -> None:
