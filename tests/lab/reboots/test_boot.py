@@ -243,14 +243,12 @@ def test_a_commit_that_was_cut_off_is_finished_after_the_boot(guest: Computer) -
     ]
     assert [job["state"] for job in finished] == ["done", "done"]
     assert finished[1]["outcome"] == "cut off at merge-overlay"
-    guest.reboot()
-    require_running(guest)
-    require_promoted(guest, volume)
 
 
 def test_a_recovery_volume_that_is_missing_does_not_stop_the_boot(guest: Computer) -> None:
     guest.reboot(without=["uuid-r"])
     require_running(guest)
+    require_promoted(guest, BY_LABEL)  # the test before; what was finished stays so
     guest.shell("cd /uuid && sha256sum --quiet -c /var/uuid.sums")
     (status,) = guest.dmsnap("status", BY_UUID.name, expected=24)
     assert status["replica"] is None
@@ -258,15 +256,14 @@ def test_a_recovery_volume_that_is_missing_does_not_stop_the_boot(guest: Compute
     assert "/dev/disk/by-path/platform-uml-blkdev.3" in problem
     for volume in (BY_MAPPER, BY_PATH):
         require_up(guest, volume)
-    guest.reboot()
-    require_syncs(guest, BY_UUID)
 
 
 def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest: Computer) -> None:
+    """What is waited for is said to take longer than dmsnap waits, and to come on a busy host."""
     guest.shell("""
-        mkdir -p /etc/dmsnap /etc/systemd/system.conf.d
-        echo 'boot_wait_seconds = 30' >/etc/dmsnap/dmsnap.toml
-        printf '[Manager]\\nDefaultDeviceTimeoutSec=60\\n' >/etc/systemd/system.conf.d/zz.conf
+        mkdir -p /etc/dmsnap
+        echo 'boot_wait_seconds = 8' >/etc/dmsnap/dmsnap.toml
+        sed -i '/^.dev.mapper.path/s/nofail/nofail,x-systemd.device-timeout=20/' /etc/fstab
     """)
     guest.reboot(without=[BY_PATH.name])
     guest.shell("systemctl is-system-running --wait || true")
@@ -274,11 +271,12 @@ def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest
     assert [line.split()[0] for line in failed] == ["dmsnap-assemble@path.service"]
     said = guest.run("journalctl", "-b", "-o", "cat", "-u", "dmsnap-assemble@path.service")
     assert "path cannot be assembled: " in said
-    assert " did not appear within 30 s" in said
+    assert " did not appear within 8 s" in said
     for volume in (BY_UUID, BY_MAPPER, BY_UNIT):
         require_up(guest, volume)
+    require_syncs(guest, BY_UUID)  # its recovery volume is there again
     guest.run("findmnt", "/path", expected=1)
-    guest.run("rm", "/etc/systemd/system.conf.d/zz.conf")
+    guest.shell("sed -i 's/,x-systemd.device-timeout=20//' /etc/fstab; rm /etc/dmsnap/dmsnap.toml")
     # The recovery volume takes its place, and what was lost may come back.
     assert "dmsnap swap path" in guest.dmsnap("assemble", "path", expected=4)["hint"]
     guest.dmsnap("swap", "path")

@@ -35,8 +35,8 @@ def test_the_status_is_the_commands_own() -> None:
 
 def test_a_guest_that_hangs_is_a_failure_with_its_console() -> None:
     """It is ended when its time is up: the command's own status would have been 0."""
-    console, sentence = failure(guest("--timeout", "15", "sleep", "60"))
-    assert sentence == "lab: The guest was ended: it ran longer than 15 seconds.\n"
+    console, sentence = failure(guest("--timeout", "8", "sleep", "60"))
+    assert sentence == "lab: The guest was ended: it ran longer than 8 seconds.\n"
     assert "Linux version" in console, console
 
 
