@@ -6,6 +6,7 @@ failed scenario does not spoil the next.
 
 import contextlib
 import fcntl
+import gc
 import hashlib
 import io
 import json
@@ -222,10 +223,12 @@ class Lab:
 
     @staticmethod
     def _remove_devices() -> None:
-        def remove() -> None:
-            subprocess.run(["dmsetup", "remove", *dm_devices()], capture_output=True, check=False)
+        """Those of ours that can go: no waiting lets a layer go from under somebody's LV."""
 
-        _tried_until(lambda: not dm_devices(), remove)
+        def remove() -> None:
+            subprocess.run(["dmsetup", "remove", *free_devices()], capture_output=True, check=False)
+
+        _tried_until(lambda: not free_devices(), remove)
 
 
 def make_file_system(device: str | Path, fs_type: str = "ext4", *options: object) -> None:
@@ -255,6 +258,29 @@ def dm_devices(prefix: str = "DMSNAP-") -> list[str]:
     return [name for _, name in sorted(found, reverse=True)]
 
 
+def free_devices() -> list[str]:
+    """Those of ours that nothing of others lies on, at any height: by ``dm_devices``' order."""
+    free: list[str] = []
+    for name in dm_devices():  # what lies on a device comes before it
+        if set(holders(name)) <= set(free):
+            free.append(name)
+    return free
+
+
+def holders(name: str) -> list[str]:
+    """What lies on a dm device: the names of dm devices, the kernel's of others."""
+    for device in Path("/sys/block").glob("dm-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if (device / "dm/name").read_text().strip() == name:
+                return [name_of(holder) for holder in (device / "holders").iterdir()]
+    return []
+
+
+def name_of(device: Path) -> str:
+    path = device / "dm/name"
+    return path.read_text().strip() if path.exists() else device.name
+
+
 def height(device: Path) -> int:
     """How many devices lie below one of /sys/block, one upon the other."""
     below = [Path("/sys/block") / path.name for path in (device / "slaves").glob("*")]
@@ -277,6 +303,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     rare = [item for item in items if item.get_closest_marker("exhaustive")]
     config.hook.pytest_deselected(items=rare)
     items[:] = [item for item in items if item not in rare]
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: each collection of garbage would look through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
