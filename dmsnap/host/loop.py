@@ -127,12 +127,15 @@ def detach(path: Path, *, deadline_seconds: float = 10, sysfs: Sysfs = SYSFS) ->
 
 
 def find(file: Path, *, sysfs: Sysfs = SYSFS) -> Path | None:
-    """The loop device that ``file`` is attached to, known by file system and inode; or None."""
+    """The loop device that ``file`` is attached to, known by file system and inode; or None.
+
+    The path that sysfs has may be that of another name, or of another mount namespace: the devices
+    with this one are only asked first.
+    """
     with system_call(f"look at {file}"):
         wanted = file.stat()
-    for name, devno in sysfs.disks("loop").items():
-        if sysfs.loop_backing_file(devno) is None:
-            continue
+    files = sysfs.loops()
+    for name in sorted(files, key=lambda each: files[each] != str(file)):
         path = Path("/dev", name)
         try:
             status = loop_ioctl.status(path)

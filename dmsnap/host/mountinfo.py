@@ -42,12 +42,15 @@ class Mount:
 
 def unescape(text: str) -> str:
     r"""Undo the kernel's ``mangle_path``: space, tab, newline and backslash come as ``\040``."""
+    if "\\" not in text:
+        return text
     return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
 
 
 def split_options(text: str) -> tuple[str, ...]:
     """Split at commas, but not within the quotes of an SELinux ``context="…"``."""
-    return tuple(option for option in _COMMA_OUTSIDE_QUOTES.split(text) if option)
+    options = _COMMA_OUTSIDE_QUOTES.split(text) if '"' in text else text.split(",")
+    return tuple(option for option in options if option)
 
 
 def parse_line(line: str) -> Mount:

@@ -147,6 +147,13 @@ class Sysfs:
         """The path as the kernel knows it, ``… (deleted)`` included; None: no loop, or detached."""
         return self.attribute(devno, "loop/backing_file") or None
 
+    def loops(self) -> dict[str, str]:
+        """The kernel names of the loop devices that are attached, and ``loop_backing_file``."""
+        directory = f"{self.root}/block"
+        names = (name for name in _names(directory) if name.startswith("loop"))
+        files = ((name, _text(f"{directory}/{name}/loop/backing_file")) for name in names)
+        return {name: file for name, file in files if file}
+
     def partition_parent(self, devno: int) -> int | None:
         """The disk that a partition lies on; None for everything else."""
         directory = self.directory(devno)
@@ -193,8 +200,7 @@ class Sysfs:
     def _listed(self, kind: str, prefix: str = "") -> dict[str, int]:
         """What is listed at a place, by name."""
         directory = f"{self.root}/{kind}"
-        with system_call(f"list {directory}"):
-            names = sorted(name for name in os.listdir(directory) if name.startswith(prefix))  # noqa: PTH208
+        names = (name for name in _names(directory) if name.startswith(prefix))
         numbers = ((name, _number(f"{directory}/{name}")) for name in names)
         return {name: number for name, number in numbers if number is not None}
 
@@ -207,27 +213,32 @@ def _numbers(directories: Iterable[Path]) -> list[int]:
 
 def _number(directory: Path | str) -> int | None:
     """None when the disk went away between the listing and now."""
-    try:
-        text = _text(f"{directory}/dev")
-    except NotFoundError:  # after the file was opened, before it was read (fs/kernfs/file.c)
-        return None
+    text = _text(f"{directory}/dev")
     return None if text is None else parse_devno(text)
 
 
+def _names(directory: str) -> list[str]:
+    with system_call(f"list {directory}"):
+        return sorted(os.listdir(directory))  # noqa: PTH208 - text, see above
+
+
 def _text(path: str) -> str | None:
-    """What an attribute says, without its newline; None when there is none."""
+    """What an attribute says, without its newline; None when there is none, or none any more."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+        return _content(path).decode(errors="surrogateescape").removesuffix("\n")
     except OSError as error:
+        # It went before the file was opened, or before it was read (fs/kernfs/file.c).
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return None
         raise failure(f"read {path}", error.errno or errno.EIO) from error
+
+
+def _content(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with system_call(f"read {path}"):
-            content = b"".join(iter(lambda: os.read(descriptor, PIECE_BYTES), b""))
+        return b"".join(iter(lambda: os.read(descriptor, PIECE_BYTES), b""))
     finally:
         os.close(descriptor)
-    return content.decode(errors="surrogateescape").removesuffix("\n")
 
 
 SYSFS = Sysfs()
