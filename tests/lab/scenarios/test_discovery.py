@@ -26,7 +26,6 @@ def by_device(found: Any) -> dict[str, Any]:
     return {each["device"]: each for each in found["volumes"]}
 
 
-@pytest.mark.selection
 def test_it_finds_volumes_of_every_kind_and_no_components(lab: Lab) -> None:
     plain, recovery, group_disk, empty = (
         lab.disk(size) for size in (SIZE, 80 * MIB, 64 * MIB, SIZE)

@@ -71,7 +71,6 @@ def check_back(lab: Lab, volume: Protected, content: str) -> None:
     assert list((lab.directory / "store").iterdir()) == []
 
 
-@pytest.mark.selection
 def test_it_copies_what_either_side_changed(lab: Lab) -> None:
     """1 % of the blocks: less than 2 % of the volume is copied."""
     volume = committed(lab, blocks=RAW_SIZE // (64 * KIB) // 300)

@@ -131,7 +131,6 @@ def origin(volume: Protected) -> str:
     return name
 
 
-@pytest.mark.selection
 def test_it_moves_while_every_page_is_being_written(lab: Lab) -> None:
     volume, target = protected(lab, SIZE, history_bytes=3 * SIZE), lab.disk(SIZE + MIB)
     volume.sync()

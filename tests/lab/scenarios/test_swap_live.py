@@ -52,7 +52,6 @@ def three_live_points(lab: Lab) -> tuple[str, str, list[str], list[str], str]:
     return name, primary, points, contents, sha256(front)
 
 
-@pytest.mark.selection
 @pytest.mark.parametrize("chosen", [1, rarely(0), rarely(2)])
 def test_back_to_a_live_point_for_good(lab: Lab, chosen: int) -> None:
     """By sha256: the trial, the revert, the commit with what the trial wrote, the other points."""

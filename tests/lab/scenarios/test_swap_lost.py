@@ -81,7 +81,6 @@ def volume(lab: Lab) -> Iterator[Lost]:
         lab.close()
 
 
-@pytest.mark.selection
 @pytest.mark.parametrize("fault", ["gone", "failing"])
 def test_after_a_boot_without_the_primary(lab: Lab, fault: str) -> None:
     """The volume is recovered by its name, kept, and gets a new recovery volume."""

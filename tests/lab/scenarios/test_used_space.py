@@ -48,7 +48,7 @@ def formatted(lab: Lab, kind: str, size_bytes: int = SIZE) -> tuple[str, str, Pa
         rarely("ext4-4k-no-journal"),
         pytest.param("xfs", marks=pytest.mark.selection),
         rarely("xfs-rmapbt"),
-        pytest.param("btrfs", marks=pytest.mark.selection),
+        "btrfs",
         rarely("btrfs-mixed"),
     ],
 )
