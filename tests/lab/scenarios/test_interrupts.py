@@ -149,6 +149,16 @@ def interrupted(
     assert not problems, "\n".join(problems)
 
 
+# Where a command is killed: at every step, or at every second one where another test, or another
+# variant of this one, has the same steps.
+EVERY, EVEN, ODD = slice(None), slice(0, None, 2), slice(1, None, 2)
+
+
+def moments(count: int, which: slice = EVERY) -> list[tuple[int, str]]:
+    """Of so many steps those that have just begun, and the end of the last."""
+    return [*[(position, "begun") for position in range(count)][which], (count - 1, "done")]
+
+
 def killed(
     bench: Bench,
     words: Sequence[object],
@@ -156,11 +166,15 @@ def killed(
     *,
     prepare: Callable[[], None] = lambda: None,
     mounted: bool = True,
+    which: slice = EVERY,
 ) -> None:
-    """SIGKILL at every step; ``again`` runs the next command and brings back the state before."""
+    """SIGKILL at every step, or at some.
+
+    ``again`` runs the next command and brings back the state before.
+    """
     problems = []
     count = steps_of(*words)
-    for at in [*((position, "begun") for position in range(count)), (count - 1, "done")]:
+    for at in moments(count, which):
         prepare()
         before = bench.look()
         # In the middle of the step, where it takes that long; else a little later.
@@ -252,7 +266,7 @@ def test_sync(lab: Lab, number: int) -> None:
     assert sha256(bench.recovery, SIZE) == sha256(bench.primary)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@SIGNALS
 def test_a_signal_behind_the_last_step_takes_nothing_away(lab: Lab, number: int) -> None:
     """While the catalogue is backed up, a spare is made, and the result is written."""
     bench = Bench.made(lab)
@@ -393,7 +407,7 @@ def taken_back(bench: Bench, words: Sequence[object], begins: str, number: int) 
     return dmsnap(*words)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@SIGNALS
 def test_a_point_that_was_taken_is_taken_back(lab: Lab, number: int) -> None:
     bench = Bench.made(lab)
     taken_back(bench, ["point", "create", bench.name], "take the point", number)

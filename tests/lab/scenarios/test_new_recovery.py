@@ -25,7 +25,7 @@ from lost_state import lose_catalogue, points_on
 from raw_volume import KIB, Protected, protected, write_direct
 from test_everyday import checksums, write_files
 from test_failback import committed, look_at, scribble, state_of
-from test_interrupts import Bench, interrupted, killed
+from test_interrupts import EVEN, EVERY, Bench, interrupted, killed
 from test_swap import lines, require_complete, writing
 
 from dmsnap.catalogue import jobs
@@ -98,7 +98,7 @@ def refused_with_hint(*words: object) -> str:
     return str(error["hint"])
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", pytest.param("xfs", marks=pytest.mark.selection)])
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
 def test_a_dead_primary_needs_no_unmount(lab: Lab, fs_type: str) -> None:
     """It is written to all the time, and the replica is a moment of it."""
     size_bytes = 512 * MIB  # ext4 with smaller blocks is not asked what it does not use
@@ -320,7 +320,8 @@ def test_interrupted_it_is_undone(lab: Lab, number: int) -> None:
     run("mount", f"/dev/mapper/{bench.name}", bench.mount_point)
 
 
-def test_killed_there_is_a_whole_recovery_volume_or_none(lab: Lab) -> None:
+@pytest.mark.parametrize("which", [EVEN, rarely(EVERY)])
+def test_killed_there_is_a_whole_recovery_volume_or_none(lab: Lab, which: slice) -> None:
     bench, third = promoted(lab)
     words = ["attach", bench.name, "--recovery", third, "--overwrite"]
 
@@ -337,4 +338,4 @@ def test_killed_there_is_a_whole_recovery_volume_or_none(lab: Lab) -> None:
         bench.require_in_use(step)
         round_about(bench, third)
 
-    killed(bench, words, again)
+    killed(bench, words, again, which=which)

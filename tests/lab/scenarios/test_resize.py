@@ -17,13 +17,24 @@ from conftest import (
     dm_devices,
     dmsnap,
     forked,
+    rarely,
     refused,
     run,
     sha256,
 )
 from raw_volume import SECTOR, Protected, check_tidy, protected, write_direct
 from test_hydrate import dying
-from test_interrupts import Bench, differences, interrupted, steps_of, wait_resumed
+from test_interrupts import (
+    EVEN,
+    EVERY,
+    ODD,
+    Bench,
+    differences,
+    interrupted,
+    moments,
+    steps_of,
+    wait_resumed,
+)
 
 from dmsnap._native import label
 from dmsnap.catalogue.store import Catalogue
@@ -399,7 +410,6 @@ def check_failback(volume: Protected, lab: Lab) -> None:
     check_tidy(volume, lab)
 
 
-@pytest.mark.selection
 def test_a_promoted_volume_becomes_as_large_as_its_former_primary(lab: Lab) -> None:
     volume = promoted(lab)
     content = sha256(volume.front)
@@ -566,7 +576,7 @@ class Growing:
         enlarge(self.lab, self.device, size_of(self.device) + self.step_bytes)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, rarely(signal.SIGINT)])
 def test_a_signal_takes_it_back(lab: Lab, number: int) -> None:
     bench = grown_bench(lab)
     grow = Growing(lab, bench.primary)
@@ -578,8 +588,13 @@ def test_a_signal_takes_it_back(lab: Lab, number: int) -> None:
     assert size_of(f"/dev/mapper/{bench.name}") == size_of(bench.primary)
 
 
-@pytest.mark.parametrize("recovery_too", [False, True])
-def test_killed_anywhere_it_is_finished_or_taken_back(lab: Lab, recovery_too: bool) -> None:
+@pytest.mark.parametrize(
+    ("recovery_too", "which"),
+    [(False, EVEN), (True, ODD), rarely(False, EVERY), rarely(True, EVERY)],
+)
+def test_killed_anywhere_it_is_finished_or_taken_back(
+    lab: Lab, recovery_too: bool, which: slice
+) -> None:
     bench = grown_bench(lab)
     grow, grow_recovery = Growing(lab, bench.primary), Growing(lab, bench.recovery, 2 * MIB)
     before = bench.look()
@@ -587,7 +602,7 @@ def test_killed_anywhere_it_is_finished_or_taken_back(lab: Lab, recovery_too: bo
     if recovery_too:
         grow_recovery()
     count = steps_of("resize", bench.name)
-    for at in [*((position, "begun") for position in range(count)), (count - 1, "done")]:
+    for at in moments(count, which):
         after = 0.004 * (at[0] % 3) if at[1] == "begun" else 0
         ended = forked("resize", bench.name, at=at, send=(signal.SIGKILL,), after=after)
         step = f"killed after step {at}: {ended}"
@@ -625,21 +640,29 @@ def test_killed_while_it_gives_the_former_metadata_back_no_command_is_kept_out(l
     dmsnap("unprotect", volume.name)
 
 
-@pytest.mark.parametrize("words", [(), ("--give-up-former",)])
+@pytest.mark.parametrize(
+    ("words", "which"),
+    [
+        ((), EVEN),
+        (("--give-up-former",), ODD),
+        rarely((), EVERY),
+        rarely(("--give-up-former",), EVERY),
+    ],
+)
 def test_killed_anywhere_a_promoted_volume_is_resized_or_not(
-    lab: Lab, words: tuple[str, ...]
+    lab: Lab, words: tuple[str, ...], which: slice
 ) -> None:
     bench = grown_bench(lab)
     grow, grow_recovery = Growing(lab, bench.primary), Growing(lab, bench.recovery, 2 * MIB)
-    count, position = 1, 0
-    while position <= count:
+    count, number = 1, 0
+    while number < len(moments(count, which)):
         dmsnap("swap", bench.name, "--trial")
         dmsnap("swap", "commit", bench.name)
         if not words:
             grow()
         grow_recovery()
         count = steps_of("resize", bench.name, *words)
-        at = (position, "begun") if position < count else (count - 1, "done")
+        at = moments(count, which)[number]
         ended = forked("resize", bench.name, *words, at=at, send=(signal.SIGKILL,), after=0.004)
         step = f"killed after step {at}: {ended}"
         assert ended.code in (0, -signal.SIGKILL), step
@@ -660,7 +683,7 @@ def test_killed_anywhere_a_promoted_volume_is_resized_or_not(
             dmsnap("failback", bench.name)
             bench.require_in_use(step)
         dmsnap("sync", bench.name, "--audit", "full")
-        position += 1
+        number += 1
 
 
 def again_protected(bench: Bench) -> None:

@@ -7,7 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, configured, dm_devices, dmsnap, refused, run, sha256, suspended
+from conftest import (
+    MIB,
+    Lab,
+    configured,
+    dm_devices,
+    dmsnap,
+    rarely,
+    refused,
+    run,
+    sha256,
+    suspended,
+)
 from faulty_disk import FaultyDisk, faulty_disk
 from patience import requests_under_way, until
 
@@ -76,9 +87,7 @@ def device_number(name: str) -> int:
 
 
 @pytest.mark.usefixtures("no_write_back")
-@pytest.mark.parametrize(
-    "fs_type", [pytest.param("ext4", marks=pytest.mark.selection), "xfs", "btrfs"]
-)
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", rarely("btrfs")])
 def test_a_hanging_primary_with_nothing_under_way(lab: Lab, fs_type: str) -> None:
     """Dirty pages only: the front fails them, and is mounted from the recovery volume."""
     size = SIZE if fs_type == "ext4" else 5 * SIZE

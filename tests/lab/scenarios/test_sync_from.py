@@ -6,10 +6,22 @@ import signal
 from typing import Any
 
 import pytest
-from conftest import MIB, Ended, Lab, World, configured, dmsnap, refused, run, sha256, world
+from conftest import (
+    MIB,
+    Ended,
+    Lab,
+    World,
+    configured,
+    dmsnap,
+    rarely,
+    refused,
+    run,
+    sha256,
+    world,
+)
 from raw_volume import KIB, Protected, check_tidy, protected, write_direct
+from test_interrupts import EVERY, ODD, Bench, interrupted, killed, live_points_of
 from test_interrupts import SIZE as BENCH_SIZE
-from test_interrupts import Bench, interrupted, killed, live_points_of
 
 from dmsnap.errors import ExitCode
 
@@ -43,7 +55,7 @@ def copied(volume: Protected, point: str, content: str, *options: object) -> dic
     return dict(result)
 
 
-@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.selection), 1, 2])
+@pytest.mark.parametrize("seed", [0, rarely(1), rarely(2)])
 def test_points_are_copied_one_after_the_other(lab: Lab, seed: int) -> None:
     """By what dm-era saw, with writes between them and after them; then the volume itself."""
     volume = protected(lab, SIZE)
@@ -193,7 +205,8 @@ def test_interrupted_at_every_step(lab: Lab, number: int) -> None:
     require_sound(bench)
 
 
-def test_killed_at_every_step(lab: Lab) -> None:
+@pytest.mark.parametrize("which", [ODD, rarely(EVERY)])
+def test_killed_at_every_step(lab: Lab, which: slice) -> None:
     """The next sync of the same point puts things right, and is what it would have been."""
     bench = Bench.made(lab)
     words = with_point(bench)
@@ -216,7 +229,7 @@ def test_killed_at_every_step(lab: Lab) -> None:
         return looked
 
     bench.look = without_points  # type: ignore[method-assign]
-    killed(bench, words, again, prepare=lambda: renew(bench, words))
+    killed(bench, words, again, prepare=lambda: renew(bench, words), which=which)
     require_sound(bench)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dm_devices, dmsnap, forked, run
+from conftest import MIB, Lab, dm_devices, dmsnap, forked, rarely, run
 from patience import until
 from snapshot_origin import ORIGINS
 from snapshot_origin import SIZE as SNAPSHOT_SIZE
@@ -100,7 +100,7 @@ def links_of(node: Path) -> list[str]:
     return run("udevadm", "info", "--query=symlink", "--name", node).split()
 
 
-@pytest.mark.parametrize(("fs_type", "factor"), [("ext4", 1), ("xfs", 5)])
+@pytest.mark.parametrize(("fs_type", "factor"), [("ext4", 1), rarely("xfs", 5)])
 def test_links_through_a_volumes_life(lab: Lab, fs_type: str, factor: int) -> None:
     name, primary, _, mount_point, uuid = volume(lab, fs_type, factor)
     (mount_point / "file").write_text("one")
