@@ -95,10 +95,15 @@ class _Making:
     is_merged: bool = False
 
     def run(self) -> tuple[Label, Extent]:
+        marked = [each for each in self.label.history if each.flags & HistoryFlag.KEEP]
+        held_bytes = sum(each.store_length_bytes for each in marked)
+        if self.needed_bytes > self.label.history_length_bytes - held_bytes:
+            # No point is given up for what cannot be had.
+            raise self._refusal(marked[-1])
         while (place := _place(self.label, self.needed_bytes)) is None:
             position = next(self._candidates(), None)
             if position is None:
-                raise self._refusal()
+                raise self._refusal(self.label.history[-1])
             self._let_go(position)
         return self.label, place
 
@@ -166,13 +171,14 @@ class _Making:
             return 0
         return group[0].store_length_bytes // LEAST_GAIN
 
-    def _refusal(self) -> NoSpaceError:
-        """Of what is left the oldest is marked, or it would have gone."""
-        oldest = self.label.history[-1].point_uuid
+    def _refusal(self, marked: HistoryEntry) -> NoSpaceError:
+        """``marked`` is in the way: where all others went, the oldest that is left."""
+        is_oldest = marked == self.label.history[-1]
+        which = f"{'its oldest ' if is_oldest else ''}point {marked.point_uuid}"
         changed = "the replica was not" if self.is_merged else "nothing was"
         return NoSpaceError(
-            f"the history of {self.label.name} is full, and its oldest point {oldest} is to be "
-            f"kept: {changed} changed",
+            f"the history of {self.label.name} is full, and {which} is to be kept: {changed} "
+            f"changed",
             hint="delete that point, or use a larger recovery volume",
             needed_bytes=self.needed_bytes,
         )

@@ -172,6 +172,18 @@ def test_what_is_marked_stays_and_what_nobody_claims_gives_way_in_the_middle() -
     assert gone(label, after) == [middle.point_uuid]
 
 
+def test_no_point_is_given_up_for_what_cannot_be_had() -> None:
+    half = LENGTH // 2
+    newer, marked = an_entry(OFFSET, half), an_entry(OFFSET + half, half, KEEP)
+
+    def merge(*_asked: object) -> Label:
+        raise AssertionError
+
+    label = a_label(newer, marked)
+    with pytest.raises(NoSpaceError, match=r"its oldest point .* is to be kept: nothing was"):
+        make_room(label, half + PAGE_BYTES, dict, merge)
+
+
 def test_claims_are_not_asked_for_while_there_is_room() -> None:
     def ask() -> dict[UUID, int]:
         raise AssertionError

@@ -382,6 +382,47 @@ def live_device(volume: Protected, point: str) -> str:
     return str(place["device"])
 
 
+def test_a_full_history_gives_way_by_the_policy(lab: Lab) -> None:
+    """In the middle, in syncs: the oldest is marked, and the newest are kept by the policy."""
+    volume = synced(lab, 1, history_bytes=6 * MIB)
+    (oldest,) = history_of(volume)
+    dmsnap("point", "keep", oldest)
+    expected, newest = contents(volume), list(contents(volume))
+    with under_policy(volume, primary=1, history=3):
+        for number in range(9):
+            write_direct(volume.front, os.urandom(MIB), 2 * MIB)
+            write_direct(volume.front, os.urandom(64 * 1024), (4 + number // 2) * MIB)
+            synced_now = volume.sync()
+            newest = [synced_now["point"], *newest]
+            expected[newest[0]] = volume.check_equal()
+            assert synced_now["given_up"] == []
+            left = list(contents(volume))
+            assert left[:3] == newest[:3]
+            assert left[-1] == oldest
+            assert listed(volume) == left
+            assert contents(volume) == {point: expected[point] for point in left}
+        gone = [point for point in newest if point not in left]
+        assert gone
+        for point in gone:
+            reason = dmsnap("point", "show", point)["deletion"]["deleted_reason"]
+            assert reason == "no rule keeps it, and the history had no room for it"
+        # What the policy keeps gives way last: said, and found wrong until a sync needed none.
+        dmsnap("point", "keep", oldest, "--off")
+        before = history_of(volume)
+        write_direct(volume.front, os.urandom(9 * MIB // 2), 2 * MIB)
+        given_up = volume.sync()["given_up"]
+        assert given_up
+        assert set(given_up) <= set(before[:2])
+        (found,) = dmsnap("status", volume.name, expected=ExitCode.UNHEALTHY)
+        (problem,) = (each for each in found["problems"] if "too little room" in each)
+        assert "few" in problem
+        volume.check_equal()
+        write_direct(volume.front, os.urandom(4096), 0)
+        volume.sync("--audit", "full")
+        (found,) = dmsnap("status", volume.name)
+        assert found["problems"] == []
+
+
 def test_what_holds_a_pruning(lab: Lab) -> None:
     """No policy, a policy that does not say how long, a point in use, a trial, a clock in doubt."""
     volume = synced(lab, 3)
