@@ -173,7 +173,7 @@ def test_processes_are_ended_with_kill_only(lab: Lab) -> None:
     name = lab.protect(primary, recovery)
     with (
         # Whoever means to end at SIGTERM does, however busy the machine is.
-        configured("unmount_wait_seconds = 0.3", "kill_wait_seconds = 10"),
+        configured("unmount_wait_seconds = 0.3", "kill_wait_seconds = 4"),
         holding(mount_point / "log") as polite,
         holding(mount_point / "log", "signal.SIG_IGN") as deaf,
         holding(elsewhere) as bystander,
