@@ -7,7 +7,6 @@ from uuid import UUID
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Point, Volume
 from dmsnap.errors import NotFoundError, PointInvalidError, WrongStateError
-from dmsnap.policy import chronology
 from dmsnap.recovery import replica
 from dmsnap.service.points.point import find
 from dmsnap.service.session import Session
@@ -41,6 +40,9 @@ class Held:
         under that of now, this does: no clock can change either. A time that is yet to come says
         nothing.
         """
+        # Imported where points are copied: a sync of what is now takes no part in policies.
+        from dmsnap.policy import chronology
+
         is_of_now = point.tracking_id == self.tracking_id
         if self.point is not None:
             if self.point.tracking_id == point.tracking_id:
