@@ -8,6 +8,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from dmsnap._native.io_priority import lowered
+from dmsnap.catalogue import job_upkeep
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import SETTLED, Volume
 from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, PointInvalidError
@@ -16,7 +17,7 @@ from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.policy.copying import Copying, NextCopy, WaitingPoint, next_copy
 from dmsnap.service.configuration import coherence
 from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make, Policy
-from dmsnap.service.points import copyable, point, waiting
+from dmsnap.service.points import clock_record, copyable, point, waiting
 from dmsnap.service.points import prune as pruning
 from dmsnap.service.points.prune import PruneResult
 from dmsnap.service.points.pruning import Side
@@ -306,11 +307,22 @@ def _copy(running: PolicyRun, looking: Declarations | None) -> None:
     if running.policy.make is not Make.SNAPSHOT:
         running.copy()
     running.prune()
+    _forget_old_jobs(running.session)
     if looking is not None:
         running.welcome(looking)
     due_ns = running.next_copy_ns()
     if due_ns is not None and systemd.is_running():
         systemd.begin_at(running.copy_unit, due_ns // NANOSECONDS + 1)
+
+
+def _forget_old_jobs(session: Session) -> None:
+    """By a clock that is believed: one that jumped ahead would take all of them."""
+    try:
+        now = clock_record.trusted_now(session.configuration.state_directory, recording=False)
+        if now is not None:
+            job_upkeep.forget_old(session.catalogue, now)
+    except DmsnapError as error:
+        log.warning("old jobs are not forgotten: %s", error)
 
 
 def looks_around(declared: Declarations, policy: str) -> bool:
