@@ -205,12 +205,17 @@ class Catalogue:
             _add_points(statements, points)
             also(statements)
 
-    def update_volume(self, volume: Volume, areas: Sequence[Area] = ()) -> None:
-        """Record ``volume``, and pieces of its store with it, as they are now."""
+    def update_volume(
+        self, volume: Volume, areas: Sequence[Area] = (), *, new_points: Sequence[Point] = ()
+    ) -> None:
+        """Record ``volume`` and pieces of its store as they are now, and new points: all of it, or,
+        killed meanwhile, nothing.
+        """
         with self.statements() as statements:
             statements.update("volume", rows.columns(volume))
             for area in areas:
                 statements.update("area", rows.columns(area))
+            _add_points(statements, new_points)
 
     def remove_volume(self, volume_id: UUID) -> None:
         """Mark a volume as unprotected; its history stays."""

@@ -35,7 +35,7 @@ from dmsnap.catalogue.model import (
 )
 from dmsnap.catalogue.skipped import Skipped
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import NotFoundError, WrongStateError
+from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError
 from dmsnap.extent import Extent
 from dmsnap.host.process import login_name
 
@@ -102,6 +102,18 @@ def test_a_volume_that_was_unprotected_is_protected_again(catalogue: Catalogue) 
     catalogue.add_volume(again)
     assert catalogue.volumes() == [again]
     assert catalogue.points(volume.id) == [point]
+
+
+def test_a_volume_is_recorded_with_its_new_points_or_not_at_all(catalogue: Catalogue) -> None:
+    volume = a_volume()
+    catalogue.add_volume(volume)
+    first, second = a_point(volume), a_point(volume, 6)
+    catalogue.update_volume(replace(volume, generation=2), new_points=[first])
+    assert catalogue.points(volume.id) == [first]
+    with pytest.raises(DmsnapError):
+        catalogue.update_volume(replace(volume, generation=3), new_points=[second, first])
+    assert catalogue.points(volume.id) == [first]
+    assert catalogue.volumes() == [replace(volume, generation=2)]
 
 
 def test_areas_come_back_and_go(catalogue: Catalogue) -> None:

@@ -248,24 +248,24 @@ class Failback:
         assembly.unmount_front(self.after, self.session.configuration.unmount_wait_seconds)
 
     def _record(self) -> None:
-        """The point first: without it nobody could say what the former volume holds."""
+        """With the point: without it nobody could say what the former volume holds, and without the
+        volume it is nowhere.
+        """
         self._require_nothing_beside()
-        self.session.catalogue.add_point(
-            Point(
-                id=self.point_id,
-                volume_id=self.volume.id,
-                created_ns=now_ns(),
-                keep=False,
-                temporary=False,
-                era_since=1,
-                tracking_id=self.after.tracking_id,
-                window_seconds=0.0,
-            )
-        )
         self._record_skipped()
+        point = Point(
+            id=self.point_id,
+            volume_id=self.volume.id,
+            created_ns=now_ns(),
+            keep=False,
+            temporary=False,
+            era_since=1,
+            tracking_id=self.after.tracking_id,
+            window_seconds=0.0,
+        )
         parted = parting.part_again(self.volume, self.since, self.after.tracking_id)
         self.after = replace(self.after, parting=parted)
-        self.session.catalogue.update_volume(self.after)
+        self.session.catalogue.update_volume(self.after, new_points=[point])
 
     def _require_nothing_beside(self) -> None:
         """What is written past a stack while it is copied, or copied to, is in nobody's marks."""

@@ -4,6 +4,8 @@ import os
 import random
 import signal
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from conftest import (
@@ -27,6 +29,8 @@ from raw_volume import KIB, Protected, protected, write_direct
 from test_everyday import checksums, write_files
 from test_interrupts import SIZE, Bench, interrupted, killed
 
+from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ExitCode
 from dmsnap.service.swaps.failback import Failback
 
@@ -270,6 +274,24 @@ def look_at(lab: Lab) -> World:
             "stores": [str(len(looked.stores))],
         }
     )
+
+
+def test_killed_before_it_is_recorded_it_leaves_no_point_that_is_nowhere(lab: Lab) -> None:
+    volume = committed(lab)
+    recorded = "select count(*) from point where deleted_ns is null"
+    before, update_volume = catalogue_rows(recorded), Catalogue.update_volume
+
+    def dying(self: Catalogue, volume: Volume, *others: Any, **also: Any) -> None:
+        if volume.state is VolumeState.PROTECTED:
+            os.kill(os.getpid(), signal.SIGKILL)
+        update_volume(self, volume, *others, **also)
+
+    with patch.object(Catalogue, "update_volume", dying):
+        assert forked("failback", volume.name).code == -signal.SIGKILL
+    dmsnap("job", "resume", "--all")
+    assert catalogue_rows(recorded) == before
+    dmsnap("failback", volume.name)
+    assert volume.sync("--audit", "full")["tracker"] == "era"
 
 
 def test_what_is_written_after_a_kill_is_not_lost(lab: Lab) -> None:
