@@ -463,7 +463,7 @@ def disk_of_a_disk(lab: Lab) -> Iterator[str]:
 @contextlib.contextmanager
 def hanging(disk: str) -> Iterator[None]:
     """All I/O of the disk is held back within the block, and dmsnap does not wait for long."""
-    with configured("primary_wait_seconds = 5"):
+    with configured("primary_wait_seconds = 3"):
         run("dmsetup", "suspend", "--noflush", "--nolockfs", disk)
         try:
             yield

@@ -58,7 +58,7 @@ def hanging(disk: FaultyDisk) -> Iterator[None]:
 
     dmsnap waits as long for it as what does not hang may take on a machine that is busy.
     """
-    with configured("primary_wait_seconds = 5"):
+    with configured("primary_wait_seconds = 3"):
         run("dmsetup", "suspend", "--noflush", "--nolockfs", disk.name)
         try:
             yield
