@@ -20,7 +20,6 @@ from dmsnap.service.hydrations import crossing
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
-from dmsnap.service.points import clock_record
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.service.swaps.withdrawal import is_cut_off
@@ -177,6 +176,9 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
                 return plan
             journal.run(session.catalogue, plan)
         if at_boot:
+            # Imported at a boot: nothing else that assembles, as swaps do, takes part in policies.
+            from dmsnap.service.points import clock_record
+
             clock_record.note(state_directory)
         else:  # at boot there may be no network yet: a unit of its own does it
             for export in exported.of_volume(session, volume):
