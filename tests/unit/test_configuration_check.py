@@ -180,8 +180,8 @@ def test_everything_is_told_at_once_with_its_place(
         "b.toml:2: policy.daily.hooks[0]: there is no hook 'quiese'; did you mean quiesce?; "
         "allowed are quiesce",
         "b.toml:5: policy.daily.keep: there is no such key; allowed are schedule, spread, make, "
-        "store, pool, primary, history, copy, hooks, audit, bandwidth, io_class, io_level, "
-        "new_volumes",
+        "store, pool, primary, history, copy, hooks, audit, audit_size, bandwidth, io_class, "
+        "io_level, new_volumes",
         "b.toml:6: policy.daily.schedule[0]: 'bogus' is no calendar expression (systemd.time(7))",
         "b.toml:7: hook.quiesce.phase: is missing",
         'b.toml:8: hook.quiesce.command: must be a list of arguments, as ["/usr/local/sbin/quiesce"'
@@ -218,6 +218,8 @@ def test_everything_is_told_at_once_with_its_place(
         ("primary = 3", "must be a table"),
         ("copy.hours = '22-6'", "are no hours of a day; write them as 22:00-06:00"),
         ("make = 'snapshots'", "'snapshots' is no choice; did you mean snapshot?"),
+        ("audit_size = '64KiB'", "'64KiB' is no sample: at least 1MiB"),
+        ("audit_size = 5", "5 is not a size; write it as"),
         ("audit = 'all'", "'all' is no choice; allowed are none, sample, full"),
         ("hooks = 'x'", "must be a list"),
         ("schedule = ['a\\nb']".replace("'", '"'), "is not a text of one line"),
@@ -408,11 +410,15 @@ history = { daily = 1 }
 [policy.copies]
 make = "recovery-volume"
 primary = { daily = 1 }
+[policy.all]
+audit = "full"
+audit_size = "1GiB"
 """
     found = mistakes(tmp_path, text)
-    assert [each.split(":")[0] for each in found] == ["2", "3", "6", "9", "10", "13"]
+    assert [each.split(":")[0] for each in found] == ["2", "3", "6", "9", "10", "13", "16"]
     assert found[0] == "2: store.none: must have either directory or volume_group"
-    assert found[-1].endswith('primary: means nothing where make = "recovery-volume"')
+    assert found[-2].endswith('primary: means nothing where make = "recovery-volume"')
+    assert found[-1].endswith('audit_size: means nothing without audit = "sample"')
 
 
 def test_a_noun_is_for_tables(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from dmsnap.service.configuration.declaration import (
     DeclaredIoClass,
     Policy,
 )
-from dmsnap.service.configuration.declared_value import Rate
+from dmsnap.service.configuration.declared_value import Size
 from dmsnap.service.schedules import policy_run, welcome
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import discovery, discovery_record, protect
@@ -87,7 +87,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
 
 
 def test_one_is_protected_as_the_policy_says(runs: Runs) -> None:
-    policy = replace(PROTECTING, bandwidth=Rate(50 * MIB), io_class=DeclaredIoClass.BEST_EFFORT,
+    policy = replace(PROTECTING, bandwidth=Size(50 * MIB), io_class=DeclaredIoClass.BEST_EFFORT,
                      io_level=7)  # fmt: skip
     found = runs.run(policy)
     assert found.protected is not None

@@ -17,6 +17,7 @@ from dmsnap.service.configuration.declaration import (
     Subclient,
 )
 from dmsnap.service.configuration.mistake import Flaw
+from dmsnap.service.replicas.audit import Audit
 
 Names = Mapping[str, Collection[str]]
 
@@ -102,8 +103,10 @@ def _idle(policy: Policy) -> Iterator[tuple[str, str]]:
         elif policy.pool is None:
             yield "new_volumes", "needs the key pool, out of which recovery volumes are taken"
     if policy.make is Make.SNAPSHOT:
-        keys = ("pool", "history", "copy", "bandwidth", "io_class")
+        keys = ("pool", "history", "copy", "audit_size", "bandwidth", "io_class")
         yield from ((key, made) for key in keys if getattr(policy, key) is not None)
+    if policy.audit_size is not None and policy.audit is not Audit.SAMPLE:
+        yield "audit_size", f'means nothing without audit = "{Audit.SAMPLE}"'
     if policy.io_level is not None and policy.io_class is not DeclaredIoClass.BEST_EFFORT:
         yield "io_level", f'means nothing without io_class = "{DeclaredIoClass.BEST_EFFORT}"'
 

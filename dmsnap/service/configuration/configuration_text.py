@@ -8,7 +8,7 @@ from pathlib import PurePath
 from dmsnap.catalogue import database
 from dmsnap.service.configuration.configuration import NOUNS
 from dmsnap.service.configuration.configuration_check import Checked
-from dmsnap.service.configuration.declared_value import Duration, Rate
+from dmsnap.service.configuration.declared_value import Duration, Size
 
 Values = Mapping[str, object]
 
@@ -35,7 +35,7 @@ def _plain(value: object) -> object:
     """``value`` as TOML knows it: texts, numbers, lists and tables."""
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, (Duration, Rate, PurePath)):
+    if isinstance(value, (Duration, Size, PurePath)):
         return str(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]

@@ -27,6 +27,7 @@ from dmsnap.service.configuration.declared_value import (
     Lines,
     Name,
     RateText,
+    SampleText,
 )
 from dmsnap.service.replicas.audit import Audit
 from dmsnap.service.schedules.hooks import Phase
@@ -141,6 +142,7 @@ class Policy:
     copy: CopyTable | None = None
     hooks: tuple[str, ...] = ()
     audit: Audit = Audit.SAMPLE
+    audit_size: SampleText | None = None
     bandwidth: RateText | None = None
     io_class: DeclaredIoClass | None = None
     io_level: IoLevel | None = None

@@ -11,7 +11,7 @@ from dmsnap.host import lun
 from dmsnap.host.lun import LunName
 from dmsnap.policy.copying import Hours
 from dmsnap.service.volumes.admission import NAME
-from dmsnap.units import exact_size, format_duration, parse_duration, parse_size
+from dmsnap.units import MIB, exact_size, format_duration, parse_duration, parse_size
 
 MAX_BYTES = 2**63 - 1
 MAX_SECONDS = 200 * 366 * 86400
@@ -24,8 +24,8 @@ class Duration(int):
         return format_duration(self)
 
 
-class Rate(int):
-    """Bytes a second."""
+class Size(int):
+    """Bytes; a rate: bytes a second."""
 
     def __str__(self) -> str:
         return exact_size(self)
@@ -47,13 +47,24 @@ def _deadline(value: object) -> Duration:
     return seconds
 
 
-def _rate(value: object) -> Rate:
+def _size(value: object) -> Size:
     if not isinstance(value, str):
         raise ValueError(f'{value!r} is not a size; write it as "64KiB", "50MiB"')
-    size_bytes = parse_size(value)
+    return Size(parse_size(value))
+
+
+def _rate(value: object) -> Size:
+    size_bytes = _size(value)
     if not 0 < size_bytes <= MAX_BYTES:
         raise ValueError(f"{value!r} a second is no limit: from 1 to {MAX_BYTES} bytes")
-    return Rate(size_bytes)
+    return size_bytes
+
+
+def _sample(value: object) -> Size:
+    size_bytes = _size(value)
+    if not MIB <= size_bytes <= MAX_BYTES:
+        raise ValueError(f"{value!r} is no sample: at least 1MiB")
+    return size_bytes
 
 
 def name(value: str) -> str:
@@ -121,7 +132,8 @@ Count = Annotated[int, Ge(0), Le(100_000)]
 IoLevel = Annotated[int, Ge(0), Le(LEVELS - 1)]
 DurationText = Annotated[Duration, PlainValidator(_duration)]
 DeadlineText = Annotated[Duration, PlainValidator(_deadline)]
-RateText = Annotated[Rate, PlainValidator(_rate)]
+RateText = Annotated[Size, PlainValidator(_rate)]
+SampleText = Annotated[Size, PlainValidator(_sample)]
 HoursText = Annotated[str, AfterValidator(_hours)]
 Command = Annotated[
     tuple[str, ...], BeforeValidator(_arguments), MinLen(1), AfterValidator(_command)

@@ -42,7 +42,7 @@ from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
 from dmsnap.service.replicas import audit as auditing
 from dmsnap.service.replicas import rolling
-from dmsnap.service.replicas.audit import Audit, AuditResult
+from dmsnap.service.replicas.audit import SYNC_SAMPLE_BYTES, Audit, AuditResult
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import recognition, renewal, spare
@@ -86,6 +86,7 @@ class Sync:
         volume: Volume,
         *,
         audit: Audit = Audit.NONE,
+        sample_bytes: int = SYNC_SAMPLE_BYTES,
         cow_percent: int = 0,
         bandwidth: int = 0,
         force: bool = False,
@@ -97,6 +98,7 @@ class Sync:
         self.session = session
         self.volume = volume
         self.audit = audit
+        self.sample_bytes = sample_bytes
         self.force = force
         self.options = CopyOptions(bytes_per_second=bandwidth)
         self.io_priority = io_priority
@@ -373,7 +375,7 @@ class Sync:
         """What was just written is read again from the disk, and compared besides the sample."""
         assert self.undo is not None  # noqa: S101 - a step before
         comparable = ExtentSet.whole(self.volume.size_bytes).without(self.skipped)
-        sample = auditing.choose(self.audit, comparable, self.volume.block_bytes)
+        sample = auditing.choose(self.audit, comparable, self.volume.block_bytes, self.sample_bytes)
         extents = ExtentSet()
         for part in (sample.extents, self.undo.different, self.catch_up):
             extents.merge(part)
@@ -425,6 +427,7 @@ def sync(
     name: str,
     *,
     audit: Audit = Audit.NONE,
+    sample_bytes: int = SYNC_SAMPLE_BYTES,
     dry_run: bool = False,
     cow_percent: int = 0,
     bandwidth: int = 0,
@@ -436,6 +439,7 @@ def sync(
     """Bring the recovery volume of ``name`` up to date with a new point of now. Needs root.
 
     ``source``: with a live point instead, of that id, which stays where it is.
+    ``sample_bytes``: how much an audit of a sample compares.
     ``bandwidth``: bytes a second that are read from the volume, or written; 0: no limit.
     ``io_priority`` is that of comparing, copying and auditing, not of the window.
     ``force``: take the recovery volume over from another host that claims it.
@@ -448,6 +452,7 @@ def sync(
             session,
             volume,
             audit=audit,
+            sample_bytes=sample_bytes,
             cow_percent=cow_percent,
             bandwidth=bandwidth,
             io_priority=io_priority,
@@ -460,6 +465,7 @@ def sync(
         arguments = {
             "name": name,
             "audit": audit,
+            "sample_bytes": sample_bytes,
             "cow_percent": cow_percent,
             "bandwidth": bandwidth,
             "io_priority": str(io_priority) if io_priority else None,

@@ -22,6 +22,7 @@ from dmsnap.service.points import prune as pruning
 from dmsnap.service.points.prune import PruneResult
 from dmsnap.service.points.pruning import Side
 from dmsnap.service.replicas import sync
+from dmsnap.service.replicas.audit import SYNC_SAMPLE_BYTES
 from dmsnap.service.schedules import welcome
 from dmsnap.service.schedules.turn import turn
 from dmsnap.service.session import Session
@@ -180,6 +181,7 @@ class PolicyRun:
                     self.session,
                     volume.name,
                     audit=self.policy.audit,
+                    sample_bytes=int(self.policy.audit_size or SYNC_SAMPLE_BYTES),
                     bandwidth=int(self.policy.bandwidth or 0),
                     io_priority=self.policy.io_priority,
                     source=source,
