@@ -1,7 +1,8 @@
 """Jobs as people see them: listed, and, when they were cut off, begun anew or taken back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import UUID
 
 from dmsnap.catalogue import hook_runs, jobs
@@ -9,6 +10,7 @@ from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import Job, JobState, JobStep
 from dmsnap.errors import DmsnapError, ExitCode, WrongStateError
 from dmsnap.host import ending
+from dmsnap.host.children import in_children
 from dmsnap.service import operations
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import reap
@@ -136,9 +138,46 @@ def cut_off(session: Session) -> list[JobView]:
 def resume_all(session: Session) -> list[Resumed]:
     """Finish or take back whatever was cut off on any volume; nothing is begun anew.
 
-    One that cannot be, as its volume is locked or a device is missing, keeps no other from it.
+    One that cannot be, as its volume is locked or a device is missing, keeps no other from it; nor
+    does one that hangs with its disk: what has no volume in common is done beside each other.
     """
-    return [_concluded(session, job.id) for job in cut_off(session)]
+    groups = _apart(cut_off(session))
+    if len(groups) < 2:
+        return [_concluded(session, job.id) for group in groups for job in group]
+    session.catalogue.close()
+    given = in_children([partial(_concluded_all, session, group) for group in groups])
+    found = [
+        each
+        for group, done in zip(groups, given, strict=True)
+        for each in done or [_left(session, job.id) for job in group]
+    ]
+    return sorted(found, key=lambda each: each.job.id)
+
+
+def _apart(cut: Sequence[JobView]) -> list[list[JobView]]:
+    """Jobs with the volumes of one group are in no other; those of none are one, too."""
+    groups: list[tuple[set[str], list[JobView]]] = []
+    for job in cut:
+        names = set(job.volumes) or {""}
+        same = [group for group in groups if group[0] & names]
+        groups = [group for group in groups if group not in same]
+        names = names.union(*(group[0] for group in same))
+        groups.append((names, [*(each for group in same for each in group[1]), job]))
+    return [sorted(group, key=lambda job: job.id) for _, group in groups]
+
+
+def _concluded_all(session: Session, group: Sequence[JobView]) -> list[Resumed]:
+    """In a process of its own: connections are made anew there, and closed."""
+    try:
+        return [_concluded(session, job.id) for job in group]
+    finally:
+        session.catalogue.close()
+
+
+def _left(session: Session, job_id: int) -> Resumed:
+    sentence = "the process that was to conclude it died"
+    view = viewed(session, jobs.job(session.catalogue, job_id))
+    return Resumed(view, error=sentence, exit_code=ExitCode.FAILURE)
 
 
 def _concluded(session: Session, job_id: int) -> Resumed:

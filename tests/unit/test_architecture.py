@@ -116,12 +116,15 @@ def test_only_the_host_layer_runs_programs_and_does_ioctls(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if layer(path) != "cli"], ids=identity)
 def test_nothing_below_the_command_line_prints_prompts_or_exits(path: Path) -> None:
+    ends = {"sys.exit", "os._exit", "os.abort", "sys.stdout", "sys.stderr"}
+    if identity(path) == "dmsnap/host/children.py":
+        ends.remove("os._exit")  # a forked child's only end
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in {"print", "input", "exit", "quit"}, node.lineno
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             attribute = f"{node.value.id}.{node.attr}"
-            assert attribute not in {"sys.exit", "os._exit", "os.abort", "sys.stdout", "sys.stderr"}
+            assert attribute not in ends
         if isinstance(node, ast.Raise) and node.exc is not None:
             raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
             assert not (isinstance(raised, ast.Name) and raised.id == "SystemExit"), node.lineno
