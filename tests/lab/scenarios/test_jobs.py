@@ -118,6 +118,23 @@ def test_a_sync_is_begun_anew(lab: Lab, at: str) -> None:
     assert sha256(bench.recovery, SIZE) == sha256(bench.primary)
 
 
+def test_volumes_are_settled_beside_each_other(lab: Lab) -> None:
+    """As after a boot: each in a process of its own, where several have something left."""
+    benches = Bench(lab), Bench(lab)
+    for bench in benches:
+        bench.write("second")
+        killed("sync", bench.name, at="apply")
+    resumed = dmsnap("job", "resume", "--all")
+    assert [each["job"]["volumes"] for each in resumed] == [[bench.name] for bench in benches]
+    assert {(each["job"]["state"], each["job"]["outcome"]) for each in resumed} == {
+        ("undone", "cut off at apply")
+    }
+    for bench in benches:
+        run("umount", bench.mount_point)
+        dmsnap("sync", bench.name)
+        assert sha256(bench.recovery, SIZE) == sha256(bench.primary)
+
+
 def test_the_next_command_says_what_it_did(lab: Lab) -> None:
     bench = Bench(lab)
     cut_off = killed("sync", bench.name, at="apply")
