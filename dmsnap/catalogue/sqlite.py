@@ -4,7 +4,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -62,11 +62,12 @@ class SqliteConnections:
 
     def _take(self) -> "_Opened":
         now = _identity(self._path)
-        while self._idle:
-            opened = self._idle.pop()
-            if opened.file == now:
-                return opened
-            opened.connection.close()
+        with suppress(IndexError):  # there is none left, if another thread was faster
+            while True:
+                opened = self._idle.pop()
+                if opened.file == now:
+                    return opened
+                opened.connection.close()
         return _Opened(now, _connect(self._path))
 
     @cached_property

@@ -73,8 +73,10 @@ def test_what_is_switched_off_stays_so(
     tmp_path: Path, pipe: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(replacement, "NULL", pipe)
-    masked, file = tmp_path / "masked", tmp_path / "file"
+    masked, file, circle = tmp_path / "masked", tmp_path / "file", tmp_path / "circle"
     masked.symlink_to(pipe)
+    circle.symlink_to(circle)
+    assert not replacement.is_masked(circle)
     for path in (masked, file):
         replacement.replace_unless_masked(path, "text")
     assert masked.is_symlink()
