@@ -288,20 +288,21 @@ def is_being_attached(volume: Volume, cut_off: Sequence[Job]) -> bool:
 
 
 def remove_temporary_points(session: Session, volume: Volume) -> None:
-    """Points whose sync did not live to remove them. One that it brought to the replica stays."""
+    """Points whose sync did not live to remove them. One that it brought to the replica stays, and
+    so does any while that cannot be told: it may be the only one that the replica has.
+    """
     for point in session.catalogue.temporary_points(volume.id):
-        if is_on_replica(volume, point):
+        try:
+            is_on_replica = replica.holds(replica.label_of(volume), point.id)
+        except DmsnapError as error:
+            if volume.recovery is not None and volume.state is not VolumeState.BUILDING:
+                log.warning("a point of %s is left as it is: %s", volume.name, error)
+                continue
+            is_on_replica = False  # half a first copy has no label yet
+        if is_on_replica:
             session.settle_on_replica(volume, point)
         else:
             session.drop_live_point(volume, point, "its command was cut off")
-
-
-def is_on_replica(volume: Volume, point: Point) -> bool:
-    """Whether the replica holds a point; no, when that cannot be told."""
-    try:
-        return replica.holds(replica.label_of(volume), point.id)
-    except DmsnapError:
-        return False
 
 
 def remove_stray_snapshots(session: Session, volume: Volume) -> None:

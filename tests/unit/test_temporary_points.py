@@ -12,6 +12,7 @@ from dmsnap.catalogue import jobs, past
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, PlaceKind, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import NotFoundError
 from dmsnap.recovery import replica
 from dmsnap.service import reaper
 from dmsnap.service.configuration.configuration import Configuration
@@ -73,6 +74,33 @@ def test_what_did_not_come_to_the_replica_goes(
     labelled(monkeypatch, LabelState.CONSISTENT, uuid4())
     reaper.remove_temporary_points(session, PROTECTED)
     assert session.catalogue.points(PROTECTED.id) == []
+
+
+@pytest.mark.parametrize(
+    ("volume", "stays"),
+    [
+        (PROTECTED, True),
+        (replace(PROTECTED, state=VolumeState.BUILDING), False),
+        (PROMOTED, False),
+    ],
+    ids=["protected", "first-copy", "promoted"],
+)
+def test_while_the_label_cannot_be_read_the_point_may_be_what_the_replica_is(
+    session: Session, monkeypatch: pytest.MonkeyPatch, volume: Volume, stays: bool
+) -> None:
+    """Its disk is away, or its LUN not logged in to; a volume without a replica waits for none."""
+
+    def away(_volume: Volume) -> Label:
+        raise NotFoundError("the disk is away")
+
+    recorded(session, volume)
+    monkeypatch.setattr(replica, "label_of", away)
+    reaper.remove_temporary_points(session, volume)
+    assert session.catalogue.points(volume.id) == ([TAKEN] if stays else [])
+    if stays:
+        labelled(monkeypatch, LabelState.CONSISTENT, TAKEN.id)
+        reaper.remove_temporary_points(session, volume)
+        require_on_replica(session)
 
 
 def cut_off(session: Session) -> Job:
