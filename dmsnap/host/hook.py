@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dmsnap.errors import ProgramError
-from dmsnap.host.run import ENVIRONMENT, REAP_SECONDS, kill_session
+from dmsnap.host.run import REAP_SECONDS, environment, kill_session
 from dmsnap.host.signals import SIGNALS, deferred
 from dmsnap.host.trust import require_trusted_command
 from dmsnap.units import KIB, MIB
@@ -111,7 +111,7 @@ def _start(command: tuple[str, ...], variables: Mapping[str, str]) -> subprocess
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=ENVIRONMENT | ours,
+            env=environment() | ours,
             cwd="/",
             start_new_session=True,
         )

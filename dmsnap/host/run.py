@@ -19,6 +19,7 @@ LOGGER = logging.getLogger(__name__)
 
 SEARCH_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 ENVIRONMENT = {"LC_ALL": "C", "PATH": ":".join(SEARCH_PATH), "HOME": "/"}
+STARTED_BY = "DMSNAP_PID"  # in the environment of what we start: by this it is known (orphans)
 
 REAP_SECONDS = 5
 STALL_INTERVAL_SECONDS = 0.2
@@ -68,6 +69,11 @@ class Completed:
                 f"{shlex.join(self.argv)} did not write JSON but {self.text[:200]!r}",
                 argv=list(self.argv),
             ) from error
+
+
+def environment() -> dict[str, str]:
+    """What a program is started with: nothing of ours, but who started it."""
+    return ENVIRONMENT | {STARTED_BY: str(os.getpid())}
 
 
 def which(name: str) -> Path | None:
@@ -170,7 +176,7 @@ def _start(
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=ENVIRONMENT,
+            env=environment(),
             cwd="/",
             start_new_session=True,
             pass_fds=descriptors,

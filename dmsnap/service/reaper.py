@@ -18,7 +18,7 @@ from dmsnap.catalogue.model import (
     VolumeState,
 )
 from dmsnap.errors import BusyError, DmsnapError, MountPointTakenError
-from dmsnap.host import signals
+from dmsnap.host import orphans, signals
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Snapshot
 from dmsnap.recovery import chain, replica
@@ -91,6 +91,8 @@ def reap(
     luns.release_strays(session, volume.name)
     luns.attach_all(session, volume, wanted)
     cut_off = jobs.unfinished(session.catalogue, volume.id)
+    for job in cut_off:
+        orphans.wait_for_lvm(job.pid)
     waiting: list[Job] = []
     try:
         clear(session, volume, cut_off)
@@ -100,7 +102,7 @@ def reap(
     if not concluding:
         return set()
     for job in cut_off:
-        hooks.close_cut_off(session, job)
+        hooks.close_cut_off(session, job, volume.name)
     ended = {
         (job.operation, conclude(session, volume, job)) for job in cut_off if job not in waiting
     }

@@ -259,7 +259,7 @@ def test_what_a_killed_command_had_to_run_is_run_once(
     for name, state in states.items():
         jobs.record_step(catalogue, job, steps.index(name), state, None)
     for _ in range(2):
-        hooks.close_cut_off(paired.session, jobs.job(catalogue, job))
+        hooks.close_cut_off(paired.session, jobs.job(catalogue, job), "pg")
     assert paired.ran == (["postsnapshot start pg wal cut off"] if runs else [])
     kept = hook_runs.of_job(catalogue, job)
     assert [(run.hook, run.step) for run in kept] == [("start", "postsnapshot")] * runs
@@ -324,7 +324,7 @@ def test_clearing_goes_on_when_nobody_knows_the_hooks(
     steps = ["presnapshot", "postsnapshot"]
     job = jobs.begin(catalogue, "sync", [uuid4()], arguments={}, pid=1, steps=steps)
     jobs.record_step(catalogue, job, 0, StepState.DONE, None)
-    hooks.close_cut_off(paired.session, jobs.job(catalogue, job))
+    hooks.close_cut_off(paired.session, jobs.job(catalogue, job), "pg")
     assert f"the postsnapshot hooks of job {job} were not run" in caplog.text
 
 

@@ -41,7 +41,9 @@ def test_output_and_environment() -> None:
     lines = set(completed.text.splitlines())
     assert "LC_ALL=C" in lines
     assert "HOME=/" in lines
-    assert {line.partition("=")[0] for line in lines} <= {"LC_ALL", "HOME", "PATH", "PWD", "_"}
+    names = {line.partition("=")[0] for line in lines}
+    assert names <= {"LC_ALL", "HOME", "PATH", "DMSNAP_PID", "PWD", "_"}
+    assert f"DMSNAP_PID={os.getpid()}" in lines
 
 
 def test_stdin_is_empty_or_fed() -> None:

@@ -20,6 +20,7 @@ from dmsnap.errors import (
     InterruptedBySignal,
     ProgramError,
 )
+from dmsnap.host import orphans
 from dmsnap.host.hook import KEPT_BYTES, HookRun, run_hook
 from dmsnap.host.signals import held_back
 from dmsnap.service.configuration import configuration
@@ -203,13 +204,18 @@ def _chosen(declared: "Declarations", volumes: Sequence[str]) -> dict[str, "Hook
     return {name: declared.hook[name] for name in names}
 
 
-def close_cut_off(session: Session, job: Job) -> None:
-    """Run what a killed command had still to run of its pairs, for all of its volumes, once."""
+def close_cut_off(session: Session, job: Job, held: str) -> None:
+    """Run what a killed command had still to run of its pairs, for all of its volumes, once.
+
+    A hook of it that outlived it is killed first: it would stop again what is let go now. ``held``
+    is the volume whose lock the caller has.
+    """
     for first, second in PAIRS.items():
         position = next((at for at, step in enumerate(job.steps) if step.name == second), None)
         if position is None or not job.has_begun(first) or job.has(second, StepState.DONE):
             continue
         names = [each.name for each in session.catalogue.volumes() if each.id in job.volume_ids]
+        orphans.end_hooks(job.pid, held, {first, second})
         try:
             hooks = hooks_of(session, names)
             hooks.after(second, "cut off")

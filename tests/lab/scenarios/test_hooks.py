@@ -175,6 +175,20 @@ def test_one_that_is_interrupted_is_killed_and_the_other_runs(hooked: Hooked) ->
     ]
 
 
+def test_one_that_outlives_its_command_stops_nothing_after_the_other_ran(hooked: Hooked) -> None:
+    state, pid = hooked.directory / "state", hooked.directory / "pid"
+    script = f"echo $$ >{pid}; kill -KILL $PPID; sleep 600; echo stopped >{state}"
+    hooked.hook("stop", "presnapshot", script)
+    hooked.hook("start", "postsnapshot", f"echo started >{state}")
+    with configured(*hooked.lines):
+        ended = forked("point", "create", hooked.volume.name)
+        assert ended.code == -signal.SIGKILL
+        assert is_alive(int(pid.read_text()))
+        dmsnap("job", "resume", "--all")
+    assert state.read_text() == "started\n"
+    assert not is_alive(int(pid.read_text()))
+
+
 def test_what_a_killed_command_left_to_run_is_kept_with_its_job(hooked: Hooked) -> None:
     hooked.hook("stop", "presnapshot", "echo stopped")
     hooked.hook("start", "postsnapshot", 'echo "started, $DMSNAP_OUTCOME"')

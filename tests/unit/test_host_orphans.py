@@ -1,0 +1,84 @@
+"""What outlives a command that was killed: real processes, in sessions of their own."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_host_hook import has_ended
+
+from dmsnap.host import orphans, run
+from dmsnap.host.hook import run_hook
+
+HOOK = """#!/bin/sh
+sleep 300 &
+echo $! >{directory}/child
+echo $$ >{directory}/pid.new
+mv {directory}/pid.new {directory}/pid
+wait
+"""
+
+
+class Killed:
+    """A command that was killed while its hook ran."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        path = directory / "hook"
+        path.write_text(HOOK.format(directory=directory))
+        path.chmod(0o755)
+        self.pid = os.fork()
+        if self.pid == 0:
+            run_hook((str(path),), {"VOLUMES": "a srv", "PHASE": "precopy"}, deadline_seconds=300)
+            os._exit(0)
+        while not (directory / "pid").exists():
+            time.sleep(0.01)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    def written(self, name: str) -> int:
+        return int((self.directory / name).read_text())
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Iterator[Killed]:
+    tmp_path.chmod(0o755)
+    found = Killed(tmp_path)
+    yield found
+    for name in ("pid", "child"):
+        if not has_ended(found.written(name), within=0):
+            os.kill(found.written(name), signal.SIGKILL)
+
+
+def test_a_hook_ends_with_all_that_is_in_its_session(killed: Killed) -> None:
+    orphans.end_hooks(killed.pid, "srv", {"precopy", "postcopy"})
+    assert has_ended(killed.written("pid"), within=0)
+    assert has_ended(killed.written("child"), within=0)
+
+
+@pytest.mark.parametrize(
+    ("command", "volume", "phase"), [(0, "other", "precopy"), (1, "srv", "precopy"), (0, "srv", "")]
+)
+def test_hooks_of_other_commands_volumes_and_phases_go_on(
+    killed: Killed, command: int, volume: str, phase: str
+) -> None:
+    orphans.end_hooks(killed.pid + command, volume, {phase})
+    assert not has_ended(killed.written("pid"), within=0)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 300])
+def test_lvm_is_waited_for_and_not_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, seconds: float
+) -> None:
+    """Killed in between it may leave a volume group that others share as it is."""
+    program = tmp_path / "lvm"
+    program.symlink_to("/bin/sleep")
+    environment = run.environment()
+    with subprocess.Popen([program, str(seconds)], env=environment) as process:
+        orphans.wait_for_lvm(os.getpid(), wait_seconds=60 if seconds < 1 else 0.1)
+        assert (process.poll() is not None) == (seconds < 1)
+        process.kill()
+    assert ("goes on" in caplog.text) == (seconds > 1)
