@@ -11,7 +11,7 @@ from dmsnap.policy.retention import AgingPoint, Decision, Retention, Rule
 
 
 class Claim(IntEnum):
-    """The higher, the later a point goes; one that is ``KEEP`` never does for want of room.
+    """The higher, the later a point goes. One that is marked never does: its label says so, too.
 
     What stays for its age alone are the many that follow each other closely; a month has one.
     """

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from test_history import LENGTH, OFFSET, a_label, an_entry
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_history import LENGTH, OFFSET, a_label, an_entry, check_layout
 from test_removal import PAGES, a_replica, synced
 
 from dmsnap._native.label import HistoryEntry, HistoryFlag, Label
@@ -14,7 +16,7 @@ from dmsnap.errors import NoSpaceError
 from dmsnap.policy import claims, retention
 from dmsnap.policy.claims import Claim
 from dmsnap.policy.retention import Action, AgingPoint, Retention
-from dmsnap.recovery import history, removal
+from dmsnap.recovery import apply, history, removal
 from dmsnap.recovery.room import gone, make_room
 from dmsnap.units import MIB, PAGE_BYTES, align_up
 
@@ -219,4 +221,54 @@ def test_on_a_recovery_volume_all_others_show_what_they_held(
         assert after == made.label
         assert place in history.free_extents(after)
         assert [each.point_uuid for each in after.history] == [each.point_uuid for each in others]
+        made.check()
+
+
+# What a sync changes, how much its point claims, and whether that is marked.
+syncs = st.lists(
+    st.tuples(st.sets(st.integers(0, PAGES - 1), min_size=1), st.integers(0, 3), st.booleans()),
+    min_size=4,
+    max_size=12,
+)
+
+
+@given(syncs, st.integers(8, 80))
+@settings(deadline=None, max_examples=60)
+def test_whatever_gives_way_all_others_show_what_they_held(
+    done: list[tuple[set[int], int, bool]], region_pages: int
+) -> None:
+    """On stores in a file: merged, dropped, or refused, by the label and byte for byte."""
+    with a_replica(region_pages * PAGE_BYTES) as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "MAX_ENTRIES", 5)
+        found: dict[UUID, int] = {}
+
+        def merge(label: Label, group: tuple[HistoryEntry, ...], gain: int) -> Label | None:
+            return removal.joined(made, label, group, gain)  # type: ignore[arg-type]
+
+        for number, (pages, claim, marked) in enumerate(done, start=1):
+            before = made.label
+            assert before.point_uuid is not None
+            needed = apply.store_bytes(len(pages) * PAGE_BYTES)
+            try:
+                after, place = make_room(before, needed, lambda: found, merge)
+            except NoSpaceError:
+                after = made.label
+                place = None
+            went = gone(before, after)
+            assert not any(e.flags & KEEP for e in before.history if e.point_uuid in went)
+            left = [entry.point_uuid for entry in after.history]
+            assert left == [e.point_uuid for e in before.history if e.point_uuid not in went]
+            check_layout(after)
+            made.label = after
+            if place is not None:
+                assert place.length_bytes >= needed
+                content = bytearray(made.contents[before.point_uuid])
+                for page in pages:
+                    first = page * PAGE_BYTES
+                    content[first : first + PAGE_BYTES] = bytes([number]) * PAGE_BYTES
+                made.sync(bytes(content[: len(made.contents[before.point_uuid])]), place)
+                newest = replace(made.label.history[0], flags=KEEP if marked else HistoryFlag(0))
+                made.label = replace(made.label, history=(newest, *made.label.history[1:]))
+                assert made.label.point_uuid is not None
+                found[made.label.point_uuid] = claim
         made.check()

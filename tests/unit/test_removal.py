@@ -62,9 +62,10 @@ class Replica:
         self.label = new
         self.writes += 1
 
-    def sync(self, content: bytes) -> None:
+    def sync(self, content: bytes, room: Extent | None = None) -> None:
         """The engine's own: the old content to the history, the new one to the replica."""
-        _, room = make_room(self.label, 0)
+        if room is None:
+            _, room = make_room(self.label, 0)
         with tempfile.TemporaryFile() as source:
             source.write(content)
             source.flush()
