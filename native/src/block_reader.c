@@ -124,14 +124,17 @@ static struct dms_error *start(struct pass *pass, struct slot *slot)
 	return pass->source->shared ? complete(pass->reader, 0) : NULL;
 }
 
-/* Put as much in flight as there is room for. What cannot be comes behind what is: that is read still. */
+/*
+ * Put as much in flight as there is room for, or until one is here at once. What
+ * cannot be put in flight comes behind what is: that is read still.
+ */
 static void fill(struct pass *pass)
 {
 	struct dms_block_reader *reader = pass->reader;
 	uint32_t limit = dms_io_queue_is_io_uring(reader->queue) ? NR_RUNS : 1;
+	bool at_once = false;
 
-	while (pass->nr_slots < limit &&
-	       !(pass->nr_slots && reader->slots[pass->first].completed)) {
+	while (!at_once && pass->nr_slots < limit) {
 		struct slot *slot = &reader->slots[(pass->first + pass->nr_slots) % NR_RUNS];
 		struct dms_error *error;
 
@@ -140,6 +143,7 @@ static void fill(struct pass *pass)
 		error = start(pass, slot);
 		if (error)
 			dms_block_source_fail(pass->source, slot->run.number, error);
+		at_once = slot->completed;
 	}
 }
 

@@ -8,17 +8,18 @@ hold writes are digested, as the kernel leaves them after a while.
 import json
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from measure.devices import KIB, MIB, TIB
+from measure.devices import GIB, KIB, MIB, TIB
 from measure.model import Figure, Goal, Plot, Series, Statistic, Unit
-from measure.process import BenchError, alternating, programs, run, series, used
+from measure.process import BenchError, Usage, Work, alternating, programs, run, series, used
 from measure.setting import CHECKOUT, Setting
 
 BLOCK, SINCE = 64 * KIB, 6
 SIZE, DIRTY_PER_TIB = 4 * TIB, 25_000
+TINY = GIB  # next to nothing to read
 GROWTH_TIB, QUICK_GROWTH_TIB = (1, 4, 16, 64), (1, 4)
 OURS, START, READING = "dmsnap inspect era", "dmsnap --version", "cat"
 SHUFFLED = "dmsnap inspect era, blocks in random order"
@@ -28,12 +29,36 @@ RELEASES = {NEW: "trixie", OLD: "bookworm"}
 OLD_ROUNDS = 2  # half a minute each
 CASE = "4 TiB"
 MEMORY_LIMIT = 64 * MIB
+# The buffers of native/src/block_readers.c: 2 MiB for each of at most four readers.
+BUFFERS = 8 * MIB
+IMPORTS = "words of the command line, imports"
+READ, PRINT = "reading, checking, merging", "extents as text"
+REST = "the rest: writing it, the end of the process"
+FOR_NOTHING = "the same for 1 GiB"
+A_BIT = "a bit for each block"
+BEYOND = "what grows with the volume"
+# The core by its own clock, in a process of its own: IMAGE SINCE.
+CORE_ALONE = """
+import os, sys, time
+from dmsnap._native.era import EraMetadata
+fd = os.open(sys.argv[1], os.O_RDONLY)
+laps = [(time.perf_counter(), time.process_time())]
+with EraMetadata.open(fd, "image") as metadata:
+    found = metadata.written_blocks(int(sys.argv[2]))
+laps.append((time.perf_counter(), time.process_time()))
+for _ in found.texts(json=True):
+    pass
+laps.append((time.perf_counter(), time.process_time()))
+for (begun, cpu_begun), (ended, cpu_ended) in zip(laps, laps[1:]):
+    print(ended - begun, cpu_ended - cpu_begun)
+"""
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
-    """The same question to all tools; then ours on growing volumes."""
+    """The same question to all tools, and what ours spends; then ours on growing volumes."""
     yield compare(setting)
-    yield grow(setting)
+    yield parts(setting)
+    yield from grow(setting)
 
 
 def compare(setting: Setting) -> Figure:
@@ -59,8 +84,8 @@ def compare(setting: Setting) -> Figure:
         **{name: told(name) for name in RELEASES},
     }
     found = [series(name, CASE, taken[name], words[name]) for name in words]
-    beyond = zip(taken[OURS], taken[START], strict=True)
-    found.append(Series(ABOVE, CASE, tuple(ours.seconds - start.seconds for ours, start in beyond)))
+    above = beyond(taken[OURS], taken[START])
+    found.append(Series(ABOVE, CASE, tuple(usage.seconds for usage in above)))
     return Figure(
         key="era",
         title="Which blocks were written since an era: 4 TiB in 64 KiB blocks",
@@ -80,19 +105,99 @@ def compare(setting: Setting) -> Figure:
     )
 
 
-def grow(setting: Setting) -> Figure:
-    """Ours and reading the same bytes once, 25,000 dirty blocks in each TiB."""
-    found: list[Series] = []
-    for size_tib in QUICK_GROWTH_TIB if setting.quick else GROWTH_TIB:
-        with image_of(size_tib * TIB, setting) as image:
-            commands = {OURS: inspect(setting, image), READING: ["cat", image]}
-            taken = alternating(setting.rounds(5), programs(commands))
-            found += [
-                series(name, f"{size_tib} TiB", usages, commands[name], position=size_tib * TIB,
-                       note=f"{image.stat().st_size // MIB} MiB of metadata")
-                for name, usages in taken.items()
-            ]  # fmt: skip
+def parts(setting: Setting) -> Figure:
+    """Where the time of ours goes: whole processes in turn, and the core by its own clock."""
+    with image_of(SIZE, setting) as image, image_of(TINY, setting, "tiny") as tiny:
+        alone = [setting.python, "-c", CORE_ALONE, image, SINCE]
+        laps: list[list[Usage]] = []
+        works: dict[str, Work] = {
+            **programs(
+                {
+                    OURS: inspect(setting, image),
+                    START: [setting.program, "--version"],
+                    FOR_NOTHING: inspect(setting, tiny),
+                }
+            ),
+            READ: lambda: laps.append(laps_of(run(*alone))),
+        }
+        taken = alternating(setting.rounds(9), works)
     return Figure(
+        key="era-parts",
+        title="Where the time goes",
+        text="dmsnap --version is the start of the program; what the same command takes beyond it "
+        "for a volume of 1 GiB is its words and imports. Reading and text are by the core's own "
+        "clock, in a process of its own; cat, above, reads the same bytes and does nothing with "
+        "them. Where the processor takes longer than the clock, several threads read and check.",
+        unit=Unit.SECONDS,
+        series=tuple(parts_of(taken, laps)),
+        subject="",
+        plot=Plot.NONE,
+        axis="volume",
+    )
+
+
+def laps_of(said: str) -> list[Usage]:
+    """What CORE_ALONE prints: seconds and processor seconds of each lap."""
+    return [Usage(*map(float, line.split())) for line in said.splitlines()]
+
+
+def parts_of(
+    taken: Mapping[str, Sequence[Usage]], laps: Sequence[Sequence[Usage]]
+) -> Iterator[Series]:
+    """The whole as a sum of parts, round by round."""
+    imports = beyond(taken[FOR_NOTHING], taken[START])
+    read, text = ([lap[number] for lap in laps] for number in range(2))
+    known = zip(taken[START], imports, read, text, strict=True)
+    rest = beyond(taken[OURS], [added(each) for each in known])
+    named = {START: taken[START], IMPORTS: imports, READ: read, PRINT: text, REST: rest}
+    for name, usages in named.items():
+        yield Series(
+            name,
+            CASE,
+            samples=tuple(usage.seconds for usage in usages),
+            cpu_seconds=tuple(usage.cpu_seconds for usage in usages),
+        )
+
+
+def beyond(usages: Sequence[Usage], others: Sequence[Usage]) -> list[Usage]:
+    """What was used more than by the others, round by round."""
+    return [
+        Usage(
+            usage.seconds - other.seconds,
+            usage.cpu_seconds - other.cpu_seconds,
+            usage.peak_bytes - other.peak_bytes,
+        )
+        for usage, other in zip(usages, others, strict=True)
+    ]
+
+
+def added(usages: Sequence[Usage]) -> Usage:
+    """Times of parts that follow each other."""
+    return Usage(sum(usage.seconds for usage in usages), sum(usage.cpu_seconds for usage in usages))
+
+
+def grow(setting: Setting) -> Iterator[Figure]:
+    """Ours and reading the same bytes once, 25,000 dirty blocks in each TiB; then the memory."""
+    found: list[Series] = []
+    memory: list[Series] = []
+    with image_of(TINY, setting, "tiny") as tiny:
+        for size_tib in QUICK_GROWTH_TIB if setting.quick else GROWTH_TIB:
+            with image_of(size_tib * TIB, setting) as image:
+                commands = {
+                    OURS: inspect(setting, image),
+                    READING: ["cat", image],
+                    FOR_NOTHING: inspect(setting, tiny),
+                    START: [setting.program, "--version"],
+                }
+                taken = alternating(setting.rounds(5), programs(commands))
+                found += [
+                    series(name, f"{size_tib} TiB", taken[name], commands[name],
+                           position=size_tib * TIB,
+                           note=f"{image.stat().st_size // MIB} MiB of metadata")
+                    for name in (OURS, READING)
+                ]  # fmt: skip
+            memory += memory_of(size_tib, taken)
+    yield Figure(
         key="era-growth",
         title="The same over the size of the volume",
         text="25,000 dirty blocks in each TiB; cat reads the metadata once.",
@@ -102,22 +207,65 @@ def grow(setting: Setting) -> Figure:
         limits=(READING,),
         plot=Plot.LINES,
         axis="volume",
-        goals=(
-            Goal(f"memory at {found[-1].case}, above a bit for each block", found[-1].case, OURS,
-                 MEMORY_LIMIT + size_tib * TIB // BLOCK // 8, Statistic.MEMORY),
+    )
+    yield memory_figure(tuple(memory), size_tib)
+
+
+def memory_of(size_tib: int, taken: Mapping[str, Sequence[Usage]]) -> list[Series]:
+    """Peak resident memory of each process, and what it comes to."""
+    grown = beyond(taken[OURS], taken[FOR_NOTHING])
+    peaks: dict[str, Sequence[Usage]] = {
+        OURS: taken[OURS], FOR_NOTHING: taken[FOR_NOTHING], START: taken[START], BEYOND: grown
+    }  # fmt: skip
+    return [
+        *(
+            Series(name, f"{size_tib} TiB", tuple(usage.peak_bytes for usage in usages))
+            for name, usages in peaks.items()
         ),
-    )  # fmt: skip
+        Series(A_BIT, f"{size_tib} TiB", (float(bits_bytes(size_tib)),)),
+    ]
+
+
+def bits_bytes(size_tib: int) -> int:
+    """A bit for each block."""
+    return size_tib * TIB // BLOCK // 8
+
+
+def memory_figure(found: tuple[Series, ...], largest_tib: int) -> Figure:
+    """What may grow with the volume is the result: a bit for each block, where all are written."""
+    case = f"{largest_tib} TiB"
+    return Figure(
+        key="era-memory",
+        title="Its memory over the size of the volume",
+        text="The largest resident set. What the same command takes for a volume of 1 GiB are the "
+        "interpreter, modules and what the program works with. Beyond that there are the result, "
+        "which is a bit for each block where blocks all over the volume were written, and the "
+        "buffers of at most four readers.",
+        unit=Unit.BYTES,
+        series=found,
+        subject="",
+        plot=Plot.NONE,
+        axis="volume",
+        goals=(
+            Goal(
+                f"memory that {case} take beyond 1 GiB: a bit for each block, and buffers",
+                case,
+                BEYOND,
+                bits_bytes(largest_tib) + BUFFERS,
+            ),
+        ),
+    )
 
 
 @contextmanager
-def image_of(size: int, setting: Setting, shuffled: str = "") -> Iterator[Path]:
+def image_of(size: int, setting: Setting, name: str = "", shuffled: str = "") -> Iterator[Path]:
     """An image in the page cache, gone with the block; ``shuffled`` seeds its blocks' order."""
     builder = CHECKOUT / "build" / "native-gcc" / "era_image"
     target = f"../{builder.relative_to(CHECKOUT)}"
     run("make", "-s", "-C", CHECKOUT / "native", "CC=gcc", target)
-    image = setting.scratch / f"era{shuffled}.img"
+    image = setting.scratch / f"era{name}{shuffled}.img"
     seed = [shuffled] if shuffled else []
-    run(builder, image, size // BLOCK, BLOCK // 512, size // TIB * DIRTY_PER_TIB, *seed)
+    run(builder, image, size // BLOCK, BLOCK // 512, size * DIRTY_PER_TIB // TIB, *seed)
     try:
         used("cat", image)
         yield image

@@ -1,7 +1,7 @@
 """What the front costs a write, beside dm-linear over the same device."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,16 +9,20 @@ from operator import attrgetter
 from pathlib import Path
 
 from measure.devices import GIB, dm, sectors
-from measure.model import Figure, Goal, Series, Unit
+from measure.model import Figure, Goal, Plot, Series, Unit
 from measure.process import run
+from measure.requests import Requests, busy_seconds, loops_in, number_of
 from measure.setting import Setting
 
-from figures.protected import FRONT, NAME, protected
+from figures.protected import FRONT, NAME, ORIGIN, Protected, protected
 
 OURS, LINEAR = "dmsnap", "dm-linear"
 COW_PERCENT = 60
 SECONDS = 3
 STEADY, FRESH = "no live point, blocks marked", "no live point, first write in an era"
+LINEAR_NAME = "bench-linear"
+BACKING, STORES = "backing device", "era metadata and COW stores"
+MS_PER_S = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +74,42 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 protected(setting.scratch, size_bytes, block_size=block_size)
             )
             table = f"0 {sectors(volume.primary)} linear {volume.primary} 0"
-            linear = devices.enter_context(dm("bench-linear", table))
+            devices.enter_context(dm(LINEAR_NAME, table))
             for pattern in patterns:
-                yield figure(pattern, linear, setting)
+                taken = in_turn(pattern, volume, setting)
+                yield figure(pattern, taken)
+                if pattern.unit is Unit.BYTES_PER_SECOND:
+                    yield requests_figure(pattern, taken)
+                    yield processor_figure(pattern, taken)
 
 
-def figure(pattern: Pattern, linear: Path, setting: Setting) -> Figure:
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One run of fio: its rate, and what there was to do for its ``writes``."""
+
+    rate: float
+    writes: int
+    seconds: float
+    busy_seconds: float  # of all processors
+    requests: Mapping[str, Requests]  # of each layer
+
+
+Runs = dict[tuple[str, str], list[Written]]
+
+
+def in_turn(pattern: Pattern, volume: Protected, setting: Setting) -> Runs:
     """One pattern in all cases."""
-    taken: dict[tuple[str, str], list[float]] = {}
+    taken: Runs = {}
     for number in range(setting.rounds(4)):
         for case, nr_points in CASES.items():
             for contestant in (OURS, LINEAR) if number % 2 else (LINEAR, OURS):
-                rate = one(pattern, contestant, linear, nr_points, setting)
-                taken.setdefault((contestant, case), []).append(rate)
+                written = one(pattern, contestant, volume, nr_points, setting)
+                taken.setdefault((contestant, case), []).append(written)
+    return taken
+
+
+def figure(pattern: Pattern, taken: Runs) -> Figure:
+    """The rates."""
     return Figure(
         key=pattern.key,
         title=pattern.title,
@@ -92,8 +119,13 @@ def figure(pattern: Pattern, linear: Path, setting: Setting) -> Figure:
         "copied, once for each of them.",
         unit=pattern.unit,
         series=tuple(
-            Series(contestant, case, tuple(rates), command=" ".join(fio(pattern, contestant)))
-            for (contestant, case), rates in taken.items()
+            Series(
+                contestant,
+                case,
+                tuple(each.rate for each in runs),
+                command=" ".join(fio(pattern, contestant)),
+            )
+            for (contestant, case), runs in taken.items()
         ),
         limits=(LINEAR,),
         more_is_better=True,
@@ -110,24 +142,103 @@ def figure(pattern: Pattern, linear: Path, setting: Setting) -> Figure:
     )
 
 
+def requests_figure(pattern: Pattern, taken: Runs) -> Figure:
+    """What becomes of one write on its way down."""
+    return Figure(
+        key=f"{pattern.key}-requests",
+        title=f"Where the time goes: requests for each write, in blocks of {pattern.block_size}",
+        text="Counted by the kernel (stat in sysfs) in the same runs. dm cuts a write for its "
+        "target before it counts it; the backing device counts what it is given after neighbours "
+        "have been put together again, which is beside it.",
+        unit=Unit.COUNT,
+        series=tuple(
+            Series(layer, case, samples)
+            for (contestant, case), runs in taken.items()
+            for layer, samples in layers(contestant, runs).items()
+        ),
+        subject="",
+        plot=Plot.NONE,
+    )
+
+
+def layers(contestant: str, runs: Sequence[Written]) -> dict[str, tuple[float, ...]]:
+    """Requests of each layer for each write, run by run; what nobody saw is left out."""
+    found: dict[str, tuple[float, ...]] = {}
+    for name in runs[0].requests:
+        label = f"below dm-linear: {name}" if contestant == LINEAR and name != LINEAR else name
+        counted = [(each.requests[name], each.writes) for each in runs]
+        kinds = {
+            label: tuple(requests.writes / writes for requests, writes in counted),
+            f"{label}, put together": tuple(
+                requests.merged / writes for requests, writes in counted
+            ),
+            f"{label}, reads": tuple(requests.reads / writes for requests, writes in counted),
+        }
+        found |= {kind: samples for kind, samples in kinds.items() if kind == label or any(samples)}
+    return found
+
+
+def processor_figure(pattern: Pattern, taken: Runs) -> Figure:
+    """Whether the processor is what limits."""
+    return Figure(
+        key=f"{pattern.key}-processor",
+        title=f"Where the time goes: the processor, for each write in blocks of "
+        f"{pattern.block_size}",
+        text="The time is that of the same runs, one write after the other; the processor's is "
+        "what all of the guest's worked meanwhile, fio included. Where the two are as long, the "
+        "processor is what limits.",
+        unit=Unit.SECONDS,
+        series=tuple(
+            Series(
+                contestant,
+                case,
+                samples=tuple(each.seconds / each.writes for each in runs),
+                cpu_seconds=tuple(each.busy_seconds / each.writes for each in runs),
+            )
+            for (contestant, case), runs in taken.items()
+        ),
+        limits=(LINEAR,),
+        plot=Plot.NONE,
+    )
+
+
 def one(
-    pattern: Pattern, contestant: str, linear: Path, nr_points: int | None, setting: Setting
-) -> float:
-    """The rate of one run, with so many points taken right before it and deleted after it."""
+    pattern: Pattern, contestant: str, volume: Protected, nr_points: int | None, setting: Setting
+) -> Written:
+    """One run, with so many points taken right before it and deleted after it."""
     command = fio(pattern, contestant, seconds=1 if setting.quick else SECONDS)
     if contestant == LINEAR:
-        return rate(pattern, command)
+        return written(pattern, command, below(contestant, volume), setting.scratch)
     if nr_points is None:
         run("dd", "if=/dev/zero", f"of={FRONT}", "bs=1M", "oflag=direct", expected=(1,))
-        return rate(pattern, command)
+        return written(pattern, command, below(contestant, volume), setting.scratch)
     points = [point() for _ in range(max(nr_points, 1))]
     for unwanted in points[nr_points:]:  # what rolls the era and is gone before anything is written
         run("dmsnap", "point", "delete", unwanted)
     try:
-        return rate(pattern, command)
+        return written(pattern, command, below(contestant, volume), setting.scratch)
     finally:
         for each in points[:nr_points]:
             run("dmsnap", "point", "delete", each)
+
+
+def below(contestant: str, volume: Protected) -> dict[str, list[str]]:
+    """The layers that a write goes through, with the numbers of their devices."""
+    backing = [number_of(volume.primary)]
+    if contestant == LINEAR:
+        return {LINEAR: [dm_number(LINEAR_NAME)], BACKING: backing}
+    return {
+        "front": [dm_number(NAME)],
+        "origin": [dm_number(ORIGIN)],
+        BACKING: backing,
+        STORES: loops_in(volume.store),
+    }
+
+
+def dm_number(name: str) -> str:
+    told = run("dmsetup", "info", "--columns", "--noheadings", "--separator", ":",
+               "-o", "major,minor", name)  # fmt: skip
+    return told.strip()
 
 
 def point() -> str:
@@ -137,12 +248,29 @@ def point() -> str:
 
 def fio(pattern: Pattern, contestant: str, seconds: int = SECONDS) -> list[str]:
     """fio's command line; it ends early when every block was written once."""
-    device = FRONT if contestant == OURS else FRONT.with_name("bench-linear")
+    device = FRONT if contestant == OURS else FRONT.with_name(LINEAR_NAME)
     return ["fio", "--name=write", f"--filename={device}", "--ioengine=libaio", "--direct=1",
             *pattern.arguments, f"--runtime={seconds}", "--output-format=json"]  # fmt: skip
 
 
-def rate(pattern: Pattern, command: list[str]) -> float:
+def written(
+    pattern: Pattern, command: list[str], numbers: Mapping[str, list[str]], scratch: Path
+) -> Written:
+    """Run fio, and count. What the processors do for fio's start, fio itself leaves out."""
+    snapshots = [scratch / "before", scratch / "after"]
+    words = [f"--exec_{when}run=cp /proc/stat {path}"
+             for when, path in zip(("pre", "post"), snapshots, strict=True)]  # fmt: skip
     run("sync")
-    (job,) = json.loads(run(*command))["jobs"]
-    return float(job["write"][pattern.field])
+    before = {layer: Requests.of(each) for layer, each in numbers.items()}
+    said = run("env", "-C", scratch, *command, *words)
+    (job,) = json.loads(said[said.index("{") :])["jobs"]  # before it stands what was run beside
+    requests = {layer: Requests.of(each) - before[layer] for layer, each in numbers.items()}
+    begun, ended = (busy_seconds(path) for path in snapshots)
+    wrote = job["write"]
+    return Written(
+        rate=float(wrote[pattern.field]),
+        writes=int(wrote["total_ios"]),
+        seconds=float(wrote["runtime"]) / MS_PER_S,
+        busy_seconds=ended - begun,
+        requests=requests,
+    )

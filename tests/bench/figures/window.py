@@ -1,14 +1,19 @@
 """How long the file system stands still for a point, beside the same by one dmsetup a step."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from measure.devices import GIB, MIB, loop, sectors
 from measure.model import Figure, Goal, Plot, Series, Statistic, Unit
 from measure.process import run
 from measure.setting import Setting
 
+from dmsnap._native import window
+from dmsnap._native.window import WindowTimes
 from dmsnap.errors import DeadlineError
 from dmsnap.service.points import deletion, point
 from dmsnap.service.session import Session
@@ -27,48 +32,128 @@ COMMANDS = {
     THEIRS: f"dmsetup suspend {NAME}; dmsetup suspend --nolockfs {ORIGIN}; dmsetup create point "
     f"--table '0 SECTORS snapshot PRIMARY COW P 8'; dmsetup resume {ORIGIN}; dmsetup resume {NAME}",
 }
-RANDOM = "4 KiB random buffered"
+RANDOM = ("4 KiB random buffered", "4 KiB random direct")
+STEPS = (
+    "suspend of the front",
+    "suspend of the origin",
+    "resume of the snapshot",
+    "resume of the origin",
+    "resume of the front",
+)
+BETWEEN = "between them"
+
+
+@dataclass(slots=True)
+class Taken:
+    """What was measured under one load: of the whole windows, and of the parts of ours."""
+
+    whole: list[Series] = field(default_factory=list)
+    parts: list[Series] = field(default_factory=list)
 
 
 def measure(setting: Setting) -> Iterator[Figure]:
     """Both ways in turn on one mounted volume, under each load."""
     mount_point = setting.scratch / "mnt"
-    series: list[Series] = []
+    found = Taken()
     with (
         protected(setting.scratch, SIZE_BYTES, mount_point=mount_point) as volume,
         loop(setting.scratch / "cow", COW_BYTES, allocated=True) as cow,
     ):
         for name in load.COMMANDS:
             with load.running(name, mount_point):
-                series += under(name, volume, cow, mount_point, setting.rounds(TIMES, QUICK_TIMES))
-    yield Figure(
+                under(name, volume, cow, mount_point, setting.rounds(TIMES, QUICK_TIMES), found)
+    yield whole_figure(tuple(found.whole))
+    yield parts_figure(tuple(found.parts))
+
+
+def whole_figure(found: tuple[Series, ...]) -> Figure:
+    """Both ways, as distributions."""
+    return Figure(
         key="window",
         title="How long the file system stands still for a point",
         text=f"An ext4 of {SIZE_BYTES // GIB} GiB, from before the first suspend until after the "
         "last resume. Both flush the file system before that.",
         unit=Unit.SECONDS,
-        series=tuple(series),
+        series=found,
         plot=Plot.DISTRIBUTION,
         axis="load",
-        goals=(
-            Goal("the window's median under 4 KiB random writes", RANDOM, OURS, 5e-3),
-            Goal("its 99th percentile", RANDOM, OURS, 60e-3, Statistic.P99),
-            Goal("its median beside dmsetup step by step", RANDOM, OURS, 0.1, against=THEIRS),
-        ),
+        goals=tuple(goal for name in RANDOM for goal in goals(name)),
     )
 
 
-def under(name: str, volume: Protected, cow: Path, mount_point: Path, times: int) -> list[Series]:
-    """The seconds of many windows of ours, and of some by dmsetup between them."""
+def goals(name: str) -> Iterator[Goal]:
+    """Of a load of small random writes at full rate."""
+    yield Goal(f"the window's median under {name} writes at full rate", name, OURS, 5e-3)
+    yield Goal(f"its 99th percentile under {name} writes", name, OURS, 60e-3, Statistic.P99)
+    yield Goal(f"its median under {name} writes, beside dmsetup step by step", name, OURS, 0.1,
+               against=THEIRS)  # fmt: skip
+
+
+def parts_figure(found: tuple[Series, ...]) -> Figure:
+    """Where the time of our windows goes."""
+    return Figure(
+        key="window-parts",
+        title="Where the time goes",
+        text="Each step of the same windows is one ioctl, timed in the window by the clock that "
+        "its deadline is held against. The suspend of the front has the file system write what is "
+        "dirty and freeze, waits for what is in flight and has dm-era file its writeset; the "
+        "resume of the front has dm-era make the next one: both write dm-era's metadata, and wait "
+        "for the disk of the store. What lies between the steps is the process waiting for a "
+        "processor. Writing back the file system before the window is no part of it.",
+        unit=Unit.SECONDS,
+        series=found,
+        subject="",
+        plot=Plot.DISTRIBUTION,
+        axis="load",
+    )
+
+
+def under(
+    name: str, volume: Protected, cow: Path, mount_point: Path, times: int, found: Taken
+) -> None:
+    """Many windows of ours, and some by dmsetup between them."""
     taken: dict[str, list[float]] = {OURS: [], THEIRS: []}
+    windows: list[WindowTimes] = []
     for number in range(times):
-        taken[OURS].append(by_dmsnap())
+        with noted(windows):
+            taken[OURS].append(by_dmsnap())
         if number % BY_STEPS_EVERY == 0:
             taken[THEIRS].append(by_dmsetup(volume.primary, cow, mount_point))
-    return [
+    found.whole += [
         Series(contestant, name, tuple(samples), command=COMMANDS[contestant])
         for contestant, samples in taken.items()
     ]
+    found.parts += parts_of(name, windows)
+
+
+@contextmanager
+def noted(windows: list[WindowTimes]) -> Iterator[None]:
+    """Keep what the core says of the windows in the block: a point remembers the whole alone."""
+    run_steps = window.run
+
+    def noting(*arguments: Any, **named: Any) -> WindowTimes:
+        times = run_steps(*arguments, **named)
+        if len(times.steps) == len(STEPS):  # not one that puts something in order before
+            windows.append(times)
+        return times
+
+    window.run = noting
+    try:
+        yield
+    finally:
+        window.run = run_steps
+
+
+def parts_of(case: str, windows: Sequence[WindowTimes]) -> list[Series]:
+    """The steps, and what lies between them, window by window."""
+    samples: dict[str, list[float]] = {}
+    for times in windows:
+        seconds = [step.seconds for step in times.steps]
+        parts = dict(zip(STEPS, seconds, strict=True))
+        parts[BETWEEN] = times.seconds - sum(seconds)
+        for part, each in parts.items():
+            samples.setdefault(part, []).append(each)
+    return [Series(part, case, tuple(taken)) for part, taken in samples.items()]
 
 
 def by_dmsnap() -> float:
