@@ -1,9 +1,9 @@
 """Commands and nouns as data, and click's commands made of them."""
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -68,7 +68,7 @@ class Noun:
         return [each.entry() if isinstance(each, Elsewhere) else each for each in self.commands]
 
 
-class Commands(MutableMapping[str, click.Command]):
+class Commands(Mapping[str, click.Command]):
     """click's commands of a noun, each made when it is asked for."""
 
     def __init__(self, entries: Sequence[Command | Noun | Elsewhere]) -> None:
@@ -79,12 +79,6 @@ class Commands(MutableMapping[str, click.Command]):
         if name not in self._built:
             self._built[name] = build(self._entries[name])
         return self._built[name]
-
-    def __setitem__(self, name: str, command: click.Command) -> None:
-        self._built[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._entries[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries
@@ -155,7 +149,7 @@ def build_command(command: Command) -> click.Command:
 def build_noun(noun: Noun) -> NounGroup:
     group = NounGroup(
         noun.name,
-        commands=Commands(noun.commands),
+        commands=cast(MutableMapping[str, click.Command], Commands(noun.commands)),  # only read
         help=f"{noun.summary}\n\n{noun.details}".strip(),
         short_help=noun.summary,
     )
