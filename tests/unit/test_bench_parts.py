@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from figures import era, load, overhead, window
 from figures.overhead import LINEAR, OURS, PATTERNS, Written
+from figures.protected import FRONT
 from measure.devices import MIB, TIB
 from measure.model import Series, Unit
 from measure.process import Usage
@@ -152,7 +153,7 @@ def test_what_becomes_of_a_write() -> None:
     figure = overhead.requests_figure(PATTERNS[1], runs())
     assert [(each.contestant, each.samples[0]) for each in figure.series] == [
         ("dm-linear", 1),
-        ("below dm-linear: backing device", 1),
+        ("dm-linear: backing device", 1),
         ("front", 16),
         ("origin", 16),
         ("backing device", 4),
@@ -161,6 +162,20 @@ def test_what_becomes_of_a_write() -> None:
         ("era metadata and COW stores", 0.1),
     ]
     assert "× " not in table.table(figure)
+
+
+def test_the_origin_resumed_is_a_case_of_its_own() -> None:
+    assert overhead.in_order(0, overhead.STEADY, PATTERNS[1]) == (LINEAR, OURS, overhead.RESUMED)
+    assert overhead.in_order(1, overhead.STEADY, PATTERNS[1]) == (OURS, LINEAR, overhead.RESUMED)
+    assert overhead.in_order(1, overhead.STEADY, PATTERNS[0]) == (OURS, LINEAR)
+    assert overhead.in_order(0, overhead.FRESH, PATTERNS[1]) == (LINEAR, OURS)
+    resumed = Written(2e9, 100, 0.05, 0.04, {"origin": Requests(writes=1600)})
+    taken = {**runs(), (overhead.RESUMED, overhead.STEADY): [resumed] * 2}
+    shown = table.table(overhead.figure(PATTERNS[1], taken)).splitlines()
+    assert shown[-1] == "|  | dmsnap, origin resumed since | 1.86 | 2.00 |  |"
+    found = named(list(overhead.requests_figure(PATTERNS[1], taken).series))
+    assert found["dmsnap, origin resumed since: origin"] == (16, 16)
+    assert f"--filename={FRONT}" in overhead.fio(PATTERNS[1], overhead.RESUMED)
 
 
 def test_what_the_processor_does_for_a_write() -> None:

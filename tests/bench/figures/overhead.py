@@ -17,6 +17,8 @@ from measure.setting import Setting
 from figures.protected import FRONT, NAME, ORIGIN, Protected, protected
 
 OURS, LINEAR = "dmsnap", "dm-linear"
+# The same where the origin cuts no writes for snapshots that are gone.
+RESUMED = "dmsnap, origin resumed since"
 COW_PERCENT = 60
 SECONDS = 3
 STEADY, FRESH = "no live point, blocks marked", "no live point, first write in an era"
@@ -102,10 +104,17 @@ def in_turn(pattern: Pattern, volume: Protected, setting: Setting) -> Runs:
     taken: Runs = {}
     for number in range(setting.rounds(4)):
         for case, nr_points in CASES.items():
-            for contestant in (OURS, LINEAR) if number % 2 else (LINEAR, OURS):
+            for contestant in in_order(number, case, pattern):
                 written = one(pattern, contestant, volume, nr_points, setting)
                 taken.setdefault((contestant, case), []).append(written)
     return taken
+
+
+def in_order(number: int, case: str, pattern: Pattern) -> tuple[str, ...]:
+    """Whose turn it is; the resume of the origin lasts until the next point, so it comes last."""
+    both = (OURS, LINEAR) if number % 2 else (LINEAR, OURS)
+    cut = case == STEADY and pattern.unit is Unit.BYTES_PER_SECOND
+    return (*both, RESUMED) if cut else both
 
 
 def figure(pattern: Pattern, taken: Runs) -> Figure:
@@ -149,7 +158,8 @@ def requests_figure(pattern: Pattern, taken: Runs) -> Figure:
         title=f"Where the time goes: requests for each write, in blocks of {pattern.block_size}",
         text="Counted by the kernel (stat in sysfs) in the same runs. dm cuts a write for its "
         "target before it counts it; the backing device counts what it is given after neighbours "
-        "have been put together again, which is beside it.",
+        "have been put together again, which is beside it. The origin cuts at the chunks of its "
+        "snapshots, 4 KiB, and of those that are gone until it is resumed the next time.",
         unit=Unit.COUNT,
         series=tuple(
             Series(layer, case, samples)
@@ -165,7 +175,7 @@ def layers(contestant: str, runs: Sequence[Written]) -> dict[str, tuple[float, .
     """Requests of each layer for each write, run by run; what nobody saw is left out."""
     found: dict[str, tuple[float, ...]] = {}
     for name in runs[0].requests:
-        label = f"below dm-linear: {name}" if contestant == LINEAR and name != LINEAR else name
+        label = name if contestant == OURS or name == contestant else f"{contestant}: {name}"
         counted = [(each.requests[name], each.writes) for each in runs]
         kinds = {
             label: tuple(requests.writes / writes for requests, writes in counted),
@@ -209,6 +219,9 @@ def one(
     command = fio(pattern, contestant, seconds=1 if setting.quick else SECONDS)
     if contestant == LINEAR:
         return written(pattern, command, below(contestant, volume), setting.scratch)
+    if contestant == RESUMED:
+        run("dmsetup", "suspend", "--nolockfs", ORIGIN)
+        run("dmsetup", "resume", ORIGIN)
     if nr_points is None:
         run("dd", "if=/dev/zero", f"of={FRONT}", "bs=1M", "oflag=direct", expected=(1,))
         return written(pattern, command, below(contestant, volume), setting.scratch)
@@ -248,7 +261,7 @@ def point() -> str:
 
 def fio(pattern: Pattern, contestant: str, seconds: int = SECONDS) -> list[str]:
     """fio's command line; it ends early when every block was written once."""
-    device = FRONT if contestant == OURS else FRONT.with_name(LINEAR_NAME)
+    device = FRONT.with_name(LINEAR_NAME) if contestant == LINEAR else FRONT
     return ["fio", "--name=write", f"--filename={device}", "--ioengine=libaio", "--direct=1",
             *pattern.arguments, f"--runtime={seconds}", "--output-format=json"]  # fmt: skip
 
