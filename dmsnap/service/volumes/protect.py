@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from dmsnap._native import label
-from dmsnap._native.label import LabelState
+from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Area, AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import BusyError, DmsnapError
@@ -27,7 +27,7 @@ from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import reap
 from dmsnap.service.replicas.sync import Sync
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import mounting, occupants
+from dmsnap.service.swaps import mounting, occupants, withdrawal
 from dmsnap.service.volumes import (
     admission,
     assembly,
@@ -102,6 +102,7 @@ class Protection:
         )
         # A recovery volume that served this volume before is brought up to date instead of
         # copied to in full, and keeps its history.
+        self.had_copy = admitted.label is not None
         self.copy: FirstCopy | Sync = (
             Sync(
                 session,
@@ -216,6 +217,9 @@ class Protection:
         recognition.note(self.session, self.volume)
 
     def _forget(self) -> None:
+        """The recovery volume that was there before is a point again: the copy was undone."""
+        if self.had_copy:
+            withdrawal.release_recovery(self.volume)
         self.session.catalogue.remove_volume(self.volume.id)
 
     def _finish(self) -> None:
@@ -366,10 +370,13 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
     """Taken back as long as the replica is not whole: to copy goes on only when it is asked for.
 
     The label says whether a first copy is, which is written before the catalogue; in taking back,
-    before anything of the copy goes. Where it cannot be read the catalogue has to do.
+    before anything of the copy goes. Where it cannot be read the catalogue has to do. A recovery
+    volume that was there before is whole as soon as it holds a point that was taken for it now.
     """
-    state = copy_state(volume)
-    whole = state is LabelState.CONSISTENT and job.has_begun("mark-consistent")
+    found = label_of_copy(volume)
+    state = found.state if found else None
+    is_new = job.has_begun("mark-consistent") or holds_new_point(session, volume, found)
+    whole = state is LabelState.CONSISTENT and is_new
     if volume.state is VolumeState.BUILDING and whole:
         session.catalogue.update_volume(replace(volume, state=VolumeState.PROTECTED))
         session.note_replica(volume)
@@ -381,9 +388,17 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
     return False
 
 
-def copy_state(volume: Volume) -> LabelState | None:
-    """What the label says of the first copy; None where it cannot be read, or is not this one's."""
+def label_of_copy(volume: Volume) -> Label | None:
+    """What the label says; None where it cannot be read, or is not this one's."""
     try:
-        return replica.label_of(volume).state if volume.recovery else None
+        return replica.label_of(volume) if volume.recovery else None
     except DmsnapError:
         return None
+
+
+def holds_new_point(session: Session, volume: Volume, found: Label | None) -> bool:
+    """Whether the replica is at a point that was taken under the stack that is there now."""
+    if found is None or found.point_uuid is None:
+        return False
+    point = session.catalogue.find_point(found.point_uuid)
+    return point is not None and point.tracking_id == volume.tracking_id

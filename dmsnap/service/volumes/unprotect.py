@@ -300,13 +300,30 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
 
 
 def take_back(session: Session, volume: Volume) -> None:
-    """Give back the device of a protect that was cut off, and leave nothing of its copy."""
+    """Give back the device of a protect that was cut off, and leave nothing of its copy.
+
+    A recovery volume that was there before is again the point that it was.
+    """
     wipe_half_copy(session, volume)
+    give_up_copy(volume)
     # Looked for now: a LUN is logged out of.
     is_copy = is_there(volume) and replica.read_label(replica.recovery_path(volume)) is not None
     journal.run(session.catalogue, Release(session, volume, forget=False).plan())
     if not is_copy:
         boot.show(volume)  # there is no copy that would have to stay hidden
+
+
+def give_up_copy(volume: Volume) -> None:
+    """Have a recovery volume hold a point, if it was being brought up to date, and be anybody's."""
+    if not is_there(volume) or replica.read_label(replica.recovery_path(volume)) is None:
+        return
+    try:
+        with replica.opened(volume) as current:
+            current.settle()
+    except DmsnapError as error:
+        log.warning("the recovery volume of %s is left as it is: %s", volume.name, error)
+        return
+    release_recovery(volume)
 
 
 def is_there(volume: Volume) -> bool:

@@ -488,6 +488,17 @@ class Ended:
     stderr: str
 
 
+def dying(do: Callable[..., Any], *, before: bool) -> Callable[..., Any]:
+    """``do``, and the end of the process."""
+
+    def done(*arguments: Any, **options: Any) -> Any:
+        if not before:
+            do(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    return done
+
+
 def forked(
     *argv: object,
     at: tuple[int, str] | None = None,

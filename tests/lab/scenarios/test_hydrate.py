@@ -26,6 +26,7 @@ from conftest import (
     dm_devices,
     dmsnap,
     dmsnap_process,
+    dying,
     forked,
     rarely,
     refused,
@@ -341,17 +342,6 @@ def test_killed_while_it_is_held_the_watchdog_lets_go(lab: Lab) -> None:
     scribble(volume, 3, 1)
     assert dmsnap("hydrate", volume.name)["bytes_compared"] == 0
     check_moved(volume, target, volume.primary)
-
-
-def dying(do: Callable[..., Any], *, before: bool) -> Callable[..., Any]:
-    """``do``, and the end of the process."""
-
-    def done(*arguments: Any, **options: Any) -> Any:
-        if not before:
-            do(*arguments, **options)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    return done
 
 
 def switched_only(do: Callable[..., Any], *, before: bool) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from conftest import (
@@ -24,6 +25,7 @@ from conftest import (
     catalogue_rows,
     dm_devices,
     dmsnap,
+    dying,
     forked,
     mount_lines,
     rarely,
@@ -33,6 +35,8 @@ from conftest import (
     wait_until,
     world,
 )
+
+from dmsnap.recovery import apply
 
 SIZE = 32 * MIB
 RECOVERY_SIZE = 48 * MIB
@@ -453,6 +457,26 @@ def test_protect_killed(lab: Lab) -> None:
         assert catalogue_rows("select * from volume where removed_ns is null") == [], step
 
     killed(bench, bench.protect, again)
+
+
+def test_protect_again_killed(lab: Lab) -> None:
+    """The recovery volume is the point that it was, or the volume is protected."""
+    bench = Bench.made(lab)
+    bench.dirty()
+    dmsnap("sync", bench.name)
+    dmsnap("unprotect", bench.name)
+    bench.dirty()
+    before, content = bench.label(), sha256(bench.recovery, SIZE)
+    for step, is_through in (("write_new", False), ("mark_consistent", True)):
+        with patch.object(apply, step, dying(getattr(apply, step), before=False)):
+            assert forked(*bench.protect).code == -signal.SIGKILL
+        dmsnap("job", "resume", "--all")
+        bench.require_in_use(step)
+        if not is_through:
+            assert (bench.label(), sha256(bench.recovery, SIZE)) == (before, content)
+            assert catalogue_rows("select * from volume where removed_ns is null") == []
+    bench.dirty()
+    assert dmsnap("sync", bench.name, "--audit", "full")["tracker"] == "era"
 
 
 @pytest.mark.exhaustive

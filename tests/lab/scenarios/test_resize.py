@@ -16,6 +16,7 @@ from conftest import (
     catalogue_rows,
     dm_devices,
     dmsnap,
+    dying,
     forked,
     rarely,
     refused,
@@ -23,7 +24,6 @@ from conftest import (
     sha256,
 )
 from raw_volume import SECTOR, Protected, check_tidy, protected, write_direct
-from test_hydrate import dying
 from test_interrupts import (
     EVEN,
     EVERY,
