@@ -5,10 +5,18 @@ from datetime import UTC, datetime, timedelta
 
 LATEST_NS = 2**63 - 1
 
+# By how much less a clock may be set, by time synchronisation, without anything being wrong.
+SET_NS = 300 * 10**9
+
 
 def now_ns() -> int:
     """Nanoseconds since the epoch."""
     return time.time_ns()
+
+
+def is_to_come(time_ns: int) -> bool:
+    """Whether a time that something was taken at lies in the future: a clock was wrong, or is."""
+    return time_ns > now_ns() + SET_NS
 
 
 def parse_time(text: str) -> int:

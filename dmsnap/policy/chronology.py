@@ -87,11 +87,6 @@ def has_jumped(before: Reading, after: Reading) -> bool:
     return not -TOLERANCE_NS <= passed_ns <= DOWNTIME_NS
 
 
-def is_to_come(time_ns: int, now_ns: int) -> bool:
-    """Whether a time that something was taken at lies in the future: a clock was wrong, or is."""
-    return time_ns > now_ns + TOLERANCE_NS
-
-
 def moments(created_ns: Sequence[int], now_ns: int) -> list[Moment] | None:
     """When points were taken at the latest, in the order in which they were taken.
 

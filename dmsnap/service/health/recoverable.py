@@ -3,9 +3,8 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from dmsnap.catalogue.clock import format_time, now_ns
+from dmsnap.catalogue.clock import format_time, is_to_come, now_ns
 from dmsnap.catalogue.model import Job, Point, StepState
-from dmsnap.policy import chronology
 from dmsnap.policy.chronology import NANOSECONDS
 
 
@@ -24,7 +23,7 @@ def newest(points: Sequence[Point], standing: Collection[str]) -> RecoverablePoi
     One that a verification found wrong is none: a swap refuses it. Nor is one whose time is yet to
     come: nobody knows how old that is.
     """
-    good = [each for each in _good(points, standing) if not _is_to_come(each)]
+    good = [each for each in _good(points, standing) if not is_to_come(each.created_ns)]
     if not good:
         return None
     found = max(good, key=lambda each: each.created_ns)
@@ -33,11 +32,10 @@ def newest(points: Sequence[Point], standing: Collection[str]) -> RecoverablePoi
 
 def age_seconds(created_ns: int) -> float | None:
     """How long ago that was; None where it is yet to come, so that nobody knows."""
-    at_ns = now_ns()
-    if chronology.is_to_come(created_ns, at_ns):
+    if is_to_come(created_ns):
         return None
     # Less than nothing where the clock was set back a little since.
-    return max(0, at_ns - created_ns) / NANOSECONDS
+    return max(0, now_ns() - created_ns) / NANOSECONDS
 
 
 def of_the_future(points: Sequence[Point], standing: Collection[str]) -> list[str]:
@@ -46,16 +44,12 @@ def of_the_future(points: Sequence[Point], standing: Collection[str]) -> list[st
         f"point {each.id} was taken at {format_time(each.created_ns)}, which is yet to come: the "
         f"clock was wrong then, or is now, and nobody knows how old the point is"
         for each in _good(points, standing)
-        if _is_to_come(each)
+        if is_to_come(each.created_ns)
     ]
 
 
 def _good(points: Sequence[Point], standing: Collection[str]) -> list[Point]:
     return [each for each in points if str(each.id) in standing and each.invalid_reason is None]
-
-
-def _is_to_come(point: Point) -> bool:
-    return chronology.is_to_come(point.created_ns, now_ns())
 
 
 def measured_seconds(last_swap: Job | None) -> float | None:

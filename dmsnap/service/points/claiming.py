@@ -36,11 +36,11 @@ class Claiming:
         found = _retention_of(session, volume)
         if found is None:
             return cls()
-        # Imported where a history is full: a sync takes no part in policies otherwise.
+        policy, retention = found
+        # Imported where there are policies, as what declares them.
         from dmsnap.policy import claims
         from dmsnap.service.points import clock_record, pruning
 
-        policy, retention = found
         records = {point.id: point for point in session.catalogue.marked_points(volume.id)}
         aging = [*pruning.aging_in(label, records), pruning.aging(arriving)]
         now_ns = clock_record.trusted_now(session.configuration.state_directory, recording=False)
@@ -77,8 +77,7 @@ def _retention_of(session: Session, volume: Volume) -> "tuple[str, Retention] | 
         ) from error
     # Imported where there are policies: pydantic takes a third of a command's start.
     from dmsnap.service.configuration import coherence
-    from dmsnap.service.points import pruning
 
-    name = coherence.policies_of(declared, volume.name).get(pruning.Side.HISTORY)
+    name = coherence.policies_of(declared, volume.name).get("history")
     table = declared.policy[name].history if name is not None else None
     return (name, table.retention) if name is not None and table is not None else None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
 
-from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.clock import is_to_come
 from dmsnap.catalogue.model import Point, Volume
 from dmsnap.errors import NotFoundError, PointInvalidError, WrongStateError
 from dmsnap.recovery import replica
@@ -40,16 +40,13 @@ class Held:
         under that of now, this does: no clock can change either. A time that is yet to come says
         nothing.
         """
-        # Imported where points are copied: a sync of what is now takes no part in policies.
-        from dmsnap.policy import chronology
-
         is_of_now = point.tracking_id == self.tracking_id
         if self.point is not None:
             if self.point.tracking_id == point.tracking_id:
                 return point.era_since > self.point.era_since
             if self.tracking_id in (self.point.tracking_id, point.tracking_id):
                 return is_of_now
-        if chronology.is_to_come(self.time_ns, now_ns()):
+        if is_to_come(self.time_ns):
             return is_of_now
         return point.created_ns > self.time_ns
 

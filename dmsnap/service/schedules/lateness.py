@@ -3,11 +3,10 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dmsnap.catalogue.clock import now_ns
+from dmsnap.catalogue.clock import is_to_come, now_ns
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import ConfigurationError
 from dmsnap.host import systemd
-from dmsnap.policy import chronology
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.report.punctuality import sentence
 from dmsnap.service.configuration import configuration
@@ -45,12 +44,11 @@ def replica_judged(
     """The age of what the recovery volume holds; nothing where it is not synced now, or where
     nobody knows how old it is.
     """
-    at_ns = now_ns()
     if promised is None or volume.state is not VolumeState.PROTECTED or replica_ns is None:
         return NOTHING_PROMISED
-    if chronology.is_to_come(replica_ns, at_ns):
+    if is_to_come(replica_ns):
         return NOTHING_PROMISED
-    return promised.replica_judged(volume.name, replica_ns, at_ns)
+    return promised.replica_judged(volume.name, replica_ns, now_ns())
 
 
 def replica_problems(volume: Volume, found: Punctuality) -> list[str]:

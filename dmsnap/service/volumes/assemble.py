@@ -176,14 +176,18 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
                 return plan
             journal.run(session.catalogue, plan)
         if at_boot:
-            # Imported at a boot: nothing else that assembles, as swaps do, takes part in policies.
-            from dmsnap.service.points import clock_record
-
-            clock_record.note(state_directory)
+            _note_clock(state_directory)
         else:  # at boot there may be no network yet: a unit of its own does it
             for export in exported.of_volume(session, volume):
                 export_restore.restore_held(session, export)
     return None
+
+
+def _note_clock(state_directory: Path) -> None:
+    # Imported where it is needed: commands that put layers back have no use for policies.
+    from dmsnap.service.points import clock_record
+
+    clock_record.note(state_directory)
 
 
 def _renew(session: Session, volume: Volume, *, dry_run: bool) -> tuple[Plan | None, Volume]:
