@@ -110,7 +110,8 @@ class _Making:
     def ahead(self, place: Extent, left_bytes: int) -> tuple[Label, Extent]:
         """Merge the first that can be, of those with a lesser claim than the oldest has.
 
-        Nothing while the first of them can be merged later, in what is left unused behind this.
+        Nothing while the first of them can be merged later, in what is left unused behind this; and
+        none that may be written to where the store is to lie, unless that fits where one was freed.
         """
         entries = self.label.history
         oldest = self._claim(entries[-1]) if entries else 0
@@ -118,8 +119,11 @@ class _Making:
             if self._claim(entries[position]) >= oldest:
                 break
             group = self._group(position)
-            if left_bytes >= sum(entry.store_length_bytes for entry in group):
+            lengths = [entry.store_length_bytes for entry in group]
+            if left_bytes >= sum(lengths):
                 break
+            if max(lengths) < self.needed_bytes:
+                continue
             merged = self.merge(self.label, group, self._gain_bytes(group))
             if merged is not None:
                 # The place is another one now, and there may be none where it was the largest.

@@ -174,6 +174,26 @@ def test_what_is_marked_stays_and_what_nobody_claims_gives_way_in_the_middle() -
     assert gone(label, after) == [middle.point_uuid]
 
 
+def test_what_is_merged_ahead_takes_no_room_from_the_sync() -> None:
+    """The place is there: the oldest does not go because something was written to it."""
+    quarter = LENGTH // 4
+    entries = [an_entry(OFFSET + at * quarter // 2, quarter // 2) for at in range(4)]
+    found = {entry.point_uuid: 1 + at // 3 for at, entry in enumerate(entries)}
+
+    def merge(label: Label, group: Sequence[HistoryEntry], _gain_bytes: int) -> Label | None:
+        return merged_on_label(label, group, 0)
+
+    label = a_label(*entries)
+    after, place = make_room(label, 2 * quarter, lambda: found, merge)
+    assert after == label
+    assert place.length_bytes == 2 * quarter
+    # One that fits where a store was freed is no such case.
+    after, _ = make_room(
+        replace(label, history_length_bytes=LENGTH - quarter), quarter // 2, lambda: found, merge
+    )
+    assert after.history[-1].point_uuid == entries[-1].point_uuid
+
+
 def test_no_point_is_given_up_for_what_cannot_be_had() -> None:
     half = LENGTH // 2
     newer, marked = an_entry(OFFSET, half), an_entry(OFFSET + half, half, KEEP)
@@ -249,6 +269,8 @@ def test_whatever_gives_way_all_others_show_what_they_held(
             before = made.label
             assert before.point_uuid is not None
             needed = apply.store_bytes(len(pages) * PAGE_BYTES)
+            free = history.largest_free(before)
+            is_room = free and free.length_bytes >= needed and len(before.history) < 5
             try:
                 after, place = make_room(before, needed, lambda: found, merge)
             except NoSpaceError:
@@ -258,6 +280,8 @@ def test_whatever_gives_way_all_others_show_what_they_held(
             assert not any(e.flags & KEEP for e in before.history if e.point_uuid in went)
             left = [entry.point_uuid for entry in after.history]
             assert left == [e.point_uuid for e in before.history if e.point_uuid not in went]
+            if is_room and before.history:
+                assert left[-1] == before.history[-1].point_uuid  # merged at most
             check_layout(after)
             made.label = after
             if place is not None:
