@@ -18,10 +18,12 @@ from conftest import (
     dmsnap,
     dying,
     forked,
+    locks_held,
     rarely,
     refused,
     run,
     sha256,
+    wait_until,
 )
 from raw_volume import SECTOR, Protected, check_tidy, protected, write_direct
 from test_interrupts import (
@@ -608,6 +610,7 @@ def test_killed_anywhere_it_is_finished_or_taken_back(
         step = f"killed after step {at}: {ended}"
         assert ended.code in (0, -signal.SIGKILL), step
         assert wait_resumed() == [], step
+        let_go()
         dmsnap("job", "resume", "--all")
         assert catalogue_rows("select id from job where state = 'running'") == [], step
         require_one_label(bench.recovery)
@@ -667,6 +670,7 @@ def test_killed_anywhere_a_promoted_volume_is_resized_or_not(
         step = f"killed after step {at}: {ended}"
         assert ended.code in (0, -signal.SIGKILL), step
         assert wait_resumed() == [], step
+        let_go()
         dmsnap("job", "resume", "--all")
         assert catalogue_rows("select id from job where state = 'running'") == [], step
         require_one_label(bench.recovery)
@@ -684,6 +688,11 @@ def test_killed_anywhere_a_promoted_volume_is_resized_or_not(
             bench.require_in_use(step)
         dmsnap("sync", bench.name, "--audit", "full")
         number += 1
+
+
+def let_go() -> None:
+    """Wait for a program that a killed command was about to run: until it does it has the lock."""
+    wait_until("nobody works on a volume", lambda: not locks_held())
 
 
 def again_protected(bench: Bench) -> None:
