@@ -423,7 +423,7 @@ def test_an_age_is_told_that_no_policy_promised(
     """Its timer is stopped: two runs go by."""
     bench = Bench(lab)
     policies(
-        '[policy.often]\nschedule = "*:*:0/6"\nspread = "0s"\naudit = "none"\n'
+        '[policy.often]\nschedule = "*:*:0/10"\nspread = "0s"\naudit = "none"\n'
         f'[subclient.a]\nvolumes = ["{bench.name}"]\npolicy = "often"\n'
     )
     run("systemctl", "stop", "dmsnap-policy@often.timer")

@@ -52,7 +52,11 @@ def test_a_lost_session_is_told(lab: Lab, target: LunTarget, watched: None) -> N
     volume.dirty()
     content = sha256(volume.front)
     target.enable(True)
-    volume.sync("--audit", "full")
+    # On a busy machine open-iscsi may take longer than a sync waits for it.
+    eventually(
+        lambda: "error" not in dmsnap("sync", volume.name, "--audit", "full", expected=None),
+        "synced again",
+    )
     eventually(lambda: any("all is well" in line for line in told(volume.name)), "well")
     assert sha256(volume.image, SIZE) == content
     volume.unprotect()
