@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
-from conftest import MIB, Lab, dmsnap, mount_lines, run, wait_until
+from conftest import MIB, Lab, dmsnap, mount_lines, run
 
 from dmsnap.catalogue.model import MountRecord
 from dmsnap.errors import BusyError, MountPointTakenError, ProgramError
@@ -328,33 +328,6 @@ def test_what_cannot_be_mounted_leaves_the_placeholder(device: BlockDevice, plac
     require_held(place)
     placeholder.remove([NAME])
     assert at_place(place) == []
-
-
-def test_a_mount_that_comes_too_late_is_nowhere(
-    device: BlockDevice, place: Path, request: pytest.FixtureRequest
-) -> None:
-    """Its device hung, and who had waited for it has gone back by now."""
-    mount_all(device, place)
-    held(device, place)
-    name = f"hangs-{uuid4().hex[:6]}"
-    table = f"0 {device.size_bytes // 512} linear {device.path} 0"
-    run("dmsetup", "create", name, "--table", table)
-    request.addfinalizer(lambda: run("dmsetup", "remove", "--retry", name))
-    run("dmsetup", "suspend", name)
-    words = ("mount", "-t", "ext4", f"/dev/mapper/{name}", place / placeholder.STAGE)
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as late:
-        try:
-            wait_until("it waits for the device", lambda: state_of(late.pid) == "D")
-            placeholder.remove([NAME])
-        finally:
-            run("dmsetup", "resume", name)
-        assert late.wait(60) != 0
-    assert not [entry for entry in mounts() if entry.source == words[3]]
-
-
-def state_of(pid: int) -> str:
-    """Running, sleeping, or in a wait that nothing ends (proc(5))."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
 
 
 def test_somebody_in_a_placeholder_does_not_keep_it(device: BlockDevice, place: Path) -> None:
