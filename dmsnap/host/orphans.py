@@ -110,9 +110,15 @@ def _session(pid: int) -> int | None:
 
 
 def _environment(pid: int) -> dict[str, str]:
-    """What a process was started with; nothing for one that is gone."""
+    """What a process of ours was started with; nothing for one that is gone.
+
+    Anybody can start something with the same, and in a session that is not his.
+    """
     try:
-        text = (PROC / str(pid) / "environ").read_bytes().decode(errors="replace")
+        path = PROC / str(pid)
+        if path.stat().st_uid != os.geteuid():
+            return {}
+        text = (path / "environ").read_bytes().decode(errors="replace")
     except OSError:
         return {}
     return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)

@@ -82,3 +82,17 @@ def test_lvm_is_waited_for_and_not_for_ever(
         assert (process.poll() is not None) == (seconds < 1)
         process.kill()
     assert ("goes on" in caplog.text) == (seconds > 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="starts something as another user")
+def test_what_another_user_starts_with_the_same_is_no_hook(killed: Killed) -> None:
+    """It may be in the session of root's shell, which would be killed with it."""
+    environment = Path(f"/proc/{killed.written('pid')}/environ").read_bytes().split(b"\0")
+    copied = dict(entry.split(b"=", 1) for entry in environment if entry)
+    with subprocess.Popen(
+        ["/bin/sleep", "300"], env=copied, user=65534, start_new_session=True
+    ) as process:
+        orphans.end_hooks(killed.pid, "srv", {"precopy"})
+        assert process.poll() is None
+        assert has_ended(killed.written("pid"), within=0)
+        process.kill()
