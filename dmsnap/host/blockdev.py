@@ -6,12 +6,13 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dmsnap.errors import BusyError, DmsnapError, NotFoundError, ReadOnlyError
 from dmsnap.host import loop_ioctl, process, udev
+from dmsnap.host.descriptor import opened
 from dmsnap.host.lio import state
 from dmsnap.host.mountinfo import (
     PROC,
@@ -106,18 +107,16 @@ def open_shared(path: Path, *, write: bool = False, direct: bool = True) -> Iter
 
 @contextmanager
 def _opened(path: Path, flags: int, direct: bool) -> Iterator[int]:
-    flags |= os.O_CLOEXEC | (os.O_DIRECT if direct else 0)
-    try:
-        descriptor = _open(path, flags)
-    except OSError as error:
-        raise _open_failure(path, flags, error.errno or errno.EIO) from error
-    try:
+    flags |= os.O_DIRECT if direct else 0
+    with ExitStack() as stack:
+        try:
+            descriptor = _open(stack, path, flags)
+        except OSError as error:
+            raise _open_failure(path, flags, error.errno or errno.EIO) from error
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
-def _open(path: Path, flags: int) -> int:
+def _open(stack: ExitStack, path: Path, flags: int) -> int:
     """Where nobody is seen that holds the device, it is udevd for a moment.
 
     After a write to a whole disk it has the partition table read again (BLKRRPART, udevd's
@@ -125,14 +124,14 @@ def _open(path: Path, flags: int) -> int:
     """
     for _ in range(UDEV_ATTEMPTS):
         try:
-            return os.open(path, flags)
+            return stack.enter_context(opened(path, flags))
         except OSError as error:
             if error.errno != errno.EBUSY or not udev.is_running():
                 raise
             if lasting_users(BlockDevice.probe(path).devno):
                 raise
             udev.settle()
-    return os.open(path, flags)
+    return stack.enter_context(opened(path, flags))
 
 
 def _is_read_only(descriptor: int) -> bool:

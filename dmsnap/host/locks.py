@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dmsnap.errors import LockedError
+from dmsnap.host.descriptor import opened
 from dmsnap.host.run import run
 from dmsnap.host.system_call import system_call
 
@@ -67,17 +68,16 @@ def directory_lock(directory: Path) -> Iterator[None]:
     locked, by whoever may read it. Where nothing can be written, nobody waits.
     """
     path = directory / LOCK_FILE
-    with ExitStack() as opened, system_call(f"lock {directory}"):
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            if error.errno != errno.EROFS:
-                raise
-        else:
-            opened.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        held = opened.pop_all()
-    with held:
+    with ExitStack() as stack:
+        with system_call(f"lock {directory}"):
+            try:
+                opening = opened(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+                descriptor = stack.enter_context(opening)
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
 
@@ -89,30 +89,26 @@ def moment_lock(directory: Path, seconds: float) -> Iterator[None]:
     Whoever may read a directory may lock it, and keep it locked: who has a moment's work to do
     there is long through by then.
     """
-    with system_call(f"lock {directory}"):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with ExitStack() as stack:
+        with system_call(f"lock {directory}"):
+            descriptor = stack.enter_context(opened(directory, os.O_RDONLY | os.O_DIRECTORY))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not _waited(descriptor, seconds):
                 log.warning("%s is locked by somebody: it is not waited for any longer", directory)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    with system_call(f"open the lock {path}"):
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        # An earlier version's: who may read a file may lock it.
-        os.fchmod(descriptor, 0o600)
-    try:
+    with ExitStack() as stack:
+        with system_call(f"open the lock {path}"):
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            descriptor = stack.enter_context(opened(path, os.O_RDWR | os.O_CREAT))
+            # An earlier version's: who may read a file may lock it.
+            os.fchmod(descriptor, 0o600)
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _acquire(descriptor: int, path: Path, name: str, wait_seconds: float) -> None:

@@ -6,7 +6,7 @@ import os
 import stat
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from dmsnap.errors import (
@@ -18,6 +18,7 @@ from dmsnap.errors import (
 )
 from dmsnap.host import loop_ioctl
 from dmsnap.host.blockdev import BlockDevice, describe_users
+from dmsnap.host.descriptor import opened
 from dmsnap.host.replacement import sync_directory
 from dmsnap.host.run import run
 from dmsnap.host.sysfs import SYSFS, Sysfs
@@ -91,12 +92,10 @@ def _backing_file(path: Path, flags: int) -> Iterator[int]:
 
 @contextmanager
 def _descriptor(path: Path, flags: int) -> Iterator[int]:
-    with system_call(f"open {path}"):
-        descriptor = os.open(path, flags | os.O_CLOEXEC)
-    try:
+    with ExitStack() as stack:
+        with system_call(f"open {path}"):
+            descriptor = stack.enter_context(opened(path, flags))
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def detach(path: Path, *, deadline_seconds: float = 10, sysfs: Sysfs = SYSFS) -> None:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmsnap.host.descriptor import opened
 from dmsnap.host.system_call import system_call
 
 LOOP_CLR_FD = 0x4C01
@@ -63,12 +64,9 @@ class LoopStatus:
 def status(path: Path) -> LoopStatus:
     """What an attached loop device stands on; ``NotFoundError`` (ENXIO) when it is free. Root."""
     info = LoopInfo64()
-    with system_call(f"ask {path} for its backing file"):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(descriptor, LOOP_GET_STATUS64, info)
-        finally:
-            os.close(descriptor)
+    asking = f"ask {path} for its backing file"
+    with system_call(asking), opened(path, os.O_RDONLY) as descriptor:
+        fcntl.ioctl(descriptor, LOOP_GET_STATUS64, info)
     # huge_encode_dev() of the kernel is how glibc's dev_t looks for majors under 4096.
     return LoopStatus(int(info.lo_device), int(info.lo_inode), int(info.lo_flags))
 

@@ -7,10 +7,11 @@ import re
 import select
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dmsnap.errors import BusyError, CorruptError
+from dmsnap.host.descriptor import opened
 from dmsnap.host.mountinfo import PROC, Mount, Swap, mount_at, mounts, swaps
 from dmsnap.host.process import ProcessUse, users_of
 from dmsnap.host.run import run
@@ -81,15 +82,14 @@ def detach(target: Path) -> None:
 @contextmanager
 def opened_root(entry: Mount) -> Iterator[int]:
     """A descriptor of the directory where ``entry`` is seen, else ``BusyError``."""
-    with system_call(f"open {entry.mount_point}"):
-        descriptor = os.open(entry.mount_point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with ExitStack() as stack:
+        with system_call(f"open {entry.mount_point}"):
+            opening = opened(entry.mount_point, os.O_RDONLY | os.O_DIRECTORY)
+            descriptor = stack.enter_context(opening)
         top = mount_at(entry.mount_point)
         if top is None or top.mount_id != entry.mount_id:
             raise BusyError(f"something else is mounted over {entry.mount_point}")
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def try_unmount(target: Path, flags: int = UMOUNT_NOFOLLOW) -> int:

@@ -19,7 +19,7 @@ def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     (tmp_path / "disk").write_bytes(b"")
     real = os.open
 
-    def opened(path: Path, flags: int) -> int:
+    def opened(path: Path, flags: int, _mode: int = 0) -> int:
         if flags & os.O_EXCL and len(settled) < 2:
             raise OSError(errno.EBUSY, "busy")
         return real(path, flags & ~(os.O_EXCL | os.O_DIRECT))
