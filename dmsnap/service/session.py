@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,6 +141,15 @@ class Session:
         area = self.area(volume, point.area_id) if point.area_id else None
         if area is not None:
             self.release_area(volume, area)
+
+    def undivide_writes(self, volume: Volume, but: Collection[Point] = ()) -> None:
+        """After the last live point went, ``but`` those that are recorded still: writes stay whole.
+
+        By what removes points of a volume that serves on; not on the way to other tables.
+        """
+        ids = {point.id for point in but}
+        if all(point.id in ids for point in self.live_points(volume)):
+            live.undivide(volume, self.configuration.window_deadline_ms)
 
     def drop_live_point(self, volume: Volume, point: Point, reason: str) -> None:
         """Remove a live point for good; the record says why it is no more."""

@@ -119,6 +119,8 @@ class Deletion:
             self.session.remove_live_point(self.volume, point)
             if point.id not in self.gone:
                 self.session.catalogue.update_point(replace(point, area_id=None))
+        if self.live:
+            self.session.undivide_writes(self.volume, self.live)
 
     def _forget(self) -> None:
         self.session.catalogue.delete_points(self.gone, self.reason)

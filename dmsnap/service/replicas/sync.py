@@ -393,6 +393,7 @@ class Sync:
         if self.source is None:
             self._acknowledge_writes_beside()
         self.session.settle_on_replica(self.volume, self.point)
+        self.session.undivide_writes(self.volume)
         self.session.note_content(self.volume, self.content)
         self.session.forget_dropped(self.volume, self.claiming.reason)
         recognition.note(self.session, self.volume)

@@ -160,6 +160,7 @@ class Verification:
 
     def _remove_point(self) -> None:
         self.session.drop_live_point(self.volume, self.point, "it was taken for a verification")
+        self.session.undivide_writes(self.volume)
 
     def result(self, times: StepTimes) -> VerifyResult:
         assert self.label.point_uuid is not None  # noqa: S101 - a consistent label has one

@@ -194,6 +194,7 @@ class FirstCopy:
 
     def _release_point(self) -> None:
         self.session.settle_on_replica(self.volume, self.point)
+        self.session.undivide_writes(self.volume)
 
 
 def wipe_part(session: Session, device: Path, recovery_id: UUID) -> None:

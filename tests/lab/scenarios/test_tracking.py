@@ -63,6 +63,39 @@ def test_what_a_raw_volume_was_written_is_flushed_before_the_replica_counts(lab:
     dmsnap("point", "delete", point["id"])
 
 
+@pytest.mark.selection
+def test_writes_are_whole_where_no_point_is_live(lab: Lab) -> None:
+    """The origin cuts them at the chunks of snapshots, and does not see itself that those went."""
+    volume = protected(lab, 12 * MIB)
+    assert pieces_of_a_write(volume) == 1
+    for command in ("sync", "verify"):
+        dmsnap(command, volume.name)
+        assert pieces_of_a_write(volume) == 1, command
+    first, second = (dmsnap("point", "create", volume.name)[0]["id"] for _ in range(2))
+    dmsnap("sync", volume.name)
+    assert pieces_of_a_write(volume) > 1
+    dmsnap("point", "delete", first)
+    assert pieces_of_a_write(volume) > 1
+    dmsnap("point", "delete", second)
+    assert pieces_of_a_write(volume) == 1
+    volume.sync("--audit", "full")
+
+
+def pieces_of_a_write(volume: Protected) -> int:
+    """Into how many requests the origin cuts one of a block of dm-era."""
+    origin = volume.front.with_name(f"dmsnap-{volume.name}-origin-1")
+    before = writes(origin)
+    write_direct(volume.front, os.urandom(volume.block_bytes), MIB)
+    return writes(origin) - before
+
+
+def writes(device: Path) -> int:
+    """How many the device has completed: field 5 of its statistics."""
+    number = device.stat().st_rdev
+    path = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat")
+    return int(path.read_text().split()[4])
+
+
 def flushes(device: str) -> int:
     """How many the device has completed: field 16 of its statistics."""
     return int(Path("/sys/class/block", Path(device).name, "stat").read_text().split()[15])
