@@ -17,16 +17,22 @@ from conftest import MIB, Lab, run, wait_until
 
 from dmsnap._native import window
 
-# Waits until the volume is mounted through its front, then makes, overwrites, preallocates and
-# deletes files until it is told to stop. What it says of a file it says after fsync, what it is
-# going to delete before it does. The first that it says something of stays, however long it runs.
+# Waits until the volume is mounted through its front, and its placeholder has gone, then makes,
+# overwrites, preallocates and deletes files until it is told to stop. What it says of a file it
+# says after fsync, what it is going to delete before it does. The first that it says something of
+# stays, however long it runs.
 SCRIPT = """
-    import hashlib, os, random, sys, time
+    import errno, hashlib, os, random, sys, time
     root, front, log_path = sys.argv[1:]
     log = open(log_path, "w", buffering=1)
     while not any(line.split()[:2] == [front, root] for line in open("/proc/mounts")):
         time.sleep(0.01)
-    os.mkdir(f"{root}/work")
+    while not os.path.isdir(f"{root}/work"):
+        try:
+            os.mkdir(f"{root}/work")
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
     generator, names, number = random.Random(7), [], 0
     while not os.path.exists(f"{log_path}.stop"):
         number += 1
