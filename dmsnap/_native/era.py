@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EraSuperblock:
-    """The live superblock, in the kernel's names; block sizes in sectors, roots in blocks."""
+    """The live superblock, in the kernel's names; block sizes in sectors, roots in blocks.
+
+    ``metadata_nr_allocated`` of ``metadata_nr_blocks`` were in use when it was committed.
+    """
 
     flags: int
     blocknr: int
     version: int
+    metadata_nr_blocks: int
+    metadata_nr_allocated: int
     data_block_size: int
     metadata_block_size: int
     nr_blocks: int

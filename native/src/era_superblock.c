@@ -35,7 +35,12 @@ static struct dms_error *parse(struct dms_le_cursor *cursor, struct preamble *pr
 	DMS_TRY(dms_le_cursor_skip(cursor, "uuid", UUID_BYTES));
 	DMS_TRY(dms_le_cursor_u64(cursor, "magic", &preamble->magic));
 	DMS_TRY(dms_le_cursor_u32(cursor, "version", &superblock->version));
-	DMS_TRY(dms_le_cursor_skip(cursor, "metadata_space_map_root", SPACE_MAP_ROOT_BYTES));
+	DMS_TRY(dms_le_cursor_u64(cursor, "metadata_space_map_root.nr_blocks",
+				  &superblock->metadata_nr_blocks));
+	DMS_TRY(dms_le_cursor_u64(cursor, "metadata_space_map_root.nr_allocated",
+				  &superblock->metadata_nr_allocated));
+	DMS_TRY(dms_le_cursor_skip(cursor, "metadata_space_map_root",
+				   SPACE_MAP_ROOT_BYTES - 2 * sizeof(uint64_t)));
 	DMS_TRY(dms_le_cursor_u32(cursor, "data_block_size", &superblock->data_block_size));
 	DMS_TRY(dms_le_cursor_u32(cursor, "metadata_block_size",
 				  &superblock->metadata_block_size));

@@ -14,7 +14,6 @@ from dmsnap.host.dm._libdm import ffi, lib
 from dmsnap.host.dm.status import EraStatus, MirrorStatus, SnapshotStatus, ThinPoolStatus
 from dmsnap.host.dm.target import RawLine, Table, TableLine, parse_target
 from dmsnap.host.dm.task import Task
-from dmsnap.host.run import run
 from dmsnap.host.sysfs import SYSFS, Sysfs
 from dmsnap.host.system_call import failure
 
@@ -123,18 +122,6 @@ def _only_status(name: str, *type_names: str) -> str:
 def era_status(name: str) -> EraStatus:
     """The status of a device that is one era target, else ``WrongStateError``."""
     return EraStatus.parse(_only_status(name, "era"))
-
-
-def era_status_beside(name: str, deadline_seconds: float) -> EraStatus:
-    """The same, asked by a program: the ioctl commits dm-era's metadata, and where that hangs
-    nothing ends it. ``DeadlineError`` then; the program is left behind, and holds nothing of ours.
-    """
-    asked = run(
-        "dmsetup", "status", "--target", "era", name,
-        timeout_seconds=deadline_seconds, reap_seconds=0,
-    )  # fmt: skip
-    _begin, _length, _target, *words = asked.text.split()
-    return EraStatus.parse(" ".join(words))
 
 
 def snapshot_status(name: str) -> SnapshotStatus:

@@ -1,10 +1,19 @@
-"""How full the metadata of fronts' dm-era are, asked so that nobody waits for it."""
+"""How full the metadata of fronts' dm-era are, read so that nobody waits for it.
+
+dm-era itself is not asked: while it is suspended it does not answer, the question keeps the table
+that it was put to, and a resume that puts another one in its place waits for that for ever. Who
+suspends it may be LVM, or anybody.
+"""
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from dmsnap._native.era import EraMetadata
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import DeadlineError, DmsnapError, LockedError
+from dmsnap.errors import DeadlineError, DmsnapError
+from dmsnap.host import reach
+from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Era
 from dmsnap.host.sysfs import SYSFS
@@ -14,7 +23,6 @@ from dmsnap.snapshot import stack
 log = logging.getLogger(__name__)
 
 WARNING_PERCENT = 80
-# dm-era commits before it answers.
 ANSWER_SECONDS = 10.0
 _PERCENT = 100
 
@@ -28,22 +36,18 @@ class EraRooms:
     def problems(self, session: Session, name: str) -> list[str]:
         """What is to be said of a volume's; nothing where a command works on it.
 
-        Asked with the volume's lock held: in a window the question would hang (``dm.status``). The
-        question is a program's, which has nothing of that lock: where the disk of the metadata
-        hangs it is left behind, and is not joined by others while something is on its way there.
-        dm-era cannot be given more metadata: it gets new ones with the next generation.
+        As of dm-era's last commit, from the disk; a program reads there first, which is left behind
+        where that hangs, and is not joined by others while something is on its way there. dm-era
+        cannot be given more metadata: it gets new ones with the next generation.
         """
         try:
-            with session.locked_at_once(name):
-                volume = session.catalogue.find_volume(name)
-                era = _era(volume) if volume else None
-                if volume is None or era is None:
-                    return []
-                if SYSFS.in_flight(era.metadata):
-                    return self.unanswered.get(name, [])
-                percent = _used_percent(volume)
-        except LockedError:
-            return []
+            volume = session.catalogue.find_volume(name)
+            era = _era(volume) if volume else None
+            if era is None:
+                return []
+            if SYSFS.in_flight(era.metadata):
+                return self.unanswered.get(name, [])
+            percent = _used_percent(SYSFS.device_path(era.metadata))
         except DeadlineError as error:
             log.debug("%s", error)
             sentence = f"the era metadata of {name} do not answer: their disk seems to hang"
@@ -63,15 +67,18 @@ class EraRooms:
 
 
 def _era(volume: Volume) -> Era | None:
-    """The front's target, where it can be asked now."""
+    """The front's target, if that is a dm-era."""
     front = stack.find(stack.front(volume))
-    if front is None or not front.live_table or front.suspended:
+    if front is None or not front.live_table:
         return None
     table = dm.table(front.name)
     target = table[0].target if len(table) == 1 else None
     return target if isinstance(target, Era) else None
 
 
-def _used_percent(volume: Volume) -> int:
-    status = dm.era_status_beside(stack.front(volume).name, ANSWER_SECONDS)
-    return status.used * _PERCENT // max(1, status.total)
+def _used_percent(metadata: Path) -> int:
+    if not reach.reads(metadata, ANSWER_SECONDS):
+        raise DeadlineError(f"{metadata} did not answer within {ANSWER_SECONDS:g} s")
+    with open_shared(metadata) as descriptor, EraMetadata.open(descriptor, str(metadata)) as opened:
+        found = opened.superblock
+        return found.metadata_nr_allocated * _PERCENT // max(1, found.metadata_nr_blocks)

@@ -18,6 +18,8 @@ struct dms_era_superblock {
 	uint32_t flags;
 	uint64_t blocknr;
 	uint32_t version;
+	uint64_t metadata_nr_blocks; /* as of the last commit, and not checked */
+	uint64_t metadata_nr_allocated;
 	uint32_t data_block_size; /* sectors */
 	uint32_t metadata_block_size; /* sectors, always 8 */
 	uint32_t nr_blocks; /* data blocks */
