@@ -77,12 +77,6 @@ class Session:
             stack.callback(placeholder.remove, names)
             yield
 
-    @contextmanager
-    def locked_at_once(self, name: str) -> Iterator[None]:
-        """Hold the lock of a volume for a moment's look; ``LockedError`` when it is not free."""
-        with volume_lock(self.configuration.run_directory / "locks", name, 0):
-            yield
-
     def running(self, name: str) -> str | None:
         """The command that works on a volume now; None: there is none."""
         return holder_of(self.configuration.run_directory / "locks", name)

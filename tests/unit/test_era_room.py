@@ -109,5 +109,5 @@ def test_a_disk_that_hangs_is_told_and_not_asked_again(session: Session, disk: D
 
 def test_no_lock_is_waited_for(session: Session, disk: Disk) -> None:
     disk.used = 90
-    with session.locked_at_once(NAME):
+    with session.locked([NAME]):
         assert len(EraRooms().problems(session, NAME)) == 1

@@ -12,13 +12,21 @@ log = logging.getLogger(__name__)
 def settle_replica(volume: Volume) -> None:
     """Bring back the point over which a sync was being applied when it was cut off.
 
-    The next sync would: but until then no point of the recovery volume can be looked at. Where the
-    device is missing or in use, it is left to that.
+    The next sync would: but until then no point of the recovery volume can be looked at.
     """
-    if volume.recovery is None or volume.state is not VolumeState.PROTECTED:
-        return
+    if volume.recovery is not None and volume.state is VolumeState.PROTECTED:
+        bring_back(volume)
+
+
+def bring_back(volume: Volume) -> bool:
+    """Have the recovery volume hold a point again; whether it does.
+
+    Where the device is missing or in use, it is left to the next sync.
+    """
     try:
         with replica.opened(volume) as current:
             current.settle()
     except DmsnapError as error:
         log.warning("the recovery volume of %s is not brought back yet: %s", volume.name, error)
+        return False
+    return True

@@ -21,6 +21,7 @@ from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.pools import pool_return
 from dmsnap.service.reaper import held_unless_done
+from dmsnap.service.replicas import settling
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting
 from dmsnap.service.swaps.withdrawal import Withdrawal, ends_without_volume, release_recovery
@@ -317,13 +318,8 @@ def give_up_copy(volume: Volume) -> None:
     """Have a recovery volume hold a point, if it was being brought up to date, and be anybody's."""
     if not is_there(volume) or replica.read_label(replica.recovery_path(volume)) is None:
         return
-    try:
-        with replica.opened(volume) as current:
-            current.settle()
-    except DmsnapError as error:
-        log.warning("the recovery volume of %s is left as it is: %s", volume.name, error)
-        return
-    release_recovery(volume)
+    if settling.bring_back(volume):
+        release_recovery(volume)
 
 
 def is_there(volume: Volume) -> bool:
