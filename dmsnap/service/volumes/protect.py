@@ -375,7 +375,9 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
     """
     found = label_of_copy(volume)
     state = found.state if found else None
-    is_new = job.has_begun("mark-consistent") or holds_new_point(session, volume, found)
+    is_new = job.has_begun("mark-consistent") or (
+        job.has_begun("apply") and holds_new_point(volume, found)
+    )
     whole = state is LabelState.CONSISTENT and is_new
     if volume.state is VolumeState.BUILDING and whole:
         session.catalogue.update_volume(replace(volume, state=VolumeState.PROTECTED))
@@ -396,9 +398,11 @@ def label_of_copy(volume: Volume) -> Label | None:
         return None
 
 
-def holds_new_point(session: Session, volume: Volume, found: Label | None) -> bool:
-    """Whether the replica is at a point that was taken under the stack that is there now."""
-    if found is None or found.point_uuid is None:
-        return False
-    point = session.catalogue.find_point(found.point_uuid)
-    return point is not None and point.tracking_id == volume.tracking_id
+def holds_new_point(volume: Volume, found: Label | None) -> bool:
+    """Whether the replica is at a point that was taken since the volume was recorded.
+
+    By the label alone: a boot renews the tracking id, and may have removed the point's record with
+    its live snapshot. The replica would be called the earlier one, and given back at a point that
+    nobody asked for.
+    """
+    return found is not None and found.point_time_ns >= volume.created_ns
