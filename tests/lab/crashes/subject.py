@@ -283,7 +283,7 @@ SCENARIOS = (
         SYNCED,
         (("point", "create", NAME), "fourth"),
     ),
-    Scenario("verify", "verify", ("verify", NAME, "--full"), SYNCED),
+    Scenario("verify", "verify", ("verify", NAME, "--full"), SYNCED, (("sync", NAME),)),
     Scenario("swap", "swap", ("swap", NAME), SYNCED),
     Scenario("swap, earlier point", "swap", ("swap", NAME, "--to", "POINT-2"), SYNCED),
     Scenario("swap, no primary", "swap", ("swap", NAME), (*SYNCED, IMPATIENT), unplugged=("data",)),

@@ -35,6 +35,8 @@ from dmsnap.catalogue import jobs
 from dmsnap.cli.main import main
 recorded = jobs.record_step
 def record_step(catalogue, job_id, position, state, seconds):
+    if {later} is not None and position == {position} and str(state) != {state!r}:
+        pull_plug()  # the step was shorter this time: it is cut off all the same
     recorded(catalogue, job_id, position, state, seconds)
     if (position, str(state)) == ({position}, {state!r}):
         if {later} is None:
@@ -172,7 +174,8 @@ class Computer:
     ) -> None:
         """Run a dmsnap command that ends the guest as soon as the journal has recorded a step so.
 
-        ``later``: so many seconds after that, or at the end of the command if that comes first.
+        ``later``: so many seconds after that, or when the journal is to record anything else of the
+        step, or at the end of the command, whichever comes first.
         """
         code = DYING.format(words=list(words), position=position, state=state, later=later)
         self.dies(code)
