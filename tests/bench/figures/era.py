@@ -29,8 +29,8 @@ RELEASES = {NEW: "trixie", OLD: "bookworm"}
 OLD_ROUNDS = 2  # half a minute each
 CASE = "4 TiB"
 MEMORY_LIMIT = 64 * MIB
-# The buffers of native/src/block_readers.c: 2 MiB for each of at most four readers.
-BUFFERS = 8 * MIB
+# What grows with the volume is in proportion to its blocks: a bit for each, and an eighth of that.
+BITS_FOR_A_BLOCK = 9 / 8
 IMPORTS = "words of the command line, imports"
 READ, PRINT = "reading, checking, merging", "extents as text"
 REST = "the rest: writing it, the end of the process"
@@ -248,10 +248,11 @@ def memory_figure(found: tuple[Series, ...], largest_tib: int) -> Figure:
         axis="volume",
         goals=(
             Goal(
-                f"memory that {case} take beyond 1 GiB: a bit for each block, and buffers",
+                f"memory that {case} take beyond 1 GiB, in bits for a block",
                 case,
                 BEYOND,
-                bits_bytes(largest_tib) + BUFFERS,
+                BITS_FOR_A_BLOCK,
+                against=A_BIT,
             ),
         ),
     )

@@ -74,5 +74,10 @@ def versions() -> tuple[tuple[str, str], ...]:
 
 
 def revision(checkout: Path) -> str:
-    """The commit under measurement, with ``-dirty`` where files differ from it."""
-    return run("git", "-C", checkout, "describe", "--always", "--dirty", "--abbrev=12").strip()
+    """The commit under measurement, with ``-dirty`` where files differ from it.
+
+    Results of sections that were measured just now are no difference.
+    """
+    commit = run("git", "-C", checkout, "rev-parse", "--short=12", "HEAD").strip()
+    changed = run("git", "-C", checkout, "status", "--porcelain", "--", ".", ":!docs").strip()
+    return f"{commit}-dirty" if changed else commit
