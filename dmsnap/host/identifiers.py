@@ -1,8 +1,11 @@
 """By what a block device is known: links that udev made, UUIDs of LVM, the disk's own identity."""
 
-from collections.abc import Collection
+import errno
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
+from dmsnap.errors import DmsnapError
 from dmsnap.host.sysfs import SYSFS, Sysfs
 
 DISK_LINKS = Path("/dev/disk")
@@ -10,6 +13,8 @@ DISK_LINKS = Path("/dev/disk")
 _LVM = "LVM-"
 _UUID_CHARACTERS = 32
 _GROUPS = (6, 4, 4, 4, 4, 4, 6)
+# A SCSI disk has no VPD page 0x83, or none of its designators is of the disk (scsi_vpd_lun_id).
+_NAMELESS = (errno.ENXIO, errno.EINVAL)
 
 
 def links_to(devnos: Collection[int], *, directory: Path = DISK_LINKS) -> list[str]:
@@ -39,10 +44,20 @@ def lvm_uuids(devno: int, *, sysfs: Sysfs = SYSFS) -> tuple[str, str] | None:
 def wwid(devno: int, *, sysfs: Sysfs = SYSFS) -> str | None:
     """The identity that a disk itself gives (SCSI, NVMe); None for a partition."""
     for name in ("device/wwid", "wwid"):
-        found = (sysfs.attribute(devno, name) or "").strip()
+        found = stated(partial(sysfs.attribute, devno, name))
         if found:
             return found
     return None
+
+
+def stated(read: Callable[[], str | None]) -> str:
+    """What a disk says that it is; empty where it says nothing, as many USB sticks do."""
+    try:
+        return (read() or "").strip()
+    except DmsnapError as error:
+        if error.fields.get("errnum") in _NAMELESS:
+            return ""
+        raise
 
 
 def _dashed(text: str) -> str:

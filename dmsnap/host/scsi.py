@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmsnap.errors import DeadlineError, DmsnapError
-from dmsnap.host import blockdev, udev
-from dmsnap.host.sysfs import SYSFS, Sysfs, parse_devno
+from dmsnap.host import blockdev, identifiers, udev
+from dmsnap.host.sysfs import SYSFS, Sysfs, attribute_text, parse_devno
 from dmsnap.host.system_call import system_call
 
 WAIT_SECONDS = 30.0
@@ -40,18 +40,14 @@ class ScsiDisk:
 
     def wwid(self) -> str:
         """Its identity, of the VPD page 0x83 that was read last: ``naa.6001…``; empty: none."""
-        return self._attribute("wwid")
+        return identifiers.stated(lambda: self._attribute("wwid"))
 
     def state(self) -> str:
         """``running``; ``blocked`` while its session is lost, ``transport-offline`` after that."""
         return self._attribute("state")
 
     def _attribute(self, name: str) -> str:
-        with system_call(f"read {self.directory / name}"):
-            try:
-                return (self.directory / name).read_text(errors="surrogateescape").strip()
-            except FileNotFoundError:
-                return ""
+        return (attribute_text(f"{self.directory}/{name}") or "").strip()
 
 
 def disks(*, sysfs: Sysfs = SYSFS) -> list[ScsiDisk]:

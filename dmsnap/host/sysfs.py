@@ -59,7 +59,7 @@ class Sysfs:
 
     def attribute(self, devno: int, name: str) -> str | None:
         """The text of the attribute ``name`` ("queue/rotational"), without its newline."""
-        return _text(self._attribute_path(devno, name))
+        return attribute_text(self._attribute_path(devno, name))
 
     def integer(self, devno: int, name: str) -> int | None:
         """The attribute as a number; a file that holds none is a ``ValueError``."""
@@ -151,7 +151,7 @@ class Sysfs:
         """The kernel names of the loop devices that are attached, and ``loop_backing_file``."""
         directory = f"{self.root}/block"
         names = (name for name in _names(directory) if name.startswith("loop"))
-        files = ((name, _text(f"{directory}/{name}/loop/backing_file")) for name in names)
+        files = ((name, attribute_text(f"{directory}/{name}/loop/backing_file")) for name in names)
         return {name: file for name, file in files if file}
 
     def partition_parent(self, devno: int) -> int | None:
@@ -161,6 +161,10 @@ class Sysfs:
             return None
         with system_call(f"read {directory.parent / 'dev'}"):
             return parse_devno((directory.parent / "dev").read_text())
+
+    def partitions(self, devno: int) -> list[int]:
+        """The partitions of a disk; of whatever else none."""
+        return _numbers(each.parent for each in sorted(self.directory(devno).glob("*/partition")))
 
     def slaves(self, devno: int) -> list[int]:
         """The devices directly below a dm or md device."""
@@ -213,7 +217,7 @@ def _numbers(directories: Iterable[Path]) -> list[int]:
 
 def _number(directory: Path | str) -> int | None:
     """None when the disk went away between the listing and now."""
-    text = _text(f"{directory}/dev")
+    text = attribute_text(f"{directory}/dev")
     return None if text is None else parse_devno(text)
 
 
@@ -222,7 +226,7 @@ def _names(directory: str) -> list[str]:
         return sorted(os.listdir(directory))  # noqa: PTH208 - text, see above
 
 
-def _text(path: str) -> str | None:
+def attribute_text(path: str) -> str | None:
     """What an attribute says, without its newline; None when there is none, or none any more."""
     try:
         return _content(path).decode(errors="surrogateescape").removesuffix("\n")

@@ -1,5 +1,6 @@
 """LUNs by name, and finding their disks in a tree like sysfs."""
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from dmsnap.errors import (
     UnreachableError,
     WrongWordError,
 )
-from dmsnap.host import lun
+from dmsnap.host import blockdev, iscsi_session, lun, scsi, udev
+from dmsnap.host import sysfs as sysfs_module
 from dmsnap.host.lun import LunName
 from dmsnap.host.portal import Portal
 from dmsnap.host.sysfs import Sysfs
@@ -155,6 +157,46 @@ def test_a_disk_is_named_by_its_target(tree: Tree) -> None:
     assert lun.name_of(os.makedev(253, 0), sysfs=tree.sysfs) == named
 
 
+def test_a_disk_that_does_not_say_who_it_is_is_in_nobodys_way(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel has no file for it to read: a USB stick, or a virtual disk."""
+    tree.disk(tree.session(1), 1)
+    stick = tree.disk(tree.session(2, address="192.0.2.8"), 0)
+    content = sysfs_module._content
+
+    def read(path: str) -> bytes:
+        if path == f"{stick.parents[1]}/wwid":
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return content(path)
+
+    monkeypatch.setattr(sysfs_module, "_content", read)
+    assert node(tree) == Path("/dev/sdb")
+    assert [disk.wwid() for disk in scsi.disks(sysfs=tree.sysfs)] == [WWID, ""]
+
+
+@pytest.mark.parametrize("below", ["disk", "partition"])
+def test_a_session_is_used_by_whoever_uses_a_partition_of_its_disks(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    session = tree.session(1)
+    disk = tree.disk(session, 0)
+    write(disk / "sda1", dev="8:1", partition="1", size="4")
+    (disk / "sda1/holders").mkdir()
+    (tree.root / "dev/block/8:1").symlink_to(disk / "sda1")
+    used = os.makedev(8, int(below == "partition"))
+    monkeypatch.setattr(luns, "SYSFS", tree.sysfs)
+    monkeypatch.setattr(udev, "settle", lambda: None)
+    for name in ("describe_users_of", "lasting_users"):
+        monkeypatch.setattr(blockdev, name, lambda devno: "x" * (devno == used))
+    (current,) = iscsi_session.sessions(sysfs=tree.sysfs)
+    assert luns.is_used(current)
+    assert luns.is_held(current)
+    used = os.makedev(8, 16)
+    assert not luns.is_used(current)
+    assert not luns.is_held(current)
+
+
 def test_a_session_that_is_up_comes_first(tree: Tree) -> None:
     tree.disk(tree.session(1, state="FAILED"), 0, state="transport-offline")
     tree.disk(tree.session(2), 1)
@@ -216,13 +258,13 @@ def test_a_lost_recovery_volume_keeps_nobody_from_the_primary(
     session = cast(Session, None)
     name = str(LunName.parse(f"{NAME}#{WWID}"))
     volume = replace(a_volume(), state=VolumeState.TRIAL, recovery=name)
-    if wanted in (Wanted.PRIMARY, Wanted.NONE):
+    if wanted in (Wanted.PRIMARY, Wanted.THERE, Wanted.NONE):
         luns.attach_all(session, volume, wanted)
     else:
         with pytest.raises(UnreachableError):
             luns.attach_all(session, volume, wanted)
     promoted = replace(volume, state=VolumeState.PROMOTED, backing=name, recovery=None)
-    if wanted in (Wanted.RECOVERY, Wanted.NONE):
+    if wanted in (Wanted.RECOVERY, Wanted.THERE, Wanted.NONE):
         luns.attach_all(session, promoted, wanted)
     else:
         with pytest.raises(UnreachableError):

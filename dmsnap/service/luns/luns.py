@@ -50,6 +50,7 @@ class Wanted(Enum):
     SERVING_ALONE = "serving alone"  # a boot must not wait for others
     PRIMARY = "primary"  # the volume's own device: a trial may have lost what it serves from
     RECOVERY = "recovery"  # alone: the primary may be just what was lost
+    THERE = "there"  # those that can be had: what is gone for good must not keep anything
     NONE = "none"  # nothing is read or written of any
 
 
@@ -73,7 +74,7 @@ def attach_all(session: Session, volume: Volume, wanted: Wanted = Wanted.ALL) ->
 
 def _needed(volume: Volume, wanted: Wanted) -> str | None:
     """The one device that a command needs, as it is recorded."""
-    if wanted is Wanted.NONE:
+    if wanted in (Wanted.NONE, Wanted.THERE):
         return None
     if wanted is Wanted.PRIMARY:
         return volume.backing
@@ -178,13 +179,13 @@ def disk_on(session: Session, current: IscsiSession, name: LunName) -> ScsiDisk:
     """The disk of a LUN, with nothing left of what the kernel knew of another one there."""
     disk = find_disk(current, name)
     scsi.rescan(disk)
-    free = is_ours(session, name) and not blockdev.describe_users_of(disk.devno)
+    free = is_ours(session, name) and not any(map(blockdev.describe_users_of, devices_of(disk)))
     if free and is_stale(name, disk):
         scsi.delete(disk)
         disk = find_disk(current, name)
     if not SYSFS.size_bytes(disk.devno):
         raise no_lun(name)
-    if not blockdev.lasting_users(disk.devno):
+    if not any(map(blockdev.lasting_users, devices_of(disk))):
         blockdev.flush_buffers(SYSFS.device_path(disk.devno))
     return disk
 
@@ -275,17 +276,26 @@ def is_needed(session: Session, name: LunName, but: UUID | None) -> bool:
 
 
 def is_used(current: IscsiSession) -> bool:
-    """Whether anybody has a disk of the session open, udevd not counted."""
-    disks = scsi.disks_below(current.directory)
-    if current.is_up and any(blockdev.describe_users_of(disk.devno) for disk in disks):
+    """Whether anybody has a disk of the session open, or a partition of one, udevd not counted."""
+    if current.is_up and any(map(blockdev.describe_users_of, devices_below(current))):
         udev.settle()
-    return any(blockdev.describe_users_of(disk.devno) for disk in disks)
+    return any(map(blockdev.describe_users_of, devices_below(current)))
 
 
 def is_held(current: IscsiSession) -> bool:
-    """Whether a disk of the session is used by somebody who does not let it go by himself."""
+    """Whether something of the session is used by somebody who does not let it go by himself."""
+    return any(map(blockdev.lasting_users, devices_below(current)))
+
+
+def devices_below(current: IscsiSession) -> list[int]:
+    """The numbers of a session's disks and their partitions."""
     disks = scsi.disks_below(current.directory)
-    return any(blockdev.lasting_users(disk.devno) for disk in disks)
+    return [devno for disk in disks for devno in devices_of(disk)]
+
+
+def devices_of(disk: ScsiDisk) -> list[int]:
+    """The numbers of a disk and its partitions: who uses one of these does not show at the disk."""
+    return [disk.devno, *SYSFS.partitions(disk.devno)]
 
 
 def release_strays(session: Session, held: str) -> None:
