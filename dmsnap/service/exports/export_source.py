@@ -46,10 +46,11 @@ def resolve(session: Session, what: str) -> Source:
 
 
 @contextmanager
-def held(session: Session, *sources: Source, wanted: Wanted = Wanted.ALL) -> Iterator[None]:
+def held(session: Session, *sources: Source, wanted: Wanted | None = None) -> Iterator[None]:
     """Hold the locks of what is shown, after clearing what killed commands left.
 
-    Where no LUN is ``wanted``, what cannot be cleared but exports is no obstacle.
+    LUNs below what is shown are ``wanted`` unless told. Where none is, what cannot be cleared but
+    exports is no obstacle.
     """
     names = [name for source in sources for name in lock_names(session, source)]
     with session.locked(names):
@@ -57,8 +58,18 @@ def held(session: Session, *sources: Source, wanted: Wanted = Wanted.ALL) -> Ite
             if source.volume_id is None:
                 exported.reap(session, of_devices(session))
             else:
-                clear(session, session.catalogue.volume_by_id(source.volume_id), wanted)
+                volume = session.catalogue.volume_by_id(source.volume_id)
+                clear(session, volume, wanted or below(session, source))
         yield
+
+
+def below(session: Session, source: Source) -> Wanted:
+    """The LUNs below a front, or below a point: what else a volume has may be dead."""
+    if source.point_id is None:
+        return Wanted.SERVING
+    point = session.catalogue.find_point(source.point_id)
+    is_live = point is not None and point.area_id is not None
+    return Wanted.SERVING if is_live else Wanted.RECOVERY
 
 
 def clear(session: Session, volume: Volume, wanted: Wanted) -> None:

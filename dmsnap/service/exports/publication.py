@@ -41,21 +41,29 @@ class Publication:
         ]
 
     def again(self) -> list[Step]:
-        """Those of an export that is recorded, and is not there since a boot."""
+        """Those of an export that is recorded, and of which something is missing.
+
+        What is there stays when a step fails: initiators may be using it.
+        """
         export, what = self.export, self.shown.name
+        self.shown.require_as_recorded()
+        has_backstore = state.find_backstore(export.backstore) is not None
+        has_target = state.has_target(export.target)
+        has_lun = has_target and state.backstore_of_lun(export.target, export.lun) is not None
+        is_enabled = state.is_enabled(export.target)
         return [
             *self.shown.steps(),
             Step(
                 "create-backstore",
                 f"make {what} a backstore of LIO, with the serial number {export.id}",
                 self._create_backstore,
-                partial(target.remove_backstore, export.backstore),
+                None if has_backstore else partial(target.remove_backstore, export.backstore),
             ),
             Step(
                 "create-target",
                 f"make the target {export.target} for {', '.join(export.initiators)}",
                 self._create_target,
-                partial(target.remove_target, export.target),
+                None if has_target else partial(target.remove_target, export.target),
             ),
             Step(
                 "map-lun",
@@ -67,13 +75,13 @@ class Publication:
                     export.backstore,
                     read_only=export.read_only,
                 ),
-                partial(target.unmap_lun, export.target, export.lun),
+                None if has_lun else partial(target.unmap_lun, export.target, export.lun),
             ),
             Step(
                 "enable",
                 f"listen at {export.portal}",
                 self._enable,
-                partial(target.disable, export.target),
+                None if is_enabled else partial(target.disable, export.target),
             ),
         ]
 
@@ -120,6 +128,11 @@ class Shown:
         if volume is None:
             return str(self.source.device)
         return volume.name if point_id is None else f"point {point_id} of {volume.name}"
+
+    def require_as_recorded(self) -> None:
+        """Raise where a device of no volume is another than the one that was exported."""
+        if self.volume is None:
+            plain_device(self.source)
 
     def steps(self) -> list[Step]:
         """Those that make the device."""

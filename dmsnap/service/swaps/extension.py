@@ -7,6 +7,7 @@ from dmsnap.catalogue.model import Job, Volume, VolumeState
 from dmsnap.errors import NoSpaceError
 from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import overlay, trial
@@ -51,7 +52,7 @@ def extend(
     session: Session, name: str, *, size_bytes: int | None, dry_run: bool
 ) -> ExtendResult | Plan:
     """Give a trial's overlay ``size_bytes`` in all, by default twice what it has. Needs root."""
-    with held(session, name) as volume:
+    with held(session, name, Wanted.SERVING_ALONE) as volume:
         extension = Extension(session, volume, size_bytes)
         plan = extension.plan()
         if dry_run:

@@ -283,9 +283,16 @@ def test_a_device_is_exported_whole_or_read_only_and_to_nobody_else(published: L
         ExitCode.BUSY, "protect", disk, "--name", published.name(), "--recovery",
         published.disk(4 * SIZE), "--store", published.store(),
     )  # fmt: skip
+    # Larger it is another device than the one recorded; who uses the LUN goes on.
+    image = Path(f"/sys/block/{Path(disk).name}/loop/backing_file").read_text().strip()
+    os.truncate(image, SIZE + MIB)
+    with read_without_pause(shown):
+        run("losetup", "--set-capacity", disk)
+        (restored,) = dmsnap("export", "restore", expected=None)
+        assert "when it was exported" in restored["error"]
     initiator.logout(export)
     initiator.is_turned_away(export, "iqn.2026-01.org.example.lab:stranger")
-    dmsnap("unexport", disk)
+    dmsnap("unexport", export["target"])
 
 
 def test_a_lun_is_swapped_and_keeps_its_identity(published: Lab) -> None:
