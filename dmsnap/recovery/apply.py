@@ -7,7 +7,6 @@ between the labels the undo store leads back.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from uuid import UUID
 
 from dmsnap._native import copy, exception_store
@@ -17,9 +16,9 @@ from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
 from dmsnap.catalogue.model import Point
 from dmsnap.extent import Extent
 from dmsnap.host.signature import Signature
-from dmsnap.recovery import history, removal
+from dmsnap.recovery import history
 from dmsnap.recovery.replica import Replica
-from dmsnap.recovery.room import Claims, gone, make_room
+from dmsnap.recovery.room import Claims, gone, make_room, merging_on
 from dmsnap.units import PAGE_BYTES, align_up, to_sectors
 
 UNDO_CHUNK_BYTES = PAGE_BYTES
@@ -63,9 +62,7 @@ def write_undo(
     """
     dirty, compared = _fitting(replica, source_fd, dirty, progress, options)
     before = replica.label
-    current, room = make_room(
-        before, store_bytes(dirty.bytes), claims, partial(removal.joined, replica)
-    )
+    current, room = make_room(before, store_bytes(dirty.bytes), claims, merging_on(replica))
     if current != replica.label:
         # The stores about to be overwritten must not be in the label any more.
         replica.write_label(current)

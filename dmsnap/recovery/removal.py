@@ -93,22 +93,74 @@ def relabel(replica: Replica, before: Sequence[HistoryEntry], after: Entries) ->
 def joined(replica: Replica, label: Label, group: Entries, gain_bytes: int) -> Label | None:
     """``label`` with the last of ``group`` in place of them all; the recovery volume has it then.
 
-    None when that has no room, makes less than ``gain_bytes`` free, or a store cannot be read:
-    nothing but what ``label`` drops is changed then.
+    None when that has no room, or makes less than ``gain_bytes`` free, and nothing is changed then;
+    and when a store cannot be read: then the recovery volume may have ``label``.
     """
-    if label != replica.label:
+    stores = [history.store_extent(entry) for entry in group]
+    place = _foreseen(replica, label, group, stores, gain_bytes)
+    if place is None:
+        return None
+    if label.history != replica.label.history:
         # What is written may lie where the dropped ones did.
-        replica.write_label(label)
+        replica.write_label(replace(replica.label, history=label.history))
     try:
-        entry = _merge(replica, replica.label, group, None, gain_bytes)
+        entry = _write(replica, group[-1], stores, place)
+    except (CorruptError, OperatingSystemError) as error:
+        log.warning("undo stores of %s cannot be merged: %s", label.name, error)
+        return None
+    relabel(replica, replica.label.history, _with(replica.label, group, entry).history)
+    return replica.label
+
+
+class Foresight:
+    """What :func:`joined` would make of one label after the other; writes nothing.
+
+    A store that would be written before is taken for those that it would be made of.
+    """
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._made_of: dict[HistoryEntry, list[Extent]] = {}
+
+    def joined(self, label: Label, group: Entries, gain_bytes: int) -> Label | None:
+        """As the function does it, if every store can be read."""
+        stores = [
+            store
+            for entry in group
+            for store in self._made_of.get(entry, [history.store_extent(entry)])
+        ]
+        place = _foreseen(self._replica, label, group, stores, gain_bytes)
+        if place is None:
+            return None
+        entry = _at(group[-1], place)
+        self._made_of[entry] = stores
+        return _with(label, group, entry)
+
+
+def _foreseen(
+    replica: Replica, label: Label, group: Entries, stores: Sequence[Extent], gain_bytes: int
+) -> Extent | None:
+    """Where the one store for all ``stores`` goes that takes the place of those of ``group``.
+
+    None where it cannot be, or does not take ``gain_bytes`` less than they do.
+    """
+    held_bytes = sum(entry.store_length_bytes for entry in group)
+    try:
+        needed_bytes = _needed_bytes(replica, stores)
+        if gain_bytes and held_bytes - needed_bytes < gain_bytes:
+            return None
+        return Extent(room_for(label, needed_bytes).offset_bytes, needed_bytes)
     except NoSpaceError:
         return None
     except (CorruptError, OperatingSystemError) as error:
         log.warning("undo stores of %s cannot be merged: %s", label.name, error)
         return None
-    after = [entry if each == group[-1] else each for each in replica.label.history]
-    relabel(replica, replica.label.history, tuple(each for each in after if each not in group))
-    return replica.label
+
+
+def _with(label: Label, group: Entries, entry: HistoryEntry) -> Label:
+    """``label`` with ``entry`` in place of ``group``."""
+    after = (entry if each == group[-1] else each for each in label.history)
+    return replace(label, history=tuple(each for each in after if each not in group))
 
 
 def room_for(label: Label, needed_bytes: int) -> Extent:
@@ -128,31 +180,36 @@ def room_for(label: Label, needed_bytes: int) -> Extent:
 
 
 def _merge(
-    replica: Replica,
-    taken: Label,
-    group: Entries,
-    progress: Progress | None,
-    gain_bytes: int = 0,
+    replica: Replica, taken: Label, group: Entries, progress: Progress | None
 ) -> HistoryEntry:
-    """One store for those of ``group``, in a place that no store of ``taken`` is in.
-
-    :class:`NoSpaceError` also when it takes less than ``gain_bytes`` less than they do.
-    """
-    name, size_bytes = str(replica.device.path), replica.label.size_bytes
+    """One store for those of ``group``, in a place that no store of ``taken`` is in."""
     stores = [history.store_extent(entry) for entry in group]
-    measured = store_merge.measure(replica.fd, size_bytes, stores, name=name)
-    needed_bytes = align_up(measured.used_bytes, PAGE_BYTES)
-    held_bytes = sum(store.length_bytes for store in stores)
-    if gain_bytes and held_bytes - needed_bytes < gain_bytes:
-        raise NoSpaceError(
-            f"the merged undo store takes {format_size(needed_bytes)} of {format_size(held_bytes)}",
-            needed_bytes=needed_bytes,
-        )
+    needed_bytes = _needed_bytes(replica, stores)
     place = Extent(room_for(taken, needed_bytes).offset_bytes, needed_bytes)
+    return _write(replica, group[-1], stores, place, progress)
+
+
+def _needed_bytes(replica: Replica, stores: Sequence[Extent]) -> int:
+    """What the one store for all ``stores`` takes; their areas are read, and nothing else."""
+    name = str(replica.device.path)
+    measured = store_merge.measure(replica.fd, replica.label.size_bytes, stores, name=name)
+    return align_up(measured.used_bytes, PAGE_BYTES)
+
+
+def _write(
+    replica: Replica,
+    last: HistoryEntry,
+    stores: Sequence[Extent],
+    place: Extent,
+    progress: Progress | None = None,
+) -> HistoryEntry:
+    """The one store for all ``stores`` at ``place``, which becomes that of ``last``."""
+    name, size_bytes = str(replica.device.path), replica.label.size_bytes
     made = store_merge.merge(replica.fd, size_bytes, stores, place, progress=progress, name=name)
+    return replace(_at(last, place), chunk_size=made.chunk_size)
+
+
+def _at(entry: HistoryEntry, place: Extent) -> HistoryEntry:
     return replace(
-        group[-1],
-        store_offset_bytes=place.offset_bytes,
-        store_length_bytes=place.length_bytes,
-        chunk_size=made.chunk_size,
+        entry, store_offset_bytes=place.offset_bytes, store_length_bytes=place.length_bytes
     )

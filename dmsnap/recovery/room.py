@@ -4,10 +4,14 @@ Those go first that have the least claim, of equals the oldest. The oldest of al
 its store; any other one is merged into the next older, which takes room beside the two, and is
 passed over where there is none, or where merging would bring none. So that there is, it is merged
 before the region is full to its end, rather than that the oldest has to be dropped then.
+
+Whether all that makes room enough is found out first, by what the stores come to: no point goes for
+a sync that is refused.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from uuid import UUID
 
 from dmsnap._native.label import HistoryEntry, HistoryFlag, Label
@@ -15,6 +19,7 @@ from dmsnap.errors import ConfigurationError, NoSpaceError
 from dmsnap.extent import Extent
 from dmsnap.recovery import history, removal
 from dmsnap.recovery.removal import Entries
+from dmsnap.recovery.replica import Replica
 from dmsnap.units import format_size
 
 # How much points claim to stay, by id. One that is in it not, or with 0, goes before all others.
@@ -31,18 +36,49 @@ def _no_merge(_label: Label, _entries: Entries, _gain_bytes: int) -> None:
     return None
 
 
+def _foresee_no_merge() -> Merge:
+    return _no_merge
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """How stores are merged: by ``merge`` on the recovery volume.
+
+    What ``foresee`` gives says what that would make of one label after the other, and writes
+    nothing. ``is_written``: the recovery volume has another label than at first.
+    """
+
+    merge: Merge = _no_merge
+    foresee: Callable[[], Merge] = _foresee_no_merge
+    is_written: Callable[[], bool] = bool
+
+
+NO_MERGING = Merging()
+
+
+def merging_on(replica: Replica) -> Merging:
+    """As :mod:`dmsnap.recovery.removal` merges them on a recovery volume."""
+    before = replica.label.history
+    return Merging(
+        partial(removal.joined, replica),
+        lambda: removal.Foresight(replica).joined,
+        lambda: replica.label.history != before,
+    )
+
+
 def make_room(
     label: Label,
     needed_bytes: int,
     claims: Callable[[], Claims] = dict,
-    merge: Merge = _no_merge,
+    merging: Merging = NO_MERGING,
 ) -> tuple[Label, Extent]:
     """The label without what must go so that a store of ``needed_bytes`` fits, and where it does.
 
     ``claims`` is asked when there is little room, and may fail with ``ConfigurationError``, which
     is for the caller when there is none. :class:`NoSpaceError` when even an empty region would
-    be too small, or when points that are marked to be kept are in the way. Nothing is written here
-    but by ``merge``.
+    be too small, or when points that are marked to be kept are in the way: then no point went,
+    unless a store that was to be merged could not be read. Nothing is written here but by
+    ``merging``.
     """
     place = _place(label, needed_bytes)
     if place is not None:
@@ -50,7 +86,7 @@ def make_room(
         if left_bytes >= 2 * max((each.store_length_bytes for each in label.history), default=0):
             return label, place
         try:
-            return _Making(label, needed_bytes, claims(), merge).ahead(place, left_bytes)
+            return _Making(label, needed_bytes, claims(), merging).ahead(place, left_bytes)
         except ConfigurationError:
             return label, place
     if needed_bytes > label.history_length_bytes:
@@ -61,7 +97,7 @@ def make_room(
             needed_bytes=needed_bytes,
             available_bytes=label.history_length_bytes,
         )
-    return _Making(label, needed_bytes, claims(), merge).run()
+    return _Making(label, needed_bytes, claims(), merging).run()
 
 
 def gone(before: Label, after: Label) -> list[UUID]:
@@ -85,27 +121,37 @@ def _left_bytes(label: Label, place: Extent, needed_bytes: int) -> int:
 
 @dataclass(slots=True)
 class _Making:
-    """``stuck`` are points that could not be merged into the next older as things are."""
+    """``stuck`` are entries that could not be merged into one as things are."""
 
     label: Label
     needed_bytes: int
     claims: Claims
-    merge: Merge
-    stuck: set[UUID] = field(default_factory=set)
-    is_merged: bool = False
+    merging: Merging
+    stuck: set[Entries] = field(default_factory=set)
 
     def run(self) -> tuple[Label, Extent]:
+        """Let go of what must go. No point is given up for what cannot be had."""
         marked = [each for each in self.label.history if each.flags & HistoryFlag.KEEP]
         held_bytes = sum(each.store_length_bytes for each in marked)
         if self.needed_bytes > self.label.history_length_bytes - held_bytes:
-            # No point is given up for what cannot be had.
             raise self._refusal(marked[-1])
+        if _place(self.label, self.needed_bytes) is None:
+            foreseen = _Making(self.label, self.needed_bytes, self.claims, self.merging)
+            if foreseen.let_go(self.merging.foresee()) is None:
+                raise self._refusal(foreseen.label.history[-1])
+        place = self.let_go(self.merging.merge)
+        if place is None:
+            raise self._refusal(self.label.history[-1])
+        return self.label, place
+
+    def let_go(self, merge: Merge) -> Extent | None:
+        """Until there is a place, which is returned; None: all that is left is to be kept."""
         while (place := _place(self.label, self.needed_bytes)) is None:
             position = next(self._candidates(), None)
             if position is None:
-                raise self._refusal(self.label.history[-1])
-            self._let_go(position)
-        return self.label, place
+                return None
+            self._let_one_go(position, merge)
+        return place
 
     def ahead(self, place: Extent, left_bytes: int) -> tuple[Label, Extent]:
         """Merge the first that can be, of those with a lesser claim than the oldest has.
@@ -118,16 +164,17 @@ class _Making:
         for position in self._candidates():
             if self._claim(entries[position]) >= oldest:
                 break
-            group = self._group(position)
-            lengths = [entry.store_length_bytes for entry in group]
-            if left_bytes >= sum(lengths):
-                break
-            if max(lengths) < self.needed_bytes:
-                continue
-            merged = self.merge(self.label, group, self._gain_bytes(group))
-            if merged is not None:
-                # The place is another one now, and there may be none where it was the largest.
-                return _Making(merged, self.needed_bytes, self.claims, self.merge).run()
+            for part in self._parts(position):
+                lengths = [entry.store_length_bytes for entry in part]
+                if left_bytes >= sum(lengths):
+                    return self.label, place
+                if max(lengths) < self.needed_bytes or part in self.stuck:
+                    continue
+                merged = self.merging.merge(self.label, part, self._gain_bytes(part))
+                if merged is not None:
+                    # The place is another one now, and there may be none where it was the largest.
+                    return _Making(merged, self.needed_bytes, self.claims, self.merging).run()
+                self.stuck.add(part)
         return self.label, place
 
     def _candidates(self) -> Iterator[int]:
@@ -136,38 +183,48 @@ class _Making:
         free = [
             position
             for position, entry in enumerate(entries)
-            if not entry.flags & HistoryFlag.KEEP and entry.point_uuid not in self.stuck
+            if not entry.flags & HistoryFlag.KEEP
+            and entries[position : position + 2] not in self.stuck
         ]
         yield from sorted(free, key=lambda at: (self._claim(entries[at]), -at))
 
     def _claim(self, entry: HistoryEntry) -> int:
         return self.claims.get(entry.point_uuid, 0)
 
-    def _let_go(self, position: int) -> None:
+    def _let_one_go(self, position: int, merge: Merge) -> None:
+        """It may have become stuck instead; what was stuck may fit once there is more room."""
         entries = self.label.history
         if position == len(entries) - 1:
             self.label = replace(self.label, history=entries[:-1])
             self.stuck.clear()
             return
-        group = self._group(position)
-        merged = self.merge(self.label, group, self._gain_bytes(group))
-        if merged is None:
-            self.stuck |= {entry.point_uuid for entry in group[:-1]}
-        else:
-            self.label, self.is_merged = merged, True
+        for part in self._parts(position):
+            if part in self.stuck:
+                continue
+            merged = merge(self.label, part, self._gain_bytes(part))
+            if merged is not None:
+                self.label = merged
+                self.stuck.clear()
+                return
+            self.stuck.add(part)
 
-    def _group(self, position: int) -> Entries:
-        """It and the next older; with it all beside it that nobody claims, merged at once."""
+    def _parts(self, position: int) -> list[Entries]:
+        """What is merged into one to pass it over: with all beside it that nobody claims, at once.
+
+        Where that has no room, it and the next older alone may have.
+        """
         entries = self.label.history
+        pair = entries[position : position + 2]
         if self._claim(entries[position]):
-            return entries[position : position + 2]
+            return [pair]
         unclaimed = {
             entry.point_uuid
             for entry in entries
             if not self._claim(entry) and not entry.flags & HistoryFlag.KEEP
         }
         found = removal.groups(entries, unclaimed)
-        return next(group for group in found if entries[position] in group)
+        whole = next(group for group in found if entries[position] in group)
+        return list(dict.fromkeys([whole, pair]))
 
     def _gain_bytes(self, group: Sequence[HistoryEntry]) -> int:
         """What merging must bring: nothing where entries are wanted, or nobody claims the point."""
@@ -177,9 +234,11 @@ class _Making:
 
     def _refusal(self, marked: HistoryEntry) -> NoSpaceError:
         """``marked`` is in the way: where all others went, the oldest that is left."""
-        is_oldest = marked == self.label.history[-1]
+        is_oldest = marked.point_uuid == self.label.history[-1].point_uuid
         which = f"{'its oldest ' if is_oldest else ''}point {marked.point_uuid}"
-        changed = "the replica was not" if self.is_merged else "nothing was"
+        changed = (
+            "points went, but the replica was not" if self.merging.is_written() else ("nothing was")
+        )
         return NoSpaceError(
             f"the history of {self.label.name} is full, and {which} is to be kept: {changed} "
             f"changed",

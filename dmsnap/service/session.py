@@ -182,11 +182,19 @@ class Session:
             self.catalogue.record_replica(volume, history.held(current))
 
     def forget_dropped(
-        self, volume: Volume, reason_of: Callable[[Point], str] = _no_room_for
+        self,
+        volume: Volume,
+        reason_of: Callable[[Point], str] = _no_room_for,
+        among: Collection[UUID] | None = None,
     ) -> None:
-        """Mark points as deleted that live nowhere: lost ones, or dropped to make room."""
+        """Mark points as deleted that live nowhere: lost ones, or dropped to make room.
+
+        ``among``: no others than these are looked at.
+        """
         current = replica.label_of(volume)
         for point in self.catalogue.points(volume.id):
+            if among is not None and point.id not in among:
+                continue
             if point.area_id is None and history.position_of(current, point.id) is None:
                 reason = point.invalid_reason or reason_of(point)
                 self.catalogue.delete_point(point.id, reason)

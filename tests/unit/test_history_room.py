@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from test_history import LENGTH, OFFSET, a_label, an_entry, check_layout
 from test_removal import PAGES, a_replica, synced
 
+from dmsnap._native import store_merge
 from dmsnap._native.label import HistoryEntry, HistoryFlag, Label
-from dmsnap.errors import NoSpaceError
+from dmsnap.errors import NoSpaceError, OperatingSystemError
 from dmsnap.policy import claims, retention
 from dmsnap.policy.claims import Claim
 from dmsnap.policy.retention import Action, AgingPoint, Retention
 from dmsnap.recovery import apply, history, removal
-from dmsnap.recovery.room import gone, make_room
+from dmsnap.recovery.room import Merge, Merging, gone, make_room, merging_on
 from dmsnap.units import MIB, PAGE_BYTES, align_up
 
 SECOND = 10**9
@@ -35,7 +36,7 @@ FITTING = Retention(keep_seconds=86400, daily=14, weekly=8, monthly=12)
 def merged_on_label(label: Label, group: Sequence[HistoryEntry], gain_bytes: int) -> Label | None:
     """What ``removal.joined`` does, of stores half of whose chunks are in the others, too."""
     lengths = sorted(entry.store_length_bytes for entry in group)
-    needed = align_up(min(lengths[-1] + sum(lengths[:-1]) // 2, 8 * STORE), PAGE_BYTES)
+    needed = align_up(lengths[-1] + sum(lengths[:-1]) // 2, PAGE_BYTES)
     if sum(lengths) - needed < gain_bytes:
         return None
     try:
@@ -45,6 +46,11 @@ def merged_on_label(label: Label, group: Sequence[HistoryEntry], gain_bytes: int
     entry = replace(group[-1], store_offset_bytes=place.offset_bytes, store_length_bytes=needed)
     left = [entry if each == group[-1] else each for each in label.history]
     return replace(label, history=tuple(each for each in left if each not in group))
+
+
+def on_label(merge: Merge = merged_on_label) -> Merging:
+    """One that foresees what it does."""
+    return Merging(merge, lambda: merge)
 
 
 @dataclass
@@ -67,7 +73,7 @@ class House:
         found = claims.of_history(
             [*self.aging(), AgingPoint(point, self.now_ns)], self.retention, now_ns, UTC
         )
-        after, place = make_room(self.label, needed_bytes, lambda: found, merged_on_label)
+        after, place = make_room(self.label, needed_bytes, lambda: found, on_label())
         self.given_up += [found[each] for each in gone(self.label, after) if found[each]]
         entry = HistoryEntry(
             self.label.point_uuid or point, self.label.point_time_ns, place.offset_bytes,
@@ -87,7 +93,14 @@ class House:
         merging = {each for each, action in actions.items() if action is Action.MERGE}
         for group in removal.groups(self.label.history, merging):
             if len(group) > 1:
-                self.label = merged_on_label(self.label, group, 0) or self.label
+                self.label = merged_on_label(self.label, group, 0) or self.merged_by_pairs(group)
+
+    def merged_by_pairs(self, group: Sequence[HistoryEntry]) -> Label:
+        label = self.label
+        for entry in reversed(group[:-1]):
+            position = label.history.index(entry)
+            label = merged_on_label(label, label.history[position : position + 2], 0) or label
+        return label
 
     def holds_periods(self) -> bool:
         """A point of each of 14 days, of 8 weeks and of every month since the beginning."""
@@ -168,7 +181,7 @@ def test_what_is_marked_stays_and_what_nobody_claims_gives_way_in_the_middle() -
         shorter = replace(oldest, store_offset_bytes=OFFSET + 3 * third)
         return replace(label, history=(newest, shorter))
 
-    after, place = make_room(label, 2 * third, lambda: found, merge)
+    after, place = make_room(label, 2 * third, lambda: found, on_label(merge))
     assert [each.point_uuid for each in after.history] == [newest.point_uuid, oldest.point_uuid]
     assert (place.offset_bytes, place.length_bytes) == (OFFSET + third, 2 * third)
     assert gone(label, after) == [middle.point_uuid]
@@ -184,12 +197,15 @@ def test_what_is_merged_ahead_takes_no_room_from_the_sync() -> None:
         return merged_on_label(label, group, 0)
 
     label = a_label(*entries)
-    after, place = make_room(label, 2 * quarter, lambda: found, merge)
+    after, place = make_room(label, 2 * quarter, lambda: found, on_label(merge))
     assert after == label
     assert place.length_bytes == 2 * quarter
     # One that fits where a store was freed is no such case.
     after, _ = make_room(
-        replace(label, history_length_bytes=LENGTH - quarter), quarter // 2, lambda: found, merge
+        replace(label, history_length_bytes=LENGTH - quarter),
+        quarter // 2,
+        lambda: found,
+        on_label(merge),
     )
     assert after.history[-1].point_uuid == entries[-1].point_uuid
 
@@ -203,7 +219,70 @@ def test_no_point_is_given_up_for_what_cannot_be_had() -> None:
 
     label = a_label(newer, marked)
     with pytest.raises(NoSpaceError, match=r"its oldest point .* is to be kept: nothing was"):
-        make_room(label, half + PAGE_BYTES, dict, merge)
+        make_room(label, half + PAGE_BYTES, dict, on_label(merge))
+
+
+def a_run(region_stores: int) -> tuple[Label, dict[UUID, int]]:
+    """Seven stores from the beginning of a region; the newest and the oldest are claimed."""
+    entries = [an_entry(OFFSET + at * STORE, STORE) for at in reversed(range(7))]
+    label = a_label(*entries, length_bytes=region_stores * STORE)
+    return label, {entries[0].point_uuid: 1, entries[-1].point_uuid: 5}
+
+
+def test_what_nobody_claims_goes_in_parts_where_it_has_no_room_together() -> None:
+    """All five merged into the oldest at once come to three stores and a half, of which three are
+    free: what the policy keeps does not go for that.
+    """
+    label, found = a_run(10)
+    after, place = make_room(label, 7 * STORE // 2, lambda: found, on_label())
+    assert place.length_bytes >= 7 * STORE // 2
+    assert not found.keys() & set(gone(label, after))
+    check_layout(after)
+
+
+def test_ahead_of_that_it_goes_in_parts_as_well() -> None:
+    label, found = a_run(9)
+    after, _ = make_room(label, STORE, lambda: found, on_label())
+    assert gone(label, after) == [label.history[-2].point_uuid]
+    check_layout(after)
+
+
+def test_nothing_is_merged_for_a_sync_that_is_refused() -> None:
+    """What lies between makes room, but that with which the marked one must be merged takes it."""
+    parts = [(50, 25, HistoryFlag(0)), (40, 10, KEEP), (20, 20, HistoryFlag(0))]
+    entries = [
+        an_entry(OFFSET + at * PAGE_BYTES, pages * PAGE_BYTES, flags)
+        for at, pages, flags in [*parts, (0, 20, HistoryFlag(0))]
+    ]
+
+    def merge(*_asked: object) -> Label:
+        raise AssertionError
+
+    label = a_label(*entries, length_bytes=100 * PAGE_BYTES)
+    merging = Merging(merge, lambda: merged_on_label)
+    with pytest.raises(NoSpaceError, match=r"full, and point .* is to be kept: nothing was ch"):
+        make_room(label, 80 * PAGE_BYTES, dict, merging)
+    make_room(label, 70 * PAGE_BYTES, dict, on_label())
+
+
+def test_what_went_for_a_store_that_could_not_be_read_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with a_replica(30 * PAGE_BYTES) as made:
+        synced(made, [{0, 1, 2, 3, 4, 5}, {6, 7, 8, 9}, {10, 11, 12, 13}])
+        newest, marked, oldest = made.label.history
+        marked = replace(marked, flags=KEEP)
+        made.label = before = replace(made.label, history=(newest, marked, oldest))
+
+        def fail(*_asked: object, **_more: object) -> None:
+            raise OperatingSystemError("it cannot be read")
+
+        monkeypatch.setattr(store_merge, "merge", fail)
+        with pytest.raises(NoSpaceError, match="points went, but the replica was not changed"):
+            make_room(before, 20 * PAGE_BYTES, dict, merging_on(made))  # type: ignore[arg-type]
+        assert gone(before, made.label) == [oldest.point_uuid]
+        monkeypatch.undo()
+        made.check()
 
 
 def test_claims_are_not_asked_for_while_there_is_room() -> None:
@@ -218,7 +297,7 @@ def test_a_merge_that_brings_nothing_costs_no_point_that_is_claimed() -> None:
     newer, older = an_entry(OFFSET, half), an_entry(OFFSET + half, half)
     label = a_label(newer, older)
     found = {newer.point_uuid: 1, older.point_uuid: 5}
-    after, _ = make_room(label, half, lambda: found, lambda *_: None)
+    after, _ = make_room(label, half, lambda: found)
     assert [each.point_uuid for each in after.history] == [newer.point_uuid]
 
 
@@ -233,11 +312,8 @@ def test_on_a_recovery_volume_all_others_show_what_they_held(
         entries = made.label.history
         middle, others = entries[1], [each for each in entries if each is not entries[1]]
         found = {each.point_uuid: 5 for each in others} | {middle.point_uuid: claimed}
-
-        def merge(label: Label, group: tuple[HistoryEntry, ...], gain: int) -> Label | None:
-            return removal.joined(made, label, group, gain)  # type: ignore[arg-type]
-
-        after, place = make_room(made.label, PAGE_BYTES, lambda: found, merge)
+        merging = merging_on(made)  # type: ignore[arg-type]
+        after, place = make_room(made.label, PAGE_BYTES, lambda: found, merging)
         assert after == made.label
         assert place in history.free_extents(after)
         assert [each.point_uuid for each in after.history] == [each.point_uuid for each in others]
@@ -261,10 +337,6 @@ def test_whatever_gives_way_all_others_show_what_they_held(
     with a_replica(region_pages * PAGE_BYTES) as made, pytest.MonkeyPatch.context() as patch:
         patch.setattr(history, "MAX_ENTRIES", 5)
         found: dict[UUID, int] = {}
-
-        def merge(label: Label, group: tuple[HistoryEntry, ...], gain: int) -> Label | None:
-            return removal.joined(made, label, group, gain)  # type: ignore[arg-type]
-
         for number, (pages, claim, marked) in enumerate(done, start=1):
             before = made.label
             assert before.point_uuid is not None
@@ -272,10 +344,11 @@ def test_whatever_gives_way_all_others_show_what_they_held(
             free = history.largest_free(before)
             is_room = free and free.length_bytes >= needed and len(before.history) < 5
             try:
-                after, place = make_room(before, needed, lambda: found, merge)
+                merging = merging_on(made)  # type: ignore[arg-type]
+                after, place = make_room(before, needed, lambda: found, merging)
             except NoSpaceError:
-                after = made.label
-                place = None
+                assert made.label == before
+                after, place = before, None
             went = gone(before, after)
             assert not any(e.flags & KEEP for e in before.history if e.point_uuid in went)
             left = [entry.point_uuid for entry in after.history]

@@ -308,6 +308,30 @@ def test_what_was_written_past_the_front_is_not_seen_by_a_point_of_before(
     assert acknowledged == []
 
 
+def test_what_went_for_a_sync_that_was_not_made_is_recorded(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what it was to make, nor what is live: the label is held against what it said before."""
+    label = a_label(1, 2, 3)
+    kept, went = (
+        replace(a_point(VOLUME, each.point_time_ns), id=each.point_uuid, area_id=None)
+        for each in label.history
+    )
+    (source,) = house.add(taken(1, 5))
+    running = Sync(house.session, VOLUME, source=source)
+    house.add(kept, went, running.point)
+    monkeypatch.setattr(Session, "note_replica", lambda *_: None)
+    monkeypatch.setattr(replica, "label_of", lambda _: label)
+    running._record_gone()
+    running.before = label
+    running._record_gone()
+    assert house.session.catalogue.find_point(went.id) is not None
+    monkeypatch.setattr(replica, "label_of", lambda _: replace(label, history=label.history[:1]))
+    running._record_gone()
+    left = {each.id for each in house.session.catalogue.points(VOLUME.id)}
+    assert left == {source.id, running.point.id, kept.id}
+
+
 def test_it_is_tracked_against_the_point_that_is_copied(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

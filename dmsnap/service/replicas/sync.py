@@ -30,7 +30,7 @@ from dmsnap.host.signature import Signature
 from dmsnap.recovery import apply, replica
 from dmsnap.recovery.apply import Undo
 from dmsnap.recovery.replica import Replica
-from dmsnap.recovery.room import Claims
+from dmsnap.recovery.room import Claims, gone
 from dmsnap.service import journal
 from dmsnap.service.exports import exported
 from dmsnap.service.journal import Plan, Step, StepTimes
@@ -121,6 +121,7 @@ class Sync:
         self.dirty: ExtentSet | None = None
         self.bytes_dirty = 0
         self.content: Signature | None = None
+        self.before: Label | None = None  # what the replica's said before points had to go
         self.undo: Undo | None = None
         self.stats = CopyStats()
         self.catch_up = ExtentSet()  # dirty, and left out by the replica until now
@@ -171,7 +172,12 @@ class Sync:
             *self._point_steps(),
             *copying.opening(),
             Step("track", f"find the dirty extents of {name}", self._track),
-            Step("write-undo", f"write what changes on {device} to its history", self._write_undo),
+            Step(
+                "write-undo",
+                f"write what changes on {device} to its history",
+                self._write_undo,
+                self._record_gone,
+            ),
             Step("apply", f"write the new content to {device}", self._apply, self._roll_back),
         ]
         if self.audit is not Audit.NONE:
@@ -294,6 +300,7 @@ class Sync:
     def _write_undo(self) -> None:
         assert self.dirty is not None  # noqa: S101 - the step before
         with self._sides() as (source_fd, current):
+            self.before = current.label
             self.undo = apply.write_undo(
                 current,
                 source_fd,
@@ -307,6 +314,20 @@ class Sync:
         # What was read of an overflowed snapshot is worth nothing: found out before the
         # replica is touched.
         self._require_valid()
+
+    def _record_gone(self) -> None:
+        """What left the history for a sync that comes to nothing: that is not taken back."""
+        if self.before is None:
+            return
+        try:
+            lost = gone(self.before, replica.label_of(self.volume))
+            if lost:
+                log.warning("%s: points went for a sync that was not made", self.volume.name)
+                self.session.note_replica(self.volume)
+                self.session.forget_dropped(self.volume, self.claiming.reason, lost)
+        except DmsnapError as error:
+            # The label is the truth, and the next sync records it.
+            log.debug("what went of %s is not recorded: %s", self.volume.recovery, error)
 
     def _claims(self, label: Label) -> Claims:
         """Which points stay longest, asked when the history has no room."""
