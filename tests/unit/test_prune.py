@@ -134,6 +134,34 @@ def test_one_without_room_keeps_no_other(house: House) -> None:
     assert left[points[3]].action is Action.MERGE
 
 
+def test_a_run_that_has_no_room_together_goes_in_parts(house: House) -> None:
+    """The oldest first; one whose turn comes too early has another."""
+    house.label = a_label(1, 2, 3, 4, 5)
+    points = ids(house.label)
+    house.records = [a_point(0, id=points[4], keep=True)]
+    asked: list[set[UUID]] = []
+
+    def failing(earlier: set[UUID]) -> Exception | None:
+        asked.append(earlier)
+        too_early = earlier == {points[3]} and len(asked) == 2
+        return NoSpaceError("no room") if len(earlier) > 1 or too_early else None
+
+    house.failing = failing
+    result = house.pruned(BOTH)
+    assert house.removed == [(set(), {points[at]}) for at in (2, 1, 3)]
+    assert (result.error, result.exit_code) == (None, ExitCode.OK)
+
+
+def test_of_a_run_without_room_all_that_can_goes(house: House) -> None:
+    house.label = a_label(1, 2, 3, 4, 5)
+    points = ids(house.label)
+    house.records = [a_point(0, id=points[4], keep=True)]
+    house.failing = lambda earlier: NoSpaceError("no room") if points[3] in earlier else None
+    result = house.pruned(BOTH)
+    assert house.removed == [(set(), {points[at]}) for at in (2, 1)]
+    assert (result.error, result.exit_code) == ("no room", ExitCode.NO_SPACE)
+
+
 def test_a_volume_that_is_locked_says_so(house: House) -> None:
     house.locked = LockedError("srv is locked by 'dmsnap sync srv'")
     result = house.pruned(BOTH)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import SETTLED, Job, Volume, VolumeState
-from dmsnap.errors import DmsnapError, ExitCode
+from dmsnap.errors import DmsnapError, ExitCode, NoSpaceError
 from dmsnap.host import local_time
 from dmsnap.policy.copying import still_to_copy
 from dmsnap.policy.retention import SENTENCES, Action, Retention, Rule
@@ -200,7 +200,7 @@ class Pruning:
         failure: DmsnapError | None = None
         for passed in self._runs(volume, merging):
             try:
-                self._remove(volume, (), passed, hooks)
+                self._merge(volume, passed, hooks)
             except DmsnapError as error:
                 failure = failure or error
         if failure is not None:
@@ -210,12 +210,40 @@ class Pruning:
         return {each.point for each in self.points if (each.side, each.action) == (side, action)}
 
     @staticmethod
-    def _runs(volume: Volume, merging: Collection[UUID]) -> list[set[UUID]]:
-        """Points that follow each other, so that their stores are merged at once."""
+    def _runs(volume: Volume, merging: Collection[UUID]) -> list[list[UUID]]:
+        """Points that follow each other, newest first, so that their stores are merged at once."""
         if not merging:
             return []
         found = removal.groups(replica.label_of(volume).history, merging)
-        return [{entry.point_uuid for entry in group[:-1]} for group in found if len(group) > 1]
+        return [[entry.point_uuid for entry in group[:-1]] for group in found if len(group) > 1]
+
+    def _merge(self, volume: Volume, run: Sequence[UUID], hooks: Hooks) -> None:
+        """All of a run at once; where that has no room, one after the other, the oldest first.
+
+        Each makes room for what had none before.
+        """
+        left: list[Sequence[UUID]] = [run]
+        while left:
+            refused, failure = self._merge_each(volume, left, hooks)
+            if failure is not None and refused == left:
+                if len(refused[0]) == 1:
+                    raise failure
+                refused = [[point] for point in reversed(run)]
+            left = refused
+
+    def _merge_each(
+        self, volume: Volume, parts: Sequence[Sequence[UUID]], hooks: Hooks
+    ) -> tuple[list[Sequence[UUID]], NoSpaceError | None]:
+        """What of the parts had no room."""
+        refused: list[Sequence[UUID]] = []
+        failure: NoSpaceError | None = None
+        for part in parts:
+            try:
+                self._remove(volume, (), part, hooks)
+            except NoSpaceError as error:
+                refused.append(part)
+                failure = error
+        return refused, failure
 
     def _remove(
         self, volume: Volume, live: Collection[UUID], earlier: Collection[UUID], hooks: Hooks
