@@ -8,6 +8,7 @@ cost a point that nothing brings back, so that nothing goes by an age that is in
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 NANOSECONDS = 10**9
 
@@ -19,6 +20,9 @@ DOWNTIME_NS = 7 * 86400 * NANOSECONDS
 APART_NS = 600 * NANOSECONDS
 # How long a clock runs steadily before ages are counted by it again: time to notice and set it.
 SETTLING_NS = 86400 * NANOSECONDS
+# A host without a clock of its own sets the wall clock so long after a boot, by what it finds on
+# its disk, and then by the network.
+BOOTING_NS = 900 * NANOSECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,11 @@ def trusted_now(earlier: Sequence[Reading], now: Reading) -> int | None:
     ``earlier``: former readings, oldest first; those of the last two days are enough. After a jump
     the clock is in doubt until it has run steadily for ``SETTLING_NS``.
     """
-    later = now
-    for reading in reversed(earlier):
+    for later, reading in pairwise(_counting(earlier, now)):
         if has_jumped(reading, later):
             return None
         if now.wall_ns - reading.wall_ns >= SETTLING_NS:
             break
-        later = reading
     return now.wall_ns
 
 
@@ -58,16 +60,43 @@ def worth_keeping(earlier: Sequence[Reading], now: Reading) -> list[Reading]:
     """Of former readings and ``now`` those that :func:`trusted_now` goes by later, oldest first.
 
     That is a day of a clock that runs steadily, with the reading before it, against which a jump is
-    seen; what lies before a jump counts for nothing any more.
+    seen; what lies before a jump counts for nothing any more. While the host boots that is told by
+    the readings before: those of this boot may be worth nothing.
     """
     if earlier and not _is_news(earlier[-1], now):
         return list(earlier)
-    kept = [now]
-    for reading in reversed(earlier):
+    counting = _counting(earlier, now)
+    booting = sum(_is_booting(now) and each.boot_id == now.boot_id for each in counting)
+    kept = counting[:booting] or [now]
+    for reading in counting[len(kept) :]:
         kept.append(reading)
-        if has_jumped(reading, kept[-2]) or now.wall_ns - reading.wall_ns >= SETTLING_NS:
+        if len(kept) - 1 == booting:
+            continue
+        since = kept[booting]
+        if has_jumped(reading, kept[-2]) or since.wall_ns - reading.wall_ns >= SETTLING_NS:
             break
     return kept[::-1]
+
+
+def _counting(earlier: Sequence[Reading], now: Reading) -> list[Reading]:
+    """``now`` and the former readings, newest first, without those that a boot takes back.
+
+    When the clock is set within its first minutes, it was not set before. What it is set to is
+    held against the boot before.
+    """
+    counting, later, taken_back = [now], now, None
+    for reading in reversed(earlier):
+        is_same = reading.boot_id == later.boot_id
+        if is_same and _is_booting(later) and has_jumped(reading, later):
+            taken_back = reading.boot_id
+        if reading.boot_id != taken_back:
+            counting.append(reading)
+        later = reading
+    return counting
+
+
+def _is_booting(reading: Reading) -> bool:
+    return reading.boottime_ns < BOOTING_NS
 
 
 def _is_news(before: Reading, now: Reading) -> bool:

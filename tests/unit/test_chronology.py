@@ -92,6 +92,43 @@ def test_over_a_reboot_only_what_is_unlikely_is_a_jump() -> None:
     assert trusted_now([off, late], settled) == settled.wall_ns
 
 
+def early(hours: float, seconds: int, boot: str = "b") -> Reading:
+    return Reading(WALL + int(hours * HOUR), seconds * SECOND, boot)
+
+
+def test_a_clock_that_is_set_while_the_host_boots_is_believed() -> None:
+    """One without a clock of its own: it begins with what it finds on its disk, or in 1970."""
+    before = early(100, 360_000, "a")
+    for unset in (100, -400_000):
+        readings = [before, early(unset, 30), early(unset, 60)]
+        assert trusted_now(readings, early(108, 90)) == early(108, 90).wall_ns
+    # It is held against the boot before.
+    for hours in (99, 100 + 24 * 8):
+        assert trusted_now([before, early(100, 30)], early(hours, 90)) is None
+    # What was set before, or is set later, is no less a jump.
+    assert trusted_now([early(20, 300_000, "a"), before, early(100, 30)], early(108, 90)) is None
+    running = [before, early(100, 30), early(104.9, 17_670)]
+    assert trusted_now(running, early(113, 18_000)) is None
+    assert trusted_now(running[:2], early(113, 18_000)) is None
+
+
+def test_a_boot_that_takes_its_clock_back_leaves_what_was_known() -> None:
+    """A jump of before is in the record still when the readings behind it are worth nothing."""
+    kept: list[Reading] = []
+    jumped = [early(10, 360_000, "a"), early(30, 361_000, "a"), early(30.5, 362_800, "a")]
+    for now in [*jumped, early(-400_000, 30), early(31, 90)]:
+        kept = chronology.worth_keeping(kept, now)
+    assert kept == [*jumped, early(31, 90)]
+    assert trusted_now(kept[:-1], kept[-1]) is None
+
+
+def test_boots_that_never_end_leave_no_more_than_others() -> None:
+    kept: list[Reading] = []
+    for number in range(4 * 96):
+        kept = chronology.worth_keeping(kept, early(number / 4, 30, f"boot {number}"))
+    assert len(kept) <= 96 + 3
+
+
 def test_readings_that_are_old_do_not_matter() -> None:
     old = [reading(-100, wall_off=50 * DAY), reading(-99)]
     assert trusted_now([*old, reading(0)], reading(25)) is not None

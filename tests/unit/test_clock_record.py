@@ -19,7 +19,7 @@ START = 1_790_000_000 * 10**9
 # What passes between two readings, what the clock is set by, whether the host boots.
 steps = st.lists(
     st.tuples(
-        st.integers(1, 30 * HOUR),
+        st.one_of(st.integers(1, 30 * HOUR), st.integers(1, 20 * MINUTE)),
         st.sampled_from([0, 0, 0, 0, HOUR, -HOUR, 400 * 24 * HOUR]),
         st.sampled_from([False, False, False, True]),
     ),
@@ -38,7 +38,8 @@ def test_what_is_kept_says_as_much_as_all(passing: list[tuple[int, int, bool]]) 
         boottime = 30 * 10**9 if boots else boottime + passed
         boot += boots
         now = Reading(wall, boottime, f"boot {boot}")
-        if kept and not chronology.has_jumped(kept[-1], now) and passed < APART_NS:
+        is_same = kept and kept[-1].boot_id == now.boot_id
+        if is_same and not chronology.has_jumped(kept[-1], now) and passed < APART_NS:
             continue
         assert chronology.trusted_now(kept, now) == chronology.trusted_now(everything, now)
         kept = chronology.worth_keeping(kept, now)
@@ -115,6 +116,19 @@ def test_without_the_service_the_boot_is_what_is_known(tmp_path: Path, clock: Cl
         clock.boots(f"boot {month}", 10 * MINUTE)
         clock_record.note(tmp_path)
         clock.passes(15 * 24 * HOUR)
+        assert trusted(tmp_path)
+
+
+def test_a_host_without_a_clock_of_its_own_prunes_although_it_is_off_each_night(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Its clock goes on where it stood, and is set a minute later."""
+    for night in range(5):
+        clock.passes(12 * HOUR)
+        assert trusted(tmp_path)
+        clock.boots(f"boot {night}", 0)
+        clock_record.note(tmp_path)
+        clock.passes(MINUTE, jumped_ns=12 * HOUR)
         assert trusted(tmp_path)
 
 

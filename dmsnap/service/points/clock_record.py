@@ -17,11 +17,13 @@ from dmsnap.host.locks import directory_lock
 from dmsnap.host.replacement import replace_file
 from dmsnap.host.system_call import system_call
 from dmsnap.policy import chronology
-from dmsnap.policy.chronology import TOLERANCE_NS, Reading
+from dmsnap.policy.chronology import Reading
 
 log = logging.getLogger(__name__)
 
 FILE = "clock.json"
+# From that every clock has gone back.
+UNKNOWN = Reading(2**63 - 1, 0, "")
 
 
 def trusted_now(directory: Path, *, recording: bool) -> int | None:
@@ -33,7 +35,7 @@ def trusted_now(directory: Path, *, recording: bool) -> int | None:
     path = directory / FILE
     with directory_lock(directory):
         now = reading()
-        earlier = recorded(path, now)
+        earlier = recorded(path)
         if recording and (kept := chronology.worth_keeping(earlier, now)) != earlier:
             record(path, kept)
     return chronology.trusted_now(earlier, now)
@@ -57,7 +59,7 @@ def record(path: Path, readings: Sequence[Reading]) -> None:
     replace_file(path, json.dumps([asdict(each) for each in readings]) + "\n")
 
 
-def recorded(path: Path, now: Reading) -> list[Reading]:
+def recorded(path: Path) -> list[Reading]:
     """The former readings, oldest first. Where they cannot be told any more, as good as a jump."""
     with system_call(f"read {path}"):
         try:
@@ -69,7 +71,7 @@ def recorded(path: Path, now: Reading) -> list[Reading]:
     try:
         return [_reading(**each) for each in json.loads(text)]
     except (ValueError, TypeError, RecursionError):
-        return [Reading(now.wall_ns + 2 * TOLERANCE_NS, 0, "")]
+        return [UNKNOWN]
 
 
 def _reading(*, wall_ns: int, boottime_ns: int, boot_id: str) -> Reading:
