@@ -13,11 +13,14 @@ from dmsnap.daemon.exposure import Exposure
 from dmsnap.daemon.lifecycle import Duty
 from dmsnap.daemon.room_watch import RoomWatch
 from dmsnap.daemon.survey import Problems, Survey
+from dmsnap.daemon.thread import in_own_thread
 from dmsnap.errors import DmsnapError
 from dmsnap.host import replacement, systemd
 from dmsnap.host.dm.status import SnapshotStatus
 from dmsnap.service.health import metrics, room, status
 from dmsnap.service.health.era_room import EraRooms
+from dmsnap.service.health.label_reader import LabelReader
+from dmsnap.service.health.look import ReadLabel
 from dmsnap.service.health.room import Listing, Room
 from dmsnap.service.health.status import VolumeStatus
 from dmsnap.service.points import clock_record
@@ -58,7 +61,7 @@ def of(session: Session) -> list[Duty]:
     rooms = RoomWatch(LiveStores(session), time.monotonic)
     port = session.configuration.metrics_port
     exposure = Exposure(port) if port is not None else None
-    survey = Survey(partial(look_around, session, EraRooms(), exposure))
+    survey = Survey(partial(look_around, session, EraRooms(), exposure, LabelReader().read))
     listening = partial(announcements.listen, [rooms.event, survey.event])
     exposing = [exposure.run] if exposure is not None else []
     return [listening, rooms.run, survey.run, partial(_catch_up, session), *exposing]
@@ -66,7 +69,7 @@ def of(session: Session) -> list[Duty]:
 
 async def _catch_up(session: Session) -> None:
     """Once, and in a thread of its own: it reads labels, and their disks may hang."""
-    await asyncio.to_thread(go_on_copying, session)
+    await in_own_thread(partial(go_on_copying, session))
     await asyncio.Event().wait()
 
 
@@ -81,19 +84,29 @@ def go_on_copying(session: Session) -> None:
         log.warning("copies that wait were not begun: %s", error)
 
 
-def look_around(session: Session, eras: EraRooms, exposure: Exposure | None = None) -> Problems:
+def look_around(
+    session: Session,
+    eras: EraRooms,
+    exposure: Exposure | None = None,
+    read_label: ReadLabel | None = None,
+) -> Problems:
     """Look at every volume, and at the clock: pruning may be rare, and boots lie in between."""
     clock_record.note(session.configuration.state_directory)
-    return look(session, eras, exposure)
+    return look(session, eras, exposure, read_label)
 
 
-def look(session: Session, eras: EraRooms, exposure: Exposure | None = None) -> Problems:
+def look(
+    session: Session,
+    eras: EraRooms,
+    exposure: Exposure | None = None,
+    read_label: ReadLabel | None = None,
+) -> Problems:
     """What is wrong with each volume; metrics are made by the way, of what was just seen."""
     path = session.configuration.metrics_file
     if path is None and exposure is None:
-        found = status.status(session)
+        found = status.status(session, read_label=read_label)
     else:
-        known = metrics.facts(session)
+        known = metrics.facts(session, read_label)
         found = [each.status for each in known]
         text = metrics.text_of(known)
         if exposure is not None:

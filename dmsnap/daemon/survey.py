@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dmsnap.daemon.thread import in_own_thread
 from dmsnap.errors import DmsnapError
 
 log = logging.getLogger(__name__)
@@ -13,6 +14,8 @@ log = logging.getLogger(__name__)
 LONGEST_SECONDS = 60.0
 # A survey reads labels: while devices come and go all the time it is not made more often.
 SHORTEST_SECONDS = 5.0
+# A survey that takes longer is told of.
+LATE_SECONDS = 60.0
 
 # By volume, what is wrong with it now. None: nobody can tell while a command works on it.
 Problems = Mapping[str, Sequence[str] | None]
@@ -30,12 +33,25 @@ class Survey:
         """Until it is cancelled."""
         while True:
             self.event.clear()
-            await asyncio.to_thread(self.once)
+            await self._look()
             await asyncio.sleep(SHORTEST_SECONDS)
             try:
                 await asyncio.wait_for(self.event.wait(), LONGEST_SECONDS - SHORTEST_SECONDS)
             except TimeoutError:
                 continue
+
+    async def _look(self) -> None:
+        """In a thread; one that hangs is told of, as nothing that goes wrong is seen meanwhile."""
+        looking = in_own_thread(self.once)
+        done, _ = await asyncio.wait([looking], timeout=LATE_SECONDS)
+        if not done:
+            log.warning(
+                "a look at all volumes has taken %d s: a disk may hang, and what goes wrong now is "
+                "not told", LATE_SECONDS,
+            )  # fmt: skip
+            await asyncio.wait([looking])
+            log.info("volumes are looked at again")
+        looking.result()
 
     def once(self) -> None:
         try:

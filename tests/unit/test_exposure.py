@@ -186,7 +186,7 @@ def test_the_survey_leaves_what_is_served(
 ) -> None:
     path = tmp_path / "x.prom" if with_file else None
     session: Any = SimpleNamespace(configuration=SimpleNamespace(metrics_file=path))
-    monkeypatch.setattr(metrics, "facts", lambda _session: [])
+    monkeypatch.setattr(metrics, "facts", lambda *_: [])
     exposed = Exposure(1)
     assert duties.look(session, EraRooms(), exposed) == {}
     assert exposed.text is not None

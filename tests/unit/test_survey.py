@@ -1,9 +1,11 @@
 """What the survey says as problems come and go."""
 
 import asyncio
+import threading
 
 import pytest
 
+from dmsnap.daemon import survey as surveying
 from dmsnap.daemon.survey import Problems, Survey
 from dmsnap.errors import DmsnapError
 
@@ -35,6 +37,33 @@ def test_a_survey_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
 
     Survey(look).once()
     assert "the catalogue is busy" in caplog.text
+
+
+def test_a_survey_that_hangs_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And goes on when what hung is back: until then nothing is seen."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(surveying, "LATE_SECONDS", 0.01)
+    hangs, told = threading.Event(), []
+
+    def look() -> Problems:
+        assert hangs.wait(60)
+        return {"srv": ["a is lost"]}
+
+    async def some_time() -> None:
+        running = asyncio.create_task(Survey(look).run())
+        while "a disk may hang" not in caplog.text:
+            await asyncio.sleep(0.01)
+        told.append(caplog.text)
+        hangs.set()
+        while "looked at again" not in caplog.text:
+            await asyncio.sleep(0.01)
+        running.cancel()
+
+    asyncio.run(asyncio.wait_for(some_time(), 60))
+    assert "a is lost" not in told[0]
+    assert "srv: a is lost" in caplog.text
 
 
 def test_it_runs_until_it_is_cancelled() -> None:

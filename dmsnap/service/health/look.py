@@ -4,7 +4,7 @@ What is recorded is read first, at once for all volumes: what changes while they
 after the other, is found by reading it again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -15,6 +15,9 @@ from dmsnap.catalogue.present import Present, Replica, ReplicaRecord
 from dmsnap.errors import DmsnapError
 from dmsnap.recovery import replica
 from dmsnap.service.session import Session
+
+# As label_or_error does it.
+ReadLabel = Callable[[Volume], Label | DmsnapError | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,14 @@ class Look:
     replica: ReplicaRecord
 
 
-def look_up(session: Session, volumes: Sequence[Volume]) -> list[Look]:
-    """Read what is recorded of volumes, and their labels."""
+def look_up(
+    session: Session, volumes: Sequence[Volume], read_label: ReadLabel | None = None
+) -> list[Look]:
+    """Read what is recorded of volumes, and their labels, by ``read_label`` where that is given."""
     running = [session.running(volume.name) for volume in volumes]
     recorded = present.of_volumes(session.catalogue, [volume.id for volume in volumes])
-    labels = {volume.id: label_or_error(volume) for volume in volumes}
+    read_label = read_label or label_or_error
+    labels = {volume.id: read_label(volume) for volume in volumes}
     named = [
         Replica(volume_id, label.recovery_uuid, label.point_uuid)
         for volume_id, label in labels.items()

@@ -17,7 +17,7 @@ from dmsnap.recovery import history, lease, replica
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.service.exports import publication
 from dmsnap.service.health import look, recoverable
-from dmsnap.service.health.look import Look
+from dmsnap.service.health.look import Look, ReadLabel
 from dmsnap.service.health.recoverable import RecoverablePoint
 from dmsnap.service.points import claiming
 from dmsnap.service.resizing import sizes
@@ -105,21 +105,27 @@ class VolumeStatus:
     replica_punctuality: Punctuality = NOTHING_PROMISED
 
 
-def status(session: Session, names: Sequence[str] = ()) -> list[VolumeStatus]:
+def status(
+    session: Session, names: Sequence[str] = (), read_label: ReadLabel | None = None
+) -> list[VolumeStatus]:
     """The volumes named, or all of them, by name. Changes nothing. Needs root."""
     volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
-    return [found for found, _ in statuses(session, volumes, lateness.promises(session))]
+    found = statuses(session, volumes, lateness.promises(session), read_label)
+    return [each for each, _ in found]
 
 
 def statuses(
-    session: Session, volumes: Sequence[Volume], promises: "Promises | None" = None
+    session: Session,
+    volumes: Sequence[Volume],
+    promises: "Promises | None" = None,
+    read_label: ReadLabel | None = None,
 ) -> list[tuple[VolumeStatus, Present]]:
     """Look at volumes, judge their ages by ``promises``; each with what is recorded of it.
 
     That is read at once for all of them, so that a command may have come and gone before it is a
     volume's turn. Where something seems wrong, and was recorded since, it is looked at anew.
     """
-    looks = look.look_up(session, volumes)
+    looks = look.look_up(session, volumes, read_label)
     found = [(volume_status(session, each, promises), each.recorded) for each in looks]
     if len(looks) == 1:
         return found
@@ -127,7 +133,7 @@ def statuses(
     changed = look.changed_since(session, doubtful)
     for position, volume in enumerate(volumes):
         if volume.id in changed:
-            (anew,) = look.look_up(session, [changed[volume.id]])
+            (anew,) = look.look_up(session, [changed[volume.id]], read_label)
             found[position] = volume_status(session, anew, promises), anew.recorded
     return found
 
