@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from dmsnap.host.hook import VARIABLE_PREFIX
 from dmsnap.host.mountinfo import PROC
@@ -31,14 +31,18 @@ def end_hooks(
     whose lock the caller has: a hook of a command that lives is for others. What does not end in
     ``wait_seconds`` is told. Root.
     """
-    found = [
-        pid
-        for pid, started_with in _started_by(command)
-        if volume in started_with.get(f"{VARIABLE_PREFIX}VOLUMES", "").split()
-        and started_with.get(f"{VARIABLE_PREFIX}PHASE") in phases
-    ]
-    ends = time.monotonic() + wait_seconds
-    _kill_sessions({_session(pid) for pid in found} - {None, os.getsid(0)}, ends)
+
+    def is_hook(pid: int) -> bool:
+        started_with = _environment(pid)
+        return (
+            started_with.get(STARTED_BY) == str(command)
+            and volume in started_with.get(f"{VARIABLE_PREFIX}VOLUMES", "").split()
+            and started_with.get(f"{VARIABLE_PREFIX}PHASE") in phases
+            and _session(pid) != os.getsid(0)
+            and _was_started_by_us(pid)
+        )
+
+    _kill_hooks(is_hook, time.monotonic() + wait_seconds)
 
 
 def wait_for_lvm(command: int, *, wait_seconds: float = WAIT_SECONDS) -> None:
@@ -46,32 +50,46 @@ def wait_for_lvm(command: int, *, wait_seconds: float = WAIT_SECONDS) -> None:
 
     To kill it would leave a volume group that others share as it is just then.
     """
-    found = [pid for pid, _ in _started_by(command) if command_of(pid) == "lvm"]
+    found = [pid for pid in _started_by(command) if command_of(pid) == "lvm"]
     _wait(found, time.monotonic() + wait_seconds)
 
 
-def _kill_sessions(sessions: Collection[int | None], ends: float) -> None:
-    """Again while there are new ones in them: a hook may just be starting something."""
+def _kill_hooks(is_hook: Callable[[int], bool], ends: float) -> None:
+    """Again while there are new ones: a hook may just be starting something.
+
+    All that is in a session goes where its leader is a hook, as each is that we start. What else
+    carries the marks may be in the session of somebody's shell.
+    """
     seen: set[int] = set()
-    while sessions and (found := _members(sessions) - seen):
+    sessions: set[int] = set()
+
+    def is_meant(pid: int) -> bool:
+        return _session(pid) in sessions or is_hook(pid)
+
+    while True:
+        hooks = {pid for pid in _processes() if is_hook(pid)}
+        sessions.update(pid for pid in hooks if _session(pid) == pid)
+        found = (hooks | _members(sessions)) - seen
+        if not found:
+            return
         for pid in found:
-            _kill(pid, sessions)
+            _kill(pid, is_meant)
         _wait(found, ends)
         seen |= found
 
 
-def _members(sessions: Collection[int | None]) -> set[int]:
+def _members(sessions: Collection[int]) -> set[int]:
     return {pid for pid in _processes() if _session(pid) in sessions}
 
 
-def _kill(pid: int, sessions: Collection[int | None]) -> None:
+def _kill(pid: int, is_meant: Callable[[int], bool]) -> None:
     """Unless the number is another's by now."""
     try:
         process = os.pidfd_open(pid)
     except OSError:
         return
     try:
-        if _session(pid) in sessions:
+        if is_meant(pid):
             log.warning("%s (pid %d) of a command that was killed is ended", command_of(pid), pid)
             signal.pidfd_send_signal(process, signal.SIGKILL)
     except ProcessLookupError:
@@ -124,7 +142,22 @@ def _environment(pid: int) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
 
 
-def _started_by(command: int) -> list[tuple[int, dict[str, str]]]:
-    """Processes that a command started, or what it started, and what with."""
-    every = [(pid, _environment(pid)) for pid in _processes()]
-    return [(pid, found) for pid, found in every if found.get(STARTED_BY) == str(command)]
+def _was_started_by_us(pid: int) -> bool:
+    """Whether our user has started a process, and not only owns it: of a program that is set-uid
+    root, such as passwd(1), the environment is that of whoever runs it.
+    """
+    try:
+        lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    real = next((line.split()[1:2] for line in lines if line.startswith("Uid:")), None)
+    return real == [str(os.geteuid())]
+
+
+def _started_by(command: int) -> list[int]:
+    """Processes that a command started, or what it started."""
+    return [
+        pid
+        for pid in _processes()
+        if _environment(pid).get(STARTED_BY) == str(command) and _was_started_by_us(pid)
+    ]

@@ -12,6 +12,7 @@ from test_host_hook import has_ended
 
 from dmsnap.host import orphans, run
 from dmsnap.host.hook import run_hook
+from dmsnap.host.process import command_of
 
 HOOK = """#!/bin/sh
 sleep 300 &
@@ -82,6 +83,38 @@ def test_lvm_is_waited_for_and_not_for_ever(
         assert (process.poll() is not None) == (seconds < 1)
         process.kill()
     assert ("goes on" in caplog.text) == (seconds > 1)
+
+
+MARKS = ("DMSNAP_VOLUMES=srv", "DMSNAP_PHASE=precopy")
+
+
+def test_of_a_session_that_somebody_else_leads_only_what_is_marked_goes(tmp_path: Path) -> None:
+    """It may be that of root's shell."""
+    script = f"env DMSNAP_PID=4 {' '.join(MARKS)} sleep 300 & echo $!; exec sleep 300"
+    with subprocess.Popen(
+        ["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as leader:
+        assert leader.stdout is not None
+        marked = int(leader.stdout.readline())
+        environ = Path(f"/proc/{marked}/environ")
+        while b"DMSNAP_PHASE" not in environ.read_bytes():
+            time.sleep(0.01)
+        orphans.end_hooks(4, "srv", {"precopy"})
+        assert has_ended(marked, within=0)
+        assert leader.poll() is None
+        leader.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="starts something as another user")
+def test_what_is_root_by_its_files_mode_is_no_hook() -> None:
+    """As passwd(1) is, with what whoever runs it has in the environment, and its session's head."""
+    words = ["setpriv", "--ruid", "65534", "env", "DMSNAP_PID=4", *MARKS, "sleep", "300"]
+    with subprocess.Popen(words, start_new_session=True) as process:
+        while command_of(process.pid) != "sleep":
+            time.sleep(0.01)
+        orphans.end_hooks(4, "srv", {"precopy"})
+        assert process.poll() is None
+        process.kill()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="starts something as another user")
