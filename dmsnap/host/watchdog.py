@@ -4,6 +4,7 @@ The program is the window's (native/src/watchdog_main.c), and what is said to it
 that is its standard input, is in native/src/window_watchdog.h.
 """
 
+import logging
 import os
 import select
 import signal
@@ -22,7 +23,10 @@ from dmsnap.errors import DeadlineError, DmsnapError, OperatingSystemError
 from dmsnap.host.dm.device import flags_for
 from dmsnap.host.system_call import system_call
 
+log = logging.getLogger(__name__)
+
 ANSWER_SECONDS = 10.0
+END_SECONDS = 10.0
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 
@@ -132,7 +136,8 @@ def watched(program: Path, uuid: str, deadline_ms: int) -> Iterator[Watchdog]:
     words = [str(program), str(os.getpid()), str(threading.get_native_id()), device]
     with ours, theirs:
         watchdog = Watchdog(ours, uuid, deadline_ms)
-        with _raising(watchdog), subprocess.Popen(words, stdin=theirs.fileno()) as process:
+        with _raising(watchdog):
+            process = subprocess.Popen(words, stdin=theirs.fileno())
             theirs.close()
             try:
                 if watchdog.answer() is not _Kind.ARMED:
@@ -140,7 +145,17 @@ def watched(program: Path, uuid: str, deadline_ms: int) -> Iterator[Watchdog]:
                 yield watchdog
             finally:
                 ours.close()
-                process.wait(ANSWER_SECONDS)
+                _reap(process)
+
+
+def _reap(process: "subprocess.Popen[bytes]") -> None:
+    """It ends when the link is closed, unless it hangs with the device: then it is left behind, as
+    waiting for it would be for ever.
+    """
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        log.warning("the watchdog (pid %d) has not ended: it is left behind", process.pid)
 
 
 @contextmanager
