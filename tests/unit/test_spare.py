@@ -29,5 +29,11 @@ def test_metadata_that_were_given_back_and_not_recorded_keep_no_command_out(
         spare.release_retired(session, volume)
     assert catalogue.areas(volume.id) == [retired]  # a store that is away may hold it yet
     (tmp_path / "store").mkdir()
+    with pytest.raises(NotFoundError):
+        spare.release_retired(session, volume)
+    assert catalogue.areas(volume.id) == [retired]  # so may what is mounted there otherwise
+    other = plan_area(volume, AreaRole.ERA_METADATA, MIB)
+    catalogue.add_area(other)
+    Path(other.path).touch()
     spare.release_retired(session, volume)
-    assert catalogue.areas(volume.id) == []
+    assert catalogue.areas(volume.id) == [other]

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from dmsnap._native.era import EraMetadata
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
@@ -208,19 +209,24 @@ def remove_unfinished(session: Session, volume: Volume) -> None:
 
 def release_retired(session: Session, volume: Volume) -> None:
     """Give metadata back that no front has open; what has one goes when that is through."""
-    for area in session.catalogue.areas(volume.id, AreaRole.RETIRED):
-        if not _is_open(volume, area):
+    areas = session.catalogue.areas(volume.id)
+    for area in areas:
+        if area.role is AreaRole.RETIRED and not _is_open(volume, area, areas):
             session.release_area(volume, area)
 
 
-def _is_open(volume: Volume, area: Area) -> bool:
+def _is_open(volume: Volume, area: Area, areas: Sequence[Area]) -> bool:
     """Whether a front has a piece of the store open; ``NotFoundError`` when the store is away.
 
-    One that is not in its store was given back by a command that did not live to record that.
+    One that is not in its store was given back by a command that did not live to record that. What
+    says that it is the store, and no directory whose file system is not mounted, is another one of
+    the recorded pieces, ``areas``.
     """
     try:
         device = stack.attach_area(volume, area)
     except NotFoundError:
         open_space(volume.store).require()
+        if not any(Path(other.path).exists() for other in areas if other.id != area.id):
+            raise
         return False
     return bool(blockdev.holders(device.devno))
