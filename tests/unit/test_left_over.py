@@ -11,7 +11,7 @@ from test_waiting import VOLUME, House, taken
 from dmsnap.catalogue.model import VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.daemon import duties
-from dmsnap.errors import CorruptError
+from dmsnap.errors import CorruptError, ProgramError
 from dmsnap.host import systemd
 from dmsnap.recovery import replica
 from dmsnap.service.configuration import configuration, configuration_check
@@ -23,6 +23,7 @@ from dmsnap.service.configuration.declaration import (
     Subclient,
 )
 from dmsnap.service.configuration.declared_value import Duration
+from dmsnap.service.schedules import left_over
 
 DAILY = Policy(schedule=("daily",))
 
@@ -114,6 +115,20 @@ def test_a_label_that_cannot_be_read_is_for_the_run_to_see(
 
     monkeypatch.setattr(replica, "label_of", damaged)
     assert host.started() == [f"{UNIT}.service"]
+
+
+def test_a_unit_that_cannot_be_begun_keeps_no_other_from_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def begin(unit: str) -> None:
+        if unit == "dmsnap-copy@a.service":
+            raise ProgramError("systemctl failed")
+        host.begun.append(unit)
+
+    monkeypatch.setattr(left_over, "policies", lambda _: ["a", "b"])
+    monkeypatch.setattr(systemd, "begin", begin)
+    assert host.started() == ["dmsnap-copy@b.service"]
+    assert "copies under the policy a were not begun: systemctl failed" in caplog.text
 
 
 def test_mistakes_of_the_configuration_are_told(

@@ -24,16 +24,27 @@ log = logging.getLogger(__name__)
 def begin(session: Session) -> list[str]:
     """Begin the copies of each policy of which some wait and none is begun or has a time.
 
-    Returns the policies. What is not due yet gets its time again.
+    Returns the policies. What is not due yet gets its time again. One that cannot be begun keeps
+    no other from it.
     """
     begun = []
     for name in policies(session):
-        unit = COPY_UNIT.format(systemd.escape(name))
-        timer = f"{unit.removesuffix('.service')}.timer"
-        if not systemd.is_active(timer) and not systemd.is_active(unit):
-            systemd.begin(unit)
-            begun.append(name)
+        try:
+            if _begin(name):
+                begun.append(name)
+        except DmsnapError as error:
+            log.warning("copies under the policy %s were not begun: %s", name, error)
     return begun
+
+
+def _begin(name: str) -> bool:
+    """Begin the copies of a policy, unless they are begun or have a time."""
+    unit = COPY_UNIT.format(systemd.escape(name))
+    timer = f"{unit.removesuffix('.service')}.timer"
+    if systemd.is_active(timer) or systemd.is_active(unit):
+        return False
+    systemd.begin(unit)
+    return True
 
 
 def policies(session: Session) -> list[str]:
