@@ -7,7 +7,7 @@ from uuid import UUID
 
 from dmsnap.catalogue import identity
 from dmsnap.catalogue.model import Identifier, IdentifierKind, MountRecord, Volume, VolumeState
-from dmsnap.errors import DmsnapError
+from dmsnap.errors import DmsnapError, NotFoundError, UnreachableError
 from dmsnap.host import identifiers, lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -59,11 +59,17 @@ def recorded(session: Session, name: str) -> Recognised:
 
 
 def note(session: Session, volume: Volume) -> None:
-    """Record by what the volume's device and its front are known now; fails on no device."""
+    """Record by what the volume's device and its front are known now; fails on no device.
+
+    One that is away is asked again the next time. Any other reason is told: it would be so again,
+    and what is recorded would grow old unnoticed.
+    """
     try:
         found = list(seen(volume))
-    except (DmsnapError, OSError) as error:
+    except (NotFoundError, UnreachableError, FileNotFoundError) as error:
         log.debug("by what %s is known is not recorded: %s", volume.name, error)
+    except (DmsnapError, OSError) as error:
+        log.warning("by what %s is known is not recorded: %s", volume.name, error)
     else:
         identity.record(session.catalogue, volume.id, found)
 

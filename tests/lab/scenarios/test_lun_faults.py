@@ -243,6 +243,9 @@ def test_a_primary_whose_target_is_dead_is_recovered(target: LunTarget, lab: Lab
     dmsnap("swap", volume.name)
     dmsnap("swap", "commit", volume.name)
     dmsnap("attach", volume.name, "--recovery", lab.disk(2 * SIZE))
+    wwid = Path("/sys/block", lun_target.disk_of(target.iqn).name, "device/wwid").read_text()
+    known = dmsnap("catalogue", "show", volume.name)["identifiers"]
+    assert [each["value"] for each in known if each["kind"] == "wwid"] == [wwid.strip()]
     volume.dirty()
     volume.sync()
     content = sha256(volume.front)

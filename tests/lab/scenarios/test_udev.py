@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dm_devices, dmsnap, forked, rarely, run
+from conftest import MIB, Lab, administrator, dm_devices, dmsnap, forked, rarely, run
 from patience import until
 from snapshot_origin import ORIGINS
 from snapshot_origin import SIZE as SNAPSHOT_SIZE
@@ -18,6 +18,7 @@ DIRECTORY = Path(__file__).resolve().parents[3] / "udev-rules"
 RULES = [DIRECTORY / "11-dmsnap.rules", DIRECTORY / "11-dmsnap-snapshots.rules"]
 INSTALLED = Path("/run/udev/rules.d")
 LINKS = ("by-uuid", "by-label")
+UNIT = "systemd-udevd.service"  # one that there is for certain; nothing here stops it
 SIZE = 64 * MIB
 RECOVERY_SIZE = 128 * MIB
 
@@ -62,15 +63,21 @@ def uuid_of(device: str) -> str:
 
 def volume(lab: Lab, fs_type: str = "ext4", factor: int = 1) -> tuple[str, str, str, Path, str]:
     primary, recovery = lab.disk(SIZE * factor), lab.disk(RECOVERY_SIZE * factor)
+    mount_point, uuid = mounted(lab, primary, fs_type)
+    return lab.protect(primary, recovery), primary, recovery, mount_point, uuid
+
+
+def mounted(lab: Lab, primary: str, fs_type: str = "ext4", *options: str) -> tuple[Path, str]:
+    """A file system with a label, whose links udev has made, and its UUID."""
     run(f"mkfs.{fs_type}", "-q", "-L", "LABDATA", primary)
     mount_point = lab.directory / "mnt"
     mount_point.mkdir()
-    run("mount", primary, mount_point)
+    run("mount", *options, primary, mount_point)
     lab.mounts.append(mount_point)
     look_again(primary)
     uuid = uuid_of(primary)
     assert target("by-uuid", uuid) == Path(primary).resolve()
-    return lab.protect(primary, recovery), primary, recovery, mount_point, uuid
+    return mount_point, uuid
 
 
 def target(directory: str, name: str) -> Path | None:
@@ -142,7 +149,28 @@ def target_of(link: str) -> Path | None:
 
 
 def test_unprotect_gives_the_links_back(lab: Lab) -> None:
-    name, primary, recovery, mount_point, uuid = volume(lab)
+    """Of an LV. Meanwhile the catalogue has what it was known by: LVM, udev and mount say it."""
+    group, recovery = lab.group(lab.disk(SIZE + 16 * MIB)), lab.disk(RECOVERY_SIZE)
+    administrator("lvcreate", "-qq", "-y", "-n", "data", "-L", f"{SIZE}b", group)
+    primary = f"/dev/mapper/{group}-data"
+    mount_point, uuid = mounted(lab, primary, "ext4", "-o", "noatime,commit=17")
+    links = {f"/dev/{link}" for link in links_of(Path(primary)) if link.startswith("disk/by-")}
+    assert {f"/dev/disk/by-uuid/{uuid}", f"/dev/disk/by-id/dm-name-{group}-data"} <= links
+    fields = ("--noheadings", "-o", "lv_uuid,vg_uuid", f"{group}/data")
+    lv_uuid, vg_uuid = run("lvs", *fields).split()
+    options = run("findmnt", "-no", "OPTIONS", mount_point).strip().split(",")
+
+    name = lab.protect(primary, recovery, "--unit", UNIT)
+    shown = dmsnap("catalogue", "show", name)
+    known = {(each["kind"], each["value"]) for each in shown["identifiers"]}
+    assert {value for kind, value in known if kind == "link"} >= links
+    beside = {each for each in known if each[0] != "link"}
+    assert beside == {("lv-uuid", lv_uuid), ("vg-uuid", vg_uuid)}
+    (mount,) = shown["mounts"]
+    assert (mount["mount_point"], mount["fs_type"]) == (str(mount_point), "ext4")
+    assert set(mount["options"]) == set(options) > {"noatime", "commit=17"}
+    assert (shown["units"], shown["fs_uuid"]) == ([UNIT], uuid)
+
     dmsnap("unprotect", name)
     settle()
     assert f"{primary} {mount_point}" in Path("/proc/mounts").read_text()
