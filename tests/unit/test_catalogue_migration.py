@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from uuid import UUID
 
+import catalogue_on_server
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -13,6 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from catalogue_samples import a_volume
+from harness.postgresql_server import PostgresqlServer
 
 from dmsnap.catalogue import (
     hook_runs,
@@ -25,6 +27,7 @@ from dmsnap.catalogue import (
     schema,
     skipped,
 )
+from dmsnap.catalogue.database import Place, at
 from dmsnap.catalogue.model import (
     AreaRole,
     Deletion,
@@ -65,27 +68,37 @@ def earlier(request: pytest.FixtureRequest, path: Path) -> int:
 Shape = dict[str, tuple[dict[str, tuple[str, bool]], set[str]]]
 
 
-def shape(path: Path) -> Shape:
+def shape(place: Place) -> Shape:
     """Of each table the columns, with type and whether they may be null, and the indexes."""
-    inspector = sa.inspect(sa.create_engine(f"sqlite:///{path}"))
-    return {
-        table: (
-            {
-                column["name"]: (str(column["type"]), bool(column["nullable"]))
-                for column in inspector.get_columns(table)
-            },
-            {
-                f"{index['name']} {index['column_names']} {index['unique']} "
-                f"{index.get('dialect_options', {}).get('sqlite_where')}"
-                for index in inspector.get_indexes(table)
-            },
-        )
-        for table in inspector.get_table_names()
-    }
+    connections = at(place).open()
+    try:
+        with connections.engine.connect() as connection:
+            where = f"{connection.dialect.name}_where"
+            inspector = sa.inspect(connection)
+            return {
+                table: (
+                    {
+                        column["name"]: (str(column["type"]), bool(column["nullable"]))
+                        for column in inspector.get_columns(table)
+                    },
+                    {
+                        f"{index['name']} {index['column_names']} {index['unique']} "
+                        f"{index.get('dialect_options', {}).get(where)}"
+                        for index in inspector.get_indexes(table)
+                    },
+                )
+                for table in inspector.get_table_names()
+            }
+    finally:
+        connections.close()
 
 
 def test_what_was_recorded_is_still_there(earlier: int, path: Path) -> None:
-    with Catalogue.open(path) as catalogue:
+    require_recorded(earlier, path)
+
+
+def require_recorded(earlier: int, place: Place) -> None:
+    with Catalogue.open(place) as catalogue:
         volume = catalogue.volume("srv")
         assert (volume.id, volume.state) == (VOLUME, VolumeState.PROTECTED)
         assert volume.mounts == (MountRecord("/srv", "ext4", ("rw", "noatime")),)
@@ -117,7 +130,11 @@ def test_there_is_one_of_each_earlier_version() -> None:
 
 
 def test_what_each_version_added_is_still_there(earlier: int, path: Path) -> None:
-    with Catalogue.open(path) as catalogue:
+    require_added(earlier, path)
+
+
+def require_added(earlier: int, place: Place) -> None:
+    with Catalogue.open(place) as catalogue:
         volume = catalogue.volume("srv")
         (point,) = catalogue.points(VOLUME)
         (gone,) = past.deleted(catalogue, str(DELETED).replace("-", "")[:8])
@@ -152,25 +169,56 @@ def test_what_each_version_added_is_still_there(earlier: int, path: Path) -> Non
         assert operations == {"sync"}
 
 
-def test_it_is_written_to_as_a_new_one(earlier: int, path: Path) -> None:
-    with Catalogue.open(path) as catalogue:
+@pytest.mark.usefixtures("earlier")
+def test_it_is_written_to_as_a_new_one(path: Path) -> None:
+    require_writable(path)
+
+
+def require_writable(place: Place) -> None:
+    with Catalogue.open(place) as catalogue:
         volume = catalogue.volume("srv")
         catalogue.update_volume(volume)
-        jobs.begin(catalogue, "sync", [VOLUME], arguments={}, pid=1, steps=["a"])
+        number = jobs.begin(catalogue, "sync", [VOLUME], arguments={}, pid=1, steps=["a"])
+        assert number == 5
         catalogue.delete_point(POINT, "point delete")
         assert catalogue.points() == []
 
 
-def test_it_has_the_tables_of_a_new_one(earlier: int, path: Path, tmp_path: Path) -> None:
-    with Catalogue.open(path), Catalogue.open(tmp_path / "new.db"):
+@pytest.mark.usefixtures("earlier")
+def test_it_has_the_tables_of_a_new_one(path: Path, tmp_path: Path) -> None:
+    with Catalogue.open(tmp_path / "new.db"):
         pass
-    assert shape(path) == shape(tmp_path / "new.db")
-    with sa.create_engine(f"sqlite:///{path}").connect() as connection:
+    require_tables(path, shape(tmp_path / "new.db"))
+
+
+def require_tables(place: Place, expected: Shape) -> None:
+    with Catalogue.open(place) as catalogue, catalogue.transaction() as connection:
         context = MigrationContext.configure(
             connection, opts={"version_table": schema.schema_version.name}
         )
         assert compare_metadata(context, schema.metadata) == []
         assert migration.version(connection) == int(VERSION)
+    assert shape(place) == expected
+
+
+@pytest.fixture(scope="module")
+def new_on_server(postgresql: PostgresqlServer) -> Shape:
+    place = postgresql.new_database()
+    with Catalogue.open(place):
+        return shape(place)
+
+
+@pytest.mark.parametrize("number", range(catalogue_on_server.FIRST, int(VERSION)))
+def test_on_a_server_it_is_the_same(
+    postgresql: PostgresqlServer, new_on_server: Shape, number: int
+) -> None:
+    """Types that SQLite does not look at, numbers that a sequence gives, another SQL."""
+    place = postgresql.new_database()
+    catalogue_on_server.make(place, RECORDED, number)
+    require_recorded(number, place)
+    require_added(number, place)
+    require_tables(place, new_on_server)
+    require_writable(place)
 
 
 def test_a_migration_that_fails_leaves_all_as_it_was(

@@ -3,7 +3,6 @@
 import builtins
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,17 +11,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from catalogue_samples import a_point, a_volume
+from catalogue_samples import a_volume
 from harness.postgresql_server import INSTALLED, PostgresqlServer
 
-from dmsnap.catalogue import jobs, migration, past, schema
+from dmsnap.catalogue import jobs
 from dmsnap.catalogue.database import at
 from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.postgresql import SETTINGS
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.catalogue.version import VERSION
 from dmsnap.cli import program
 from dmsnap.errors import (
     ConfigurationError,
@@ -322,57 +318,3 @@ def test_a_server_that_takes_no_changes_is_read_only(postgresql: PostgresqlServe
 def test_a_database_that_is_not_there_is_a_sentence(postgresql: PostgresqlServer) -> None:
     with pytest.raises(UnreachableError, match='database "nobody_made_it" does not exist'):
         Catalogue.open(postgresql.url("nobody_made_it"))
-
-
-# What leads back to version 4, the first that was on a server.
-TO_FOURTH_VERSION = (
-    "DROP TABLE released",
-    "DROP TABLE hook_run",
-    "ALTER TABLE volume DROP COLUMN live",
-    "ALTER TABLE volume DROP COLUMN joined",
-    "ALTER TABLE volume DROP COLUMN device_bytes",
-    "ALTER TABLE point DROP COLUMN expires_ns",
-    "ALTER TABLE point DROP COLUMN comment",
-    "DROP TABLE place",
-    "DROP TABLE identifier",
-    "DROP INDEX point_present",
-    "DROP INDEX point_past",
-    "ALTER TABLE point DROP COLUMN deleted_reason",
-    "ALTER TABLE point DROP COLUMN deleted_by",
-    "ALTER TABLE point DROP COLUMN lifetime_class",
-    "CREATE INDEX ix_point_volume_id ON point (volume_id)",
-    "CREATE INDEX ix_point_created_ns ON point (created_ns)",
-    "DROP INDEX point_live",
-    "DROP INDEX job_started",
-    "DROP INDEX job_running",
-    "DROP INDEX job_unsettled",
-    "DROP INDEX job_of_volume",
-    "ALTER TABLE job_volume DROP COLUMN operation",
-    "CREATE INDEX ix_job_volume_volume_id ON job_volume (volume_id)",
-    "UPDATE schema_version SET version_num = '4'",
-)
-
-
-def test_an_earlier_version_is_brought_up(postgresql: PostgresqlServer) -> None:
-    place, volume = postgresql.new_database(), a_volume()
-    points = [
-        replace(a_point(volume, created_ns), expires_ns=None, comment=None) for created_ns in (1, 2)
-    ]
-    with Catalogue.open(place) as catalogue:
-        catalogue.add_volume(volume)
-        catalogue.add_points(points)
-        catalogue.delete_point(points[0].id, "point delete")
-        with catalogue.transaction() as connection:
-            for statement in TO_FOURTH_VERSION:
-                connection.execute(sa.text(statement))
-    with Catalogue.open(place) as catalogue:
-        assert catalogue.points(volume.id) == points[1:]
-        assert [one.point.id for one in past.as_of(catalogue, 2, volume.id)] == [
-            point.id for point in points
-        ]
-        with catalogue.transaction() as connection:
-            context = MigrationContext.configure(
-                connection, opts={"version_table": schema.schema_version.name}
-            )
-            assert compare_metadata(context, schema.metadata) == []
-            assert migration.version(connection) == int(VERSION)
