@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue import lifetime
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 
 VOLUMES = 20
@@ -81,7 +81,11 @@ class Years:
 def record(catalogue: Catalogue, points_of_each: int) -> Years:
     """Fill an empty catalogue, by the database's own means."""
     volumes = tuple(
-        replace(a_volume(f"srv{number}"), id=UUID(f"{number:08x}-0000-4000-8000-{0:012x}"))
+        replace(
+            a_volume(f"srv{number}"),
+            id=UUID(f"{number:08x}-0000-4000-8000-{0:012x}"),
+            state=VolumeState.PROTECTED,
+        )
         for number in range(VOLUMES)
     )
     for volume in volumes:

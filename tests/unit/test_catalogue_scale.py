@@ -21,14 +21,17 @@ import catalogue_years
 import pytest
 import sqlalchemy as sa
 from catalogue_years import Years
+from pruning_of_nothing import declare, prune_nothing
 
-from dmsnap.catalogue import excerpt, export, jobs, lifetime, past, present
+from dmsnap.catalogue import excerpt, jobs, lifetime, past, present
 from dmsnap.catalogue.database import Place
-from dmsnap.catalogue.model import AreaRole
 from dmsnap.catalogue.present import Replica
 from dmsnap.catalogue.statements import Cursor, Statements
 from dmsnap.catalogue.store import Catalogue
+from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.operations import OPERATIONS
+from dmsnap.service.points import point_history
+from dmsnap.service.session import Session
 
 RUNS = 9
 LARGE = "point|place|job|job_volume|job_step"
@@ -40,6 +43,8 @@ POSTGRESQL_SCAN = re.compile(rf"Seq Scan on (?:{LARGE})\b")
 LOOKED_AT_FOR_A_ROW, LOOKED_AT_FOR_NOTHING = 60, 5000
 # SQLite's machine calls back after so many steps; each row that is looked at takes some.
 STEPS = 10
+# What pruning asks of each volume at most, beside what it asks first: which there are, and joined.
+PRUNING = 25
 
 Query = tuple[str, Any]
 Ask = Callable[[], object]
@@ -54,40 +59,23 @@ class Command:
     milliseconds: int = 50
 
 
-def commands(catalogue: Catalogue, years: Years) -> Mapping[str, Command]:
-    """Of one volume, which was never swapped, and of all twenty."""
+def commands(catalogue: Catalogue, years: Years, directory: Path) -> Mapping[str, Command]:
+    """Of one volume, which was never swapped, and of all twenty; ``directory`` is for files."""
     volume, all_of_them = years.volumes[0].id, [each.id for each in years.volumes]
     deleted = excerpt.MAX_DELETED if years.points > 100_000 else 200
     held = {each: catalogue.live_points(each)[0].id for each in all_of_them}
     replicas = [Replica(each, uuid4(), held[each]) for each in all_of_them]
+    session, name = Session(Configuration(), catalogue), years.volumes[0].name
+    declare(directory, [name])
 
-    def prune(name: str) -> object:
-        """All that is asked with the volume's lock held, as nothing is to be put right nor goes."""
-        each, *_ = (catalogue.volume(name).id for _ in range(3))
-        clearing = [
-            jobs.unfinished(catalogue, each),
-            catalogue.temporary_points(each),
-            *[catalogue.live_points(each) for _ in range(2)],
-            *[catalogue.areas(each, role) for role in AreaRole],
-            *[export.exports(catalogue, of) for of in (each, each, None)],
-        ]
-        judging = [
-            catalogue.areas(each, AreaRole.BROWSE),
-            export.exports(catalogue, each),
-            *[catalogue.areas(each) for _ in range(2)],
-            *[catalogue.live_points(each) for _ in range(2)],
-            catalogue.find_point(held[each]),
-            catalogue.marked_points(each),
-        ]
-        return clearing, judging
+    def listed(*names: str) -> object:
+        return point_history.list_as_of(session, names, years.middle_ns)
 
     return {
         "point list NAME": Command(1, lambda: catalogue.points(volume)),
         "point list": Command(1, catalogue.points),
-        "point list NAME --as-of": Command(
-            1, lambda: past.as_of(catalogue, years.middle_ns, volume)
-        ),
-        "point list --as-of": Command(1, lambda: past.as_of(catalogue, years.middle_ns)),
+        "point list NAME --as-of": Command(2, lambda: listed(name)),
+        "point list --as-of": Command(2, listed),
         "point show": Command(1, lambda: catalogue.points_beginning("3f2a1234")),
         "point show, of a deleted one": Command(1, lambda: past.deleted(catalogue, "3f2a1234")),
         "status NAME": Command(8, lambda: present.of_volumes(catalogue, all_of_them[:1])),
@@ -96,7 +84,9 @@ def commands(catalogue: Catalogue, years: Years) -> Mapping[str, Command]:
         "report, of each volume": Command(
             1, lambda: past.deleted_since(catalogue, volume, years.middle_ns, 100)
         ),
-        "prune, of each volume": Command(25, lambda: prune(years.volumes[0].name)),
+        "prune, of each volume": Command(
+            PRUNING + 2, lambda: prune_nothing(catalogue, directory, [name])
+        ),
         "prune, of each point": Command(
             3, lambda: catalogue.delete_point(held[all_of_them[1]], "prune")
         ),
@@ -177,10 +167,10 @@ def _pages(connection: sa.Connection, statement: str, parameters: Any) -> int:
     return int(top["Plan"]["Shared Hit Blocks"] + top["Plan"]["Shared Read Blocks"])
 
 
-def test_nothing_is_searched_through(catalogue: Catalogue) -> None:
+def test_nothing_is_searched_through(catalogue: Catalogue, tmp_path: Path) -> None:
     years = catalogue_years.record(catalogue, 1500)
     scan = SQLITE_SCAN if catalogue.name.startswith("/") else POSTGRESQL_SCAN
-    for name, command in commands(catalogue, years).items():
+    for name, command in commands(catalogue, years, tmp_path).items():
         queries = queries_of(command)
         assert 0 < len(queries) <= command.queries, (name, len(queries))
         with catalogue.transaction() as connection:
@@ -189,14 +179,17 @@ def test_nothing_is_searched_through(catalogue: Catalogue) -> None:
                 assert not scan.search(found), (name, query[0], found)
 
 
-def test_thrice_as_many_years_are_no_more_to_look_at(new_place: Callable[[], Place]) -> None:
+def test_thrice_as_many_years_are_no_more_to_look_at(
+    new_place: Callable[[], Place], tmp_path: Path
+) -> None:
     """What there is now is the same after ten thousand points and after thirty thousand."""
     sizes = []
     for points_of_each in (500, 1500):
         with Catalogue.open(new_place()) as catalogue:
             years = catalogue_years.record(catalogue, points_of_each)
             asked_for = {
-                name: queries_of(command) for name, command in commands(catalogue, years).items()
+                name: queries_of(command)
+                for name, command in commands(catalogue, years, tmp_path).items()
             }
             with catalogue.transaction() as connection:
                 is_sqlite = connection.dialect.name == "sqlite"
@@ -304,12 +297,14 @@ def fetched(connection: sa.Connection, queries: Sequence[Query]) -> int:
 
 
 @pytest.mark.exhaustive
-def test_a_million_points(catalogue: Catalogue, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_million_points(
+    catalogue: Catalogue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     years = catalogue_years.record(catalogue, 50_000)
     assert years.points == 1_000_000
     too_long: dict[str, float] = {}
     with capsys.disabled():
-        for name, command in commands(catalogue, years).items():
+        for name, command in commands(catalogue, years, tmp_path).items():
             queries = queries_of(command)
             assert 0 < len(queries) <= command.queries, (name, len(queries))
             with catalogue.transaction() as connection:

@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from catalogue_samples import a_point, a_volume, an_area, an_export
-from test_catalogue_scale import asked
+from pruning_of_nothing import declare, prune_nothing
+from test_catalogue_scale import PRUNING, asked
 from test_pruning import a_label
 
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import Label
 from dmsnap.catalogue import export as exports
 from dmsnap.catalogue import jobs, present, skipped
+from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import AreaRole, JobState, Point, Volume, VolumeState
 from dmsnap.catalogue.present import Replica, ReplicaRecord
 from dmsnap.catalogue.skipped import Skipped
@@ -23,7 +26,7 @@ from dmsnap.recovery import replica
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import publication
 from dmsnap.service.health import metrics, report, room, status
-from dmsnap.service.points import point
+from dmsnap.service.points import point, point_history
 from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack
@@ -73,6 +76,7 @@ ASKED: dict[str, Ask] = {
     "status": status.status,
     "metrics": metrics.text,
     "point list": point.list_points,
+    "point list --as-of": lambda session: point_history.list_as_of(session, (), now_ns()),
     "stores that fill": room.rooms,
 }
 
@@ -100,6 +104,21 @@ def test_a_report_asks_for_deleted_points_volume_by_volume(session: Session) -> 
             report.gathered(session)
         counts.append(len(queries))
     assert counts == list(range(counts[0], counts[0] + 5))
+
+
+def test_pruning_asks_the_same_of_each_volume(session: Session, tmp_path: Path) -> None:
+    """With its lock held, and no more because there are others."""
+    counts, names = [], []
+    for number in range(3):
+        volume, _ = protect(session, f"srv{number}")
+        settle_all(session, [volume])
+        names.append(volume.name)
+        declare(tmp_path, names)
+        with asked() as queries:
+            prune_nothing(session.catalogue, tmp_path)
+        counts.append(len(queries))
+    of_each = counts[1] - counts[0]
+    assert counts[2] - counts[1] == of_each <= PRUNING
 
 
 def test_a_point_is_found_by_its_first_digits(session: Session) -> None:
