@@ -1,10 +1,15 @@
 """The everyday path on a real kernel: protect, sync, recover, go back, commit."""
 
 import os
+import time
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from conftest import MIB, Lab, dm_devices, dmsnap, run, sha256
+
+from dmsnap.units import format_size
 
 SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB}  # nearly the smallest; every sync reads all of it
 HISTORY_BYTES = 96 * MIB
@@ -32,7 +37,7 @@ def test_protect_sync_swap_and_revert(lab: Lab, fs_type: str) -> None:
     assert f"/dev/mapper/{name} {mount_point} {fs_type}" in Path("/proc/mounts").read_text()
     assert "noatime" in run("findmnt", "-no", "OPTIONS", mount_point)
 
-    moments = []
+    moments, syncs = [], []
     for seed in range(1, 4):
         write_files(mount_point, 20, seed)
         moments.append(checksums(mount_point))
@@ -40,18 +45,24 @@ def test_protect_sync_swap_and_revert(lab: Lab, fs_type: str) -> None:
         assert result["tracker"] == "era"
         assert result["bytes_dirty"] < size_bytes // 2
         assert result["audit"]["bytes_different"] == 0
+        syncs.append(result["point"])
 
     points = dmsnap("point", "list", name)
     assert len(points) == 4
 
     # The primary is spoiled under a mounted file system.
     run("sh", "-c", f"rm -rf {mount_point}/*; sync")
+    begun = time.monotonic()
     swapped = dmsnap("swap", name, "--trial")
+    lasted = time.monotonic() - begun
     assert swapped["state"] == "trial"
     assert checksums(mount_point) == moments[-1]
     (mount_point / "written-in-trial").write_text("x")
     dmsnap("swap", "revert", name)
     assert list(mount_point.glob("file-*")) == []
+    (status,) = dmsnap("status", name)
+    assert 0 < status["recovery_seconds"] <= lasted
+    check_report(lab.directory / "report.html", points, syncs, recovery)
 
     # An earlier point, and back again.
     earlier = [point["id"] for point in points][2]
@@ -70,6 +81,37 @@ def test_protect_sync_swap_and_revert(lab: Lab, fs_type: str) -> None:
     dmsnap("unprotect", name)
     assert dm_devices() == []
     assert recovery in Path("/proc/mounts").read_text()
+
+
+def check_report(path: Path, points: Any, syncs: list[str], recovery: str) -> None:
+    """It has every point with its places, and what each sync overwrote, as the label has it."""
+    result = dmsnap("report", "--html", path)
+    assert (result["volumes"], result["size_bytes"]) == (1, path.stat().st_size)
+    assert path.stat().st_mode & 0o7777 == 0o600
+    page = ET.parse(path)
+    rows = [[text(cell) for cell in row.iter("td")] for row in page.iter("tr")]
+    listed = [
+        [each["id"][:8], each["created"], ", ".join(at["kind"] for at in each["places"]), "-"]
+        for each in reversed(points)
+    ]
+    assert [row for row in rows if len(row) == 4] == listed
+    history = dmsnap("inspect", "label", recovery)["history"]
+    stores = [each["store_length_bytes"] for each in history]
+    assert min(stores) > 0
+    taken = {each["id"]: each["created"] for each in points}
+    overwritten = [
+        [taken[point], format_size(size)]
+        for point, size in zip(reversed(syncs), stores, strict=True)
+    ]
+    assert [row for row in rows if len(row) == 2] == overwritten
+    # The drawing of what was overwritten says the same, the oldest first.
+    titles = [text(rect) for rect in page.iter("rect")]
+    bars = [title for title in titles if ": " in title]
+    assert bars == [": ".join(row) for row in reversed(overwritten)]
+
+
+def text(element: ET.Element) -> str:
+    return "".join(element.itertext())
 
 
 def checksums_of(file: Path) -> str:
