@@ -8,14 +8,18 @@ Nothing is moved: a store is the kernel's own persistent exception store, so eac
 snapshot target over the level below it. Levels are read-only; what writes goes to an overlay.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from dmsnap._native.exception_store import ExceptionStore
 from dmsnap._native.label import HistoryEntry, Label
 from dmsnap.catalogue.model import Volume
-from dmsnap.host.blockdev import BlockDevice
+from dmsnap.errors import CorruptError, PointInvalidError
+from dmsnap.host.blockdev import BlockDevice, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Snapshot, Table, single
+from dmsnap.recovery import history, replica
 from dmsnap.recovery.history import MAX_ENTRIES
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.stack import DmName
@@ -59,7 +63,9 @@ def build(volume: Volume, label: Label, recovery: BlockDevice, chain: list[Level
     """Make the devices of ``chain``; returns the device number of the oldest level shown.
 
     With no levels that is the recovery volume itself. What was made is removed on any failure.
+    Every store is looked at before the first is given to the kernel.
     """
+    require_whole(recovery, label.history[: len(chain)])
     below = recovery.devno
     try:
         for level, entry in zip(chain, label.history, strict=False):
@@ -71,6 +77,65 @@ def build(volume: Volume, label: Label, recovery: BlockDevice, chain: list[Level
         remove(chain)
         raise
     return below
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a point lies on a recovery volume, as its label says now."""
+
+    label: Label
+    recovery: BlockDevice
+    steps_back: int
+
+
+def find(volume: Volume, point_id: UUID) -> Found:
+    """Look for a point on the recovery volume, which must be this host's, and check all of it.
+
+    Raises :class:`PointInvalidError` when the label does not have it, ``ForeignDeviceError`` when
+    another host claims the recovery volume, ``CorruptError`` for a damaged label or undo store.
+    """
+    path = replica.recovery_path(volume)
+    label = replica.label_of(volume)
+    replica.require_usable(path, label)
+    steps_back = history.position_of(label, point_id)
+    if steps_back is None or not replica.holds(label, point_id):
+        raise PointInvalidError(
+            f"point {point_id} of {volume.name} is not on {path}, which is "
+            f"{label.state.name.lower()}",
+            point=str(point_id),
+        )
+    recovery = BlockDevice.probe(path)
+    require_whole(recovery, label.history[:steps_back])
+    return Found(label, recovery, steps_back)
+
+
+def show(volume: Volume, point_id: UUID, purpose: str) -> int:
+    """Make the devices that show a point of the recovery volume; the number of the one that does.
+
+    Raises as :func:`find` does, with nothing made.
+    """
+    found = find(volume, point_id)
+    chain = levels(volume, found.label, found.steps_back, purpose)
+    return build(volume, found.label, found.recovery, chain)
+
+
+def require_whole(recovery: BlockDevice, entries: Sequence[HistoryEntry]) -> None:
+    """Raise :class:`CorruptError` when an undo store's header or areas are not what they must be.
+
+    The kernel reads the same when it is shown, and more than that: where the header's magic is 0 it
+    takes the store for a new one, and writes a header and an empty area over what is there
+    (drivers/md/dm-snap-persistent.c, persistent_read_metadata). No read-only device keeps it from
+    that: of a write that the kernel itself makes to one it only complains (bio_check_ro).
+    """
+    with open_shared(recovery.path) as fd:
+        for entry in entries:
+            offset, length = entry.store_offset_bytes, entry.store_length_bytes
+            name = f"the undo store of point {entry.point_uuid} on {recovery.path}"
+            with ExceptionStore.open(fd, offset, length, name) as store:
+                if not store.header.valid or store.header.chunk_size != entry.chunk_size:
+                    raise CorruptError(
+                        f"{name} is not valid, or of another chunk size than the label says"
+                    )
 
 
 def store_table(entry: HistoryEntry, recovery: BlockDevice) -> Table:

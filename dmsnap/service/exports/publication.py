@@ -14,7 +14,7 @@ from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, single
 from dmsnap.host.lio import state, target
-from dmsnap.recovery import chain, replica
+from dmsnap.recovery import chain
 from dmsnap.service.exports import export_unit, exported
 from dmsnap.service.journal import Step
 from dmsnap.service.points.point import Place, find
@@ -170,7 +170,11 @@ class Shown:
                 f"point {view.id} cannot be exported: "
                 f"{view.invalid_reason or 'it lives nowhere any more'}"
             )
-        return view.places[0]
+        place = view.places[0]
+        shown = stack.exported(volume, exported.mark(view.id))
+        if place.kind != "live" and not stack.exists(shown):
+            chain.find(volume, view.id)  # refused before anything is made
+        return place
 
 
 def create_backstore(export: Export, shown: Shown) -> None:
@@ -200,10 +204,7 @@ def below_point(volume: Volume, point_id: UUID, place: Place) -> int:
         return stack.require(stack.live_point(volume, point_id)).devno
     purpose = chain.export_purpose(exported.mark(point_id))
     chain.remove(chain.existing(volume, purpose))
-    label = replica.label_of(volume)
-    recovery = BlockDevice.probe(replica.recovery_path(volume))
-    levels = chain.levels(volume, label, place.steps_back, purpose)
-    return chain.build(volume, label, recovery, levels)
+    return chain.show(volume, point_id, purpose)
 
 
 def plain_device(source: Source) -> BlockDevice:

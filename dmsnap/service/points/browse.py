@@ -4,16 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from dmsnap._native.label import Label
 from dmsnap.catalogue.model import AreaRole, Volume
 from dmsnap.errors import BusyError, NotFoundError, PointInvalidError, WrongStateError
 from dmsnap.host import mount, mountinfo, signature
-from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Snapshot, single
 from dmsnap.host.system_call import system_call
-from dmsnap.recovery import chain, replica
-from dmsnap.recovery.chain import Level
+from dmsnap.recovery import chain
 from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns.luns import Wanted
@@ -52,6 +49,8 @@ class Browse:
         self.volume = volume
         self.view = view
         self.place = best_place(view)
+        if self.place.kind != "live":
+            chain.find(volume, view.id)  # refused before anything is made
         self.directory = at or session.configuration.run_directory / "points" / view.id.hex[:12]
         self.made_directory = False
         self.overlay = plan_area(volume, AreaRole.BROWSE, OVERLAY_BYTES, point_id=view.id)
@@ -97,14 +96,7 @@ class Browse:
     def _point_device(self) -> int:
         if self.place.kind == "live":
             return stack.require(stack.live_point(self.volume, self.view.id)).devno
-        recovery = BlockDevice.probe(replica.recovery_path(self.volume))
-        label = replica.label_of(self.volume)
-        return chain.build(
-            self.volume,
-            label,
-            recovery,
-            levels(self.volume, label, self.view.id, self.place.steps_back),
-        )
+        return chain.show(self.volume, self.view.id, chain.browse_purpose(self.view.id))
 
     def _hide(self) -> None:
         hide(self.volume, self.view.id)
@@ -144,11 +136,6 @@ def best_place(view: PointView) -> Place:
             f"point {view.id} cannot be shown: {view.invalid_reason or 'it lives nowhere'}"
         )
     return view.places[0]
-
-
-def levels(volume: Volume, label: Label, point_id: UUID, steps_back: int) -> list[Level]:
-    """The chain that shows one point for browsing; its name keeps it apart from a trial's."""
-    return chain.levels(volume, label, steps_back, chain.browse_purpose(point_id))
 
 
 def hide(volume: Volume, point_id: UUID) -> None:

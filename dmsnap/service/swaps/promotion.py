@@ -54,7 +54,7 @@ class Promotion:
         self.session = session
         self.volume = replace(volume, state=VolumeState.COMMITTING)
         self.recovery = BlockDevice.probe(replica.recovery_path(volume))
-        self.chain = trial.levels(volume)
+        self.chain = trial.levels_by(volume, trial.require_recovery(volume))
 
     def plan(self) -> Plan:
         name, device = self.volume.name, self.recovery.path

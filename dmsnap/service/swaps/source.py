@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
-from dmsnap._native.exception_store import ExceptionStore
-from dmsnap._native.label import HistoryEntry, Label, LabelState
+from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.model import Point, Volume
-from dmsnap.errors import CorruptError, NotFoundError, PointInvalidError
-from dmsnap.host.blockdev import BlockDevice, open_shared
+from dmsnap.errors import NotFoundError, PointInvalidError
+from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import chain, history, replica
 from dmsnap.recovery.chain import Level
 from dmsnap.service.session import Session
@@ -84,8 +83,7 @@ def choose(session: Session, volume: Volume, wanted: UUID | None, *, force: bool
     chosen, steps_back = choose_point(volume, label, wanted)
     require_not_wrong(session, volume, chosen, force=force)
     recovery = BlockDevice.probe(replica.recovery_path(volume))
-    for entry in label.history[:steps_back]:
-        require_whole(recovery, entry)
+    chain.require_whole(recovery, label.history[:steps_back])
     levels = chain.levels(volume, label, steps_back, chain.TRIAL)
     return OnRecovery(volume, label, recovery, chosen, levels)
 
@@ -133,18 +131,3 @@ def require_not_wrong(session: Session, volume: Volume, point_id: UUID, *, force
             hint="dmsnap sync puts the newest right; --force shows this one as it is",
             point=str(point_id),
         )
-
-
-def require_whole(recovery: BlockDevice, entry: HistoryEntry) -> None:
-    """Raise :class:`CorruptError` when an undo store's header or areas are not what they must be.
-
-    The kernel would read the same when it is shown; it takes a store without header for a new one.
-    """
-    with open_shared(recovery.path) as fd:
-        offset, length = entry.store_offset_bytes, entry.store_length_bytes
-        name = f"the undo store of point {entry.point_uuid} on {recovery.path}"
-        with ExceptionStore.open(fd, offset, length, name) as store:
-            if not store.header.valid or store.header.chunk_size != entry.chunk_size:
-                raise CorruptError(
-                    f"{name} is not valid, or of another chunk size than the label says"
-                )

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from dmsnap._native.label import Label
+from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.errors import (
     BusyError,
+    ForeignDeviceError,
     OperatingSystemError,
     PointInvalidError,
     StackChangedError,
@@ -32,6 +33,13 @@ log = logging.getLogger(__name__)
 
 OVERLAY_CHUNK_BYTES = 4096
 OVERLAY_WARNING_PERCENT = 80
+
+# What the label of a recovery volume may say while the front lies over it: a commit marks it, and
+# may be cut off before it has recorded what it marked.
+LABEL_STATES = {
+    VolumeState.TRIAL: (LabelState.CONSISTENT,),
+    VolumeState.COMMITTING: (LabelState.CONSISTENT, LabelState.MERGING, LabelState.PRIMARY),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +79,51 @@ def point_area(areas: Sequence[Area], point_id: UUID | None) -> Area:
     raise StackChangedError(f"the catalogue has no COW store for point {point_id}")
 
 
+def require_recovery(volume: Volume) -> Label:
+    """The label of the recovery volume that a trial, or the commit of one, lies over.
+
+    Another host may have taken it since the devices were there last, and serve it: an overlay over
+    anything but the point that it was made for shows what never was, and what the other host has
+    mounted would be written to by two. Raises ``ForeignDeviceError`` and ``PointInvalidError``.
+    """
+    path = replica.recovery_path(volume)
+    label = replica.label_of(volume)
+    try:
+        replica.require_usable(path, label)
+    except ForeignDeviceError as error:
+        error.hint = (
+            f"if the other host gives it back with dmsnap unprotect, dmsnap assemble {volume.name} "
+            f"builds the trial again"
+        )
+        raise
+    if label.state not in LABEL_STATES[volume.state]:
+        raise PointInvalidError(
+            f"{path} is {label.state.name.lower()}: it is not what the trial of {volume.name} lies "
+            f"over any more"
+        )
+    levels_by(volume, label)
+    return label
+
+
 def levels(volume: Volume) -> list[chain.Level]:
     """The levels between the recovery volume and the overlay; over a live point there are none."""
     return [] if volume.trial_live else levels_by(volume, replica.label_of(volume))
 
 
 def levels_by(volume: Volume, label: Label) -> list[chain.Level]:
-    """The levels down to the point that a trial shows of its recovery volume."""
-    steps_back = history.position_of(label, volume.trial_point) or 0
+    """The levels down to the point that a trial shows of its recovery volume.
+
+    Where that has become the volume all are merged. :class:`PointInvalidError` when the label does
+    not have the point: nothing there is what the overlay was made for.
+    """
+    if volume.state is VolumeState.COMMITTING and label.state is LabelState.PRIMARY:
+        return []
+    steps_back = history.position_of(label, volume.trial_point)
+    if steps_back is None:
+        raise PointInvalidError(
+            f"the trial of {volume.name} shows point {volume.trial_point}, which is not on its "
+            f"recovery volume any more"
+        )
     return chain.levels(volume, label, steps_back, chain.TRIAL)
 
 

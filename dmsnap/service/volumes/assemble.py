@@ -22,6 +22,7 @@ from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
+from dmsnap.service.swaps import trial
 from dmsnap.service.swaps.withdrawal import is_cut_off
 from dmsnap.service.volumes import assembly, identity, renewal
 from dmsnap.service.volumes.renewal import Renewal
@@ -55,6 +56,8 @@ class Assembly:
             raise WrongStateError(f"{volume.name} is in state {volume.state}: not assembled")
         if needs_backing(volume):  # else it may be dead
             require_backing(volume)
+        else:
+            trial.require_recovery(volume)
         self.session = session
         self.at_boot = at_boot
         # A new tracking id: what was written while the stack did not exist was not seen,
@@ -214,9 +217,10 @@ def is_cut_off_half_way(session: Session, volume: Volume) -> bool:
 
 def recorded_as_trial(session: Session, volume: Volume) -> Volume:
     """A recovery by a label that only lacked its record when power was lost: fstab waits for it."""
-    trial = replace(volume, state=VolumeState.TRIAL)
-    session.catalogue.update_volume(trial)
-    return trial
+    recorded = replace(volume, state=VolumeState.TRIAL)
+    trial.require_recovery(recorded)
+    session.catalogue.update_volume(recorded)
+    return recorded
 
 
 def wait_for_devices(session: Session, volume: Volume) -> None:

@@ -153,10 +153,13 @@ def _build_live(session: Session, volume: Volume, areas: Sequence[Area]) -> int:
 
 
 def _build_levels(session: Session, volume: Volume) -> int:
-    label = replica.label_of(volume)
+    """Of the kernel's own devices nothing is made before label and stores are looked at."""
+    label = trial.require_recovery(volume)
     recovery = BlockDevice.probe(replica.recovery_path(volume))
+    levels = trial.levels_by(volume, label)
+    chain.require_whole(recovery, label.history[: len(levels)])
     below = recovery.devno
-    for level, entry in zip(trial.levels_by(volume, label), label.history, strict=False):
+    for level, entry in zip(levels, label.history, strict=False):
         _settle(session, level.store, chain.store_table(entry, recovery))
         store = stack.require(level.store).devno
         table = chain.level_table(volume, below, store, level.chunk_bytes)

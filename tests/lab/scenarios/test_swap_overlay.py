@@ -1,11 +1,15 @@
 """A trial's overlay that fills up: foreseen, reported, extended while it is written."""
 
+import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import MIB, Lab, configured, dmsnap, rarely, refused, run, sha256
 from faulty_disk import faulty_disk
+from lost_state import lose_stack
 
 from dmsnap._native.label import AREA_BYTES
 from dmsnap.errors import ExitCode
@@ -90,7 +94,10 @@ def test_no_room_to_extend(lab: Lab) -> None:
 
 
 def test_damaged_undo_stores(lab: Lab) -> None:
-    """Header or areas of a store, on the way to the wanted point: refused, nothing changed."""
+    """Header or areas of a store, on the way to the wanted point: refused, nothing changed.
+
+    The kernel takes a header of zeroes for a store that is to be made, and makes it.
+    """
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
     name = lab.protect(primary, recovery)
     for number in range(3):
@@ -99,24 +106,59 @@ def test_damaged_undo_stores(lab: Lab) -> None:
     label = dmsnap("inspect", "label", recovery)
     _, middle, _ = (entry["store_offset_bytes"] for entry in label["history"])
     points = [entry["point_uuid"] for entry in label["history"]]
+    to = ("--portal", "127.0.0.1:3270", "--initiator", "iqn.2026-01.org.example:a")
     for at, piece in ((middle, os.urandom(16)), (middle, bytes(16)), (middle + 4096, b"\xff" * 64)):
-        with Path(recovery).open("r+b", buffering=0) as device:
-            before = os.pread(device.fileno(), len(piece), at)
-            os.pwrite(device.fileno(), piece, at)
-            os.fsync(device.fileno())
-            front = run("dmsetup", "table", name)
-            sentence = refused(ExitCode.CORRUPT, "swap", name, "--to", points[1])
-            assert points[1] in sentence
+        with spoiled(recovery, at, piece):
+            tables, before = run("dmsetup", "table"), start_of(recovery, middle)
+            for words in (
+                ("swap", name, "--to", points[1]),
+                ("point", "mount", points[1]),
+                ("export", points[1], *to),
+            ):
+                assert points[1] in refused(ExitCode.CORRUPT, *words)
             refused(ExitCode.CORRUPT, "swap", name, "--to", points[2])
-            assert run("dmsetup", "table", name) == front
+            assert (run("dmsetup", "table"), start_of(recovery, middle)) == (tables, before)
             # What does not need it is still there.
             dmsnap("swap", name, "--to", points[0])
             dmsnap("swap", "revert", name)
-            os.pwrite(device.fileno(), before, at)
-            os.fsync(device.fileno())
     dmsnap("swap", name, "--to", points[2])
     assert dmsnap("status", name)[0]["trial_point"] == points[2]
+    # By a boot, and on a host that knows no more than the label, it is no other.
+    lose_stack(lab)
+    with spoiled(recovery, middle, bytes(16)):
+        refused(ExitCode.CORRUPT, "assemble", "--boot", name)
+        assert not any(start_of(recovery, middle)[:16])
+    dmsnap("assemble", "--boot", name)
     dmsnap("swap", "revert", name)
+    dmsnap("unprotect", name)
+    with spoiled(recovery, middle, bytes(16)):
+        swap = ("swap", "--from-label", recovery, "--store", lab.store(), "--to", points[1])
+        before = dmsnap("inspect", "label", recovery)
+        refused(ExitCode.CORRUPT, *swap)
+        assert dmsnap("inspect", "label", recovery) == before
+        assert not any(start_of(recovery, middle)[:16])
+
+
+@contextmanager
+def spoiled(disk: str, at: int, piece: bytes) -> Iterator[None]:
+    """Other bytes somewhere on a disk, and afterwards those that were there."""
+    with Path(disk).open("r+b", buffering=0) as device:
+        before = os.pread(device.fileno(), len(piece), at)
+        os.pwrite(device.fileno(), piece, at)
+        os.fsync(device.fileno())
+        yield
+        os.pwrite(device.fileno(), before, at)
+        os.fsync(device.fileno())
+
+
+def start_of(disk: str, at: int) -> bytes:
+    """The first bytes of a store, as the disk has them."""
+    fd = os.open(disk, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, MIB) as buffer:
+            return buffer[: os.preadv(fd, [buffer], at)]
+    finally:
+        os.close(fd)
 
 
 def test_a_truncated_recovery_volume(lab: Lab) -> None:
