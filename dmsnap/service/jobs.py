@@ -14,6 +14,7 @@ from dmsnap.host.children import in_children
 from dmsnap.service import operations
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import reap
+from dmsnap.service.records import catalogue_backup
 from dmsnap.service.session import Session
 
 # What a process that was asked to end may take to undo what it began.
@@ -140,7 +141,14 @@ def resume_all(session: Session) -> list[Resumed]:
 
     One that cannot be, as its volume is locked or a device is missing, keeps no other from it; nor
     does one that hangs with its disk: what has no volume in common is done beside each other.
+    Backups that the boot put off are made then.
     """
+    found = _resume_all(session)
+    catalogue_backup.catch_up(session)
+    return found
+
+
+def _resume_all(session: Session) -> list[Resumed]:
     groups = _apart(cut_off(session))
     if len(groups) < 2:
         return [_concluded(session, job.id) for group in groups for job in group]

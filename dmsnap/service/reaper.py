@@ -46,10 +46,11 @@ def held(
 ) -> Iterator[Volume]:
     """Hold a volume's lock, after clearing or finishing what commands that were killed left.
 
-    The LUNs that are ``wanted`` are attached where they are not.
+    The LUNs that are ``wanted`` are attached where they are not. Not ``concluding``: at boot, which
+    needs no recovery volume but one that the volume lies on.
     """
     session.catalogue.volume(name)
-    with session.locked([name]):
+    with session.locked([name], at_boot=not concluding):
         reap(session, session.catalogue.volume(name), wanted, concluding=concluding)
         signals.begin_anew()  # what it is held for comes now
         yield session.catalogue.volume(name)
@@ -95,7 +96,7 @@ def reap(
         orphans.wait_for_lvm(job.pid)
     waiting: list[Job] = []
     try:
-        clear(session, volume, cut_off)
+        clear(session, volume, cut_off, at_boot=not concluding)
     except MountPointTakenError as error:
         log.warning("%s", error)
         waiting = [job for job in cut_off if may_have_left_it_unmounted(job)]
@@ -109,14 +110,19 @@ def reap(
     return ended | {(job.operation, JobState.RUNNING) for job in waiting}
 
 
-def clear(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
-    """Remove what belongs to no point and no trial, and mount again what a swap had unmounted."""
+def clear(
+    session: Session, volume: Volume, cut_off: Sequence[Job], *, at_boot: bool = False
+) -> None:
+    """Remove what belongs to no point and no trial, and mount again what a swap had unmounted.
+
+    What became of temporary points the recovery volume says, which no boot waits for.
+    """
     if cut_off:
         resume_suspended(volume)
     note_dropped_layers(session, volume)
     note_lost_tracking(session, volume)
     note_invalid_points(session, volume)
-    if not is_being_attached(volume, cut_off):
+    if not at_boot and not is_being_attached(volume, cut_off):
         unless_failing(remove_temporary_points, session, volume)
     unless_failing(remove_stray_snapshots, session, volume)
     unless_failing(remove_stray_overlays, session, volume)

@@ -60,12 +60,13 @@ class Session:
         self.catalogue.__exit__(*exception)
 
     @contextmanager
-    def locked(self, names: Sequence[str]) -> Iterator[None]:
+    def locked(self, names: Sequence[str], *, at_boot: bool = False) -> Iterator[None]:
         """Hold the locks of volumes, taken in one order by everybody.
 
         SIGINT and SIGTERM raise from here on: what waits for a lock in our place must end with us.
         Before they are let go, what was recorded of the volumes meanwhile is backed up, and no
-        placeholder is left where a volume was not mounted again.
+        placeholder is left where a volume was not mounted again. With ``at_boot`` the backup is put
+        off: the mounts of the boot wait, and it may be that the recovery volume hangs.
         """
         directory = self.configuration.run_directory / "locks"
         with interruptible(), ExitStack() as stack:
@@ -73,7 +74,11 @@ class Session:
                 stack.enter_context(
                     volume_lock(directory, name, self.configuration.lock_wait_seconds)
                 )
-            stack.enter_context(backup.kept(self.catalogue, names))
+            if at_boot:
+                run_directory = self.configuration.run_directory
+                stack.enter_context(backup.put_off(self.catalogue, names, run_directory))
+            else:
+                stack.enter_context(backup.kept(self.catalogue, names))
             stack.callback(placeholder.remove, names)
             yield
 

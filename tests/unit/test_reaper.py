@@ -37,7 +37,7 @@ NEEDED: list[tuple[ModuleType, str]] = [
 ]
 
 
-def failing(error: DmsnapError) -> Callable[..., Any]:
+def failing(error: Exception) -> Callable[..., Any]:
     def fail(*_what: object) -> None:
         raise error
 
@@ -91,4 +91,14 @@ def test_what_a_command_relies_on_ends_it(
 ) -> None:
     monkeypatch.setattr(module, name, failing(OperatingSystemError(f"{name} fails")))
     with pytest.raises(OperatingSystemError, match=name):
+        reaper.clear(session, volume, [])
+
+
+def test_a_boot_asks_no_recovery_volume_about_temporary_points(
+    session: Session, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait: its disk may be in error handling, and so do the mounts."""
+    monkeypatch.setattr(reaper, "remove_temporary_points", failing(AssertionError("it is asked")))
+    reaper.clear(session, volume, [], at_boot=True)
+    with pytest.raises(AssertionError):
         reaper.clear(session, volume, [])

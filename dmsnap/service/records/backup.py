@@ -7,8 +7,9 @@ new. A promoted volume has none: what is written to its device past its front co
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from dmsnap._native import label as labels
 from dmsnap._native.label import Label
@@ -18,7 +19,7 @@ from dmsnap.catalogue.excerpt import Excerpt
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, InterruptedBySignal, NoSpaceError
-from dmsnap.host import signals
+from dmsnap.host import private_directory, signals
 from dmsnap.host.blockdev import BlockDevice, open_shared
 from dmsnap.recovery import backup_area, history, replica
 from dmsnap.recovery.backup_area import Backup
@@ -56,6 +57,44 @@ def kept(catalogue: Catalogue, names: Sequence[str]) -> Iterator[None]:
                 except InterruptedBySignal as signalled:
                     log.warning("interrupted: the catalogue of %s is not backed up", name)
                     signals.conclude(signalled.signal_number)
+
+
+@contextmanager
+def put_off(catalogue: Catalogue, names: Sequence[str], run_directory: Path) -> Iterator[None]:
+    """Note, at the block's end, which of the volumes named are to be backed up later, and were not:
+    see ``catalogue_backup.catch_up``.
+    """
+    before = catalogue.changes
+    try:
+        yield
+    finally:
+        if catalogue.changes != before:
+            for name in names:
+                _note(run_directory, name)
+
+
+def _note(run_directory: Path, name: str) -> None:
+    try:
+        private_directory.make(_owed(run_directory))
+        (_owed(run_directory) / name).touch()
+    except OSError as error:
+        log.warning("the catalogue of %s is not backed up before it changes again: %s", name, error)
+
+
+def owed(run_directory: Path) -> list[str]:
+    """The volumes whose backup was put off."""
+    directory = _owed(run_directory)
+    return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+
+
+def settle(run_directory: Path, name: str) -> None:
+    """It was tried: what failed of it is made up for by the next command that records something."""
+    with suppress(OSError):
+        (_owed(run_directory) / name).unlink(missing_ok=True)
+
+
+def _owed(run_directory: Path) -> Path:
+    return run_directory / "backups-owed"
 
 
 def keep(catalogue: Catalogue, name: str) -> None:

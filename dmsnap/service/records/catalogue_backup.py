@@ -1,13 +1,18 @@
 """Backing the catalogue up when it is asked for; else that is done as commands end."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import DmsnapError, ExitCode
+from dmsnap.errors import DeadlineError, DmsnapError, ExitCode
+from dmsnap.host import lun, reach
+from dmsnap.recovery import replica
 from dmsnap.service.reaper import held
 from dmsnap.service.records import backup
 from dmsnap.service.session import Session
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +63,35 @@ def written(session: Session, volume: Volume) -> BackupResult:
 
 def failed(volume: Volume, sentence: str, code: ExitCode) -> BackupResult:
     return BackupResult(volume.name, volume.recovery, None, None, None, sentence, code)
+
+
+def catch_up(session: Session) -> None:
+    """Make the backups that a boot put off. One that fails, or whose disk does not answer, is told
+    of and keeps nobody waiting.
+    """
+    run_directory = session.configuration.run_directory
+    for name in backup.owed(run_directory):
+        try:
+            _catch_up(session, name)
+        except DmsnapError as error:
+            log.warning("the catalogue of %s is not backed up: %s", name, error)
+        backup.settle(run_directory, name)
+
+
+def _catch_up(session: Session, name: str) -> None:
+    volume = session.catalogue.find_volume(name)
+    if volume is None or not backup.has_backup(volume) or not lun.is_present(str(volume.recovery)):
+        return
+    require_answer(session, volume)
+    with session.locked([name]):
+        backup.keep(session.catalogue, name)
+
+
+def require_answer(session: Session, volume: Volume) -> None:
+    """Raise :class:`DeadlineError` when the recovery volume hangs: so would who writes to it."""
+    path, seconds = replica.recovery_path(volume), session.configuration.primary_wait_seconds
+    if not reach.reads(path, seconds):
+        raise DeadlineError(
+            f"the recovery volume {volume.recovery} does not answer within {seconds:g} s",
+            device=volume.recovery,
+        )
