@@ -3,15 +3,20 @@
 import logging
 import os
 import pickle
+import select
 import signal
+import struct
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from dmsnap.host.signals import interruptible
+from dmsnap.host.signals import deferred, interruptible
 
 log = logging.getLogger(__name__)
+
+_NUMBER = struct.Struct("=I")
 
 Result = TypeVar("Result")
 
@@ -67,3 +72,53 @@ def _begin(call: Callable[[], Result]) -> _Child[Result]:
     finally:
         # Nothing of what the parent would do at its end.
         os._exit(code)
+
+
+def ended(calls: Sequence[Callable[[], object]], patience_seconds: float) -> set[int]:
+    """Make all calls at once, in threads of one child; the numbers of those that end, or fail.
+
+    Until for ``patience_seconds`` none does: what hangs by then is left behind with the child.
+    """
+    if not calls:
+        return set()
+    found: set[int] = set()
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    with deferred():
+        pid = os.fork()
+        if not pid:
+            _make_all(calls, writing)
+    os.close(writing)
+    try:
+        while len(found) < len(calls) and select.select([reading], [], [], patience_seconds)[0]:
+            piece = os.read(reading, _NUMBER.size)  # each is written as a whole
+            if not piece:
+                break
+            found.add(_NUMBER.unpack(piece)[0])
+    finally:
+        os.close(reading)
+        os.kill(pid, signal.SIGKILL)
+        # One that waits for a device cannot be ended: it is reaped by whoever reaps what we leave.
+        os.waitpid(pid, os.WNOHANG if len(found) < len(calls) else 0)
+    return found
+
+
+def _make_all(calls: Sequence[Callable[[], object]], writing: int) -> None:
+    """The child. Does not return."""
+    try:
+        threads = [
+            threading.Thread(target=_make, args=(call, number, writing), daemon=True)
+            for number, call in enumerate(calls)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        os._exit(0)
+
+
+def _make(call: Callable[[], object], number: int, writing: int) -> None:
+    with suppress(Exception):
+        call()
+    with suppress(OSError):
+        os.write(writing, _NUMBER.pack(number))

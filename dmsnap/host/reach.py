@@ -4,11 +4,16 @@ A device that fails answers, too; one that hangs does not: a path that is gone a
 suspended dm device, a disk whose error handling takes minutes.
 """
 
+import mmap
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from dmsnap.errors import DeadlineError
+from dmsnap.host.children import ended
 from dmsnap.host.run import run
 from dmsnap.host.sysfs import SYSFS, Sysfs
 
@@ -41,6 +46,25 @@ def reads(device: Path, patience_seconds: float) -> bool:
     except DeadlineError:
         return False
     return True
+
+
+def silent(devices: Sequence[Path], patience_seconds: float) -> list[Path]:
+    """Those whose first block can neither be read nor fails to be; past the page cache.
+
+    All are asked at once, and the time begins anew with each that answers: so a machine that is
+    busy, or has many, takes none for one that hangs.
+    """
+    answered = ended([partial(_read, device) for device in devices], patience_seconds)
+    return [device for number, device in enumerate(devices) if number not in answered]
+
+
+def _read(device: Path) -> None:
+    fd = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    try:
+        with mmap.mmap(-1, _PROBE_BYTES) as buffer:  # as aligned as O_DIRECT wants it
+            os.preadv(fd, [buffer], 0)
+    finally:
+        os.close(fd)
 
 
 def flushes(mount_point: Path, devno: int, patience_seconds: float) -> bool:

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.errors import CorruptError, DmsnapError, ForeignDeviceError
-from dmsnap.host import blockdev, lun
+from dmsnap.host import blockdev, lun, reach
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.sysfs import SYSFS
@@ -31,13 +33,22 @@ class Search:
     damaged: tuple[str, ...]
 
 
-def search() -> Search:
-    """Read the label of every device that is none of ours. What cannot be read has none."""
+def search(patience_seconds: float) -> Search:
+    """Read the label of every device that is none of ours. What cannot be read has none.
+
+    What does not answer within the time is told of, and left out: who reads it could not be ended.
+    """
+    paths = readable()
+    silent = reach.silent(paths, patience_seconds)
+    for path in silent:
+        log.warning("%s does not answer: whether it carries a label is not known", path)
     found: list[Labelled] = []
     damaged = []
-    for devno in SYSFS.block_devices():
+    for path in paths:
+        if path in silent:
+            continue
         try:
-            labelled = look_at(devno)
+            labelled = look_at(path)
         except CorruptError as error:
             damaged.append(str(error))
         except DmsnapError as error:
@@ -47,13 +58,30 @@ def search() -> Search:
     return Search(tuple(uppermost(found)), tuple(damaged))
 
 
-def look_at(devno: int) -> Labelled | None:
-    """The label of one device; what would hang or shows another device's bytes is left out."""
+def readable() -> list[Path]:
+    """The nodes of the devices that there are to be read."""
+    found = []
+    for devno in SYSFS.block_devices():
+        with suppress(DmsnapError):  # it has gone since
+            if can_tell(devno):
+                found.append(dm.path_by_devno(devno, sysfs=SYSFS))
+    return found
+
+
+def can_tell(devno: int) -> bool:
+    """Whether a device is to be read: not what would hang, or shows another device's bytes."""
     if not SYSFS.size_bytes(devno) or (SYSFS.dm_name(devno) and SYSFS.dm_suspended(devno)):
-        return None
+        return False
     if (SYSFS.dm_uuid(devno) or "").startswith(dm.UUID_PREFIX):
-        return None
-    device = BlockDevice.probe(dm.path_by_devno(devno))
+        return False
+    parent = SYSFS.partition_parent(devno)
+    state = SYSFS.attribute(devno if parent is None else parent, "device/state")
+    return state not in lun.LOST
+
+
+def look_at(path: Path) -> Labelled | None:
+    """The label of one device."""
+    device = BlockDevice.probe(path)
     label = replica.read_label(device.path)
     return Labelled(device, label) if label else None
 

@@ -5,29 +5,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
+from types import SimpleNamespace
+from uuid import UUID, uuid4
 
 import pytest
 from catalogue_samples import a_point, a_volume, an_area
 
 from dmsnap._native import label as labels
 from dmsnap._native.label import HistoryEntry, HistoryFlag, Label, LabelState
-from dmsnap.catalogue import consistency, excerpt, jobs, past
+from dmsnap.catalogue import consistency, database, excerpt, jobs, past
 from dmsnap.catalogue.model import JobState, Point, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli.actions.catalogue import describe_backups, describe_rebuilt
 from dmsnap.cli.actions.inspect import describe_label
 from dmsnap.errors import DmsnapError, ExitCode, InterruptedBySignal
+from dmsnap.host import reach
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import backup_area, history, replica
 from dmsnap.recovery.replica import Replica
+from dmsnap.service import jobs as jobs_service
+from dmsnap.service.configuration import configuration
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.inspection.inspect_label import inspect_label
-from dmsnap.service.records import backup, catalogue_backup, rebuild
+from dmsnap.service.records import backup, catalogue_backup, published, rebuild
 from dmsnap.service.records.published import Published
 from dmsnap.service.records.reconstruction import Known
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import recognition
+from dmsnap.snapshot import survey
 from dmsnap.units import MIB
 
 SIZE_BYTES = 4 * MIB
@@ -272,3 +277,68 @@ def test_a_signal_takes_nothing_away_from_what_is_done(
     with host.session.locked(["srv"]):
         host.catalogue.update_volume(replace(host.volume, units=()))
     assert "is not backed up" in caplog.text
+
+
+def test_a_boot_puts_it_off_until_what_was_cut_off_is_resumed(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The mounts wait for the boot, and the recovery volume may hang: it is not even opened."""
+    with_a_past(host)
+    session, before = host.session, host.image.read_bytes()
+    asked: list[Path] = []
+    answers = iter([False, True])
+
+    def reads(path: Path, _seconds: float) -> bool:
+        asked.append(path)
+        return next(answers)
+
+    monkeypatch.setattr(reach, "reads", reads)
+    for number in range(2):
+        with session.locked(["srv"], at_boot=True):
+            host.catalogue.update_volume(replace(host.volume, units=(f"{number}.service",)))
+        assert (host.image.read_bytes(), asked) == (before, [host.image] * number)
+        assert jobs_service.resume_all(session) == []
+    assert asked == [host.image] * 2
+    assert "does not answer within" in caplog.text
+    recalled = backup.read(host.device, host.label()).excerpt
+    assert recalled is not None
+    assert recalled.volume["units"] == ["1.service"]
+    # It is made up for, once.
+    assert jobs_service.resume_all(session) == []
+    assert asked == [host.image] * 2
+
+
+def test_what_is_recorded_is_what_was_seen_under_the_lock(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that was at work while the devices were looked at has ended by then."""
+    points = with_a_past(host)
+    host.lose_catalogue()
+    early = found(host, points, "/store/live.img")
+    late = replace(early, volume=replace(early.volume, generation=9))
+    other = replace(a_volume("other"), id=uuid4(), recovery=None)
+    came = Known(other, (), (), ())
+    session = host.session
+    looks: list[bool] = []
+
+    def look(settings: Configuration, recorded: list[UUID]) -> tuple[list[Known], list[str]]:
+        assert (settings, recorded) == (session.configuration, [])
+        looks.append(session.is_held_by("srv", os.getpid()))
+        return ([late, came] if looks[-1] else [early]), []
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(configuration, "load", lambda: session.configuration)
+    monkeypatch.setattr(database, "at", lambda _: SimpleNamespace(damage=lambda: None))
+    monkeypatch.setattr(Session, "open", lambda: session)
+    monkeypatch.setattr(Session, "__exit__", lambda *_: None)
+    monkeypatch.setattr(survey, "live_stacks", list)
+    monkeypatch.setattr(published, "look", lambda _: NOTHING_LIVE)
+    monkeypatch.setattr(rebuild, "look", look)
+    planned = rebuild.rebuild(dry_run=True)
+    assert (planned.recorded, [each.volume for each in planned.volumes]) == (False, ["srv"])
+    done = rebuild.rebuild(dry_run=False)
+    assert looks == [False, False, True]
+    assert [each.volume for each in done.volumes] == ["srv"]
+    assert done.problems == ("other has come up meanwhile: dmsnap catalogue rebuild records it",)
+    assert host.catalogue.volume("srv").generation == 9
+    assert host.catalogue.find_volume("other") is None

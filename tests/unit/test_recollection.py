@@ -311,3 +311,41 @@ def test_a_past_that_is_too_long_is_cut(
     left = excerpt_reader.decode(cut, volume.id, "x")
     assert 0 < len(left.of("point")) < 40
     assert max(row["created_ns"] for row in left.of("point")) == 39
+
+
+# what has become the volume itself
+
+
+def test_of_before_a_commit_only_the_past_is_recalled(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was backed up since: what was published then, or under way, may have ended."""
+    monkeypatch.setattr(recollection, "require_target", lambda *_: None)
+    monkeypatch.setattr(stack, "find", lambda _: None)
+    recorded = replace(
+        a_volume(),
+        state=VolumeState.PROTECTED,
+        device_bytes=2**42,
+        hydration=Hydration("/dev/vg/srv", "/dev/new", 2**30, 5, "boot:1", 3),
+    )
+    point = a_point(recorded)
+    catalogue.add_volume(recorded)
+    catalogue.add_point(point)
+    export.record(catalogue, an_export(recorded))
+    recalled = Recalled(excerpt.take(catalogue, recorded.id), 5)
+    promoted = replace(
+        recorded, state=VolumeState.PROMOTED, device_bytes=2**43, hydration=None, created_ns=1
+    )
+    then = recollection.of_before(recalled)
+    known = Evidence(None, None, then)
+    seen = recollection.volume(known, promoted)
+    assert seen == replace(promoted, created_ns=recorded.created_ns)
+    assert recollection.moving(known, promoted) == (None, None)
+    assert not [note for note in recollection.notes(then, [point]) if "exported" in note]
+    assert then.excerpt is not None
+    assert then.excerpt.of("point") == recalled.excerpt.of("point")  # type: ignore[union-attr]
+    assert (then.written_ns, recollection.of_before(NOTHING)) == (5, NOTHING)
+    # Else they are.
+    known = Evidence(None, None, recalled)
+    assert recollection.volume(known, replace(recorded, device_bytes=None)) == recorded
+    assert recollection.moving(known, recorded)[0] is not None

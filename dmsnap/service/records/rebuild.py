@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
+from dmsnap._native.label import LabelState
 from dmsnap.catalogue import database, export, recall
 from dmsnap.catalogue.export import Export
 from dmsnap.catalogue.model import VolumeState
@@ -21,9 +22,10 @@ from dmsnap.recovery import lease
 from dmsnap.recovery import search as searching
 from dmsnap.recovery.search import Labelled, Search
 from dmsnap.service.configuration import configuration
+from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports.export_source import DEVICES_LOCK
 from dmsnap.service.health import boot
-from dmsnap.service.records import backup, published, reconstruction
+from dmsnap.service.records import backup, published, recollection, reconstruction
 from dmsnap.service.records.evidence import Evidence
 from dmsnap.service.records.published import Published
 from dmsnap.service.records.reconstruction import Known
@@ -61,32 +63,61 @@ class RebuildResult:
     problems: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What there is beside what is recorded: volumes, exports of devices, and all that LIO has."""
+
+    found: list[Known]
+    live: Published
+    devices: list[Export]
+    problems: list[str]
+
+
 def rebuild(*, dry_run: bool) -> RebuildResult:
-    """Record what the catalogue does not know; what it knows stays as it is. Needs root."""
+    """Record what the catalogue does not know; what it knows stays as it is. Needs root.
+
+    Which volumes there are is looked up twice: their locks go by their names, and what is recorded
+    is what is seen while no other command works on them.
+    """
     if os.geteuid() != 0:
         raise NotPermittedError("dmsnap reads every device: it must be run as root")
     settings = configuration.load()
     where = database.at(settings.catalogue_place)
     damage = where.damage()
     if damage and dry_run:
-        found, problems = look(settings.run_directory, [])
+        found, problems = look(settings, [])
         return result(None, found, [f"the catalogue {where.name} is damaged: {damage}", *problems])
     aside = where.set_aside() if damage else None
     with Session.open() as session:
-        found, problems = look(
-            settings.run_directory, [volume.id for volume in session.catalogue.volumes()]
-        )
-        live = published.look(survey.live_stacks())
-        problems += live.problems
-        devices = of_devices(session, live)
+        seen = see(session)
         if dry_run:
-            return result(None, found, problems, exports=[*of_volumes(found, live), *devices])
-        with session.locked([*(each.volume.name for each in found), DEVICES_LOCK]):
-            kept = [each for each in found if record(session, each, live, problems)]
-            for each in devices:
+            exports = [*of_volumes(seen.found, seen.live), *seen.devices]
+            return result(None, seen.found, seen.problems, exports=exports)
+        names = sorted({each.volume.name for each in seen.found})
+        with session.locked([*names, DEVICES_LOCK]):
+            seen = see(session)
+            kept = [each for each in seen.found if record_held(session, each, names, seen)]
+            for each in seen.devices:
                 export.record(session.catalogue, each)
-    done = [*of_volumes(kept, live), *devices]
-    return result(aside, kept, problems, recorded=True, exports=done)
+    done = [*of_volumes(kept, seen.live), *seen.devices]
+    return result(aside, kept, seen.problems, recorded=True, exports=done)
+
+
+def see(session: Session) -> Seen:
+    """Look at every device, at LIO and at what is recorded."""
+    recorded = [volume.id for volume in session.catalogue.volumes()]
+    found, problems = look(session.configuration, recorded)
+    live = published.look(survey.live_stacks())
+    return Seen(found, live, of_devices(session, live), [*problems, *live.problems])
+
+
+def record_held(session: Session, known: Known, names: Sequence[str], seen: Seen) -> bool:
+    """Record one volume if its lock is held; of one that came meanwhile it is not."""
+    name = known.volume.name
+    if name not in names:
+        seen.problems.append(f"{name} has come up meanwhile: dmsnap catalogue rebuild records it")
+        return False
+    return record(session, known, seen.live, seen.problems)
 
 
 def record(session: Session, known: Known, live: Published, problems: list[str]) -> bool:
@@ -158,9 +189,9 @@ def described(known: Known) -> RebuiltVolume:
     )
 
 
-def look(run_directory: Path, recorded: Sequence[UUID]) -> tuple[list[Known], list[str]]:
+def look(settings: Configuration, recorded: Sequence[UUID]) -> tuple[list[Known], list[str]]:
     """What can be recorded beside ``recorded``, and a sentence for everything that cannot."""
-    search = searching.search()
+    search = searching.search(settings.primary_wait_seconds)
     problems = list(search.damaged)
     found: list[Known] = []
     for evidence in gathered(search, problems):
@@ -169,7 +200,7 @@ def look(run_directory: Path, recorded: Sequence[UUID]) -> tuple[list[Known], li
         try:
             admission.check_name(evidence.name)
             require_protected_here(evidence)
-            found.append(reconstruction.known(with_past(evidence), run_directory))
+            found.append(reconstruction.known(with_past(evidence), settings.run_directory))
         except DmsnapError as error:
             problems.append(str(error))
     return found, problems
@@ -195,9 +226,13 @@ def gathered(search: Search, problems: list[str]) -> Iterator[Evidence]:
 
 
 def with_past(evidence: Evidence) -> Evidence:
-    """With what the recovery volume that was found says of the past."""
+    """With what the recovery volume says of the past; where that became the volume, of before."""
     found = evidence.found
-    return replace(evidence, recalled=backup.read(found.device, found.label)) if found else evidence
+    if found is None:
+        return evidence
+    recalled = backup.read(found.device, found.label)
+    is_primary = found.label.state is LabelState.PRIMARY
+    return replace(evidence, recalled=recollection.of_before(recalled) if is_primary else recalled)
 
 
 def fits(stack: survey.LiveStack, labelled: Labelled) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from dmsnap.catalogue import rows
 from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.excerpt import Excerpt, Row
-from dmsnap.catalogue.model import SETTLED, Hydration, MountRecord, Point, Volume
+from dmsnap.catalogue.model import SETTLED, Hydration, MountRecord, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError, ForeignDeviceError, WrongStateError
 from dmsnap.host import blockdev, lun, signature
 from dmsnap.host.blockdev import BlockDevice
@@ -24,8 +24,25 @@ from dmsnap.service.volumes import identity
 from dmsnap.snapshot import stack
 
 
+def of_before(recalled: Recalled) -> Recalled:
+    """What a recovery volume recalls that has become the volume itself: it is of before the commit.
+
+    Nothing is backed up on it from then on. What was published then, or on its way to another
+    device, may have ended since, and the device that is spoken of was the former one.
+    """
+    past = recalled.excerpt
+    if past is None:
+        return recalled
+    row = {**past.volume, "hydration": None, "device_bytes": None}
+    rows_then = {**past.rows, "volume": (row,), "export": ()}
+    return replace(recalled, excerpt=replace(past, rows=rows_then))
+
+
 def volume(evidence: Evidence, found: Volume) -> Volume:
-    """``found`` with what was recorded of it and can be seen nowhere."""
+    """``found`` with what was recorded of it and can be seen nowhere.
+
+    How large the device is that a commit has put in the volume's place can be seen.
+    """
     past = evidence.recalled.excerpt
     if past is None:
         return found
@@ -37,7 +54,9 @@ def volume(evidence: Evidence, found: Volume) -> Volume:
         left_behind=tuple(row["left_behind"] or ()),
         mounts=mounts(found, rows.mounts(row)),
         joined=bool(row["joined"]),
-        device_bytes=row["device_bytes"],
+        device_bytes=found.device_bytes
+        if found.state is VolumeState.PROMOTED
+        else row["device_bytes"],
     )
 
 

@@ -161,8 +161,13 @@ def placed(evidence: Evidence, volume: Volume) -> Volume:
     recovery = pieces.stable_name(found.device.devno) if found else None
     recorded = found.label.device if found else ""
     if volume.state is VolumeState.PROMOTED:
-        assert recovery is not None  # noqa: S101 - the state is known by its label
-        return replace(volume, backing=recovery, previous_backing=recorded or None)
+        assert found is not None and recovery is not None  # noqa: S101, PT018 - known by its label
+        return replace(
+            volume,
+            backing=recovery,
+            previous_backing=recorded or None,
+            device_bytes=found.device.size_bytes,
+        )
     primary = recorded
     if live is not None and isinstance(live.below, SnapshotOrigin) and not_on(live, found):
         primary = pieces.stable_name(live.below.device, recorded)

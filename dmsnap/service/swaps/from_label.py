@@ -31,7 +31,7 @@ from dmsnap.service.records import backup, recollection, reconstruction
 from dmsnap.service.records.backup import Recalled
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import label_admission, trial
-from dmsnap.service.swaps.label_admission import PRIMARY_GENERATION, LabelRequest
+from dmsnap.service.swaps.label_admission import PRIMARY_GENERATION, LabelRequest, Meant
 from dmsnap.service.swaps.source import choose_point
 from dmsnap.service.swaps.trial import SwapResult
 from dmsnap.service.swaps.withdrawal import Withdrawal, is_cut_off
@@ -53,13 +53,16 @@ class LabelTrial:
         self.label = label_admission.settled(found)
         label_admission.admit(session, request, self.recovery, found)
         wanted = label_admission.find_point(self.label, request.to) if request.to else None
-        draft = label_admission.new_volume(request, self.recovery, found)
+        patience_seconds = session.configuration.primary_wait_seconds
+        draft = label_admission.new_volume(request, self.recovery, found, patience_seconds)
         self.point, self.steps_back = choose_point(draft, self.label, wanted)
         self.volume = replace(draft, trial_point=self.point)
         self.chain = chain.levels(draft, self.label, self.steps_back, chain.TRIAL)
+        chain.require_whole(self.recovery, self.label.history[: self.steps_back])
         self.recalled = backup.read(self.recovery, found)
         self.areas = self._plan_areas()
         label_admission.require_room(request.store, self.recovery, self.areas)
+        self._claimed = False
 
     def _plan_areas(self) -> list[Area]:
         """The overlay and the era metadata; a primary that is there gets metadata to go back to."""
@@ -124,27 +127,33 @@ class LabelTrial:
             ),
             Step("record-trial", f"record that {name} is in trial", self._finish, final=True),
         ]
-        arguments = {**asdict(self.request), "device": str(self.request.device)}
-        arguments["mount"] = str(self.request.mount) if self.request.mount else None
+        arguments = {**asdict(self.request), "device": str(self.request.device.absolute())}
+        arguments["mount"] = str(self.request.mount.absolute()) if self.request.mount else None
         arguments["name"] = name  # by which it is known who works on it before it is recorded
+        arguments["recovery_id"] = str(self.found.recovery_uuid)
         return Plan("swap from-label", (self.volume.id,), steps, arguments)
 
     def _claim(self) -> None:
         """What an interrupted sync left is rolled back by the first label that is ours.
 
-        Another host may have claimed it since it was looked at.
+        Another host may have claimed it since it was looked at, or, where it is taken from that
+        host, have gone on writing to it.
         """
         with self._opened() as current:
             if not self.request.force:
                 lease.require_ours(self.recovery.path, current.label)
+            label_admission.require_same(self.recovery.path, self.found, current.label)
+            self._claimed = True
             current.write_label(current.label)
             current.settle()
 
     def _unclaim(self) -> None:
-        """Where it came to that: another host's claim is not ours to take back."""
+        """Where it came to that: another host's claim is not ours to take back, nor what it gave
+        up meanwhile to be claimed for it again.
+        """
         former = self.found
         with self._opened() as current:
-            if not lease.is_ours(current.label):
+            if not self._claimed or not lease.is_ours(current.label):
                 return
             new = replace(
                 current.label,
@@ -217,12 +226,19 @@ def record_trial(session: Session, volume: Volume, label: Label, recalled: Recal
         log.warning("%s", recalled.reason)
 
 
-def recover(session: Session, request: LabelRequest, *, dry_run: bool) -> SwapResult | Plan:
-    """Put a point of a recovery volume under the volume's name, in trial. Needs root."""
+def recover(
+    session: Session, request: LabelRequest, *, dry_run: bool, meant: Meant | None = None
+) -> SwapResult | Plan:
+    """Put a point of a recovery volume under the volume's name, in trial. Needs root.
+
+    ``meant``: what is to be on the device, when somebody else gave its name before.
+    """
     found = replica.read_label(request.device)
     if found is None:
         raise ForeignDeviceError(f"{request.device} carries no label: it is no recovery volume")
     admission.check_name(found.name)
+    if meant is not None:
+        meant.require(request.device, found)
     with session.locked([found.name]):
         leftover = session.catalogue.find_volume(found.name)
         if leftover is not None and is_cut_off(leftover) and leftover.id == found.volume_uuid:
@@ -237,12 +253,18 @@ def recover(session: Session, request: LabelRequest, *, dry_run: bool) -> SwapRe
 
 
 def again(
-    session: Session, *, device: str, mount: str | None, dry_run: bool, **rest: Any
+    session: Session,
+    *,
+    device: str,
+    mount: str | None,
+    dry_run: bool,
+    name: str | None = None,
+    recovery_id: str | None = None,
+    **rest: Any,
 ) -> object:
-    """Begin a recovery anew that was cut off."""
-    rest.pop("name", None)  # the label says it
-    place = Path(mount) if mount else None
-    return recover(session, LabelRequest(Path(device), mount=place, **rest), dry_run=dry_run)
+    """Begin a recovery anew that was cut off: of the same, as kernel names are given anew."""
+    request = LabelRequest(Path(device), mount=Path(mount) if mount else None, **rest)
+    return recover(session, request, dry_run=dry_run, meant=Meant(name, recovery_id))
 
 
 def finish(session: Session, volume: Volume, _job: Job) -> bool:

@@ -1,5 +1,6 @@
 """What must hold before a volume is recovered by the label of its recovery volume alone."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
@@ -11,12 +12,13 @@ from dmsnap.errors import (
     AlreadyProtectedError,
     BusyError,
     DmsnapError,
+    ForeignDeviceError,
     NoSpaceError,
     NotFoundError,
     StackChangedError,
     WrongStateError,
 )
-from dmsnap.host import kernel, mountinfo, signature
+from dmsnap.host import kernel, lun, mountinfo, reach, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.recovery import lease, replica, search
@@ -28,6 +30,8 @@ from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
 from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import format_size, to_bytes
+
+log = logging.getLogger(__name__)
 
 # The volume's own generation is 1; what its trial shows is the next.
 PRIMARY_GENERATION = 1
@@ -49,11 +53,47 @@ class LabelRequest:
     force: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """The recovery volume that a job was about, as far as it says: earlier ones say less."""
+
+    name: str | None
+    recovery_id: str | None
+
+    def require(self, device: Path, found: Label) -> None:
+        """Raise :class:`ForeignDeviceError` when a device is another one by now."""
+        same_name = self.name in (None, found.name)
+        if same_name and self.recovery_id in (None, str(found.recovery_uuid)):
+            return
+        raise ForeignDeviceError(
+            f"{device} is recovery volume {found.recovery_uuid} of {found.name}, expected "
+            f"{self.recovery_id or 'that'} of {self.name}: another device has its name by now",
+            hint="dmsnap swap --from-label DEVICE begins with the device that it is now",
+        )
+
+
 def settled(found: Label) -> Label:
     """The label once what an interrupted sync left is rolled back."""
     if found.state is not LabelState.APPLYING:
         return found
     return replace(found, state=LabelState.CONSISTENT, history=found.history[1:])
+
+
+def require_same(path: Path, found: Label, current: Label) -> None:
+    """Raise :class:`BusyError` when a label says something else than it did when all was planned:
+    somebody writes to the replica, or has, and where undo stores were others may be by now.
+    """
+    if (current.state, current.point_uuid, current.history) != (
+        found.state,
+        found.point_uuid,
+        found.history,
+    ):
+        raise BusyError(
+            f"{path} was written to since its label was read: it was {found.state.name.lower()} "
+            f"with point {found.point_uuid}, and is {current.state.name.lower()} with "
+            f"{current.point_uuid} now",
+            hint="make sure that no other host uses it, and begin again",
+        )
 
 
 def admit(session: Session, request: LabelRequest, recovery: BlockDevice, found: Label) -> None:
@@ -64,7 +104,8 @@ def admit(session: Session, request: LabelRequest, recovery: BlockDevice, found:
     lease.require_trusted(recovery.path, found)
     if not request.force:
         lease.require_ours(recovery.path, found)
-    search.require_no_twin(recovery, found, search.search().found)
+    others = search.search(session.configuration.primary_wait_seconds).found
+    search.require_no_twin(recovery, found, others)
     admission.require_unheld(recovery, but_mounts=False)
 
 
@@ -111,9 +152,14 @@ def find_point(found: Label, text: str) -> UUID:
     )
 
 
-def new_volume(request: LabelRequest, recovery: BlockDevice, found: Label) -> Volume:
-    """The volume as it will be recorded, in trial."""
-    backing, device_bytes = primary_of(found)
+def new_volume(
+    request: LabelRequest, recovery: BlockDevice, found: Label, patience_seconds: float
+) -> Volume:
+    """The volume as it will be recorded, in trial.
+
+    Its own device is given up that does not answer within the time.
+    """
+    backing, device_bytes = primary_of(found, patience_seconds)
     return Volume(
         id=found.volume_uuid,
         name=found.name,
@@ -135,16 +181,20 @@ def new_volume(request: LabelRequest, recovery: BlockDevice, found: Label) -> Vo
     )
 
 
-def primary_of(found: Label) -> tuple[str, int | None]:
+def primary_of(found: Label, patience_seconds: float) -> tuple[str, int | None]:
     """The volume's own device; empty where it is not certain that this is it.
 
     With what it has in all, where it keeps a label behind the volume's end. Another host's paths
-    lead to other devices here, and the device may be what was lost.
+    lead to other devices here, and the device may be what was lost, or hang.
     """
     if not found.device or not found.host_uuid or not lease.is_ours(found):
         return "", None
     try:
-        device = BlockDevice.probe(Path(found.device))
+        path = lun.node(found.device)
+        if not reach.reads(path, patience_seconds):
+            log.warning("%s does not answer: there will be no way back to it", found.device)
+            return "", None
+        device = BlockDevice.probe(path)
         on_it = replica.read_label(device.path)
         content = signature.probe(device.path)
     except DmsnapError:

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -12,6 +14,7 @@ from conftest import (
     MIB,
     Lab,
     catalogue_rows,
+    configured,
     dm_devices,
     dmsnap,
     forked,
@@ -137,6 +140,18 @@ def test_files_and_places(lab: Lab) -> None:
     # A boot in between: it comes up as the trial it is, with what was written.
     (place / "new").write_text("new")
     lose_stack(lab, place)
+    # Not over what another host has taken, nor over what that has made of it.
+    for changes, code in (
+        (
+            {"host_uuid": THERE, "host": "host-5678", "state": LabelState.PRIMARY},
+            ExitCode.FOREIGN_DEVICE,
+        ),
+        ({"host_uuid": HERE}, ExitCode.POINT_INVALID),
+    ):
+        write_label(recovery, **changes)
+        refused(code, "assemble", "--boot", name)
+        assert dm_devices() == []
+    write_label(recovery, state=LabelState.CONSISTENT)
     dmsnap("assemble", name)
     assert (place / "new").read_text() == "new"
 
@@ -191,7 +206,22 @@ def test_twins(lab: Lab) -> None:
         assert twin in sentence
     assert world(lab, volume.recovery, twin) == before
     lose_disk(lab, twin)
-    from_label(lab, volume.recovery)
+    # What hangs may be anything: it keeps nobody from recovering.
+    with hanging(lab), configured("primary_wait_seconds = 0.5"):
+        from_label(lab, volume.recovery)
+
+
+@contextmanager
+def hanging(lab: Lab) -> Iterator[None]:
+    """A device that answers nobody, and cannot be told by itself."""
+    run("dmsetup", "create", "held", "--table", f"0 2048 linear {lab.disk(MIB)} 0")
+    run("dmsetup", "create", "hangs", "--table", "0 2048 linear /dev/mapper/held 0")
+    run("dmsetup", "suspend", "held")
+    try:
+        yield
+    finally:
+        run("dmsetup", "resume", "held")
+        run("dmsetup", "remove", "--retry", "hangs", "held")
 
 
 def test_an_interrupted_sync_is_rolled_back(lab: Lab) -> None:
