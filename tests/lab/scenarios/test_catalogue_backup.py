@@ -123,7 +123,14 @@ def test_it_is_written_when_there_is_something_new(lab: Lab) -> None:
     assert third["generation"] > second["generation"]
     dmsnap("swap", "revert", volume.name)
     dmsnap("point", "delete", live["id"])
-    assert backup_on(volume.recovery)["generation"] > third["generation"]
+    fourth = backup_on(volume.recovery)
+    assert fourth["generation"] > third["generation"]
+    # By a boot it is not: that waits until what was cut off is resumed.
+    lose_stack(lab)
+    dmsnap("assemble", "--boot", volume.name)
+    assert backup_on(volume.recovery) == fourth
+    assert dmsnap("job", "resume", "--all") == []
+    assert backup_on(volume.recovery)["generation"] == fourth["generation"] + 1
 
 
 def test_what_cannot_be_written_fails_no_operation(lab: Lab) -> None:

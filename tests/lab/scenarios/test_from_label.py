@@ -214,7 +214,7 @@ def test_twins(lab: Lab) -> None:
 @contextmanager
 def hanging(lab: Lab) -> Iterator[None]:
     """A device that answers nobody, and cannot be told by itself."""
-    run("dmsetup", "create", "held", "--table", f"0 2048 linear {lab.disk(MIB)} 0")
+    run("dmsetup", "create", "held", "--table", f"0 2048 linear {lab.disk(MIB, name='held')} 0")
     run("dmsetup", "create", "hangs", "--table", "0 2048 linear /dev/mapper/held 0")
     run("dmsetup", "suspend", "held")
     try:
