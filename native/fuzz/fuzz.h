@@ -71,6 +71,8 @@ void fuzz_check_buffers(void) __attribute__((weak));
  * was called wrongly, or asked for more memory than there is.
  */
 void fuzz_refused(struct dms_error *error);
+/* How often one of them was a wrong checksum: behind it the input was not looked at. */
+extern uint64_t fuzz_nr_wrong_checksums;
 /* Ascending, not touching, not empty, and ending by end_bytes. */
 void fuzz_check_extents(const struct dms_extent_set *set, uint64_t end_bytes);
 

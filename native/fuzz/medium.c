@@ -61,8 +61,11 @@ const uint8_t *fuzz_medium_bytes(void)
 	return medium.bytes;
 }
 
+uint64_t fuzz_nr_wrong_checksums;
+
 void fuzz_refused(struct dms_error *error)
 {
+	fuzz_nr_wrong_checksums += error->code == DMS_ERR_CHECKSUM;
 	CHECK(error->code != DMS_ERR_OS && error->code != DMS_ERR_NO_MEMORY &&
 	      error->code != DMS_ERR_INVALID_ARGUMENT);
 	CHECK(error->message[0]);

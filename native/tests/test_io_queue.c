@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #define _GNU_SOURCE 1
 
+#include <dirent.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include "engine_test.h"
 #include "refuse_io_uring.h"
 
@@ -182,6 +186,48 @@ static void test_limits(bool without_io_uring)
 	close(fd);
 }
 
+/* What the kernel says of one of our descriptors: how many buffers it has pinned for that ring. */
+static int pinned_by(const char *descriptor)
+{
+	char path[64], line[256], target[64] = "";
+	int pinned = 0;
+	FILE *info;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%.16s", descriptor);
+	if (readlink(path, target, sizeof(target) - 1) < 0 || strcmp(target, "anon_inode:[io_uring]"))
+		return 0;
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%.16s", descriptor);
+	info = fopen(path, "r");
+	CHECK(info);
+	while (fgets(line, sizeof(line), info))
+		if (!strncmp(line, "UserBufs:", 9))
+			pinned = atoi(line + 9);
+	fclose(info);
+	return pinned;
+}
+
+static int nr_pinned(void)
+{
+	const struct dirent *entry;
+	int pinned = 0;
+	DIR *directory = opendir("/proc/self/fd");
+
+	CHECK(directory);
+	while ((entry = readdir(directory)))
+		pinned += pinned_by(entry->d_name);
+	closedir(directory);
+	return pinned;
+}
+
+/* Others than root may have no more than a limit. */
+static bool may_pin(size_t bytes)
+{
+	struct rlimit limit;
+
+	CHECK(!getrlimit(RLIMIT_MEMLOCK, &limit));
+	return !geteuid() || limit.rlim_cur >= bytes;
+}
+
 /* Memory that is registered, and a file opened in both ways, give the same bytes. */
 static void test_registered(bool without_io_uring)
 {
@@ -190,6 +236,8 @@ static void test_registered(bool without_io_uring)
 
 	CHECK_OK(dms_io_queue_create(DEPTH, without_io_uring, &queue));
 	dms_io_queue_register(queue, memory, 4 << 20);
+	if (dms_io_queue_is_io_uring(queue) && may_pin(8 << 20))
+		CHECK(nr_pinned() == 1);
 	test_transfers(queue, 0, memory);
 	test_transfers(queue, O_DIRECT, memory);
 	test_transfers(queue, O_DIRECT, NULL);
