@@ -12,6 +12,7 @@ from dmsnap.errors import DmsnapError, ExitCode, WrongStateError
 from dmsnap.host import ending
 from dmsnap.host.children import in_children
 from dmsnap.service import operations
+from dmsnap.service.journal import Plan
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import reap
 from dmsnap.service.records import catalogue_backup
@@ -121,12 +122,22 @@ def resume(session: Session, job_id: int) -> Resumed:
     job = conclude(session, job_id)
     if job.state is JobState.RUNNING:
         raise WrongStateError(f"job {job_id} could not be brought to its end yet", job=job_id)
+    resumed = begun_anew(session, job, dry_run=False)
+    assert isinstance(resumed, Resumed)  # noqa: S101 - a plan is for dry runs
+    return resumed
+
+
+def begun_anew(session: Session, job: Job, *, dry_run: bool) -> Resumed | Plan:
+    """Begin a job that is at its end anew, or plan to; nothing is to be done of one that is done.
+
+    A dry run gives the plan, or the result where the operation tells by that what it would do.
+    """
     if job.state is JobState.DONE:
         return Resumed(viewed(session, job))
     if job.operation not in operations.OPERATIONS:
         raise WrongStateError(f"{job.operation} cannot be begun anew", job=job.id)
-    begun = operations.again(job.operation)(session, **job.arguments, dry_run=False)
-    return Resumed(viewed(session, job), begun)
+    begun = operations.again(job.operation)(session, **job.arguments, dry_run=dry_run)
+    return begun if isinstance(begun, Plan) else Resumed(viewed(session, job), begun)
 
 
 def cut_off(session: Session) -> list[JobView]:
@@ -201,12 +212,7 @@ def conclude(session: Session, job_id: int) -> Job:
     job = jobs.job(session.catalogue, job_id)
     if job.state is not JobState.RUNNING:
         return job
-    known = names_of_volumes(session)
-    if runs(session, job, known):
-        raise WrongStateError(
-            f"job {job_id} is under way, in process {job.pid}",
-            hint=f"dmsnap job abort {job_id} has it undone",
-        )
+    known = require_cut_off(session, job)
     mend = operations.mend(job.operation)
     for name in names_in(job, known):
         with session.locked([name]):
@@ -217,6 +223,17 @@ def conclude(session: Session, job_id: int) -> Job:
             if mend is not None:
                 mend(session.catalogue.volume_by_id(recorded.id))
     return settled(session, job)
+
+
+def require_cut_off(session: Session, job: Job) -> Names:
+    """Raise :class:`WrongStateError` while the process of a job works on it; gives the volumes."""
+    known = names_of_volumes(session)
+    if runs(session, job, known):
+        raise WrongStateError(
+            f"job {job.id} is under way, in process {job.pid}",
+            hint=f"dmsnap job abort {job.id} has it undone",
+        )
+    return known
 
 
 def settled(session: Session, job: Job) -> Job:
@@ -240,8 +257,7 @@ def abort(session: Session, job_id: int) -> JobView:
     What goes only forward is finished instead, and the error says so.
     """
     job = jobs.job(session.catalogue, job_id)
-    if job.state is not JobState.RUNNING:
-        raise WrongStateError(f"job {job_id} is {job.state}: there is nothing to abort")
+    require_abortable(job)
     known = names_of_volumes(session)
     if runs(session, job, known):
         ending.terminate(job.pid, lambda: runs(session, job, known), UNDO_SECONDS)
@@ -251,3 +267,9 @@ def abort(session: Session, job_id: int) -> JobView:
     if job.state is JobState.DONE:
         raise WrongStateError(f"job {job_id} was past its way back: it is done", job=job_id)
     return viewed(session, job)
+
+
+def require_abortable(job: Job) -> None:
+    """Raise :class:`WrongStateError` when a job is at its end."""
+    if job.state is not JobState.RUNNING:
+        raise WrongStateError(f"job {job.id} is {job.state}: there is nothing to abort")

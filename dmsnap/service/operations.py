@@ -122,6 +122,14 @@ def has_taken_effect(job: Job) -> bool:
     return effect is not None and job.has(effect, StepState.DONE)
 
 
+def is_finished_by_looking(name: str) -> bool:
+    """Whether devices and labels decide what becomes of an operation that was cut off."""
+    operation = OPERATIONS.get(name, UNKNOWN)
+    return operation.finish is not None or (
+        operation.settle is not None and operation.effect is None
+    )
+
+
 def _resolve(path: str | None) -> Any:
     if path is None:
         return None

@@ -104,6 +104,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         labels.write(file.fileno(), DEVICE_BYTES, first, "recovery.img")
     monkeypatch.setattr(replica, "opened_for_label", made.opened)
     monkeypatch.setattr(replica, "label_of", lambda _: made.label())
+    monkeypatch.setattr(BlockDevice, "probe", lambda _: made.device)
     monkeypatch.setattr(recognition, "note", lambda *_: None)
     yield made
     made.catalogue.close()
@@ -219,6 +220,7 @@ def test_an_undo_store_is_not_written_over(host: Host) -> None:
     assert backup.read(host.device, host.label()) == backup.NOTHING
     result = catalogue_backup.written(host.session, host.volume)
     assert (result.written_ns, result.exit_code) == (None, ExitCode.NO_SPACE)
+    assert catalogue_backup.forecast_one(host.session, host.volume) == result
     (line,) = describe_backups([result])
     assert "no room for a backup" in str(line)
 
@@ -233,6 +235,21 @@ def test_on_demand(host: Host) -> None:
     without = catalogue_backup.written(host.session, promoted)
     assert without.exit_code is ExitCode.WRONG_STATE
     assert "has no recovery volume" in (without.error or "")
+
+
+def test_what_would_be_backed_up_is_told_and_not_written(host: Host) -> None:
+    with_a_past(host)
+    written = catalogue_backup.written(host.session, host.volume)
+    before = host.image.read_bytes()
+    result = catalogue_backup.forecast_one(host.session, host.volume)
+    assert (result.packed_bytes, result.error) == (written.packed_bytes, None)
+    assert (result.device, result.written_ns) == (written.device, None)
+    (line,) = describe_backups([result])
+    assert str(line).startswith(f"srv would be backed up on {host.image}, in ")
+    assert host.image.read_bytes() == before
+    promoted = replace(host.volume, state=VolumeState.PROMOTED, recovery=None)
+    without = catalogue_backup.forecast_one(host.session, promoted)
+    assert without.exit_code is ExitCode.WRONG_STATE
 
 
 def test_locks_are_let_go_after_the_backup(host: Host) -> None:

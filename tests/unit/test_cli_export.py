@@ -53,6 +53,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     answer(lun_swap, "swap_lun", EXPORT)
     failed = RestoreResult("b", "iqn.b", "192.0.2.1 is no address of this host", ExitCode.NOT_FOUND)
     answer(export_restore, "restore", [RestoreResult("a", "iqn.a", None, ExitCode.OK), failed])
+    would = RestoreResult("b", "iqn.b", None, ExitCode.OK, ("listen at 192.0.2.1:3260",))
+    answer(export_restore, "forecast", [would])
     return made
 
 
@@ -111,3 +113,15 @@ def test_what_cannot_be_used_is_in_the_exit_code(
         "a is exported by iqn.a",
         "192.0.2.1 is no address of this host",
     ]
+
+
+def test_what_would_be_published_again(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(("export", "restore", "--dry-run")) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "b, exported by iqn.b: this would be done",
+        "  1. listen at 192.0.2.1:3260",
+    ]
+    assert program.main(("export", "restore", "--dry-run", "--json")) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert shown["would"] == ["listen at 192.0.2.1:3260"]
+    assert calls == [((), {}), ((), {})]

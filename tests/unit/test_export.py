@@ -17,7 +17,7 @@ from dmsnap.errors import WrongWordError
 from dmsnap.host import kernel, systemd
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lio import state, target
-from dmsnap.service import jobs
+from dmsnap.service import forecast, jobs
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import export, export_source, export_unit, exported
 from dmsnap.service.exports.export import ExportRequest
@@ -204,6 +204,8 @@ def test_an_export_of_a_device_that_was_cut_off_is_settled_with_its_job(
         )
         for position in range(STEPS.index(at) + 1):
             recorded_jobs.record_step(catalogue, job_id, position, StepState.DONE, 0.1)
+        (step,) = forecast.resuming_all(session).steps
+        assert step.startswith("clear what is left of" if complete else "take back")
         (resumed,) = jobs.resume_all(session)
         assert resumed.job.state == outcome
         assert recorded.exports(catalogue) == ([export] if complete else [])

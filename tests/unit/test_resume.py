@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue import jobs as recorded
-from dmsnap.catalogue.model import Job, JobState
+from dmsnap.catalogue.model import Job, JobState, StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli import program
-from dmsnap.errors import ExitCode, LockedError
-from dmsnap.service import jobs
+from dmsnap.errors import ExitCode, LockedError, WrongStateError
+from dmsnap.service import forecast, jobs, operations
 from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 
 NAMES = ("a", "b", "c")
@@ -109,3 +111,84 @@ def test_its_exit_code_is_the_commands(
         "job 2, sync, is cut off; another command works on b",
         "job 3, sync, is undone: cut off at apply",
     ]
+
+
+# dry runs
+
+
+def begun(session: Session, number: int, *states: StepState) -> None:
+    for state in states:
+        recorded.record_step(session.catalogue, number, 0, state, None)
+
+
+def test_what_would_become_of_each_is_told_and_nothing_is_done(session: Session) -> None:
+    begun(session, 2, StepState.BEGUN)
+    begun(session, 3, StepState.BEGUN, StepState.DONE)
+    (volume, *_) = session.catalogue.volumes()
+    recorded.begin(session.catalogue, "swap", [volume.id], arguments={}, pid=1, steps=["load"])
+    begun(session, 4, StepState.BEGUN)
+    recorded.begin(session.catalogue, "protect", [uuid4()], arguments={}, pid=1, steps=["copy"])
+    begun(session, 5, StepState.BEGUN)
+    before = [recorded.job(session.catalogue, number) for number in range(1, 6)]
+    assert forecast.resuming_all(session).descriptions() == [
+        "record job 1, sync of a, as undone: it was cut off at its start",
+        "take back job 2, sync of b, which was cut off at apply",
+        "clear what is left of job 3, sync of c, which was cut off at apply, and record it as done",
+        "finish job 4, swap of a, which was cut off at load, or take it back, as labels and "
+        "devices have it",
+        "record job 5, protect, which was cut off at copy, as abandoned: its volume is not "
+        "protected",
+    ]
+    one = forecast.resuming(session, 2)
+    assert isinstance(one, forecast.Forecast)
+    assert one.steps == (
+        "take back job 2, sync of b, which was cut off at apply",
+        "begin sync anew, if it was taken back",
+    )
+    done = forecast.resuming(session, 3)
+    assert isinstance(done, forecast.Forecast)
+    assert len(done.steps) == 1
+    assert forecast.aborting(session, 2).steps == one.steps[:1]
+    assert [recorded.job(session.catalogue, number) for number in range(1, 6)] == before
+
+
+def test_a_job_under_way_would_be_asked_to_end(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(session, 1, StepState.BEGUN)
+    monkeypatch.setattr(jobs, "runs", lambda *_: True)
+    (step,) = forecast.aborting(session, 1).steps
+    assert step.startswith("ask process 1 to end, and wait until job 1, sync of a, is undone")
+    with pytest.raises(WrongStateError, match="job 1 is under way, in process 1"):
+        forecast.resuming(session, 1)
+
+
+def test_what_is_at_its_end(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Done, there is nothing to do; undone, its plan is what it would be begun anew with."""
+    recorded.end(session.catalogue, 1, JobState.DONE, "")
+    recorded.end(session.catalogue, 2, JobState.UNDONE, "")
+    with pytest.raises(WrongStateError, match="nothing to abort"):
+        forecast.aborting(session, 1)
+    done = forecast.resuming(session, 1)
+    assert isinstance(done, jobs.Resumed)
+    assert (done.job.state, done.result) == ("done", None)
+    asked: list[dict[str, Any]] = []
+
+    def again(_session: Session, **arguments: Any) -> Plan:
+        asked.append(arguments)
+        return Plan("sync", (), ())
+
+    monkeypatch.setattr(operations, "again", lambda _name: again)
+    assert forecast.resuming(session, 2) == Plan("sync", (), ())
+    assert asked == [{"dry_run": True}]
+
+
+def test_what_would_be_done_is_printed_as_a_plan(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Session, "open", lambda: session)
+    assert program.main(["job", "resume", "--all", "--dry-run"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "job resume would:"
+    assert second == "  1. record job 1, sync of a, as undone: it was cut off at its start"
+    assert recorded.job(session.catalogue, 1).state is JobState.RUNNING

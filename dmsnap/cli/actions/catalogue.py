@@ -51,21 +51,24 @@ def describe_checked(result: CheckResult) -> Iterator[Text]:
         yield f"nothing is wrong with {result.catalogue}"
 
 
-def backup(output: Output, *, names: tuple[str, ...]) -> ExitCode:
+def backup(output: Output, *, names: tuple[str, ...], dry_run: bool) -> ExitCode:
     with Session.open() as session:
-        found = catalogue_backup.back_up(session, names)
+        found = catalogue_backup.back_up(session, names, dry_run=dry_run)
     output.show(found, describe_backups)
     return next((result.exit_code for result in found if result.error), ExitCode.OK)
 
 
 def describe_backups(found: list[BackupResult]) -> Iterator[Text]:
     for result in found:
-        if result.written_ns is None:
+        size = format_size(result.packed_bytes or 0)
+        if result.error:
             yield f"{result.volume}: {result.error}"
+        elif result.written_ns is None:
+            yield f"{result.volume} would be backed up on {result.device}, in {size}"
         else:
             yield (
                 f"{result.volume} is backed up on {result.device} as of "
-                f"{format_time(result.written_ns)}, in {format_size(result.packed_bytes or 0)}"
+                f"{format_time(result.written_ns)}, in {size}"
             )
 
 

@@ -73,16 +73,20 @@ def describe_list(found: list[ExportView]) -> Iterator[Text]:
             yield f"{export.problem}: dmsnap export restore"
 
 
-def restore(output: Output) -> ExitCode:
+def restore(output: Output, *, dry_run: bool) -> ExitCode:
     with Session.open() as session:
-        found = restoring.restore(session)
+        found = restoring.forecast(session) if dry_run else restoring.restore(session)
     output.show(found, describe_restored)
     return next((result.exit_code for result in found if result.error), ExitCode.OK)
 
 
 def describe_restored(found: list[RestoreResult]) -> Iterator[Text]:
     for result in found:
-        yield result.error or f"{result.exported} is exported by {result.target}"
+        if result.would:
+            yield f"{result.exported}, exported by {result.target}: this would be done"
+            yield from (f"  {number}. {step}" for number, step in enumerate(result.would, start=1))
+        else:
+            yield result.error or f"{result.exported} is exported by {result.target}"
 
 
 def unexport(output: Output, *, what: str, force: bool, dry_run: bool) -> None:

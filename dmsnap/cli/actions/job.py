@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from dmsnap.catalogue.clock import format_time
 from dmsnap.cli.output import Output, Table, Text
 from dmsnap.errors import ExitCode, WrongWordError
-from dmsnap.service import jobs
+from dmsnap.service import forecast, jobs
+from dmsnap.service.forecast import Forecast
 from dmsnap.service.jobs import JobView, Resumed
+from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 
 
@@ -22,10 +24,14 @@ def show(output: Output, *, job: int) -> None:
     output.show(view, describe_one)
 
 
-def resume(output: Output, *, job: int | None, every: bool) -> ExitCode:
+def resume(output: Output, *, job: int | None, every: bool, dry_run: bool) -> ExitCode:
     if every == (job is not None):
         raise WrongWordError("give the number of a job, or --all")
     with Session.open() as session:
+        if dry_run:
+            if job is None:
+                return show_forecast(output, forecast.resuming_all(session))
+            return show_forecast(output, forecast.resuming(session, job))
         if job is None:
             found = jobs.resume_all(session)
             output.show(found, describe_all)
@@ -34,9 +40,20 @@ def resume(output: Output, *, job: int | None, every: bool) -> ExitCode:
         return ExitCode.OK
 
 
-def abort(output: Output, *, job: int) -> None:
+def abort(output: Output, *, job: int, dry_run: bool) -> None:
     with Session.open() as session:
-        output.show(jobs.abort(session, job), lambda ended: [sentence(ended)])
+        if dry_run:
+            output.show_plan(forecast.aborting(session, job))
+        else:
+            output.show(jobs.abort(session, job), lambda ended: [sentence(ended)])
+
+
+def show_forecast(output: Output, found: Forecast | Plan | Resumed) -> ExitCode:
+    if isinstance(found, Resumed):
+        output.show(found, describe_forecast)
+    else:
+        output.show_plan(found)
+    return ExitCode.OK
 
 
 def describe_list(views: list[JobView]) -> Iterator[Text]:
@@ -88,6 +105,13 @@ def describe_resumed(resumed: Resumed) -> Iterator[Text]:
         yield sentence(resumed.job)
     else:
         yield f"{resumed.job.operation} was begun anew, and is done"
+
+
+def describe_forecast(resumed: Resumed) -> Iterator[Text]:
+    if resumed.result is None:
+        yield sentence(resumed.job)
+    else:
+        yield f"{resumed.job.operation} would be begun anew; --json says what it would do"
 
 
 def sentence(job: JobView) -> str:

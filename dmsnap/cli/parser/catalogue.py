@@ -36,6 +36,7 @@ BACKUP = Command(
     (click.Argument(["names"], nargs=-1, metavar="[NAME]..."),),
     details="Every command that records something does so at its end; dmsnap catalogue rebuild "
     "and dmsnap swap --from-label use it.",
+    changes_devices=True,
 )
 
 CATALOGUE = Noun(

@@ -48,6 +48,7 @@ RESTORE = Command(
     "Publish again what is exported and is not there, as after a reboot.",
     "export.restore",
     details="A unit of systemd does it at boot. One export that fails keeps no other from it.",
+    changes_devices=True,
 )
 
 EXPORT = Noun(

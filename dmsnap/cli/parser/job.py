@@ -33,6 +33,7 @@ RESUME = Command(
     ),
     details="What only goes forward is finished; the rest is taken back and begun anew with what "
     "it was asked for. A job that was undone or that failed can be begun anew, too.",
+    changes_devices=True,
 )
 
 ABORT = Command(
@@ -40,6 +41,7 @@ ABORT = Command(
     "Have a job undone: ask its process to end, or take back what it left.",
     "job.abort",
     (ID,),
+    changes_devices=True,
 )
 
 JOB = Noun(

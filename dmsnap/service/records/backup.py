@@ -131,6 +131,16 @@ def write(catalogue: Catalogue, volume: Volume) -> Backup | None:
         )
 
 
+def measured(catalogue: Catalogue, volume: Volume) -> int | None:
+    """How many bytes would be written for a volume; None: there is no room for them."""
+    packed_bytes = len(backup_area.packed(fitting(catalogue, volume)))
+    device = BlockDevice.probe(replica.recovery_path(volume))
+    current = replica.label_of(volume)
+    replica.require_usable(device.path, current)
+    with_room = history.with_backup(current, labels.offset(device.size_bytes))
+    return packed_bytes if with_room is not None else None
+
+
 def fitting(catalogue: Catalogue, volume: Volume) -> bytes:
     """What is backed up of a volume: as much of its past as a slot has room for."""
     deleted, jobs = excerpts.MAX_DELETED, excerpts.MAX_JOBS

@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """How one volume fared. What was backed up before stays as it is: ``written_ns`` says when."""
+    """How one volume fared. What was backed up before stays as it is: ``written_ns`` says when.
+
+    Of a dry run nothing was written, and ``packed_bytes`` is what would be.
+    """
 
     volume: str
     device: str | None
@@ -28,10 +31,11 @@ class BackupResult:
     exit_code: ExitCode = ExitCode.OK
 
 
-def back_up(session: Session, names: Sequence[str]) -> list[BackupResult]:
+def back_up(session: Session, names: Sequence[str], *, dry_run: bool = False) -> list[BackupResult]:
     """Back up what is recorded of the volumes named, or of all. Needs root."""
     volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
-    return [back_up_one(session, volume) for volume in volumes]
+    do = forecast_one if dry_run else back_up_one
+    return [do(session, volume) for volume in volumes]
 
 
 def back_up_one(session: Session, volume: Volume) -> BackupResult:
@@ -43,21 +47,42 @@ def back_up_one(session: Session, volume: Volume) -> BackupResult:
         return failed(volume, str(error), error.exit_code)
 
 
+def forecast_one(session: Session, volume: Volume) -> BackupResult:
+    """What would be written, and to which recovery volume; it is looked at, and not held."""
+    try:
+        if not backup.has_backup(volume):
+            return without(volume)
+        packed_bytes = backup.measured(session.catalogue, volume)
+    except DmsnapError as error:
+        return failed(volume, str(error), error.exit_code)
+    if packed_bytes is None:
+        return no_room(volume)
+    return BackupResult(volume.name, volume.recovery, None, None, packed_bytes, None)
+
+
 def written(session: Session, volume: Volume) -> BackupResult:
     if not backup.has_backup(volume):
-        return failed(
-            volume, f"{volume.name} has no recovery volume to be backed up on", ExitCode.WRONG_STATE
-        )
+        return without(volume)
     done = backup.write(session.catalogue, volume)
     if done is None:
-        return failed(
-            volume,
-            f"{volume.recovery} has no room for a backup of the catalogue: its history is too "
-            f"small, or an undo store lies where that would be",
-            ExitCode.NO_SPACE,
-        )
+        return no_room(volume)
     return BackupResult(
         volume.name, volume.recovery, done.generation, done.time_ns, done.packed_bytes, None
+    )
+
+
+def without(volume: Volume) -> BackupResult:
+    return failed(
+        volume, f"{volume.name} has no recovery volume to be backed up on", ExitCode.WRONG_STATE
+    )
+
+
+def no_room(volume: Volume) -> BackupResult:
+    return failed(
+        volume,
+        f"{volume.recovery} has no room for a backup of the catalogue: its history is too "
+        f"small, or an undo store lies where that would be",
+        ExitCode.NO_SPACE,
     )
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
@@ -35,11 +36,13 @@ from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli.main import main
+from dmsnap.cli.output import Output
 from dmsnap.errors import DmsnapError
 from dmsnap.host import placeholder
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.mountinfo import mount_at
 from dmsnap.recovery import backup_area
+from dmsnap.service.journal import Plan
 
 if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
@@ -328,6 +331,26 @@ def lab() -> Iterator[Lab]:
     finally:
         scenario.close()
     assert dm_devices() == []
+
+
+def planned(*argv: object) -> Plan:
+    """The plan of a command, by a dry run: its steps by name, and which are final."""
+    shown: list[Plan] = []
+    with (
+        patch.object(Output, "show_plan", lambda _output, plan: shown.append(plan)),
+        # What main makes of pytest's stream would close it.
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        code = main([*map(str, argv), "--dry-run", "--json"])
+    assert code == 0, argv
+    (plan,) = shown
+    return plan
+
+
+def step_at(name: str, *argv: object) -> int:
+    """Where in a command's plan a step is: others may come to stand before it."""
+    return [step.name for step in planned(*argv).steps].index(name)
 
 
 def refused(exit_code: int, *argv: object) -> str:

@@ -6,7 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,20 +18,29 @@ from conftest import (
     MIB,
     Lab,
     catalogue_rows,
+    configured,
     content_of,
     dm_devices,
     dmsnap,
+    forked,
     refused,
     run,
     sha256,
+    step_at,
     world,
 )
 
+from dmsnap.cli.grammar import Noun
 from dmsnap.cli.main import main
+from dmsnap.cli.parser import ROOT
 from dmsnap.errors import ExitCode
+from dmsnap.host.lio import target
 
 SIZE = 64 * MIB
 RECOVERY_SIZE = 128 * MIB
+DRY_SIZE = 16 * MIB
+TO = ("--portal", "127.0.0.1:3271", "--initiator", "iqn.2026-01.org.example.lab:initiator")
+LIO = Path("/sys/kernel/config/target")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 SYNC_MEMBERS = {
@@ -108,9 +120,18 @@ def test_json_shapes(lab: Lab) -> None:
     assert (label["name"], label["state"], label["size_bytes"]) == (name, "consistent", SIZE)
     assert label["point_uuid"] == synced["point"]
     assert len(label["history"]) == 1
+    began_ns = time.time_ns()
     (status,) = dmsnap("status", name)
+    ages = [(now_ns - label["point_time_ns"]) / 1e9 for now_ns in (began_ns, time.time_ns())]
     assert status["replica"]["point"] == synced["point"]
+    assert ages[0] <= status["replica"]["age_seconds"] <= ages[1]
     assert status["problems"] == []
+    # As the kernel has it, in sectors.
+    (device,) = (row for row in dm_devices() if "-point-" in row)
+    used, total = run("dmsetup", "status", device).split()[3].split("/")
+    (shown,) = status["live_points"]
+    assert (shown["used_bytes"], shown["total_bytes"]) == (int(used) * 512, int(total) * 512)
+    assert MIB < shown["used_bytes"] < 2 * MIB
     assert dmsnap("point", "show", point["id"][:8])["id"] == point["id"]
     plan = dmsnap("sync", name, "--dry-run")
     assert plan["operation"] == "sync"
@@ -153,46 +174,150 @@ def test_text_for_people(lab: Lab) -> None:
 # dry runs
 
 
+def changing(noun: Noun = ROOT, words: tuple[str, ...] = ()) -> Iterator[str]:
+    """The commands that change devices, as they are written; of a noun alone its name."""
+    for entry in noun.entries():
+        if isinstance(entry, Noun):
+            yield from changing(entry, (*words, entry.name))
+        elif entry.changes_devices:
+            yield " ".join((*words, entry.name))
+    if noun.plain is not None and noun.plain.changes_devices:
+        yield " ".join(words)
+
+
+CHANGING = set(changing())
+FEW = """
+[policy.few]
+make = "both"
+primary = {{ minimum = 1 }}
+history = {{ minimum = 1 }}
+[subclient.one]
+volumes = ["{name}"]
+policy = "few"
+"""
+
+
+class DryRuns:
+    """Commands that are tried dry, what each said, and a world that stays as it is."""
+
+    def __init__(self, lab: Lab, *devices: str) -> None:
+        self.lab = lab
+        self.devices = devices
+        self.tried: set[str] = set()
+
+    def look(self) -> tuple[object, ...]:
+        lio = sorted(str(path) for path in LIO.glob("*/*/*"))
+        return world(self.lab), jobs(), lio, sorted(Path("/etc/systemd/system").glob("dmsnap*"))
+
+    def written(self) -> list[str]:
+        """How many sectors the kernel has written to each device (Documentation/block/stat)."""
+        run("sync")
+        names = [Path(device).name for device in self.devices]
+        return [Path(f"/sys/block/{name}/stat").read_text().split()[6] for name in names]
+
+    def of(self, *commands: Sequence[object]) -> list[Any]:
+        """Try each, in the state that there is now; what it would do."""
+        before, written = self.look(), self.written()
+        results = []
+        for words in commands:
+            results.append(dmsnap(*words, "--dry-run"))
+            assert self.look() == before, words
+            two, one = " ".join(map(str, words[:2])), str(words[0])
+            self.tried.add(two if two in CHANGING else one)
+        assert self.written() == written, commands
+        return results
+
+
 def test_dry_runs_change_nothing(lab: Lab) -> None:
-    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    """Of every command that has one, in the states in which it may be run."""
+    primary, recovery = lab.disk(DRY_SIZE), lab.disk(DRY_SIZE + 24 * MIB)
+    other, third = lab.disk(DRY_SIZE), lab.disk(DRY_SIZE + 24 * MIB)
     mount_point = lab.mounted(primary)
     name = lab.name()
     protect = ["protect", primary, "--name", name, "--recovery", recovery, "--store", lab.store()]
+    dry = DryRuns(lab, primary, recovery, other, third)
 
-    def dry(*words: str) -> None:
-        run("sync")
-        before = world(lab, primary, recovery), jobs()
-        plan = dmsnap(*words, "--dry-run")
-        assert plan["steps"]
-        assert (world(lab, primary, recovery), jobs()) == before
-
-    dry(*protect)
+    assert all(plan["steps"] for plan in dry.of(protect))
     dmsnap(*protect)
     dmsnap("sync", name)
     (live,) = dmsnap("point", "create", name)
     oldest = dmsnap("point", "list", name)[0]["id"]
-    dry("sync", name)
-    dry("point", "create", name)
-    dry("point", "delete", live["id"])
-    dry("point", "delete", oldest)
-    dry("point", "mount", live["id"])
-    dry("point", "mount", oldest)
-    dry("swap", name, "--trial")
-    dry("swap", name, "--to", oldest)
-    dry("unprotect", name)
-    dry("unprotect", name, "--forget")
+    with configured(FEW.format(name=name)):
+        dry.of(("prune", name), ("run", "few"), ("config", "apply"))
+    plans = dry.of(
+        ("sync", name), ("verify", name), ("point", "create", name), ("snapshot", "create", name),
+        ("point", "delete", live["id"]), ("snapshot", "delete", live["id"]),
+        ("point", "delete", oldest), ("point", "mount", live["id"]), ("point", "mount", oldest),
+        ("point", "keep", live["id"]), ("point", "set", live["id"], "--comment", "for this"),
+        ("point", "copy", live["id"], "--onto", other), ("swap", name, "--trial"),
+        ("swap", name, "--to", oldest), ("hydrate", name, "--onto", other, "--drop-points"),
+        ("export", other, *TO), ("unprotect", name), ("unprotect", name, "--forget"),
+    )  # fmt: skip
+    assert all(plan["steps"] for plan in plans)
+    ((backup,), *_) = dry.of(
+        ("catalogue", "backup", name), ("catalogue", "rebuild"), ("assemble", name),
+        ("resize", name),
+    )  # fmt: skip
+    assert (backup["device"], backup["written_ns"], backup["error"]) == (recovery, None, None)
+    assert backup["packed_bytes"] > 0
     dmsnap("point", "mount", oldest)
-    dry("point", "umount", oldest)
+    dry.of(("point", "umount", oldest))
     dmsnap("point", "umount", oldest)
-    dmsnap("swap", name, "--trial")
-    dry("swap", "revert", name)
-    dry("swap", "commit", name, "--drop-points")
-    dmsnap("swap", "revert", name)
+    dry_runs_of_jobs(dry, name, mount_point)
+    dry_runs_of_exports(dry, other, third)
+
+    with configured(f"cow_limit_bytes = {16 * MIB}"):
+        dmsnap("swap", name, "--trial")
+    plans = dry.of(
+        ("swap", "revert", name), ("swap", "extend", name),
+        ("swap", "commit", name, "--drop-points"),
+    )  # fmt: skip
+    assert all(plan["steps"] for plan in plans)
+    dmsnap("swap", "commit", name, "--drop-points")
+    plans = dry.of(("failback", name), ("attach", name, "--recovery", third))
+    assert all(plan["steps"] for plan in plans)
     assert os.path.ismount(mount_point)
+    assert dry.tried == CHANGING
+
+
+def dry_runs_of_jobs(dry: DryRuns, name: str, mount_point: Path) -> None:
+    """What was cut off is as it was; begun anew it would be what it was to be."""
+    (mount_point / "file").write_text("changed")
+    at = step_at("apply", "sync", name)
+    killed = forked("sync", name, at=(at, "done"), send=(signal.SIGKILL,))
+    assert killed.code == -signal.SIGKILL
+    number = dmsnap("job", "list")[0]["id"]
+    resumed, every, aborted = dry.of(
+        ("job", "resume", number), ("job", "resume", "--all"), ("job", "abort", number)
+    )
+    (clearing,) = every["steps"]
+    assert clearing.startswith(f"clear what is left of job {number}, sync of {name}, which")
+    assert (aborted["steps"], resumed["steps"][:1]) == ([clearing], [clearing])
+    assert dmsnap("job", "show", number)["state"] == "cut off"
+    assert dmsnap("job", "resume", "--all")[0]["job"]["state"] == "done"
+    assert dry.of(("job", "resume", "--all"))[0]["steps"] == []
+    ended = forked("sync", name, at=(0, "done"), send=(signal.SIGTERM,))
+    assert ended.code == 128 + signal.SIGTERM
+    (again,) = dry.of(("job", "resume", dmsnap("job", "list")[0]["id"]))
+    assert len(again["steps"]) == len(dmsnap("sync", name, "--dry-run")["steps"])
+
+
+def dry_runs_of_exports(dry: DryRuns, disk: str, to: str) -> None:
+    """Of one that is there, and of one that is to be published again."""
+    exported = dmsnap("export", disk, *TO)
+    try:
+        (nothing,) = dry.of(("export", "restore"))
+        assert [(each["would"], each["error"]) for each in nothing] == [([], None)]
+        dry.of(("unexport", disk), ("lun", "swap", disk, "--to", to))
+        target.remove_target(exported["target"])
+        ((missing,),) = dry.of(("export", "restore"))
+        assert any(exported["target"] in step for step in missing["would"])
+    finally:
+        dmsnap("unexport", disk)
 
 
 def jobs() -> list[tuple[Any, ...]]:
-    return catalogue_rows("select id, operation, outcome from job")
+    return catalogue_rows("select id, operation, state, outcome from job")
 
 
 # protect and unprotect
