@@ -8,11 +8,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from uuid import uuid4
 
 import pytest
 from conftest import (
@@ -28,18 +30,27 @@ from conftest import (
     dying,
     forked,
     mount_lines,
+    planned,
     rarely,
     run,
     sha256,
+    step_at,
     suspended,
     wait_until,
     world,
 )
+from patience import requests_under_way
 
+from dmsnap._native import window
+from dmsnap._native.window import WindowAction, WindowStep
+from dmsnap.catalogue.model import StepState
 from dmsnap.recovery import apply
+from dmsnap.service.journal import Plan
 
 SIZE = 32 * MIB
 RECOVERY_SIZE = 48 * MIB
+# What Bench.dirty changes takes eight seconds and more then, in each of the two steps that copy.
+SLOWLY = "256KiB"
 MINOR_FIELDS = ("backup", "generation", "host", "lease_time", "lease_time_ns")
 
 
@@ -91,6 +102,10 @@ class Bench:
     def require_in_use(self, step: str) -> None:
         """The file system is there, with what was in it, and can be written to."""
         assert suspended() == [], step
+        self.require_usable(step)
+
+    def require_usable(self, step: str) -> None:
+        """The same, whatever devices of others are suspended."""
         assert os.path.ismount(self.mount_point), step
         assert (self.mount_point / "kept").read_bytes() == self.content, step
         probe = self.mount_point / "probe"
@@ -126,9 +141,13 @@ def interrupted(
     prepare: Callable[[], None] = lambda: None,
     labelled: bool = True,
 ) -> None:
-    """Send a signal at every step; ``again`` takes back a command that was through already."""
+    """Send a signal at every step; ``again`` takes back a command that was through already.
+
+    One that comes before a step that can be undone is never too late.
+    """
     problems = []
-    for position in range(steps_of(*words)):
+    plan = planned(*words)
+    for position in range(len(plan.steps)):
         state = "begun" if number == signal.SIGINT or position % 2 else "done"
         prepare()
         before, label = bench.look(), bench.label() if labelled else {}
@@ -141,7 +160,7 @@ def interrupted(
         if ended.code == 0:
             # It was through, or the signal came too late to be of any use.
             again()
-        elif ended.code not in (128 + number, -number):
+        if ended.code not in allowed(number, after, final=is_final(plan, position)):
             problems.append(step)
         elif ended.code > 0 and ended.stderr.count('"error"') != 1:
             problems.append(f"no sentence: {step}")
@@ -151,6 +170,18 @@ def interrupted(
             if labelled and bench.label() != label:
                 problems.append(f"{step}: label {label} became {bench.label()}")
     assert not problems, "\n".join(problems)
+
+
+def is_final(plan: Plan, position: int) -> bool:
+    """Whether there is no way back at a step, nor behind it."""
+    return any(step.final for step in plan.steps[: position + 1])
+
+
+def allowed(number: int, after: float, *, final: bool) -> tuple[int, ...]:
+    """How a command may end that got a signal at a step: some seconds later, or from itself."""
+    if after:
+        return 0, 128 + number, -number
+    return (0,) if final else (128 + number,)
 
 
 # Where a command is killed: at every step, or at every second one where another test, or another
@@ -185,7 +216,7 @@ def killed(
         after = 0.004 * (at[0] % 3) if at[1] == "begun" else 0
         ended = forked(*words, at=at, send=(signal.SIGKILL,), after=after)
         step = f"{' '.join(map(str, words))} killed after step {at}"
-        assert ended.code in (0, -signal.SIGKILL), f"{step}: {ended}"
+        assert ended.code == -signal.SIGKILL or (after and ended.code == 0), f"{step}: {ended}"
         resumed = wait_resumed()
         if resumed:
             problems.append(f"{step}: suspended {resumed}")
@@ -283,24 +314,43 @@ def test_a_signal_behind_the_last_step_takes_nothing_away(lab: Lab, number: int)
         bench.require_in_use(str(ended))
 
 
+def signalled(do: Callable[..., Any], look: Callable[[], object]) -> Callable[..., Any]:
+    """``do``, a look at what it did, and SIGTERM for the process."""
+
+    def done(*arguments: Any, **options: Any) -> Any:
+        do(*arguments, **options)
+        look()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return done
+
+
 def test_sync_takes_the_replica_back(lab: Lab) -> None:
-    """SIGTERM while the new content is written: the old bytes are there again."""
+    """SIGTERM before, while and after the new content is written: the old bytes are there again."""
     bench = Bench.made(lab)
-    label = bench.label()
-    replica = sha256(bench.recovery, SIZE)
+    label, replica = bench.label(), sha256(bench.recovery, SIZE)
     bench.dirty()
-    names = [step for step, in catalogue_rows(
-        "select name from job_step where job_id = (select max(id) from job)")]  # fmt: skip
-    assert names
-    applying = 5
-    for after in (0, 0.002, 0.01, 0.03):
-        ended = forked("sync", bench.name, at=(applying, "begun"), send=(signal.SIGTERM,),
-                       after=after)  # fmt: skip
-        if ended.code == 0:
-            break
-        assert ended.code == 143
+    words = ("sync", bench.name)
+    seen = lab.directory / "seen"
+
+    def look() -> None:
+        seen.write_text(sha256(bench.recovery, SIZE))
+
+    def require_taken_back(ended: Ended) -> None:
+        assert ended.code == 128 + signal.SIGTERM, ended
         assert bench.label() == label
         assert sha256(bench.recovery, SIZE) == replica
+        bench.require_in_use(str(ended))
+
+    at = step_at("apply", *words), "begun"
+    require_taken_back(forked(*words, at=at, send=(signal.SIGTERM,)))
+    for step in ("mark_applying", "write_new", "mark_consistent"):
+        with patch.object(apply, step, signalled(getattr(apply, step), look)):
+            require_taken_back(forked(*words))
+        # It was another one's content when the signal came.
+        assert (seen.read_text() == replica) == (step == "mark_applying"), step
+    dmsnap(*words, "--audit", "full")
+    assert sha256(bench.recovery, SIZE) != replica
 
 
 @SIGNALS
@@ -364,20 +414,19 @@ def test_unprotect(lab: Lab, number: int) -> None:
     """From the removal of the front on there is no way back: then it is through."""
     bench = Bench.made(lab)
     problems = []
-    for position in range(steps_of("unprotect", bench.name)):
+    plan = planned("unprotect", bench.name)
+    for position in range(len(plan.steps)):
         state = "begun" if position % 2 else "done"
         at = (position, state)
         before = bench.look()
         ended = forked("unprotect", bench.name, at=at, send=(number,))
         step = f"unprotect after {at}: {ended}"
         bench.require_in_use(step)
+        assert ended.code in allowed(number, 0, final=is_final(plan, position)), step
         if ended.code == 0:
             if dm_devices():
                 problems.append(f"{step}: left {dm_devices()}")
             dmsnap(*bench.protect)
-        elif ended.code not in (128 + number, -number):
-            problems.append(step)
-            break
         else:
             # The stack may have been built anew: then tracking starts again, and no more.
             now = replace(bench.look(), loops=before.loops, dm_tables=before.dm_tables)
@@ -394,8 +443,8 @@ def taken_back(bench: Bench, words: Sequence[object], begins: str, number: int) 
 
     All is as before, the job says so, and the same command then does what it was to do: its result.
     """
-    steps = dmsnap(*words, "--dry-run")["steps"]
-    (position,) = (at for at, step in enumerate(steps) if step.startswith(begins))
+    steps = planned(*words).steps
+    (position,) = (at for at, step in enumerate(steps) if step.description.startswith(begins))
     before, label = bench.look(), bench.label()
     ended = forked(*words, at=(position, "done"), send=(number,))
     assert ended.code == 128 + number, ended
@@ -642,14 +691,21 @@ def catches(pid: int, number: int) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-@pytest.mark.parametrize("seconds", [0, 1.2, *map(rarely, (0.4, 1.6))])
-def test_ctrl_c_on_a_terminal(lab: Lab, seconds: float) -> None:
-    """SIGINT for the whole process group, at any time from when Python has started on."""
+def has_begun(step: str) -> bool:
+    """Whether the last job is at a step."""
+    return (step, StepState.BEGUN) in catalogue_rows(
+        "select name, state from job_step where job_id = (select max(id) from job)"
+    )
+
+
+@pytest.mark.parametrize("step", ["", "write-undo", rarely("apply")])
+def test_ctrl_c_on_a_terminal(lab: Lab, step: str) -> None:
+    """SIGINT for the whole process group: as soon as it can be, and while a sync copies slowly."""
     bench = Bench.made(lab)
     bench.dirty()
     before, label = bench.look(), bench.label()
     with subprocess.Popen(
-        ["dmsnap", "sync", bench.name, "--audit", "full"],
+        ["dmsnap", "sync", bench.name, "--bandwidth", SLOWLY],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         # Python has no handler of its own for SIGTERM.
@@ -657,28 +713,92 @@ def test_ctrl_c_on_a_terminal(lab: Lab, seconds: float) -> None:
             "it can be interrupted",
             lambda: process.poll() is not None or catches(process.pid, signal.SIGTERM),
         )
-        time.sleep(seconds)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
+        if step:
+            wait_until(f"{step} begins", lambda: process.poll() is not None or has_begun(step))
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate(timeout=HANGS_SECONDS)
-    assert process.returncode in (0, 130, -signal.SIGINT), stderr
+    assert process.returncode == 128 + signal.SIGINT, stderr
     assert "Traceback" not in stderr
     assert wait_resumed() == []
     bench.require_in_use(stderr)
-    if process.returncode:
-        assert differences(before, bench.look()) == []
-        assert bench.label() == label
+    assert differences(before, bench.look()) == []
+    assert bench.label() == label
     assert run("ipcs", "-s").count("0x0d4d") == 0
 
 
+@contextmanager
+def hanging_device(lab: Lab) -> Iterator[str]:
+    """The UUID of a device whose suspend waits for I/O that is held up below it."""
+    key = uuid4().hex[:6]
+    below, above = f"below-{key}", f"above-{key}"
+    table = f"0 {MIB // 512} linear"
+    run("dmsetup", "create", below, "--table", f"{table} {lab.disk(MIB)} 0")
+    run("dmsetup", "mknodes")
+    run("dmsetup", "create", above, "--uuid", f"DMSNAP-test-{key}", "--table",
+        f"{table} /dev/mapper/{below} 0")  # fmt: skip
+    run("dmsetup", "mknodes")
+    run("dmsetup", "suspend", below)
+    words = ["dd", f"if=/dev/mapper/{above}", "of=/dev/null", "count=1", "iflag=direct"]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as reader:
+        try:
+            wait_until("dd waits for the disk", lambda: requests_under_way(above))
+            yield f"DMSNAP-test-{key}"
+        finally:
+            run("dmsetup", "resume", below)
+            reader.wait(HANGS_SECONDS)
+            run("dmsetup", "remove", "--retry", above, below)
+
+
+def kill_when(condition: Callable[[], bool]) -> None:
+    """Leave a process behind that kills this one as soon as something is so."""
+    target = os.getpid()
+    if os.fork() == 0:
+        try:
+            wait_until("it can be killed", condition)
+            os.kill(target, signal.SIGKILL)
+        finally:
+            os._exit(0)
+
+
+# Suspend the front and the origin, activate the snapshot, resume the origin and the front.
+WINDOW_STEPS = 5
+
+
+def held_up_behind(place: int, uuid: str, held_up: Callable[[], bool]) -> Callable[..., Any]:
+    """A window that hangs behind so many of its steps, where the process is killed."""
+    hang, ends = (
+        WindowStep(uuid, action) for action in (WindowAction.SUSPEND, WindowAction.RESUME)
+    )
+    run_window = window.run
+
+    def run_held_up(steps: list[WindowStep], *rest: Any, **options: Any) -> Any:
+        if len(steps) == WINDOW_STEPS:
+            kill_when(held_up)
+            steps = [*steps[:place], hang, *steps[place:], ends]
+        return run_window(steps, *rest, **options)
+
+    return run_held_up
+
+
 def test_window_killed(lab: Lab) -> None:
-    """SIGKILL at random moments around the window: the watchdog resumes, nobody hangs."""
+    """SIGKILL behind each step of a window, which cannot go on from there: a watchdog resumes it.
+
+    The process dies when the front is suspended, as the kernel has it.
+    """
     bench = Bench.made(lab)
-    for after in (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016):
-        bench.dirty()
-        forked("point", "create", bench.name, at=(2, "begun"), send=(signal.SIGKILL,), after=after)
-        assert wait_resumed() == []
-        bench.require_in_use(f"killed {after} s into the window's step")
+
+    def held_up() -> bool:
+        return any(bench.name in name for name in suspended())
+
+    with hanging_device(lab) as uuid:
+        for place in range(1, WINDOW_STEPS):
+            bench.dirty()
+            with patch.object(window, "run", held_up_behind(place, uuid, held_up)):
+                ended = forked("point", "create", bench.name)
+            assert ended.code == -signal.SIGKILL, ended
+            wait_until("the watchdog has resumed it", lambda: not held_up())
+            bench.require_usable(f"killed behind {place} steps of the window")
     dmsnap("sync", bench.name, "--audit", "full")
     for point in live_points_of(bench.name):
         dmsnap("point", "delete", point)
