@@ -246,6 +246,30 @@ def test_primary_is_read_only(lab: Lab) -> None:
     assert primary in sentence
 
 
+@pytest.mark.parametrize("size_bytes", [512, 60 * 1024])
+def test_primary_smaller_than_a_block_of_dm_era(lab: Lab, size_bytes: int) -> None:
+    """One sector, or less than a block: a volume like any other, which ends within the first."""
+    primary, recovery = lab.disk(size_bytes), lab.disk(RECOVERY_SIZE)
+
+    def fill(device: str) -> str:
+        run("dd", "if=/dev/urandom", f"of={device}", "bs=512", f"count={size_bytes // 512}",
+            "oflag=direct")  # fmt: skip
+        return sha256(device)
+
+    first = fill(primary)
+    name = lab.protect(primary, recovery)
+    assert sha256(recovery, size_bytes) == first
+    second = fill(f"/dev/mapper/{name}")
+    assert dmsnap("sync", name, "--audit", "full")["bytes_written"] == size_bytes
+    assert sha256(recovery, size_bytes) == second
+    dmsnap("swap", name, "--to", dmsnap("point", "list", name)[0]["id"], "--trial")
+    assert sha256(f"/dev/mapper/{name}") == first
+    fill(f"/dev/mapper/{name}")
+    dmsnap("swap", "revert", name)
+    dmsnap("unprotect", name)
+    assert sha256(primary) == sha256(recovery, size_bytes) == second
+
+
 def test_primary_is_an_lvm_physical_volume(lab: Lab) -> None:
     primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
     administrator("pvcreate", "-qq", primary)
@@ -739,9 +763,16 @@ def test_label_damaged(lab: Lab) -> None:
         assert inspect_here(whole, "label") == expected
         if not expected:
             assert dmsnap("inspect", "label", whole) == good | {"twin": "damaged"}
+    # A device that lost its end: of the two sectors one is where the other belongs, or neither.
     with whole.open("r+b") as file:
+        file.seek(offset)
+        file.write(image)
         file.truncate(RECOVERY_SIZE - 4096)
-    inspect_here(whole, "label")
+    shorter = dmsnap("inspect", "label", whole)
+    assert shorter == good | {"twin": "damaged", "backup": shorter["backup"]}
+    with whole.open("r+b") as file:
+        file.truncate(RECOVERY_SIZE - LABEL_BYTES)
+    assert inspect_here(whole, "label") == ExitCode.CORRUPT
     assert inspect_here(damaged(lab, b"", "empty"), "label") == ExitCode.CORRUPT
 
 

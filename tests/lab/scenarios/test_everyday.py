@@ -119,13 +119,29 @@ def checksums_of(file: Path) -> str:
 
 
 def test_unprotect_gives_the_device_back(lab: Lab) -> None:
+    """As it is after writes, a sync, a point and a trial that was written to and reverted."""
     primary, recovery = lab.disk(64 * MIB), lab.disk(96 * MIB)
     run("dd", "if=/dev/urandom", f"of={primary}", "bs=1M", "count=64", "oflag=direct")
-    before = sha256(primary)
+    first = sha256(primary)
     name = lab.protect(primary, recovery)
-    assert sha256(recovery, 64 * MIB) == before
+    assert sha256(recovery, 64 * MIB) == first
+
+    def write(offset_bytes: int) -> str:
+        run("dd", "if=/dev/urandom", f"of=/dev/mapper/{name}", "bs=512", "count=200",
+            f"seek={offset_bytes // 512}", "oflag=direct")  # fmt: skip
+        return sha256(f"/dev/mapper/{name}")
+
+    write(3 * MIB - 512)
+    dmsnap("sync", name)
+    synced = sha256(recovery, 64 * MIB)
+    dmsnap("point", "create", name)
+    written = write(50 * MIB)
+    dmsnap("swap", name, "--trial")
+    assert write(20 * MIB) not in (synced, written)
+    dmsnap("swap", "revert", name)
+    assert len({first, synced, written}) == 3
     dmsnap("unprotect", name)
-    assert sha256(primary) == before
+    assert (sha256(primary), sha256(recovery, 64 * MIB)) == (written, synced)
     assert dm_devices() == []
     assert dmsnap("inspect", "label", recovery)["state"] == "consistent"
 

@@ -41,9 +41,11 @@ from raw_volume import KIB, Protected, protected, write_direct
 from test_failback import scribble
 from test_interrupts import steps_of, wait_resumed
 
+from dmsnap._native.label import AREA_BYTES
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ExitCode, UnreachableError
 from dmsnap.host.dm import device as dm
+from dmsnap.recovery import history
 from dmsnap.service.hydrations import hydrate as moving
 from dmsnap.service.hydrations import hydration
 from dmsnap.service.hydrations.hydrate import HydrateRequest, HydrateResult
@@ -247,7 +249,8 @@ def test_what_is_written_while_it_is_held_waits_and_is_there(lab: Lab) -> None:
 def test_a_promoted_volume_moves_and_goes_back(lab: Lab) -> None:
     """It keeps its label, so that failback knows both sides' changes still."""
     volume = protected(lab, SIZE)
-    small, target = lab.disk(SIZE), lab.disk(SIZE + 64 * MIB)
+    least = history.needed_device_bytes(SIZE, AREA_BYTES)
+    small, target = lab.disk(least - 512), lab.disk(SIZE + 64 * MIB)
     dmsnap("swap", volume.name, "--trial")
     scribble(volume, 5, 1)
     dmsnap("swap", "commit", volume.name)
@@ -585,7 +588,7 @@ def test_a_move_is_given_up(lab: Lab) -> None:
 def test_what_cannot_be_the_volume_is_refused(lab: Lab) -> None:
     volume = protected(lab, SIZE)
     small, used, coarse, good = (
-        lab.disk(SIZE - MIB), lab.disk(SIZE), lab.disk(SIZE, sector_bytes=4096), lab.disk(SIZE),
+        lab.disk(SIZE - 512), lab.disk(SIZE), lab.disk(SIZE, sector_bytes=4096), lab.disk(SIZE),
     )  # fmt: skip
     words = ["hydrate", volume.name, "--onto"]
     refused(ExitCode.TOO_SMALL, *words, small)

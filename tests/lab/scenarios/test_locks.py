@@ -54,13 +54,18 @@ def protected(lab: Lab) -> str:
 
 def test_who_holds_the_lock_is_named(lab: Lab) -> None:
     """Every command that changes a volume waits, and then says for whom."""
-    name = protected(lab)
+    name, disk = protected(lab), lab.disk(SIZE)
     (point,) = dmsnap("point", "create", name)
     before = world(lab)
     commands: list[tuple[str, ...]] = [
-        ("sync", name), ("point", "create", name), ("swap", name, "--trial"),
-        ("swap", "revert", name), ("unprotect", name), ("point", "mount", point["id"]),
-        ("point", "delete", point["id"]), ("assemble", name),
+        ("sync", name), ("verify", name), ("point", "create", name), ("swap", name, "--trial"),
+        ("swap", "revert", name), ("swap", "commit", name), ("swap", "extend", name),
+        ("failback", name), ("attach", name, "--recovery", disk), ("resize", name),
+        ("hydrate", name, "--onto", disk), ("unprotect", name), ("assemble", name),
+        *(("point", verb, point["id"]) for verb in ("mount", "umount", "delete", "keep")),
+        ("point", "set", point["id"], "--comment", "for this"),
+        ("point", "copy", point["id"], "--onto", disk),
+        ("export", name, "--portal", "127.0.0.1", "--initiator", "iqn.2026-01.org.example:a"),
     ]  # fmt: skip
     with lock_wait(0.1), volume_lock(LOCKS, name, 0, command="dmsnap held for the test"):
         for words in commands:

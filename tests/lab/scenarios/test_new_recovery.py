@@ -28,8 +28,10 @@ from test_failback import committed, look_at, scribble, state_of
 from test_interrupts import EVEN, EVERY, Bench, interrupted, killed
 from test_swap import lines, require_complete, writing
 
+from dmsnap._native.label import AREA_BYTES
 from dmsnap.catalogue import jobs
 from dmsnap.errors import ExitCode
+from dmsnap.recovery import history
 from dmsnap.service.replicas import attach
 from dmsnap.service.session import Session
 
@@ -165,7 +167,8 @@ def test_what_is_written_past_the_front_is_not_missed(lab: Lab) -> None:
 
 def test_what_cannot_be_its_recovery_volume_is_refused(lab: Lab) -> None:
     former = committed(lab)
-    name, small, other = former.name, lab.disk(RAW_SIZE), lab.disk(RECOVERY_SIZE)
+    least = history.needed_device_bytes(RAW_SIZE, AREA_BYTES)
+    name, small, other = former.name, lab.disk(least - 512), lab.disk(RECOVERY_SIZE)
     words = ("attach", name, "--recovery")
     foreign = protected(lab, 8 * MIB)
     copy = lab.disk(int(run("blockdev", "--getsize64", former.recovery)))

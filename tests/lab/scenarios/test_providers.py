@@ -303,7 +303,7 @@ def test_a_full_copy(origin: Origin) -> None:
 def test_what_may_not_be_copied_onto(origin: Origin) -> None:
     mounted = Mounted(origin)
     lab, name = origin.lab, mounted.snapshot.name
-    small, used, read_only = lab.disk(SIZE - MIB), lab.disk(SIZE), lab.disk(SIZE)
+    small, used, read_only = lab.disk(SIZE - 512), lab.disk(SIZE), lab.disk(SIZE)
     elsewhere = lab.mounted(used)
     run("blockdev", "--setro", read_only)
     before = world(lab, small, read_only)
