@@ -14,7 +14,7 @@ from dmsnap.units import SECTOR_BYTES, to_sectors
 if TYPE_CHECKING:
     from dmsnap._native._core import CData
 
-_PAIR = struct.Struct("=QQ")
+_RUN = struct.Struct("=QQQ")  # struct dms_exception_run: old_chunk, new_chunk, count
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,16 @@ class ExceptionStore:
 
     def __iter__(self) -> Iterator[StoreException]:
         """Every exception, in the order they were made."""
-        count = len(self)
-        if not count:
+        nr_runs = lib.dms_exception_store_nr_runs(self._open())
+        if not nr_runs:
             return iter(())
-        exceptions = lib.dms_exception_store_exceptions(self._open())
-        packed = ffi.buffer(exceptions, count * _PAIR.size)[:]
-        return (StoreException(old, new) for old, new in _PAIR.iter_unpack(packed))
+        runs = lib.dms_exception_store_runs(self._open())
+        packed = ffi.buffer(runs, nr_runs * _RUN.size)[:]
+        return (
+            StoreException(old + at, new + at)
+            for old, new, count in _RUN.iter_unpack(packed)
+            for at in range(count)
+        )
 
     def close(self) -> None:
         """Free what reading took; the descriptor stays open."""

@@ -45,9 +45,14 @@ const struct fuzz_layout fuzz_layout = {
 	.kinds = { &pair_kind, &header_kind },
 };
 
+struct pair {
+	uint64_t old_chunk;
+	uint64_t new_chunk;
+};
+
 /* The pairs as the kernel's read_exceptions() takes them, up to the first without a new chunk. */
 static size_t read_pairs(const uint8_t *store, uint64_t length, uint64_t chunk_bytes,
-			 struct dms_exception *pairs)
+			 struct pair *pairs)
 {
 	uint64_t per_area = chunk_bytes / PAIR_BYTES;
 	size_t count = 0;
@@ -82,7 +87,7 @@ static void check_unique(uint64_t *chunks, size_t count)
 		CHECK(chunks[i - 1] < chunks[i]);
 }
 
-static void check_pairs(const struct dms_exception *pairs, size_t count, uint64_t nr_chunks,
+static void check_pairs(const struct pair *pairs, size_t count, uint64_t nr_chunks,
 			uint64_t per_area)
 {
 	static uint64_t old_chunks[MAX_PAIRS], new_chunks[MAX_PAIRS];
@@ -97,9 +102,29 @@ static void check_pairs(const struct dms_exception *pairs, size_t count, uint64_
 	check_unique(new_chunks, count);
 }
 
+/* The runs are the pairs, in their order, and as long as they go. */
+static void check_runs(const struct dms_exception_store *store, const struct pair *pairs,
+		       size_t count)
+{
+	const struct dms_exception_run *runs = dms_exception_store_runs(store);
+	size_t done = 0;
+
+	for (size_t i = 0; i < dms_exception_store_nr_runs(store); i++) {
+		CHECK(runs[i].count && runs[i].count <= count - done);
+		for (uint64_t j = 0; j < runs[i].count; j++, done++) {
+			CHECK(pairs[done].old_chunk == runs[i].old_chunk + j);
+			CHECK(pairs[done].new_chunk == runs[i].new_chunk + j);
+		}
+		CHECK(done == count ||
+		      pairs[done].old_chunk != runs[i].old_chunk + runs[i].count ||
+		      pairs[done].new_chunk != runs[i].new_chunk + runs[i].count);
+	}
+	CHECK(done == count);
+}
+
 static void compare(const struct dms_exception_store *store, const uint8_t *bytes, uint64_t length)
 {
-	static struct dms_exception pairs[MAX_PAIRS];
+	static struct pair pairs[MAX_PAIRS];
 	uint64_t chunk_bytes = dms_exception_store_header(store)->chunk_size * 512ull;
 	size_t count;
 
@@ -108,31 +133,31 @@ static void compare(const struct dms_exception_store *store, const uint8_t *byte
 	CHECK(get_le32(bytes + 12) * 512ull == chunk_bytes);
 	count = read_pairs(bytes, length, chunk_bytes, pairs);
 	CHECK(count == dms_exception_store_count(store));
-	CHECK(!count ||
-	      !memcmp(pairs, dms_exception_store_exceptions(store), count * sizeof(pairs[0])));
+	check_runs(store, pairs, count);
 	check_pairs(pairs, count, length / chunk_bytes, chunk_bytes / PAIR_BYTES);
 }
 
 static void check_extents(const struct dms_exception_store *store)
 {
 	uint64_t chunk_bytes = dms_exception_store_header(store)->chunk_size * 512ull;
-	const struct dms_exception *exceptions = dms_exception_store_exceptions(store);
-	size_t count = dms_exception_store_count(store);
+	const struct dms_exception_run *runs = dms_exception_store_runs(store);
 	const struct dms_extent *extents;
 	struct dms_extent_set *set;
 
 	CHECK_OK(dms_exception_store_extents(store, &set));
 	fuzz_check_extents(set, INT64_MAX);
 	/* No chunk is there twice, so as many bytes that hold every chunk are the chunks. */
-	CHECK(dms_extent_set_bytes(set) == count * chunk_bytes);
+	CHECK(dms_extent_set_bytes(set) == dms_exception_store_count(store) * chunk_bytes);
 	extents = dms_extent_set_extents(set);
-	for (size_t i = 0; i < count; i++) {
-		uint64_t at = exceptions[i].old_chunk * chunk_bytes;
+	for (size_t i = 0; i < dms_exception_store_nr_runs(store); i++) {
+		uint64_t at = runs[i].old_chunk * chunk_bytes;
+		uint64_t end = at + runs[i].count * chunk_bytes;
 		size_t j = 0;
 
 		while (at >= extents[j].offset_bytes + extents[j].length_bytes)
 			CHECK(++j < dms_extent_set_count(set));
 		CHECK(at >= extents[j].offset_bytes);
+		CHECK(end <= extents[j].offset_bytes + extents[j].length_bytes);
 	}
 	dms_extent_set_destroy(set);
 }

@@ -25,12 +25,18 @@
 
 struct dms_exception_store {
 	struct dms_exception_store_header header;
-	struct dms_exception *exceptions;
-	size_t count;
+	struct dms_exception_run *runs;
+	size_t nr_runs;
 	size_t capacity;
+	size_t count; /* of exceptions */
 };
 
 DMS_DEFINE_CLEANUP(cleanup_store, struct dms_exception_store, dms_exception_store_close);
+
+struct exception {
+	uint64_t old_chunk;
+	uint64_t new_chunk;
+};
 
 struct reader {
 	struct dms_exception_store *store;
@@ -84,7 +90,7 @@ static struct dms_error *check_header(const struct dms_exception_store_header *h
 	return NULL;
 }
 
-static struct dms_error *check_pair(const struct reader *reader, const struct dms_exception *pair,
+static struct dms_error *check_pair(const struct reader *reader, const struct exception *pair,
 				    uint64_t offset_bytes)
 {
 	if (pair->new_chunk >= reader->nr_chunks)
@@ -106,20 +112,41 @@ static struct dms_error *check_pair(const struct reader *reader, const struct dm
 	return NULL;
 }
 
-static struct dms_error *append(struct dms_exception_store *store, struct dms_exception pair)
+static bool continues(const struct dms_exception_store *store, const struct exception *pair)
 {
-	if (store->count == store->capacity) {
-		size_t capacity = store->capacity ? store->capacity * 2 : FIRST_CAPACITY;
-		struct dms_exception *exceptions =
-			reallocarray(store->exceptions, capacity, sizeof(*exceptions));
+	const struct dms_exception_run *last;
 
-		if (!exceptions)
-			return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for %zu exceptions",
-						capacity);
-		store->exceptions = exceptions;
+	if (!store->nr_runs)
+		return false;
+	last = &store->runs[store->nr_runs - 1];
+	return pair->old_chunk == last->old_chunk + last->count &&
+	       pair->new_chunk == last->new_chunk + last->count;
+}
+
+/* What our own engine writes ascends, so that memory is taken by the area, not by the chunk. */
+static struct dms_error *append(struct dms_exception_store *store, struct exception pair)
+{
+	store->count++;
+	if (continues(store, &pair)) {
+		store->runs[store->nr_runs - 1].count++;
+		return NULL;
+	}
+	if (store->nr_runs == store->capacity) {
+		size_t capacity = store->capacity ? store->capacity * 2 : FIRST_CAPACITY;
+		struct dms_exception_run *runs =
+			reallocarray(store->runs, capacity, sizeof(*runs));
+
+		if (!runs)
+			return dms_error_create(DMS_ERR_NO_MEMORY,
+						"no memory for %zu runs of exceptions", capacity);
+		store->runs = runs;
 		store->capacity = capacity;
 	}
-	store->exceptions[store->count++] = pair;
+	store->runs[store->nr_runs++] = (struct dms_exception_run){
+		.old_chunk = pair.old_chunk,
+		.new_chunk = pair.new_chunk,
+		.count = 1,
+	};
 	return NULL;
 }
 
@@ -135,7 +162,7 @@ static struct dms_error *read_piece(struct reader *reader, uint64_t offset_bytes
 	cursor = dms_le_cursor(WHAT " area", bytes, size, offset_bytes);
 	while (cursor.position < size) {
 		uint64_t pair_bytes = dms_le_cursor_tell(&cursor);
-		struct dms_exception pair;
+		struct exception pair;
 
 		DMS_TRY(dms_le_cursor_u64(&cursor, "old_chunk", &pair.old_chunk));
 		DMS_TRY(dms_le_cursor_u64(&cursor, "new_chunk", &pair.new_chunk));
@@ -168,47 +195,71 @@ static struct dms_error *read_area(struct reader *reader, uint64_t area, bool *e
 	return NULL;
 }
 
-static int compare_chunks(const void *left, const void *right)
+static int compare(uint64_t a, uint64_t b)
 {
-	uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
-
 	return (a > b) - (a < b);
 }
 
-/* chunks, of which there is at least one, are left sorted. */
-static struct dms_error *check_unique(uint64_t *chunks, size_t count, const char *where)
+static int compare_old(const void *left, const void *right)
 {
-	bool ascending = true;
+	return compare(((const struct dms_exception_run *)left)->old_chunk,
+		       ((const struct dms_exception_run *)right)->old_chunk);
+}
 
-	for (size_t i = 1; ascending && i < count; i++)
-		ascending = chunks[i - 1] < chunks[i];
-	if (ascending)
+static int compare_new(const void *left, const void *right)
+{
+	return compare(((const struct dms_exception_run *)left)->new_chunk,
+		       ((const struct dms_exception_run *)right)->new_chunk);
+}
+
+/* Of the origin, or of the store. */
+static uint64_t first_chunk(const struct dms_exception_run *run, bool of_store)
+{
+	return of_store ? run->new_chunk : run->old_chunk;
+}
+
+/* The first run that does not begin behind the one before it; nr_runs: all do. */
+static size_t find_overlap(const struct dms_exception_run *runs, size_t nr_runs, bool of_store)
+{
+	size_t i = 1;
+
+	while (i < nr_runs && first_chunk(&runs[i - 1], of_store) + runs[i - 1].count <=
+				      first_chunk(&runs[i], of_store))
+		i++;
+	return i < nr_runs ? i : nr_runs;
+}
+
+/* sorted: of as many runs, used where they are in another order. */
+static struct dms_error *check_unique(const struct dms_exception_store *store, bool of_store,
+				      struct dms_exception_run **sorted)
+{
+	size_t nr_runs = store->nr_runs, at = find_overlap(store->runs, nr_runs, of_store);
+
+	if (at == nr_runs)
 		return NULL;
-	qsort(chunks, count, sizeof(*chunks), compare_chunks);
-	for (size_t i = 1; i < count; i++)
-		if (chunks[i - 1] == chunks[i])
-			return dms_error_create(DMS_ERR_CORRUPT,
-						WHAT ": two exceptions for chunk %" PRIu64 " of %s",
-						chunks[i], where);
-	return NULL;
+	if (!*sorted) {
+		*sorted = reallocarray(NULL, nr_runs, sizeof(**sorted));
+		if (!*sorted)
+			return dms_error_create(DMS_ERR_NO_MEMORY,
+						"no memory for %zu runs of exceptions", nr_runs);
+		memcpy(*sorted, store->runs, nr_runs * sizeof(**sorted));
+	}
+	qsort(*sorted, nr_runs, sizeof(**sorted), of_store ? compare_new : compare_old);
+	at = find_overlap(*sorted, nr_runs, of_store);
+	if (at == nr_runs)
+		return NULL;
+	return dms_error_create(DMS_ERR_CORRUPT,
+				WHAT ": two exceptions for chunk %" PRIu64 " of %s",
+				first_chunk(&(*sorted)[at], of_store),
+				of_store ? "the store" : "the origin");
 }
 
 static struct dms_error *check_duplicates(const struct dms_exception_store *store)
 {
-	_cleanup_free_ uint64_t *chunks = NULL;
+	_cleanup_free_ struct dms_exception_run *sorted = NULL;
 
-	if (!store->count)
-		return NULL;
-	chunks = reallocarray(NULL, store->count, sizeof(*chunks));
-	if (!chunks)
-		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for %zu chunks",
-					store->count);
-	for (size_t i = 0; i < store->count; i++)
-		chunks[i] = store->exceptions[i].old_chunk;
-	DMS_TRY(check_unique(chunks, store->count, "the origin"));
-	for (size_t i = 0; i < store->count; i++)
-		chunks[i] = store->exceptions[i].new_chunk;
-	return check_unique(chunks, store->count, "the store");
+	DMS_TRY(check_unique(store, false, &sorted));
+	return check_unique(store, true, &sorted);
 }
 
 static struct dms_error *read_store(struct reader *reader, uint64_t length_bytes)
@@ -263,7 +314,7 @@ void dms_exception_store_close(struct dms_exception_store *store)
 {
 	if (!store)
 		return;
-	free(store->exceptions);
+	free(store->runs);
 	free(store);
 }
 
@@ -278,9 +329,14 @@ size_t dms_exception_store_count(const struct dms_exception_store *store)
 	return store->count;
 }
 
-const struct dms_exception *dms_exception_store_exceptions(const struct dms_exception_store *store)
+size_t dms_exception_store_nr_runs(const struct dms_exception_store *store)
 {
-	return store->exceptions;
+	return store->nr_runs;
+}
+
+const struct dms_exception_run *dms_exception_store_runs(const struct dms_exception_store *store)
+{
+	return store->runs;
 }
 
 struct dms_error *dms_exception_store_extents(const struct dms_exception_store *store,
@@ -293,9 +349,9 @@ struct dms_error *dms_exception_store_extents(const struct dms_exception_store *
 		return dms_error_create(DMS_ERR_STORE_INVALID,
 					WHAT ": the kernel marked it invalid, it overflowed or failed");
 	DMS_TRY(dms_extent_set_create(&new));
-	for (size_t i = 0; i < store->count; i++)
-		DMS_TRY(dms_extent_set_add(new, store->exceptions[i].old_chunk * chunk_bytes,
-					   chunk_bytes));
+	for (size_t i = 0; i < store->nr_runs; i++)
+		DMS_TRY(dms_extent_set_add(new, store->runs[i].old_chunk * chunk_bytes,
+					   store->runs[i].count * chunk_bytes));
 	*set = dms_steal(new);
 	return NULL;
 }

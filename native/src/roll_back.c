@@ -12,33 +12,27 @@
 DMS_DEFINE_CLEANUP(cleanup_store, struct dms_exception_store, dms_exception_store_close);
 
 struct store_runs {
-	const struct dms_exception *exceptions;
-	size_t count;
+	const struct dms_exception_run *runs;
+	size_t nr_runs;
 	size_t next;
 	uint64_t offset_bytes; /* of the store */
 	uint64_t chunk_bytes;
 	uint64_t size_bytes; /* of the replica */
 };
 
-/* Exceptions that follow each other on both sides are one run. */
 static bool next_exceptions(void *context, struct dms_copy_run *run)
 {
 	struct store_runs *runs = context;
-	const struct dms_exception *first;
-	uint64_t left, count = 1;
+	const struct dms_exception_run *next;
+	uint64_t left;
 
-	if (runs->next == runs->count)
+	if (runs->next == runs->nr_runs)
 		return false;
-	first = &runs->exceptions[runs->next];
-	while (runs->next + count < runs->count &&
-	       first[count].old_chunk == first->old_chunk + count &&
-	       first[count].new_chunk == first->new_chunk + count)
-		count++;
-	runs->next += count;
+	next = &runs->runs[runs->next++];
 	run->memory = NULL;
-	run->source_offset_bytes = runs->offset_bytes + first->new_chunk * runs->chunk_bytes;
-	run->source_length_bytes = count * runs->chunk_bytes;
-	run->destination_offset_bytes = first->old_chunk * runs->chunk_bytes;
+	run->source_offset_bytes = runs->offset_bytes + next->new_chunk * runs->chunk_bytes;
+	run->source_length_bytes = next->count * runs->chunk_bytes;
+	run->destination_offset_bytes = next->old_chunk * runs->chunk_bytes;
 	/* The store keeps the last chunk whole; on the replica it ends with the volume. */
 	left = runs->size_bytes - run->destination_offset_bytes;
 	run->length_bytes = run->source_length_bytes < left ? run->source_length_bytes : left;
@@ -51,14 +45,17 @@ static struct dms_error *check_exceptions(const struct store_runs *runs)
 			     (runs->size_bytes % runs->chunk_bytes != 0);
 	size_t i;
 
-	for (i = 0; i < runs->count; i++)
-		if (runs->exceptions[i].old_chunk >= nr_chunks)
+	for (i = 0; i < runs->nr_runs; i++) {
+		const struct dms_exception_run *run = &runs->runs[i];
+
+		if (run->old_chunk + run->count > nr_chunks)
 			return dms_error_create_at(DMS_ERR_CORRUPT, runs->offset_bytes,
 						   "the exception store keeps chunk %llu of a"
 						   " volume that has %llu",
-						   (unsigned long long)
-							   runs->exceptions[i].old_chunk,
+						   (unsigned long long)(run->old_chunk +
+									run->count - 1),
 						   (unsigned long long)nr_chunks);
+	}
 	return NULL;
 }
 
@@ -117,10 +114,10 @@ struct dms_error *dms_copy_roll_back(int store_fd, uint64_t offset_bytes, uint64
 		return dms_error_create_at(DMS_ERR_STORE_INVALID, offset_bytes,
 					   "the exception store overflowed or failed");
 	runs.chunk_bytes = (uint64_t)dms_exception_store_header(store)->chunk_size * SECTOR_BYTES;
-	runs.exceptions = dms_exception_store_exceptions(store);
-	runs.count = dms_exception_store_count(store);
+	runs.runs = dms_exception_store_runs(store);
+	runs.nr_runs = dms_exception_store_nr_runs(store);
 	/* The store is read from its beginning to its end. */
-	job.bytes = runs.count * runs.chunk_bytes;
+	job.bytes = dms_exception_store_count(store) * runs.chunk_bytes;
 	job.nr_runs = 1;
 	error = check_exceptions(&runs);
 	return error ? error : dms_copy_loop_run(&job, options, stats);

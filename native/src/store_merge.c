@@ -21,14 +21,15 @@
 /* One store, as far as it was gone through. */
 struct lane {
 	struct dms_exception_store *store;
-	struct dms_exception *sorted; /* where the store itself is in another order */
-	const struct dms_exception *exceptions; /* ascending by old_chunk */
-	size_t count;
+	struct dms_exception_run *sorted; /* where the store itself is in another order */
+	const struct dms_exception_run *runs; /* ascending by old_chunk */
+	size_t nr_runs;
 	uint64_t offset_bytes; /* of the store */
 	uint64_t chunk_bytes;
 	uint64_t parts; /* chunks of the merged store in one of this one */
-	size_t next;
-	uint64_t part;
+	size_t next; /* run */
+	uint64_t chunk; /* of that */
+	uint64_t part; /* of that */
 };
 
 /* A chunk of the merged store. */
@@ -60,7 +61,7 @@ static void merge_destroy(struct merge *merge)
 
 static uint64_t old_chunk_of(const struct lane *lane)
 {
-	return lane->exceptions[lane->next].old_chunk * lane->parts + lane->part;
+	return (lane->runs[lane->next].old_chunk + lane->chunk) * lane->parts + lane->part;
 }
 
 static void step(struct lane *lane)
@@ -68,6 +69,9 @@ static void step(struct lane *lane)
 	if (++lane->part < lane->parts)
 		return;
 	lane->part = 0;
+	if (++lane->chunk < lane->runs[lane->next].count)
+		return;
+	lane->chunk = 0;
 	lane->next++;
 }
 
@@ -80,7 +84,7 @@ static void advance(struct merge *merge)
 	for (size_t i = 0; i < merge->nr_lanes; i++) {
 		struct lane *lane = &merge->lanes[i];
 
-		if (lane->next < lane->count && old_chunk_of(lane) < merge->nr_chunks &&
+		if (lane->next < lane->nr_runs && old_chunk_of(lane) < merge->nr_chunks &&
 		    old_chunk_of(lane) <= lowest) {
 			lowest = old_chunk_of(lane);
 			chosen = lane;
@@ -92,12 +96,12 @@ static void advance(struct merge *merge)
 	merge->chunk.old_chunk = lowest;
 	merge->chunk.source_offset_bytes =
 		chosen->offset_bytes +
-		chosen->exceptions[chosen->next].new_chunk * chosen->chunk_bytes +
+		(chosen->runs[chosen->next].new_chunk + chosen->chunk) * chosen->chunk_bytes +
 		chosen->part * merge->chunk_bytes;
 	for (size_t i = 0; i < merge->nr_lanes; i++) {
 		struct lane *lane = &merge->lanes[i];
 
-		if (lane->next < lane->count && old_chunk_of(lane) == lowest)
+		if (lane->next < lane->nr_runs && old_chunk_of(lane) == lowest)
 			step(lane);
 	}
 }
@@ -106,6 +110,7 @@ static void begin(struct merge *merge)
 {
 	for (size_t i = 0; i < merge->nr_lanes; i++) {
 		merge->lanes[i].next = 0;
+		merge->lanes[i].chunk = 0;
 		merge->lanes[i].part = 0;
 	}
 	merge->index = 0;
@@ -140,10 +145,10 @@ static bool next_run(void *context, struct dms_copy_run *run)
 	return true;
 }
 
-static int compare_exceptions(const void *left, const void *right)
+static int compare_runs(const void *left, const void *right)
 {
-	uint64_t a = ((const struct dms_exception *)left)->old_chunk;
-	uint64_t b = ((const struct dms_exception *)right)->old_chunk;
+	uint64_t a = ((const struct dms_exception_run *)left)->old_chunk;
+	uint64_t b = ((const struct dms_exception_run *)right)->old_chunk;
 
 	return (a > b) - (a < b);
 }
@@ -151,34 +156,37 @@ static int compare_exceptions(const void *left, const void *right)
 /* dmsnap writes them in order; the kernel, in that in which chunks were written to. */
 static struct dms_error *sort(struct lane *lane)
 {
-	_cleanup_free_ struct dms_exception *sorted = NULL;
+	_cleanup_free_ struct dms_exception_run *sorted = NULL;
 	size_t i = 1;
 
-	while (i < lane->count &&
-	       lane->exceptions[i - 1].old_chunk < lane->exceptions[i].old_chunk)
+	while (i < lane->nr_runs && lane->runs[i - 1].old_chunk < lane->runs[i].old_chunk)
 		i++;
-	if (i >= lane->count)
+	if (i >= lane->nr_runs)
 		return NULL;
-	sorted = reallocarray(NULL, lane->count, sizeof(*sorted));
+	sorted = reallocarray(NULL, lane->nr_runs, sizeof(*sorted));
 	if (!sorted)
-		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for %zu exceptions",
-					lane->count);
-	memcpy(sorted, lane->exceptions, lane->count * sizeof(*sorted));
-	qsort(sorted, lane->count, sizeof(*sorted), compare_exceptions);
+		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for %zu runs of exceptions",
+					lane->nr_runs);
+	memcpy(sorted, lane->runs, lane->nr_runs * sizeof(*sorted));
+	qsort(sorted, lane->nr_runs, sizeof(*sorted), compare_runs);
 	lane->sorted = dms_steal(sorted);
-	lane->exceptions = lane->sorted;
+	lane->runs = lane->sorted;
 	return NULL;
 }
 
 static struct dms_error *check_end(const struct lane *lane, uint64_t size_bytes)
 {
 	uint64_t nr_chunks = size_bytes / lane->chunk_bytes + (size_bytes % lane->chunk_bytes != 0);
+	const struct dms_exception_run *last;
 
-	if (lane->count && lane->exceptions[lane->count - 1].old_chunk >= nr_chunks)
+	if (!lane->nr_runs)
+		return NULL;
+	last = &lane->runs[lane->nr_runs - 1];
+	if (last->old_chunk + last->count > nr_chunks)
 		return dms_error_create_at(DMS_ERR_CORRUPT, lane->offset_bytes,
 					   "the exception store keeps chunk %" PRIu64
 					   " of a volume that has %" PRIu64,
-					   lane->exceptions[lane->count - 1].old_chunk, nr_chunks);
+					   last->old_chunk + last->count - 1, nr_chunks);
 	return NULL;
 }
 
@@ -193,8 +201,8 @@ static struct dms_error *open_lane(int fd, uint64_t size_bytes,
 	lane->offset_bytes = region->offset_bytes;
 	lane->chunk_bytes = (uint64_t)dms_exception_store_header(lane->store)->chunk_size *
 			    DMS_STORE_SECTOR_BYTES;
-	lane->exceptions = dms_exception_store_exceptions(lane->store);
-	lane->count = dms_exception_store_count(lane->store);
+	lane->runs = dms_exception_store_runs(lane->store);
+	lane->nr_runs = dms_exception_store_nr_runs(lane->store);
 	DMS_TRY(sort(lane));
 	return check_end(lane, size_bytes);
 }

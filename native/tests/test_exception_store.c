@@ -121,10 +121,22 @@ static struct dms_error *open_store(const struct store *store, struct dms_except
 	return open_cut(store, OFFSET + length_of(store) + GUARD, opened);
 }
 
+/* The index-th exception. */
+static uint64_t old_chunk_at(const struct dms_exception_store *opened, uint64_t index,
+			     uint64_t *new_chunk)
+{
+	const struct dms_exception_run *run = dms_exception_store_runs(opened);
+
+	for (; index >= run->count; run++)
+		index -= run->count;
+	*new_chunk = run->new_chunk + index;
+	return run->old_chunk + index;
+}
+
 /* old(i) for i < count; in any order, without repeats. */
 static void round_trip(uint32_t chunk_size, uint64_t count, uint64_t factor)
 {
-	uint64_t size = dms_exception_store_size(count, chunk_size), i;
+	uint64_t size = dms_exception_store_size(count, chunk_size), i, new_chunk;
 	struct dms_exception_store *opened;
 	struct dms_extent_set *set;
 	struct store store;
@@ -137,9 +149,8 @@ static void round_trip(uint32_t chunk_size, uint64_t count, uint64_t factor)
 	CHECK(dms_exception_store_header(opened)->valid == 1);
 	CHECK(dms_exception_store_count(opened) == count);
 	for (i = 0; i < count; i++) {
-		CHECK(dms_exception_store_exceptions(opened)[i].old_chunk == i * factor % 100003);
-		CHECK(dms_exception_store_exceptions(opened)[i].new_chunk ==
-		      data_chunk(&store, i));
+		CHECK(old_chunk_at(opened, i, &new_chunk) == i * factor % 100003);
+		CHECK(new_chunk == data_chunk(&store, i));
 	}
 	CHECK_OK(dms_exception_store_extents(opened, &set));
 	CHECK(dms_extent_set_bytes(set) == count * store.chunk_bytes);
@@ -235,6 +246,18 @@ static void pairs(void)
 	append(&store, 4);
 	append(&store, 9);
 	rejects(&store, DMS_ERR_CORRUPT, "two exceptions for chunk 9 of the origin");
+	store_init(&store, 8, 600); /* inside of a run */
+	for (uint64_t i = 0; i < 20; i++)
+		append(&store, 30 + i);
+	append(&store, 7);
+	append(&store, 44);
+	append(&store, 9);
+	rejects(&store, DMS_ERR_CORRUPT, "two exceptions for chunk 44 of the origin");
+	store_init(&store, 8, 600);
+	for (uint64_t i = 0; i < 20; i++)
+		append(&store, 30 + i);
+	append_pair(&store, 4, 11);
+	rejects(&store, DMS_ERR_CORRUPT, "two exceptions for chunk 11 of the store");
 	store_init(&store, 8, 600);
 	append_pair(&store, 4, 3);
 	append_pair(&store, 5, 3);
@@ -352,7 +375,7 @@ static void largest(uint32_t chunk_size)
 	put_sparse(fd, pair, sizeof(pair), chunk_bytes);
 	CHECK_OK(dms_exception_store_open(fd, 0, length, &opened));
 	CHECK(dms_exception_store_count(opened) == 1);
-	CHECK(dms_exception_store_exceptions(opened)[0].new_chunk == last);
+	CHECK(dms_exception_store_runs(opened)[0].new_chunk == last);
 	CHECK_OK(dms_exception_store_extents(opened, &set));
 	CHECK(dms_extent_set_extents(set)[0].offset_bytes == (nr_chunks - 2) * chunk_bytes);
 	CHECK(dms_extent_set_extents(set)[0].length_bytes == chunk_bytes);
@@ -373,6 +396,40 @@ static void largest(uint32_t chunk_size)
 	put_sparse(fd, pair, sizeof(pair), chunk_bytes);
 	CHECK_MESSAGE(dms_exception_store_open(fd, 0, length, &opened), DMS_ERR_OUT_OF_BOUNDS,
 		      "beyond 2^63 bytes");
+	close(fd);
+}
+
+/* A million chunks in ascending order, as our own engine keeps them: a run for each area of them. */
+static void many(void)
+{
+	const uint64_t nr_areas = 4096, pairs = 256, stride = pairs + 1;
+	uint64_t length = (1 + (nr_areas + 1) * stride) * 4096;
+	int fd = memfd_create("store", MFD_CLOEXEC);
+	struct dms_exception_store *opened;
+	uint8_t header[16], area[4096];
+	struct dms_extent_set *set;
+
+	CHECK(fd >= 0 && !ftruncate(fd, (off_t)length));
+	put_le32(header, MAGIC);
+	put_le32(header + 4, 1);
+	put_le32(header + 8, 1);
+	put_le32(header + 12, 8);
+	put_sparse(fd, header, sizeof(header), 0);
+	for (uint64_t i = 0; i < nr_areas; i++) {
+		for (uint64_t j = 0; j < pairs; j++) {
+			put_le64(area + j * 16, i * pairs + j);
+			put_le64(area + j * 16 + 8, 2 + i * stride + j);
+		}
+		put_sparse(fd, area, sizeof(area), (1 + i * stride) * 4096);
+	}
+	CHECK_OK(dms_exception_store_open(fd, 0, length, &opened));
+	CHECK(dms_exception_store_count(opened) == nr_areas * pairs);
+	CHECK(dms_exception_store_nr_runs(opened) == nr_areas);
+	CHECK_OK(dms_exception_store_extents(opened, &set));
+	CHECK(dms_extent_set_count(set) == 1);
+	CHECK(dms_extent_set_bytes(set) == nr_areas * pairs * 4096);
+	dms_extent_set_destroy(set);
+	dms_exception_store_close(opened);
 	close(fd);
 }
 
@@ -400,6 +457,7 @@ int main(void)
 	pairs();
 	invalid();
 	cut();
+	many();
 	reading();
 	for (uint32_t chunk_size = 1; chunk_size <= 2048; chunk_size *= 2)
 		largest(chunk_size);

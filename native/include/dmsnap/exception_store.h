@@ -21,16 +21,19 @@ struct dms_exception_store_header {
 	uint32_t chunk_size; /* sectors */
 };
 
-struct dms_exception {
-	uint64_t old_chunk; /* on the origin */
-	uint64_t new_chunk; /* in the store */
+/* Exceptions of chunks that follow each other, on the origin and in the store. */
+struct dms_exception_run {
+	uint64_t old_chunk; /* the first one's, on the origin */
+	uint64_t new_chunk; /* and in the store */
+	uint64_t count;
 };
 
 struct dms_exception_store;
 
 /*
  * A store of length_bytes at offset_bytes of fd. Reads the header and every
- * metadata area, never data. Refuses a store whose pairs point outside it or
+ * metadata area, never data. Takes memory by the run: for a store in ascending
+ * order 24 bytes an area, and for one in the worst 48 an exception. Refuses a store whose pairs point outside it or
  * name one chunk twice. A store that the kernel marked invalid opens; only
  * its header may be used.
  */
@@ -39,9 +42,11 @@ struct dms_error *dms_exception_store_open(int fd, uint64_t offset_bytes, uint64
 void dms_exception_store_close(struct dms_exception_store *store);
 const struct dms_exception_store_header *
 dms_exception_store_header(const struct dms_exception_store *store);
+/* Of exceptions. */
 size_t dms_exception_store_count(const struct dms_exception_store *store);
-/* In the order they were made. */
-const struct dms_exception *dms_exception_store_exceptions(const struct dms_exception_store *store);
+/* All exceptions in the order they were made, in runs that are as long as they go. */
+size_t dms_exception_store_nr_runs(const struct dms_exception_store *store);
+const struct dms_exception_run *dms_exception_store_runs(const struct dms_exception_store *store);
 /* The bytes of the origin that the store has exceptions for; clamp to the origin's size. */
 struct dms_error *dms_exception_store_extents(const struct dms_exception_store *store,
 					      struct dms_extent_set **set);
