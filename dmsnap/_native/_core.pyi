@@ -217,6 +217,7 @@ class _Lib:
     DMS_WINDOW_SUSPEND: int
     DMS_WINDOW_SUSPEND_NO_FREEZE: int
     DMS_WINDOW_RESUME: int
+    dms_python_put_back: CData
     def dms_window_run(
         self,
         steps: CData,
@@ -225,6 +226,7 @@ class _Lib:
         nr_file_systems: int,
         deadline_ms: int,
         watchdog_path: bytes,
+        put_back: CData,
         result: CData,
         /,
     ) -> CData: ...

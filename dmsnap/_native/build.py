@@ -31,6 +31,7 @@ COMPILE_ARGUMENTS = ("-std=gnu11", "-O2", "-g", "-Wall", "-Wextra")
 
 CALLBACKS = """
 extern "Python" int dms_python_progress(void *context, uint64_t bytes_done);
+extern "Python" int dms_python_put_back(void *context);
 """
 
 

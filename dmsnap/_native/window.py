@@ -1,15 +1,20 @@
 """The window: the suspends and resumes that make a point, with a watchdog beside them. Root."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmsnap._native import _core
 from dmsnap._native._core import ffi, lib
 from dmsnap._native.core import check
+from dmsnap.errors import DmsnapError
 from dmsnap.units import to_sectors
+
+if TYPE_CHECKING:
+    from dmsnap._native._core import CData
 
 
 class WindowAction(IntEnum):
@@ -23,11 +28,12 @@ class WindowAction(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Instead:
     """Where a device leads, straight, when its table refuses to be resumed: ``device`` (a device
-    number) from its start.
+    number) from there on.
     """
 
     length_bytes: int
     device: int
+    start_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,8 @@ class WindowStep:
 
     ``event_nr`` is a udev cookie with its flags. When the kernel sent no event for it
     (``uevent_generated`` is false), nobody else will complete the cookie. ``instead`` is for steps
-    that resume: without it a device whose table refuses stays suspended.
+    that resume: without it a device whose table refuses stays suspended, and the watchdog goes on
+    trying.
     """
 
     uuid: str
@@ -61,6 +68,35 @@ class WindowTimes:
     steps: tuple[WindowStep, ...]
 
 
+class _PutBack:
+    """What the C callback gets a handle of: the function, and what it raised."""
+
+    __slots__ = ("cdata", "function", "handle", "raised")
+
+    def __init__(self, function: Callable[[], None] | None) -> None:
+        self.function = function
+        self.raised: BaseException | None = None
+        self.handle = ffi.new_handle(self)
+        self.cdata = ffi.NULL
+        if function is not None:
+            self.cdata = ffi.new(
+                "struct dms_window_put_back *",
+                {"call": lib.dms_python_put_back, "context": self.handle},
+            )
+
+
+@ffi.def_extern(name="dms_python_put_back", error=1)
+def _put_back(context: "CData") -> int:
+    call: _PutBack = ffi.from_handle(context)
+    try:
+        if call.function is not None:
+            call.function()
+    except BaseException as error:
+        call.raised = error
+        return 1
+    return 0
+
+
 def watchdog_path() -> Path:
     """The watchdog program, built and installed beside the compiled module."""
     return Path(_core.__file__).with_name("dmsnap-watchdog")
@@ -72,6 +108,7 @@ def run(
     *,
     file_systems: Sequence[int] = (),
     watchdog: Path | None = None,
+    put_back: Callable[[], None] | None = None,
 ) -> WindowTimes:
     """Run ``steps`` in order; every device that is suspended must be resumed by a later step.
 
@@ -79,13 +116,18 @@ def run(
     back as the last thing before it, until little is left; after a few seconds only while every
     pass leaves less.
 
+    ``put_back`` is called where a device refuses to be resumed, in the window and with its watchdog
+    on guard, before the device leads to what there is instead; what it raises is a note of the
+    error.
+
     Raises :class:`~dmsnap.errors.DeadlineError` when ``deadline_ms`` passed, and other errors
     when a step failed or could not begin. After any of them everything is resumed, with its table
     or what there is instead, unless the error says which device could not be. SIGINT and SIGTERM
     wait until the end.
 
     An inactive table of a device that the window suspends goes live with the resume, also when
-    the window fails. No era device may be asked anything meanwhile.
+    the window fails; where the suspend did not come to its end, it is inactive still. No era device
+    may be asked anything meanwhile.
     """
     array = ffi.new("struct dms_window_step[]", len(steps))
     for place, step in zip(array, steps, strict=True):
@@ -96,13 +138,20 @@ def run(
             place.instead_sectors = to_sectors(step.instead.length_bytes)
             place.instead_major = os.major(step.instead.device)
             place.instead_minor = os.minor(step.instead.device)
+            place.instead_start_sectors = to_sectors(step.instead.start_bytes)
     descriptors = ffi.new("int[]", list(file_systems))
     result = ffi.new("struct dms_window_result *")
     path = str(watchdog or watchdog_path()).encode()
+    call = _PutBack(put_back)
     error = lib.dms_window_run(
-        array, len(steps), descriptors, len(file_systems), deadline_ms, path, result
+        array, len(steps), descriptors, len(file_systems), deadline_ms, path, call.cdata, result
     )
-    check(error, "")
+    try:
+        check(error, "")
+    except DmsnapError as failure:
+        if call.raised is not None:
+            failure.add_note(f"putting the former table back failed, too: {call.raised}")
+        raise
     done = tuple(
         replace(step, uevent_generated=bool(place.uevent_generated), seconds=float(place.seconds))
         for place, step in zip(array, steps, strict=True)

@@ -132,7 +132,8 @@ def watched(program: Path, uuid: str, deadline_ms: int) -> Iterator[Watchdog]:
     signal's handler does it: soon, and not before the device is being resumed.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    device = f"?{int(flags_for(uuid)) << _FLAGS_SHIFT}:{uuid}"
+    # "!": such a device is suspended without freezing.
+    device = f"!{int(flags_for(uuid)) << _FLAGS_SHIFT}:{uuid}"
     words = [str(program), str(os.getpid()), str(threading.get_native_id()), device]
     with ours, theirs:
         watchdog = Watchdog(ours, uuid, deadline_ms)

@@ -61,15 +61,21 @@ static inline int dms_dm_ioctl(int fd, unsigned long command, const struct dm_io
 }
 
 /*
- * Resume. A device that is not suspended is left alone by the kernel, which
- * calls that success; EINVAL is somebody else's resume that was faster (see
- * dm_resume()), so that asking again tells.
+ * Resume a device while it is suspended. One that is not is left alone, which is
+ * success, and is not resumed just to be safe: with a table loaded the kernel would
+ * suspend it for that, behind a suspend that is under way, without anybody whose
+ * signal could end it, and then make the table live (do_resume() in dm-ioctl.c).
+ * EINVAL is somebody else's resume that was faster (see dm_resume()): the state is
+ * asked before each attempt.
  */
 static inline int dms_dm_resume(int fd, const struct dm_ioctl *request, struct dm_ioctl *answer)
 {
 	int tries, result = 0;
 
 	for (tries = 0; tries < DMS_DM_RESUME_TRIES; tries++) {
+		result = dms_dm_ioctl(fd, DM_DEV_STATUS, request, answer);
+		if (result || !(answer->flags & DM_SUSPEND_FLAG))
+			break;
 		result = dms_dm_ioctl(fd, DM_DEV_SUSPEND, request, answer);
 		if (result != -EINTR && result != -EBUSY && result != -EINVAL &&
 		    result != -EAGAIN && result != -ENOMEM)
@@ -82,11 +88,12 @@ static inline int dms_dm_resume(int fd, const struct dm_ioctl *request, struct d
 struct dms_dm_linear {
 	struct dm_ioctl request;
 	struct dm_target_spec target; /* of length 0: there is none to be loaded */
-	char parameters[32]; /* MAJOR:MINOR 0 */
+	char parameters[48]; /* MAJOR:MINOR START */
 };
 
 static inline void dms_dm_prepare_linear(struct dms_dm_linear *linear, const char *uuid,
-					 uint64_t sectors, uint32_t major, uint32_t minor)
+					 uint64_t sectors, uint32_t major, uint32_t minor,
+					 uint64_t start_sectors)
 {
 	memset(linear, 0, sizeof(*linear));
 	dms_dm_prepare(&linear->request, uuid, 0, 0);
@@ -95,28 +102,48 @@ static inline void dms_dm_prepare_linear(struct dms_dm_linear *linear, const cha
 	linear->request.target_count = 1;
 	linear->target.length = sectors;
 	memcpy(linear->target.target_type, "linear", sizeof("linear"));
-	snprintf(linear->parameters, sizeof(linear->parameters), "%u:%u 0", major, minor);
+	snprintf(linear->parameters, sizeof(linear->parameters), "%u:%u %llu", major, minor,
+		 (unsigned long long)start_sectors);
+}
+
+static inline bool dms_dm_refused(int result)
+{
+	return result && result != -ENXIO;
 }
 
 /*
- * Resume. Where the table itself refuses, the device is given another one, if
- * there is one for it: only a target's preresume fails with anything else than
- * dms_dm_resume() tries again at.
+ * Resume a device whose table refuses with another one, if there is one for it.
+ * Where somebody else was faster, what was loaded must not go live with the next
+ * resume that comes along.
  */
+static inline int dms_dm_lead(int fd, const struct dm_ioctl *request,
+			      const struct dms_dm_linear *instead, struct dm_ioctl *answer)
+{
+	struct dms_dm_linear load = *instead;
+	struct dm_ioctl cleared;
+	int result;
+
+	if (!instead->target.length)
+		return -EOPNOTSUPP;
+	if ((dms_dm_inject ? dms_dm_inject(DM_TABLE_LOAD, &load.request) :
+			     ioctl(fd, DM_TABLE_LOAD, &load)) < 0)
+		return -errno;
+	result = dms_dm_resume(fd, request, answer);
+	if (!result && answer->flags & DM_INACTIVE_PRESENT_FLAG)
+		dms_dm_ioctl(fd, DM_TABLE_CLEAR, request, &cleared);
+	return result;
+}
+
+/* Resume, with the device's own table if it can be. The error is that of its own. */
 static inline int dms_dm_resume_or_lead(int fd, const struct dm_ioctl *request,
 					const struct dms_dm_linear *instead,
 					struct dm_ioctl *answer)
 {
-	struct dms_dm_linear load = *instead;
 	int result = dms_dm_resume(fd, request, answer);
 
-	if (!instead->target.length || !result || result == -ENXIO || result == -EINTR ||
-	    result == -EBUSY || result == -EINVAL || result == -EAGAIN || result == -ENOMEM)
-		return result;
-	if ((dms_dm_inject ? dms_dm_inject(DM_TABLE_LOAD, &load.request) :
-			     ioctl(fd, DM_TABLE_LOAD, &load)) < 0)
-		return result;
-	return dms_dm_resume(fd, request, answer);
+	if (dms_dm_refused(result) && !dms_dm_lead(fd, request, instead, answer))
+		return 0;
+	return result;
 }
 
 #endif

@@ -30,8 +30,6 @@
 #define NS_PER_MS 1000000ull
 #define ROUND_MS 20
 #define MAX_ROUND_MS 500
-/* How many rounds a resume may fail after the window's process is gone. */
-#define MAX_ROUNDS 200
 /* All of it is locked in memory; no architecture asks for more (PTHREAD_STACK_MIN). */
 #define STACK_BYTES (256 * 1024)
 
@@ -47,7 +45,6 @@ struct device {
 	struct watchdog *watchdog;
 	struct dm_ioctl request;
 	struct dms_dm_linear instead; /* where its table may refuse */
-	bool if_suspended; /* only then, or whatever it is: see do_resume() in dm-ioctl.c */
 };
 
 struct watchdog {
@@ -62,12 +59,12 @@ struct watchdog {
 	pthread_cond_t changed;
 	enum phase phase;
 	int nr_threads; /* that resume, or wait to */
-	int nr_failed; /* devices that could not be resumed */
 };
 
 enum event {
 	EVENT_TIMEOUT,
 	EVENT_DONE,
+	EVENT_LEFT,
 	EVENT_GONE,
 };
 
@@ -110,24 +107,25 @@ static void avoid_oom_killer(void)
 	close(fd);
 }
 
-/* EVENT_NR:UUID or EVENT_NR,SECTORS,MAJOR,MINOR:UUID, or either behind a "?" */
+/* EVENT_NR:UUID or EVENT_NR,SECTORS,MAJOR,MINOR,START:UUID, or either behind a "!" */
 static int parse_device(const char *text, struct device *device)
 {
-	unsigned long long numbers[4] = { 0 };
+	uint32_t flags = *text == '!' ? DM_SKIP_LOCKFS_FLAG : 0;
+	unsigned long long numbers[5] = { 0 };
 	char *end = NULL;
 	int count = 0;
 
-	device->if_suspended = *text == '?';
-	text += device->if_suspended;
+	text += *text == '!';
 	do {
 		numbers[count++] = strtoull(text, &end, 10);
 		text = end + 1;
-	} while (*end == ',' && count < 4);
+	} while (*end == ',' && count < 5);
 	if (*end != ':' || strlen(text) >= DM_UUID_LEN)
 		return -EINVAL;
-	dms_dm_prepare(&device->request, text, 0, (uint32_t)numbers[0] & DMS_DM_UDEV_FLAGS_MASK);
+	dms_dm_prepare(&device->request, text, flags,
+		       (uint32_t)numbers[0] & DMS_DM_UDEV_FLAGS_MASK);
 	dms_dm_prepare_linear(&device->instead, text, numbers[1], (uint32_t)numbers[2],
-			      (uint32_t)numbers[3]);
+			      (uint32_t)numbers[3], numbers[4]);
 	return 0;
 }
 
@@ -181,45 +179,41 @@ static enum phase wait_phase(struct watchdog *watchdog, enum phase phase, int ti
 	return phase;
 }
 
-/* A device that is no more (ENXIO) needs no resume. */
+/* Whether it is not suspended now. A device that is no more (ENXIO) needs no resume. */
 static bool resume(const struct device *device)
 {
-	int result, fd = device->watchdog->control_fd;
 	struct dm_ioctl answer;
 
-	if (device->if_suspended) {
-		result = dms_dm_ioctl(fd, DM_DEV_STATUS, &device->request, &answer);
-		if (result)
-			return result == -ENXIO;
-		if (!(answer.flags & DM_SUSPEND_FLAG))
-			return true;
-	}
-	result = dms_dm_resume_or_lead(fd, &device->request, &device->instead, &answer);
-	return !result || result == -ENXIO;
+	return !dms_dm_refused(dms_dm_resume_or_lead(device->watchdog->control_fd,
+						     &device->request, &device->instead,
+						     &answer));
 }
 
 /*
- * Resume until the window says that it is out. Once is not enough while its
- * process lives: a resume of a device whose suspend is still under way is no
- * resume, and the suspend may then succeed. Afterwards the next that succeeds is
- * the last.
+ * Resume until the window is out. Once is not enough while its process lives: a
+ * device whose suspend is still under way is not suspended, and it may succeed after
+ * we looked. Afterwards no suspend is under way any more, and the next look that
+ * finds it going on is the last; until then there is no end, since there may be
+ * nobody else.
  */
 static void *keep_resumed(void *argument)
 {
 	const struct device *device = argument;
 	struct watchdog *watchdog = device->watchdog;
 	enum phase phase = wait_phase(watchdog, PHASE_WAITING, 0);
-	int rounds = 0, wait_ms = ROUND_MS;
+	int wait_ms = ROUND_MS;
 
 	while (phase == PHASE_FIRING) {
 		resume(device);
 		phase = wait_phase(watchdog, PHASE_FIRING, wait_ms);
 		wait_ms = next_wait_ms(wait_ms);
 	}
-	while (!resume(device) && ++rounds < MAX_ROUNDS)
-		poll(NULL, 0, ROUND_MS);
+	wait_ms = ROUND_MS;
+	while (!resume(device)) {
+		poll(NULL, 0, wait_ms);
+		wait_ms = next_wait_ms(wait_ms);
+	}
 	pthread_mutex_lock(&watchdog->lock);
-	watchdog->nr_failed += rounds == MAX_ROUNDS;
 	watchdog->nr_threads--;
 	pthread_cond_broadcast(&watchdog->changed);
 	pthread_mutex_unlock(&watchdog->lock);
@@ -308,7 +302,9 @@ static enum event wait_event(const struct watchdog *watchdog, int timeout_ms,
 	length = recv(WINDOW_FD, message, sizeof(*message), MSG_DONTWAIT);
 	if (length < 0 && (errno == EINTR || errno == EAGAIN))
 		return EVENT_TIMEOUT;
-	return length == sizeof(*message) ? EVENT_DONE : EVENT_GONE;
+	if (length != sizeof(*message))
+		return EVENT_GONE;
+	return message->kind == DMS_WATCHDOG_LEFT ? EVENT_LEFT : EVENT_DONE;
 }
 
 static enum event wait_deadline(const struct watchdog *watchdog)
@@ -326,24 +322,19 @@ static enum event wait_deadline(const struct watchdog *watchdog)
 	return event;
 }
 
-/* How many devices could not be resumed. */
-static int wait_threads(struct watchdog *watchdog)
+static void wait_threads(struct watchdog *watchdog)
 {
-	int failed;
-
 	pthread_mutex_lock(&watchdog->lock);
 	while (watchdog->nr_threads)
 		pthread_cond_wait(&watchdog->changed, &watchdog->lock);
-	failed = watchdog->nr_failed;
 	pthread_mutex_unlock(&watchdog->lock);
-	return failed;
 }
 
 /* The signal ends a suspend that waits for I/O, behind which the device's resume waits. */
-static int fire(struct watchdog *watchdog, enum event event)
+static void fire(struct watchdog *watchdog, enum event event)
 {
 	struct dms_watchdog_message message;
-	int failed, wait_ms = ROUND_MS;
+	int wait_ms = ROUND_MS;
 
 	if (event == EVENT_TIMEOUT)
 		begin_phase(watchdog, PHASE_FIRING);
@@ -353,10 +344,11 @@ static int fire(struct watchdog *watchdog, enum event event)
 		wait_ms = next_wait_ms(wait_ms);
 	}
 	begin_phase(watchdog, PHASE_LAST);
-	failed = wait_threads(watchdog);
+	if (event == EVENT_LEFT)
+		say(DMS_WATCHDOG_FIRED, 0);
+	wait_threads(watchdog);
 	if (event == EVENT_DONE)
 		say(DMS_WATCHDOG_FIRED, 0);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 int main(int argc, char **argv)
@@ -381,7 +373,9 @@ int main(int argc, char **argv)
 		return EXIT_SUCCESS;
 	watchdog.deadline_ns = start.deadline_ns;
 	event = wait_deadline(&watchdog);
-	if (event != EVENT_DONE)
-		return fire(&watchdog, event);
+	if (event != EVENT_DONE) {
+		fire(&watchdog, event);
+		return EXIT_SUCCESS;
+	}
 	return say(DMS_WATCHDOG_CLEAN, 0) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -29,8 +29,9 @@ struct window {
 	struct dm_ioctl *undo; /* of the steps that suspend: the request that resumes */
 	struct dms_dm_linear *instead; /* and what is loaded when its table refuses */
 	size_t *resumed_by; /* of the steps that suspend: the step that resumes */
-	bool *suspended; /* of the steps that suspend: now */
+	bool *suspended; /* of the steps that suspend: perhaps now, by us */
 	struct dms_watchdog watchdog;
+	const struct dms_window_put_back *put_back;
 	uint64_t deadline_ns;
 };
 
@@ -104,13 +105,25 @@ static struct dms_error *check_steps(struct window *window)
 	return error;
 }
 
+/*
+ * Of the resume behind a suspend. A device that the kernel has to suspend for a resume, as
+ * somebody else has resumed it in that instant, is suspended in the same way.
+ */
+static uint32_t resume_flags(const struct dms_window_step *suspend)
+{
+	return suspend->action == DMS_WINDOW_SUSPEND_NO_FREEZE ? DM_SKIP_LOCKFS_FLAG : 0;
+}
+
 static void prepare_undo(struct window *window, size_t index)
 {
 	const struct dms_window_step *resume = &window->steps[window->resumed_by[index]];
+	uint32_t flags = resume_flags(&window->steps[index]);
 
-	dms_dm_prepare(&window->undo[index], resume->uuid, 0, resume->event_nr);
+	dms_dm_prepare(&window->undo[index], resume->uuid, flags, resume->event_nr);
 	dms_dm_prepare_linear(&window->instead[index], resume->uuid, resume->instead_sectors,
-			      resume->instead_major, resume->instead_minor);
+			      resume->instead_major, resume->instead_minor,
+			      resume->instead_start_sectors);
+	window->requests[window->resumed_by[index]].flags = flags;
 }
 
 static void prepare_requests(struct window *window)
@@ -129,9 +142,10 @@ static void prepare_requests(struct window *window)
 		step->uevent_generated = false;
 		dms_dm_prepare(&window->requests[i], step->uuid, flags[step->action],
 			       step->event_nr);
-		if (suspends(step))
-			prepare_undo(window, i);
 	}
+	for (i = 0; i < window->nr_steps; i++)
+		if (suspends(&window->steps[i]))
+			prepare_undo(window, i);
 }
 
 /*
@@ -186,6 +200,8 @@ static struct dms_error *arm(struct window *window, const char *watchdog_path)
 				.instead_sectors = resume->instead_sectors,
 				.instead_major = resume->instead_major,
 				.instead_minor = resume->instead_minor,
+				.instead_start_sectors = resume->instead_start_sectors,
+				.without_freeze = resume_flags(&window->steps[i]) != 0,
 			};
 	}
 	return dms_watchdog_arm(&window->watchdog, watchdog_path, devices, count);
@@ -200,7 +216,7 @@ static int run_step(struct window *window, size_t index)
 	int result = -EINTR;
 
 	while (result == -EINTR && end < window->deadline_ns) {
-		/* Before the fact: an undo too many is harmless, one too few is not. */
+		/* Before the fact: the undo asks the kernel whether it is so. */
 		if (suspends(step))
 			window->suspended[index] = true;
 		result = dms_dm_ioctl(window->control_fd, DM_DEV_SUSPEND,
@@ -243,6 +259,27 @@ static void run_steps(struct window *window, struct failure *failure)
 	}
 }
 
+/*
+ * Resume a device, if it is suspended, whatever it takes: who refuses is first put back by the
+ * caller, and leads elsewhere where that is no help.
+ */
+static int resume(const struct window *window, size_t index, struct dm_ioctl *answer)
+{
+	const struct dm_ioctl *request = &window->undo[index];
+	int result = dms_dm_resume(window->control_fd, request, answer), again;
+
+	if (dms_dm_refused(result) && window->put_back) {
+		window->put_back->call(window->put_back->context);
+		again = dms_dm_resume(window->control_fd, request, answer);
+		if (!dms_dm_refused(again))
+			return again;
+	}
+	if (dms_dm_refused(result) &&
+	    !dms_dm_lead(window->control_fd, request, &window->instead[index], answer))
+		return 0;
+	return result;
+}
+
 /* Resume what is still suspended, in reverse order of suspension. */
 static void undo(struct window *window, struct failure *failure)
 {
@@ -254,9 +291,8 @@ static void undo(struct window *window, struct failure *failure)
 
 		if (!suspends(&window->steps[i]) || !window->suspended[i])
 			continue;
-		result = dms_dm_resume_or_lead(window->control_fd, &window->undo[i],
-					       &window->instead[i], &answer);
-		if (result && result != -ENXIO && !failure->undo_result) {
+		result = resume(window, i, &answer);
+		if (dms_dm_refused(result) && !failure->undo_result) {
 			failure->undo_step = i;
 			failure->undo_result = result;
 		} else if (!result && answer.flags & DM_UEVENT_GENERATED_FLAG) {
@@ -275,7 +311,7 @@ static struct dms_error *describe(const struct window *window, const struct fail
 	if (failure->undo_result)
 		return dms_error_create_os(-failure->undo_result,
 					   "resuming %s after step %zu had failed with errno %d:"
-					   " it may be suspended still",
+					   " it may be suspended still, and the watchdog goes on",
 					   window->steps[failure->undo_step].uuid,
 					   failure->step + 1, -failure->result);
 	if (failure->result == -ETIME)
@@ -295,12 +331,19 @@ static struct dms_error *merge_errors(struct dms_error *first, struct dms_error 
 	return first;
 }
 
+/*
+ * The devices were free when the window was prepared, and somebody else may have suspended one
+ * while file systems were written back: a suspend of it succeeds, too, and would be taken for ours.
+ * What remains undone stays the watchdog's, which is not told that the window is over.
+ */
 static struct dms_error *run_guarded(struct window *window, uint32_t deadline_ms, double *seconds)
 {
 	struct failure failure = { 0 };
 	uint64_t begin = now_ns();
-	struct dms_error *error;
+	struct dms_error *error = check_devices(window);
 
+	if (error)
+		return error;
 	window->deadline_ns = begin + deadline_ms * NS_PER_MS;
 	error = dms_watchdog_start(&window->watchdog, window->deadline_ns);
 	if (error)
@@ -309,6 +352,10 @@ static struct dms_error *run_guarded(struct window *window, uint32_t deadline_ms
 	if (failure.result)
 		undo(window, &failure);
 	*seconds = (double)(now_ns() - begin) / NS_PER_S;
+	if (failure.undo_result) {
+		dms_watchdog_leave(&window->watchdog);
+		return describe(window, &failure);
+	}
 	error = dms_watchdog_finish(&window->watchdog);
 	return merge_errors(describe(window, &failure), error);
 }
@@ -351,6 +398,7 @@ static struct dms_error *prepare(struct window *window, const char *watchdog_pat
 struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
 				 const int *file_systems, size_t nr_file_systems,
 				 uint32_t deadline_ms, const char *watchdog_path,
+				 const struct dms_window_put_back *put_back,
 				 struct dms_window_result *result)
 {
 	__attribute__((__cleanup__(window_destroy))) struct window window = {
@@ -358,6 +406,7 @@ struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
 		.nr_steps = nr_steps,
 		.control_fd = -1,
 		.watchdog = { .fd = -1 },
+		.put_back = put_back,
 	};
 	struct dms_error *error = prepare(&window, watchdog_path);
 	struct dms_window_result taken = { 0 };

@@ -40,9 +40,11 @@ static void arguments_destroy(struct arguments *arguments)
 
 static void format_device(char *text, const struct dms_watchdog_device *device)
 {
-	snprintf(text, DMS_WATCHDOG_DEVICE_BYTES, "%u,%llu,%u,%u:%s", device->event_nr,
+	snprintf(text, DMS_WATCHDOG_DEVICE_BYTES, "%s%u,%llu,%u,%u,%llu:%s",
+		 device->without_freeze ? "!" : "", device->event_nr,
 		 (unsigned long long)device->instead_sectors, device->instead_major,
-		 device->instead_minor, device->uuid);
+		 device->instead_minor, (unsigned long long)device->instead_start_sectors,
+		 device->uuid);
 }
 
 static struct dms_error *arguments_create(struct arguments *arguments, const char *path,
@@ -204,6 +206,18 @@ struct dms_error *dms_watchdog_finish(const struct dms_watchdog *watchdog)
 		return dms_error_create(DMS_ERR_DEADLINE,
 					"the deadline passed, the watchdog resumed everything");
 	return NULL;
+}
+
+/* Once it has answered, no signal of it is on its way: what handled it may go. */
+void dms_watchdog_leave(struct dms_watchdog *watchdog)
+{
+	const struct dms_watchdog_message left = { .kind = DMS_WATCHDOG_LEFT };
+	struct dms_watchdog_message message;
+
+	if (say(watchdog, &left))
+		receive(watchdog, ANSWER_TIMEOUT_MS, &message);
+	close(watchdog->fd);
+	*watchdog = (struct dms_watchdog){ .fd = -1 };
 }
 
 void dms_watchdog_dismiss(struct dms_watchdog *watchdog)

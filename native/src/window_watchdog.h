@@ -5,20 +5,23 @@
  *
  *   watchdog: ARMED, or FAILED with an errno
  *   window:   START with the deadline, before the first suspend
- *   window:   DONE, after its last resume
- *   watchdog: CLEAN, or FIRED when it resumed anything; then it exits
+ *   window:   DONE, after its last resume, or LEFT where a device refuses to be resumed
+ *   watchdog: CLEAN, or FIRED when it resumed anything; then it exits. To LEFT it answers
+ *             FIRED at once, interrupts nobody any more, and resumes until it has
  *
  * Between START and DONE the watchdog fires at the deadline, or when the window's
- * process is gone: it resumes every device, each independently of the others.
+ * process is gone or has closed its end: it resumes every device while that is
+ * suspended, each independently of the others, and does not end before it has.
  * Arguments: the window's process and thread, then for every device EVENT_NR:UUID,
- * or EVENT_NR,SECTORS,MAJOR,MINOR:UUID where it leads to another device when its
- * table refuses to be resumed. Behind a "?" it is resumed only while it is suspended:
- * to resume a device that is not, and that has a table loaded, exchanges its tables.
+ * or EVENT_NR,SECTORS,MAJOR,MINOR,START:UUID where it leads to another device, from
+ * sector START, when its table refuses to be resumed; behind a "!" where it is
+ * suspended without freezing.
  */
 #ifndef DMSNAP_SRC_WINDOW_WATCHDOG_H
 #define DMSNAP_SRC_WINDOW_WATCHDOG_H
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -29,6 +32,7 @@ enum dms_watchdog_kind {
 	DMS_WATCHDOG_DONE = 4,
 	DMS_WATCHDOG_CLEAN = 5,
 	DMS_WATCHDOG_FIRED = 6,
+	DMS_WATCHDOG_LEFT = 7,
 };
 
 struct dms_watchdog_message {
@@ -37,7 +41,7 @@ struct dms_watchdog_message {
 	uint64_t deadline_ns; /* START: CLOCK_MONOTONIC */
 };
 
-#define DMS_WATCHDOG_DEVICE_BYTES 208 /* of one EVENT_NR,SECTORS,MAJOR,MINOR:UUID */
+#define DMS_WATCHDOG_DEVICE_BYTES 232 /* of one !EVENT_NR,SECTORS,MAJOR,MINOR,START:UUID */
 /*
  * Interrupts a suspend that waits for I/O: it holds the device's lock, behind
  * which a resume would wait. The window handles it by doing nothing.
@@ -59,6 +63,8 @@ struct dms_watchdog_device {
 	uint64_t instead_sectors; /* 0: it has no other table than its own */
 	uint32_t instead_major;
 	uint32_t instead_minor;
+	uint64_t instead_start_sectors;
+	bool without_freeze;
 };
 
 /* Start the program and wait until it is armed. */
@@ -70,6 +76,8 @@ struct dms_error *dms_watchdog_start(const struct dms_watchdog *watchdog, uint64
  * that it did nothing.
  */
 struct dms_error *dms_watchdog_finish(const struct dms_watchdog *watchdog);
+/* Leave what is suspended to it: it goes on until that is resumed, whatever becomes of us. */
+void dms_watchdog_leave(struct dms_watchdog *watchdog);
 /* Reap it; without START it exits by itself. */
 void dms_watchdog_dismiss(struct dms_watchdog *watchdog);
 

@@ -8,6 +8,7 @@
 #define DMSNAP_TESTS_FAKE_DM_H
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -45,6 +46,7 @@ struct fake_device {
 	_Atomic bool locked; /* suspend_lock, while a target of it waits for I/O */
 	enum behaviour behaviour;
 	int resumes;
+	_Atomic int swaps; /* of its table by the one that was loaded */
 	char loaded[64]; /* the parameters of the target that was loaded */
 };
 
@@ -132,8 +134,16 @@ static int do_suspend(struct fake_device *device)
 	return 0;
 }
 
+/* A table that was loaded is taken first, and where the device is not suspended, it is for that. */
 static int do_resume(struct fake_device *device, struct dm_ioctl *request)
 {
+	bool taken = atomic_exchange(&device->inactive, false);
+
+	if (taken && device->active && !device->suspended && do_suspend(device) < 0) {
+		errno = EINVAL;
+		return -1;
+	}
+	device->swaps += taken;
 	while (device->suspended && device->locked)
 		pause_ms(1, false);
 	if (device->suspended && device->behaviour == STUCK_RESUME)
@@ -147,9 +157,8 @@ static int do_resume(struct fake_device *device, struct dm_ioctl *request)
 		errno = EIO;
 		return -1;
 	}
-	if (device->inactive || device->suspended)
+	if (taken || device->suspended)
 		request->flags |= DM_UEVENT_GENERATED_FLAG;
-	device->inactive = false;
 	device->active = true;
 	device->suspended = false;
 	return 0;
@@ -192,6 +201,10 @@ int dms_dm_inject(unsigned long command, struct dm_ioctl *request)
 	}
 	if (command == DM_TABLE_LOAD)
 		return do_load(&kernel->devices[i], request);
+	if (command == DM_TABLE_CLEAR) {
+		kernel->devices[i].inactive = false;
+		return 0;
+	}
 	CHECK(command == DM_DEV_SUSPEND);
 	call = &kernel->calls[__atomic_fetch_add(&kernel->nr_calls, 1, __ATOMIC_SEQ_CST) %
 			      MAX_CALLS];

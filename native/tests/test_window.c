@@ -18,6 +18,7 @@ static long pidfd_open_number = SYS_pidfd_open;
 #include "../src/watchdog_main.c"
 #undef main
 
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include <dmsnap/window.h>
@@ -36,6 +37,11 @@ static const int *passes_ms;
 static int nr_passes;
 static const int file_systems[] = { 7, 8 };
 static size_t nr_file_systems;
+
+/* What stands by for a device that refuses; none in most tests. */
+static const struct dms_window_put_back *put_back;
+/* Somebody else suspends the front while file systems are written back. */
+static bool suspended_meanwhile;
 
 static void make_steps(struct dms_window_step *steps)
 {
@@ -56,6 +62,7 @@ static void make_steps(struct dms_window_step *steps)
 	steps[4].instead_sectors = 24576;
 	steps[4].instead_major = 253;
 	steps[4].instead_minor = 1;
+	steps[4].instead_start_sectors = 7;
 }
 
 static struct dms_error *run(struct dms_window_step *steps, uint32_t deadline_ms)
@@ -65,7 +72,7 @@ static struct dms_error *run(struct dms_window_step *steps, uint32_t deadline_ms
 
 	make_steps(steps);
 	error = dms_window_run(steps, NR_STEPS, file_systems, nr_file_systems, deadline_ms,
-			       program, &result);
+			       program, put_back, &result);
 	CHECK(error ? result.seconds < 0 : result.seconds > 0);
 	return error;
 }
@@ -81,6 +88,7 @@ int dms_syncfs_inject(int fd)
 		return -1;
 	}
 	pause_ms(ms, false);
+	kernel->devices[FRONT].suspended = suspended_meanwhile;
 	nr_passes += passes_ms[nr_passes + 1] != 0 && fd == file_systems[nr_file_systems - 1];
 	return 0;
 }
@@ -119,6 +127,8 @@ static void test_success(void)
 	CHECK(kernel->calls[0].flags == DM_SUSPEND_FLAG);
 	CHECK(kernel->calls[1].flags == (DM_SUSPEND_FLAG | DM_SKIP_LOCKFS_FLAG));
 	CHECK(kernel->calls[2].flags == 0);
+	/* A resume that would have to suspend its device does so as the step before it. */
+	CHECK(kernel->calls[3].flags == DM_SKIP_LOCKFS_FLAG && kernel->calls[4].flags == 0);
 }
 
 /* File systems are written back until little is left, or for a few seconds. */
@@ -136,7 +146,7 @@ static void test_flush(void)
 		passes_ms = ever_less;
 		make_steps(steps);
 		CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, nr_file_systems, AMPLE_MS,
-					program, &result));
+					program, NULL, &result));
 		CHECK(nr_passes >= 4 && result.nr_flushes >= 4);
 		CHECK(result.flush_seconds > 0.05 && kernel->nr_calls == NR_STEPS);
 	}
@@ -145,13 +155,13 @@ static void test_flush(void)
 	nr_passes = 0;
 	passes_ms = never_less;
 	make_steps(steps);
-	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, AMPLE_MS, program, &result));
+	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, AMPLE_MS, program, NULL, &result));
 	CHECK(result.nr_flushes > 1 && result.nr_flushes <= 4);
 	kernel_reset();
 	nr_passes = 0;
 	passes_ms = late;
 	make_steps(steps);
-	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, AMPLE_MS, program, &result));
+	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, AMPLE_MS, program, NULL, &result));
 	CHECK(result.nr_flushes >= 4);
 	kernel_reset();
 	nr_passes = 0;
@@ -160,6 +170,16 @@ static void test_flush(void)
 	CHECK(error && error->code == DMS_ERR_OS && error->errnum == EIO);
 	CHECK(strstr(error->message, "file system 1 of 1") && !kernel->nr_calls);
 	dms_error_destroy(error);
+	/* What somebody else has suspended by then is not ours to resume. */
+	kernel_reset();
+	nr_passes = 0;
+	passes_ms = ever_less;
+	suspended_meanwhile = true;
+	error = run(steps, AMPLE_MS);
+	CHECK(error && error->code == DMS_ERR_OS && error->errnum == EBUSY);
+	dms_error_destroy(error);
+	CHECK(kernel->devices[FRONT].suspended && !kernel->nr_calls);
+	suspended_meanwhile = false;
 	nr_file_systems = 0;
 }
 
@@ -189,6 +209,19 @@ static void test_failing_steps(void)
 	CHECK(!any_suspended());
 }
 
+/* The last of our watchdogs is gone; whoever died has left us his. */
+static void wait_no_watchdog(void)
+{
+	uint64_t begin = milliseconds();
+	pid_t pid;
+
+	while ((pid = waitpid(-1, NULL, WNOHANG)) >= 0) {
+		CHECK(milliseconds() - begin < 15000);
+		pause_ms(pid ? 0 : 1, false);
+	}
+	CHECK(errno == ECHILD);
+}
+
 /* A table that refuses to be resumed gives way to another one; nobody is left waiting. */
 static void test_refusing_table(void)
 {
@@ -201,7 +234,7 @@ static void test_refusing_table(void)
 	CHECK(error && error->code == DMS_ERR_OS && error->errnum == EIO);
 	dms_error_destroy(error);
 	CHECK(!any_suspended() && kernel->devices[FRONT].resumes == 2);
-	CHECK(!strcmp(kernel->devices[FRONT].loaded, "24576 253:1 0"));
+	CHECK(!strcmp(kernel->devices[FRONT].loaded, "24576 253:1 7"));
 	/* There is none for the origin: then the error says that it is suspended. */
 	kernel_reset();
 	kernel->devices[ORIGIN].behaviour = REFUSE;
@@ -209,6 +242,138 @@ static void test_refusing_table(void)
 	CHECK(error && strstr(error->message, "origin") && strstr(error->message, "suspended still"));
 	dms_error_destroy(error);
 	CHECK(kernel->devices[ORIGIN].suspended && !kernel->devices[FRONT].suspended);
+	kernel->devices[ORIGIN].behaviour = PLAIN;
+	wait_no_watchdog();
+	CHECK(!any_suspended());
+}
+
+/* The table of the front, exchanged. */
+static struct dms_error *exchange(uint32_t deadline_ms)
+{
+	struct dms_window_step steps[NR_STEPS], both[2];
+	struct dms_window_result result;
+
+	make_steps(steps);
+	both[0] = steps[0];
+	both[1] = steps[4];
+	both[1].instead_sectors = 0;
+	return dms_window_run(both, 2, NULL, 0, deadline_ms, program, put_back, &result);
+}
+
+/*
+ * A suspend that does not come to its end leaves the former table: nobody makes the new one live
+ * behind it, by a resume for which the kernel would suspend the device once more.
+ */
+static void test_exchange_that_hangs(void)
+{
+	struct fake_device *front = &kernel->devices[FRONT];
+	pid_t pid;
+
+	kernel_reset();
+	front->inactive = true;
+	front->behaviour = HANG;
+	CHECK_ERROR(exchange(100), DMS_ERR_DEADLINE);
+	CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
+	CHECK(!front->suspended && front->inactive && !front->swaps);
+
+	kernel->nr_calls = 0;
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid) {
+		dms_error_destroy(exchange(AMPLE_MS));
+		_exit(0);
+	}
+	while (!kernel->nr_calls)
+		pause_ms(1, false);
+	kill(pid, SIGKILL);
+	wait_no_watchdog();
+	CHECK(!front->suspended && front->inactive && !front->swaps && kernel->nr_calls == 1);
+}
+
+/* One that comes to its end late makes the new table live, and that is told. */
+static void test_exchange_that_is_late(void)
+{
+	struct fake_device *front = &kernel->devices[FRONT];
+
+	kernel_reset();
+	front->inactive = true;
+	front->behaviour = SLOW;
+	CHECK_ERROR(exchange(100), DMS_ERR_DEADLINE);
+	CHECK(!front->suspended && !front->inactive && front->swaps == 1);
+}
+
+/* A new table that refuses, and no other: the watchdog stays, whatever becomes of the process. */
+static void test_exchange_that_is_refused(void)
+{
+	struct fake_device *front = &kernel->devices[FRONT];
+	pid_t pid;
+	int calls;
+
+	kernel_reset();
+	front->inactive = true;
+	front->behaviour = REFUSE;
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid) {
+		dms_error_destroy(exchange(AMPLE_MS));
+		kill(getpid(), SIGKILL);
+	}
+	CHECK(waitpid(pid, NULL, 0) == pid && front->suspended);
+	calls = kernel->nr_calls;
+	while (kernel->nr_calls < calls + 3)
+		pause_ms(1, false);
+	CHECK(front->suspended);
+	front->behaviour = PLAIN;
+	wait_no_watchdog();
+	CHECK(!front->suspended);
+}
+
+static int put_former_back(void *context)
+{
+	struct fake_device *front = context;
+
+	/* The watchdog is on guard. */
+	CHECK(front->suspended && waitpid(-1, NULL, WNOHANG) == 0);
+	strcpy(front->loaded, "the former");
+	front->inactive = true;
+	return 0;
+}
+
+static int die(void *context)
+{
+	(void)context;
+	return kill(getpid(), SIGKILL);
+}
+
+/* What the caller can put back comes before what there is instead, which is the watchdog's. */
+static void test_put_back(void)
+{
+	const struct dms_window_put_back former = { put_former_back, &kernel->devices[FRONT] };
+	const struct dms_window_put_back deadly = { die, NULL };
+	struct dms_window_step steps[NR_STEPS];
+	struct dms_error *error;
+	pid_t pid;
+
+	kernel_reset();
+	kernel->devices[FRONT].behaviour = REFUSE;
+	put_back = &former;
+	error = run(steps, AMPLE_MS);
+	CHECK(error && error->errnum == EIO && strstr(error->message, "everything was resumed"));
+	dms_error_destroy(error);
+	CHECK(!any_suspended() && !strcmp(kernel->devices[FRONT].loaded, "the former"));
+
+	kernel_reset();
+	kernel->devices[FRONT].behaviour = REFUSE;
+	put_back = &deadly;
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid) {
+		run(steps, AMPLE_MS);
+		_exit(0);
+	}
+	wait_no_watchdog();
+	put_back = NULL;
+	CHECK(!any_suspended() && !strcmp(kernel->devices[FRONT].loaded, "24576 253:1 7"));
 }
 
 static void test_deadline(enum behaviour behaviour, int device)
@@ -247,7 +412,7 @@ static void test_stuck_neighbour(enum behaviour behaviour)
 		snprintf(steps[i].uuid, sizeof(steps[i].uuid), "%s:%s", path, all[i].name);
 		steps[i].action = all[i].action;
 	}
-	CHECK_ERROR(dms_window_run(steps, 4, NULL, 0, 200, program, &result), DMS_ERR_DEADLINE);
+	CHECK_ERROR(dms_window_run(steps, 4, NULL, 0, 200, program, NULL, &result), DMS_ERR_DEADLINE);
 	CHECK(milliseconds() - begin < STUCK_MS / 2);
 	CHECK(!any_suspended());
 }
@@ -291,29 +456,30 @@ static void test_refusals(void)
 
 	kernel_reset();
 	make_steps(steps);
-	CHECK_ERROR(dms_window_run(steps, 0, NULL, 0, 100, program, &result), DMS_ERR_INVALID_ARGUMENT);
-	CHECK_ERROR(dms_window_run(steps, 4, NULL, 0, 100, program, &result), DMS_ERR_INVALID_ARGUMENT);
-	CHECK_ERROR(dms_window_run(steps + 2, 1, NULL, 0, 100, program, &result),
+	CHECK_ERROR(dms_window_run(steps, 0, NULL, 0, 100, program, NULL, &result), DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_window_run(steps, 4, NULL, 0, 100, program, NULL, &result), DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_window_run(steps + 2, 1, NULL, 0, 100, program, NULL, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 	steps[1].action = DMS_WINDOW_RESUME;
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, &result),
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 	make_steps(steps);
 	memset(steps[2].uuid, 'x', sizeof(steps[2].uuid));
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, &result),
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 
 	make_steps(steps);
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, "/nonexistent", &result), DMS_ERR_OS);
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, "/bin/true", &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, "/nonexistent", NULL, &result),
+		    DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, "/bin/true", NULL, &result), DMS_ERR_OS);
 	kernel->devices[ORIGIN].suspended = true;
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, &result), DMS_ERR_OS);
 	kernel->devices[ORIGIN].suspended = false;
 	kernel->devices[SNAPSHOT].inactive = false;
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, &result),
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 	kernel->devices[SNAPSHOT].name[0] = 'X';
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, &result), DMS_ERR_OS);
 	CHECK(kernel->nr_calls == 0);
 }
 
@@ -405,7 +571,7 @@ static void test_killed_with_refusing_table(void)
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	check_all_resumed(30000);
-	CHECK(!strcmp(kernel->devices[FRONT].loaded, "24576 253:1 0"));
+	CHECK(!strcmp(kernel->devices[FRONT].loaded, "24576 253:1 7"));
 }
 
 /* A stopped process cannot resume: the watchdog does at the deadline, and again if it goes on. */
@@ -486,7 +652,7 @@ static void test_if_suspended(void)
 	signal(DMS_WATCHDOG_SIGNAL, SIG_IGN);
 	snprintf(process, sizeof(process), "%d", (int)getpid());
 	snprintf(thread, sizeof(thread), "%d", (int)gettid());
-	snprintf(device, sizeof(device), "?0:%s:origin", path);
+	snprintf(device, sizeof(device), "!0:%s:origin", path);
 	CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) == 0);
 	pid = fork();
 	CHECK(pid >= 0);
@@ -505,6 +671,7 @@ static void test_if_suspended(void)
 	while (origin->suspended)
 		pause_ms(1, false);
 	CHECK(!origin->inactive && kernel->nr_calls == 1);
+	CHECK(kernel->calls[0].flags == DM_SKIP_LOCKFS_FLAG);
 	origin->inactive = true;
 	tell(fds[0], DMS_WATCHDOG_DONE, 0);
 	CHECK(hear(fds[0]) == DMS_WATCHDOG_FIRED);
@@ -540,10 +707,16 @@ int main(int argc, char **argv)
 	CHECK(fd >= 0 && ftruncate(fd, sizeof(struct kernel)) == 0);
 	close(fd);
 	kernel_map(path);
+	/* Watchdogs outlive who started them, and are waited for then. */
+	CHECK(!prctl(PR_SET_CHILD_SUBREAPER, 1));
 	test_success();
 	test_flush();
 	test_failing_steps();
 	test_refusing_table();
+	test_exchange_that_hangs();
+	test_exchange_that_is_late();
+	test_exchange_that_is_refused();
+	test_put_back();
 	test_deadline(HANG, FRONT);
 	test_deadline(HANG, ORIGIN);
 	test_deadline(SLOW, FRONT);

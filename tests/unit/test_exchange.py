@@ -2,13 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
 from dmsnap._native import window
-from dmsnap._native.window import WindowStep, WindowTimes
+from dmsnap._native.window import Instead, WindowStep, WindowTimes
 from dmsnap.errors import DeadlineError, InterruptedBySignal, OperatingSystemError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
@@ -17,7 +17,7 @@ from dmsnap.host.dm.target import Era, Error, Linear, Table, single
 from dmsnap.host.signals import interruptible
 from dmsnap.host.sysfs import Sysfs
 from dmsnap.snapshot import exchange as exchanging
-from dmsnap.snapshot.exchange import exchange
+from dmsnap.snapshot.exchange import exchange, led_to
 from dmsnap.units import MIB
 
 OLD, NEW = single(MIB, Linear(1, 0)), single(MIB, Linear(2, 0))
@@ -39,6 +39,9 @@ class Device:
         # Tables of dm-era whose metadata cannot be written, or not even read.
         self.refused: list[Table] = []
         self.unreadable: list[Table] = []
+        # What its watchdog has it lead to before the next table is loaded.
+        self.rescued_with: Table | None = None
+        self.window_left = ""
 
     @property
     def state(self) -> DmInfo:
@@ -46,6 +49,8 @@ class Device:
 
     def load(self, _name: str, table: Table, *, read_only: bool = False) -> None:
         assert not read_only
+        if self.rescued_with is not None and self.suspended:
+            self.live, self.inactive, self.suspended = self.rescued_with, None, False
         if table in self.unreadable:
             raise OperatingSystemError("cannot be loaded", errnum=5)
         self.inactive = table
@@ -68,9 +73,21 @@ class Device:
         self.suspended = False
         self._done("resume")
 
-    def window(self, steps: list[WindowStep], _deadline_ms: int, **_files: object) -> WindowTimes:
+    def window(
+        self,
+        steps: list[WindowStep],
+        _deadline_ms: int,
+        *,
+        put_back: Callable[[], None],
+        **_files: object,
+    ) -> WindowTimes:
         self.suspended = True
-        self.resume("srv")
+        try:
+            self.resume("srv")
+        except OperatingSystemError:
+            put_back()
+            self.window_left = "suspended" if self.suspended else "resumed"
+            raise
         return WindowTimes(0.0, 0.0, 0, tuple(steps))
 
     def _done(self, call: str) -> None:
@@ -112,6 +129,36 @@ def test_a_new_table_that_refuses_leaves_the_old_one(device: Device) -> None:
     with pytest.raises(OperatingSystemError):
         exchange(STATE, NEW_ERA, 1000, settled=False)
     assert (device.live, device.inactive, device.suspended) == (OLD, None, False)
+    assert device.window_left == "resumed"  # with its watchdog beside it
+
+
+def test_a_watchdog_that_was_faster_is_not_overtaken(device: Device) -> None:
+    """What was written behind it has no mark in the old dm-era, which must not be put back."""
+    device.live, device.refused, device.rescued_with = OLD_ERA, [NEW_ERA], OLD
+    device.load("srv", NEW_ERA)
+    device.suspended = True
+    with pytest.raises(OperatingSystemError):
+        device.resume("srv")
+    dm.go_on_with("srv", OLD_ERA)
+    assert (device.live, device.inactive, device.suspended) == (OLD, None, False)
+
+
+def test_a_watchdog_that_was_faster_than_leading_past_dm_era_is_not_overtaken(
+    device: Device,
+) -> None:
+    device.live, device.refused, device.rescued_with = OLD_ERA, [OLD_ERA], NEW
+    device.suspended = True
+    assert not dm.resume_past_era("srv")
+    assert (device.live, device.inactive, device.suspended) == (NEW, None, False)
+
+
+def test_where_a_table_leads_past_dm_era() -> None:
+    """What a watchdog can load by itself: one linear target, from wherever it begins."""
+    assert led_to(OLD_ERA) == led_to(OLD) == Instead(MIB, 1, 0)
+    assert led_to(single(MIB, Linear(3, 2 * MIB))) == Instead(MIB, 3, 2 * MIB)
+    assert led_to(ERRORS) is None
+    assert led_to(()) is None
+    assert led_to((*OLD, replace(NEW[0], start_bytes=MIB))) is None
 
 
 @pytest.mark.parametrize("what", ["refused", "unreadable"])

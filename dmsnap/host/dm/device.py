@@ -182,9 +182,22 @@ def resume_past_era(name: str, *, udev: UdevFlags | None = None) -> bool:
         if past is None:
             raise
         load(name, past)
-        resume(name, udev=udev)
-        return True
+        return _resume_loaded(name, udev)
     return False
+
+
+def _resume_loaded(name: str, udev: UdevFlags | None) -> bool:
+    """Resume a suspended device with what was just loaded; False when a watchdog was faster.
+
+    A device has one place for what is loaded. So a watchdog that resumes it after the load takes
+    this; what is there when the device is not suspended any more came too late, and is dropped: to
+    resume it would exchange its table once more, behind what was written meanwhile.
+    """
+    if not existing(name).suspended:
+        clear(name)
+        return False
+    resume(name, udev=udev)
+    return True
 
 
 def flags_for(uuid: str) -> UdevFlags:
@@ -226,11 +239,15 @@ def go_on_with(
     state = existing(name)
     if state.inactive_table:
         clear(name)
-    elif state.suspended and before and live_table(name) != before:
+    if not state.suspended:
+        return
+    if before and live_table(name) != before:
         # The new table was swapped in and then refused to resume (a target's preresume).
         _load_or_past_era(name, before, read_only=read_only)
-    if state.suspended:
+    if existing(name).suspended:
         resume_past_era(name, udev=udev)
+    else:
+        clear(name)  # a watchdog was faster
 
 
 def _load_or_past_era(name: str, table: Table, *, read_only: bool) -> None:

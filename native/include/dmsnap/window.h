@@ -32,11 +32,13 @@ struct dms_window_step {
 	uint32_t event_nr; /* udev cookie and flags, as libdevmapper encodes them; 0: none */
 	/*
 	 * Of a step that resumes: where the device leads, straight, when its table refuses to be
-	 * resumed, as dm-era does that cannot write its metadata. 0 sectors: it stays suspended.
+	 * resumed, as dm-era does that cannot write its metadata. 0 sectors: it stays suspended,
+	 * and the watchdog tries until it is resumed, or is no more.
 	 */
 	uint64_t instead_sectors;
 	uint32_t instead_major;
 	uint32_t instead_minor;
+	uint64_t instead_start_sectors;
 	bool uevent_generated; /* result: DM_UEVENT_GENERATED_FLAG, or else complete the cookie */
 	double seconds; /* result */
 };
@@ -48,21 +50,34 @@ struct dms_window_result {
 };
 
 /*
+ * What a caller has to put a device back that refuses to be resumed: called in the window,
+ * with the watchdog on guard, before the device leads elsewhere. What it returns is not
+ * looked at: the device is.
+ */
+struct dms_window_put_back {
+	int (*call)(void *context);
+	void *context;
+};
+
+/*
  * Write back the file systems that the descriptors in file_systems lie on until
  * little is left, after a few seconds only while every pass leaves less, and run
- * the steps in order. watchdog_path is the watchdog program's.
+ * the steps in order. watchdog_path is the watchdog program's; put_back may be NULL.
  *
  * On success every step was run before the deadline and the watchdog
  * confirmed that it did nothing. On any error, everything that was suspended
  * has been resumed, in reverse order, with its own table or what the step says
- * instead; the snapshots among the steps may be active or not, and the moment
- * they hold is worth nothing.
+ * instead, unless the error says which could not be; that one the watchdog goes on
+ * resuming. The snapshots among the steps may be active or not, and the moment they
+ * hold is worth nothing. An inactive table of a device goes live with its resume, if
+ * the suspend before it came to its end, however late; else it is inactive still.
  * Needs CAP_SYS_ADMIN. While it runs, the process is locked in memory, and
  * SIGINT and SIGTERM are held back until the last resume.
  */
 struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
 				 const int *file_systems, size_t nr_file_systems,
 				 uint32_t deadline_ms, const char *watchdog_path,
+				 const struct dms_window_put_back *put_back,
 				 struct dms_window_result *result);
 /* cffi: end */
 
