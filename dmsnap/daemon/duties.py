@@ -12,12 +12,13 @@ from dmsnap.daemon import announcements
 from dmsnap.daemon.exposure import Exposure
 from dmsnap.daemon.lifecycle import Duty
 from dmsnap.daemon.room_watch import RoomWatch
+from dmsnap.daemon.stranded import Stranded
 from dmsnap.daemon.survey import Problems, Survey
 from dmsnap.daemon.thread import in_own_thread
 from dmsnap.errors import DmsnapError
 from dmsnap.host import replacement, systemd
 from dmsnap.host.dm.status import SnapshotStatus
-from dmsnap.service.health import metrics, room, status
+from dmsnap.service.health import metrics, room, status, stranded
 from dmsnap.service.health.era_room import EraRooms
 from dmsnap.service.health.label_reader import LabelReader
 from dmsnap.service.health.look import ReadLabel
@@ -30,6 +31,7 @@ from dmsnap.service.session import Session
 log = logging.getLogger(__name__)
 
 END_UNIT = "dmsnap-point-end@{}.service"
+RESUME_UNIT = "dmsnap-resume.service"
 
 
 class LiveStores:
@@ -61,7 +63,8 @@ def of(session: Session) -> list[Duty]:
     rooms = RoomWatch(LiveStores(session), time.monotonic)
     port = session.configuration.metrics_port
     exposure = Exposure(port) if port is not None else None
-    survey = Survey(partial(look_around, session, EraRooms(), exposure, LabelReader().read))
+    left = Stranded(partial(stranded.devices, session), conclude)
+    survey = Survey(partial(look_around, session, EraRooms(), left, exposure, LabelReader().read))
     listening = partial(announcements.listen, [rooms.event, survey.event])
     exposing = [exposure.run] if exposure is not None else []
     return [listening, rooms.run, survey.run, partial(_catch_up, session), *exposing]
@@ -84,13 +87,24 @@ def go_on_copying(session: Session) -> None:
         log.warning("copies that wait were not begun: %s", error)
 
 
+def conclude() -> None:
+    """Have what was cut off concluded, by the unit that does so after a boot."""
+    if systemd.is_running():
+        systemd.begin(RESUME_UNIT)
+
+
 def look_around(
     session: Session,
     eras: EraRooms,
+    left: Stranded,
     exposure: Exposure | None = None,
     read_label: ReadLabel | None = None,
 ) -> Problems:
-    """Look at every volume, and at the clock: pruning may be rare, and boots lie in between."""
+    """Look at every volume, and at the clock: pruning may be rare, and boots lie in between.
+
+    First at what is suspended: all else may hang with that.
+    """
+    left.look()
     clock_record.note(session.configuration.state_directory)
     return look(session, eras, exposure, read_label)
 

@@ -34,3 +34,10 @@ def test_each_exception_is_explained() -> None:
     ):  # fmt: skip
         at = next(number for number, line in enumerate(lines) if line.startswith(directive))
         assert any(line.startswith("#") for line in lines[at - 3 : at]), directive
+
+
+def test_what_runs_windows_is_not_killed_with_its_watchdogs() -> None:
+    """SIGKILL goes to the whole unit: who is to resume a volume would be gone, too."""
+    units = {path.name: path.read_text().splitlines() for path in UNIT.parent.glob("*.service")}
+    without = {name for name, lines in units.items() if "SendSIGKILL=no" not in lines}
+    assert without == {"dmsnapd.service", "dmsnap-exports.service"}
