@@ -27,7 +27,7 @@ from dmsnap.service.exports import exported
 from dmsnap.service.hydrations import crossing, hydration
 from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
-from dmsnap.service.schedules import hooks
+from dmsnap.service.schedules import cut_off_hooks
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import completion, handover, occupants, overlay, primary, trial
 from dmsnap.service.volumes import own_front, renewal, spare
@@ -103,7 +103,7 @@ def reap(
     if not concluding:
         return set()
     for job in cut_off:
-        hooks.close_cut_off(session, job, volume.name)
+        cut_off_hooks.close_pairs(session, job, volume.name)
     ended = {
         (job.operation, conclude(session, volume, job)) for job in cut_off if job not in waiting
     }
@@ -201,6 +201,7 @@ def conclude(session: Session, volume: Volume, job: Job) -> JobState:
     else:
         try:
             done = has_come_to_its_end(session, recorded, job)
+            cut_off_hooks.close_removal(session, job, recorded)
         except DmsnapError as error:
             log.warning("%s, and is not concluded: %s", what, error, extra=fields)
             return JobState.RUNNING

@@ -13,7 +13,7 @@ import pytest
 from catalogue_samples import a_point, a_volume
 
 from dmsnap.catalogue import hook_runs, jobs
-from dmsnap.catalogue.model import StepState
+from dmsnap.catalogue.model import JobState, StepState, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import (
     BusyError,
@@ -24,12 +24,12 @@ from dmsnap.errors import (
     NotPermittedError,
     ProgramError,
 )
-from dmsnap.service import journal
+from dmsnap.service import journal, reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.replicas.audit import Audit
 from dmsnap.service.replicas.sync import Sync
-from dmsnap.service.schedules import hooks
+from dmsnap.service.schedules import cut_off_hooks, hooks
 from dmsnap.service.schedules.hooks import Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
 
@@ -259,10 +259,110 @@ def test_what_a_killed_command_had_to_run_is_run_once(
     for name, state in states.items():
         jobs.record_step(catalogue, job, steps.index(name), state, None)
     for _ in range(2):
-        hooks.close_cut_off(paired.session, jobs.job(catalogue, job), "pg")
+        cut_off_hooks.close_pairs(paired.session, jobs.job(catalogue, job), "pg")
     assert paired.ran == (["postsnapshot start pg wal cut off"] if runs else [])
     kept = hook_runs.of_job(catalogue, job)
     assert [(run.hook, run.step) for run in kept] == [("start", "postsnapshot")] * runs
+
+
+REMOVALS = {
+    "sync": ["apply", "remove-point", "unsnap"],
+    "point delete": ["remove-live", "unsnap", "forget"],
+    "prune": ["remove-live", "unsnap", "drop-history"],
+}
+
+
+class Removal:
+    """A job on pg that was killed while a live point of it was being removed."""
+
+    def __init__(self, house: House, operation: str) -> None:
+        house.hook("gone", "unsnap")
+        house.policy("gone")
+        self.session = house.session
+        self.volume = replace(a_volume("pg"), recovery=None, state=VolumeState.PROTECTED)
+        self.point = a_point(self.volume)
+        self.steps = REMOVALS[operation]
+        asked: dict[str, dict[str, object]] = {
+            "sync": {"name": "pg"},
+            "point delete": {"text": str(self.point.id), "keep": False},
+            "prune": {"name": "pg", "live": [str(self.point.id)], "earlier": []},
+        }
+        catalogue, ids = house.session.catalogue, [self.volume.id]
+        catalogue.add_volume(self.volume)
+        arguments = asked[operation]
+        self.job = jobs.begin(
+            catalogue, operation, ids, arguments=arguments, pid=os.getpid(), steps=self.steps
+        )
+
+    def come_to(self, *states: StepState) -> None:
+        for position, state in enumerate(states):
+            jobs.record_step(self.session.catalogue, self.job, position, state, None)
+
+    def conclude(self) -> JobState:
+        """As whoever holds the volume next."""
+        job = jobs.job(self.session.catalogue, self.job)
+        return reaper.conclude(self.session, self.volume, job)
+
+
+@pytest.fixture(params=REMOVALS)
+def removal(house: House, request: pytest.FixtureRequest) -> Removal:
+    return Removal(house, request.param)
+
+
+@pytest.mark.parametrize(
+    ("removing", "unsnap"),
+    [
+        (StepState.BEGUN, StepState.PLANNED),
+        (StepState.DONE, StepState.PLANNED),
+        (StepState.DONE, StepState.BEGUN),
+    ],
+)
+def test_what_runs_behind_a_removal_runs_once_though_it_was_cut_off(
+    house: House, removal: Removal, removing: StepState, unsnap: StepState
+) -> None:
+    before = [StepState.DONE] * removal.steps.index("unsnap")
+    removal.come_to(*before[:-1], removing, unsnap)
+    for _ in range(2):
+        assert removal.conclude() is JobState.DONE
+    assert house.ran == ["unsnap gone pg cut off"]
+    (run,) = hook_runs.of_job(house.session.catalogue, removal.job)
+    assert (run.hook, run.step, run.output) == ("gone", "unsnap", "\n")
+
+
+def test_what_ran_behind_a_removal_does_not_run_again(house: House, removal: Removal) -> None:
+    removal.come_to(*[StepState.DONE] * (removal.steps.index("unsnap") + 1))
+    assert removal.conclude() is JobState.DONE
+    assert house.ran == []
+
+
+def test_nothing_runs_behind_a_removal_that_had_not_begun(house: House, removal: Removal) -> None:
+    removal.come_to(*[StepState.DONE] * (removal.steps.index("unsnap") - 1))
+    removal.conclude()
+    assert house.ran == []
+
+
+@pytest.mark.parametrize("operation", ["point delete", "prune"])
+def test_nothing_runs_for_what_is_to_be_kept_since(house: House, operation: str) -> None:
+    removal = Removal(house, operation)
+    house.session.catalogue.add_point(replace(removal.point, keep=True))
+    removal.come_to(StepState.BEGUN)
+    removal.conclude()
+    assert house.ran == []
+    assert jobs.job(house.session.catalogue, removal.job).state is not JobState.RUNNING
+
+
+def test_what_runs_behind_a_sync_waits_for_its_snapshot_to_go(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    removal, catalogue = Removal(house, "sync"), house.session.catalogue
+    catalogue.add_point(replace(removal.point, temporary=True))
+    removal.come_to(StepState.DONE, StepState.BEGUN)
+    assert removal.conclude() is JobState.RUNNING
+    assert "is still there" in caplog.text
+    assert house.ran == []
+    catalogue.update_point(replace(removal.point, temporary=False, area_id=None))
+    assert removal.conclude() is JobState.DONE
+    assert house.ran == ["unsnap gone pg cut off"]
 
 
 def test_what_they_wrote_is_kept_with_the_job(house: House) -> None:
@@ -324,7 +424,7 @@ def test_clearing_goes_on_when_nobody_knows_the_hooks(
     steps = ["presnapshot", "postsnapshot"]
     job = jobs.begin(catalogue, "sync", [uuid4()], arguments={}, pid=1, steps=steps)
     jobs.record_step(catalogue, job, 0, StepState.DONE, None)
-    hooks.close_cut_off(paired.session, jobs.job(catalogue, job), "pg")
+    cut_off_hooks.close_pairs(paired.session, jobs.job(catalogue, job), "pg")
     assert f"the postsnapshot hooks of job {job} were not run" in caplog.text
 
 

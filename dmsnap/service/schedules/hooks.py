@@ -10,17 +10,8 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dmsnap.catalogue import hook_runs, jobs
 from dmsnap.catalogue.hook_runs import HookRecord
-from dmsnap.catalogue.model import Job, StepState
-from dmsnap.errors import (
-    ConfigurationError,
-    DeadlineError,
-    DmsnapError,
-    InterruptedBySignal,
-    ProgramError,
-)
-from dmsnap.host import orphans
+from dmsnap.errors import DeadlineError, DmsnapError, InterruptedBySignal, ProgramError
 from dmsnap.host.hook import KEPT_BYTES, HookRun, run_hook
 from dmsnap.host.signals import held_back
 from dmsnap.service.configuration import configuration
@@ -202,27 +193,6 @@ def _chosen(declared: "Declarations", volumes: Sequence[str]) -> dict[str, "Hook
     ]
     names = dict.fromkeys(name for policy in policies for name in policy.hooks)
     return {name: declared.hook[name] for name in names}
-
-
-def close_cut_off(session: Session, job: Job, held: str) -> None:
-    """Run what a killed command had still to run of its pairs, for all of its volumes, once.
-
-    A hook of it that outlived it is killed first: it would stop again what is let go now. ``held``
-    is the volume whose lock the caller has.
-    """
-    for first, second in PAIRS.items():
-        position = next((at for at, step in enumerate(job.steps) if step.name == second), None)
-        if position is None or not job.has_begun(first) or job.has(second, StepState.DONE):
-            continue
-        names = [each.name for each in session.catalogue.volumes() if each.id in job.volume_ids]
-        orphans.end_hooks(job.pid, held, {first, second})
-        try:
-            hooks = hooks_of(session, names)
-            hooks.after(second, "cut off")
-            hook_runs.record(session.catalogue, job.id, second, hooks.report())
-        except ConfigurationError as error:
-            log.warning("the %s hooks of job %d were not run: %s", second, job.id, error)
-        jobs.record_step(session.catalogue, job.id, position, StepState.DONE, None)
 
 
 def _failure(phase: Phase, name: str, hook: "Hook", done: HookRun) -> DmsnapError:
