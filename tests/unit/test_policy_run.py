@@ -1,28 +1,35 @@
 """Runs of policies: what fails of one volume stops no other, and hides nothing else of its own."""
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from catalogue_samples import a_volume
 
-from dmsnap.catalogue.model import VolumeState
+from dmsnap._native.io_priority import IoClass, IoPriority
+from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DeadlineError, DmsnapError, ExitCode, LockedError, of_volume
 from dmsnap.host import systemd
+from dmsnap.policy.copying import WaitingPoint
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.configuration.declaration import Declarations, Policy, Subclient
 from dmsnap.service.points import point
 from dmsnap.service.points.prune import PruneResult
+from dmsnap.service.replicas import sync
+from dmsnap.service.replicas.audit import SYNC_SAMPLE_BYTES, Audit, AuditResult
 from dmsnap.service.schedules import policy_run
 from dmsnap.service.schedules.policy_run import Part, PolicyRun, RunPlan
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live
+from dmsnap.tracking.choice import Tracker
 
 NAMES = ["home", "pg", "wal"]
 
@@ -33,13 +40,16 @@ class Points:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
         self.failures: dict[str, DmsnapError] = {}
+        self.taken: dict[str, UUID] = {}
 
     def create(self, _session: Session, names: Sequence[str], **_asked: object) -> Any:
         self.asked.append(list(names))
         for name in names:
             if name in self.failures:
                 raise self.failures[name]
-        return [SimpleNamespace(volume=name, id=uuid4()) for name in names]
+        found = [SimpleNamespace(volume=name, id=uuid4()) for name in names]
+        self.taken.update({each.volume: each.id for each in found})
+        return found
 
 
 @pytest.fixture
@@ -155,3 +165,98 @@ def test_what_comes_behind_points(
     policy_run.run(running.session, "an hour", part=part, dry_run=False)
     assert len(points.asked) == taken
     assert begun == ["copied", "home all", "pg all", "wal all"]
+
+
+class Copies:
+    """What is taken is copied as ``sync.sync`` does it, as far as a run can tell."""
+
+    def __init__(self, points: Points, directory: Path) -> None:
+        self.points = points
+        self.directory = directory
+        self.asked: list[tuple[str, UUID | None]] = []
+        self.how: list[dict[str, Any]] = []
+
+    def declares(self, *lines: str) -> None:
+        """The keys of the policy p, which is that of all volumes."""
+        path = self.directory / "tables.toml"
+        subclient = ["[subclient.all]", f"volumes = {json.dumps(NAMES)}", 'policy = "p"']
+        path.write_text("\n".join(["[policy.p]", *lines, *subclient]) + "\n")
+        path.chmod(0o644)
+
+    def waiting(self, _session: Session, volume: Volume) -> list[WaitingPoint]:
+        waits = self.points.taken.get(volume.name)
+        return [WaitingPoint(waits, 0)] if waits else []
+
+    def sync(
+        self, _session: Session, name: str, *, source: str | None, **how: Any
+    ) -> sync.SyncResult:
+        self.asked.append((name, UUID(source) if source else None))
+        self.how.append(how)
+        copied = self.points.taken.pop(name) if source else None
+        return sync.SyncResult(
+            name, uuid4(), Tracker.ERA, None, 0, 0, 0, 0.0, 0.0, AuditResult(Audit.NONE), {}, copied
+        )
+
+
+@pytest.fixture
+def copies(
+    points: Points, running: PolicyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Copies:
+    """No device is looked at, and nobody waits for a disk."""
+    tmp_path.chmod(0o755)
+    directory = tmp_path / "etc"
+    directory.mkdir(mode=0o755)
+    monkeypatch.setenv("DMSNAP_CONFIG", str(directory))
+    found = Copies(points, directory)
+    monkeypatch.setattr(sync, "sync", found.sync)
+    monkeypatch.setattr("dmsnap.service.points.waiting.waiting_points", found.waiting)
+    monkeypatch.setattr("dmsnap.service.points.copyable.require_nothing_beside", lambda *_: None)
+    monkeypatch.setattr("dmsnap.service.schedules.policy_run.turn", lambda *_: nullcontext())
+    monkeypatch.setattr(
+        "dmsnap.service.points.prune.prune", lambda _, names: [PruneResult(names[0])]
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("make", "takes", "copied"),
+    [("snapshot", True, False), ("recovery-volume", False, True), ("both", True, True)],
+)
+def test_what_is_made_is_what_the_policy_says(
+    make: str, takes: bool, copied: bool, points: Points, copies: Copies, running: PolicyRun
+) -> None:
+    """A recovery volume alone is made of the volume as it is, by a sync's own point."""
+    copies.declares(f'make = "{make}"')
+    plan = policy_run.run(running.session, "p", dry_run=True)
+    assert isinstance(plan, RunPlan)
+    planned = {each.split()[0] for each in plan.descriptions()}
+    assert planned == {"prune"} | ({"take"} if takes else set()) | ({"sync"} if copied else set())
+    done = policy_run.run(running.session, "p", dry_run=False)
+    assert isinstance(done, list)
+    assert points.asked == ([NAMES] if takes else [])
+    assert [each.volume for each in done if each.point] == (NAMES if takes else [])
+    made = [(each.volume, each.point) for each in done]
+    assert copies.asked == (made if copied else [])
+    assert [each.volume for each in done if each.synced] == (NAMES if copied else [])
+    assert [each.error for each in done] == [None] * len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("lines", "how"),
+    [
+        ((), (Audit.SAMPLE, SYNC_SAMPLE_BYTES, 0, None)),
+        (('audit = "none"', 'io_class = "idle"'),
+         (Audit.NONE, SYNC_SAMPLE_BYTES, 0, IoPriority(IoClass.IDLE))),
+        (('audit = "full"', 'bandwidth = "3MiB"'),
+         (Audit.FULL, SYNC_SAMPLE_BYTES, 3 * 2**20, None)),
+        (('audit_size = "2MiB"', 'io_class = "best-effort"', "io_level = 7"),
+         (Audit.SAMPLE, 2 * 2**20, 0, IoPriority(IoClass.BEST_EFFORT, 7))),
+    ],
+)  # fmt: skip
+def test_copies_are_made_as_the_policy_says(
+    lines: Sequence[str], how: tuple[object, ...], copies: Copies, running: PolicyRun
+) -> None:
+    copies.declares(*lines)
+    policy_run.run(running.session, "p", dry_run=False)
+    names = ("audit", "sample_bytes", "bandwidth", "io_priority")
+    assert copies.how == [dict(zip(names, how, strict=True))] * len(NAMES)
