@@ -12,6 +12,7 @@ from raw_volume import Protected, protected
 from test_jobs import step_number
 
 from dmsnap.errors import ExitCode
+from dmsnap.service.schedules.hooks import Phase
 
 SIZE = 12 * MIB
 KEPT_CHARACTERS = 65 * 1024
@@ -27,6 +28,7 @@ class Hooked:
         self.volume: Protected = protected(lab, SIZE)
         self.tables: list[str] = []
         self.names: list[str] = []
+        self.keys: list[str] = []
 
     def hook(self, name: str, phase: str, script: str, *keys: str) -> Path:
         path = self.directory / name
@@ -43,7 +45,7 @@ class Hooked:
 
     @property
     def lines(self) -> list[str]:
-        policy = ["[policy.p]", f"hooks = {json.dumps(self.names)}"]
+        policy = ["[policy.p]", f"hooks = {json.dumps(self.names)}", *self.keys]
         subclient = ["[subclient.s]", f'volumes = ["{self.volume.name}"]', 'policy = "p"']
         return [*self.tables, *policy, *subclient]
 
@@ -99,11 +101,40 @@ def test_one_that_fails_prevents_the_point_and_is_kept(hooked: Hooked) -> None:
     assert "  cannot stop\n" in shown
 
 
-def test_one_that_need_not_work_is_told_of_and_kept(hooked: Hooked) -> None:
-    hooked.hook("try", "presnapshot", "echo no; exit 1", "required = false")
-    hooked.point()
-    (run_of_it,) = last_job()["hooks"]
-    assert (run_of_it["outcome"], run_of_it["output"]) == ("failed with 1", "no\n")
+def test_each_phase_has_its_turn(hooked: Hooked) -> None:
+    """In a sync all of them; and one where a point goes that is given up, or that no rule keeps.
+
+    One that need not work fails, is kept with the others, and is all that becomes of it.
+    """
+    log = hooked.directory / "log"
+    for phase in Phase:
+        hooked.hook(f"on-{phase}", phase, f'echo "$DMSNAP_PHASE $DMSNAP_OUTCOME" >>{log}')
+    hooked.hook("try", "presnapshot", f"echo try >>{log}; echo no; exit 1", "required = false")
+    hooked.keys.append("primary = { minimum = 1 }")
+
+    def ran_by(*words: object) -> list[str]:
+        log.write_text("")
+        hooked.run(*words)
+        return [line.strip() for line in log.read_text().splitlines()]
+
+    assert ran_by("sync", hooked.volume.name) == [
+        "presnapshot", "try", "postsnapshot done", "precopy", "postcopy done", "unsnap done",
+    ]  # fmt: skip
+    job = last_job()
+    phases = ["presnapshot", "presnapshot", "postsnapshot", "precopy", "postcopy", "unsnap"]
+    assert [each["step"] for each in job["hooks"]] == phases
+    assert [each["outcome"] for each in job["hooks"] if each["failed"]] == ["failed with 1"]
+    assert [each["output"] for each in job["hooks"] if each["hook"] == "try"] == ["no\n"]
+    taking = ["presnapshot", "try", "postsnapshot done"]
+    for _ in range(3):
+        assert ran_by("point", "create", hooked.volume.name) == taking
+    newest = dmsnap("point", "list", hooked.volume.name)[-1]["id"]
+    assert ran_by("point", "delete", newest) == ["unsnap done"]
+    assert ran(last_job()) == [("unsnap", "on-unsnap", "is done")]
+    assert ran_by("prune", hooked.volume.name) == ["unsnap done"]
+    assert ran(last_job()) == [("unsnap", "on-unsnap", "is done")]
+    assert last_job()["operation"] == "prune"
+    hooked.volume.check_equal()
 
 
 def test_one_that_hangs_is_killed_at_its_deadline(hooked: Hooked) -> None:
@@ -192,15 +223,31 @@ def test_one_that_outlives_its_command_stops_nothing_after_the_other_ran(hooked:
 def test_what_a_killed_command_left_to_run_is_kept_with_its_job(hooked: Hooked) -> None:
     hooked.hook("stop", "presnapshot", "echo stopped")
     hooked.hook("start", "postsnapshot", 'echo "started, $DMSNAP_OUTCOME"')
-    words = ("point", "create", hooked.volume.name)
+    hooked.hook("gone", "unsnap", 'echo "gone, $DMSNAP_OUTCOME"')
+    create, sync = ("point", "create", hooked.volume.name), ("sync", hooked.volume.name)
     with configured(*hooked.lines):
-        at = (step_number(*words, name="presnapshot"), "done")
-        ended = forked(*words, at=at, send=(signal.SIGKILL,))
-        assert ended.code == -signal.SIGKILL
-        job = dmsnap("job", "list", "--count", 1)[0]["id"]
-        dmsnap("point", "create", hooked.volume.name)
-    shown = dmsnap("job", "show", job)
-    assert [(each["hook"], each["output"]) for each in shown["hooks"]] == [
-        ("stop", "stopped\n"), ("start", "started, cut off\n"),
-    ]  # fmt: skip
+        job = killed(*create, at=(step_number(*create, name="presnapshot"), "done"))
+        (point,) = dmsnap(*create)
+        assert outputs(job) == ["stopped\n", "started, cut off\n"]
+        # The snapshot of a sync goes by clearing, that of a point as its deletion is finished.
+        job = killed(*sync, at=(step_number(*sync, name="remove-point"), "begun"))
+        deletion = killed("point", "delete", point["id"], at=(0, "done"))
+        assert outputs(job) == ["stopped\n", "started, done\n", "gone, cut off\n"]
+        assert outputs(deletion) == []
+        for _ in range(2):
+            dmsnap("job", "resume", "--all")
+            assert outputs(deletion) == ["gone, cut off\n"]
+    assert dmsnap("job", "show", deletion)["state"] == "done"
+    assert point["id"] not in str(dmsnap("point", "list", hooked.volume.name))
     assert suspended() == []
+
+
+def killed(*words: object, at: tuple[int, str]) -> int:
+    """SIGKILL as soon as a step is so far; returns the number of the job."""
+    assert forked(*words, at=at, send=(signal.SIGKILL,)).code == -signal.SIGKILL
+    return int(dmsnap("job", "list", "--count", 1)[0]["id"])
+
+
+def outputs(job: int) -> list[str]:
+    """What its hooks wrote, each."""
+    return [each["output"] for each in dmsnap("job", "show", job)["hooks"]]
