@@ -37,7 +37,7 @@ SECONDS := 60
 RUNS :=
 HARNESSES :=
 
-.PHONY: help all build deps deps-build lint test test-unit test-native test-lab test-exhaustive fuzz crash-matrix demo bench lab \
+.PHONY: help all build deps deps-build lint lint-python lint-native test test-unit test-native test-lab test-exhaustive fuzz crash-matrix demo bench lab \
 	install uninstall clean
 
 help: ## list the targets
@@ -62,16 +62,22 @@ deps: deps-build ## install the Debian packages that building, checking and the 
 	.ci/install-packages $(RUN_PACKAGES) $(CHECK_PACKAGES)
 	tests/lab/install-host-packages
 
-# Scenarios may be called as unit tests are: mypy looks at one directory of top-level modules at a time.
+# Neither of the two has work for two processors all the time.
 lint: build ## ruff, mypy, gcc and clang with -Werror, gcc -fanalyzer, clang-tidy, cppcheck
+	$(MAKE) -j 2 --output-sync=line lint-python lint-native
+
+# Scenarios may be called as unit tests are: mypy looks at one directory of top-level modules at a time.
+lint-python: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=tests/lab:tests/bench $(BIN)/mypy dmsnap tests/unit tests/native
 	$(BIN)/mypy tests/lab
 	MYPYPATH=tests/lab $(BIN)/mypy tests/bench
-	$(MAKE) -j 2 -C native all CC=gcc
-	$(MAKE) -j 2 -C native all CC=clang
-	$(MAKE) -j 2 -C native analyze
+
+lint-native:
+	$(MAKE) -C native all CC=gcc
+	$(MAKE) -C native all CC=clang
+	$(MAKE) -C native analyze
 
 test-unit: build ## tests that need no root and no device-mapper
 	$(BIN)/pytest -q --numprocesses auto
