@@ -105,7 +105,7 @@ def joined(replica: Replica, label: Label, group: Entries, gain_bytes: int) -> L
         replica.write_label(replace(replica.label, history=label.history))
     try:
         entry = _write(replica, group[-1], stores, place)
-    except (CorruptError, OperatingSystemError) as error:
+    except (CorruptError, NoSpaceError, OperatingSystemError) as error:
         log.warning("undo stores of %s cannot be merged: %s", label.name, error)
         return None
     relabel(replica, replica.label.history, _with(replica.label, group, entry).history)
