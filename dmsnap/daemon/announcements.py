@@ -31,6 +31,19 @@ async def listen(woken: Sequence[asyncio.Event]) -> None:
         await asyncio.Event().wait()
 
 
+async def awaited(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for an event, at most so long, or for ever; False: it did not come.
+
+    Before Python 3.12 asyncio.wait_for loses a cancellation that comes together with what it waits
+    for (python/cpython#86296): its task goes on, and whoever ends all tasks waits for that one.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
 def _of_dm(events: EventPoll, woken: Sequence[asyncio.Event]) -> None:
     events.arm()
     _wake(woken)

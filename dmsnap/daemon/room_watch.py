@@ -4,9 +4,9 @@ import asyncio
 import logging
 from asyncio import TaskGroup
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
+from dmsnap.daemon.announcements import awaited
 from dmsnap.daemon.store_watch import Stores, StoreWatch
 from dmsnap.daemon.thread import in_own_thread
 from dmsnap.errors import DmsnapError
@@ -54,9 +54,7 @@ class RoomWatch:
             while True:
                 seconds = await in_own_thread(self.list_stores)
                 self._follow(tasks)
-                try:
-                    await asyncio.wait_for(self.event.wait(), seconds)
-                except TimeoutError:
+                if not await awaited(self.event, seconds):
                     continue
                 self.event.clear()
                 self._heard_at = self._clock()
@@ -124,8 +122,7 @@ class RoomWatch:
 async def _watch(watched: _Watched) -> None:
     while True:
         seconds = await _look(watched.store)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(watched.event.wait(), seconds)
+        await awaited(watched.event, seconds)
         watched.event.clear()
 
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dmsnap.daemon.announcements import awaited
 from dmsnap.daemon.thread import in_own_thread
 from dmsnap.errors import DmsnapError
 
@@ -35,10 +36,7 @@ class Survey:
             self.event.clear()
             await self._look()
             await asyncio.sleep(SHORTEST_SECONDS)
-            try:
-                await asyncio.wait_for(self.event.wait(), LONGEST_SECONDS - SHORTEST_SECONDS)
-            except TimeoutError:
-                continue
+            await awaited(self.event, LONGEST_SECONDS - SHORTEST_SECONDS)
 
     async def _look(self) -> None:
         """In a thread; one that hangs is told of, as nothing that goes wrong is seen meanwhile."""

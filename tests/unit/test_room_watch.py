@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
+import fake_clock
 import pytest
 
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
@@ -188,13 +189,30 @@ def test_a_refused_store_is_not_asked_at_every_look() -> None:
     assert full.asked <= 60 / store_watch.ASK_AGAIN_SECONDS + 1
 
 
-def test_nothing_to_watch_is_not_looked_at_again() -> None:
-    found = stores(0, GIB)
-    found.ended.append(uuid4())
-    looking = RoomWatch(found, lambda: found.now)
-    found.now = 61
-    assert looking.list_stores() is None
-    assert looking.watched == []
+def test_without_a_store_events_alone_have_them_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a minute after an event also by itself, ever more rarely, and then never more."""
+    monkeypatch.setattr(room_watch, "in_own_thread", fake_clock.at_once)
+    listed: list[float] = []
+
+    class Listed(FakeStores):
+        def rooms(self) -> Listing:
+            listed.append(asyncio.get_running_loop().time())
+            return Listing([], {})
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        looking = RoomWatch(Listed(0, GIB, stores(0, GIB).room), loop.time)
+        running = asyncio.create_task(looking.run())
+        for begins in (0.0, 3600.0):
+            await asyncio.sleep(3600)
+            assert listed[0] == pytest.approx(begins, abs=1)
+            longest = room_watch.RECORDED_SECONDS * (1 + 1 / room_watch.LISTS_PER_AGE)
+            assert listed[-1] <= begins + longest + 1
+            listed.clear()
+            looking.event.set()
+        running.cancel()
+
+    fake_clock.run(scene())
 
 
 def test_what_is_recorded_late_is_found() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+import fake_clock
 import pytest
 
 from dmsnap.daemon import survey as surveying
@@ -79,3 +80,26 @@ def test_it_runs_until_it_is_cancelled() -> None:
 
     asyncio.run(some_time())
     assert looked == [1]
+
+
+def test_it_looks_after_events_and_else_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an event at once, but five seconds after the last look at the earliest."""
+    looked: list[float] = []
+    monkeypatch.setattr(asyncio, "to_thread", fake_clock.at_once)
+
+    async def scene() -> None:
+        def look() -> Problems:
+            looked.append(asyncio.get_running_loop().time())
+            return {}
+
+        survey = Survey(look)
+        running = asyncio.create_task(survey.run())
+        await asyncio.sleep(130)
+        survey.event.set()
+        await asyncio.sleep(1)
+        survey.event.set()
+        await asyncio.sleep(60)
+        running.cancel()
+
+    fake_clock.run(scene())
+    assert looked == pytest.approx([0, 60, 120, 130, 135])

@@ -1,10 +1,13 @@
 """dm devices on a real kernel, with and without udev."""
 
+import asyncio
 import fcntl
 import os
+import select
 import shutil
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +15,9 @@ from uuid import uuid4
 
 import pytest
 from conftest import wait_until
+from patience import PATIENCE_SECONDS
 
+from dmsnap.daemon import announcements
 from dmsnap.errors import (
     BusyError,
     DeadlineError,
@@ -24,8 +29,9 @@ from dmsnap.errors import (
 )
 from dmsnap.host import loop, udev
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
-from dmsnap.host.dm import device
+from dmsnap.host.dm import device, event
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
+from dmsnap.host.dm.state import DmInfo
 from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.dm.target import (
     Era,
@@ -45,6 +51,7 @@ from dmsnap.host.sysfs import SYSFS
 from dmsnap.units import KIB, MIB
 
 SIZE = 16 * MIB
+DAY_SECONDS = 86400.0
 RULES = Path(__file__).parents[3] / "udev-rules" / "11-dmsnap.rules"
 with_udev = pytest.mark.skipif(not udev.is_running(), reason="udev does not run in this guest")
 
@@ -345,20 +352,80 @@ def test_remove_of_a_device_in_use_names_the_user(disk: Disks) -> None:
     assert device.remove("t-below")
 
 
-def test_wait_event(disk: Disks) -> None:
-    """A store of 1 MiB overflows; the snapshot's failure is an event."""
+def overflowing(disk: Disks) -> DmInfo:
+    """A snapshot with a store of 1 MiB, and its origin, which can be written."""
     origin, cow = disk(), disk(MIB)
     device.create("t-origin", uuid(), single(SIZE, SnapshotOrigin(origin.devno)))
     snapshot = Snapshot(origin.devno, cow.devno, 4 * KIB)
     state = device.create("t-snap", uuid(), single(SIZE, snapshot))
     device.reload("t-origin", single(SIZE, SnapshotOrigin(origin.devno)))
+    return state
+
+
+def woken(name: str, event_nr: int) -> int:
+    """The number of the device's next event, of which the wait is told: by itself it would end in a
+    day, and then look, too.
+    """
+    found: list[int] = []
+    thread = threading.Thread(
+        target=lambda: found.append(device.wait_event(name, event_nr, DAY_SECONDS)), daemon=True
+    )
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    assert found, f"no event of {name} woke the wait for one"
+    return found[0]
+
+
+def test_wait_event(disk: Disks) -> None:
+    """A store of 1 MiB overflows; the snapshot's failure is an event."""
+    state = overflowing(disk)
     with pytest.raises(DeadlineError, match=r"t-snap had no event within 0\.3 s"):
         device.wait_event("t-snap", state.event_nr, 0.3)
     script = "sleep 0.3; dd if=/dev/zero of=/dev/mapper/t-origin bs=64k count=64 oflag=direct"
     writer = subprocess.Popen(["sh", "-c", script], stderr=subprocess.DEVNULL)
-    assert device.wait_event("t-snap", state.event_nr, 120) != state.event_nr
+    assert woken("t-snap", state.event_nr) != state.event_nr
     assert writer.wait() == 0
     assert device.snapshot_status("t-snap").state is SnapshotState.INVALID
+
+
+async def announced(happens: Callable[[], object]) -> tuple[bool, bool]:
+    """Have the service woken by what happens, and by nothing before it.
+
+    Returns whether that was an event of dm devices, and whether it was a uevent.
+    """
+    udev.settle()
+    heard = asyncio.Event()
+    with event.event_poll() as events:
+        uevents = udev.uevents(announcements.SUBSYSTEMS)
+        listening = asyncio.create_task(announcements.listen([heard]))
+        try:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(heard.wait(), 0.2)
+            await asyncio.to_thread(happens)
+            await asyncio.wait_for(heard.wait(), PATIENCE_SECONDS)
+        finally:
+            listening.cancel()
+        of_dm, _, _ = select.select([events.descriptor], [], [], 0)
+        return bool(of_dm), bool(uevents.drain())
+
+
+def test_the_service_hears_of_a_snapshot_that_is_lost(disk: Disks) -> None:
+    """By an event of device-mapper's alone: it is no uevent, and nobody looks."""
+    overflowing(disk)
+    # Open before and after: where udev runs, closing what was written to is a uevent.
+    with device.node("t-origin").open("r+b", buffering=0) as origin:
+
+        def lose() -> None:
+            origin.write(bytes(4 * MIB))
+            os.fsync(origin.fileno())
+
+        assert asyncio.run(announced(lose)) == (True, False)
+    assert device.snapshot_status("t-snap").state is SnapshotState.INVALID
+
+
+def test_the_service_hears_of_a_disk_that_comes(disk: Disks) -> None:
+    """By a uevent alone: the disk is none of device-mapper's, and nobody looks."""
+    assert asyncio.run(announced(disk)) == (False, True)
 
 
 def test_an_overflowing_overlay_stays_valid(disk: Disks) -> None:
@@ -401,7 +468,7 @@ def test_a_mirror_gets_in_sync(disk: Disks) -> None:
         state = device.mirror_status("t-mirror")
         if state.in_sync:
             break
-        device.wait_event("t-mirror", event_nr, 120)
+        woken("t-mirror", event_nr)
     assert state.legs == (one.devno, two.devno)
     assert read(two.path, 5 * MIB, 8) == b"mirrored"
 
