@@ -183,7 +183,8 @@ def test_everything_is_told_at_once_with_its_place(
         "store, pool, primary, history, copy, hooks, audit, audit_size, bandwidth, io_class, "
         "io_level, new_volumes",
         "b.toml:6: policy.daily.schedule[0]: 'bogus' is no calendar expression (systemd.time(7))",
-        "b.toml:7: hook.quiesce.phase: is missing",
+        "b.toml:7: hook.quiesce.phase: is missing; allowed are presnapshot, postsnapshot, "
+        "precopy, postcopy, unsnap",
         'b.toml:8: hook.quiesce.command: must be a list of arguments, as ["/usr/local/sbin/quiesce"'
         ', "all"]: no shell reads it',
         "c.toml:1: pool.disks: is declared already, in dmsnap.toml:2",
@@ -217,10 +218,8 @@ def test_everything_is_told_at_once_with_its_place(
         ("history.daly = 1", "there is no such key; did you mean daily?"),
         ("primary = 3", "must be a table"),
         ("copy.hours = '22-6'", "are no hours of a day; write them as 22:00-06:00"),
-        ("make = 'snapshots'", "'snapshots' is no choice; did you mean snapshot?"),
         ("audit_size = '64KiB'", "'64KiB' is no sample: at least 1MiB"),
         ("audit_size = 5", "5 is not a size; write it as"),
-        ("audit = 'all'", "'all' is no choice; allowed are none, sample, full"),
         ("hooks = 'x'", "must be a list"),
         ("schedule = ['a\\nb']".replace("'", '"'), "is not a text of one line"),
         ("store = 3", "must be a valid string"),
@@ -230,6 +229,37 @@ def test_impossible_values_are_refused(tmp_path: Path, text: str, expected: str)
     (found,) = mistakes(tmp_path, f"[policy.daily]\n{text}\n")
     assert found.startswith("2: policy.daily.")
     assert expected in found
+
+
+PHASES = "presnapshot, postsnapshot, precopy, postcopy, unsnap"
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "word", "expected"),
+    [
+        ("policy", "make", "snapshots",
+         "did you mean snapshot?; allowed are snapshot, recovery-volume, both"),
+        ("policy", "audit", "all", "allowed are none, sample, full"),
+        ("policy", "io_class", "idel", "did you mean idle?; allowed are best-effort, idle"),
+        ("policy", "new_volumes", "no", "allowed are report, protect, ignore"),
+        ("pool", "choose", "best-fitt", "did you mean best-fit?; allowed are best-fit, random"),
+        ("hook", "phase", "precoppy", f"did you mean precopy?; allowed are {PHASES}"),
+    ],
+)  # fmt: skip
+def test_a_word_that_is_no_choice_is_told_with_all_that_are(
+    tmp_path: Path, table: str, key: str, word: str, expected: str
+) -> None:
+    others = {"policy": "", "pool": "volumes = ['/x']", "hook": "command = ['/x']"}[table]
+    text = f"[{table}.x]\n{others}\n{key} = '{word}'\n"
+    assert mistakes(tmp_path, text) == [f"3: {table}.x.{key}: '{word}' is no choice; {expected}"]
+
+
+def test_what_is_missing_is_told_with_what_may_stand_there(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "[hook.x]\n[pool.x]\n") == [
+        "1: hook.x.command: is missing",
+        f"1: hook.x.phase: is missing; allowed are {PHASES}",
+        "2: pool.x.volumes: is missing",
+    ]
 
 
 @pytest.mark.parametrize("name", ["a b", "a;b", "$(x)", "-x", "ä", "a/b", "", "x" * 65])

@@ -148,11 +148,13 @@ def test_a_program_is_told_what_was_done_and_people_what_will_be(
         raise NotPermittedError("no")
 
     out = io.StringIO()
-    monkeypatch.setattr(schedule, "pending", lambda: [schedule.Change("x.timer", None, "new")])
+    change = schedule.Change("x.timer", None, "new\nlines\n")
+    monkeypatch.setattr(schedule, "pending", lambda: [change])
     monkeypatch.setattr(schedule, "apply", fails)
     with pytest.raises(NotPermittedError):
         config.apply(Output(json=as_json, stdout=out), dry_run=False)
-    assert bool(out.getvalue()) != as_json
+    shown = [] if as_json else ["--- /dev/null", "+++ x.timer", "@@ -0,0 +1,2 @@", "+new", "+lines"]
+    assert out.getvalue().splitlines() == shown
 
 
 def test_each_volume_once(declared: Declarations) -> None:

@@ -208,7 +208,7 @@ def validation_flaws(errors: Sequence[Any]) -> "Iterator[Flaw]":
     from dmsnap.service.configuration import mistake
 
     allowed = {"": (*setting_names(), *(noun for noun in NOUNS if noun != "store"))}
-    return mistake.of_validation(errors, (), allowed)
+    return mistake.of_validation(errors, (), allowed, {})
 
 
 def refusal(source: Source, flaws: "Sequence[Flaw]") -> ConfigurationError:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,8 @@ def _validated(noun: str, name: str, table: object) -> tuple[object, list[Flaw]]
     try:
         return adapter.validate_python(table), flaws
     except ValidationError as error:
-        flaws += mistake.of_validation(error.errors(), (noun, name), _keys(noun))
+        place, keys, choices = (noun, name), _keys(noun), _choices(noun)
+        flaws += mistake.of_validation(error.errors(), place, keys, choices)
         legible = _without(table, [each["loc"] for each in error.errors()])
     try:
         return adapter.validate_python(legible), flaws
@@ -235,6 +237,16 @@ def _keys(noun: str) -> dict[str, Sequence[str]]:
     """The keys of a noun's tables, and of the tables inside them."""
     classes: dict[str, Any] = {"": TABLES[noun], **(NESTED if noun == "policy" else {})}
     return {inside: tuple(key.name for key in fields(each)) for inside, each in classes.items()}
+
+
+def _choices(noun: str) -> dict[str, Sequence[str]]:
+    """The words of those keys of a noun's tables that have a choice of some."""
+    kinds = {key.name: key.type for key in fields(TABLES[noun])}
+    return {
+        name: tuple(map(str, kind))
+        for name, kind in kinds.items()
+        if isinstance(kind, type) and issubclass(kind, StrEnum)
+    }
 
 
 def _expressions(policies: dict[str, Policy]) -> Iterator[tuple[tuple[str | int, ...], str]]:

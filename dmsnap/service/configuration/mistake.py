@@ -70,11 +70,15 @@ def of_key(key: Sequence[str | int], allowed: Sequence[str]) -> Flaw:
 
 
 def of_validation(
-    errors: Sequence[Any], above: Sequence[str], allowed: Mapping[str, Sequence[str]]
+    errors: Sequence[Any],
+    above: Sequence[str],
+    allowed: Mapping[str, Sequence[str]],
+    choices: Mapping[str, Sequence[str]],
 ) -> Iterator[Flaw]:
     """What pydantic found (``ValidationError.errors()``) in a table below the key ``above``.
 
     ``allowed``: the keys of the table, under ``""``, and of those inside it, under their names.
+    ``choices``: the words of keys that have a choice of some, told where such a key is missing.
     """
     for error in errors:
         key = (*above, *error["loc"])
@@ -84,6 +88,8 @@ def of_validation(
             yield of_key(key, allowed.get(inside, ()))
         elif kind in ("enum", "literal_error"):
             yield of_word(key, f"{error['input']!r} is no choice", str(error["input"]), words)
+        elif kind == "missing":
+            yield Flaw(key, _sentence(error), tuple(choices.get(dotted(error["loc"]), ())))
         else:
             yield Flaw(key, _sentence(error))
 
