@@ -13,6 +13,8 @@ from dmsnap.host.sysfs import Sysfs, format_devno, parse_devno
 SDA, SDA1, SDB = os.makedev(8, 0), os.makedev(8, 1), os.makedev(8, 16)
 DM0, DM1, DM2 = (os.makedev(253, minor) for minor in range(3))
 LOOP0 = os.makedev(7, 0)
+MD0 = os.makedev(9, 0)
+DISKS = {"sda": SDA, "sdb": SDB, "sdc": os.makedev(8, 32), "sdd": os.makedev(8, 48)}
 
 
 class Tree:
@@ -182,6 +184,42 @@ def test_depends_on_every_device_of_a_btrfs(tree: Tree) -> None:
     assert tree.sysfs.btrfs_siblings(DM0) == []
     assert blockdev.depends_on(SDA, SDB, sysfs=tree.sysfs, proc=tree.proc)
     assert not blockdev.depends_on(SDA, DM0, sysfs=tree.sysfs, proc=tree.proc)
+
+
+def test_disks_below(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies between is none: partitions, volumes, arrays, multipath, loop devices on files."""
+    disks = {name: tree.device(name, devno) for name, devno in DISKS.items()}
+    sda1 = tree.device("sda1", SDA1, parent="sda", partition="1\n")
+    lv = tree.device("dm-0", DM0, dm__name="vg-lv\n")
+    tree.stack(lv, sda1)
+    tree.stack(lv, disks["sdb"])
+    array = tree.device("md0", MD0)
+    tree.stack(array, disks["sdb"])
+    tree.stack(array, disks["sdc"])
+    multipath = tree.device("dm-1", DM1, dm__uuid="mpath-3600\n")
+    tree.stack(multipath, disks["sdc"])
+    tree.stack(multipath, disks["sdd"])
+    image = tmp_path / "image"
+    image.touch()
+    loop0 = tree.device("loop0", LOOP0, loop__backing_file=f"{image}\n")
+    above = tree.device("dm-2", DM2)
+    tree.stack(above, array)
+    tree.stack(above, loop0)
+    holding = {image: DM0}
+    monkeypatch.setattr(blockdev, "file_system_devno", lambda path, **_: holding[path])
+
+    def below(devno: int) -> set[str]:
+        found = blockdev.disks_below(devno, sysfs=tree.sysfs, proc=tree.proc)
+        return {tree.sysfs.kernel_name(each) for each in found}
+
+    assert below(SDA) == below(SDA1) == {"sda"}
+    assert below(DM0) == {"sda", "sdb"}
+    assert below(MD0) == {"sdb", "sdc"}
+    assert below(DM1) == {"sdc", "sdd"}  # the paths of one LUN: who uses it, uses all of them
+    assert below(LOOP0) == {"sda", "sdb"}
+    assert below(DM2) == {"sda", "sdb", "sdc"}
+    holding[image] = os.makedev(0, 45)  # a file system without a device
+    assert below(LOOP0) == {"loop0"}
 
 
 def test_a_number_of_no_device_depends_on_nothing(tree: Tree) -> None:

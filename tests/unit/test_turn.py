@@ -3,11 +3,16 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from test_host_sysfs import DISKS, DM0, SDA, SDA1, SDB, Tree
 
 from dmsnap.catalogue.store import Catalogue
+from dmsnap.host import blockdev
+from dmsnap.host.blockdev import BlockDevice
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.schedules import turn
 from dmsnap.service.session import Session
@@ -17,7 +22,7 @@ SHORT_SECONDS = 0.3
 
 
 class Job:
-    """A job on some disks, "sda+sdb", which begins here and works until it is told to end."""
+    """A job on a device, or on some disks ("sda+sdb"), which works until it is told to end."""
 
     def __init__(self, session: Session, disks: str) -> None:
         self.session = session
@@ -92,6 +97,44 @@ def first_to_begin(jobs: Sequence[Job]) -> Job:
             if job.its_turn.wait(0.01):
                 return job
     raise AssertionError("all of them wait for each other")
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Three disks by their nodes; a partition of the first, and a volume on that and the second."""
+    tree = Tree(tmp_path)
+    tree.device("sda", SDA)
+    tree.device("sdc", DISKS["sdc"])
+    volume = tree.device("dm-0", DM0)
+    tree.stack(volume, tree.device("sda1", SDA1, parent="sda", partition="1\n"))
+    tree.stack(volume, tree.device("sdb", SDB))
+    nodes = {"/dev/sda": SDA, "/dev/sdb": SDB, "/dev/sdc": DISKS["sdc"], "/dev/sda1": SDA1,
+             "/dev/vg/data": DM0}  # fmt: skip
+    below = partial(blockdev.disks_below, sysfs=tree.sysfs, proc=tree.proc)
+    monkeypatch.setattr(blockdev, "disks_below", below)
+    monkeypatch.setattr(turn, "SYSFS", tree.sysfs)
+    monkeypatch.setattr(BlockDevice, "probe", lambda path: SimpleNamespace(devno=nodes[str(path)]))
+    return nodes
+
+
+@pytest.mark.parametrize("per_disk", [1, 2])
+def test_so_many_jobs_on_a_disk_whatever_lies_between(
+    host: dict[str, int], tmp_path: Path, per_disk: int
+) -> None:
+    assert turn.disks(["/dev/sdc", "/dev/vg/data"]) == ["sda", "sdb", "sdc"]
+    settings = Configuration(run_directory=tmp_path, jobs_at_once=8, jobs_per_disk=per_disk)
+    with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
+        session = Session(settings, catalogue)
+        holders = [Job(session, device) for device in ("/dev/vg/data", "/dev/sda1")[:per_disk]]
+        assert all(each.begins() for each in holders)
+        waiting, beside = Job(session, "/dev/sda"), Job(session, "/dev/sdc")
+        assert beside.begins()
+        assert waiting.waits()
+        for each in holders:
+            each.end()
+        assert waiting.begins()
+        waiting.end()
+        beside.end()
 
 
 def test_disks_that_are_missing_are_no_reason_to_wait() -> None:
