@@ -260,3 +260,20 @@ def test_copies_are_made_as_the_policy_says(
     policy_run.run(running.session, "p", dry_run=False)
     names = ("audit", "sample_bytes", "bandwidth", "io_priority")
     assert copies.how == [dict(zip(names, how, strict=True))] * len(NAMES)
+@pytest.mark.parametrize(("default", "looks"), [(True, ["looked"]), (False, [])])
+@pytest.mark.parametrize("part", Part)
+def test_runs_of_the_default_sub_clients_policy_look_around_behind_all_else(
+    part: Part,
+    default: bool,
+    looks: list[str],
+    points: Points,
+    running: PolicyRun,
+    begun: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subclient = Subclient(policy="an hour", volumes=("home",), default=default)
+    declared = Declarations(policy={"an hour": Policy()}, subclient={"all": subclient})
+    monkeypatch.setattr("dmsnap.service.volumes.membership.declared_now", lambda _: declared)
+    monkeypatch.setattr(PolicyRun, "welcome", lambda *_: begun.append("looked"))
+    policy_run.run(running.session, "an hour", part=part, dry_run=False)
+    assert begun[2:] == ([] if part is Part.POINTS else looks)

@@ -46,6 +46,7 @@ class Runs:
         self.asked: list[ProtectRequest] = []
         self.turns: list[list[str]] = []
         self.failure: DmsnapError | None = None
+        self.findings: tuple[str, ...] = ()
         discovery_record.write(directory, [discovery.seen(FIRST), discovery.seen(SECOND)])
         monkeypatch.setattr(discovery, "discover", self.discover)
         monkeypatch.setattr(protect, "protect", self.protect)
@@ -55,7 +56,7 @@ class Runs:
 
     def discover(self, _session: Session, *, remember: bool = True) -> Discovery:
         assert remember is (len(self.looks) == 2)
-        return Discovery(tuple(self.looks.pop(0)), "default", ())
+        return Discovery(tuple(self.looks.pop(0)), "default", self.findings)
 
     @contextmanager
     def turn_on(self, _session: Session, devices: list[str]) -> Iterator[None]:
@@ -166,12 +167,28 @@ def test_what_a_killed_run_left_is_given_back_first(runs: Runs) -> None:
     assert runs.reaped == ["left"]
 
 
-def test_a_look_that_fails_stops_nothing(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("joining", [[], [FIRST]])
+def test_what_was_found_is_told_once(
+    runs: Runs, caplog: pytest.LogCaptureFixture, joining: list[Discovered]
+) -> None:
+    """By the look around, whether anything joined or not; the one before a first copy is silent."""
+    runs.findings = ("/dev/sdx (ext4) has vanished since the last look", "/dev/sdy was resized")
+    runs.looks = [joining, joining]
+    runs.run()
+    assert len(runs.asked) == len(joining)
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert warnings == list(runs.findings)
+
+
+def test_a_look_that_fails_stops_nothing(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(*_asked: object, **_options: object) -> None:
         raise BusyError("it hangs")
 
     monkeypatch.setattr(discovery, "discover", fail)
     assert runs.run() == welcome.NOBODY
+    assert "the volumes of the host cannot be looked at: it hangs" in caplog.text
 
 
 def test_a_dry_run_lists_it(runs: Runs) -> None:
