@@ -527,11 +527,13 @@ def forked(
     at: tuple[int, str] | None = None,
     send: tuple[int, ...] = (),
     after: float = 0,
+    happens: Callable[[], object] | None = None,
 ) -> Ended:
     """Run a command in a process of its own without starting Python anew.
 
     ``at`` is a step's number and ``begun`` or ``done``: as soon as the journal has recorded that,
-    the signals of ``send`` are sent, ``after`` seconds later where it says so.
+    the signals of ``send`` are sent, ``after`` seconds later where it says so, or ``happens`` is
+    called in that process.
     """
     words = [str(word) for word in argv]
     streams = [SCRATCH / f"forked-{os.getpid()}.{name}" for name in ("out", "err")]
@@ -541,7 +543,7 @@ def forked(
         os.close(told)
         # At once it sends them to itself, so that not one line is run in between.
         hit = partial(os.write, tell, b"!") if after else partial(_send, os.getpid(), send)
-        _run_forked(words, streams, at, hit)
+        _run_forked(words, streams, at, happens or hit)
     os.close(tell)
     try:
         if after and _is_told(told, child):

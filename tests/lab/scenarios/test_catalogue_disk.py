@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dm_devices, dmsnap, rarely, refused, run, sha256, suspended
+from conftest import MIB, Lab, dm_devices, dmsnap, forked, rarely, refused, run, sha256, suspended
+from test_jobs import last_job
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import StepState
@@ -78,6 +80,7 @@ def test_nothing_is_lost(lab: Lab, state: Path, trouble: Trouble, code: ExitCode
     name = lab.protect(primary, recovery)
     (mount_point / "file").write_text("two")
     dmsnap("sync", name)
+    apply = [step["name"] for step in last_job()["steps"]].index("apply")
     replica, label = sha256(recovery, SIZE), dmsnap("inspect", "label", recovery)
     (mount_point / "file").write_text("three")
     with trouble(state):
@@ -93,6 +96,8 @@ def test_nothing_is_lost(lab: Lab, state: Path, trouble: Trouble, code: ExitCode
     dmsnap("status", name)
     assert len(dm_devices()) == 2
     assert len(list(Path(lab.store()).iterdir())) == 1
+    if trouble is read_only:  # also while the replica is written to
+        read_only_from(apply, lab, mount_point, "sync", name)
     dmsnap("unprotect", name)
 
 
@@ -144,13 +149,55 @@ def test_full_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...]) ->
         assert code not in (0, ExitCode.USAGE), position
         assert suspended() == []
         assert (mount_point / "file").read_text() == content
-        if dmsnap_state(name) == "trial":
-            dmsnap("swap", "revert", name)
-            assert (mount_point / "file").read_text() == content
-        dmsnap("sync", name)
-        dmsnap("status", name)
-        assert len(dm_devices()) == 2, position
-        assert len(list(Path(lab.store()).iterdir())) == 1, position
+        in_order_again(lab, name, mount_point)
+
+
+def in_order_again(lab: Lab, name: str, mount_point: Path) -> None:
+    """What the next commands do is right, and nothing is left of what was begun."""
+    content = (mount_point / "file").read_text()
+    if dmsnap_state(name) == "trial":
+        dmsnap("swap", "revert", name)
+        assert (mount_point / "file").read_text() == content
+    dmsnap("sync", name)
+    dmsnap("status", name)
+    assert len(dm_devices()) == 2
+    assert len(list(Path(lab.store()).iterdir())) == 1
+
+
+def shut(directory: Path) -> None:
+    """Nothing is written there any more, as after an I/O error: read-only, with files open."""
+    run("mount", "-o", "remount,abort", directory)
+
+
+def mount_anew(directory: Path) -> None:
+    source = run("findmnt", "--noheadings", "--output=SOURCE", directory).strip()
+    run("umount", directory)
+    run("mount", source, directory)
+
+
+def read_only_from(position: int, lab: Lab, mount_point: Path, *words: str) -> None:
+    """As on a full disk. What was recorded before is there again when the disk is."""
+    content = f"before step {position}"
+    (mount_point / "file").write_text(content)
+    # In a process of its own: SQLite maps a file there, and what cannot be written of it is SIGBUS.
+    ended = forked(*words, at=(position, "begun"), happens=partial(shut, STATE))
+    assert ended.code > 0, ended
+    assert "read-only" in ended.stderr
+    assert suspended() == []
+    assert (mount_point / "file").read_text() == content
+    mount_anew(STATE)
+    in_order_again(lab, words[-1], mount_point)
+
+
+@pytest.mark.parametrize(
+    "words", [rarely(("sync",)), rarely(("point", "create")), rarely(("swap",))]
+)
+def test_read_only_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...]) -> None:
+    primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+    mount_point = lab.mounted(primary)
+    name = lab.protect(primary, recovery)
+    for position in range(len(dmsnap(*words, name, "--dry-run")["steps"])):
+        read_only_from(position, lab, mount_point, *words, name)
 
 
 def spoil() -> None:

@@ -1,6 +1,7 @@
 """Pools: recovery volumes that are taken, passed over, and given back."""
 
 import json
+import mmap
 import os
 import signal
 import struct
@@ -27,7 +28,10 @@ from conftest import (
 from lost_state import lose_catalogue
 from test_jobs import step_number
 
+from dmsnap._native import label as labels
 from dmsnap.errors import ExitCode
+from dmsnap.host.blockdev import open_shared
+from dmsnap.recovery import backup_area
 
 SIZE = 32 * MIB
 # A frozen XFS has a log that a mount would replay, which is a write.
@@ -69,10 +73,14 @@ class Volume:
         self.lab, self.name = lab, lab.name()
         self.primary = lab.disk(SIZES[fs_type])
         self.mount_point = lab.mounted(self.primary, fs_type)
-        (self.mount_point / "bulk").write_bytes(os.urandom(MIB))
-        run("sync", "-f", self.mount_point)
+        self.write()
         self.words = ("protect", self.primary, "--name", self.name, "--store", lab.store(),
                       *(options or ("--pool", "disks")))  # fmt: skip
+
+    def write(self) -> None:
+        """Something new."""
+        (self.mount_point / "bulk").write_bytes(os.urandom(MIB))
+        run("sync", "-f", self.mount_point)
 
     def protect(self) -> Any:
         return dmsnap(*self.words)
@@ -86,8 +94,28 @@ class Volume:
         return sentence
 
 
+def bytes_of_data(disk: str) -> int:
+    """How much of a recovery volume comes before the backup of the catalogue and the label."""
+    with open_shared(Path(disk)) as fd:
+        size_bytes = os.lseek(fd, 0, os.SEEK_END)
+        backup = backup_area.extent_of(labels.read(fd, size_bytes, disk), size_bytes)
+    assert backup is not None
+    assert backup.end_bytes == labels.offset(size_bytes) == size_bytes - labels.AREA_BYTES
+    return backup.offset_bytes
+
+
+def label_area(disk: str) -> bytes:
+    """The label's two sectors, as they are on the disk."""
+    with (
+        open_shared(Path(disk)) as fd,
+        mmap.mmap(-1, labels.AREA_BYTES) as buffer,  # as aligned as O_DIRECT wants it
+    ):
+        os.preadv(fd, [buffer], labels.offset(os.lseek(fd, 0, os.SEEK_END)))
+        return bytes(buffer)
+
+
 def test_the_smallest_that_suffices_is_taken_and_comes_back(lab: Lab) -> None:
-    large, small, tiny = lab.disk(96 * MIB), lab.disk(48 * MIB), lab.disk(16 * MIB)
+    large, small, tiny = lab.disk(96 * MIB), lab.disk(64 * MIB), lab.disk(16 * MIB)
     with pool(large, small, tiny):
         assert states() == {large: "free", small: "free", tiny: "free"}
         first, second, third = Volume(lab), Volume(lab), Volume(lab)
@@ -102,10 +130,16 @@ def test_the_smallest_that_suffices_is_taken_and_comes_back(lab: Lab) -> None:
         # The other two are taken, the third is too small.
         assert f"{tiny} has 16 MiB" in third.refused(ExitCode.TOO_SMALL)
         (mounted,) = dmsnap("status", first.name)
-        content = sha256(small, SIZE)
+        for _ in range(2):  # it has a history, too
+            first.write()
+            dmsnap("sync", first.name)
+        assert len(dmsnap("inspect", "label", small)["history"]) == 2
+        data_bytes = bytes_of_data(small)
+        content = sha256(small, data_bytes)
         dmsnap("unprotect", first.name, "--forget")
         assert mounted["replica"]["state"] == "consistent"
-        assert sha256(small, SIZE) == content  # only the label was wiped
+        assert sha256(small, data_bytes) == content  # only the label was wiped
+        assert label_area(small) == bytes(labels.AREA_BYTES)
         dmsnap("inspect", "label", small, expected=ExitCode.CORRUPT)
         assert offered()[small] == ("free", None, f"holds what {first.name} left on it")
         assert third.protect()["recovery"] == small

@@ -32,6 +32,11 @@ def origin(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Origin]:
         made.close()
 
 
+def test_each_that_is_installed_is_tried(lab: Lab) -> None:
+    with Session.open() as session:
+        assert set(providers.load(session)) == set(ORIGINS)
+
+
 @contextmanager
 def provider_of(origin: Origin) -> Iterator[Provider]:
     """The provider as it is installed, for one use of it."""
