@@ -35,6 +35,23 @@ def end(users: Users, grace_seconds: float) -> list[ProcessUse]:
     return list(ended.values())
 
 
+def staying(users: Users, wait_seconds: float) -> list[ProcessUse]:
+    """Those of ``users`` who are left once they have had the time to end; none of them is told to.
+
+    Who lets go without ending is waited for as long as it may take.
+    """
+    with ExitStack() as opened:
+        pidfds = []
+        for use in users():
+            pidfd = _open(use.pid)
+            if pidfd is not None:
+                opened.callback(os.close, pidfd)
+                pidfds.append(pidfd)
+        if pidfds:
+            _all_ended(pidfds, wait_seconds)
+    return list(users())
+
+
 def terminate(pid: int, is_meant: Callable[[], bool], wait_seconds: float) -> None:
     """Send SIGTERM to a process and wait for its end; nothing happens when it has ended already.
 

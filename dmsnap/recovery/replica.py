@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 from dmsnap._native import copy, label
-from dmsnap._native.label import Label, LabelState, LabelTwin
+from dmsnap._native.label import HistoryEntry, Label, LabelState, LabelTwin
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
 from dmsnap.host import lun
@@ -78,12 +78,7 @@ class Replica:
         Idempotent: the undo store stays in the label until the replica is the old point again.
         """
         self.require_still_ours()
-        if not self.label.history:
-            raise CorruptError(
-                f"the label of {self.device.path} says {self.label.state.name.lower()}, and names "
-                f"no undo store to go back by"
-            )
-        entry = self.label.history[0]
+        entry = undo_entry(self.device.path, self.label)
         if self.label.state is not LabelState.APPLYING:
             self.write_label(
                 replace(
@@ -103,16 +98,31 @@ class Replica:
             self.label.size_bytes,
             name=str(self.device.path),
         )
-        self.write_label(
-            replace(
-                self.label,
-                state=LabelState.CONSISTENT,
-                flags=entry.flags,
-                next_point_uuid=None,
-                next_point_time_ns=0,
-                history=self.label.history[1:],
-            )
+        self.write_label(settled(self.device.path, self.label))
+
+
+def settled(path: Path, current: Label) -> Label:
+    """A label once what an interrupted sync left is rolled back; itself where nothing was left."""
+    if current.state is not LabelState.APPLYING:
+        return current
+    return replace(
+        current,
+        state=LabelState.CONSISTENT,
+        flags=undo_entry(path, current).flags,
+        next_point_uuid=None,
+        next_point_time_ns=0,
+        history=current.history[1:],
+    )
+
+
+def undo_entry(path: Path, current: Label) -> HistoryEntry:
+    """The undo store that leads one step back, else :class:`CorruptError`."""
+    if not current.history:
+        raise CorruptError(
+            f"the label of {path} says {current.state.name.lower()}, and names no undo store to go "
+            f"back by"
         )
+    return current.history[0]
 
 
 def recovery_path(volume: Volume) -> Path:

@@ -21,7 +21,7 @@ from dmsnap.errors import CorruptError, ForeignDeviceError, NoSpaceError
 from dmsnap.extent import Extent
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import apply, history
-from dmsnap.recovery.replica import Replica
+from dmsnap.recovery.replica import Replica, settled
 from dmsnap.units import MIB
 
 PAGE = 4096
@@ -208,8 +208,12 @@ def test_a_torn_apply_rolls_back_however_much_was_written(images: Images) -> Non
     undo = apply.write_undo(images.replica, images.source_fd, covering(set(range(65))))
     apply.mark_applying(images.replica, undo, make_point())
     os.pwrite(images.fd, new[: 20 * PAGE], 0)
+    torn = images.reopened().label
     images.reopened().roll_back()
     assert images.content() == old
+    rolled_back = images.reopened().label
+    assert rolled_back != torn
+    assert replace(settled(Path("disk"), torn), generation=rolled_back.generation) == rolled_back
 
 
 def test_a_sync_that_cannot_be_undone_is_refused_and_drops_nothing(images: Images) -> None:

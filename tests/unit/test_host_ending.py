@@ -64,6 +64,15 @@ def test_who_stops_using_it_is_left_alone(start: Start) -> None:
     assert child.poll() is None
 
 
+def test_who_stays_is_told_of_and_lives(start: Start) -> None:
+    child = start(":")
+    assert ending.staying(lambda: living(child), 0.05) == [use(child)]
+    assert child.poll() is None
+    child.kill()
+    assert ending.staying(lambda: living(child), 60) == []
+    assert ending.staying(list, 60) == []
+
+
 def test_a_process_that_is_gone(start: Start) -> None:
     child = start(":")
     child.kill()

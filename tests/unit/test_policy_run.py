@@ -260,6 +260,8 @@ def test_copies_are_made_as_the_policy_says(
     policy_run.run(running.session, "p", dry_run=False)
     names = ("audit", "sample_bytes", "bandwidth", "io_priority")
     assert copies.how == [dict(zip(names, how, strict=True))] * len(NAMES)
+
+
 @pytest.mark.parametrize(("default", "looks"), [(True, ["looked"]), (False, [])])
 @pytest.mark.parametrize("part", Part)
 def test_runs_of_the_default_sub_clients_policy_look_around_behind_all_else(

@@ -50,15 +50,16 @@ class LabelTrial:
         self.request = request
         self.recovery = BlockDevice.probe(request.device)
         self.found = found
-        self.label = label_admission.settled(found)
+        self.label = replica.settled(self.recovery.path, found)
         label_admission.admit(session, request, self.recovery, found)
         wanted = label_admission.find_point(self.label, request.to) if request.to else None
         patience_seconds = session.configuration.primary_wait_seconds
         draft = label_admission.new_volume(request, self.recovery, found, patience_seconds)
         self.point, self.steps_back = choose_point(draft, self.label, wanted)
+        is_torn = self.label is not found
+        chain.require_whole(self.recovery, found.history[: self.steps_back + is_torn])
         self.volume = replace(draft, trial_point=self.point)
         self.chain = chain.levels(draft, self.label, self.steps_back, chain.TRIAL)
-        chain.require_whole(self.recovery, self.label.history[: self.steps_back])
         self.recalled = backup.read(self.recovery, found)
         self.areas = self._plan_areas()
         label_admission.require_room(request.store, self.recovery, self.areas)
@@ -276,8 +277,8 @@ def finish(session: Session, volume: Volume, _job: Job) -> bool:
         journal.run(session.catalogue, Withdrawal(session, volume).plan())
         return False
     if not session.catalogue.points(volume.id):
-        label = label_admission.settled(replica.label_of(volume))
         recovery = BlockDevice.probe(replica.recovery_path(volume))
+        label = replica.settled(recovery.path, replica.label_of(volume))
         record_trial(session, volume, label, backup.read(recovery, label))
     boot.prepare(volume, session.configuration.state_directory)
     boot.hide(volume)

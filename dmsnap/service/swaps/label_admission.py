@@ -1,7 +1,7 @@
 """What must hold before a volume is recovered by the label of its recovery volume alone."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -70,13 +70,6 @@ class Meant:
             f"{self.recovery_id or 'that'} of {self.name}: another device has its name by now",
             hint="dmsnap swap --from-label DEVICE begins with the device that it is now",
         )
-
-
-def settled(found: Label) -> Label:
-    """The label once what an interrupted sync left is rolled back."""
-    if found.state is not LabelState.APPLYING:
-        return found
-    return replace(found, state=LabelState.CONSISTENT, history=found.history[1:])
 
 
 def require_same(path: Path, found: Label, current: Label) -> None:

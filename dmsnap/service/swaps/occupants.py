@@ -44,6 +44,18 @@ class Occupants:
             )
         return steps
 
+    def require_leaving(self, wait_seconds: float) -> None:
+        """Raise :class:`BusyError` for processes that would keep the volume from being unmounted.
+
+        For a moment they may. Those of units go when these are stopped, all with ``kill``.
+        """
+        if self.units or self.kill:
+            return
+        staying = ending.staying(lambda: users_of(self.volume), wait_seconds)
+        if staying:
+            named = ", ".join(map(str, staying))
+            raise BusyError(f"{self.volume.name} is kept busy by {named}", users=named)
+
     def steps_after(self) -> list[Step]:
         """What comes after it was mounted again."""
         if not self.units:

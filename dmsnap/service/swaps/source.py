@@ -32,19 +32,24 @@ class Source(Protocol):
     @property
     def is_live(self) -> bool: ...
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether :func:`repair` must come before it is shown."""
+
     def show(self) -> int:
         """The number of the device that shows it, made where it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnRecovery:
-    """The replica, or a point of its history."""
+    """The replica, or a point of its history; ``label`` is what it says once it is repaired."""
 
     volume: Volume
     label: Label
     recovery: BlockDevice
     point: UUID
     levels: list[Level]
+    is_torn: bool = False
     is_live: bool = False
 
     @property
@@ -63,6 +68,7 @@ class OnPrimary:
     point: UUID
     levels: list[Level]
     is_live: bool = True
+    is_torn: bool = False
 
     @property
     def device(self) -> Path:
@@ -73,19 +79,24 @@ class OnPrimary:
 
 
 def choose(session: Session, volume: Volume, wanted: UUID | None, *, force: bool) -> Source:
-    """The point to show, the recovery volume's newest when none is wanted; every check is made."""
+    """The point to show, the recovery volume's newest when none is wanted.
+
+    Every check is made, and nothing is changed: an interrupted sync is still to be rolled back.
+    """
     point = session.catalogue.find_point(wanted) if wanted else None
     if point is not None and point.area_id is not None:
         return _on_primary(session, volume, point)
-    repair(volume)
-    label = replica.label_of(volume)
-    replica.require_usable(replica.recovery_path(volume), label)
+    path = replica.recovery_path(volume)
+    found = replica.label_of(volume)
+    replica.require_usable(path, found)
+    label = replica.settled(path, found)
     chosen, steps_back = choose_point(volume, label, wanted)
     require_not_wrong(session, volume, chosen, force=force)
-    recovery = BlockDevice.probe(replica.recovery_path(volume))
-    chain.require_whole(recovery, label.history[:steps_back])
+    recovery = BlockDevice.probe(path)
+    is_torn = label is not found
+    chain.require_whole(recovery, found.history[: steps_back + is_torn])
     levels = chain.levels(volume, label, steps_back, chain.TRIAL)
-    return OnRecovery(volume, label, recovery, chosen, levels)
+    return OnRecovery(volume, label, recovery, chosen, levels, is_torn)
 
 
 def _on_primary(session: Session, volume: Volume, point: Point) -> Source:
@@ -100,9 +111,9 @@ def _on_primary(session: Session, volume: Volume, point: Point) -> Source:
 
 def repair(volume: Volume) -> None:
     """Roll an interrupted sync back: the recovery volume must hold a point to be swapped in."""
-    if replica.label_of(volume).state is LabelState.APPLYING:
-        with replica.opened(volume) as current:
-            current.roll_back()
+    with replica.opened(volume) as current:
+        current.settle()
+        current.require_consistent()
 
 
 def choose_point(volume: Volume, label: Label, wanted: UUID | None) -> tuple[UUID, int]:

@@ -22,9 +22,9 @@ from dmsnap.service.points.point import find
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import completion, primary, trial
-from dmsnap.service.swaps.occupants import Occupants
+from dmsnap.service.swaps.occupants import Occupants, users_of
 from dmsnap.service.swaps.revert import Revert
-from dmsnap.service.swaps.source import choose
+from dmsnap.service.swaps.source import choose, repair
 from dmsnap.service.swaps.trial import SwapResult
 from dmsnap.service.volumes import assembly, own_front
 from dmsnap.service.volumes.spare import NextMetadata
@@ -87,6 +87,7 @@ class Trial:
         name = self.volume.name
         state_directory = self.session.configuration.state_directory
         steps = [
+            *self._repair_steps(),
             Step(
                 "create-overlay",
                 f"create the overlay and new era metadata of {name} in {self.volume.store}",
@@ -114,6 +115,25 @@ class Trial:
         ]
         arguments = self.arguments | {"name": name, "to": str(self.source.point)}
         return Plan("swap", (self.volume.id,), steps, arguments)
+
+    def _repair_steps(self) -> list[Step]:
+        """What a sync that was cut off left is rolled back, as the next sync would do it: that
+        stays when the swap is taken back.
+        """
+        if not self.source.is_torn:
+            return []
+        what = f"roll back what an earlier sync of {self.volume.name} left"
+        return [Step("repair", what, partial(repair, self.before), check=self._require_repairable)]
+
+    def _require_repairable(self) -> None:
+        """Nothing is rolled back for a swap that is refused because somebody uses the volume.
+
+        Who waits for a primary that hangs may let go of it once that is failed.
+        """
+        replica.require_changeable(self.before)
+        settings = self.session.configuration
+        if users_of(self.before) and primary.answers(self.before, settings.primary_wait_seconds):
+            self.occupants.require_leaving(settings.unmount_wait_seconds)
 
     def _steps_of_use(self) -> list[Step]:
         """What ends the use of the front; where a boot left none, that of what waits for it."""

@@ -224,6 +224,14 @@ def hanging(lab: Lab) -> Iterator[None]:
         run("dmsetup", "remove", "--retry", "hangs", "held")
 
 
+def exchanged(disk: str, at: int, piece: bytes) -> bytes:
+    """Write a piece of a recovery volume; returns what was there."""
+    with label_of(disk) as (fd, _, _):
+        before = os.pread(fd, len(piece), at)
+        os.pwrite(fd, piece, at)
+    return before
+
+
 def test_an_interrupted_sync_is_rolled_back(lab: Lab) -> None:
     volume, points, contents = synced(lab)
     lost(lab, volume, primary=True)
@@ -243,6 +251,13 @@ def test_an_interrupted_sync_is_rolled_back(lab: Lab) -> None:
         "--to", points[0],
     )  # fmt: skip
     assert "fits 0 points" in sentence
+    before = world(lab, volume.recovery)
+    words = ("swap", "--from-label", volume.recovery, "--store", lab.store())
+    assert dmsnap(*words, "--dry-run")["steps"]
+    header = exchanged(volume.recovery, entry.store_offset_bytes, bytes(16))
+    assert str(entry.point_uuid) in refused(ExitCode.CORRUPT, *words)
+    exchanged(volume.recovery, entry.store_offset_bytes, header)
+    assert world(lab, volume.recovery) == before
     result = from_label(lab, volume.recovery)
     assert result["point"] == points[1]
     assert sha256(volume.front) == contents[1]

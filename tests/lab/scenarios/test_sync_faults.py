@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, dmsnap, run, sha256
+from conftest import MIB, Lab, configured, dmsnap, forked, refused, run, sha256, world
 from faulty_disk import FaultyDisk, Write, faulty_disk, logged_writes
 from patience import until
 from raw_volume import (
@@ -282,7 +282,9 @@ def test_a_sync_that_is_killed_anywhere(lab: Lab, monkeypatch: pytest.MonkeyPatc
             assert volume.replica_sha256() in (old, new)
         else:
             assert states[-1] == "applying"
-            if number % 3:
+            if number == 1:
+                check_swapped(volume, lab, old)
+            elif number % 3:
                 with replica.opened(recorded(volume.name)) as current:
                     current.roll_back()
                 assert volume.replica_sha256() == old
@@ -290,7 +292,27 @@ def test_a_sync_that_is_killed_anywhere(lab: Lab, monkeypatch: pytest.MonkeyPatc
         old = volume.check_equal()
         assert old == new
         check_tidy(volume, lab)
-    assert "applying" in states
+    assert states[1] == "applying"
+
+
+def check_swapped(volume: Protected, lab: Lab, old: str) -> None:
+    """Over a replica between two points: what is asked for, or refused, changes nothing of it; what
+    is done shows the point of before, also when it is done again.
+    """
+    swap = ("swap", volume.name)
+    torn = world(lab, volume.recovery).contents
+    assert "roll back" in dmsnap(*swap, "--dry-run")["steps"][0]
+    before = world(lab, volume.recovery)
+    assert before.contents == torn
+    with configured("unmount_wait_seconds = 0.1"), volume.front.open("rb"):
+        assert f"pid {os.getpid()}" in refused(ExitCode.BUSY, *swap)
+    refused(ExitCode.NOT_FOUND, *swap, "--to", "0123456789")
+    assert world(lab, volume.recovery) == before
+    assert forked(*swap, at=(0, "done"), send=(signal.SIGKILL,)).code == -signal.SIGKILL
+    dmsnap(*swap)
+    assert sha256(volume.front) == old
+    dmsnap("swap", "revert", volume.name)
+    assert volume.replica_sha256() == old
 
 
 def test_a_sync_that_is_killed_when_all_was_written(
