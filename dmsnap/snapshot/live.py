@@ -204,7 +204,7 @@ def usage(volume: Volume, point: Point) -> SnapshotStatus:
 
 def require_valid(volume: Volume, point: Point) -> None:
     """Raise :class:`PointInvalidError` when the kernel gave the snapshot up, or when what was
-    written to the volume passed it by.
+    written to the volume passed it by, now or as it was found before.
     """
     layers.require(volume)
     status = usage(volume, point)
@@ -213,6 +213,11 @@ def require_valid(volume: Volume, point: Point) -> None:
             f"point {point.id} of {volume.name} is {status.state.value}: its COW store "
             f"could not take all that was written to the volume meanwhile",
             hint="give points more room with --cow-percent",
+            point=str(point.id),
+        )
+    if point.invalid_reason is not None:
+        raise PointInvalidError(
+            f"point {point.id} of {volume.name} is worth nothing: {point.invalid_reason}",
             point=str(point.id),
         )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from catalogue_samples import a_volume
+from catalogue_samples import a_point, a_volume, an_area
 
 from dmsnap.catalogue.model import Area, Volume
 from dmsnap.catalogue.store import Catalogue
@@ -73,3 +73,19 @@ def test_taking_it_back_does_not_bring_trust_back(catalogue: Catalogue, volume: 
     distrusted = catalogue.volume_by_id(volume.id).tracking_id
     own_front.take_back(session, volume)
     assert catalogue.volume_by_id(volume.id).tracking_id == distrusted != volume.tracking_id
+
+
+def test_what_passed_the_layers_by_until_it_was_unmounted_is_seen(
+    catalogue: Catalogue, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were there when the swap began; afterwards nobody could tell."""
+    area = an_area(volume)
+    catalogue.add_area(area)
+    point = replace(a_point(volume), area_id=area.id, invalid_reason=None)
+    catalogue.add_point(point)
+    monkeypatch.setattr(layers, "dropped", lambda _volume: "it passes the layers by")
+    monkeypatch.setattr(assembly, "build", lambda *_: None)
+    after = own_front.make(Session(Configuration(), catalogue), volume, failed=False)
+    assert after.tracking_id == catalogue.volume_by_id(volume.id).tracking_id != volume.tracking_id
+    (found,) = catalogue.points(volume.id)
+    assert found.invalid_reason == "it passes the layers by"

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from catalogue_samples import a_volume
+from catalogue_samples import a_point, a_volume, an_area
 from test_apply import Images, changed, covering, make_point
 
 from dmsnap._native.label import LabelState
@@ -19,13 +19,16 @@ from dmsnap.errors import (
     DmsnapError,
     ForeignDeviceError,
     NotFoundError,
+    PointInvalidError,
 )
 from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.recovery import apply, chain, replica
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import source
+from dmsnap.snapshot import live
 
 HERE = uuid4()
 
@@ -142,6 +145,20 @@ def test_a_point_that_is_not_there(torn: Torn) -> None:
 def test_a_label_that_names_no_way_back(torn: Torn) -> None:
     torn.relabelled(history=())
     require_refused(torn, CorruptError)
+
+
+def test_a_live_point_that_was_found_worthless(torn: Torn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its snapshot is there, and was passed by: after a swap nothing else says so."""
+    catalogue, volume = torn.session.catalogue, torn.volume
+    area = an_area(volume)
+    point = replace(a_point(volume), area_id=area.id, invalid_reason="it was passed by")
+    catalogue.add_volume(volume)
+    catalogue.add_area(area)
+    catalogue.add_point(point)
+    status = SnapshotStatus(SnapshotState.OK, 8, 1024, 8)
+    monkeypatch.setattr(live, "usage", lambda *_: status)
+    with pytest.raises(PointInvalidError, match="passed by"):
+        source.choose(torn.session, volume, point.id, force=False)
 
 
 def test_what_another_host_writes_to(torn: Torn) -> None:

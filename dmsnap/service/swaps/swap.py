@@ -24,7 +24,7 @@ from dmsnap.service.session import Session
 from dmsnap.service.swaps import completion, primary, trial
 from dmsnap.service.swaps.occupants import Occupants, users_of
 from dmsnap.service.swaps.revert import Revert
-from dmsnap.service.swaps.source import choose, repair
+from dmsnap.service.swaps.source import choose, repair, require_not_wrong
 from dmsnap.service.swaps.trial import SwapResult
 from dmsnap.service.volumes import assembly, own_front
 from dmsnap.service.volumes.spare import NextMetadata
@@ -178,6 +178,8 @@ class Trial:
         self.live = self.before
         self.before = own_front.make(self.session, self.before, failed=self.hangs)
         self.volume = replace(self.volume, tracking_id=self.before.tracking_id)
+        if self.source.is_live:  # it is none, if the layers went before the LV was unmounted
+            require_not_wrong(self.session, self.before, self.source.point, force=False)
 
     def _take_own_front_back(self) -> None:
         self.before = replace(self.before, live=self.live.live if self.live else None)

@@ -5,6 +5,7 @@ what is mounted, in the middle of a trial. The base stays below the origin, for 
 sake, which know it by its number. It lies on the LV then, and so holds it.
 """
 
+import logging
 from dataclasses import replace
 
 from dmsnap.catalogue.model import Volume
@@ -14,7 +15,9 @@ from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.target import Error, single
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import assembly, live_link
-from dmsnap.snapshot import layers, stack, write_count
+from dmsnap.snapshot import layers, live, stack, write_count
+
+log = logging.getLogger(__name__)
 
 
 def make(session: Session, volume: Volume, *, failed: bool) -> Volume:
@@ -23,6 +26,7 @@ def make(session: Session, volume: Volume, *, failed: bool) -> Volume:
     Of one that hangs nothing is waited for: the front gives errors, as the LV did, and the base
     stays as it is.
     """
+    volume = _as_seen(session, volume)
     live_link.hide(volume)
     deadline_ms = session.configuration.window_deadline_ms
     layers.take_out(volume, deadline_ms, settled=not failed)
@@ -37,6 +41,21 @@ def make(session: Session, volume: Volume, *, failed: bool) -> Volume:
         write_count.remember(session.configuration.run_directory, after)
     # As recorded: the front may have begun its tracking anew.
     return session.catalogue.volume_by_id(after.id)
+
+
+def _as_seen(session: Session, volume: Volume) -> Volume:
+    """The volume, distrusted where LVM has dropped the layers since it was held.
+
+    Asked when nobody has the LV mounted any more, and for the last time: no one else could know.
+    """
+    if (sentence := layers.dropped(volume)) is None:
+        return volume
+    log.warning("%s", sentence)
+    for point in session.live_points(volume):
+        session.catalogue.update_point(live.with_validity(volume, point))
+    session.distrust(volume)
+    tracking_id = session.catalogue.volume_by_id(volume.id).tracking_id
+    return replace(volume, tracking_id=tracking_id)
 
 
 def take_back(session: Session, volume: Volume) -> None:
