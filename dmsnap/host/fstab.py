@@ -17,6 +17,7 @@ LOCK_SECONDS = 10.0
 
 # Tags that name a device whatever is on it. UUID= and LABEL= name what is on it.
 _LINKS = {"PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel", "ID": "by-id"}
+_LINKS_BY_CONTENT = {"UUID": "by-uuid", "LABEL": "by-label"}
 
 _FIRST_FIELD = re.compile(r"^(\s*)([^\s#]\S*)")
 _FOURTH_FIELD = re.compile(r"^(\s*\S+\s+\S+\s+\S+)(?:(\s+)(\S+))?")
@@ -67,6 +68,23 @@ def devno_of(spec: str) -> int | None:
     except OSError:
         return None
     return status.st_rdev if stat.S_ISBLK(status.st_mode) else None
+
+
+def link_by_content(spec: str) -> Path | None:
+    """The link of udev's by which systemd finds what a tag names by what is on it; None: no tag.
+
+    What names may not have is in them as its code (systemd, ``encode_devnode_name``).
+    """
+    tag, _, value = spec.partition("=")
+    if tag not in _LINKS_BY_CONTENT:
+        return None
+    escaped = "".join(
+        each
+        if each.isalnum() or each in "#+-.:=@_" or not each.isascii()
+        else f"\\x{ord(each):02x}"
+        for each in value
+    )
+    return Path("/dev/disk", _LINKS_BY_CONTENT[tag], escaped)
 
 
 def respell(new_spec: Callable[[Entry], str | None], *, path: Path | None = None) -> list[Entry]:

@@ -1,15 +1,18 @@
 """What a volume leaves in /etc for the next boot."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 
 from dmsnap.catalogue.model import MountRecord, Volume, VolumeState
-from dmsnap.host import fstab, systemd, udev
+from dmsnap.host import blockdev, capability, fstab, lun, systemd, udev
 from dmsnap.service.health import boot, boot_check
 from dmsnap.service.health.finding import Level
+from dmsnap.snapshot import stack
 
 STATE = Path("/var/lib/dmsnap")
 VOLUME = Volume(
@@ -28,6 +31,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(udev, "CONTROL_SOCKET", tmp_path / "none")
     monkeypatch.setattr(systemd, "_RUNNING", tmp_path / "none")
     monkeypatch.setattr(fstab, "FSTAB", tmp_path / "fstab")
+    monkeypatch.setattr(stack, "find", lambda _: None)
     return tmp_path
 
 
@@ -107,6 +111,7 @@ def checks(volume: Volume) -> list[tuple[Level, str]]:
 def test_will_it_boot(etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volume = replace(VOLUME, store="vg0", recovery=None)
     monkeypatch.setattr(boot_check, "containing", lambda _: Path("/"))
+    monkeypatch.setattr(lun, "is_present", lambda _: True)
     assert {level for level, _ in checks(volume)} == {Level.MISSING}
     boot.prepare(volume, STATE)
     boot.hide(volume)
@@ -130,6 +135,175 @@ def test_a_store_that_nothing_mounts(etc: Path, monkeypatch: pytest.MonkeyPatch)
     ) in found
     (etc / "fstab").write_text("LABEL=x /st\\040ore ext4 defaults\n")
     assert not any("nothing mounts" in text for _, text in checks(VOLUME))
+
+
+Spoil = Callable[[Path, pytest.MonkeyPatch, Volume], Volume]
+
+
+@pytest.fixture
+def ready(etc: Path, monkeypatch: pytest.MonkeyPatch) -> Volume:
+    """A volume in whose way nothing stands: its devices are there, and nothing lies on it."""
+    monkeypatch.setattr(boot_check, "containing", lambda _: Path("/"))
+    monkeypatch.setattr(lun, "is_present", lambda _: True)
+    volume = prepared(replace(VOLUME, store="vg0"))
+    assert checks(volume) == [(Level.OK, "assembled")]
+    return volume
+
+
+def prepared(volume: Volume) -> Volume:
+    boot.prepare(volume, STATE)
+    boot.hide(volume)
+    return volume
+
+
+def line_of_a_copy(etc: Path, patch: pytest.MonkeyPatch, volume: Volume) -> Volume:
+    (etc / "fstab").write_text("/dev/vg1/copy /srv ext4 defaults 0 2\n")
+    patch.setattr(boot, "names_device", lambda _, path: path == volume.recovery)
+    return volume
+
+
+def unit_of_the_device(etc: Path, patch: pytest.MonkeyPatch, volume: Volume) -> Volume:
+    (etc / "system" / "srv.mount").write_text("[Mount]\nWhat=/dev/vg0/srv\nWhere=/srv\n")
+    patch.setattr(boot_check, "is_same", lambda _, path: path == volume.backing)
+    return volume
+
+
+def wrong_link(spec: str, link: str) -> Spoil:
+    def spoil(etc: Path, patch: pytest.MonkeyPatch, volume: Volume) -> Volume:
+        (etc / "fstab").write_text(f"{spec} /srv ext4 defaults 0 2\n")
+        patch.setattr(stack, "find", lambda device: device)
+        patch.setattr(boot_check, "lies_on", lambda *_: False)
+        patch.setattr(boot_check, "is_same", lambda path, _: path != link)
+        return volume
+
+    return spoil
+
+
+def place_on_it(place: Path, store: str = "vg0") -> Spoil:
+    def spoil(_etc: Path, patch: pytest.MonkeyPatch, volume: Volume) -> Volume:
+        patch.setattr(boot_check, "lies_on", lambda path, _: path == place)
+        return prepared(replace(volume, store=store))
+
+    return spoil
+
+
+def mounted_on(place: str) -> Spoil:
+    return lambda _etc, _patch, volume: prepared(
+        replace(volume, mounts=(MountRecord(place, "ext4", ()),))
+    )
+
+
+def store_of_the_network(etc: Path, patch: pytest.MonkeyPatch, volume: Volume) -> Volume:
+    (etc / "fstab").write_text("LABEL=x /st\\040ore ext4 _netdev 0 2\n")
+    patch.setattr(boot_check, "containing", lambda path: Path(path if path != STATE else "/"))
+    return prepared(replace(volume, store="/st ore"))
+
+
+def missing(device: str, state: VolumeState = VolumeState.PROTECTED) -> Spoil:
+    def spoil(_etc: Path, patch: pytest.MonkeyPatch, volume: Volume) -> Volume:
+        patch.setattr(lun, "is_present", lambda name: name != device)
+        return replace(volume, state=state)
+
+    return spoil
+
+
+def switched_off(etc: Path, _patch: pytest.MonkeyPatch, volume: Volume) -> Volume:
+    (etc / "system" / boot.unit_name(volume)).symlink_to("/dev/null")
+    return volume
+
+
+BACKING, RECOVERY = VOLUME.backing, str(VOLUME.recovery)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "level", "words"),
+    [
+        (line_of_a_copy, Level.MISSING, "mounts /srv from /dev/vg1/copy, a device of my-srv"),
+        (unit_of_the_device, Level.MISSING, "srv.mount mounts /dev/vg0/srv, a device of my-srv"),
+        (wrong_link("UUID=aa-BB", "/dev/disk/by-uuid/aa-BB"), Level.MISSING, "does not lead to"),
+        (wrong_link("LABEL=a\\040b", r"/dev/disk/by-label/a\x20b"), Level.MISSING, "does not lead"),
+        (place_on_it(STATE), Level.MISSING, "the catalogue in /var/lib/dmsnap lies on my-srv"),
+        (place_on_it(Path("/st ore"), "/st ore"), Level.MISSING, "the store in /st ore lies on my"),
+        (place_on_it(boot_check.PROGRAM), Level.MISSING, "dmsnap itself"),
+        (mounted_on("/"), Level.MISSING, "mounted on / or /usr"),
+        (mounted_on("/usr"), Level.MISSING, "mounted on / or /usr"),
+        (store_of_the_network, Level.MISSING, "waits for the network"),
+        (switched_off, Level.MISSING, "nothing assembles my-srv"),
+        (missing(RECOVERY), Level.WARNING, "my-srv boots without it"),
+        (missing(RECOVERY, VolumeState.TRIAL), Level.MISSING, "cannot be assembled"),
+        (missing(BACKING), Level.MISSING, "cannot be assembled"),
+        (missing(BACKING, VolumeState.TRIAL), Level.OK, "assembled"),
+        (lambda _etc, _patch, volume: prepared(replace(volume, backing="/dev/sdzz")),
+         Level.WARNING, "/dev/sdzz has no name that stays"),
+        (lambda _etc, _patch, volume: prepared(replace(volume, recovery="/dev/dm-999")),
+         Level.WARNING, "/dev/dm-999 has no name that stays"),
+    ],
+)  # fmt: skip
+def test_what_stands_in_the_way_of_a_boot(
+    ready: Volume,
+    etc: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Spoil,
+    level: Level,
+    words: str,
+) -> None:
+    ((found, sentence),) = checks(spoil(etc, monkeypatch, ready))
+    assert found is level
+    assert words in sentence
+
+
+def test_a_volume_of_the_network_may_have_its_store_there(
+    ready: Volume, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = store_of_the_network(etc, monkeypatch, ready)
+    with (etc / "fstab").open("a") as file:
+        file.write("/dev/mapper/my-srv /srv ext4 _netdev 0 2\n")
+    assert checks(prepared(volume)) == [(Level.OK, "assembled before /srv")]
+
+
+def test_in_a_trial_the_front_says_what_lies_on_it(
+    ready: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lies over the recovery volume then, and after a revert it does not."""
+    monkeypatch.setattr(stack, "find", lambda _: SimpleNamespace(devno=7))
+    monkeypatch.setattr(blockdev, "file_depends_on", lambda _, devno: devno == 7)
+    assert boot_check.lies_on(STATE, replace(ready, state=VolumeState.TRIAL))
+
+
+def put(directory: Path, *, masked: bool = False) -> Path:
+    """What is installed for the boot, or switched off there."""
+    directory.mkdir()
+    for name in (boot.UNIT, boot_check.TWIN_RULES):
+        if masked:
+            (directory / name).symlink_to("/dev/null")
+        else:
+            (directory / name).write_text("x")
+    return directory
+
+
+def test_what_a_host_needs_to_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capability, "has_module", lambda _: True)
+    none, there = tmp_path / "none", put(tmp_path / "usr")
+    off = put(tmp_path / "etc", masked=True)
+
+    def found(units: Path, rules: Path, *, with_systemd: bool = True) -> list[tuple[Level, str]]:
+        places = [none, units, there], [none, rules, there]
+        if none in (units, rules):
+            places = [units], [rules]
+        found = boot_check.host_checks(*places, with_systemd=with_systemd)
+        return [(check.level, check.sentence) for check in found]
+
+    assert found(there, there) == [(Level.OK, "unit and rules are installed")]
+    assert found(none, none) == [
+        (Level.MISSING, f"{name} is not installed") for name in (boot.UNIT, boot_check.TWIN_RULES)
+    ]
+    switched_off = "is a link to /dev/null: it is switched off"
+    assert found(off, there) == [(Level.MISSING, f"{off / boot.UNIT} {switched_off}")]
+    assert found(there, off) == [(Level.MISSING, f"{off / boot_check.TWIN_RULES} {switched_off}")]
+    ((level, sentence),) = found(there, there, with_systemd=False)
+    assert (level, "nothing builds the stacks" in sentence) == (Level.WARNING, True)
+    monkeypatch.setattr(capability, "has_module", lambda _: False)
+    assert found(there, there) == [(Level.MISSING, "the kernel has no loop devices")]
 
 
 def test_mount_units_are_looked_into(tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ def test_rules_are_needed_where_udev_runs(tmp_path: Path) -> None:
     (tmp_path / doctor.RULES).write_text("")
     check = doctor.udev_check(True, [tmp_path / "none", tmp_path])
     assert (check.level, check.sentence) == (Level.OK, str(tmp_path / doctor.RULES))
+    (tmp_path / "off").mkdir()
+    (tmp_path / "off" / doctor.RULES).symlink_to("/dev/null")
+    assert doctor.udev_check(True, [tmp_path / "off", tmp_path]).level is Level.MISSING
 
 
 def test_the_rules_that_it_looks_for_are_those_that_are_shipped() -> None:

@@ -32,6 +32,15 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_link_is_named_as_udev_names_it() -> None:
+    """With what it leaves out of names as its code."""
+    assert fstab.link_by_content("UUID=aa-BB") == Path("/dev/disk/by-uuid/aa-BB")
+    label = fstab.link_by_content(r"LABEL=a b/\ü#+-.:=@_")
+    assert label == Path(r"/dev/disk/by-label/a\x20b\x2f\x5cü#+-.:=@_")
+    assert fstab.link_by_content("PARTUUID=1") is None
+    assert fstab.link_by_content("/dev/sdb") is None
+
+
 def test_lines(file: Path) -> None:
     assert fstab.entries(path=file) == [
         Entry("UUID=3f2a-11", "/srv", "ext4", ("noatime", "nofail")),

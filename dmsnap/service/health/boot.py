@@ -250,7 +250,7 @@ def wish(volume: Volume, target: str, *units: str) -> BootFile:
 def unit_files(volume: Volume, state_directory: Path) -> list[BootFile]:
     """Drop-ins: what the instance is ordered by, and who wants it and what comes after it."""
     lines = [entry for entry in fstab.entries() if mounts_volume(entry, volume)]
-    remote = needs_network(volume) or any(is_users_wish(entry) for entry in lines)
+    remote = waits_for_network(volume)
     target = REMOTE if remote else LOCAL
     points = {record.mount_point for record in mounting.own(volume.mounts)}
     points |= {entry.mount_point for entry in lines if entry.mount_point.startswith("/")}
@@ -312,6 +312,12 @@ def restore_fstab(volume: Volume) -> None:
 def needs_network(volume: Volume) -> bool:
     """Whether the front lies on a LUN now."""
     return lun.is_name(volume.serving)
+
+
+def waits_for_network(volume: Volume) -> bool:
+    """Whether a volume is assembled for remote file systems, and not before local ones."""
+    lines = (entry for entry in fstab.entries() if mounts_volume(entry, volume))
+    return needs_network(volume) or any(is_users_wish(entry) for entry in lines)
 
 
 def is_users_wish(entry: Entry) -> bool:

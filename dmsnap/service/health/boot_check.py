@@ -1,12 +1,14 @@
 """Will it boot: whether each volume will be there after a restart. Changes nothing."""
 
 import configparser
+import sys
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import DmsnapError, NotFoundError
-from dmsnap.host import blockdev, capability, fstab, lun, mountinfo, systemd
+from dmsnap.host import blockdev, capability, fstab, lun, mountinfo, replacement, systemd
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.service.health import boot
@@ -15,6 +17,12 @@ from dmsnap.snapshot import stack
 
 TWIN_RULES = "95-dmsnap-twins.rules"
 INSTALL = "run make install"
+PROGRAM = Path(sys.prefix)
+NETWORK_TYPES = ("nfs", "nfs4", "cifs", "ceph", "glusterfs")
+# The kernel numbers these in the order in which it finds them.
+NUMBERED = tuple(
+    f"/dev/{name}" for name in ("dm-", "loop", "mmcblk", "nbd", "nvme", "sd", "vd", "xvd")
+)
 
 
 def host_checks(
@@ -30,14 +38,23 @@ def host_checks(
             "have dmsnap assemble --all --boot run before local file systems are mounted",
         )
         return
-    if not any((directory / boot.UNIT).exists() for directory in units):
-        yield Check(name, Level.MISSING, f"{boot.UNIT} is not installed", INSTALL)
-    elif not any((directory / TWIN_RULES).exists() for directory in rules):
-        yield Check(name, Level.MISSING, f"{TWIN_RULES} is not installed", INSTALL)
-    elif not capability.has_module("loop"):
-        yield Check(name, Level.MISSING, "the kernel has no loop devices", "boot one that has")
-    else:
+    obstacles = list(_host_obstacles(units, rules))
+    for sentence, action in obstacles:
+        yield Check(name, Level.MISSING, sentence, action)
+    if not obstacles:
         yield Check(name, Level.OK, "unit and rules are installed")
+
+
+def _host_obstacles(units: Collection[Path], rules: Collection[Path]) -> Iterator[tuple[str, str]]:
+    """What is missing or switched off; of files with one name the first directory's counts."""
+    for file, directories in ((boot.UNIT, units), (TWIN_RULES, rules)):
+        path = next((each / file for each in directories if (each / file).exists()), None)
+        if path is None:
+            yield f"{file} is not installed", INSTALL
+        elif replacement.is_masked(path):
+            yield f"{path} is a link to /dev/null: it is switched off", f"remove {path}"
+    if not capability.has_module("loop"):
+        yield "the kernel has no loop devices", "boot one that has"
 
 
 def volume_checks(volume: Volume, state_directory: Path) -> Iterator[Check]:
@@ -66,6 +83,13 @@ def findings(volume: Volume, state_directory: Path) -> Iterator[Finding]:
             f"{path} is missing or has been changed",
             f"dmsnap assemble {volume.name} writes it",
         )
+    instance = systemd.UNITS / boot.unit_name(volume)
+    if replacement.is_masked(instance):
+        yield (
+            Level.MISSING,
+            f"{instance} is a link to /dev/null: nothing assembles {volume.name} at boot",
+            f"systemctl unmask '{instance.name}'",
+        )
     yield from mount_findings(volume)
     yield from place_findings(volume, state_directory)
     yield from device_findings(volume)
@@ -85,8 +109,9 @@ def mount_findings(volume: Volume) -> Iterator[Finding]:
                     f"{volume.name}: it is kept from that at boot",
                     f"write {front} in its place",
                 )
-        if entry.spec.startswith("UUID=") and boot.mounts_volume(entry, volume):
-            yield from link_findings(volume, Path("/dev/disk/by-uuid", entry.spec[5:]), entry.spec)
+        link = fstab.link_by_content(entry.spec)
+        if link is not None and boot.mounts_volume(entry, volume):
+            yield from link_findings(volume, link, entry.spec)
     for unit, what in mount_units():
         if what not in boot.front_paths(volume) and any(is_same(what, path) for path in devices):
             yield (
@@ -97,7 +122,7 @@ def mount_findings(volume: Volume) -> Iterator[Finding]:
 
 
 def link_findings(volume: Volume, link: Path, spec: str) -> Iterator[Finding]:
-    """A link by UUID must lead to the front, while that is there."""
+    """A link by UUID or label must lead to the front, while that is there."""
     front = stack.front(volume)
     if stack.exists(front) and not is_same(str(link), str(dm.node(front.name))):
         yield (
@@ -141,12 +166,26 @@ def place_findings(volume: Volume, state_directory: Path) -> Iterator[Finding]:
                 f"move the {what} to another file system",
             )
         mount_point = containing(Path(place))
+        if comes_with_network(mount_point) and not boot.waits_for_network(volume):
+            yield (
+                Level.MISSING,
+                f"the {what} in {place} lies on {mount_point}, which waits for the network, and "
+                f"{volume.name} is mounted before that is up",
+                f"add _netdev to what mounts {volume.name} in /etc/fstab, then dmsnap assemble "
+                f"{volume.name}",
+            )
         if not comes_at_boot(mount_point):
             yield (
                 Level.WARNING,
                 f"the {what} in {place} lies on {mount_point}, which nothing mounts at boot",
                 f"add {mount_point} to /etc/fstab",
             )
+    if lies_on(PROGRAM, volume):
+        yield (
+            Level.MISSING,
+            f"dmsnap itself, in {PROGRAM}, lies on {volume.name}, which it is to build",
+            "install it on another file system",
+        )
     if any(record.mount_point in ("/", "/usr") for record in volume.mounts):
         yield (
             Level.MISSING,
@@ -156,10 +195,20 @@ def place_findings(volume: Volume, state_directory: Path) -> Iterator[Finding]:
 
 
 def lies_on(place: Path, volume: Volume) -> bool:
+    """Whether a path lies on a volume, by its front, or by its device where there is no front."""
     try:
-        return blockdev.file_depends_on(place, BlockDevice.probe(lun.node(volume.backing)).devno)
+        return any(blockdev.file_depends_on(place, devno) for devno in _below(volume))
     except NotFoundError:
         return False
+
+
+def _below(volume: Volume) -> Iterator[int]:
+    """The front, which in a trial lies over the recovery volume, and the volume's device."""
+    front = stack.find(stack.front(volume))
+    if front is not None:
+        yield front.devno
+    with suppress(DmsnapError):
+        yield BlockDevice.probe(lun.node(volume.backing)).devno
 
 
 def containing(place: Path) -> Path:
@@ -177,19 +226,50 @@ def comes_at_boot(mount_point: Path) -> bool:
     )
 
 
+def comes_with_network(mount_point: Path) -> bool:
+    """Whether fstab has something mounted once the network is up."""
+    return any(
+        entry.mount_point == str(mount_point)
+        and ("_netdev" in entry.options or entry.fs_type in NETWORK_TYPES)
+        for entry in fstab.entries()
+    )
+
+
 def device_findings(volume: Volume) -> Iterator[Finding]:
     """Devices that are not there, or are known by a name that is given anew at every boot."""
-    if volume.recovery and not lun.is_present(volume.recovery):
+    serving = volume.serving
+    if not lun.is_present(serving):
+        yield (
+            Level.MISSING,
+            f"{serving}, which {volume.name} lies on, is not there: it cannot be assembled",
+            _instead(volume),
+        )
+    if volume.recovery not in (None, serving) and not lun.is_present(str(volume.recovery)):
         yield (
             Level.WARNING,
             f"the recovery volume {volume.recovery} is not there: {volume.name} boots without it",
-            f"dmsnap assemble {volume.name}" if lun.is_name(volume.recovery) else "attach it",
+            _attach(volume, str(volume.recovery)),
         )
     for path in filter(None, (volume.backing, volume.recovery)):
-        if path.startswith(("/dev/loop", "/dev/sd", "/dev/vd", "/dev/nvme", "/dev/xvd")):
+        if path.startswith(NUMBERED):
             yield (
                 Level.WARNING,
                 f"{path} has no name that stays: it could be another device after a restart, or "
                 f"none",
                 "use a disk, a partition or a logical volume that udev has links for",
             )
+
+
+def _instead(volume: Volume) -> str:
+    """What to do about a device that a volume lies on and that is not there."""
+    if volume.state is VolumeState.PROTECTED and volume.recovery:
+        otherwise = f"dmsnap swap {volume.name} puts the recovery volume in its place"
+    elif volume.state is VolumeState.TRIAL and volume.backing:
+        otherwise = f"dmsnap swap revert {volume.name} goes back to the primary"
+    else:
+        return _attach(volume, volume.serving)
+    return f"{_attach(volume, volume.serving)}; if it is lost, {otherwise}"
+
+
+def _attach(volume: Volume, device: str) -> str:
+    return f"dmsnap assemble {volume.name}" if lun.is_name(device) else "attach it"

@@ -8,7 +8,7 @@ from pathlib import Path
 from dmsnap.catalogue import database
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError
-from dmsnap.host import capability, kernel, systemd, udev
+from dmsnap.host import capability, kernel, replacement, systemd, udev
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lio import state
 from dmsnap.host.run import PACKAGES, which
@@ -201,6 +201,13 @@ def udev_check(running: bool, directories: Collection[Path]) -> Check:
             "the rules are not installed: links in /dev/disk could lead to a replica",
             "run make install, or copy udev-rules/11-dmsnap.rules to /etc/udev/rules.d and run "
             "udevadm control --reload",
+        )
+    if replacement.is_masked(installed):
+        return Check(
+            "udev",
+            Level.MISSING,
+            f"{installed} is a link to /dev/null: links in /dev/disk could lead to a replica",
+            f"remove {installed}",
         )
     return Check("udev", Level.OK, str(installed))
 

@@ -1,5 +1,6 @@
 """Stacks at boot: before what is mounted from them, whichever way that is named."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,15 @@ def require_running(guest: Computer) -> None:
     assert state == "running\n", state + guest.run("journalctl", "-b", "-p", "warning")
 
 
+def require_bootable(guest: Computer, *volumes: Volume) -> None:
+    """The doctor foretells what comes of the next boot: nothing is in the way of these volumes."""
+    guest.run("udevadm", "settle")
+    code = "from dmsnap.cli.main import main; main(['doctor', '--json'])"
+    found = [(check["name"], check) for check in json.loads(guest.python(code))["checks"]]
+    for name in ("boot", *(f"boot of {volume.name}" for volume in volumes)):
+        assert [check["level"] for each, check in found if each == name] == ["ok"], found
+
+
 def require_syncs(guest: Computer, volume: Volume) -> None:
     """The next sync compares, and leaves the source; the one after it needs not."""
     result = guest.dmsnap("sync", volume.name, "--audit", "full")
@@ -159,6 +169,7 @@ def test_the_line_that_named_the_device_names_the_front(guest: Computer) -> None
 
 @pytest.mark.parametrize("cut", [False, True], ids=["shut-down", "plug-pulled"])
 def test_all_are_there_after_a_boot(guest: Computer, cut: bool) -> None:
+    require_bootable(guest, *VOLUMES)
     if cut:
         guest.shell("for v in /uuid /unit; do cp -r /etc/systemd $v/more; done")
         guest.pull_plug()
@@ -202,6 +213,7 @@ def test_a_trial_survives_a_boot_as_what_it_was(guest: Computer) -> None:
         guest.dmsnap("swap", volume.name, *to)
         assert note(guest, volume) == ("first" if steps else "second")
         write(guest, volume, f"trial-{volume.name}")
+    require_bootable(guest, BY_UUID, BY_UNIT)
     guest.pull_plug()
     guest.boot()
     require_running(guest)
@@ -246,6 +258,7 @@ def test_a_commit_that_was_cut_off_is_finished_after_the_boot(guest: Computer) -
 
 
 def test_a_recovery_volume_that_is_missing_does_not_stop_the_boot(guest: Computer) -> None:
+    require_bootable(guest, BY_UUID, BY_LABEL)
     guest.reboot(without=["uuid-r"])
     require_running(guest)
     require_promoted(guest, BY_LABEL)  # the test before; what was finished stays so
@@ -265,6 +278,7 @@ def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest
         echo 'boot_wait_seconds = 8' >/etc/dmsnap/dmsnap.toml
         sed -i '/^.dev.mapper.path/s/nofail/nofail,x-systemd.device-timeout=20/' /etc/fstab
     """)
+    require_bootable(guest, BY_MAPPER, BY_UNIT, BY_PATH)
     guest.reboot(without=[BY_PATH.name])
     guest.shell("systemctl is-system-running --wait || true")
     failed = guest.run("systemctl", "--failed", "--no-legend", "--plain").split("\n")[:-1]
@@ -281,6 +295,7 @@ def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest
     assert "dmsnap swap path" in guest.dmsnap("assemble", "path", expected=4)["hint"]
     guest.dmsnap("swap", "path")
     require_in_trial(guest, BY_PATH)
+    require_bootable(guest, BY_PATH)
     guest.reboot()
     require_running(guest)
     require_in_trial(guest, BY_PATH)
@@ -301,6 +316,7 @@ def test_unprotect_leaves_nothing_for_the_boot(guest: Computer) -> None:
     """The device is mounted again at boot by what fstab says, and has the links; the copy none."""
     guest.dmsnap("unprotect", BY_PATH.name)
     guest.dmsnap("unprotect", BY_MAPPER.name, "--forget")
+    require_bootable(guest, BY_UUID, BY_UNIT)
     guest.reboot()
     require_running(guest)
     left = guest.shell("ls -d /etc/systemd/system/*dmsnap* /etc/systemd/system/*.d/* || true")
