@@ -36,6 +36,8 @@ def run(scene: Coroutine[Any, Any, None]) -> None:
         runner.run(scene)
 
 
-async def at_once(function: Callable[[], Any]) -> Any:
+def at_once(function: Callable[[], Any]) -> "asyncio.Future[Any]":
     """In the place of what calls ``function`` in a thread."""
-    return function()
+    done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    done.set_result(function())
+    return done

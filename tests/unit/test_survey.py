@@ -85,7 +85,7 @@ def test_it_runs_until_it_is_cancelled() -> None:
 def test_it_looks_after_events_and_else_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """After an event at once, but five seconds after the last look at the earliest."""
     looked: list[float] = []
-    monkeypatch.setattr(asyncio, "to_thread", fake_clock.at_once)
+    monkeypatch.setattr("dmsnap.daemon.survey.in_own_thread", fake_clock.at_once)
 
     async def scene() -> None:
         def look() -> Problems:
