@@ -20,6 +20,7 @@ from typing import Any
 from dmsnap.cli.main import main
 
 SECTOR_BYTES = 512
+PIECE_BYTES = 1 << 20
 RECOVERY = sys.argv[1]
 SCRATCH = Path("/run/contents")
 
@@ -52,13 +53,30 @@ def shown(directory: Path) -> dict[str, object]:
     checked = subprocess.run(["e2fsck", "-fn", device], capture_output=True, check=False)
     files = {path.name: digest(path) for path in sorted(directory.rglob("*")) if path.is_file()}
     note = (directory / "note").read_text().strip()
-    return {"note": note, "files": files, "e2fsck": checked.returncode, "bytes": digest(device)}
+    content = digest_of_content(device)
+    return {"note": note, "files": files, "e2fsck": checked.returncode, "bytes": content}
 
 
 def digest(path: Path | str) -> str:
     """Enough of a digest to tell one content from another."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def digest_of_content(device: str) -> str:
+    """The same of a device, without the zeroes at its end: a point of a volume that was made larger
+    has some behind what it was, and is the same point.
+    """
+    found, zeroes = hashlib.sha256(), 0
+    with Path(device).open("rb", buffering=0) as file:
+        while piece := file.read(PIECE_BYTES):
+            if piece.count(0) == len(piece):
+                zeroes += len(piece)
+                continue
+            found.update(bytes(zeroes))
+            found.update(piece.rstrip(b"\0"))
+            zeroes = len(piece) - len(piece.rstrip(b"\0"))
+    return found.hexdigest()[:16]
 
 
 def mounted(point_id: str) -> dict[str, object]:

@@ -18,7 +18,7 @@ For every step of every operation: the machine loses power in the middle of the 
 the boot assembles, and runs `dmsnap job resume --all`, as `dmsnap-resume.service` does. Then everything must be as before the operation
 (*undone*) or as after it (*done*): volumes and where they lie, areas, points and what each of them shows, whether this host claims the recovery volume, dm devices and their targets, mounts and their options, loop devices, backstores and LUNs,
 iSCSI sessions, files of the store, what lies in /etc for the boot, the content, and that of copies and snapshots; *as before*: the operation changes nothing that lasts.
-Every point is looked into, its files and its file system checked, and one from before the operation is the same byte for byte. No device is suspended, no
+Every point is looked into, its files and its file system checked, and one from before the operation is the same byte for byte (with zeroes behind it where the volume was made larger). No device is suspended, no
 job left. The file system is written to, checked by e2fsck, and the next sync must equal the volume, byte for byte, by cmp.
 
 Made by `make crash-matrix`; the steps are those that the journal records, so that a new step is in it by being written. Each table says
