@@ -49,6 +49,8 @@ def test_what_is_written_is_what_is_taken_away(etc: Path) -> None:
     (etc / "fstab").write_text(lines)
     assert len(list(boot.wrong_files(VOLUME, STATE))) == 3
     boot.prepare(VOLUME, STATE)
+    (etc / "rules.d").mkdir()
+    (etc / "rules.d" / "90-dmsnap-my-srv.rules").touch()  # where they were once
     boot.hide(VOLUME)
     written = files(etc)
     ordering = written["system/dmsnap-assemble@my\\x2dsrv.service.d/volume.conf"].splitlines()
@@ -59,7 +61,7 @@ def test_what_is_written_is_what_is_taken_away(etc: Path) -> None:
     ]
     wish = written["system/local-fs.target.d/dmsnap-my-srv.conf"]
     assert wish.endswith("[Unit]\nWants=dmsnap-assemble@my\\x2dsrv.service dmsnap-resume.service\n")
-    assert rules(written["rules.d/90-dmsnap-my-srv.rules"]) == [
+    assert rules(written["rules.d/64-0-dmsnap-my-srv.rules"]) == [
         'SUBSYSTEM=="block", SYMLINK=="disk/by-id/a?b", ENV{DMSNAP_TWIN}="my-srv"',
         'SUBSYSTEM=="block", KERNEL=="nothere9", ENV{DMSNAP_TWIN}="my-srv"',
     ]
@@ -119,7 +121,7 @@ def test_will_it_boot(etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     boot.rules_path(volume).unlink()
     ((level, sentence),) = checks(volume)
     assert level is Level.MISSING
-    assert "90-dmsnap-my-srv.rules is missing" in sentence
+    assert "64-0-dmsnap-my-srv.rules is missing" in sentence
 
 
 def test_a_store_that_nothing_mounts(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +318,8 @@ def test_mount_units_are_looked_into(tmp_path: Path) -> None:
 def test_what_is_shipped_is_looked_for() -> None:
     root = Path(__file__).parents[2]
     assert (root / "systemd" / boot.UNIT).exists()
-    assert (root / "udev-rules" / boot_check.TWIN_RULES).exists()
+    for file in boot_check.TWIN_RULES:
+        assert (root / "udev-rules" / file).exists()
 
 
 LUN = "iscsi://192.0.2.7:3260/iqn.2003-01.org.example:x/1#naa.6001405abc"
@@ -331,7 +334,7 @@ def test_a_front_on_a_lun_waits_for_the_network(etc: Path) -> None:
     boot.hide(volume)
     before = files(etc)
     assert before["fstab"] == lines
-    assert rules(before["rules.d/90-dmsnap-my-srv.rules"])[1:] == [
+    assert rules(before["rules.d/64-0-dmsnap-my-srv.rules"])[1:] == [
         'SUBSYSTEM=="block", KERNEL=="sd*", ATTRS{wwid}=="naa.6001405abc", '
         'ENV{DMSNAP_TWIN}="my-srv"',
         'SUBSYSTEM=="block", KERNEL=="dm-*", ENV{DM_UUID}=="mpath-36001405abc", '

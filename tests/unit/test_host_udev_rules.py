@@ -9,7 +9,8 @@ import pytest
 DIRECTORY = Path(__file__).parents[2] / "udev-rules"
 RULES = DIRECTORY / "11-dmsnap.rules"
 SNAPSHOTS = DIRECTORY / "11-dmsnap-snapshots.rules"
-BOTH = pytest.mark.parametrize("path", [RULES, SNAPSHOTS], ids=lambda path: path.name)
+TYPES = DIRECTORY / "64-2-dmsnap-twins.rules"
+EACH = pytest.mark.parametrize("path", [RULES, SNAPSHOTS, TYPES], ids=lambda path: path.name)
 VOLUME = "0b5a4f0e-51a4-4f0c-9a77-5d3ed6d5d4a2"
 
 
@@ -23,7 +24,7 @@ def matches(key: str, operator: str, path: Path = RULES) -> list[str]:
     return [match[1] for line in rules(path) for match in pattern.finditer(line)]
 
 
-@BOTH
+@EACH
 def test_every_jump_lands_below(path: Path) -> None:
     labels = {match[1]: at for at, line in enumerate(rules(path)) if (match := is_label(line))}
     for at, line in enumerate(rules(path)):
@@ -35,7 +36,7 @@ def is_label(line: str) -> re.Match[str] | None:
     return re.match(r'LABEL="([^"]+)"', line)
 
 
-@BOTH
+@EACH
 def test_rules_are_well_formed(path: Path) -> None:
     item = re.compile(r'[A-Z_]+(\{[^}]+\})?(==|!=|=|\+=|:=)"[^"]*"')
     for line in rules(path):

@@ -48,8 +48,19 @@ class BootFile:
 
 
 def rules_path(volume: Volume) -> Path:
-    """The udev rules that know a volume's devices."""
-    return udev.RULES / f"90-dmsnap-{volume.name}.rules"
+    """The udev rules that know a volume's devices.
+
+    After those that find out what is on a device and make the links that name it, and before those
+    that have Btrfs, MD and LVM take it (64-btrfs, 64-md-raid-assembly, 69-lvm).
+    """
+    return udev.RULES / f"64-0-dmsnap-{volume.name}.rules"
+
+
+def remove_former_rules(volume: Volume) -> None:
+    """Remove these rules from where they once were: too late to keep LVM from a twin."""
+    path = udev.RULES / f"90-dmsnap-{volume.name}.rules"
+    if path.exists():
+        replacement.remove_file(path)
 
 
 def unit_name(volume: Volume) -> str:
@@ -72,6 +83,7 @@ def hide(volume: Volume, joining: str | None = None) -> None:
     """
     rules = rules_file(volume)
     replacement.replace_unless_masked(rules.path, rules.text)
+    remove_former_rules(volume)
     udev.reload_rules()
     udev.look_again(present(volume) if joining is None else nodes_of([joining]))
 
@@ -86,6 +98,7 @@ def show(volume: Volume, *, forget: bool = True) -> None:
         replacement.replace_unless_masked(rules_path(volume), _headed(volume, text))
     else:
         replacement.remove_file(rules_path(volume))
+    remove_former_rules(volume)
     udev.reload_rules()
     udev.look_again(present(volume))
 

@@ -15,7 +15,7 @@ from dmsnap.service.health import boot
 from dmsnap.service.health.finding import Check, Level
 from dmsnap.snapshot import stack
 
-TWIN_RULES = "95-dmsnap-twins.rules"
+TWIN_RULES = ("64-2-dmsnap-twins.rules", "95-dmsnap-twins.rules")
 INSTALL = "run make install"
 PROGRAM = Path(sys.prefix)
 NETWORK_TYPES = ("nfs", "nfs4", "cifs", "ceph", "glusterfs")
@@ -47,7 +47,8 @@ def host_checks(
 
 def _host_obstacles(units: Collection[Path], rules: Collection[Path]) -> Iterator[tuple[str, str]]:
     """What is missing or switched off; of files with one name the first directory's counts."""
-    for file, directories in ((boot.UNIT, units), (TWIN_RULES, rules)):
+    needed = [(boot.UNIT, units), *((file, rules) for file in TWIN_RULES)]
+    for file, directories in needed:
         path = next((each / file for each in directories if (each / file).exists()), None)
         if path is None:
             yield f"{file} is not installed", INSTALL

@@ -19,8 +19,8 @@ HEADING = (
 
 
 def rules_path(volume: Volume) -> Path:
-    """After the rules that know the volume's devices (90), before those that hide them (95)."""
-    return udev.RUNTIME_RULES / f"91-dmsnap-live-{volume.name}.rules"
+    """After the rules that know the volume's devices (64-0), before those that hide them (64-2)."""
+    return udev.RUNTIME_RULES / f"64-1-dmsnap-live-{volume.name}.rules"
 
 
 def rules(volume: Volume) -> str:

@@ -32,6 +32,10 @@ BY_UUID, BY_MAPPER = Volume("uuid", "xfs"), Volume("a-mapper.1")
 BY_LABEL, BY_UNIT, BY_PATH = Volume("label"), Volume("unit"), Volume("path")
 VOLUMES = (BY_UUID, BY_MAPPER, BY_LABEL, BY_UNIT, BY_PATH)
 
+# A physical volume made on a front. While LVM sees its twins it changes nothing of the group.
+PHYSICAL = Volume("pv")
+ONLY_THE_FRONT = f'devices {{ filter = ["a|^{PHYSICAL.front}$|", "r|.*|"] }}'
+
 MOUNT_UNIT = """[Unit]
 Before=local-fs.target
 [Mount]
@@ -46,9 +50,9 @@ WantedBy=local-fs.target
 
 @pytest.fixture(scope="module")
 def guest() -> Iterator[Computer]:
-    """Five protected volumes, their store on a file system that is itself mounted at boot."""
+    """Six protected volumes, their store on a file system that is itself mounted at boot."""
     disks = {"store": 1024 * MIB}
-    for volume in VOLUMES:
+    for volume in (*VOLUMES, PHYSICAL):
         disks |= {volume.name: volume.size_bytes, f"{volume.name}-r": 2 * volume.size_bytes}
     with computer(disks) as made:
         made.boot()
@@ -60,6 +64,7 @@ def guest() -> Iterator[Computer]:
         """)
         for volume in VOLUMES:
             prepare(made, volume)
+        prepare_physical(made)
         yield made
 
 
@@ -92,6 +97,22 @@ def prepare(guest: Computer, volume: Volume) -> None:
             f"echo '{MOUNT_UNIT}' >/etc/systemd/system/unit.mount; systemctl enable unit.mount"
         )
     guest.shell(f"cd /{name} && sha256sum files/* >/var/{name}.sums && sync")
+
+
+def prepare_physical(guest: Computer) -> None:
+    """A group on the front, whose physical volume the recovery volume has, too."""
+    device, recovery = (guest.device(f"{PHYSICAL.name}{part}") for part in ("", "-r"))
+    guest.dmsnap(
+        "protect", device, "--name", PHYSICAL.name, "--recovery", recovery, "--store", STORE
+    )
+    guest.shell(f"""
+        export ONLY='{ONLY_THE_FRONT}'
+        pvcreate -qq --config "$ONLY" {PHYSICAL.front}
+        vgcreate -qq --config "$ONLY" data {PHYSICAL.front}
+        lvcreate -qq --config "$ONLY" -y -n lv -L 16M data
+        echo written | dd of=/dev/data/lv conv=fsync status=none
+    """)
+    guest.dmsnap("sync", PHYSICAL.name)
 
 
 def by_path(guest: Computer, device: str) -> str:
@@ -133,8 +154,24 @@ def require_hidden(guest: Computer, device: str) -> None:
     assert "disk/by-path/" in known
     assert "disk/by-uuid" not in known, known
     assert "disk/by-label" not in known, known
+    assert "disk/by-id/lvm-pv-uuid" not in known, known
+    assert "ID_FS_TYPE=dmsnap_twin" in known, known
     assert "SYSTEMD_READY=0" in known
     assert "UDISKS_IGNORE=1" in known
+
+
+def require_group_on_front(guest: Computer) -> None:
+    """LVM has activated the group by itself, on the front; the twins it was told nothing of."""
+    guest.shell("""
+        until [ -b /dev/data/lv ] || [ $SECONDS -gt 60 ]; do sleep 0.2; done
+        [ "$(head -c 7 /dev/data/lv)" = written ]
+    """)
+    below = guest.run("dmsetup", "deps", "-o", "devname", "data-lv")
+    assert below.strip().endswith(f"({PHYSICAL.name})"), below
+    (link,) = guest.shell("readlink -f /dev/disk/by-id/lvm-pv-uuid-*").split()
+    assert link == guest.run("readlink", "-f", PHYSICAL.front).strip()
+    for part in ("", "-r"):
+        require_hidden(guest, guest.device(f"{PHYSICAL.name}{part}"))
 
 
 def require_running(guest: Computer) -> None:
@@ -179,6 +216,7 @@ def test_all_are_there_after_a_boot(guest: Computer, cut: bool) -> None:
     require_running(guest)
     for volume in VOLUMES:
         require_up(guest, volume)
+    require_group_on_front(guest)
     assert not [problem for each in guest.dmsnap("status") for problem in each["problems"]]
     for volume in (BY_UUID, BY_UNIT):
         require_syncs(guest, volume)
@@ -327,4 +365,4 @@ def test_unprotect_leaves_nothing_for_the_boot(guest: Computer) -> None:
     uuid = guest.run("blkid", "-p", "-o", "value", "-s", "UUID", device).strip()
     assert guest.run("readlink", "-f", f"/dev/disk/by-uuid/{uuid}").strip() == device
     require_hidden(guest, guest.device("path-r"))
-    guest.run("ls", "/etc/udev/rules.d/90-dmsnap-a-mapper.1.rules", expected=2)
+    guest.run("ls", "/etc/udev/rules.d/64-0-dmsnap-a-mapper.1.rules", expected=2)

@@ -29,7 +29,7 @@ def lose_state_directory() -> None:
 def lose_boot_files(name: str) -> None:
     for path in [*UNITS.glob(f"*/dmsnap-{name}.conf"), UNITS / f"dmsnap-assemble@{name}.service.d"]:
         run("rm", "-rf", path)
-    run("rm", "-f", f"/etc/udev/rules.d/90-dmsnap-{name}.rules")
+    run("rm", "-f", f"/etc/udev/rules.d/64-0-dmsnap-{name}.rules")
 
 
 def lose_stack(lab: Lab, *mount_points: Path) -> None:
