@@ -1,5 +1,6 @@
 """What a volume leaves in /etc for the next boot."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,12 @@ import pytest
 
 from dmsnap.catalogue.model import MountRecord, Volume, VolumeState
 from dmsnap.host import blockdev, capability, fstab, lun, systemd, udev
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.sysfs import Sysfs
 from dmsnap.service.health import boot, boot_check
 from dmsnap.service.health.finding import Level
 from dmsnap.snapshot import stack
+from dmsnap.units import to_bytes
 
 STATE = Path("/var/lib/dmsnap")
 VOLUME = Volume(
@@ -122,6 +126,41 @@ def test_will_it_boot(etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ((level, sentence),) = checks(volume)
     assert level is Level.MISSING
     assert "64-0-dmsnap-my-srv.rules is missing" in sentence
+
+
+def test_what_lies_on_the_device_beside_the_front_is_named(
+    etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot.prepare(VOLUME, STATE)
+    boot.hide(VOLUME)
+    disk = BlockDevice(Path("/dev/sdx"), os.makedev(8, 16), to_bytes(8), 512, read_only=False)
+    monkeypatch.setattr(BlockDevice, "probe", lambda _path: disk)
+    monkeypatch.setattr(stack, "SYSFS", Sysfs(tmp_path / "sys"))
+    holders = {"dm-0": f"DMSNAP-{VOLUME.id}-origin-1", "dm-1": "LVM-abc"}
+    for number, (name, uuid) in enumerate(holders.items()):
+        directory = tmp_path / "sys" / "block" / name
+        write(directory / "dm" / "uuid", uuid)
+        write(directory / "dm" / "name", "data-lv")
+        write(directory / "dev", f"254:{number}")
+        write(tmp_path / "sys" / "block" / "sdx" / "holders" / name / "dev", f"254:{number}")
+        link(tmp_path, f"254:{number}", name)
+    link(tmp_path, "8:16", "sdx")
+    volume = replace(VOLUME, recovery=None)
+    ((level, sentence, _),) = boot_check.holder_findings(volume)
+    assert level is Level.MISSING
+    assert sentence == "/dev/sdx is held by dm-1 (data-lv), past the front of my-srv"
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def link(root: Path, number: str, name: str) -> None:
+    """As sysfs leads from a device's number to its directory."""
+    links = root / "sys" / "dev" / "block"
+    links.mkdir(parents=True, exist_ok=True)
+    (links / number).symlink_to(f"../../block/{name}")
 
 
 def test_a_store_that_nothing_mounts(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +314,7 @@ def test_in_a_trial_the_front_says_what_lies_on_it(
 def put(directory: Path, *, masked: bool = False) -> Path:
     """What is installed for the boot, or switched off there."""
     directory.mkdir()
-    for name in (boot.UNIT, boot_check.TWIN_RULES):
+    for name in (boot.UNIT, *boot_check.TWIN_RULES):
         if masked:
             (directory / name).symlink_to("/dev/null")
         else:
@@ -297,11 +336,13 @@ def test_what_a_host_needs_to_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     assert found(there, there) == [(Level.OK, "unit and rules are installed")]
     assert found(none, none) == [
-        (Level.MISSING, f"{name} is not installed") for name in (boot.UNIT, boot_check.TWIN_RULES)
+        (Level.MISSING, f"{name} is not installed") for name in (boot.UNIT, *boot_check.TWIN_RULES)
     ]
     switched_off = "is a link to /dev/null: it is switched off"
     assert found(off, there) == [(Level.MISSING, f"{off / boot.UNIT} {switched_off}")]
-    assert found(there, off) == [(Level.MISSING, f"{off / boot_check.TWIN_RULES} {switched_off}")]
+    assert found(there, off) == [
+        (Level.MISSING, f"{off / name} {switched_off}") for name in boot_check.TWIN_RULES
+    ]
     ((level, sentence),) = found(there, there, with_systemd=False)
     assert (level, "nothing builds the stacks" in sentence) == (Level.WARNING, True)
     monkeypatch.setattr(capability, "has_module", lambda _: False)

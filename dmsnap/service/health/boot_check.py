@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dmsnap.catalogue.model import Volume, VolumeState
-from dmsnap.errors import DmsnapError, NotFoundError
+from dmsnap.errors import BusyError, DmsnapError, NotFoundError
 from dmsnap.host import blockdev, capability, fstab, lun, mountinfo, replacement, systemd
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -94,6 +94,7 @@ def findings(volume: Volume, state_directory: Path) -> Iterator[Finding]:
     yield from mount_findings(volume)
     yield from place_findings(volume, state_directory)
     yield from device_findings(volume)
+    yield from holder_findings(volume)
 
 
 def mount_findings(volume: Volume) -> Iterator[Finding]:
@@ -274,3 +275,22 @@ def _instead(volume: Volume) -> str:
 
 def _attach(volume: Volume, device: str) -> str:
     return f"dmsnap assemble {volume.name}" if lun.is_name(device) else "attach it"
+
+
+def holder_findings(volume: Volume) -> Iterator[Finding]:
+    """What lies on a device below the front beside it: it was made before there was a front.
+
+    As by LVM in the initramfs, which has none of the rules that keep it from there.
+    """
+    for path in filter(None, (volume.backing, volume.recovery)):
+        try:
+            stack.require_held_by(volume, BlockDevice.probe(lun.node(path)))
+        except BusyError as error:
+            yield (
+                Level.MISSING,
+                f"{error}, past the front of {volume.name}",
+                "if that is LVM's, give /etc/lvm/lvm.conf a global_filter that rejects the device, "
+                "run update-initramfs -u, and restart",
+            )
+        except NotFoundError:
+            continue  # said by others
