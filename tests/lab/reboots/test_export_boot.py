@@ -29,6 +29,7 @@ def guest() -> Iterator[Computer]:
                 dd if=/dev/urandom of=$disk bs=1M count={SIZE // MIB} status=none
             done
             echo InitiatorName={INITIATOR} >/etc/iscsi/initiatorname.iscsi
+            sync  # the plug is pulled later, and without its name iscsid ends
         """)
         made.dmsnap(
             "protect", made.device("data"), "--name", "data", "--recovery",
