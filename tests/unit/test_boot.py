@@ -10,6 +10,13 @@ from uuid import UUID
 import pytest
 
 from dmsnap.catalogue.model import MountRecord, Volume, VolumeState
+from dmsnap.errors import (
+    BusyError,
+    DmsnapError,
+    ForeignDeviceError,
+    NotFoundError,
+    UnreachableError,
+)
 from dmsnap.host import blockdev, capability, fstab, lun, systemd, udev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import Sysfs
@@ -149,6 +156,19 @@ def test_what_lies_on_the_device_beside_the_front_is_named(
     ((level, sentence, _),) = boot_check.holder_findings(volume)
     assert level is Level.MISSING
     assert sentence == "/dev/sdx is held by dm-1 (data-lv), past the front of my-srv"
+
+
+@pytest.mark.parametrize("error", [UnreachableError, ForeignDeviceError, BusyError, NotFoundError])
+def test_a_device_that_cannot_be_used_keeps_no_other_from_being_checked(
+    monkeypatch: pytest.MonkeyPatch, error: type[DmsnapError]
+) -> None:
+    """A lost session, or paths that multipath has not: whoever looks for the device says so."""
+
+    def lost(_name: str) -> Path:
+        raise error("the session to its target is lost")
+
+    monkeypatch.setattr(lun, "node", lost)
+    assert list(boot_check.holder_findings(VOLUME)) == []
 
 
 def write(path: Path, text: str) -> None:

@@ -284,7 +284,11 @@ def holder_findings(volume: Volume) -> Iterator[Finding]:
     """
     for path in filter(None, (volume.backing, volume.recovery)):
         try:
-            stack.require_held_by(volume, BlockDevice.probe(lun.node(path)))
+            device = BlockDevice.probe(lun.node(path))
+        except DmsnapError:
+            continue  # said by others
+        try:
+            stack.require_held_by(volume, device)
         except BusyError as error:
             yield (
                 Level.MISSING,
@@ -292,5 +296,3 @@ def holder_findings(volume: Volume) -> Iterator[Finding]:
                 "if that is LVM's, give /etc/lvm/lvm.conf a global_filter that rejects the device, "
                 "run update-initramfs -u, and restart",
             )
-        except NotFoundError:
-            continue  # said by others
