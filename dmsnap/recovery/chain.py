@@ -94,6 +94,13 @@ def find(volume: Volume, point_id: UUID) -> Found:
     Raises :class:`PointInvalidError` when the label does not have it, ``ForeignDeviceError`` when
     another host claims the recovery volume, ``CorruptError`` for a damaged label or undo store.
     """
+    found = _by_label(volume, point_id)
+    require_whole(found.recovery, found.label.history[: found.steps_back])
+    return found
+
+
+def _by_label(volume: Volume, point_id: UUID) -> Found:
+    """As :func:`find`, with no undo store read."""
     path = replica.recovery_path(volume)
     label = replica.label_of(volume)
     replica.require_usable(path, label)
@@ -104,9 +111,7 @@ def find(volume: Volume, point_id: UUID) -> Found:
             f"{label.state.name.lower()}",
             point=str(point_id),
         )
-    recovery = BlockDevice.probe(path)
-    require_whole(recovery, label.history[:steps_back])
-    return Found(label, recovery, steps_back)
+    return Found(label, BlockDevice.probe(path), steps_back)
 
 
 def show(volume: Volume, point_id: UUID, purpose: str) -> int:
@@ -114,7 +119,7 @@ def show(volume: Volume, point_id: UUID, purpose: str) -> int:
 
     Raises as :func:`find` does, with nothing made.
     """
-    found = find(volume, point_id)
+    found = _by_label(volume, point_id)
     chain = levels(volume, found.label, found.steps_back, purpose)
     return build(volume, found.label, found.recovery, chain)
 

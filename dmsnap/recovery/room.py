@@ -236,9 +236,8 @@ class _Making:
         """``marked`` is in the way: where all others went, the oldest that is left."""
         is_oldest = marked.point_uuid == self.label.history[-1].point_uuid
         which = f"{'its oldest ' if is_oldest else ''}point {marked.point_uuid}"
-        changed = (
-            "points went, but the replica was not" if self.merging.is_written() else ("nothing was")
-        )
+        is_written = self.merging.is_written()
+        changed = "points went, but the replica was not" if is_written else "nothing was"
         return NoSpaceError(
             f"the history of {self.label.name} is full, and {which} is to be kept: {changed} "
             f"changed",
