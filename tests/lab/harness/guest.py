@@ -40,7 +40,8 @@ class Stock:
 class Guest:
     """What a guest is made of; `stock` is what emulated machines boot from.
 
-    `package` is the directory of a kernel that is not of the tree's suite.
+    `package` is the directory of a kernel that is not of the tree's suite, `registers` the library
+    of wide_registers.py.
 
     `disks` are images beside the scratch disk, None where one is not plugged in. With `keep` the
     scratch disk holds what is written to the root file system, so that the next boot finds it.
@@ -56,6 +57,7 @@ class Guest:
     dmsnap: Path
     stock: Stock | None = None
     package: Path | None = None
+    registers: Path | None = None
     disks: tuple[Path | None, ...] = ()
     keep: bool = False
     plug: Plug | None = None

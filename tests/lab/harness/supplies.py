@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from harness import python_layers, stock_kernel, tree, uml_kernel
+from harness import python_layers, stock_kernel, tree, uml_kernel, wide_registers
 from harness.arguments import Init
 from harness.cache import Layers
 from harness.errors import LabError
@@ -51,6 +51,7 @@ def guest(
         dmsnap=python.obtain_dmsnap(venv) if install else run.nothing,
         stock=stock,
         package=uml_kernel.obtain(layers, kernel.package_suite) if kernel.package_suite else None,
+        registers=wide_registers.obtain(layers) if kernel.machine == "uml" else None,
     )
 
 

@@ -10,6 +10,7 @@ SCRATCH = "/dev/ubda"
 PROGRAM = "/usr/bin/linux.uml"
 MODULES = "/usr/lib/modules"
 MEMORY_DIRECTORY = "/dev/shm"  # noqa: S108 - the jail's own
+REGISTERS = "/tmp/wide_registers.so"  # noqa: S108 - the jail's own
 OVERHEAD_MIB = (
     1024  # user-mode-linux adds to its memory file what address space randomisation takes
 )
@@ -31,6 +32,13 @@ def _network(guest: Guest) -> list[str]:
     return [f"vec0:transport=fd,fd={guest.plug.socket.fileno()},mac={guest.plug.mac}"]
 
 
+def _widened(guest: Guest) -> tuple[list[Mount], list[str]]:
+    """The library that comes before the kernel's libc, and how the loader is told."""
+    if guest.registers is None:
+        return [], []
+    return [Mount("ro", str(guest.registers), REGISTERS)], [f"LD_PRELOAD={REGISTERS}"]
+
+
 def _of_another_suite(guest: Guest) -> list[Mount]:
     """A kernel in the place of the tree's own, and its modules where modprobe looks for them."""
     if guest.package is None:
@@ -47,6 +55,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
     hostfs gives root in the guest whatever the process may do on the host, so the process lives in
     a jail in which nothing can be written but the run's own work directory and scratch disk.
     """
+    library, loaded = _widened(guest)
     disks = [(number, disk) for number, disk in enumerate(guest.disks, 1) if disk]
     mounts = (
         PROC,
@@ -61,6 +70,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         Mount("rw", str(run.scratch), "/lab/scratch"),
         *(Mount("rw", str(disk), _seen(number)) for number, disk in disks),
         *_of_another_suite(guest),
+        *library,
     )
     kernel = [
         PROGRAM,
@@ -80,5 +90,5 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         *(["LAB_KEEP=1"] if guest.keep else []),  # what the kernel does not know is init's
     ]
     path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
-    scrubbed = ["env", "-i", path, "HOME=/tmp", f"TMPDIR={MEMORY_DIRECTORY}"]
+    scrubbed = ["env", "-i", path, "HOME=/tmp", f"TMPDIR={MEMORY_DIRECTORY}", *loaded]
     return Jail(guest.tree, run.root, mounts).argv([*scrubbed, *kernel])
