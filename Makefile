@@ -117,7 +117,7 @@ test: ## install what is missing, then every check and test
 
 demo: ## the main job, in the lab: spoil two volumes and recover them
 	$(MAKE) deps
-	tests/lab/run --timeout 1500 tests/lab/demo
+	tests/lab/run --flush --timeout 1500 tests/lab/demo
 
 # make bench SECTION="era sync" measures some of it again, QUICK=1 only proves that it runs.
 # Bytecode is there as after an installation, also where Python is told to write none.

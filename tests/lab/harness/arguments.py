@@ -33,6 +33,7 @@ class Options:
     shell: bool
     verbose: bool
     install: bool
+    flushes: bool
     out: Path | None
     scratch: Path | None
     environment: dict[str, str]
@@ -85,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-install", action="store_true", help="boot without building and installing dmsnap"
     )
+    parser.add_argument(
+        "--flush",
+        action="store_true",
+        help="have the guest wait for the host's disk when it flushes its own: for measurements",
+    )
     parser.add_argument("--verbose", action="store_true", help="say what takes how long")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     return parser
@@ -108,6 +114,7 @@ def parse(argv: Sequence[str]) -> Options:
         shell=found.shell,
         verbose=found.verbose,
         install=not found.no_install,
+        flushes=found.flush,
         out=found.out,
         scratch=found.scratch,
         environment=dict(found.env),

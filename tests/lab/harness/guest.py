@@ -40,8 +40,8 @@ class Stock:
 class Guest:
     """What a guest is made of; `stock` is what emulated machines boot from.
 
-    `package` is the directory of a kernel that is not of the tree's suite, `registers` the library
-    of wide_registers.py.
+    `package` is the directory of a kernel that is not of the tree's suite, `libraries` those of
+    preload.py. Without `flushes` those of the guest end in the host's page cache.
 
     `disks` are images beside the scratch disk, None where one is not plugged in. With `keep` the
     scratch disk holds what is written to the root file system, so that the next boot finds it.
@@ -57,7 +57,8 @@ class Guest:
     dmsnap: Path
     stock: Stock | None = None
     package: Path | None = None
-    registers: Path | None = None
+    libraries: tuple[Path, ...] = ()
+    flushes: bool = False
     disks: tuple[Path | None, ...] = ()
     keep: bool = False
     plug: Plug | None = None

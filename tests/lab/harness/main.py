@@ -88,7 +88,9 @@ def run(options: Options) -> int:
     report = Report(options.verbose)
     with run_directory(supplies.cache_directory() / "runs", options.scratch) as here:
         kernel, init, memory_mib = options.kernel, options.init, options.memory_mib
-        guest = supplies.guest(report, here, kernel, init, memory_mib, install=options.install)
+        guest = supplies.guest(
+            report, here, kernel, init, memory_mib, install=options.install, flushes=options.flushes
+        )
         _prepare(options, here)
         status = _boot(options, guest, here, report)
         left = here.work / "out"

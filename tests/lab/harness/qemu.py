@@ -17,9 +17,10 @@ def disk(number: int) -> str:
     return f"/dev/disk/by-id/virtio-disk{number}"
 
 
-def _disk(name: str, path: Path, *, read_only: bool) -> list[str]:
+def _disk(name: str, path: Path, *, read_only: bool, flushes: bool) -> list[str]:
     escaped = str(path).replace(",", ",,")
-    drive = f"if=none,id={name},format=raw,file={escaped},discard=unmap,cache=writeback"
+    cache = "writeback" if flushes else "unsafe"
+    drive = f"if=none,id={name},format=raw,file={escaped},discard=unmap,cache={cache}"
     switch = "on" if read_only else "off"
     return [
         *("-drive", f"{drive},read-only={switch}"),
@@ -65,14 +66,14 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         *("-chardev", f"file,id=console,path={console},append=on", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=channel,fd={channel}"),
         *("-device", "virtio-serial-pci", "-device", "virtconsole,chardev=channel"),
-        *_disk("scratch", run.scratch, read_only=False),
-        *_disk("root", guest.stock.root / stock_kernel.ROOT, read_only=True),
-        *_disk("modules", guest.stock.kernel / stock_kernel.MODULES, read_only=True),
+        *_disk("scratch", run.scratch, read_only=False, flushes=guest.flushes),
+        *_disk("root", guest.stock.root / stock_kernel.ROOT, read_only=True, flushes=False),
+        *_disk("modules", guest.stock.kernel / stock_kernel.MODULES, read_only=True, flushes=False),
         *(
             word
             for number, image in enumerate(guest.disks, 1)
             if image
-            for word in _disk(f"disk{number}", image, read_only=False)
+            for word in _disk(f"disk{number}", image, read_only=False, flushes=guest.flushes)
         ),
         *_share("src", guest.checkout, read_only=True),
         *_share("guest", SCRIPTS, read_only=True),

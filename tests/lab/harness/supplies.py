@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from harness import python_layers, stock_kernel, tree, uml_kernel, wide_registers
+from harness import preload, python_layers, stock_kernel, tree, uml_kernel
 from harness.arguments import Init
 from harness.cache import Layers
 from harness.errors import LabError
@@ -27,7 +27,14 @@ def cache_directory() -> Path:
 
 
 def guest(
-    report: Report, run: RunDirectory, kernel: Kernel, init: Init, memory_mib: int, *, install: bool
+    report: Report,
+    run: RunDirectory,
+    kernel: Kernel,
+    init: Init,
+    memory_mib: int,
+    *,
+    install: bool,
+    flushes: bool = False,
 ) -> Guest:
     """Return a guest whose layers exist, with dmsnap installed in it or not."""
     layers = Layers(cache_directory(), report)
@@ -35,6 +42,9 @@ def guest(
     root = tree.obtain(layers, suite)
     python = python_layers.PythonLayers(layers, suite, root, tree.key(suite), CHECKOUT)
     venv = python.obtain_venv()
+    libraries: tuple[Path, ...] = ()
+    if kernel.machine == "uml":
+        libraries = preload.obtain(layers, flushes=flushes)
     stock = None
     if kernel.machine == "qemu":
         stock = Stock(
@@ -51,7 +61,8 @@ def guest(
         dmsnap=python.obtain_dmsnap(venv) if install else run.nothing,
         stock=stock,
         package=uml_kernel.obtain(layers, kernel.package_suite) if kernel.package_suite else None,
-        registers=wide_registers.obtain(layers) if kernel.machine == "uml" else None,
+        libraries=libraries,
+        flushes=flushes,
     )
 
 

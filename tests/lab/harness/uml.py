@@ -1,5 +1,7 @@
 """user-mode-linux: the kernel is a program of the tree, its root the tree over hostfs."""
 
+from pathlib import Path
+
 from harness import uml_kernel
 from harness.guest import SCRIPTS, Guest, RunDirectory
 from harness.jail import DEV, PROC, Jail, Mount, tmpfs
@@ -10,7 +12,6 @@ SCRATCH = "/dev/ubda"
 PROGRAM = "/usr/bin/linux.uml"
 MODULES = "/usr/lib/modules"
 MEMORY_DIRECTORY = "/dev/shm"  # noqa: S108 - the jail's own
-REGISTERS = "/tmp/wide_registers.so"  # noqa: S108 - the jail's own
 OVERHEAD_MIB = (
     1024  # user-mode-linux adds to its memory file what address space randomisation takes
 )
@@ -32,11 +33,8 @@ def _network(guest: Guest) -> list[str]:
     return [f"vec0:transport=fd,fd={guest.plug.socket.fileno()},mac={guest.plug.mac}"]
 
 
-def _widened(guest: Guest) -> tuple[list[Mount], list[str]]:
-    """The library that comes before the kernel's libc, and how the loader is told."""
-    if guest.registers is None:
-        return [], []
-    return [Mount("ro", str(guest.registers), REGISTERS)], [f"LD_PRELOAD={REGISTERS}"]
+def _before_libc(path: Path) -> Mount:
+    return Mount("ro", str(path), f"/tmp/{path.name}")  # noqa: S108 - the jail's own
 
 
 def _of_another_suite(guest: Guest) -> list[Mount]:
@@ -55,7 +53,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
     hostfs gives root in the guest whatever the process may do on the host, so the process lives in
     a jail in which nothing can be written but the run's own work directory and scratch disk.
     """
-    library, loaded = _widened(guest)
+    libraries = [_before_libc(path) for path in guest.libraries]
     disks = [(number, disk) for number, disk in enumerate(guest.disks, 1) if disk]
     mounts = (
         PROC,
@@ -70,7 +68,7 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         Mount("rw", str(run.scratch), "/lab/scratch"),
         *(Mount("rw", str(disk), _seen(number)) for number, disk in disks),
         *_of_another_suite(guest),
-        *library,
+        *libraries,
     )
     kernel = [
         PROGRAM,
@@ -90,5 +88,6 @@ def argv(guest: Guest, run: RunDirectory, channel: int) -> list[str]:
         *(["LAB_KEEP=1"] if guest.keep else []),  # what the kernel does not know is init's
     ]
     path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
-    scrubbed = ["env", "-i", path, "HOME=/tmp", f"TMPDIR={MEMORY_DIRECTORY}", *loaded]
+    preload = f"LD_PRELOAD={':'.join(library.target for library in libraries)}"
+    scrubbed = ["env", "-i", path, "HOME=/tmp", f"TMPDIR={MEMORY_DIRECTORY}", preload]
     return Jail(guest.tree, run.root, mounts).argv([*scrubbed, *kernel])

@@ -38,7 +38,7 @@ def child(expected: float) -> int:
 
 @pytest.mark.selection
 def test_processes_keep_their_registers() -> None:
-    """user-mode-linux hands them over by ptrace: see harness/wide_registers.c."""
+    """user-mode-linux hands them over by ptrace: see harness/preload/wide_registers.c."""
     expected = computed()
     children = [child(expected) for _ in range(PROCESSES)]
     assert {os.waitpid(pid, 0)[1] for pid in children} == {0}
