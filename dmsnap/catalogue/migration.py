@@ -27,7 +27,7 @@ def bring_up(connection: sa.Connection, name: str) -> None:
     """
     found = version(connection)
     if found is None:
-        schema.metadata.create_all(connection)
+        schema.metadata.create_all(connection, checkfirst=False)
         _record(connection, VERSION)
     elif found > int(VERSION):
         raise CorruptError(

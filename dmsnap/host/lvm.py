@@ -7,8 +7,11 @@ disks). ``devices/ignore_suspended_devices`` would not do: lvm 2.03.31 reads the
 Every command that changes something sees only the group's own PVs (``--devices``).
 """
 
+import os
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +34,8 @@ TAG = "dmsnap"
 # LVM trusts that udev makes its nodes, even where no udevd runs (a rescue system).
 _WITHOUT_UDEV = "activation/udev_sync=0 activation/udev_rules=0"
 _REPORT = ("--reportformat", "json", "--units", "b", "--nosuffix")
+DEVICES = "/dev"
+_DEEPEST = 2  # /dev/disk/by-id
 _NAME = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*")
 
 
@@ -194,7 +199,9 @@ def _configuration() -> list[str]:
 
 def _filter() -> str:
     """A ``global_filter`` without our devices; empty where there are none."""
-    rejected = [f'"r|^{_pattern(path)}$|"' for devno in _not_to_scan() for path in _paths(devno)]
+    numbers = _not_to_scan()
+    paths = _paths(DEVICES) if numbers else {}
+    rejected = [f'"r|^{_pattern(path)}$|"' for devno in numbers for path in paths.get(devno, [])]
     if not rejected:
         return ""
     theirs = run("lvm", "lvmconfig", "--typeconfig", "full", "devices/global_filter").text
@@ -234,17 +241,25 @@ def _is_suspended(devno: int) -> bool:
     return (SYSFS.dm_uuid(devno) or "").startswith("DMSNAP-") and SYSFS.dm_suspended(devno)
 
 
-def _paths(devno: int) -> list[str]:
-    """Every name of the device in /dev: LVM accepts it if one of them is not rejected."""
-    links = [path for pattern in ("*", "*/*", "disk/*/*") for path in Path("/dev").glob(pattern)]
-    return [str(path) for path in links if _number(path) == devno]
+def _paths(directory: str) -> dict[int, list[str]]:
+    """Every name of each block device: LVM accepts one if one of its names is not rejected."""
+    found: dict[int, list[str]] = {}
+    for entry in _entries(directory, _DEEPEST):
+        with suppress(OSError):  # removed since it was listed, or a link that leads nowhere
+            status = entry.stat()
+            if stat.S_ISBLK(status.st_mode):
+                found.setdefault(status.st_rdev, []).append(entry.path)
+    return found
 
 
-def _number(path: Path) -> int | None:
-    try:
-        return path.stat().st_rdev
-    except OSError:
-        return None
+def _entries(directory: str, below: int) -> Iterator["os.DirEntry[str]"]:
+    """What is in a directory and in those in it; no links to directories, as LVM does."""
+    with suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                yield entry
+            elif below:
+                yield from _entries(entry.path, below - 1)
 
 
 def report(command: str, kind: str, fields: str, *arguments: str) -> list[dict[str, str]]:
