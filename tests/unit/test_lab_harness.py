@@ -250,6 +250,38 @@ def test_pip_settings_name_the_hosts_files_as_the_jail_sees_them(tmp_path: Path)
     }
 
 
+def test_pip_in_a_jail_trusts_whom_the_host_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "ca-certificates.crt"
+    monkeypatch.setattr(pip_settings, "SYSTEM_CERTIFICATES", store)
+    assert pip_settings.trusting_as_the_host({}) == {}
+    store.touch()
+    trusted = {"PIP_CERT": f"{pip_settings.HOST}{store}"}
+    assert pip_settings.trusting_as_the_host({}) == trusted
+    for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        assert pip_settings.trusting_as_the_host({name: "/own"}) == {name: "/own"}
+
+
+@pytest.mark.skipif(
+    not list(pip_settings.WHEELS.glob("pip-*.whl")), reason="python3-pip-whl is not installed"
+)
+def test_pip_settings_of_a_host_whose_python_has_no_pip(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    (tmp_path / ".config" / "pip").mkdir(parents=True)
+    (tmp_path / ".config" / "pip" / "pip.conf").write_text("[global]\ntimeout = 7\n")
+    lab = str(Path(pip_settings.__file__).parents[1])
+    code = "from harness import pip_settings; print(pip_settings.environment({})['PIP_TIMEOUT'])"
+    done = subprocess.run(
+        [tmp_path / "bare" / "bin" / "python", "-c", code],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": lab},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "7\n", done.stderr
+
+
 def _checkout(directory: Path) -> Path:
     (directory / "dmsnap").mkdir()
     (directory / "dmsnap" / "a.py").write_text("a = 1\n")

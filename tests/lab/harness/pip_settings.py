@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from harness import program
@@ -14,6 +15,8 @@ HOST = "/lab/host"
 
 CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+SYSTEM_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+WHEELS = Path("/usr/share/python-wheels")
 OF_THE_HOST_ALONE = (
     "user",
     "target",
@@ -51,20 +54,41 @@ def parse_config(lines: list[str]) -> dict[str, str]:
     return found
 
 
+def trusting_as_the_host(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings, with the host's certificates where they name none.
+
+    That is what Debian's pip takes by itself. In the jail it would find the tree's, which know no
+    authority that the host's administrator has added.
+    """
+    named = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    if any(name in settings for name in named) or not SYSTEM_CERTIFICATES.exists():
+        return dict(settings)
+    return {**settings, "PIP_CERT": inside(str(SYSTEM_CERTIFICATES))}
+
+
+def _with_pip() -> dict[str, str]:
+    """Return the environment in which our Python has pip.
+
+    Without python3-pip, Debian has it as the wheel that ``python3 -m venv`` installs, which runs as
+    it is.
+    """
+    wheels = sorted(WHEELS.glob("pip-*.whl"))
+    return {} if find_spec("pip") or not wheels else {"PYTHONPATH": str(wheels[-1])}
+
+
 def environment(host: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment for pip in a jail where the host's root is mounted at HOST."""
     asked = {name: host[name] for name in (*CERTIFICATES, *PROXIES) if name in host}
     pip = {name: value for name, value in host.items() if name.startswith("PIP_")}
     try:
         listed = program.output(
-            [sys.executable, "-m", "pip", "config", "list"], env={**asked, **pip}
+            [sys.executable, "-m", "pip", "config", "list"], env={**asked, **pip, **_with_pip()}
         )
     except LabError:  # a host without pip has no settings of pip either, its environment apart
         listed = ""
     translated = {name: inside(value) for name, value in asked.items()}
     return {
-        **translated,
-        **parse_config(listed.splitlines()),
+        **trusting_as_the_host({**translated, **parse_config(listed.splitlines())}),
         "PIP_NO_CACHE_DIR": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_ROOT_USER_ACTION": "ignore",
