@@ -116,7 +116,7 @@ test: ## install what is missing, then every check and test
 		echo "lint passed"; exit $$lab
 
 demo: ## the main job, in the lab: spoil two volumes and recover them
-	$(MAKE) deps
+	tests/lab/install-host-packages
 	tests/lab/run --flush --timeout 1500 tests/lab/demo
 
 # make bench SECTION="era sync" measures some of it again, QUICK=1 only proves that it runs.
