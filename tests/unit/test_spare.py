@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from catalogue_samples import a_volume
 
-from dmsnap.catalogue.model import AreaRole
+from dmsnap.catalogue.model import AreaRole, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotFoundError
 from dmsnap.service.configuration.configuration import Configuration
@@ -37,3 +37,18 @@ def test_metadata_that_were_given_back_and_not_recorded_keep_no_command_out(
     Path(other.path).touch()
     spare.release_retired(session, volume)
     assert catalogue.areas(volume.id) == [other]
+
+
+def test_a_store_that_is_away_is_the_reason_why_there_is_no_spare(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    """And keeps nobody from the status of this volume, let alone from that of all others."""
+    store = tmp_path / "store"
+    volume = replace(a_volume(), size_bytes=64 * MIB, store=str(store), state=VolumeState.PROTECTED)
+    session = Session(Configuration(spare_from_bytes=0), catalogue)
+    reason = spare.reason_without(session, volume, [])
+    assert reason is not None
+    assert reason.startswith(f"the store {store} cannot be looked at: ")
+    store.mkdir()
+    reason = spare.reason_without(session, volume, [])
+    assert reason == "no spare era metadata was made since the last swap"

@@ -115,7 +115,11 @@ def reason_without(session: Session, volume: Volume, areas: Sequence[Area]) -> s
     """
     if not _is_wanted(session, volume) or _fit(volume, areas) is not None:
         return None
-    return _lack_of_room(session, volume) or "no spare era metadata was made since the last swap"
+    try:
+        lack = _lack_of_room(session, volume)
+    except (DmsnapError, OSError) as error:  # the store is away: what hangs on it is told elsewhere
+        return f"the store {volume.store} cannot be looked at: {error}"
+    return lack or "no spare era metadata was made since the last swap"
 
 
 def _is_wanted(session: Session, volume: Volume) -> bool:
