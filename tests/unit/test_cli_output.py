@@ -158,7 +158,9 @@ with Output().progress("copying srv") as progress:
 def test_progress_on_a_terminal() -> None:
     """Drawn by the calls alone, without a thread; a new total begins anew."""
     leader, follower = pty.openpty()
-    with subprocess.Popen([sys.executable, "-c", PROGRESS], stderr=follower) as process:
+    environment = os.environ | {"TERM": "xterm"}  # whatever the tests themselves run on
+    argv = [sys.executable, "-c", PROGRESS]
+    with subprocess.Popen(argv, stderr=follower, env=environment) as process:
         os.close(follower)
         shown = b"".join(iter(partial(read_terminal, leader), b""))
     os.close(leader)

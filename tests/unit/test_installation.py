@@ -1,8 +1,8 @@
 """``make install`` into a directory of its own, and ``make uninstall``: what runs, what is left.
 
 Made in a copy of the checkout, so that nothing but the test's directory is written to. What dmsnap
-needs of others is not downloaded for it: the two packages that a command here imports are those
-that the tests run with.
+needs of others is not downloaded for it: the three packages that the commands here import are
+those that the tests run with.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import _cffi_backend
+import annotated_types
 import click
 
 from dmsnap.errors import ExitCode
@@ -104,7 +105,7 @@ def check_programs(stage: Path, image: Path) -> None:
     shown = installed("dmsnap", stage, "--version")
     assert (shown.stdout, shown.stderr) == (f"dmsnap {__version__}\n", "")
     assert os.access(library / "dmsnap/_native/dmsnap-watchdog", os.X_OK)
-    for package in (_cffi_backend, click):
+    for package in (_cffi_backend, annotated_types, click):
         of_others(package, library)
     image.write_bytes(bytes(2**20))
     shown = installed("dmsnap", stage, "inspect", "label", str(image))
