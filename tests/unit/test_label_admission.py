@@ -1,5 +1,6 @@
 """Where what a label describes is mounted: labels come from other hosts, and from anybody."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,11 +67,12 @@ def test_what_was_planned_for_is_claimed_and_nothing_else() -> None:
     mixture, by undo stores that are others by then.
     """
     found = replace(first_label(Extent(0, 1)), state=LabelState.CONSISTENT)
-    label_admission.require_same(Path("/dev/x"), found, replace(found, generation=9, host="other"))
+    label_admission.require_same(Path("/dev/x"), found, found)
     entry = HistoryEntry(uuid4(), 1, 0, 4096, 8, HistoryFlag(0))
     changes: list[dict[str, Any]] = [
         {"state": LabelState.APPLYING, "history": (entry,)},  # settled it would be the same again
         {"point_uuid": uuid4()},
+        {"generation": found.generation + 1},  # a sign of life of who was taken as dead
         {"history": (entry,)},
     ]
     for change in changes:
@@ -132,6 +134,30 @@ def test_a_device_that_hangs_is_given_up(
     monkeypatch.setattr(replica, "read_label", lambda _: pytest.fail("it is read"))
     assert label_admission.primary_of(primary, 1.0) == ("", None)
     assert "does not answer" in caplog.text
+
+
+def test_what_is_no_block_device_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A label names what it likes: who opens a pipe hangs, who opens a watchdog is rebooted."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    opened: list[object] = []
+
+    def reads(path: Path, _patience_seconds: float) -> bool:
+        opened.append(path)
+        return False
+
+    monkeypatch.setattr(reach, "reads", reads)
+    found = replace(first_label(Extent(0, 1)), host_uuid=HERE, device=str(pipe))
+    assert label_admission.primary_of(found, 1.0) == ("", None)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for device in (link, Path("/dev/null"), tmp_path, tmp_path / "missing"):
+        named = replace(found, device=str(device))
+        assert label_admission.primary_of(named, 1.0) == ("", None)
+    assert opened == []
+    assert caplog.text == ""
 
 
 def test_a_lun_that_is_not_there_is_given_up(

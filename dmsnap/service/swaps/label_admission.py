@@ -75,18 +75,27 @@ class Meant:
 def require_same(path: Path, found: Label, current: Label) -> None:
     """Raise :class:`BusyError` when a label says something else than it did when all was planned:
     somebody writes to the replica, or has, and where undo stores were others may be by now.
+
+    Each writing of a label counts, also one that says the same: by it another host has given a sign
+    of life, from which it may have been taken as dead.
     """
-    if (current.state, current.point_uuid, current.history) != (
+    if (current.generation, current.state, current.point_uuid, current.history) != (
+        found.generation,
         found.state,
         found.point_uuid,
         found.history,
     ):
         raise BusyError(
-            f"{path} was written to since its label was read: it was {found.state.name.lower()} "
-            f"with point {found.point_uuid}, and is {current.state.name.lower()} with "
-            f"{current.point_uuid} now",
+            f"{path} was written to since its label was read: it was {_told(found)}, and is "
+            f"{_told(current)} now",
             hint="make sure that no other host uses it, and begin again",
         )
+
+
+def _told(label: Label) -> str:
+    return (
+        f"{label.state.name.lower()} with point {label.point_uuid} (generation {label.generation})"
+    )
 
 
 def admit(session: Session, request: LabelRequest, recovery: BlockDevice, found: Label) -> None:
@@ -183,11 +192,12 @@ def primary_of(found: Label, patience_seconds: float) -> tuple[str, int | None]:
     if not found.device or not found.host_uuid or not lease.is_ours(found):
         return "", None
     try:
-        path = lun.node(found.device)
-        if not reach.reads(path, patience_seconds):
+        # Before it is opened: a label may name anything, and opening alone arms a watchdog, rewinds
+        # a tape, waits for who writes to a pipe.
+        device = BlockDevice.probe(lun.node(found.device))
+        if not reach.reads(device.path, patience_seconds):
             log.warning("%s does not answer: there will be no way back to it", found.device)
             return "", None
-        device = BlockDevice.probe(path)
         on_it = replica.read_label(device.path)
         content = signature.probe(device.path)
     except DmsnapError:
