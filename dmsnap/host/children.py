@@ -77,7 +77,9 @@ def _begin(call: Callable[[], Result]) -> _Child[Result]:
 def ended(calls: Sequence[Callable[[], object]], patience_seconds: float) -> set[int]:
     """Make all calls at once, in threads of one child; the numbers of those that end, or fail.
 
-    Until for ``patience_seconds`` none does: what hangs by then is left behind with the child.
+    Until for ``patience_seconds`` none does: what hangs by then is left behind with the child. They
+    have nothing open but what they open themselves: no lock of ours is held by one that is left,
+    nobody who reads our output waits for it, and it stands in nobody's file system.
     """
     if not calls:
         return set()
@@ -105,6 +107,7 @@ def ended(calls: Sequence[Callable[[], object]], patience_seconds: float) -> set
 def _make_all(calls: Sequence[Callable[[], object]], writing: int) -> None:
     """The child. Does not return."""
     try:
+        _let_go_of_all(writing)
         threads = [
             threading.Thread(target=_make, args=(call, number, writing), daemon=True)
             for number, call in enumerate(calls)
@@ -115,6 +118,17 @@ def _make_all(calls: Sequence[Callable[[], object]], writing: int) -> None:
             thread.join()
     finally:
         os._exit(0)
+
+
+def _let_go_of_all(kept: int) -> None:
+    """A descriptor that is inherited holds what it is of, such as flock(2)'s locks, until the last
+    process that has it is gone.
+    """
+    os.chdir("/")
+    os.closerange(0, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    for _ in {0, 1, 2} - {kept}:
+        os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
 def _make(call: Callable[[], object], number: int, writing: int) -> None:

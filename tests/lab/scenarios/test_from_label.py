@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,12 +13,15 @@ from uuid import uuid4
 import pytest
 from conftest import (
     MIB,
+    PATIENCE_SECONDS,
     Lab,
     catalogue_rows,
     configured,
     dm_devices,
     dmsnap,
+    dmsnap_process,
     forked,
+    locks_held,
     refused,
     run,
     sha256,
@@ -211,6 +215,26 @@ def test_twins(lab: Lab) -> None:
         from_label(lab, volume.recovery)
 
 
+def test_who_is_left_behind_at_a_device_that_hangs_holds_nothing(
+    lab: Lab, host: pytest.MonkeyPatch
+) -> None:
+    """Neither the volume, nor the pipe that somebody reads the result from."""
+    host.undo()  # a process of its own has its own machine
+    volume, _, contents = synced(lab)
+    lost(lab, volume, primary=True)
+    with hanging(lab), configured("primary_wait_seconds = 0.5"):
+        words = ("swap", "--from-label", volume.recovery, "--store", lab.store(), "--json")
+        process = dmsnap_process(*words)
+        stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 0, stderr
+        assert "/dev/dm-" in stderr, "nothing hung"
+        assert json.loads(stdout)["state"] == "trial"
+        assert sha256(volume.front) == contents[0]
+        assert locks_held() == []
+        assert dmsnap("swap", "commit", volume.name)["state"] == "promoted"
+    assert sha256(volume.front) == contents[0]
+
+
 @contextmanager
 def hanging(lab: Lab) -> Iterator[None]:
     """A device that answers nobody, and cannot be told by itself."""
@@ -364,6 +388,42 @@ def test_another_host_may_claim_it_in_between(lab: Lab, host: pytest.MonkeyPatch
     assert "on the host host-5678" in sentence
     assert dmsnap("inspect", "label", volume.recovery)["host_uuid"] == str(THERE)
     assert statuses() == []
+
+
+def test_a_host_that_gives_a_sign_of_life_is_not_taken_over(
+    lab: Lab, host: pytest.MonkeyPatch
+) -> None:
+    """It says nothing else than before: it was taken as dead, and goes on writing."""
+    volume, _, _ = synced(lab)
+    lost(lab, volume, primary=True)
+    become(host, THERE)
+    record = LabelTrial._record
+
+    def late(putting: LabelTrial) -> None:
+        record(putting)
+        write_label(volume.recovery, lease_time_ns=time.time_ns())
+
+    host.setattr(LabelTrial, "_record", late)
+    words = ("swap", "--from-label", volume.recovery, "--store", lab.store(), "--force")
+    assert "was written to since" in refused(ExitCode.BUSY, *words)
+    assert dmsnap("inspect", "label", volume.recovery)["host_uuid"] == str(HERE)
+    assert statuses() == []
+
+
+def test_a_device_of_a_label_that_is_none_is_not_opened(lab: Lab) -> None:
+    """Whoever opened the pipe would wait for its writer, and with the lock of the volume."""
+    volume, points, contents = synced(lab)
+    lost(lab, volume, primary=True)
+    pipe = lab.directory / "pipe"
+    os.mkfifo(pipe)
+    write_label(volume.recovery, device=str(pipe))
+    words = ("swap", "--from-label", volume.recovery, "--store", lab.store(), "--json")
+    with configured("primary_wait_seconds = 0.5"):
+        ended = forked(*words)
+    assert ended.code == 0, ended
+    assert "does not answer" not in ended.stderr
+    assert json.loads(ended.stdout)["point"] == points[0]
+    assert sha256(volume.front) == contents[0]
 
 
 def test_what_the_boot_completes_gets_its_points(lab: Lab) -> None:
