@@ -43,6 +43,9 @@ from dmsnap.service.volumes.first_copy import FirstCopy
 from dmsnap.snapshot.space import era_metadata_bytes, plan_area
 from dmsnap.tracking.choice import new_tracking_id
 
+# Among the arguments of its job: the point that the recovery volume was at.
+FORMER_POINT = "former_point"
+
 
 @dataclass(frozen=True, slots=True)
 class ProtectResult:
@@ -90,6 +93,7 @@ class Protection:
         asked = request.onto(self.choice.asked) if self.pool else request
         self.arguments = asked.as_arguments()
         admitted = admission.admit(session, request)
+        self.arguments[FORMER_POINT] = former_point(admitted)
         self.backing: BlockDevice = admitted.backing
         self.recovery: BlockDevice = admitted.recovery
         self.volume = new_volume(session, request, admitted)
@@ -294,6 +298,12 @@ def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) ->
     )
 
 
+def former_point(admitted: Admitted) -> str | None:
+    """The point that the recovery volume was at before; None: it held none of this volume."""
+    found = admitted.label
+    return str(found.point_uuid) if found is not None and found.point_uuid is not None else None
+
+
 def device_locks(request: ProtectRequest) -> list[str]:
     """One device cannot be admitted for two volumes at once; from the first step on the catalogue
     says whose it is.
@@ -376,7 +386,7 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
     found = label_of_copy(volume)
     state = found.state if found else None
     is_new = job.has_begun("mark-consistent") or (
-        job.has_begun("apply") and holds_new_point(volume, found)
+        job.has_begun("apply") and holds_new_point(volume, found, job)
     )
     whole = state is LabelState.CONSISTENT and is_new
     if volume.state is VolumeState.BUILDING and whole:
@@ -398,11 +408,17 @@ def label_of_copy(volume: Volume) -> Label | None:
         return None
 
 
-def holds_new_point(volume: Volume, found: Label | None) -> bool:
-    """Whether the replica is at a point that was taken since the volume was recorded.
+def holds_new_point(volume: Volume, found: Label | None, job: Job) -> bool:
+    """Whether the replica is at another point than it was when it was admitted.
 
     By the label alone: a boot renews the tracking id, and may have removed the point's record with
     its live snapshot. The replica would be called the earlier one, and given back at a point that
-    nobody asked for.
+    nobody asked for. And by no time, which is what a clock said: only a job that an earlier version
+    began says nothing else.
     """
-    return found is not None and found.point_time_ns >= volume.created_ns
+    if found is None:
+        return False
+    if FORMER_POINT not in job.arguments:
+        return found.point_time_ns >= volume.created_ns
+    former = job.arguments[FORMER_POINT]
+    return found.point_uuid is not None and str(found.point_uuid) != former
