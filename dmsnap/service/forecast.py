@@ -1,12 +1,12 @@
 """What would become of jobs: told from what is recorded of them. Nothing is held or cleared."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from dmsnap.catalogue import jobs as recorded
 from dmsnap.catalogue.model import Job, JobState
 from dmsnap.service import jobs, operations
 from dmsnap.service.jobs import Resumed
-from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 
 
@@ -22,13 +22,20 @@ class Forecast:
         return list(self.steps)
 
 
-def resuming(session: Session, job_id: int) -> Forecast | Plan | Resumed:
-    """What :func:`jobs.resume` would do: of a job that is begun anew its plan, or its result where
-    that is told by a result.
+def resuming(session: Session, job_id: int) -> Forecast | Resumed:
+    """What :func:`jobs.resume` would do. One that is done stays as it is.
+
+    What a job that is begun anew would do only its operation can say, and that holds the volume
+    for it, by which whatever was cut off there is concluded.
     """
     job = recorded.job(session.catalogue, job_id)
+    if job.state is JobState.DONE:
+        return Resumed(jobs.viewed(session, job))
     if job.state is not JobState.RUNNING:
-        return jobs.begun_anew(session, job, dry_run=True)
+        jobs.require_known(job)
+        names = (*jobs.names_in(job, jobs.names_of_volumes(session)), job.arguments.get("name"))
+        first = [conclusion(session, each) for each in _cut_off_on(session, names)]
+        return Forecast("job resume", (*first, f"begin {job.operation} anew"))
     jobs.require_cut_off(session, job)
     steps = [conclusion(session, job)]
     if job.operation in operations.OPERATIONS and not operations.has_taken_effect(job):
@@ -36,10 +43,23 @@ def resuming(session: Session, job_id: int) -> Forecast | Plan | Resumed:
     return Forecast("job resume", tuple(steps))
 
 
+def _cut_off_on(session: Session, names: Collection[object]) -> list[Job]:
+    """What was cut off on volumes of those names, the oldest first."""
+    found = [view for view in jobs.cut_off(session) if any(name in names for name in view.volumes)]
+    return [recorded.job(session.catalogue, view.id) for view in found]
+
+
 def resuming_all(session: Session) -> Forecast:
     """What :func:`jobs.resume_all` would do, the oldest job first."""
     found = [recorded.job(session.catalogue, view.id) for view in jobs.cut_off(session)]
     return Forecast("job resume", tuple(conclusion(session, job) for job in found))
+
+
+def resuming_volume(session: Session, name: str) -> Forecast:
+    """What :func:`jobs.resume_volume` would do, the oldest job first."""
+    session.catalogue.volume(name)
+    found = [conclusion(session, job) for job in _cut_off_on(session, (name,))]
+    return Forecast("job resume", tuple(found))
 
 
 def aborting(session: Session, job_id: int) -> Forecast:

@@ -12,7 +12,6 @@ from dmsnap.errors import DmsnapError, ExitCode, WrongStateError
 from dmsnap.host import ending
 from dmsnap.host.children import in_children
 from dmsnap.service import operations
-from dmsnap.service.journal import Plan
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import reap
 from dmsnap.service.records import catalogue_backup
@@ -122,22 +121,17 @@ def resume(session: Session, job_id: int) -> Resumed:
     job = conclude(session, job_id)
     if job.state is JobState.RUNNING:
         raise WrongStateError(f"job {job_id} could not be brought to its end yet", job=job_id)
-    resumed = begun_anew(session, job, dry_run=False)
-    assert isinstance(resumed, Resumed)  # noqa: S101 - a plan is for dry runs
-    return resumed
-
-
-def begun_anew(session: Session, job: Job, *, dry_run: bool) -> Resumed | Plan:
-    """Begin a job that is at its end anew, or plan to; nothing is to be done of one that is done.
-
-    A dry run gives the plan, or the result where the operation tells by that what it would do.
-    """
     if job.state is JobState.DONE:
         return Resumed(viewed(session, job))
+    require_known(job)
+    begun = operations.again(job.operation)(session, **job.arguments, dry_run=False)
+    return Resumed(viewed(session, job), begun)
+
+
+def require_known(job: Job) -> None:
+    """Raise :class:`WrongStateError` unless it is known how to begin a job anew."""
     if job.operation not in operations.OPERATIONS:
         raise WrongStateError(f"{job.operation} cannot be begun anew", job=job.id)
-    begun = operations.again(job.operation)(session, **job.arguments, dry_run=dry_run)
-    return begun if isinstance(begun, Plan) else Resumed(viewed(session, job), begun)
 
 
 def cut_off(session: Session) -> list[JobView]:
@@ -157,6 +151,17 @@ def resume_all(session: Session) -> list[Resumed]:
     found = _resume_all(session)
     catalogue_backup.catch_up(session)
     return found
+
+
+def resume_volume(session: Session, name: str) -> list[Resumed]:
+    """Hold a volume once, as the next command on it does: finish or take back what was cut off, and
+    have go on what was left suspended; nothing is begun anew. Other volumes are not waited for.
+    """
+    session.catalogue.volume(name)
+    found = [view for view in cut_off(session) if name in view.volumes]
+    _hold_once(session, name, [view.operation for view in found])
+    ended = [settled(session, jobs.job(session.catalogue, view.id)) for view in found]
+    return [Resumed(viewed(session, job)) for job in ended]
 
 
 def _resume_all(session: Session) -> list[Resumed]:
@@ -213,16 +218,20 @@ def conclude(session: Session, job_id: int) -> Job:
     if job.state is not JobState.RUNNING:
         return job
     known = require_cut_off(session, job)
-    mend = operations.mend(job.operation)
     for name in names_in(job, known):
-        with session.locked([name]):
-            recorded = session.catalogue.find_volume(name)
-            if recorded is None:
-                continue
-            reap(session, recorded, Wanted.SERVING)
-            if mend is not None:
-                mend(session.catalogue.volume_by_id(recorded.id))
+        _hold_once(session, name, [job.operation])
     return settled(session, job)
+
+
+def _hold_once(session: Session, name: str, cut_off: Sequence[str]) -> None:
+    """Conclude what was cut off on a volume, and do what is left of those operations."""
+    with session.locked([name]):
+        recorded = session.catalogue.find_volume(name)
+        if recorded is None:
+            return
+        reap(session, recorded, Wanted.SERVING)
+        for mend in filter(None, map(operations.mend, dict.fromkeys(cut_off))):
+            mend(session.catalogue.volume_by_id(recorded.id))
 
 
 def require_cut_off(session: Session, job: Job) -> Names:

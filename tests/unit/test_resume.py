@@ -3,7 +3,7 @@
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +13,10 @@ import pytest
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue import jobs as recorded
-from dmsnap.catalogue.model import Job, JobState, StepState
+from dmsnap.catalogue.model import Job, JobState, StepState, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli import program
-from dmsnap.errors import ExitCode, LockedError, WrongStateError
+from dmsnap.errors import ExitCode, LockedError, NotFoundError, WrongStateError
 from dmsnap.service import forecast, jobs, operations
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.journal import Plan
@@ -113,6 +113,44 @@ def test_its_exit_code_is_the_commands(
     ]
 
 
+def test_one_volume_is_held_once_and_no_other(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing was cut off: a job that failed may have left something suspended."""
+    recorded.end(session.catalogue, 2, JobState.FAILED, "")
+    held: list[str] = []
+
+    def reap(session: Session, volume: Volume, _wanted: object) -> None:
+        assert session.is_held_by(volume.name, os.getpid())
+        held.append(volume.name)
+        for job in recorded.unfinished(session.catalogue, volume.id):
+            recorded.settle(session.catalogue, job.id, volume.id, JobState.UNDONE, "cut off")
+
+    mended: list[str] = []
+    monkeypatch.setattr(jobs, "reap", reap)
+    monkeypatch.setattr(operations, "mend", lambda _: lambda volume: mended.append(volume.name))
+    assert jobs.resume_volume(session, "b") == []
+    (resumed,) = jobs.resume_volume(session, "c")
+    assert (resumed.job.id, resumed.job.state) == (3, "undone")
+    assert (held, mended) == (["b", "c"], ["c"])
+    assert [view.id for view in jobs.cut_off(session)] == [1]
+    with pytest.raises(NotFoundError):
+        jobs.resume_volume(session, "d")
+
+
+def test_one_of_three_is_asked_for(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Session, "open", lambda: session)
+    for words in ((), ("1", "--all"), ("--all", "--volume", "a"), ("1", "--volume", "a")):
+        assert program.main(["job", "resume", *words]) == ExitCode.USAGE
+    capsys.readouterr()
+    assert program.main(["job", "resume", "--volume", "a", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  1. record job 1, sync of a, as undone: it was cut off at its start"
+    ]
+
+
 # dry runs
 
 
@@ -164,7 +202,9 @@ def test_a_job_under_way_would_be_asked_to_end(
 
 
 def test_what_is_at_its_end(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Done, there is nothing to do; undone, its plan is what it would be begun anew with."""
+    """Done, there is nothing to do; undone, it is begun anew, which first concludes what else was
+    cut off on its volumes: so it is not asked what it would do.
+    """
     recorded.end(session.catalogue, 1, JobState.DONE, "")
     recorded.end(session.catalogue, 2, JobState.UNDONE, "")
     with pytest.raises(WrongStateError, match="nothing to abort"):
@@ -172,15 +212,45 @@ def test_what_is_at_its_end(session: Session, monkeypatch: pytest.MonkeyPatch) -
     done = forecast.resuming(session, 1)
     assert isinstance(done, jobs.Resumed)
     assert (done.job.state, done.result) == ("done", None)
-    asked: list[dict[str, Any]] = []
 
-    def again(_session: Session, **arguments: Any) -> Plan:
-        asked.append(arguments)
-        return Plan("sync", (), ())
+    def again(_name: str) -> Callable[..., Plan]:
+        pytest.fail("it was begun, and so held the volume")
 
-    monkeypatch.setattr(operations, "again", lambda _name: again)
-    assert forecast.resuming(session, 2) == Plan("sync", (), ())
-    assert asked == [{"dry_run": True}]
+    monkeypatch.setattr(operations, "again", again)
+    assert forecast.resuming(session, 2) == forecast.Forecast("job resume", ("begin sync anew",))
+    b = session.catalogue.volume("b")
+    recorded.begin(session.catalogue, "swap", [b.id], arguments={}, pid=1, steps=["load"])
+    begun(session, 4, StepState.BEGUN)
+    before = [recorded.job(session.catalogue, number) for number in range(1, 5)]
+    found = forecast.resuming(session, 2)
+    assert isinstance(found, forecast.Forecast)
+    assert found.steps == (
+        "finish job 4, swap of b, which was cut off at load, or take it back, as labels and "
+        "devices have it",
+        "begin sync anew",
+    )
+    assert [recorded.job(session.catalogue, number) for number in range(1, 5)] == before
+
+
+def test_what_was_cut_off_under_a_name_is_concluded_first(session: Session) -> None:
+    """A protect that was undone has no volume any more, but what it is to be called."""
+    words = {"name": "a", "device": "/dev/sda"}
+    recorded.begin(session.catalogue, "protect", [uuid4()], arguments=words, pid=1, steps=["copy"])
+    recorded.end(session.catalogue, 4, JobState.FAILED, "")
+    found = forecast.resuming(session, 4)
+    assert isinstance(found, forecast.Forecast)
+    assert found.steps == (
+        "record job 1, sync of a, as undone: it was cut off at its start",
+        "begin protect anew",
+    )
+
+
+def test_what_another_version_did_cannot_be_begun_anew(session: Session) -> None:
+    recorded.begin(session.catalogue, "shuffle", [], arguments={}, pid=1, steps=["mix"])
+    recorded.end(session.catalogue, 4, JobState.UNDONE, "")
+    for resume in (forecast.resuming, jobs.resume):
+        with pytest.raises(WrongStateError, match="shuffle cannot be begun anew"):
+            resume(session, 4)
 
 
 def test_what_would_be_done_is_printed_as_a_plan(

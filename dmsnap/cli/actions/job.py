@@ -8,7 +8,6 @@ from dmsnap.errors import ExitCode, WrongWordError
 from dmsnap.service import forecast, jobs
 from dmsnap.service.forecast import Forecast
 from dmsnap.service.jobs import JobView, Resumed
-from dmsnap.service.journal import Plan
 from dmsnap.service.session import Session
 
 
@@ -24,20 +23,28 @@ def show(output: Output, *, job: int) -> None:
     output.show(view, describe_one)
 
 
-def resume(output: Output, *, job: int | None, every: bool, dry_run: bool) -> ExitCode:
-    if every == (job is not None):
-        raise WrongWordError("give the number of a job, or --all")
+def resume(
+    output: Output, *, job: int | None, every: bool, volume: str | None, dry_run: bool
+) -> ExitCode:
+    if [every, job is not None, volume is not None].count(True) != 1:
+        raise WrongWordError("give the number of a job, --volume NAME or --all")
     with Session.open() as session:
         if dry_run:
-            if job is None:
-                return show_forecast(output, forecast.resuming_all(session))
-            return show_forecast(output, forecast.resuming(session, job))
-        if job is None:
-            found = jobs.resume_all(session)
-            output.show(found, describe_all)
-            return next((each.exit_code for each in found if each.error), ExitCode.OK)
-        output.show(jobs.resume(session, job), describe_resumed)
-        return ExitCode.OK
+            return show_forecast(output, would_resume(session, job, volume))
+        if job is not None:
+            output.show(jobs.resume(session, job), describe_resumed)
+            return ExitCode.OK
+        found = jobs.resume_all(session) if every else jobs.resume_volume(session, str(volume))
+        output.show(found, describe_all)
+        return next((each.exit_code for each in found if each.error), ExitCode.OK)
+
+
+def would_resume(session: Session, job: int | None, volume: str | None) -> Forecast | Resumed:
+    if job is not None:
+        return forecast.resuming(session, job)
+    if volume is not None:
+        return forecast.resuming_volume(session, volume)
+    return forecast.resuming_all(session)
 
 
 def abort(output: Output, *, job: int, dry_run: bool) -> None:
@@ -48,9 +55,9 @@ def abort(output: Output, *, job: int, dry_run: bool) -> None:
             output.show(jobs.abort(session, job), lambda ended: [sentence(ended)])
 
 
-def show_forecast(output: Output, found: Forecast | Plan | Resumed) -> ExitCode:
+def show_forecast(output: Output, found: Forecast | Resumed) -> ExitCode:
     if isinstance(found, Resumed):
-        output.show(found, describe_forecast)
+        output.show(found, describe_resumed)
     else:
         output.show_plan(found)
     return ExitCode.OK
@@ -105,13 +112,6 @@ def describe_resumed(resumed: Resumed) -> Iterator[Text]:
         yield sentence(resumed.job)
     else:
         yield f"{resumed.job.operation} was begun anew, and is done"
-
-
-def describe_forecast(resumed: Resumed) -> Iterator[Text]:
-    if resumed.result is None:
-        yield sentence(resumed.job)
-    else:
-        yield f"{resumed.job.operation} would be begun anew; --json says what it would do"
 
 
 def sentence(job: JobView) -> str:

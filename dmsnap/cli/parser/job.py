@@ -30,6 +30,11 @@ RESUME = Command(
             is_flag=True,
             help="Finish or take back whatever was cut off; begin nothing anew.",
         ),
+        click.Option(
+            ["--volume"],
+            metavar="NAME",
+            help="The same on one volume, and have go on what was left suspended there.",
+        ),
     ),
     details="What only goes forward is finished; the rest is taken back and begun anew with what "
     "it was asked for. A job that was undone or that failed can be begun anew, too.",
