@@ -31,7 +31,7 @@ from dmsnap.service.session import Session
 log = logging.getLogger(__name__)
 
 END_UNIT = "dmsnap-point-end@{}.service"
-RESUME_UNIT = "dmsnap-resume.service"
+RESUME_UNIT = "dmsnap-resume@{}.service"
 
 
 class LiveStores:
@@ -87,10 +87,12 @@ def go_on_copying(session: Session) -> None:
         log.warning("copies that wait were not begun: %s", error)
 
 
-def conclude() -> None:
-    """Have what was cut off concluded, by the unit that does so after a boot."""
+def conclude(volume: str) -> None:
+    """Have what was cut off on a volume concluded, by a unit of its own: that of the boot may be
+    waiting for another volume's disk.
+    """
     if systemd.is_running():
-        systemd.begin(RESUME_UNIT)
+        systemd.begin(RESUME_UNIT.format(systemd.escape(volume)))
 
 
 def look_around(

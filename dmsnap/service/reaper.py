@@ -24,6 +24,7 @@ from dmsnap.host.dm.target import Snapshot
 from dmsnap.recovery import chain, replica
 from dmsnap.service import operations
 from dmsnap.service.exports import exported
+from dmsnap.service.health import stranded
 from dmsnap.service.hydrations import crossing, hydration
 from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
@@ -117,7 +118,7 @@ def clear(
 
     What became of temporary points the recovery volume says, which no boot waits for.
     """
-    if cut_off:
+    if cut_off or stranded.by_failure(session, volume):
         resume_suspended(volume)
     note_dropped_layers(session, volume)
     note_lost_tracking(session, volume)

@@ -14,6 +14,7 @@ from dmsnap.errors import BusyError, DmsnapError, NotFoundError, OperatingSystem
 from dmsnap.service import reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import exported
+from dmsnap.service.health import stranded
 from dmsnap.service.hydrations import hydration
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import handover
@@ -30,6 +31,7 @@ TIDYING: list[tuple[ModuleType, str]] = [
     (hydration, "tidy"),
 ]
 NEEDED: list[tuple[ModuleType, str]] = [
+    (stranded, "by_failure"),
     (reaper, "note_dropped_layers"),
     (reaper, "note_lost_tracking"),
     (reaper, "note_invalid_points"),

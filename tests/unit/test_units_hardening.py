@@ -55,4 +55,11 @@ def test_what_runs_windows_is_not_killed_with_its_watchdogs() -> None:
     """SIGKILL goes to the whole unit: who is to resume a volume would be gone, too."""
     units = {path.name: path.read_text().splitlines() for path in UNIT.parent.glob("*.service")}
     without = {name for name, lines in units.items() if "SendSIGKILL=no" not in lines}
-    assert without == {"dmsnapd.service", "dmsnap-exports.service"}
+    assert without == {"dmsnapd.service"}
+
+
+def test_what_concludes_volumes_one_after_the_other_comes_last() -> None:
+    """Else one volume whose disk hangs would keep all others waiting behind it."""
+    lines = (UNIT.parent / "dmsnap-exports.service").read_text().splitlines()
+    (after,) = [line for line in lines if line.startswith("After=")]
+    assert "dmsnap-resume.service" in after.removeprefix("After=").split()

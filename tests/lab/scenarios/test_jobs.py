@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from conftest import (
     dmsnap_process,
     forked,
     rarely,
+    refused,
     run,
     sha256,
     suspended,
+    world,
 )
+from lost_state import write_label
 from patience import until
+
+from dmsnap.errors import ExitCode
 
 SIZE = 32 * MIB
 KILLED = -signal.SIGKILL
@@ -171,6 +177,28 @@ def test_a_protect_is_begun_anew(lab: Lab) -> None:
     assert bench.note == "first"
 
 
+@pytest.mark.parametrize("ahead_ns", [0, 30 * 86400 * 10**9])
+@pytest.mark.parametrize(("at", "state"), [("apply", "undone"), ("record-protected", "done")])
+def test_to_protect_anew_is_taken_back_whatever_the_clock_said(
+    lab: Lab, at: str, state: str, ahead_ns: int
+) -> None:
+    """The recovery volume was there before, and its point was taken with a clock that was ahead."""
+    bench = Bench(lab)
+    dmsnap("unprotect", bench.name)
+    former = write_label(bench.recovery, point_time_ns=time.time_ns() + ahead_ns)
+    bench.write("second")
+    content = sha256(bench.recovery, SIZE)
+    cut_off = killed(*bench.protect, at=at)
+    dmsnap("job", "resume", "--all")
+    assert job(cut_off["id"])["state"] == state
+    now = dmsnap("inspect", "label", bench.recovery)
+    assert now["state"] == "consistent"
+    assert (now["point_uuid"] == str(former.point_uuid)) is (state == "undone")
+    assert (sha256(bench.recovery, SIZE) == content) is (state == "undone")
+    assert bench.state == (None if state == "undone" else "protected")
+    assert bench.note == "second"
+
+
 def test_to_protect_again_takes_the_first_back(lab: Lab) -> None:
     bench = Bench(lab, protected=False)
     killed(*bench.protect, at="copy")
@@ -283,6 +311,44 @@ def test_a_point_is_deleted_to_the_end(lab: Lab) -> None:
     assert ended.code == KILLED, ended
     dmsnap("job", "resume", "--all")
     assert point["id"] not in [each["id"] for each in dmsnap("point", "list", bench.name)]
+
+
+def test_a_dry_run_concludes_no_other_job_of_the_volume(lab: Lab) -> None:
+    """To begin a job anew holds the volume, by which what else was cut off there is concluded."""
+    bench = Bench(lab)
+    undone = killed("sync", bench.name, at="apply")["id"]
+    assert dmsnap("job", "abort", undone)["state"] == "undone"
+    dmsnap("swap", bench.name)
+    ended = forked("swap", "commit", bench.name, at=(1, "begun"), send=(signal.SIGKILL,))
+    assert ended.code == KILLED, ended
+    cut_off, before = last_job(), world(lab)
+    told = dmsnap("job", "resume", undone, "--dry-run")
+    assert (last_job(), world(lab)) == (cut_off, before)
+    concluded, begun = told["steps"]
+    assert concluded.startswith(f"finish job {cut_off['id']}, swap commit of {bench.name}, which")
+    assert begun == "begin sync anew"
+    assert dmsnap("job", "resume", undone)["result"]["volume"] == bench.name
+    assert job(cut_off["id"])["state"] == "done"
+
+
+def test_what_a_job_left_suspended_that_was_undone_goes_on_with_the_next_command(lab: Lab) -> None:
+    """As its watchdog would have had it go on, which is gone, too. What is nobody's job is not."""
+    bench = Bench(lab)
+    run("dmsetup", "suspend", bench.name)
+    try:
+        assert "is suspended" in refused(ExitCode.STACK_CHANGED, "point", "create", bench.name)
+        assert suspended() == [bench.name]
+    finally:
+        run("dmsetup", "resume", bench.name)
+    ended = forked("sync", bench.name, at=(0, "begun"), send=(signal.SIGTERM,))
+    assert (ended.code, last_job()["state"]) == (128 + signal.SIGTERM, "undone")
+    run("dmsetup", "suspend", bench.name)
+    try:
+        dmsnap("point", "create", bench.name)
+        assert suspended() == []
+    finally:
+        run("dmsetup", "resume", bench.name)
+    assert bench.note == "first"
 
 
 def test_a_job_that_is_cut_off_is_aborted(lab: Lab) -> None:

@@ -166,6 +166,61 @@ def test_job_and_service_killed(lab: Lab, service: None) -> None:
     dmsnap("sync", bench.name)
 
 
+def resume_unit(name: str) -> str:
+    return f"dmsnap-resume@{run('systemd-escape', name).strip()}.service"
+
+
+def test_what_a_job_left_suspended_that_was_undone_goes_on(lab: Lab, service: None) -> None:
+    """No job is cut off there; but its window may have left a device to a watchdog that died."""
+    bench = Bench(lab)
+    run("systemctl", "start", UNIT)
+    ended = forked("sync", bench.name, at=(0, "begun"), send=(signal.SIGTERM,))
+    assert (ended.code, last_job()["state"]) == (128 + signal.SIGTERM, "undone")
+    run("dmsetup", "suspend", bench.name)
+    try:
+        eventually(lambda: suspended() == [], "it goes on")
+    finally:
+        run("dmsetup", "resume", bench.name)
+    assert bench.note == "first"
+    assert any(bench.name in line and "left suspended" in line for line in journal())
+    eventually(lambda: shown("ActiveState", resume_unit(bench.name)) == "inactive", "it ends")
+
+
+def test_a_conclusion_that_hangs_leaves_no_other_volume_suspended(lab: Lab, service: None) -> None:
+    """Of two that were left suspended, one after the other: the first one's waits for a disk."""
+    run("dmsetup", "create", "held", "--table",
+        f"0 {2 * SIZE // 512} linear {lab.disk(2 * SIZE)} 0")  # fmt: skip
+    hanging, bench = lab.protect(lab.disk(SIZE), "/dev/mapper/held"), Bench(lab)
+    run("systemctl", "start", UNIT)
+    write(hanging, 2)
+    first = killed("sync", hanging, at="apply")
+    run("dmsetup", "suspend", "held")
+    run("dmsetup", "suspend", hanging)
+
+    def is_being_concluded() -> bool:
+        units = ("dmsnap-resume.service", resume_unit(hanging))
+        return hanging not in suspended() and "activating" in [
+            shown("ActiveState", unit) for unit in units
+        ]
+
+    try:
+        eventually(is_being_concluded, "the first is being concluded")
+        second = killed("sync", bench.name, at="apply")
+        run("dmsetup", "suspend", bench.name)
+        eventually(lambda: bench.name not in suspended(), "the second goes on")
+        eventually(lambda: job(second["id"])["state"] == "undone", "it is concluded")
+        assert is_being_concluded(), "nothing hung"
+    finally:
+        run("dmsetup", "resume", bench.name)
+        run("dmsetup", "resume", "held")
+    assert bench.note == "first"
+    eventually(lambda: job(first["id"])["state"] == "undone", "the first is concluded")
+    eventually(lambda: shown("ActiveState", resume_unit(hanging)) == "inactive", "it ends")
+    run("systemctl", "stop", UNIT)
+    dmsnap("unprotect", hanging, "--forget")
+    run("dmsetup", "remove", "--retry", "held")
+
+
 @pytest.fixture
 def policies() -> Iterator[Callable[[str], None]]:
     """Writes the configuration and applies it; nothing is left of it, nor of its timers."""
