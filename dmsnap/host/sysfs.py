@@ -201,6 +201,18 @@ class Sysfs:
         """Every whole disk whose kernel name begins with ``prefix``, with its number."""
         return self._listed("block", prefix)
 
+    def has_own_clock(self) -> bool:
+        """Whether a clock that runs while the host is off set the wall clock at boot (hctosys).
+
+        A kernel that has no such clocks lists none (Documentation/ABI/testing/sysfs-class-rtc).
+        """
+        directory = f"{self.root}/class/rtc"
+        try:
+            names = _names(directory)
+        except NotFoundError:
+            return False
+        return any(attribute_text(f"{directory}/{name}/hctosys") == "1" for name in names)
+
     def _listed(self, kind: str, prefix: str = "") -> dict[str, int]:
         """What is listed at a place, by name."""
         directory = f"{self.root}/{kind}"

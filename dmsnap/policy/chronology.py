@@ -42,13 +42,14 @@ class Moment:
     believed: bool
 
 
-def trusted_now(earlier: Sequence[Reading], now: Reading) -> int | None:
+def trusted_now(earlier: Sequence[Reading], now: Reading, *, own_clock: bool) -> int | None:
     """The wall clock of ``now``, nanoseconds since the epoch; None while it is in doubt.
 
     ``earlier``: former readings, oldest first; those of the last two days are enough. After a jump
-    the clock is in doubt until it has run steadily for ``SETTLING_NS``.
+    the clock is in doubt until it has run steadily for ``SETTLING_NS``. ``own_clock``: the host has
+    one that runs while it is off, and so was right before anybody set the wall clock.
     """
-    for later, reading in pairwise(_counting(earlier, now)):
+    for later, reading in pairwise(_counting(earlier, now, own_clock=own_clock)):
         if has_jumped(reading, later):
             return None
         if now.wall_ns - reading.wall_ns >= SETTLING_NS:
@@ -56,7 +57,7 @@ def trusted_now(earlier: Sequence[Reading], now: Reading) -> int | None:
     return now.wall_ns
 
 
-def worth_keeping(earlier: Sequence[Reading], now: Reading) -> list[Reading]:
+def worth_keeping(earlier: Sequence[Reading], now: Reading, *, own_clock: bool) -> list[Reading]:
     """Of former readings and ``now`` those that :func:`trusted_now` goes by later, oldest first.
 
     That is a day of a clock that runs steadily, with the reading before it, against which a jump is
@@ -65,7 +66,7 @@ def worth_keeping(earlier: Sequence[Reading], now: Reading) -> list[Reading]:
     """
     if earlier and not _is_news(earlier[-1], now):
         return list(earlier)
-    counting = _counting(earlier, now)
+    counting = _counting(earlier, now, own_clock=own_clock)
     booting = sum(_is_booting(now) and each.boot_id == now.boot_id for each in counting)
     kept = counting[:booting] or [now]
     for reading in counting[len(kept) :]:
@@ -78,16 +79,17 @@ def worth_keeping(earlier: Sequence[Reading], now: Reading) -> list[Reading]:
     return kept[::-1]
 
 
-def _counting(earlier: Sequence[Reading], now: Reading) -> list[Reading]:
+def _counting(earlier: Sequence[Reading], now: Reading, *, own_clock: bool) -> list[Reading]:
     """``now`` and the former readings, newest first, without those that a boot takes back.
 
-    When the clock is set within its first minutes, it was not set before. What it is set to is
-    held against the boot before.
+    When the clock of a host that has none of its own is set within the first minutes of a boot, it
+    was not set before. What it is set to is held against the boot before, by which only a jump of
+    many days is seen: elsewhere it is the jump itself that counts.
     """
     counting, later, taken_back = [now], now, None
     for reading in reversed(earlier):
         is_same = reading.boot_id == later.boot_id
-        if is_same and _is_booting(later) and has_jumped(reading, later):
+        if not own_clock and is_same and _is_booting(later) and has_jumped(reading, later):
             taken_back = reading.boot_id
         if reading.boot_id != taken_back:
             counting.append(reading)

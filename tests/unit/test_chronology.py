@@ -1,5 +1,6 @@
 """Which times are believed, and when the clock is in doubt."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmsnap.policy import chronology
-from dmsnap.policy.chronology import Reading, has_jumped, moments, trusted_now
+from dmsnap.policy.chronology import Reading, has_jumped, moments
 
 SECOND = 10**9
 HOUR = 3600 * SECOND
@@ -53,6 +54,17 @@ def test_thousands_of_points_take_no_time_to_speak_of() -> None:
     found = moments([*range(100_000), *range(50_000)], 200_000)
     assert found is not None
     assert sum(each.believed for each in found) == 100_000
+
+
+def trusted_now(earlier: Sequence[Reading], now: Reading, *, own_clock: bool = False) -> int | None:
+    """As of a host without a clock of its own, of which less is known."""
+    return chronology.trusted_now(earlier, now, own_clock=own_clock)
+
+
+def worth_keeping(
+    earlier: Sequence[Reading], now: Reading, *, own_clock: bool = False
+) -> list[Reading]:
+    return chronology.worth_keeping(earlier, now, own_clock=own_clock)
 
 
 def reading(hours: float, *, wall_off: int = 0, boot: str = "a") -> Reading:
@@ -112,12 +124,30 @@ def test_a_clock_that_is_set_while_the_host_boots_is_believed() -> None:
     assert trusted_now(running[:2], early(113, 18_000)) is None
 
 
+def test_a_clock_that_was_right_and_is_set_while_the_host_boots_is_in_doubt() -> None:
+    """One that has a clock of its own was off for a moment, and is set on by days then: against the
+    boot before that is what may be the truth.
+    """
+    off, booted, wrong = early(100, 360_000, "a"), early(100.1, 30), early(100 + 24 * 6, 90)
+    assert trusted_now([off, booted], wrong, own_clock=True) is None
+    assert trusted_now([off, booted], early(100.11, 90), own_clock=True) is not None
+    kept: list[Reading] = []
+    for now in (off, booted, wrong):
+        kept = worth_keeping(kept, now, own_clock=True)
+    for hours in (1, 23):
+        later = early(100 + 24 * 6 + hours, 90 + hours * 3600)
+        assert trusted_now(kept, later, own_clock=True) is None
+        kept = worth_keeping(kept, later, own_clock=True)
+    settled = early(100 + 24 * 7, 90 + 24 * 3600)
+    assert trusted_now(kept, settled, own_clock=True) == settled.wall_ns
+
+
 def test_a_boot_that_takes_its_clock_back_leaves_what_was_known() -> None:
     """A jump of before is in the record still when the readings behind it are worth nothing."""
     kept: list[Reading] = []
     jumped = [early(10, 360_000, "a"), early(30, 361_000, "a"), early(30.5, 362_800, "a")]
     for now in [*jumped, early(-400_000, 30), early(31, 90)]:
-        kept = chronology.worth_keeping(kept, now)
+        kept = worth_keeping(kept, now)
     assert kept == [*jumped, early(31, 90)]
     assert trusted_now(kept[:-1], kept[-1]) is None
 
@@ -125,7 +155,7 @@ def test_a_boot_that_takes_its_clock_back_leaves_what_was_known() -> None:
 def test_boots_that_never_end_leave_no_more_than_others() -> None:
     kept: list[Reading] = []
     for number in range(4 * 96):
-        kept = chronology.worth_keeping(kept, early(number / 4, 30, f"boot {number}"))
+        kept = worth_keeping(kept, early(number / 4, 30, f"boot {number}"))
     assert len(kept) <= 96 + 3
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmsnap.host.locks import LOCK_FILE
+from dmsnap.host.sysfs import Sysfs
 from dmsnap.policy import chronology
 from dmsnap.policy.chronology import APART_NS, SETTLING_NS, TOLERANCE_NS, Reading
 from dmsnap.service.points import clock_record
@@ -27,8 +28,10 @@ steps = st.lists(
 )
 
 
-@given(steps)
-def test_what_is_kept_says_as_much_as_all(passing: list[tuple[int, int, bool]]) -> None:
+@given(steps, st.booleans())
+def test_what_is_kept_says_as_much_as_all(
+    passing: list[tuple[int, int, bool]], own_clock: bool
+) -> None:
     """Short of readings that are close: those of the time between count as if they were not."""
     wall, boottime, boot = START, HOUR, 0
     everything: list[Reading] = []
@@ -41,8 +44,11 @@ def test_what_is_kept_says_as_much_as_all(passing: list[tuple[int, int, bool]]) 
         is_same = kept and kept[-1].boot_id == now.boot_id
         if is_same and not chronology.has_jumped(kept[-1], now) and passed < APART_NS:
             continue
-        assert chronology.trusted_now(kept, now) == chronology.trusted_now(everything, now)
-        kept = chronology.worth_keeping(kept, now)
+        by_kept, by_all = (
+            chronology.trusted_now(each, now, own_clock=own_clock) for each in (kept, everything)
+        )
+        assert by_kept == by_all
+        kept = chronology.worth_keeping(kept, now, own_clock=own_clock)
         everything.append(now)
         assert kept[-1] == now
 
@@ -50,17 +56,27 @@ def test_what_is_kept_says_as_much_as_all(passing: list[tuple[int, int, bool]]) 
 def test_a_steady_clock_leaves_a_day() -> None:
     kept: list[Reading] = []
     for number in range(4 * 1440):
-        kept = chronology.worth_keeping(
-            kept, Reading(START + number * MINUTE, number * MINUTE, "boot")
-        )
+        now = Reading(START + number * MINUTE, number * MINUTE, "boot")
+        kept = chronology.worth_keeping(kept, now, own_clock=True)
     assert len(kept) <= SETTLING_NS // APART_NS + 2
     assert kept[-1].wall_ns - kept[0].wall_ns >= SETTLING_NS
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> "Clock":
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> "Clock":
+    """That of a host that has one of its own; but :func:`clockless`."""
+    clock, sys = Clock(), tmp_path_factory.mktemp("sys")
     monkeypatch.setattr(clock_record, "reading", lambda: clock.now)
+    rtc = sys / "class" / "rtc" / "rtc0"
+    rtc.mkdir(parents=True)
+    (rtc / "hctosys").write_text("1\n")
+    monkeypatch.setattr(clock_record, "SYSFS", Sysfs(sys))
+    return clock
+
+
+@pytest.fixture
+def clockless(clock: "Clock", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Clock":
+    monkeypatch.setattr(clock_record, "SYSFS", Sysfs(tmp_path / "another"))
     return clock
 
 
@@ -120,9 +136,10 @@ def test_without_the_service_the_boot_is_what_is_known(tmp_path: Path, clock: Cl
 
 
 def test_a_host_without_a_clock_of_its_own_prunes_although_it_is_off_each_night(
-    tmp_path: Path, clock: Clock
+    tmp_path: Path, clockless: Clock
 ) -> None:
     """Its clock goes on where it stood, and is set a minute later."""
+    clock = clockless
     for night in range(5):
         clock.passes(12 * HOUR)
         assert trusted(tmp_path)
@@ -130,6 +147,18 @@ def test_a_host_without_a_clock_of_its_own_prunes_although_it_is_off_each_night(
         clock_record.note(tmp_path)
         clock.passes(MINUTE, jumped_ns=12 * HOUR)
         assert trusted(tmp_path)
+
+
+def test_one_that_has_its_own_does_not_when_it_is_set_while_it_boots(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """By days that it was not off: points would go that are younger than it says."""
+    clock.passes(12 * HOUR)
+    assert trusted(tmp_path)
+    clock.boots("next", MINUTE)
+    clock_record.note(tmp_path)
+    clock.passes(MINUTE, jumped_ns=5 * 24 * HOUR)
+    assert not trusted(tmp_path)
 
 
 def test_a_reading_that_is_no_news_writes_nothing(tmp_path: Path, clock: Clock) -> None:

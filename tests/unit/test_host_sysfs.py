@@ -289,3 +289,18 @@ def test_requests_are_counted_by_old_and_new_kernels(tree: Tree) -> None:
     assert tree.sysfs.requests_completed(SDA) == 21
     tree.device("sdb", SDB, stat="1 0 0 0 20 0 0 0 0 0 0 300 0 0 0 4000 7\n")
     assert tree.sysfs.requests_completed(SDB) == 4321
+
+
+def test_a_host_has_a_clock_of_its_own_where_one_set_the_wall_clock(tmp_path: Path) -> None:
+    """One that was found later, or lost its time, did not."""
+    sysfs = Sysfs(tmp_path)
+    assert not sysfs.has_own_clock()
+    clocks = tmp_path / "class" / "rtc"
+    clocks.mkdir(parents=True)
+    assert not sysfs.has_own_clock()
+    for name, text in (("rtc0", "0\n"), ("rtc1", None), ("rtc2", "1\n")):
+        assert not sysfs.has_own_clock()
+        (clocks / name).mkdir()
+        if text is not None:
+            (clocks / name / "hctosys").write_text(text)
+    assert sysfs.has_own_clock()

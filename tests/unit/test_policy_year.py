@@ -156,8 +156,8 @@ class Host:
             self.held = None
 
     def trusted(self, reading: Reading) -> int | None:
-        now_ns = chronology.trusted_now(self.readings, reading)
-        self.readings = chronology.worth_keeping(self.readings, reading)
+        now_ns = chronology.trusted_now(self.readings, reading, own_clock=True)
+        self.readings = chronology.worth_keeping(self.readings, reading, own_clock=True)
         return now_ns
 
     @property

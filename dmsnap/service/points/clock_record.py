@@ -15,6 +15,7 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host import kernel
 from dmsnap.host.locks import directory_lock
 from dmsnap.host.replacement import replace_file
+from dmsnap.host.sysfs import SYSFS
 from dmsnap.host.system_call import system_call
 from dmsnap.policy import chronology
 from dmsnap.policy.chronology import Reading
@@ -36,9 +37,12 @@ def trusted_now(directory: Path, *, recording: bool) -> int | None:
     with directory_lock(directory):
         now = reading()
         earlier = recorded(path)
-        if recording and (kept := chronology.worth_keeping(earlier, now)) != earlier:
-            record(path, kept)
-    return chronology.trusted_now(earlier, now)
+        own_clock = SYSFS.has_own_clock()
+        if recording:
+            kept = chronology.worth_keeping(earlier, now, own_clock=own_clock)
+            if kept != earlier:
+                record(path, kept)
+    return chronology.trusted_now(earlier, now, own_clock=own_clock)
 
 
 def note(directory: Path) -> None:
