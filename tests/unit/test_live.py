@@ -89,6 +89,24 @@ def test_the_name_leads_to_the_lv_until_it_is_taken_away(etc: Path) -> None:
     assert list((etc / "run").iterdir()) == []
 
 
+def test_rules_of_an_earlier_version_keep_the_lv_shown(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Theirs came behind all others: too late, once the rules that know the LV come first."""
+    monkeypatch.setattr(boot, "present", lambda _: [])
+    former = etc / "run" / "91-dmsnap-live-srv.rules"
+    boot.hide(VOLUME)
+    assert not (etc / "run").exists()  # it is no front any more
+    for leave in (boot.hide, live_link.hide):
+        former.parent.mkdir(exist_ok=True)
+        former.write_text("# of an earlier version\n")
+        leave(VOLUME)
+        shown = live_link.rules_path(VOLUME)
+        assert list((etc / "run").iterdir()) == ([shown] if leave is boot.hide else [])
+        if leave is boot.hide:
+            assert shown.read_text() == live_link.rules(VOLUME)
+
+
 def test_a_line_that_names_the_front_is_right_while_that_leads_to_the_lv(
     etc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

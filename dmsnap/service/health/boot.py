@@ -20,6 +20,7 @@ from dmsnap.host.lun import LunName
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.service.journal import Step
 from dmsnap.service.swaps import mounting
+from dmsnap.service.volumes import live_link
 
 UNIT = "dmsnap-assemble@.service"
 LOCAL = "local-fs.target"
@@ -81,6 +82,7 @@ def hide(volume: Volume, joining: str | None = None) -> None:
     ``joining`` is the only one that is new to them, or goes: the others, of which one may hang, are
     not looked at again.
     """
+    live_link.move_former_rules(volume)
     rules = rules_file(volume)
     replacement.replace_unless_masked(rules.path, rules.text)
     remove_former_rules(volume)

@@ -35,6 +35,19 @@ def rules(volume: Volume) -> str:
     return HEADING.format(name=volume.name) + ", ".join(words) + "\n"
 
 
+def former_rules_path(volume: Volume) -> Path:
+    """Where an earlier version had them: behind all others. They go with the boot, too."""
+    return udev.RUNTIME_RULES / f"91-dmsnap-live-{volume.name}.rules"
+
+
+def move_former_rules(volume: Volume) -> None:
+    """Before rules that know the LV are written where they are now: those would hide it."""
+    former = former_rules_path(volume)
+    if volume.live is not None and former.exists():
+        replacement.replace_file(rules_path(volume), rules(volume))
+        replacement.remove_file(former)
+
+
 def show(volume: Volume) -> None:
     """Have the volume's name lead to the LV. Where no udevd runs, the link is made here."""
     assert volume.live is not None  # noqa: S101 - asked for one that is live
@@ -51,6 +64,7 @@ def hide(volume: Volume) -> None:
     """Take the name from the LV; nothing happens when it has it not."""
     assert volume.live is not None  # noqa: S101 - asked for one that is live
     replacement.remove_file(rules_path(volume))
+    replacement.remove_file(former_rules_path(volume))
     udev.reload_rules()
     node, link = dm.node(volume.live.name), dm.node(volume.name)
     if node.exists():
