@@ -18,7 +18,13 @@ from uuid import UUID
 from dmsnap._native import store_merge
 from dmsnap._native.copy import Progress
 from dmsnap._native.label import HistoryEntry, Label
-from dmsnap.errors import CorruptError, NoSpaceError, OperatingSystemError, WrongStateError
+from dmsnap.errors import (
+    CorruptError,
+    NoSpaceError,
+    OperatingSystemError,
+    PointInvalidError,
+    WrongStateError,
+)
 from dmsnap.extent import Extent
 from dmsnap.recovery import history
 from dmsnap.recovery.replica import Replica
@@ -27,6 +33,9 @@ from dmsnap.units import PAGE_BYTES, align_up, format_size
 log = logging.getLogger(__name__)
 
 Entries = tuple[HistoryEntry, ...]
+
+# How a store fails that is to be merged; given up by the kernel while it showed the point, too.
+UNREADABLE = (CorruptError, OperatingSystemError, PointInvalidError)
 
 
 def groups(entries: Sequence[HistoryEntry], points: Collection[UUID]) -> list[Entries]:
@@ -105,7 +114,7 @@ def joined(replica: Replica, label: Label, group: Entries, gain_bytes: int) -> L
         replica.write_label(replace(replica.label, history=label.history))
     try:
         entry = _write(replica, group[-1], stores, place)
-    except (CorruptError, NoSpaceError, OperatingSystemError) as error:
+    except (*UNREADABLE, NoSpaceError) as error:
         log.warning("undo stores of %s cannot be merged: %s", label.name, error)
         return None
     relabel(replica, replica.label.history, _with(replica.label, group, entry).history)
@@ -152,7 +161,7 @@ def _foreseen(
         return Extent(room_for(label, needed_bytes).offset_bytes, needed_bytes)
     except NoSpaceError:
         return None
-    except (CorruptError, OperatingSystemError) as error:
+    except UNREADABLE as error:
         log.warning("undo stores of %s cannot be merged: %s", label.name, error)
         return None
 

@@ -1,5 +1,6 @@
 """A history that has no room for all: what gives way, on labels, by the functions of a sync."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -283,6 +284,24 @@ def test_what_went_for_a_store_that_could_not_be_read_is_said(
         assert gone(before, made.label) == [oldest.point_uuid]
         monkeypatch.undo()
         made.check()
+
+
+@pytest.mark.parametrize("position", [1, 2])
+def test_a_store_that_the_kernel_gave_up_is_merged_with_none(
+    position: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It had shown the point when the disk failed: the oldest goes, and the sync has its room."""
+    with a_replica(30 * PAGE_BYTES) as made:
+        synced(made, [{0, 1, 2, 3, 4, 5}, {4, 5, 6, 7}, {6, 7, 8, 9}])
+        before = made.label
+        newest, middle, oldest = before.history
+        store = before.history[position].store_offset_bytes
+        os.pwrite(made.fd, bytes(4), store + 4)  # dm-snapshot's disk_header: magic, valid
+        found = {newest.point_uuid: 3, middle.point_uuid: 1, oldest.point_uuid: 2}
+        after, place = make_room(before, 12 * PAGE_BYTES, lambda: found, merging_on(made))  # type: ignore[arg-type]
+        assert place in history.free_extents(after)
+        assert oldest.point_uuid in gone(before, after)
+        assert "cannot be merged: disk: the exception store overflowed or failed" in caplog.text
 
 
 def test_claims_are_not_asked_for_while_there_is_room() -> None:
