@@ -6,7 +6,6 @@ A class owns its sentence and carries the data it was made of, so that ``--json`
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import ClassVar
 
 from dmsnap.units import format_size
 
@@ -47,7 +46,7 @@ class ExitCode(IntEnum):
 class DmsnapError(Exception):
     """Base of all: ``str(error)`` is the sentence."""
 
-    exit_code: ClassVar[ExitCode] = ExitCode.FAILURE
+    exit_code: ExitCode = ExitCode.FAILURE
 
     def __init__(self, sentence: str, *, hint: str | None = None, **fields: object) -> None:
         super().__init__(sentence)

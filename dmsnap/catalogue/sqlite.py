@@ -189,11 +189,19 @@ class SqliteFile:
         )
 
     def _is_on_read_only_file_system(self) -> bool:
-        return bool(os.statvfs(self.path.parent).f_flag & os.ST_RDONLY)
+        status = self._file_system()
+        return status is not None and bool(status.f_flag & os.ST_RDONLY)
 
     def _has_room(self) -> bool:
-        status = os.statvfs(self.path.parent)
-        return status.f_bavail * status.f_frsize >= SHARED_MEMORY_BYTES
+        status = self._file_system()
+        return status is None or status.f_bavail * status.f_frsize >= SHARED_MEMORY_BYTES
+
+    def _file_system(self) -> os.statvfs_result | None:
+        """None: it cannot be asked, as its directory is gone, say."""
+        try:
+            return os.statvfs(self.path.parent)
+        except OSError:
+            return None
 
     def take_numbers(self, statements: Statements, table: str) -> None:
         """The next one is the highest plus one as it is."""
@@ -257,11 +265,14 @@ class _Opened:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of what a path names; None: nothing."""
+    """Device and inode of what a path names; None: nothing. It fails as SQLite would of that."""
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        sentence = f"unable to look at the file: {error.strerror}"
+        raise sqlite3.OperationalError(sentence) from error
     return status.st_dev, status.st_ino
 
 

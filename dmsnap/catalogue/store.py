@@ -131,7 +131,9 @@ class Catalogue:
             cause = getattr(error, "orig", error)
             if not isinstance(cause, self._database.errors):
                 raise
-            raise self._database.failure(cause) from error
+            failure = self._database.failure(cause)
+            failure.fields.setdefault("catalogue", self.name)
+            raise failure from error
 
     # volumes
 

@@ -12,7 +12,7 @@ from dmsnap.catalogue import hook_runs, jobs
 from dmsnap.catalogue.hook_runs import HookRecord
 from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import DmsnapError, ExitCode, InterruptedBySignal, UnreachableError
+from dmsnap.errors import DmsnapError, InterruptedBySignal, UnreachableError
 from dmsnap.host.signals import conclude, held_back, interruptible
 
 log = logging.getLogger(__name__)
@@ -205,35 +205,51 @@ class UndoFailedError(DmsnapError):
     """An operation failed, and so did a part of taking it back."""
 
     def __init__(self, cause: BaseException, failures: Sequence[Exception]) -> None:
-        undone = "; ".join(str(failure) for failure in failures)
+        undone = "; ".join(dict.fromkeys(str(failure) for failure in failures))
         super().__init__(
-            f"{cause}; and undoing it failed: {undone}",
+            f"{_told(cause)}; and undoing it failed: {undone}",
             hint="dmsnap status shows what is left",
         )
         self.failures = ExceptionGroup("while undoing", failures)
 
 
 class UndoneLaterError(UndoFailedError):
-    """The server of the catalogue, or a target, is away: an operation failed, and what it had begun
-    could not all be taken back without it.
+    """An operation failed, and what it had begun could not all be taken back: the catalogue takes
+    nothing, its server is away, or a target. The exit code is that of ``missing``.
     """
 
-    exit_code = ExitCode.UNREACHABLE
+    def __init__(
+        self, cause: BaseException, failures: Sequence[Exception], missing: DmsnapError
+    ) -> None:
+        super().__init__(cause, failures)
+        if cause is missing:
+            self.args = (f"{cause}; not all that was begun could be taken back without it",)
+        away = isinstance(missing, UnreachableError)
+        when = "when it is there again," if away else "when it takes changes again,"
+        self.hint = f"{'' if away or not missing.hint else f'{missing.hint}; '}{when} {LATER}"
+        self.exit_code = missing.exit_code
 
-    def __init__(self, cause: UnreachableError, failures: Sequence[Exception]) -> None:
-        DmsnapError.__init__(
-            self,
-            f"{cause}; not all that was begun could be taken back without it",
-            hint="when it is there again, the next command on the volume does that, or dmsnap job "
-            "resume --all",
-        )
-        self.failures = ExceptionGroup("while undoing", failures)
+
+LATER = "the next command on the volume takes back what is left, or dmsnap job resume --all"
 
 
 def undo_failure(cause: BaseException, failures: Sequence[Exception]) -> UndoFailedError:
     """What to raise when undoing failed, too. One cause of all is said once."""
-    if isinstance(cause, UnreachableError) and all(
-        isinstance(failure, UnreachableError) for failure in failures
+    away = isinstance(cause, UnreachableError)
+    if not all(
+        _is_of_catalogue(each) or (away and isinstance(each, UnreachableError)) for each in failures
     ):
-        return UndoneLaterError(cause, failures)
-    return UndoFailedError(cause, failures)
+        return UndoFailedError(cause, failures)
+    missing = cause if away or _is_of_catalogue(cause) else failures[0]
+    assert isinstance(missing, DmsnapError)  # noqa: S101 - each of them is
+    return UndoneLaterError(cause, failures, missing)
+
+
+def _is_of_catalogue(error: BaseException) -> bool:
+    """Whether it is the catalogue that failed, whatever became of it."""
+    return isinstance(error, DmsnapError) and "catalogue" in error.fields
+
+
+def _told(cause: BaseException) -> str:
+    """That all has been undone is what a signal says otherwise."""
+    return "interrupted" if isinstance(cause, InterruptedBySignal) else str(cause)

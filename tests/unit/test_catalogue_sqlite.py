@@ -117,6 +117,25 @@ def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     assert caught.value.fields["errnum"]
 
 
+@pytest.mark.parametrize("place", ["gone", "endless", "file"])
+def test_a_directory_that_goes_while_it_is_open_is_a_sentence(
+    catalogue: Catalogue, path: Path, place: str
+) -> None:
+    """As its disk does that fails: what the system says of the path is no error of SQLite's."""
+    catalogue.add_volume(a_volume())
+    path.parent.rename(path.parent.with_name("before"))
+    if place == "endless":
+        path.parent.symlink_to(path.parent)
+    elif place == "file":
+        path.parent.write_text("")
+    for _ in range(2):
+        with pytest.raises(OperatingSystemError, match="the catalogue") as caught:
+            catalogue.add_volume(a_volume("other"))
+        assert caught.value.exit_code is ExitCode.OS
+        with pytest.raises(OperatingSystemError), catalogue.transaction() as connection:
+            connection.scalar(sa.text("SELECT 1"))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_directory_is_a_sentence(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)

@@ -3,15 +3,17 @@
 import inspect
 import os
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from crashes.subject import SCENARIOS
 
-from dmsnap.catalogue import jobs
+from dmsnap.catalogue import jobs, sqlite
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import (
     BusyError,
@@ -328,6 +330,75 @@ def test_what_is_away_for_the_undo_as_well_is_said_once(
     bench.at["undo one"] = fails
     with pytest.raises(UndoFailedError, match=r"undoing it failed: .* in use") as caught:
         journal.run(catalogue, bench.plan())
+    assert caught.value.exit_code is ExitCode.FAILURE
+
+
+# What makes SQLite refuse each change, as a read-only file and a full disk do.
+TROUBLES = {
+    "query_only = ON": ExitCode.READ_ONLY,
+    "max_page_count = 1": ExitCode.NO_SPACE,
+}
+
+
+@pytest.fixture
+def in_file(tmp_path: Path) -> Iterator[Catalogue]:
+    with Catalogue.open(tmp_path / "catalogue.db") as opened:
+        yield opened
+
+
+def troubled(monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue, pragma: str) -> None:
+    """From now on, whatever connection is made."""
+    connect = sqlite._connect
+
+    def connected(path: Path) -> sqlite3.Connection:
+        connection = connect(path)
+        connection.execute(f"PRAGMA {pragma}").close()
+        return connection
+
+    monkeypatch.setattr(sqlite, "_connect", connected)
+    catalogue.close()
+
+
+def grow(catalogue: Catalogue) -> None:
+    """Record what takes more than a page."""
+    jobs.begin(catalogue, "test", (), arguments={"much": "x" * 65536}, pid=1, steps=())
+
+
+@pytest.mark.parametrize("pragma", TROUBLES)
+@pytest.mark.parametrize("cause", ["catalogue", "device", "signal"])
+def test_a_catalogue_that_takes_nothing_any_more_has_its_exit_code(
+    in_file: Catalogue, bench: Bench, monkeypatch: pytest.MonkeyPatch, pragma: str, cause: str
+) -> None:
+    """Also where it is the undo alone that it keeps from its end: the next command does that."""
+
+    def begins() -> None:
+        troubled(monkeypatch, in_file, pragma)
+        if cause == "device":
+            fails()
+        elif cause == "signal":
+            raise InterruptedBySignal(signal.SIGTERM)
+        else:
+            grow(in_file)
+
+    bench.at |= {"do three": begins, "undo two": lambda: grow(in_file)}
+    with pytest.raises(UndoFailedError) as caught:
+        journal.run(in_file, bench.plan())
+    assert caught.value.exit_code is TROUBLES[pragma]
+    assert str(caught.value).count(str(in_file.name)) == 1
+    assert "the next command" in (caught.value.hint or "")
+    assert bench.events[-3:] == undoing("one", "two", "three")
+
+
+def test_what_fails_beside_the_catalogue_is_a_failure(
+    in_file: Catalogue, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begins() -> None:
+        troubled(monkeypatch, in_file, "query_only = ON")
+        grow(in_file)
+
+    bench.at |= {"do three": begins, "undo two": lambda: grow(in_file), "undo one": fails}
+    with pytest.raises(UndoFailedError, match="the disk is in use") as caught:
+        journal.run(in_file, bench.plan())
     assert caught.value.exit_code is ExitCode.FAILURE
 
 
