@@ -34,6 +34,7 @@ BUSY_TIMEOUT_SECONDS = 10
 _FILE = "dmsnap file"
 MOST_FAULTS, MOST_LOOSE_ROWS = 10, 100
 SHARED_MEMORY_BYTES = 32768
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 REBUILD = "dmsnap catalogue rebuild makes it anew, from labels and dm tables"
 
 
@@ -160,9 +161,10 @@ class SqliteFile:
         kind = getattr(error, "sqlite_errorname", "")
         # In WAL mode even who only reads makes two files beside it: that fails with these.
         beside = kind.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
-        if kind.startswith("SQLITE_READONLY") or (beside and self._is_on_read_only_file_system()):
+        obstacle = self._obstacle() if beside else None
+        if kind.startswith("SQLITE_READONLY") or obstacle == errno.EROFS:
             return self._read_only()
-        if kind == "SQLITE_FULL" or (beside and not self._has_room()):
+        if kind == "SQLITE_FULL" or obstacle in _FULL or (beside and not self._has_room()):
             return self._full()
         if isinstance(error, sqlite3.OperationalError):
             return OperatingSystemError(f"the catalogue {self.path}: {error}")
@@ -173,7 +175,7 @@ class SqliteFile:
     def _not_made(self, error: OSError) -> DmsnapError:
         if error.errno == errno.EROFS:
             return self._read_only()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             return self._full()
         return OperatingSystemError(
             f"the catalogue {self.path} cannot be opened: {error.strerror}", errnum=error.errno
@@ -188,20 +190,23 @@ class SqliteFile:
             hint=f"make room on the file system of {self.path.parent}",
         )
 
-    def _is_on_read_only_file_system(self) -> bool:
-        status = self._file_system()
-        return status is not None and bool(status.f_flag & os.ST_RDONLY)
+    def _obstacle(self) -> int | None:
+        """What keeps a file without a name from being made beside it; None: nothing that is known.
+
+        A file system that was shut after an I/O error need not say that it is read-only (ext4).
+        """
+        try:
+            os.close(os.open(self.path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            return error.errno
+        return None
 
     def _has_room(self) -> bool:
-        status = self._file_system()
-        return status is None or status.f_bavail * status.f_frsize >= SHARED_MEMORY_BYTES
-
-    def _file_system(self) -> os.statvfs_result | None:
-        """None: it cannot be asked, as its directory is gone, say."""
         try:
-            return os.statvfs(self.path.parent)
+            status = os.statvfs(self.path.parent)
         except OSError:
-            return None
+            return True
+        return status.f_bavail * status.f_frsize >= SHARED_MEMORY_BYTES
 
     def take_numbers(self, statements: Statements, table: str) -> None:
         """The next one is the highest plus one as it is."""
