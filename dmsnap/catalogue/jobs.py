@@ -65,6 +65,12 @@ def record_step(
         )
 
 
+def note(catalogue: Catalogue, job_id: int, outcome: str) -> None:
+    """Record what became of a job that is not at its end, and is left to others."""
+    with catalogue.statements() as statements:
+        statements.update("job", {"id": job_id, "outcome": outcome})
+
+
 def end(catalogue: Catalogue, job_id: int, state: JobState, outcome: str) -> None:
     """Record how a job ended, on all of its volumes."""
     with catalogue.statements() as statements:

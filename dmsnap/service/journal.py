@@ -29,7 +29,8 @@ class Step:
     need: signals are held back, and a failure is reported without undoing anything.
 
     ``report`` gives the hooks that have run since it was asked last: it is asked when ``do`` or
-    ``undo`` has ended, however it did.
+    ``undo`` has ended, however it did. A step that is ``awaited``, as by an application that was
+    stopped, is done also where it cannot be recorded that it begins.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Step:
     final: bool = False
     check: Callable[[], None] | None = None
     report: Callable[[], Sequence[HookRecord]] | None = None
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,9 @@ class Plan:
 
     ``arguments`` are what it was asked for, as JSON takes it: service.operations begins it anew
     with them. A plan that only goes ``forward`` is never undone: cut off, by a failure or a signal
-    as by a crash, it is finished by whoever holds the volume next. ``remark`` is asked when all
-    went well, and kept as what became of the job.
+    as by a crash, it is finished by whoever holds the volume next. One that is ``forward_at_last``
+    is so from its first final step on. ``remark`` is asked when all went well, and kept as what
+    became of the job.
     """
 
     operation: str
@@ -56,6 +59,7 @@ class Plan:
     steps: Sequence[Step]
     arguments: Mapping[str, object] = field(default_factory=dict)
     forward: bool = False
+    forward_at_last: bool = False
     remark: Callable[[], str] = str
 
     def descriptions(self) -> list[str]:
@@ -96,7 +100,9 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
         try:
             journal.do_all(plan)
         except BaseException as error:
-            if not plan.forward:
+            if plan.forward or (plan.forward_at_last and journal.final):
+                journal.leave(error)
+            else:
                 journal.fail(error)
             raise
         journal.end(JobState.DONE, plan.remark())
@@ -131,7 +137,12 @@ class _Journal:
         if step.check is not None:
             step.check()
         self._begun.append((position, step))
-        jobs.record_step(self._catalogue, self._job_id, position, StepState.BEGUN, None)
+        try:
+            jobs.record_step(self._catalogue, self._job_id, position, StepState.BEGUN, None)
+        except DmsnapError:
+            if step.awaited:
+                self.do_unrecorded(position, step)
+            raise
         started = time.monotonic()
         try:
             step.do()
@@ -140,6 +151,13 @@ class _Journal:
         seconds = time.monotonic() - started
         self.times.seconds[step.name] = seconds
         jobs.record_step(self._catalogue, self._job_id, position, StepState.DONE, seconds)
+
+    def do_unrecorded(self, position: int, step: Step) -> None:
+        """Nobody is to wait for what the catalogue takes; it may take that it is done."""
+        step.do()
+        self.keep_report(step)
+        with suppress(DmsnapError):
+            jobs.record_step(self._catalogue, self._job_id, position, StepState.DONE, None)
 
     def keep_report(self, step: Step) -> None:
         """Record what hooks did in a step; what they did is done, recorded or not."""
@@ -159,6 +177,13 @@ class _Journal:
                 raise undo_failure(error, failures) from error
         else:
             self.end(JobState.FAILED, str(error))
+
+    def leave(self, error: BaseException) -> None:
+        """As a crash would, for who holds the volume next; what was in the way is kept."""
+        try:
+            jobs.note(self._catalogue, self._job_id, _told(error))
+        except DmsnapError as failure:
+            log.debug("what became of job %d is not recorded: %s", self._job_id, failure)
 
     def give_up(self, error: BaseException) -> list[Exception]:
         """Undo, whatever signals come; returns what failed of it.

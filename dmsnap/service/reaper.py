@@ -207,7 +207,7 @@ def conclude(session: Session, volume: Volume, job: Job) -> JobState:
             log.warning("%s, and is not concluded: %s", what, error, extra=fields)
             return JobState.RUNNING
         state = JobState.DONE if done else JobState.UNDONE
-        outcome = f"cut off at {job.last_begun}"
+        outcome = f"cut off at {job.last_begun}{f': {job.outcome}' if job.outcome else ''}"
         log.warning("%s: it is %s now (job %d)", what, state, job.id, extra=fields)
     jobs.settle(session.catalogue, job.id, volume.id, state, outcome)
     return state

@@ -14,6 +14,7 @@ import pytest
 from crashes.subject import SCENARIOS
 
 from dmsnap.catalogue import jobs, sqlite
+from dmsnap.catalogue.model import StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import (
     BusyError,
@@ -272,15 +273,22 @@ def test_a_check_is_made_again_right_before_its_step(catalogue: Catalogue, bench
     assert bench.events[3:] == undoing("one", "two", "three")
 
 
-@pytest.mark.parametrize("end", [fails, lambda: os.kill(os.getpid(), signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (fails, "the disk is in use"),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), "interrupted"),
+    ],
+)
 def test_what_only_goes_forward_is_left_as_cut_off(
-    catalogue: Catalogue, bench: Bench, end: Callable[[], None]
+    catalogue: Catalogue, bench: Bench, end: Callable[[], None], reason: str
 ) -> None:
+    """With what was in the way of it, which the job is told with."""
     bench.at["do two"] = end
     with pytest.raises((BusyError, InterruptedBySignal)):
         journal.run(catalogue, replace(bench.plan(), forward=True))
     assert not any(event.startswith("undo") for event in bench.events)
-    assert outcome(catalogue) == "running"
+    assert outcome(catalogue) == f"running: {reason}"
 
 
 def test_a_signal_in_the_final_steps_changes_nothing(catalogue: Catalogue, bench: Bench) -> None:
@@ -331,6 +339,59 @@ def test_what_is_away_for_the_undo_as_well_is_said_once(
     with pytest.raises(UndoFailedError, match=r"undoing it failed: .* in use") as caught:
         journal.run(catalogue, bench.plan())
     assert caught.value.exit_code is ExitCode.FAILURE
+
+
+def to_the_end(bench: Bench, *, forward_at_last: bool = False) -> Plan:
+    """From the third step on there is no way back, and for the third somebody waits."""
+    steps = [replace(step, final=step.name in NAMES[2:]) for step in bench.plan().steps]
+    steps[2] = replace(steps[2], awaited=True)
+    return Plan("test", (), steps, forward_at_last=forward_at_last)
+
+
+def test_what_goes_forward_at_last_is_left_to_others_with_what_was_in_the_way(
+    catalogue: Catalogue, bench: Bench
+) -> None:
+    bench.at["do four"] = fails
+    with pytest.raises(BusyError):
+        journal.run(catalogue, to_the_end(bench, forward_at_last=True))
+    assert outcome(catalogue) == "running: the disk is in use"
+    assert states(catalogue) == ["done"] * 3 + ["begun"]
+    assert bench.events == [f"do {name}" for name in NAMES]
+
+
+def test_before_that_it_is_undone(catalogue: Catalogue, bench: Bench) -> None:
+    bench.at["do two"] = fails
+    with pytest.raises(BusyError):
+        journal.run(catalogue, to_the_end(bench, forward_at_last=True))
+    assert outcome(catalogue) == "undone: the disk is in use"
+
+
+def test_others_are_at_their_end(catalogue: Catalogue, bench: Bench) -> None:
+    bench.at["do four"] = fails
+    with pytest.raises(BusyError):
+        journal.run(catalogue, to_the_end(bench))
+    assert outcome(catalogue) == "failed: the disk is in use"
+
+
+def test_what_is_awaited_is_done_though_that_cannot_be_recorded(
+    in_file: Catalogue, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else is any nearer: an application that was stopped is started again."""
+    recorded = jobs.record_step
+
+    def record_step(
+        catalogue: Catalogue, job_id: int, at: int, state: StepState, seconds: float | None
+    ) -> None:
+        if (at, state) == (2, StepState.BEGUN):
+            raise OperatingSystemError("it is locked")
+        recorded(catalogue, job_id, at, state, seconds)
+
+    monkeypatch.setattr(jobs, "record_step", record_step)
+    with pytest.raises(OperatingSystemError, match="it is locked"):
+        journal.run(in_file, to_the_end(bench, forward_at_last=True))
+    assert bench.events == ["do one", "do two", "do three"]
+    assert states(in_file) == ["done"] * 3 + ["planned"]
+    assert outcome(in_file) == "running: it is locked"
 
 
 # What makes SQLite refuse each change, as a read-only file and a full disk do.

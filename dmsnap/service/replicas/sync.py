@@ -494,7 +494,12 @@ def sync(
             "source": str(running.source.id) if running.source else None,
         }
         plan = Plan(
-            "sync", (volume.id,), [*steps, *running.steps()], arguments, remark=running.remark
+            "sync",
+            (volume.id,),
+            [*steps, *running.steps()],
+            arguments,
+            forward_at_last=True,
+            remark=running.remark,
         )
         if dry_run:
             return plan

@@ -156,7 +156,7 @@ class Bracket:
             return []
         description = self.hooks.describe(self.second)
         do, report = self._close_done, self.hooks.report
-        return [Step(self.second, description, do, final=final, report=report)]
+        return [Step(self.second, description, do, final=final, report=report, awaited=final)]
 
     def _open(self) -> None:
         self.is_open = True

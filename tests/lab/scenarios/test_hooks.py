@@ -1,21 +1,40 @@
 """Hooks that fail, hang, print without end, or could have been changed by others."""
 
+import contextlib
 import json
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, configured, dmsnap, forked, run, suspended, wait_until
-from raw_volume import Protected, protected
+from conftest import (
+    MIB,
+    Lab,
+    configured,
+    dm_devices,
+    dmsnap,
+    forked,
+    run,
+    suspended,
+    wait_until,
+)
+from raw_volume import Protected, check_tidy, protected, write_direct
 from test_jobs import step_number
 
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import StepState
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ExitCode
-from dmsnap.service.schedules.hooks import Phase
+from dmsnap.service.schedules.hooks import PAIRS, Phase
 
 SIZE = 12 * MIB
 KEPT_CHARACTERS = 65 * 1024
+
+
+Trouble = Callable[["Hooked"], AbstractContextManager[None]]
 
 
 class Hooked:
@@ -48,6 +67,11 @@ class Hooked:
         policy = ["[policy.p]", f"hooks = {json.dumps(self.names)}", *self.keys]
         subclient = ["[subclient.s]", f'volumes = ["{self.volume.name}"]', 'policy = "p"']
         return [*self.tables, *policy, *subclient]
+
+    @property
+    def store(self) -> Path:
+        """The directory of the volume's COW stores."""
+        return self.directory.parent / "store"
 
     def point(self, expected: int = 0) -> Any:
         return self.run("point", "create", self.volume.name, expected=expected)
@@ -168,6 +192,57 @@ def test_one_that_prints_megabytes_is_kept_in_part(hooked: Hooked) -> None:
     assert all(each.isprintable() or each in "\n\t" for each in output)
 
 
+# What a hook does, how it ends, and how a command does that it prevents.
+FAULTS = {
+    "fails": ("echo no; exit 3", "failed with 3", ExitCode.PROGRAM_FAILED),
+    "hangs": ("echo no; sleep 600", "did not end within 1s and was killed", ExitCode.DEADLINE),
+    "talks": ("head -c 8388608 /dev/zero | tr '\\0' x; echo no", "is done", ExitCode.OK),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("phase", list(Phase))
+def test_in_whichever_phase_it_stops_no_application_for_good(
+    hooked: Hooked, lab: Lab, phase: Phase, fault: str
+) -> None:
+    """Before something it prevents that, and what it had stopped is let go; behind it, nothing."""
+    log = hooked.directory / "log"
+    log.write_text("")
+    script, outcome, code = FAULTS[fault]
+    hooked.hook("faulty", phase, script, *(['deadline = "1s"'] if fault == "hangs" else []))
+    for each in Phase:
+        hooked.hook(f"on-{each}", each, f'echo "$DMSNAP_PHASE $DMSNAP_OUTCOME" >>{log}')
+    expected = code if phase in PAIRS else ExitCode.OK
+    write_direct(hooked.volume.front, os.urandom(4096), MIB)
+    before = hooked.volume.replica_sha256()
+    error = hooked.run("sync", hooked.volume.name, expected=expected)
+    (faulty,) = [each for each in last_job()["hooks"] if each["hook"] == "faulty"]
+    assert (faulty["phase"], faulty["outcome"]) == (phase, outcome)
+    assert faulty["output"].endswith("no\n")
+    assert len(faulty["output"]) < KEPT_CHARACTERS
+    assert suspended() == []
+    check_tidy(hooked.volume, lab)
+    said = [line.strip() for line in log.read_text().splitlines()]
+    taking, copying = ["presnapshot", "postsnapshot done"], ["precopy", "postcopy done"]
+    if not expected:
+        assert said == [*taking, *copying, "unsnap done"]
+        hooked.volume.check_equal()
+        return
+    assert error["fields"]["output"] == faulty["output"]
+    assert last_job()["state"] == "undone"
+    assert (
+        said
+        == {
+            Phase.PRESNAPSHOT: ["postsnapshot undone"],
+            Phase.PRECOPY: [*taking, "postcopy undone"],
+        }[phase]
+    )
+    assert hooked.volume.replica_sha256() == before
+    hooked.names.remove("faulty")
+    hooked.run("sync", hooked.volume.name)
+    hooked.volume.check_equal()
+
+
 @pytest.mark.parametrize("doubt", ["owner", "group", "others", "directory", "link"])
 def test_what_others_could_have_changed_is_not_run(hooked: Hooked, doubt: str) -> None:
     trace = hooked.directory / "trace"
@@ -240,6 +315,79 @@ def test_what_a_killed_command_left_to_run_is_kept_with_its_job(hooked: Hooked) 
     assert dmsnap("job", "show", deletion)["state"] == "done"
     assert point["id"] not in str(dmsnap("point", "list", hooked.volume.name))
     assert suspended() == []
+
+
+@contextlib.contextmanager
+def held_open(hooked: Hooked) -> Iterator[None]:
+    """Somebody reads the snapshots of the volume."""
+    names = [each for each in dm_devices() if f"-{hooked.volume.name}-point-" in each]
+    assert names
+    with contextlib.ExitStack() as opened:
+        for name in names:
+            opened.enter_context(Path("/dev/mapper", name).open("rb"))
+        yield
+
+
+@contextlib.contextmanager
+def immovable_stores(hooked: Hooked) -> Iterator[None]:
+    """The device goes, its COW store does not: as where the store's disk has failed."""
+    files = list(hooked.store.iterdir())
+    run("chattr", "+i", *files)
+    try:
+        yield
+    finally:
+        run("chattr", "-i", *files)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"), [(held_open, ExitCode.BUSY), (immovable_stores, ExitCode.NOT_PERMITTED)]
+)
+def test_a_snapshot_that_could_not_go_is_told_of_once_it_is_gone(
+    hooked: Hooked,
+    lab: Lab,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Trouble,
+    code: ExitCode,
+) -> None:
+    """By whoever removes it, once, and not before; a sync of then has its own."""
+    log = hooked.directory / "log"
+    hooked.hook("start", "postcopy", f'echo "start $DMSNAP_OUTCOME" >>{log}')
+    hooked.hook("gone", "unsnap", f'echo "gone $DMSNAP_OUTCOME" >>{log}')
+    with configured(*hooked.lines):
+        step = step_number("sync", hooked.volume.name, name="remove-point")
+    with contextlib.ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            at_step(step, lambda: stack.enter_context(trouble(hooked)), patch)
+            error = hooked.run("sync", hooked.volume.name, expected=code)
+        job = last_job()["id"]
+        assert log.read_text() == "start done\n"
+        (resumed,) = hooked.run("job", "resume", "--all")
+        assert resumed["job"]["state"] == "cut off"
+        assert resumed["job"]["outcome"] == error["error"]
+        assert log.read_text() == "start done\n"
+        hooked.volume.check_equal()
+    hooked.run("job", "resume", "--all")
+    assert log.read_text() == "start done\ngone cut off\n"
+    check_tidy(hooked.volume, lab)
+    concluded = dmsnap("job", "show", job)
+    assert (concluded["state"], outputs(job)) == ("done", ["", ""])
+    assert concluded["outcome"] == f"cut off at remove-point: {error['error']}"
+    hooked.run("sync", hooked.volume.name)
+    assert log.read_text().splitlines()[2:] == ["start done", "gone done"]
+
+
+def at_step(position: int, happens: Callable[[], object], patch: pytest.MonkeyPatch) -> None:
+    """Something happens as soon as it is recorded that a step has begun."""
+    recorded = jobs.record_step
+
+    def record_step(
+        catalogue: Catalogue, job_id: int, at: int, state: StepState, seconds: float | None
+    ) -> None:
+        recorded(catalogue, job_id, at, state, seconds)
+        if (at, state) == (position, StepState.BEGUN):
+            happens()
+
+    patch.setattr(jobs, "record_step", record_step)
 
 
 def killed(*words: object, at: tuple[int, str]) -> int:
