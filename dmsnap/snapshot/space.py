@@ -17,6 +17,7 @@ from dmsnap.host import loop, lvm, replacement
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.mountinfo import file_system_devno
 from dmsnap.host.sysfs import SYSFS
+from dmsnap.host.system_call import system_call
 from dmsnap.units import MIB, PAGE_BYTES, SECTOR_BYTES, align_up
 
 # Left on a file system for others, the less of the two: the store that is used by default is on
@@ -95,32 +96,38 @@ class DirectorySpace:
         return BlockDevice.probe(device) if device else loop.attach(Path(path))
 
     def release(self, path: str) -> None:
-        device = loop.find(Path(path)) if Path(path).exists() else None
+        with system_call(f"look at {path}"):
+            is_there = Path(path).exists()
+        device = loop.find(Path(path)) if is_there else None
         if device is not None:
             loop.detach(device)
         replacement.remove_file(Path(path))
 
     def free_bytes(self) -> int:
-        status = os.statvfs(self.directory)
+        status = self._file_system()
         return status.f_bavail * status.f_frsize
 
     def spare_bytes(self) -> int:
-        status = os.statvfs(self.directory)
+        status = self._file_system()
         size_bytes = status.f_blocks * status.f_frsize
         kept_bytes = min(KEPT_BYTES, size_bytes * KEPT_PERCENT // 100)
         return max(0, status.f_bavail * status.f_frsize - kept_bytes)
+
+    def _file_system(self) -> os.statvfs_result:
+        with system_call(f"look at the store {self.directory}"):
+            return os.statvfs(self.directory)
 
     def devices(self) -> list[int]:
         below = file_system_devno(self.directory)
         return [] if below is None else [below]
 
     def pieces(self) -> list[tuple[str, int]]:
-        paths = sorted(self.directory.glob("*.img"))
-        return [
-            (str(path), path.stat().st_size)
-            for path in paths
-            if not path.is_symlink() and path.is_file() and piece_name(str(path)) is not None
-        ]
+        with system_call(f"look into the store {self.directory}"):
+            return [
+                (str(path), path.stat().st_size)
+                for path in sorted(self.directory.glob("*.img"))
+                if not path.is_symlink() and path.is_file() and piece_name(str(path)) is not None
+            ]
 
     def logical_block_bytes(self) -> int:
         return SECTOR_BYTES  # the loop driver's, whatever lies below the file system

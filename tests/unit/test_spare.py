@@ -12,8 +12,20 @@ from dmsnap.errors import NotFoundError
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import spare
-from dmsnap.snapshot.space import plan_area
+from dmsnap.snapshot.space import open_space, plan_area
 from dmsnap.units import MIB
+
+
+def test_a_store_that_is_away_is_the_reason(catalogue: Catalogue, tmp_path: Path) -> None:
+    """Status tells of all volumes, and just then."""
+    volume = replace(
+        a_volume(), state=VolumeState.PROTECTED, store=str(tmp_path / "gone"), size_bytes=2**40
+    )
+    reason = spare.reason_without(Session(Configuration(), catalogue), volume, ())
+    assert reason is not None
+    assert "gone: No such file or directory" in reason
+    with pytest.raises(NotFoundError, match="gone"):
+        open_space(volume.store).spare_bytes()
 
 
 def test_metadata_that_were_given_back_and_not_recorded_keep_no_command_out(
@@ -37,18 +49,3 @@ def test_metadata_that_were_given_back_and_not_recorded_keep_no_command_out(
     Path(other.path).touch()
     spare.release_retired(session, volume)
     assert catalogue.areas(volume.id) == [other]
-
-
-def test_a_store_that_is_away_is_the_reason_why_there_is_no_spare(
-    catalogue: Catalogue, tmp_path: Path
-) -> None:
-    """And keeps nobody from the status of this volume, let alone from that of all others."""
-    store = tmp_path / "store"
-    volume = replace(a_volume(), size_bytes=64 * MIB, store=str(store), state=VolumeState.PROTECTED)
-    session = Session(Configuration(spare_from_bytes=0), catalogue)
-    reason = spare.reason_without(session, volume, [])
-    assert reason is not None
-    assert reason.startswith(f"the store {store} cannot be looked at: ")
-    store.mkdir()
-    reason = spare.reason_without(session, volume, [])
-    assert reason == "no spare era metadata was made since the last swap"

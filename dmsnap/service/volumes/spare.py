@@ -117,8 +117,8 @@ def reason_without(session: Session, volume: Volume, areas: Sequence[Area]) -> s
         return None
     try:
         lack = _lack_of_room(session, volume)
-    except (DmsnapError, OSError) as error:  # the store is away: what hangs on it is told elsewhere
-        return f"the store {volume.store} cannot be looked at: {error}"
+    except DmsnapError as error:  # a store that is away keeps nobody from what is said of the rest
+        return str(error)
     return lack or "no spare era metadata was made since the last swap"
 
 
