@@ -1,18 +1,29 @@
 """The clock's former readings: kept as long as they count, and replaced as a whole."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from catalogue_samples import a_point, a_volume
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.cli.main import main
 from dmsnap.host.locks import LOCK_FILE
 from dmsnap.host.sysfs import Sysfs
 from dmsnap.policy import chronology
 from dmsnap.policy.chronology import APART_NS, SETTLING_NS, TOLERANCE_NS, Reading
+from dmsnap.service.configuration import configuration
+from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.points import clock_record
+from dmsnap.service.points.point import PointSet
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live
 
+CHECKOUT = Path(__file__).parents[2]
+VOLUME = a_volume()
 MINUTE = 60 * 10**9
 HOUR = 60 * MINUTE
 START = 1_790_000_000 * 10**9
@@ -158,6 +169,54 @@ def test_one_that_has_its_own_does_not_when_it_is_set_while_it_boots(
     clock.boots("next", MINUTE)
     clock_record.note(tmp_path)
     clock.passes(MINUTE, jumped_ns=5 * 24 * HOUR)
+    assert not trusted(tmp_path)
+
+
+def test_a_clock_set_before_a_shutdown_is_known_after_the_boot(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """The next boot begins with it, as if the host had been off for so long: nothing else tells."""
+    assert trusted(tmp_path)
+    clock.passes(HOUR, jumped_ns=48 * HOUR)
+    clock_record.note(tmp_path)  # assemble --shutdown
+    clock.boots("second", MINUTE)
+    clock_record.note(tmp_path)  # assemble --boot
+    clock.passes(30 * MINUTE)
+    assert not trusted(tmp_path)
+    clock.passes(24 * HOUR)
+    assert trusted(tmp_path)
+
+
+def test_the_unit_reads_the_clock_as_the_host_goes_down(
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also where the catalogue is on a server that has been stopped by then."""
+    unit = (CHECKOUT / "systemd" / "dmsnap-assemble@.service").read_text()
+    (line,) = [line for line in unit.splitlines() if line.startswith("ExecStop=")]
+    server = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+    settings = Configuration(state_directory=tmp_path, catalogue=server)
+    monkeypatch.setattr(configuration, "load", lambda: settings)
+    words = line.removeprefix("ExecStop=/usr/local/bin/dmsnap ").replace("%I", "srv").split()
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""
+    assert clock_record.recorded(tmp_path / "clock.json") == [clock.now]
+
+
+def test_taking_a_point_reads_the_clock(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a first pruning, years after the first point, would have nothing to judge it by."""
+    with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
+        catalogue.add_volume(VOLUME)
+        session = Session(Configuration(state_directory=tmp_path), catalogue)
+        taken = replace(a_point(VOLUME), area_id=None)
+        monkeypatch.setattr(live, "take", lambda *_, **__: [taken])
+        PointSet(session, [VOLUME])._take()
+        assert [each.id for each in catalogue.points()] == [taken.id]
+    clock.passes(HOUR, jumped_ns=10_000 * HOUR)
     assert not trusted(tmp_path)
 
 

@@ -113,7 +113,9 @@ def test_a_small_file_does_not_wait_for_the_tables(tmp_path: Path) -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout.split()
     tables = {"declaration", "declared_value", "mistake", "toml_position", "coherence"}
-    assert not {f"dmsnap.service.{name}" for name in tables} & set(loaded)
+    package = Path(configuration.__file__).parent
+    assert {path.stem for path in package.glob("*.py")} >= tables
+    assert not {f"dmsnap.service.configuration.{name}" for name in tables} & set(loaded)
     assert "dmsnap.service.schedules.hooks" in loaded
     assert "dmsnap.policy" not in loaded
 

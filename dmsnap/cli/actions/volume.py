@@ -111,8 +111,14 @@ def assemble(
     name: str | None,
     all: bool,  # noqa: A002 - the option's name
     boot: bool,
+    shutdown: bool,
     dry_run: bool,
 ) -> ExitCode:
+    if shutdown:
+        if boot or dry_run:
+            raise WrongWordError("--shutdown goes with neither --boot nor --dry-run")
+        assembling.note_shutdown()
+        return ExitCode.OK
     if (name is None) is not all:
         raise WrongWordError("either NAME or --all", hint="dmsnap status lists the volumes")
     if name is None:

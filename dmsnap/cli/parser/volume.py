@@ -144,6 +144,11 @@ ASSEMBLE = Command(
             is_flag=True,
             help="For the unit that runs at boot: wait for devices, leave mounting to others.",
         ),
+        click.Option(
+            ["--shutdown"],
+            is_flag=True,
+            help="For the same unit as the host goes down: note what the clock says.",
+        ),
     ),
     changes_devices=True,
 )

@@ -89,6 +89,14 @@ class PointSet:
             replace(point, expires_ns=self.expires_ns, comment=self.comment) for point in taken
         ]
         self.session.catalogue.add_points(self.points)
+        self._note_clock()
+
+    def _note_clock(self) -> None:
+        """By what it says now the ages of the points will be told."""
+        # Imported when the window is over: commands that take no point have no use for policies.
+        from dmsnap.service.points import clock_record
+
+        clock_record.note(self.session.configuration.state_directory)
 
     def _forget(self) -> None:
         for point_id, _ in self.planned:

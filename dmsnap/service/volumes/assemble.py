@@ -14,6 +14,7 @@ from dmsnap.errors import (
 )
 from dmsnap.host import lun, udev
 from dmsnap.service import journal
+from dmsnap.service.configuration import configuration
 from dmsnap.service.exports import export_restore, exported
 from dmsnap.service.health import boot
 from dmsnap.service.hydrations import crossing
@@ -187,6 +188,13 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
 
 
 def _note_clock(state_directory: Path) -> None:
+def note_shutdown() -> None:
+    """Note what the clock says as the host goes down: where it was set in this boot, the next one
+    could not tell that from the time that the host was off. No catalogue is opened.
+    """
+    _note_clock(configuration.load().state_directory)
+
+
     # Imported where it is needed: commands that put layers back have no use for policies.
     from dmsnap.service.points import clock_record
 
