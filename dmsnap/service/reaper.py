@@ -30,7 +30,15 @@ from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.schedules import cut_off_hooks
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import completion, handover, occupants, overlay, primary, trial
+from dmsnap.service.swaps import (
+    completion,
+    handover,
+    occupants,
+    overlay,
+    owed_record,
+    primary,
+    trial,
+)
 from dmsnap.service.volumes import own_front, renewal, spare
 from dmsnap.snapshot import layers, live, stack, write_count
 from dmsnap.snapshot.stack import DmName
@@ -89,7 +97,7 @@ def reap(
     concluded, and what has become of each. What has left the volume unmounted is not, while
     somebody else's mount is in its place.
     """
-    volume = crossing.settle(session, volume)
+    volume = owed_record.settle(session, crossing.settle(session, volume))
     luns.release_strays(session, volume.name)
     luns.attach_all(session, volume, wanted)
     cut_off = jobs.unfinished(session.catalogue, volume.id)

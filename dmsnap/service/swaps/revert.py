@@ -11,7 +11,7 @@ from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import primary, trial
+from dmsnap.service.swaps import owed_record, primary, trial
 from dmsnap.service.swaps.occupants import Occupants
 from dmsnap.service.swaps.trial import SwapResult
 from dmsnap.service.volumes import assembly, identity, spare
@@ -46,13 +46,7 @@ class Revert:
         self.areas = session.catalogue.areas(volume.id)
         # What is there, and not what the label says: the recovery volume may have died meanwhile.
         self.chain = chain.existing(volume, chain.TRIAL)
-        self.after = replace(
-            volume,
-            state=VolumeState.PROTECTED,
-            generation=volume.generation - 1,
-            trial_point=None,
-            trial_live=False,
-        )
+        self.after = owed_record.before_swap(volume)
 
     def plan(self) -> Plan:
         name = self.volume.name
@@ -121,12 +115,12 @@ class Revert:
         trial.load_front(self.session, self.volume, stack.era_area(self.volume, self.areas))
 
     def _record(self) -> None:
-        self.session.catalogue.update_volume(self.after)
+        owed_record.record(self.session, self.volume, self.after)
 
     def _unrecord(self) -> None:
         """Not while somebody uses the front: then it stays over the primary."""
         trial.require_unopened(self.volume)
-        self.session.catalogue.update_volume(self.volume)
+        owed_record.take_back(self.session, self.volume)
 
     def _drop(self) -> None:
         trial.hide(self.volume, self.chain)
@@ -161,6 +155,7 @@ def revert(session: Session, name: str, *, kill: bool = False, dry_run: bool) ->
         if dry_run:
             return plan
         times = journal.run(session.catalogue, plan)
+        owed_record.is_recorded(session, volume.id)
         spare.keep(session, name)
         return trial.result(ending.after, times)
 

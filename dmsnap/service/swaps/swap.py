@@ -21,7 +21,7 @@ from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.points.point import find
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import completion, primary, trial
+from dmsnap.service.swaps import completion, owed_record, primary, trial
 from dmsnap.service.swaps.occupants import Occupants, users_of
 from dmsnap.service.swaps.revert import Revert
 from dmsnap.service.swaps.source import choose, repair, require_not_wrong
@@ -241,12 +241,12 @@ class Trial:
             assembly.mount_front(self.volume)
 
     def _record(self) -> None:
-        self.session.catalogue.update_volume(self.volume)
+        owed_record.record(self.session, self.before, self.volume)
 
     def _unrecord(self) -> None:
         """Not while the front shows the trial, because somebody uses it by now."""
         if not trial.lies_over(self.volume):
-            self.session.catalogue.update_volume(self.before)
+            owed_record.take_back(self.session, self.before)
 
     def _load(self) -> None:
         trial.load_front(self.session, self.volume, self.metadata.area)
@@ -292,6 +292,7 @@ def swap(
         if dry_run:
             return plan
         times = journal.run(session.catalogue, plan)
+        owed_record.is_recorded(session, volume.id)
         if not putting.has_front:
             # Imported where it may be needed: it loads all of LIO.
             from dmsnap.service.exports import export_restore

@@ -23,7 +23,7 @@ from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import trial
+from dmsnap.service.swaps import owed_record, trial
 from dmsnap.service.swaps.withdrawal import is_cut_off
 from dmsnap.service.volumes import assembly, identity, renewal
 from dmsnap.service.volumes.renewal import Renewal
@@ -160,7 +160,8 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
     """
     recorded = session.catalogue.volume(name)
     if at_boot:
-        wait_for_devices(session, crossing.expected(session, recorded))
+        expected = crossing.expected(session, recorded)
+        wait_for_devices(session, owed_record.expected(session, expected))
     wanted = Wanted.SERVING_ALONE if at_boot else Wanted.SERVING
     with held(session, name, wanted, concluding=not at_boot) as volume:
         if at_boot and volume.serving != recorded.serving:
@@ -187,7 +188,6 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
     return None
 
 
-def _note_clock(state_directory: Path) -> None:
 def note_shutdown() -> None:
     """Note what the clock says as the host goes down: where it was set in this boot, the next one
     could not tell that from the time that the host was off. No catalogue is opened.
@@ -195,6 +195,7 @@ def note_shutdown() -> None:
     _note_clock(configuration.load().state_directory)
 
 
+def _note_clock(state_directory: Path) -> None:
     # Imported where it is needed: commands that put layers back have no use for policies.
     from dmsnap.service.points import clock_record
 

@@ -10,7 +10,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dm_devices, dmsnap, forked, rarely, refused, run, sha256, suspended
+from conftest import (
+    MIB,
+    Lab,
+    dm_devices,
+    dmsnap,
+    forked,
+    rarely,
+    refused,
+    run,
+    sha256,
+    step_at,
+    suspended,
+)
+from lost_state import lose_stack
 from test_jobs import last_job
 
 from dmsnap.catalogue import jobs
@@ -164,6 +177,39 @@ def in_order_again(lab: Lab, name: str, mount_point: Path) -> None:
     assert len(list(Path(lab.store()).iterdir())) == 1
 
 
+@pytest.mark.parametrize("step", ["load-front", "mount"])
+@pytest.mark.parametrize("operation", ["swap", "swap revert"])
+def test_a_boot_shows_what_a_swap_on_a_full_disk_was_taken_back_to(
+    lab: Lab, state: Path, monkeypatch: pytest.MonkeyPatch, operation: str, step: str
+) -> None:
+    """The record could not be: the note of it takes no block."""
+    primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+    mount_point = lab.mounted(primary)
+    name = lab.protect(primary, recovery)
+    (mount_point / "file").write_text("primary")
+    if operation == "swap revert":
+        dmsnap("swap", name)
+    words = (*operation.split(), name)
+    (mount_point / "file").write_text("before")
+    with ExitStack() as trouble:
+        with monkeypatch.context() as patch:
+            full_from(step_at(step, *words), trouble, patch)
+            assert exit_code(*words) == ExitCode.NO_SPACE
+        assert suspended() == []
+        (mount_point / "file").write_text("since")
+        lose_stack(lab, mount_point)
+    dmsnap("assemble", "--boot", name)
+    run("mount", f"/dev/mapper/{name}", mount_point)
+    assert (mount_point / "file").read_text() == "since"
+    dmsnap("job", "resume", "--all")
+    assert (mount_point / "file").read_text() == "since"
+    assert dmsnap_state(name) == ("protected" if operation == "swap" else "trial")
+    if operation == "swap revert":
+        dmsnap(*words)
+        assert (mount_point / "file").read_text() == "primary"
+    in_order_again(lab, name, mount_point)
+
+
 def shut(directory: Path) -> None:
     """Nothing is written there any more, as after an I/O error: read-only, with files open."""
     run("mount", "-o", "remount,abort", directory)
@@ -187,6 +233,29 @@ def read_only_from(position: int, lab: Lab, mount_point: Path, *words: str) -> N
     assert (mount_point / "file").read_text() == content
     mount_anew(STATE)
     in_order_again(lab, words[-1], mount_point)
+
+
+@pytest.mark.parametrize("step", ["load-front", "mount"])
+def test_a_boot_shows_what_a_swap_on_a_disk_that_was_shut_was_taken_back_to(
+    lab: Lab, state: Path, step: str
+) -> None:
+    """Neither record nor note could be: that the overlay is gone tells."""
+    primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
+    mount_point = lab.mounted(primary)
+    name = lab.protect(primary, recovery)
+    (mount_point / "file").write_text("before")
+    at = (step_at(step, "swap", name), "begun")
+    ended = forked("swap", name, at=at, happens=partial(shut, STATE))
+    assert ended.code == ExitCode.READ_ONLY, ended
+    (mount_point / "file").write_text("since")
+    lose_stack(lab, mount_point)
+    mount_anew(STATE)
+    dmsnap("assemble", "--boot", name)
+    run("mount", f"/dev/mapper/{name}", mount_point)
+    assert (mount_point / "file").read_text() == "since"
+    dmsnap("job", "resume", "--all")
+    assert dmsnap_state(name) == "protected"
+    in_order_again(lab, name, mount_point)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Lab, configured, dm_devices, dmsnap, refused, run, sha256, suspended
 from harness.kernels import EVERYDAY
 from harness.postgresql_server import INSTALLED, PostgresqlServer
+from lost_state import lose_stack
 from test_jobs import SIZE, Bench, command
 
 from dmsnap.catalogue import jobs
-from dmsnap.catalogue.model import StepState
+from dmsnap.catalogue.model import StepState, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import ExitCode
+from dmsnap.errors import ExitCode, UnreachableError
 
 # On the kernel that all scenarios run on a tree without PostgreSQL is a mistake.
 pytestmark = pytest.mark.skipif(
@@ -118,3 +121,83 @@ def test_it_goes_away_during_a_swap(
     run("umount", bench.mount_point)
     dmsnap("sync", bench.name, "--audit", "full")
     assert sha256(bench.recovery, SIZE) == sha256(f"/dev/mapper/{bench.name}")
+
+
+def doubtful(server: PostgresqlServer, state: VolumeState, patch: pytest.MonkeyPatch) -> None:
+    """The server goes when it has committed that the volume is in that state, and cannot say so."""
+    recorded = Catalogue.update_volume
+
+    def update_volume(catalogue: Catalogue, volume: Volume, *more: Any, **also: Any) -> None:
+        recorded(catalogue, volume, *more, **also)
+        if volume.state is state:
+            server.stop()
+            raise UnreachableError("the catalogue cannot be reached: the connection was lost")
+
+    patch.setattr(Catalogue, "update_volume", update_volume)
+
+
+IN_DOUBT = "in doubt"
+
+
+@pytest.mark.parametrize("step", [IN_DOUBT, "record", "load-front", "mount"])
+@pytest.mark.parametrize("operation", ["swap", "swap revert"])
+@pytest.mark.parametrize("boots", [True, False], ids=["boot", "no-boot"])
+def test_it_goes_away_during_a_swap_and_the_host_as_well(
+    server: PostgresqlServer,
+    lab: Lab,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+    step: str,
+    boots: bool,
+) -> None:
+    """What was taken back is what the next boot shows, with all that was written since: whatever
+    the record says, which could not be taken back.
+    """
+    bench = Bench(lab)
+    bench.write("second")
+    if operation == "swap revert":
+        dmsnap("swap", bench.name)
+        bench.write("in trial")
+    words = (*operation.split(), bench.name)
+    with monkeypatch.context() as patch:
+        if step == IN_DOUBT:
+            after = VolumeState.TRIAL if operation == "swap" else VolumeState.PROTECTED
+            doubtful(server, after, patch)
+        else:
+            stopping_at(step, server, patch)
+        assert "cannot be reached" in refused(ExitCode.UNREACHABLE, *words)
+    assert suspended() == []
+    former = "second" if operation == "swap" else "in trial"
+    assert bench.note == former
+    bench.write("third")
+    before = "protected" if operation == "swap" else "trial"
+    if boots:
+        lose_stack(lab, bench.mount_point)
+        run("rm", "-rf", "/run/dmsnap")
+        server.start()
+        dmsnap("assemble", "--boot", bench.name)
+        run("mount", f"/dev/mapper/{bench.name}", bench.mount_point)
+        assert bench.note == "third"
+        dmsnap("job", "resume", "--all")
+    else:
+        server.start()
+        dmsnap("job", "resume", "--all")
+    assert bench.note == "third"
+    (status,) = dmsnap("status", bench.name)
+    assert (status["state"], status["problems"]) == (before, [])
+    jobs_of_it = [each for each in dmsnap("job", "list") if each["operation"] == operation]
+    assert jobs_of_it[0]["state"] == "undone"
+    in_order_to_the_end(bench, operation)
+
+
+def in_order_to_the_end(bench: Bench, operation: str) -> None:
+    """What follows is what it would be without all that."""
+    if operation == "swap revert":
+        dmsnap("swap", "revert", bench.name)
+        assert bench.note == "second"
+    run("umount", bench.mount_point)
+    dmsnap("sync", bench.name, "--audit", "full")
+    assert sha256(bench.recovery, SIZE) == sha256(f"/dev/mapper/{bench.name}")
+    assert [each for each in dm_devices() if "-origin-" not in each] == [bench.name]
+    assert list(Path("/var/lib/dmsnap").glob("*/*.json")) == []
+    assert dmsnap("catalogue", "check")["problems"] == []
