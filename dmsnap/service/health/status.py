@@ -23,7 +23,7 @@ from dmsnap.service.points import claiming
 from dmsnap.service.resizing import sizes
 from dmsnap.service.schedules import lateness
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import overlay, trial
+from dmsnap.service.swaps import merging, overlay, trial
 from dmsnap.service.swaps.overlay import OverlayStatus
 from dmsnap.service.swaps.withdrawal import is_cut_off
 from dmsnap.service.volumes import renewal, spare
@@ -218,6 +218,7 @@ def cut_off_jobs(volume: Volume, unfinished: Sequence[Job]) -> list[str]:
         f"its end, any other command on {volume.name} finishes it or takes it back"
         for job in unfinished
         if job.last_begun is not None
+        if job.operation != "swap commit" or failed_merge(volume) is None
     ]
 
 
@@ -274,13 +275,24 @@ def stack_problems(session: Session, volume: Volume, recorded: Present) -> list[
         if volume.state is VolumeState.BUILDING:
             return [f"{volume.name} is protected in part: dmsnap unprotect gives it back"]
         if volume.state is VolumeState.COMMITTING:
-            return [f"the commit of {volume.name} is not at its end: any command finishes it"]
+            unfinished = f"the commit of {volume.name} is not at its end: any command finishes it"
+            return [failed_merge(volume) or unfinished]
         if sizes.is_behind(volume):
             return [f"the front of {volume.name} has its former size: dmsnap resize {volume.name}"]
         found = stack.differences(stack.expected_tables(volume, areas, points))
         return put_right(volume, found) or written_beside(session, volume)
     except DmsnapError as error:
         return [with_hint(error)]
+
+
+def failed_merge(volume: Volume) -> str | None:
+    """Of a commit that no command brings to its end: that takes a restart."""
+    if volume.state is not VolumeState.COMMITTING:
+        return None
+    try:
+        return merging.failure(volume)
+    except NotFoundError:  # removed since, by a commit that is at work
+        return None
 
 
 def put_right(volume: Volume, differences: Sequence[str]) -> list[str]:

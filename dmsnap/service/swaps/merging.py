@@ -4,7 +4,9 @@ from dmsnap.catalogue.model import Volume
 from dmsnap.errors import PointInvalidError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
+from dmsnap.host.dm.status import SnapshotState
 from dmsnap.host.dm.target import Snapshot, SnapshotMerge, Table, Target, single
+from dmsnap.recovery import chain
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.exchange import exchange
@@ -40,12 +42,31 @@ def _wait_merged(volume: Volume, device: DmName) -> None:
     try:
         dm.wait_merged(device.name, MERGE_SECONDS)
     except PointInvalidError as error:
-        error.hint = (
-            f"/dev/mapper/{volume.name} goes on serving as far as the disks below do; when they "
-            f"are well again, a restart of this host has the stores read anew, and dmsnap swap "
-            f"commit {volume.name} goes on where it was left"
-        )
+        error.hint = way_on(volume)
         raise
+
+
+def way_on(volume: Volume) -> str:
+    """What is to be done about a merge that the kernel gave up."""
+    return (
+        f"/dev/mapper/{volume.name} goes on serving as far as the disks below do; when they are "
+        f"well again, a restart of this host has the stores read anew, and dmsnap swap commit "
+        f"{volume.name} goes on where it was left"
+    )
+
+
+def failure(volume: Volume) -> str | None:
+    """That the kernel gave a merge of a commit up, and what is to be done; None: it did not."""
+    levels = [level.shown for level in chain.existing(volume, chain.TRIAL)]
+    points = [stack.live_point(volume, volume.trial_point)] if volume.trial_point else []
+    for device in (*levels, *points, stack.origin(volume)):
+        info = stack.find(device)
+        if info is None or not info.live_table:
+            continue
+        merges = isinstance(dm.table(info.name)[0].target, SnapshotMerge)
+        if merges and dm.snapshot_status(info.name).state is SnapshotState.MERGE_FAILED:
+            return f"the merge of {info.name} met an I/O error: {way_on(volume)}"
+    return None
 
 
 def _exchange(session: Session, device: DmName, table: Table) -> None:

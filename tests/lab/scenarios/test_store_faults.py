@@ -336,8 +336,7 @@ def test_an_overlay_while_it_is_merged(
     for _ in range(2):
         assert "Merge failed" in refused(ExitCode.POINT_INVALID, "swap", "commit", name)
         assert suspended() == []
-    (status,) = dmsnap("status", name, expected=ExitCode.UNHEALTHY)
-    assert status["state"] == "committing"
+    check_says_what_to_do(name)
     if fault == "error_writes":
         assert sha256(scene.volume.front) == content
     scene.store.heal()
@@ -347,6 +346,17 @@ def test_an_overlay_while_it_is_merged(
     assert dmsnap("swap", "commit", name)["state"] == "promoted"
     assert sha256(scene.volume.front) == scene.volume.replica_sha256() == content
     scene.check_serves()
+
+
+def check_says_what_to_do(name: str) -> None:
+    """No command can go on: a restart can, and that is all that is said."""
+    (status,) = dmsnap("status", name, expected=ExitCode.UNHEALTHY)
+    assert status["state"] == "committing"
+    (said,) = [problem for problem in status["problems"] if "I/O error" in problem]
+    assert "a restart of this host" in said
+    assert f"dmsnap swap commit {name}" in said
+    assert not any("any " in problem for problem in status["problems"]), status
+    assert said.endswith(dmsnap("swap", "commit", name, expected=None)["hint"])
 
 
 def read_stores_anew(volume: Protected) -> None:
@@ -430,6 +440,7 @@ def test_an_undo_store_while_a_commit_merges_it(
     before_first_call(monkeypatch, merging, "_exchange", partial(past.fail, "error_writes"))
     assert "Merge failed" in refused(ExitCode.POINT_INVALID, "swap", "commit", name)
     assert suspended() == []
+    check_says_what_to_do(name)
     assert sha256(past.volume.front) == past.contents[1]
     past.disk.load()
     read_stores_anew(past.volume)
