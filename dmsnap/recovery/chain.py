@@ -12,16 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from dmsnap._native.exception_store import ExceptionStore
 from dmsnap._native.label import HistoryEntry, Label
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import CorruptError, PointInvalidError
+from dmsnap.errors import PointInvalidError
 from dmsnap.host.blockdev import BlockDevice, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Snapshot, Table, single
 from dmsnap.recovery import history, replica
 from dmsnap.recovery.history import MAX_ENTRIES
-from dmsnap.snapshot import stack
+from dmsnap.snapshot import cow_store, stack
 from dmsnap.snapshot.stack import DmName
 from dmsnap.units import to_bytes
 
@@ -127,20 +126,13 @@ def show(volume: Volume, point_id: UUID, purpose: str) -> int:
 def require_whole(recovery: BlockDevice, entries: Sequence[HistoryEntry]) -> None:
     """Raise :class:`CorruptError` when an undo store's header or areas are not what they must be.
 
-    The kernel reads the same when it is shown, and more than that: where the header's magic is 0 it
-    takes the store for a new one, and writes a header and an empty area over what is there
-    (drivers/md/dm-snap-persistent.c, persistent_read_metadata). No read-only device keeps it from
-    that: of a write that the kernel itself makes to one it only complains (bio_check_ro).
+    The kernel reads the same when it is shown, and may write to it: see ``snapshot.cow_store``.
     """
     with open_shared(recovery.path) as fd:
         for entry in entries:
             offset, length = entry.store_offset_bytes, entry.store_length_bytes
             name = f"the undo store of point {entry.point_uuid} on {recovery.path}"
-            with ExceptionStore.open(fd, offset, length, name) as store:
-                if not store.header.valid or store.header.chunk_size != entry.chunk_size:
-                    raise CorruptError(
-                        f"{name} is not valid, or of another chunk size than the label says"
-                    )
+            cow_store.require_whole(fd, offset, length, to_bytes(entry.chunk_size), name)
 
 
 def store_table(entry: HistoryEntry, recovery: BlockDevice) -> Table:

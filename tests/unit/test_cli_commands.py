@@ -482,6 +482,7 @@ def test_the_members_of_results(service: Service, shown: Shown) -> None:
     }  # fmt: skip
     assert json.loads(shown("swap", "srv", "--json")) == {
         "volume": "srv", "state": "trial", "point": str(POINT), "steps": STEPS, "seconds": 0.51,
+        "given_up": None,
     }  # fmt: skip
     (listed, lost) = json.loads(shown("point", "list", "--json"))
     assert listed == {

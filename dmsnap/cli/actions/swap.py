@@ -118,6 +118,8 @@ def describe_started(result: SwapResult) -> Iterator[Text]:
 
 def describe_reverted(result: SwapResult) -> Iterator[Text]:
     yield f"/dev/mapper/{result.volume} shows the volume as it was left"
+    if result.given_up is not None:
+        yield result.given_up
     yield from _steps(result)
 
 

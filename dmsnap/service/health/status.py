@@ -265,7 +265,7 @@ def stack_problems(session: Session, volume: Volume, recorded: Present) -> list[
             ]
         if volume.state is VolumeState.TRIAL:
             found = stack.differences(trial.expected_tables(volume, areas))
-            found = put_right(volume, found)
+            found = put_right(volume, found) + not_shown(volume)
             return found or overlay.problems(volume, overlay.status(volume, recorded.last_swap))
         if is_cut_off(volume):
             return [
@@ -282,7 +282,7 @@ def stack_problems(session: Session, volume: Volume, recorded: Present) -> list[
         found = stack.differences(stack.expected_tables(volume, areas, points))
         return put_right(volume, found) or written_beside(session, volume)
     except DmsnapError as error:
-        return [with_hint(error)]
+        return [with_hint(error), *not_shown(volume)]
 
 
 def failed_merge(volume: Volume) -> str | None:
@@ -298,6 +298,12 @@ def failed_merge(volume: Volume) -> str | None:
 def put_right(volume: Volume, differences: Sequence[str]) -> list[str]:
     """What differs of a stack, with what to do about it."""
     return [f"{each}: dmsnap assemble {volume.name} puts it right" for each in differences]
+def not_shown(volume: Volume) -> list[str]:
+    """What else there is to do about a trial that a boot could not build again."""
+    way = trial.way_back(volume)
+    return [f"the trial of {volume.name} is not shown: {way}"] if way else []
+
+
 
 
 def written_beside(session: Session, volume: Volume) -> list[str]:

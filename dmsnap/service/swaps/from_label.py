@@ -21,7 +21,6 @@ from dmsnap.catalogue.statements import Statements
 from dmsnap.errors import ForeignDeviceError
 from dmsnap.host import placeholder
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
-from dmsnap.host.dm import device as dm
 from dmsnap.recovery import chain, lease, replica
 from dmsnap.recovery.replica import Replica
 from dmsnap.service import journal
@@ -200,8 +199,7 @@ class LabelTrial:
     def _show(self) -> None:
         below = chain.build(self.volume, self.label, self.recovery, self.chain)
         cow = stack.attach_area(self.volume, self.areas[0])
-        device = stack.origin(self.volume)
-        dm.create(device.name, device.uuid, trial.overlay_table(self.volume, below, cow))
+        trial.create_overlay(self.volume, below, cow)
 
     def _create_front(self) -> None:
         trial.create_front(self.session, self.volume, stack.era_area(self.volume, self.areas))

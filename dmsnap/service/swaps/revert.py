@@ -1,4 +1,9 @@
-"""Revert: end a trial and go back to the primary as it was left."""
+"""Revert: end a trial and go back to the primary as it was left.
+
+After a boot that could not build the trial there is no front: its recovery volume is gone for good,
+another host has it, or its overlay is damaged. Then the front is made over the primary, nothing but
+the primary and the store is asked, and the trial is given up.
+"""
 
 from dataclasses import replace
 
@@ -6,6 +11,7 @@ from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import DmsnapError, WrongStateError
 from dmsnap.recovery import chain
 from dmsnap.service import journal
+from dmsnap.service.exports import exported
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.luns.luns import Wanted
@@ -36,8 +42,10 @@ class Revert:
             session.configuration.primary_wait_seconds,
             hint=f"dmsnap swap commit {volume.name} makes the recovery volume the primary",
         )
-        stack.require(stack.front(volume))
         require_primary(volume)
+        self.has_front = stack.exists(stack.front(volume))
+        if not self.has_front:  # who wrote to the primary since the boot was not seen
+            volume = replace(volume, tracking_id=new_tracking_id())
         self.session = session
         self.kill = kill
         self.occupants = Occupants(session, volume, kill=kill)
@@ -64,9 +72,25 @@ class Revert:
                 self._unmount_again,
             ),
             *self.occupants.steps_after(),
-            Step("drop-overlay", "drop the overlay and what it held", self._drop, final=True),
+            Step(
+                "drop-overlay",
+                self.given_up or "drop the overlay and what it held",
+                self._drop,
+                final=True,
+            ),
         ]
         return Plan("swap revert", (self.volume.id,), steps, {"name": name, "kill": self.kill})
+
+    @property
+    def given_up(self) -> str | None:
+        """What is lost with a trial that is not shown any more."""
+        if self.has_front:
+            return None
+        source = self.volume.backing if self.volume.trial_live else self.volume.recovery
+        return (
+            f"the trial of point {self.volume.trial_point} of {self.volume.name} is given up, and "
+            f"with its overlay what was written during it; {source} stays as it is"
+        )
 
     def _steps_back(self) -> list[Step]:
         """What brings the front back. Where it is over the primary already, and only the record of
@@ -75,6 +99,17 @@ class Revert:
         if trial.lies_over(self.after):
             return []
         name = self.volume.name
+        if not self.has_front:
+            return [
+                Step("distrust", f"distrust the tracking of {name} so far", self._distrust),
+                *self.occupants.steps_before(),
+                Step(
+                    "create-front",
+                    f"make /dev/mapper/{name} over the primary",
+                    self._create,
+                    self._remove,
+                ),
+            ]
         return [
             *self.occupants.steps_before(),
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_trial),
@@ -101,7 +136,19 @@ class Revert:
         assembly.mount_front(self.volume)
 
     def _mount(self) -> None:
-        assembly.mount_front(self.after)
+        """A front that was made here and is exported is for initiators, who come back later."""
+        if self.has_front or not exported.shows_front(self.session, self.volume):
+            assembly.mount_front(self.after)
+
+    def _distrust(self) -> None:
+        self.session.catalogue.update_volume(self.volume)
+
+    def _create(self) -> None:
+        assembly.build(self.session, self.after, self.areas)
+
+    def _remove(self) -> None:
+        for device in (stack.front(self.after), stack.origin(self.after)):
+            stack.remove(device)
 
     def _load(self) -> None:
         # After a boot during the trial it is not there: the primary may have been dead then.
@@ -124,10 +171,18 @@ class Revert:
 
     def _drop(self) -> None:
         trial.hide(self.volume, self.chain)
+        if not self.has_front:
+            self._drop_broken_points()
         for role in (AreaRole.OVERLAY, AreaRole.ERA_METADATA):
             for area in self.session.catalogue.areas(self.volume.id, role):
                 if area.generation == self.volume.generation:
                     self.session.release_area(self.volume, area)
+
+    def _drop_broken_points(self) -> None:
+        """That of a live point goes on if its snapshot was there before the front was."""
+        shown = self.volume.trial_point if self.volume.trial_live else None
+        is_there = shown is not None and stack.exists(stack.live_point(self.volume, shown))
+        assembly.drop_broken_points(self.session, self.after, but=shown if is_there else None)
 
 
 def require_primary(volume: Volume) -> None:
@@ -156,15 +211,26 @@ def revert(session: Session, name: str, *, kill: bool = False, dry_run: bool) ->
             return plan
         times = journal.run(session.catalogue, plan)
         owed_record.is_recorded(session, volume.id)
+        if not ending.has_front:
+            # Imported where it may be needed: it loads all of LIO.
+            from dmsnap.service.exports import export_restore
+
+            export_restore.restore_front(session, ending.after)
         spare.keep(session, name)
-        return trial.result(ending.after, times)
+        return replace(trial.result(ending.after, times), given_up=ending.given_up)
 
 
-def finish(session: Session, volume: Volume, _job: Job) -> bool:
-    """Undone while the front shows the trial; once the primary was loaded it goes on to its end."""
+def finish(session: Session, volume: Volume, job: Job) -> bool:
+    """Undone while the front shows the trial; once the primary was loaded it goes on to its end.
+
+    Where a boot has left no front it is undone, too: a trial is given up by who asked for that.
+    """
     if volume.state is not VolumeState.TRIAL:
         return True
     if trial.is_loaded(volume, session.catalogue.areas(volume.id)):
+        return False
+    gives_up = any(step.name == "create-front" for step in job.steps)
+    if not gives_up and not stack.exists(stack.front(volume)):
         return False
     journal.run(session.catalogue, Revert(session, volume).plan())
     return True

@@ -7,13 +7,14 @@ from uuid import UUID
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.clock import format_time
-from dmsnap.catalogue.model import Point, Volume
+from dmsnap.catalogue.model import Area, Point, Volume
 from dmsnap.errors import NotFoundError, PointInvalidError
+from dmsnap.host import blockdev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import chain, history, replica
 from dmsnap.recovery.chain import Level
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import primary
+from dmsnap.service.swaps import primary, trial
 from dmsnap.snapshot import live, stack
 
 
@@ -67,6 +68,7 @@ class OnPrimary:
     volume: Volume
     point: UUID
     levels: list[Level]
+    store: Area
     is_live: bool = True
     is_torn: bool = False
 
@@ -75,6 +77,8 @@ class OnPrimary:
         return Path(self.volume.backing)
 
     def show(self) -> int:
+        """Its store's header is to be there after a power cut, as that of the overlay."""
+        blockdev.flush_cache(stack.attach_area(self.volume, self.store).path)
         return stack.require(stack.live_point(self.volume, self.point)).devno
 
 
@@ -106,7 +110,8 @@ def _on_primary(session: Session, volume: Volume, point: Point) -> Source:
         session.configuration.primary_wait_seconds,
         hint=f"dmsnap swap {volume.name} without --to shows the recovery volume",
     )
-    return OnPrimary(volume, point.id, [])
+    store = trial.point_area(session.catalogue.areas(volume.id), point.id)
+    return OnPrimary(volume, point.id, [], store)
 
 
 def repair(volume: Volume) -> None:

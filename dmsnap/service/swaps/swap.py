@@ -11,7 +11,6 @@ from uuid import UUID
 
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import DmsnapError, WrongStateError
-from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
 from dmsnap.service import journal
 from dmsnap.service.exports import exported
@@ -196,9 +195,7 @@ class Trial:
     def _show(self) -> None:
         below = self.source.show()
         cow = stack.attach_area(self.volume, self.overlay)
-        table = trial.overlay_table(self.volume, below, cow)
-        device = stack.origin(self.volume)
-        dm.create(device.name, device.uuid, table)
+        trial.create_overlay(self.volume, below, cow)
 
     def _hide(self) -> None:
         trial.hide(self.volume, self.source.levels)

@@ -44,13 +44,17 @@ LABEL_STATES = {
 
 @dataclass(frozen=True, slots=True)
 class SwapResult:
-    """What the front shows now, and the seconds of every step."""
+    """What the front shows now, and the seconds of every step.
+
+    ``given_up`` says what was lost with a trial that could not be shown any more.
+    """
 
     volume: str
     state: VolumeState
     point: UUID | None
     steps: dict[str, float]
     seconds: float
+    given_up: str | None = None
 
 
 def result(volume: Volume, times: StepTimes) -> SwapResult:
@@ -61,6 +65,15 @@ def result(volume: Volume, times: StepTimes) -> SwapResult:
 def overlay_table(volume: Volume, below: int, cow: BlockDevice) -> Table:
     """A writable overlay over a point."""
     return single(volume.size_bytes, Snapshot(below, cow.devno, OVERLAY_CHUNK_BYTES))
+
+
+def create_overlay(volume: Volume, below: int, cow: BlockDevice) -> None:
+    """Make a trial's overlay, whose header is there after a power cut, too: the kernel flushes it
+    with the first thing to keep, and without one a boot takes the overlay for lost.
+    """
+    device = stack.origin(volume)
+    dm.create(device.name, device.uuid, overlay_table(volume, below, cow))
+    blockdev.flush_cache(cow.path)
 
 
 def overlay_area(volume: Volume, areas: Sequence[Area]) -> Area:
@@ -302,6 +315,17 @@ def require_overlay(volume: Volume) -> None:
     """Raise :class:`PointInvalidError` when the trial's overlay cannot be merged any more."""
     if overlay_usage(volume).state is not SnapshotState.OK:
         raise PointInvalidError(overlay_problems(volume)[0])
+
+
+def way_back(volume: Volume) -> str | None:
+    """What ends a trial that a boot could not build again; None: it is shown, or has no primary."""
+    is_lost = volume.state is VolumeState.TRIAL and dm.info(uuid=stack.front(volume).uuid) is None
+    if not is_lost or not volume.backing:
+        return None
+    return (
+        f"dmsnap swap revert {volume.name} gives up the trial and what it wrote, and goes back to "
+        f"the primary"
+    )
 
 
 def require_trial(volume: Volume) -> None:

@@ -1,5 +1,7 @@
 """Assemble: build the stack of a recorded volume again, after a reboot or a removal by others."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -7,8 +9,11 @@ from pathlib import Path
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.errors import (
+    BusyError,
+    ConfigurationError,
     DmsnapError,
     ExitCode,
+    LockedError,
     NotFoundError,
     WrongStateError,
 )
@@ -95,19 +100,8 @@ class Assembly:
         return steps
 
     def _drop_points(self) -> None:
-        """A snapshot that was not there while its origin was written to holds no moment."""
-        for point in self.session.catalogue.points(self.volume.id):
-            shown = self.volume.trial_live and point.id == self.volume.trial_point
-            if point.area_id is not None and not shown:
-                self.session.remove_live_point(self.volume, point)
-                self.session.catalogue.update_point(
-                    replace(
-                        point,
-                        area_id=None,
-                        invalid_reason=point.invalid_reason
-                        or "its snapshot was not there while the volume was in use",
-                    )
-                )
+        shown = self.volume.trial_point if self.volume.trial_live else None
+        assembly.drop_broken_points(self.session, self.volume, but=shown)
 
     def _record(self) -> None:
         self.session.catalogue.update_volume(self.volume)
@@ -158,6 +152,25 @@ def assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool = Fals
     With ``at_boot`` devices are waited for, whatever state the volume is in comes up as what it
     was, and mounting is left to those who mount at boot.
     """
+    with telling_way_back(session, name):
+        return _assemble(session, name, dry_run=dry_run, at_boot=at_boot)
+
+
+@contextmanager
+def telling_way_back(session: Session, name: str) -> Iterator[None]:
+    """What a trial lies over may be gone for good: the error says how it is ended, too."""
+    try:
+        yield
+    except (BusyError, LockedError, ConfigurationError, WrongStateError):
+        raise
+    except DmsnapError as error:
+        volume = session.catalogue.find_volume(name)
+        if volume is not None and (way := trial.way_back(volume)) is not None:
+            error.hint = f"{error.hint}; {way}" if error.hint else way
+        raise
+
+
+def _assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool) -> Plan | None:
     recorded = session.catalogue.volume(name)
     if at_boot:
         expected = crossing.expected(session, recorded)

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from uuid import UUID
 
 from dmsnap.catalogue.model import SETTLED, Area, Volume
-from dmsnap.errors import OperatingSystemError
+from dmsnap.errors import CorruptError, OperatingSystemError, PointInvalidError
 from dmsnap.host import blockdev, placeholder
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -17,7 +18,7 @@ from dmsnap.recovery import chain, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting, trial
-from dmsnap.snapshot import bypass, failed_writes, layers, stack, write_count
+from dmsnap.snapshot import bypass, cow_store, failed_writes, layers, stack, write_count
 from dmsnap.snapshot.stack import DmName
 from dmsnap.units import PAGE_BYTES
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 # What the checks of dm-era's superblock and of its trees' blocks answer (drivers/md, sb_check and
 # node_check): another place than it was written for, a wrong checksum.
 DAMAGED = (errno.ENOTBLK, errno.EILSEQ)
+
+MISSED_WRITES = "its snapshot was not there while the volume was in use"
 
 
 def build(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
@@ -142,14 +145,35 @@ def build_trial(session: Session, volume: Volume, areas: Sequence[Area]) -> None
     else:
         below = _build_levels(session, volume)
     cow = stack.attach_area(volume, trial.overlay_area(volume, areas))
+    if not stack.exists(stack.origin(volume)):
+        cow_store.require_header(cow, f"the overlay of the trial of {volume.name}")
     _settle(session, stack.origin(volume), trial.overlay_table(volume, below, cow))
     build_front(session, volume, areas)
 
 
 def _build_live(session: Session, volume: Volume, areas: Sequence[Area]) -> int:
     """While a trial shows it, nobody writes to the primary: the live point is what it was."""
-    _settle(session, trial.live_point(volume), trial.live_table(volume, areas))
-    return stack.require(trial.live_point(volume)).devno
+    shown = trial.live_point(volume)
+    if not stack.exists(shown):
+        _require_live_store(session, volume, areas)
+    _settle(session, shown, trial.live_table(volume, areas))
+    return stack.require(shown).devno
+
+
+def _require_live_store(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
+    """A live point whose store is damaged is no point: that is recorded, too."""
+    area = trial.point_area(areas, volume.trial_point)
+    store = stack.attach_area(volume, area)
+    try:
+        name = f"the COW store of point {volume.trial_point} of {volume.name}"
+        cow_store.require_device(store, volume.chunk_bytes, name)
+    except CorruptError as error:
+        point = session.catalogue.find_point(volume.trial_point) if volume.trial_point else None
+        if point is not None and point.invalid_reason is None:
+            session.catalogue.update_point(replace(point, invalid_reason=str(error)))
+        raise PointInvalidError(
+            f"the trial of {volume.name} cannot be shown: {error}", point=str(volume.trial_point)
+        ) from error
 
 
 def _build_levels(session: Session, volume: Volume) -> int:
@@ -178,6 +202,15 @@ def _settle(
 ) -> None:
     deadline_ms = session.configuration.window_deadline_ms
     stack.settle(device, table, deadline_ms, udev, read_only=read_only)
+
+
+def drop_broken_points(session: Session, volume: Volume, *, but: UUID | None = None) -> None:
+    """A snapshot that was not there while its origin was written to holds no moment."""
+    for point in session.live_points(volume):
+        if point.id != but:
+            session.remove_live_point(volume, point)
+            reason = point.invalid_reason or MISSED_WRITES
+            session.catalogue.update_point(replace(point, area_id=None, invalid_reason=reason))
 
 
 def tear_down(volume: Volume) -> None:
