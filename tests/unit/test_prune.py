@@ -14,7 +14,14 @@ from test_pruning import CLOCK, a_label, a_point, ids
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import Point, VolumeState
-from dmsnap.errors import ConfigurationError, ExitCode, LockedError, NoSpaceError
+from dmsnap.errors import (
+    ConfigurationError,
+    DmsnapError,
+    ExitCode,
+    LockedError,
+    NoSpaceError,
+    UnreachableError,
+)
 from dmsnap.host import local_time
 from dmsnap.policy.retention import Action, Rule
 from dmsnap.recovery import removal, replica
@@ -28,6 +35,8 @@ from dmsnap.service.configuration.declaration import (
     RetentionTable,
     Subclient,
 )
+from dmsnap.service.configuration.declared_value import Duration
+from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.points import clock_record, deletion, keeping, prune, pruning, waiting
 from dmsnap.service.points.prune import PruneResult, Pruning
 
@@ -57,18 +66,26 @@ class House:
         self.session: Any = SimpleNamespace(catalogue=self.catalogue)
         monkeypatch.setattr(prune, "held", self.held)
         monkeypatch.setattr(prune, "hooks_of", lambda *_: None)
-        monkeypatch.setattr(replica, "label_of", lambda _volume: self.label)
+        self.unreadable: DmsnapError | None = None
+        monkeypatch.setattr(replica, "label_of", self.label_of)
         monkeypatch.setattr(pruning, "points_in_use", lambda *_: self.used)
+        self.wanted: Wanted | None = None
         self.waiting: list[Point] = []
         monkeypatch.setattr(waiting, "waiting", lambda *_: self.waiting)
         monkeypatch.setattr(prune, "removal_plan", lambda *asked: asked)
         monkeypatch.setattr(journal, "run", self.run)
 
     @contextmanager
-    def held(self, _session: object, _name: str) -> Iterator[Any]:
+    def held(self, _session: object, _name: str, wanted: Wanted) -> Iterator[Any]:
+        self.wanted = wanted
         if self.locked is not None:
             raise self.locked
         yield self.volume
+
+    def label_of(self, _volume: object) -> Label:
+        if self.unreadable is not None:
+            raise self.unreadable
+        return self.label
 
     def run(self, _catalogue: object, plan: tuple[Any, ...]) -> None:
         live, earlier = (set(asked) for asked in plan[2:4])
@@ -166,6 +183,36 @@ def test_a_volume_that_is_locked_says_so(house: House) -> None:
     house.locked = LockedError("srv is locked by 'dmsnap sync srv'")
     result = house.pruned(BOTH)
     assert (result.points, result.exit_code) == ((), ExitCode.LOCKED)
+
+
+def test_a_recovery_volume_that_is_away_keeps_no_live_point(house: House) -> None:
+    house.records = [a_point(hours, area=uuid4()) for hours in (9, 8)]
+    house.unreadable = UnreachableError("the session is lost")
+    looked = house.pruned(BOTH, dry_run=True)
+    assert [each.action for each in looked.points] == [Action.DROP, Action.STAY]
+    assert house.removed == []
+    result = house.pruned(BOTH)
+    assert house.wanted is Wanted.SERVING
+    assert house.removed == [({house.records[0].id}, set())]
+    assert [each.action for each in result.points] == [Action.DROP, Action.STAY]
+    for each in (looked, result):
+        assert (each.error, each.exit_code) == ("the session is lost", ExitCode.UNREACHABLE)
+
+
+def test_a_history_alone_wants_its_recovery_volume(house: House) -> None:
+    house.pruned(Policy(make=Make.RECOVERY_VOLUME, history=ONE))
+    assert house.wanted is Wanted.ALL
+
+
+def test_without_its_label_any_may_be_the_oldest_that_waits(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.records = [a_point(hours, area=uuid4()) for hours in (60, 5, 4, 3)]
+    house.unreadable = UnreachableError("the session is lost")
+    monkeypatch.setattr(waiting, "waiting", lambda _session, volume: house.label_of(volume))
+    monkeypatch.setattr(waiting, "holding", lambda *_: house.records)
+    house.pruned(replace(BOTH, copy=CopyTable(delay=Duration(3600))))
+    assert house.removed == [({house.records[0].id}, set())]
 
 
 def test_what_is_left_alone(house: House) -> None:

@@ -163,6 +163,17 @@ def is_recorded_as_live_alone(session: Session, wanted: PointView) -> bool:
     return kinds == {PlaceKind.LIVE}
 
 
+def recorded_on_recovery(session: Session, volume: Volume) -> set[UUID]:
+    """The points of a recovery volume that cannot be looked at, by what the catalogue says."""
+    from dmsnap.catalogue.past import as_of
+
+    return {
+        past.point.id
+        for past in as_of(session.catalogue, now_ns(), volume.id)
+        if any(place.kind is not PlaceKind.LIVE for place in past.places)
+    }
+
+
 def finish_deletion(session: Session, volume: Volume, job: Job) -> bool:
     """Delete the point from where it still is: of what was deleted nothing comes back.
 

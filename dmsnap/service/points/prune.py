@@ -15,8 +15,9 @@ from dmsnap.service import journal
 from dmsnap.service.configuration import coherence
 from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make
 from dmsnap.service.journal import Plan
+from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.points import clock_record, pruning, waiting
-from dmsnap.service.points.deletion import MERGE, Deletion
+from dmsnap.service.points.deletion import MERGE, Deletion, recorded_on_recovery
 from dmsnap.service.points.keeping import is_marked
 from dmsnap.service.points.point import label_of
 from dmsnap.service.points.pruning import Clock, JudgedPoint, Side
@@ -90,19 +91,27 @@ class Pruning:
         self.points: list[JudgedPoint] = []
         self.removed: set[UUID] = set()
         self.notes: list[str] = []
+        # Why nobody can say what of the history would go.
+        self.unjudged: DmsnapError | None = None
 
     def run(self, *, dry_run: bool) -> PruneResult:
         if not self.policies:
             self.notes.append(f"{self.name} is under no policy: it is left alone")
             return self._result()
         try:
-            with held(self.session, self.name) as volume:
+            with held(self.session, self.name, self._wanted()) as volume:
                 self._judge(volume)
                 if not dry_run:
                     self._carry_out(volume)
         except DmsnapError as error:
             return self._failed(error)
-        return self._result()
+        result, left = self._result(), self.unjudged
+        return replace(result, error=str(left), exit_code=left.exit_code) if left else result
+
+    def _wanted(self) -> Wanted:
+        """Live points go whether the recovery volume is there or not."""
+        near = Side.PRIMARY in self.sides and Side.PRIMARY in self.policies
+        return Wanted.SERVING if near else Wanted.ALL
 
     def _result(self) -> PruneResult:
         return PruneResult(self.name, self.policies, tuple(self.points), tuple(self.notes))
@@ -128,8 +137,13 @@ class Pruning:
             return
         used = pruning.points_in_use(self.session, volume)
         for side, retention in self._retentions():
-            judge = self._judge_primary if side is Side.PRIMARY else self._judge_history
-            self.points += judge(volume, used, retention)
+            if side is Side.PRIMARY:
+                self.points += self._judge_primary(volume, used, retention)
+                continue
+            try:
+                self.points += self._judge_history(volume, used, retention)
+            except DmsnapError as error:
+                self.unjudged = error
         if any(Rule.CLOCK in point.rules for point in self.points):
             self.notes.append(f"nothing of {self.name} goes by its age: {SENTENCES[Rule.CLOCK]}")
 
@@ -164,9 +178,12 @@ class Pruning:
         is_synced = volume.state is VolumeState.PROTECTED and volume.recovery is not None
         if policy.make is not Make.BOTH or not is_synced or self.clock.now_ns is None:
             return frozenset()
-        points = waiting.waiting_points(self.session, volume)
-        copying = (policy.copy or CopyTable()).copying
-        return still_to_copy(points, copying, self.clock.now_ns)
+        copying, now_ns = (policy.copy or CopyTable()).copying, self.clock.now_ns
+        try:
+            found = [waiting.waiting_points(self.session, volume)]
+        except DmsnapError:  # said of the history
+            found = waiting.possible(self.session, volume)
+        return frozenset().union(*(still_to_copy(each, copying, now_ns) for each in found))
 
     def _judge_history(
         self, volume: Volume, used: Collection[UUID], retention: Retention
@@ -267,7 +284,10 @@ def removal_plan(
     records = pruning.live_points(session, volume)
     label = label_of(volume)
     staying = {point.id for point in records if point.id not in live}
-    staying |= points_of(label) - set(earlier)
+    if label is not None:
+        staying |= points_of(label) - set(earlier)
+    elif volume.recovery is not None:
+        staying |= recorded_on_recovery(session, volume)
     deletion = Deletion(
         session,
         volume,

@@ -11,7 +11,18 @@ from typing import Any
 
 import lun_target
 import pytest
-from conftest import MIB, SCRATCH, Lab, dmsnap, forked, rarely, refused, run, sha256, suspended
+from conftest import (
+    MIB,
+    SCRATCH,
+    Lab,
+    dmsnap,
+    forked,
+    rarely,
+    refused,
+    run,
+    sha256,
+    suspended,
+)
 from lun_target import LunTarget
 from lun_volume import SIZE, OnLun, serving
 from patience import PATIENCE_SECONDS, until
@@ -263,3 +274,36 @@ def test_a_primary_whose_target_is_dead_is_recovered(target: LunTarget, lab: Lab
     assert sha256(volume.front) == content
     assert point["id"] not in [each["id"] for each in dmsnap("point", "list", volume.name)]
     assert suspended() == []
+
+
+def test_live_points_are_pruned_while_the_recovery_volume_is_away(
+    far_target: LunTarget, lab: Lab
+) -> None:
+    """And what the history holds stays recorded, until it can be looked at."""
+    volume = OnLun(lab, far_target)
+    volume.dirty()
+    volume.sync()
+    held = [point["id"] for point in dmsnap("point", "list", volume.name)]
+    live = [dmsnap("point", "create", volume.name)[0]["id"] for _ in range(3)]
+    with Path(os.environ["DMSNAP_CONFIG"]).open("a") as settings:
+        settings.write(
+            '[policy.few]\nmake = "both"\nprimary = { minimum = 1 }\nhistory = { minimum = 1 }\n'
+            f'[subclient.one]\nvolumes = ["{volume.name}"]\npolicy = "few"\n'
+        )
+    run("ip", "link", "set", "near0", "down")
+    (looked,) = dmsnap("prune", "--dry-run", expected=ExitCode.UNREACHABLE)
+    (pruned,) = dmsnap("prune", expected=ExitCode.UNREACHABLE)
+    for result in (looked, pruned):
+        assert result["exit_code"] == "unreachable"
+        assert far_target.iqn in result["error"] or "near0" in result["error"], result
+        gone = {each["point"] for each in result["points"] if each["action"] == "drop"}
+        assert gone == set(live[:2]), result
+    run("ip", "link", "set", "near0", "up")
+    dmsnap("sync", volume.name)
+    points = [point["id"] for point in dmsnap("point", "list", volume.name)]
+    assert set(points) >= {*held, live[2]}
+    assert not set(points) & set(live[:2])
+    (pruned,) = dmsnap("prune")
+    assert pruned["error"] is None
+    volume.check_equal()
+    volume.unprotect()
