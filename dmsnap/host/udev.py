@@ -3,12 +3,14 @@
 import re
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsnap.host.run import run
+from dmsnap.host.sysfs import SYSFS
 
 if TYPE_CHECKING:
     import pyudev
@@ -72,10 +74,19 @@ def reload_rules() -> None:
 
 
 def look_again(devices: Collection[Path]) -> None:
-    """Have udevd apply its rules to devices once more, and wait until it has."""
+    """Have udevd apply its rules to devices once more, and wait until it has: to the partitions of
+    disks as well, which are marked as those are.
+    """
     if is_running() and devices:
-        names = [f"--name-match={device}" for device in devices]
+        looked = [each for device in devices for each in (device, *_partitions(device))]
+        names = [f"--name-match={device}" for device in looked]
         run("udevadm", "trigger", "--action=change", "--settle", *names)
+
+
+def _partitions(device: Path) -> list[Path]:
+    with suppress(FileNotFoundError):
+        return [SYSFS.device_path(each) for each in SYSFS.partitions(device.stat().st_rdev)]
+    return []
 
 
 def pattern(link: str) -> str:

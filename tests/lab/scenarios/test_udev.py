@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, administrator, dm_devices, dmsnap, forked, rarely, run
+from conftest import (
+    MIB,
+    Lab,
+    administrator,
+    dm_devices,
+    dmsnap,
+    forked,
+    loop_files,
+    rarely,
+    run,
+)
 from patience import until
 from snapshot_origin import ORIGINS
 from snapshot_origin import SIZE as SNAPSHOT_SIZE
@@ -16,6 +26,7 @@ from test_interrupts import steps_of
 
 DIRECTORY = Path(__file__).resolve().parents[3] / "udev-rules"
 RULES = [DIRECTORY / "11-dmsnap.rules", DIRECTORY / "11-dmsnap-snapshots.rules"]
+TWINS = [DIRECTORY / "64-2-dmsnap-twins.rules", DIRECTORY / "95-dmsnap-twins.rules"]
 INSTALLED = Path("/run/udev/rules.d")
 LINKS = ("by-uuid", "by-label")
 UNIT = "systemd-udevd.service"  # one that there is for certain; nothing here stops it
@@ -225,6 +236,65 @@ def test_interrupted_under_udev(lab: Lab) -> None:
     dmsnap("sync", name, "--audit", "full")
     require_links(name, uuid, "after the interrupts")
     dmsnap("status", name)
+
+
+@pytest.fixture
+def twin_rules() -> Iterator[None]:
+    """What hides the devices that carry the same as a front."""
+    for path in TWINS:
+        shutil.copy(path, INSTALLED)
+    run("udevadm", "control", "--reload")
+    yield
+    for path in TWINS:
+        (INSTALLED / path.name).unlink()
+    run("udevadm", "control", "--reload")
+
+
+@pytest.mark.usefixtures("twin_rules")
+def test_partitions_below_a_front_are_its_twins(lab: Lab) -> None:
+    """Of the volume's own disk, and of the replica, whose table is the same."""
+    primary, recovery = (partitioned(lab, size) for size in (SIZE, RECOVERY_SIZE))
+    part = f"{primary}p1"
+    run("sh", "-c", f"echo 'start=2048, type=83' | sfdisk --quiet {primary}")
+    until(lambda: Path(part).exists(), "the partition is there")
+    run("mkfs.ext4", "-q", "-L", "LABDATA", part)
+    look_again(part)
+    uuid = uuid_of(part)
+    assert target("by-uuid", uuid) == Path(part)
+    name = lab.protect(primary, recovery)
+    settle()
+    assert (target("by-uuid", uuid), target("by-label", "LABDATA")) == (None, None)
+    dmsnap("sync", name)
+    # As a boot finds them, which reads the table of either.
+    run("partx", "--update", recovery)
+    run("udevadm", "trigger", "--settle", "--action=add", "--subsystem-match=block")
+    for disk in (primary, recovery):
+        told = properties(f"{disk}p1")
+        assert told["DMSNAP_TWIN"] == name
+        assert (told["SYSTEMD_READY"], told["UDISKS_IGNORE"]) == ("0", "1")
+        assert told["ID_FS_TYPE"] == "dmsnap_twin"
+    assert target("by-uuid", uuid) is None
+    dmsnap("unprotect", name, "--forget")
+    settle()
+    assert "DMSNAP_TWIN" not in properties(part)
+    assert properties(part)["ID_FS_TYPE"] == "ext4"
+    assert target("by-uuid", uuid) in (Path(part), Path(f"{recovery}p1"))
+
+
+def partitioned(lab: Lab, size_bytes: int) -> str:
+    """A disk whose partitions the kernel finds."""
+    disk = lab.disk(size_bytes)
+    image = next(file for file, loop in loop_files().items() if f"/dev/{loop}" == disk)
+    run("losetup", "-d", disk)
+    until(lambda: image not in loop_files(), f"{disk} is detached")
+    lab.loops.remove(disk)
+    lab.loops.append(run("losetup", "--find", "--show", "--partscan", image).strip())
+    return lab.loops[-1]
+
+
+def properties(device: str) -> dict[str, str]:
+    lines = run("udevadm", "info", "--query=property", "--name", device).splitlines()
+    return dict(line.split("=", 1) for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["lvm", "thin"])
