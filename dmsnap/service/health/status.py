@@ -298,12 +298,12 @@ def failed_merge(volume: Volume) -> str | None:
 def put_right(volume: Volume, differences: Sequence[str]) -> list[str]:
     """What differs of a stack, with what to do about it."""
     return [f"{each}: dmsnap assemble {volume.name} puts it right" for each in differences]
+
+
 def not_shown(volume: Volume) -> list[str]:
     """What else there is to do about a trial that a boot could not build again."""
     way = trial.way_back(volume)
     return [f"the trial of {volume.name} is not shown: {way}"] if way else []
-
-
 
 
 def written_beside(session: Session, volume: Volume) -> list[str]:
