@@ -58,7 +58,7 @@ class CopyOptions:
     """How requests are cut; 0 leaves it to the engine, whose buffers stay below 64 MiB.
 
     With ``bytes_per_second``, neither the source is read nor anything written faster than that; 0
-    is no limit. ``source_name`` is what errors call the source.
+    is no limit. ``source_name`` is the device that errors of the source are errors of.
     """
 
     queue_depth: int = 0
@@ -181,7 +181,7 @@ def compare(
         stats,
         different,
     )
-    check(error, name, raised=call.raised)
+    check(error, name, raised=call.raised, source=options.source_name)
     result = None if undo is None else UndoResult(store.nr_exceptions, store.used_bytes)
     return _stats(stats), ExtentSet.adopt(different[0]), result
 
@@ -214,7 +214,7 @@ def apply(
         call.options(options, kept),
         stats,
     )
-    check(error, name, raised=call.raised)
+    check(error, name, raised=call.raised, source=options.source_name)
     return _stats(stats)
 
 

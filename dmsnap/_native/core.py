@@ -48,9 +48,12 @@ def text(characters: "CData") -> str:
     return raw.decode(errors="backslashreplace")
 
 
-def check(error: "CData", name: str, *, raised: BaseException | None = None) -> None:
+def check(
+    error: "CData", name: str, *, raised: BaseException | None = None, source: str = ""
+) -> None:
     """Raise what ``error`` says of the device ``name``; NULL is success. Takes the object over.
 
+    ``source`` is another device: what the core says of that is said of it, and not of ``name``.
     ``raised`` is what a progress callback raised: it goes on from here when the core was
     cancelled because of it. A cancellation without one is :class:`InterruptedBySignal`.
     """
@@ -63,6 +66,8 @@ def check(error: "CData", name: str, *, raised: BaseException | None = None) -> 
         lib.dms_error_destroy(error)
     if code == lib.DMS_ERR_CANCELLED:
         raise raised if raised is not None else InterruptedBySignal(signal.SIGINT)
+    if source and message.endswith(f" of {source}"):
+        name, message = source, message.removesuffix(f" of {source}")
     raise _exception(code, errnum, offset, f"{name}: {message}" if name else message, name)
 
 

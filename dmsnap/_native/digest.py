@@ -58,5 +58,5 @@ def compare(
         compared,
         suspects,
     )
-    check(error, name, raised=call.raised)
+    check(error, name, raised=call.raised, source=options.source_name)
     return int(compared[0]), ExtentSet.adopt(suspects[0])

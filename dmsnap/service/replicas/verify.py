@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+from dmsnap._native.copy import CopyOptions
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import Label
 from dmsnap.catalogue import skipped
@@ -130,7 +131,11 @@ class Verification:
                 replica.opened(self.volume, write=False) as current,
             ):
                 compared, different = auditing.differences(
-                    source_fd, current, sample.extents, self.progress
+                    source_fd,
+                    current,
+                    sample.extents,
+                    self.progress,
+                    CopyOptions(source_name=str(source)),
                 )
         except OperatingSystemError:
             # Reading an overflowed snapshot fails: that is the error then, not its symptom.

@@ -18,6 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from dmsnap._native import copy
+from dmsnap._native.copy import CopyOptions
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue import skipped
@@ -202,6 +203,7 @@ class Failback:
         return written
 
     def _copy(self, extents: ExtentSet) -> None:
+        options = CopyOptions(source_name=self.volume.backing)
         with self._sides() as (source, destination):
             compared, different, _ = copy.compare(
                 source,
@@ -209,6 +211,7 @@ class Failback:
                 self.volume.size_bytes,
                 extents,
                 progress=of_total(self.progress, extents.bytes),
+                options=options,
                 name=str(self.former.path),
             )
             written = copy.apply(
@@ -217,6 +220,7 @@ class Failback:
                 self.volume.size_bytes,
                 different,
                 progress=of_total(self.progress, different.bytes),
+                options=options,
                 name=str(self.former.path),
             )
         self.compared.merge(extents)

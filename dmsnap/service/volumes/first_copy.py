@@ -13,7 +13,7 @@ from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.model import Point, Volume, VolumeState
 from dmsnap.catalogue.skipped import Skipped
-from dmsnap.errors import ForeignDeviceError
+from dmsnap.errors import ForeignDeviceError, OperatingSystemError
 from dmsnap.host import kernel, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
@@ -65,6 +65,7 @@ class FirstCopy:
         self.bytes_zero = 0
         self.usage = Usage(reason="all of it was asked for")
         self.skipped = ExtentSet()
+        self.marked = False  # from then on the label may say that the copy is whole
 
     @property
     def bytes_skipped(self) -> int:
@@ -170,16 +171,26 @@ class FirstCopy:
     def _wipe_copy(self) -> None:
         """A part of a file system must not be found by its UUID beside the whole one.
 
-        The label says first that this is no copy: it may say already that it is one.
+        The label says first that this is no copy: it may say already that it is one. Where it
+        cannot, and does not, it says that of before, and the part goes all the same.
         """
-        self._write_label(first_label(self.volume, self.recovery, self.point))
+        failure: OperatingSystemError | None = None
+        try:
+            self._write_label(first_label(self.volume, self.recovery, self.point))
+        except OperatingSystemError as error:
+            if self.marked:
+                raise
+            failure = error
         skipped.forget(self.session.catalogue, recovery_id_of(self.volume))
         signature.wipe(self.recovery.path)
+        if failure is not None:
+            raise failure
 
     def _mark_consistent(self) -> None:
         live.require_valid(self.volume, self.point)
         live.make_durable(self.volume)
         copying = first_label(self.volume, self.recovery, self.point)
+        self.marked = True
         self._write_label(
             replace(
                 copying,

@@ -103,19 +103,22 @@ class FaultyStore:
     disk: FaultyDisk
     group: str
 
-    def fail(self, *roles: AreaRole, fault: str = "error") -> None:
-        """Fail all I/O, or all writes, to pieces of these roles; LVM's own metadata stay whole."""
-        self.disk.load(*((place, fault) for role in roles for place in self._places(role)))
+    def fail(self, *roles: AreaRole, fault: str = "error", generation: int | str = "") -> None:
+        """Fail all I/O, or all writes, to pieces of these roles, or those of one generation; LVM's
+        own metadata stay whole.
+        """
+        pieces = [f"--{role.replace('-', '--')}--g{generation}" for role in roles]
+        self.disk.load(*((place, fault) for piece in pieces for place in self._places(piece)))
 
     def heal(self) -> None:
         """Whole again."""
         self.disk.load()
 
-    def _places(self, role: AreaRole) -> Iterator[Range]:
+    def _places(self, piece: str) -> Iterator[Range]:
         rows = run("dmsetup", "table").splitlines()
         for row in rows:
             name, _, table = row.partition(": ")
-            if name.startswith(f"{self.group}-") and f"--{role.replace('-', '--')}--g" in name:
+            if name.startswith(f"{self.group}-") and piece in name:
                 _, sectors, target, _, start = table.split()
                 assert target == "linear"
                 yield int(start) * SECTOR, int(sectors) * SECTOR

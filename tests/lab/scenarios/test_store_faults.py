@@ -7,7 +7,7 @@ byte for byte.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import MIB, Lab, dm_devices, dmsnap, refused, run, sha256, suspended, world
+from failing_stage import before_first_call
 from faulty_disk import FaultyDisk, FaultyStore, faulty_disk, faulty_store
 from raw_volume import KIB, Protected, fill, protected, write_direct
 
@@ -89,20 +90,6 @@ def scene(lab: Lab, store: FaultyStore) -> Scene:
     made = Scene(lab, store, protected(lab, SIZE, "--store", store.group))
     made.write(MIB)
     return made
-
-
-def before_first_call(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, action: Callable[[], object]
-) -> None:
-    """Run ``action`` right before a function is called for the first time."""
-    original = getattr(owner, name)
-
-    def hooked(*arguments: Any, **keywords: Any) -> Any:
-        monkeypatch.setattr(owner, name, original)
-        action()
-        return original(*arguments, **keywords)
-
-    monkeypatch.setattr(owner, name, hooked)
 
 
 # COW stores
