@@ -21,6 +21,7 @@ from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.pools import pool_return
 from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import held
+from dmsnap.service.replicas import rolling
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import failback
 from dmsnap.service.volumes import admission, spare
@@ -132,7 +133,8 @@ class Moving:
             self.session.drop_live_point(self.volume, point, "hydrate moved the volume away")
 
     def _switch(self) -> None:
-        self.copying.switch(self.primary)
+        with rolling.giving_up_marks(self.session, self.volume):
+            self.copying.switch(self.primary)
 
     def _release(self) -> None:
         after = self.session.catalogue.volume_by_id(self.volume.id)

@@ -1,11 +1,16 @@
 """What a front wrote since an era, while it serves."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from dmsnap._native import window
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.catalogue.model import Volume
+from dmsnap.errors import CorruptError, OperatingSystemError
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import renewal
+from dmsnap.service.volumes.renewal import LostMarksError
 from dmsnap.snapshot import bypass, stack, suspension
 from dmsnap.tracking import era
 
@@ -17,7 +22,8 @@ def written_since(session: Session, volume: Volume, since: int) -> tuple[ExtentS
     ``NoSpaceError`` and ``WrongStateError`` where the front could not go on after it.
     """
     front = stack.require(stack.front(volume))
-    current = suspension.resumable_era(front)
+    with giving_up_marks(session, volume):
+        current = _era_before(volume)
     rolled = [
         WindowStep(front.uuid, WindowAction.SUSPEND_NO_FREEZE),
         bypass.resuming(volume),
@@ -25,14 +31,42 @@ def written_since(session: Session, volume: Volume, since: int) -> tuple[ExtentS
     deadline_ms = session.configuration.window_deadline_ms
     with bypass.going_on([volume], deadline_ms):
         window.run(rolled, deadline_ms)
-    return marked_since(session, volume, since), current + 1
+    with giving_up_marks(session, volume):
+        return marked_since(session, volume, since), current + 1
+
+
+def _era_before(volume: Volume) -> int:
+    """dm-era writes its metadata with every answer: ``Error`` says that it could not."""
+    try:
+        return suspension.resumable_era(stack.require(stack.front(volume)))
+    except CorruptError as error:
+        raise renewal.lost(volume, str(error)) from error
+
+
+@contextmanager
+def giving_up_marks(session: Session, volume: Volume) -> Iterator[None]:
+    """Where dm-era's marks turn out to be lost within, the front goes on without it, which would
+    fail what is written, and the error says so. Not while the origin is held: that is waited for.
+    """
+    try:
+        yield
+    except LostMarksError as error:
+        session.distrust(volume)
+        bypass.pass_by(volume, session.configuration.window_deadline_ms)
+        raise bypass.lost(volume) from error
 
 
 def marked_since(session: Session, volume: Volume, since: int) -> ExtentSet:
-    """What dm-era has marked since an era; what is not written yet may be among it."""
+    """What dm-era has marked since an era; what is not written yet may be among it.
+
+    :class:`LostMarksError` where it cannot be read, or not be relied on.
+    """
     areas = session.catalogue.areas(volume.id)
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     front = stack.front(volume).name
-    written = era.written_since(front, metadata.path, since, volume.size_bytes)
+    try:
+        written = era.written_since(front, metadata.path, since, volume.size_bytes)
+    except (OperatingSystemError, CorruptError) as error:
+        raise renewal.lost(volume, str(error)) from error
     renewal.require_marks(session, volume)
     return written

@@ -113,7 +113,8 @@ class Verification:
         return chosen.since
 
     def _track(self) -> None:
-        self.dirty = rolling.marked_since(self.session, self.volume, self.since)
+        with rolling.giving_up_marks(self.session, self.volume):
+            self.dirty = rolling.marked_since(self.session, self.volume, self.since)
         left_out = skipped.of_replica(
             self.session.catalogue, self.label.recovery_uuid, self.label.point_uuid
         )

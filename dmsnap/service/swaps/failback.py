@@ -27,12 +27,13 @@ from dmsnap.catalogue.export import ExportKind
 from dmsnap.catalogue.model import Job, Point, Volume, VolumeState
 from dmsnap.catalogue.skipped import Skipped
 from dmsnap.errors import (
+    CorruptError,
     ForeignDeviceError,
+    OperatingSystemError,
     ReadOnlyError,
     TooSmallError,
     WrongStateError,
 )
-from dmsnap.extent import Extent
 from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
@@ -188,12 +189,16 @@ class Failback:
 
     def _copy_parted(self) -> None:
         marked = self._written_since(1)
-        if self.reason is not None:
-            marked = ExtentSet.from_extents([Extent(0, self.volume.size_bytes)])
-        else:
-            areas = self.session.catalogue.areas(self.volume.id)
-            marked.merge(parting.written_to_former(self.volume, areas))
-        self._copy(marked)
+        if self.reason is None:
+            try:
+                areas = self.session.catalogue.areas(self.volume.id)
+                marked.merge(parting.written_to_former(self.volume, areas))
+            except (OperatingSystemError, CorruptError) as error:
+                self.reason = (
+                    f"what was written to {self.former.path} before they parted cannot be read "
+                    f"any more ({error})"
+                )
+        self._copy(marked if self.reason is None else ExtentSet.whole(self.volume.size_bytes))
 
     def _copy_since(self) -> None:
         self._copy(self._written_since(self.since))
@@ -301,7 +306,8 @@ class Failback:
         """First that the two may differ again: a boot would not know it, were this killed then."""
         if self.gone_over:
             self.session.catalogue.update_volume(self.after)
-        handover.load(self.session, self.volume)
+        areas = self.session.catalogue.areas(self.volume.id)
+        trial.load_front_back(self.session, self.volume, stack.era_area(self.volume, areas))
 
     def _unrecord(self) -> None:
         """Not while the front lies over the former primary, because somebody uses it by now."""

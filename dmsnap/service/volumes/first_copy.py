@@ -1,5 +1,7 @@
 """The first full copy of a volume onto its recovery volume."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,6 @@ from dmsnap.service.points.point import PointSet
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.replicas import rolling
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import renewal
 from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.snapshot import live, stack, usage, write_count
 from dmsnap.snapshot.usage import Usage
@@ -135,8 +136,8 @@ class FirstCopy:
         if write_count.bytes_beside(self.session.configuration.run_directory, self.volume) != 0:
             self.usage = Usage(reason="it may have been written to past its front")
             return ExtentSet()
-        written = rolling.marked_since(self.session, self.volume, era.FIRST)
-        renewal.require_marks(self.session, self.volume)
+        with rolling.giving_up_marks(self.session, self.volume):
+            written = rolling.marked_since(self.session, self.volume, era.FIRST)
         return usage.left_out(self.usage.free, written, self.volume.size_bytes)
 
     def _copy(self) -> None:
@@ -146,6 +147,7 @@ class FirstCopy:
         extents = ExtentSet.whole(size_bytes).without(self.skipped)
         source = dm.node(stack.live_point(self.volume, self.point.id).name)
         with (
+            self._of_the_point(),
             open_shared(source) as source_fd,
             open_exclusive(self.recovery.path, write=True) as recovery_fd,
             lowered(self.io_priority),
@@ -163,6 +165,15 @@ class FirstCopy:
         self.bytes_written = stats.bytes_written - stats.bytes_zero
         self.bytes_zero = stats.bytes_zero
 
+    @contextmanager
+    def _of_the_point(self) -> Iterator[None]:
+        """Reading an overflowed snapshot fails: that is the error then, not its symptom."""
+        try:
+            yield
+        except OperatingSystemError:
+            live.require_valid(self.volume, self.point)
+            raise
+
     def _record_skipped(self) -> None:
         recovery_id = recovery_id_of(self.volume)
         record = Skipped(recovery_id, (self.point.id,), self.skipped)
@@ -171,8 +182,8 @@ class FirstCopy:
     def _wipe_copy(self) -> None:
         """A part of a file system must not be found by its UUID beside the whole one.
 
-        The label says first that this is no copy: it may say already that it is one. Where it
-        cannot, and does not, it says that of before, and the part goes all the same.
+        The label says first that this is no copy: it may say already that it is one. Where no
+        label can be written any more, and it does not, the part goes all the same.
         """
         failure: OperatingSystemError | None = None
         try:

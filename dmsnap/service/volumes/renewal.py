@@ -50,8 +50,13 @@ def require_marks(session: Session, volume: Volume) -> None:
     """Raise :class:`LostMarksError` when what was just read of dm-era may lack marks."""
     sentence = _failed(session, volume)
     if sentence is not None:
-        hint = f"dmsnap assemble {volume.name} gives dm-era new metadata"
-        raise LostMarksError(sentence, hint=hint, volume=volume.name)
+        raise lost(volume, sentence)
+
+
+def lost(volume: Volume, sentence: str) -> LostMarksError:
+    """The error for marks that are worth nothing, with what to do."""
+    hint = f"dmsnap assemble {volume.name} gives dm-era new metadata"
+    return LostMarksError(sentence, hint=hint, volume=volume.name)
 
 
 class Renewal:
