@@ -1,14 +1,16 @@
-"""The page of the crash matrix, made of what its runs have kept."""
+"""The crash matrix: how crashes are judged, and the page that is made of what runs have kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from crashes import page
-from crashes.cell import Outcome, Reference, Seen, judged
+from crashes.judgement import Outcome, Reference, Seen, judged
 from crashes.page import FAILED, Table
-from crashes.subject import SCENARIOS
+from crashes.scenarios import SCENARIOS
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "crash-matrix"
+CHECKOUT = Path(__file__).resolve().parents[2]
+RESULTS = CHECKOUT / "docs" / "crash-matrix"
 NAMES = ("swap", "point delete, live", "resize")
 
 
@@ -84,3 +86,53 @@ def test_what_became_of_an_operation(found: Seen, outcome: Outcome) -> None:
 def test_what_is_spoiled_is_no_outcome(found: Seen) -> None:
     with pytest.raises(AssertionError):
         judged(REFERENCE, found)
+
+
+def test_a_step_of_which_other_tables_tell_is_counted(results: Path) -> None:
+    page.keep(results, replace(table("resize", "dddd", ("record", "done", "done")), others=3))
+    assert "its 3 other steps are in other tables" in page.page(results, NAMES)
+
+
+# What the recovery volume's label was spoiled by before the operation, which mends it first.
+
+
+def with_label(state: str, label: str, notes: str, **points: str) -> Seen:
+    return Seen({"state": state, "label": label, "contents": notes}, points)
+
+
+FORMER = with_label("before", "ours", "one", one="aa", replica="bb")
+MENDING = Reference(
+    (),
+    with_label("before", "lost", ""),
+    with_label("after", "ours", "one", one="aa", replica="bb"),
+    {},
+    FORMER,
+)
+
+
+def test_a_label_may_be_mended_and_all_else_as_before() -> None:
+    assert judged(MENDING, FORMER) is Outcome.LABEL_MENDED
+    assert judged(MENDING, with_label("before", "lost", "")) is Outcome.UNDONE
+    assert judged(MENDING, MENDING.after) is Outcome.DONE
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        with_label("before", "torn", "one", one="aa", replica="bb"),
+        with_label("before", "ours", "", one="aa", replica="bb"),
+        with_label("before", "ours", "one", one="aa"),
+        with_label("before", "ours", "one", one="aa", replica="xx"),
+        with_label("before", "ours", "one", one="aa", replica="bb", new="cc"),
+        with_label("between", "ours", "one", one="aa", replica="bb"),
+        with_label("after", "lost", ""),
+    ],
+)
+def test_nothing_else_may_come_of_a_label_that_is_mended(found: Seen) -> None:
+    with pytest.raises(AssertionError):
+        judged(MENDING, found)
+
+
+def test_a_label_that_nothing_happened_to_is_not_mended() -> None:
+    with pytest.raises(AssertionError, match="neither as before"):
+        judged(replace(MENDING, former=None), FORMER)

@@ -17,7 +17,8 @@ HEADING = """# The crash matrix
 For every step of every operation: the machine loses power in the middle of the step, and right after it was done. It boots, assembles what
 the boot assembles, and runs `dmsnap job resume --all`, as `dmsnap-resume.service` does. Then everything must be as before the operation
 (*undone*) or as after it (*done*): volumes and where they lie, areas, points and what each of them shows, whether this host claims the recovery volume, dm devices and their targets, mounts and their options, loop devices, backstores and LUNs,
-iSCSI sessions, files of the store, what lies in /etc for the boot, the content, and that of copies and snapshots; *as before*: the operation changes nothing that lasts.
+iSCSI sessions, files of the store, what lies in /etc for the boot, the content, and that of copies and snapshots; *as before*: the operation changes nothing that lasts. *Undone, label mended*: the operation found the recovery volume's label not where it
+should be (its device was made larger) or another host's; that is put right first and not taken back. Then all else must be as before, and label and every point as they were when it still was right.
 Every point is looked into, its files and its file system checked, and one from before the operation is the same byte for byte (with zeroes behind it where the volume was made larger). No device is suspended, no
 job left. The file system is written to, checked by e2fsck, and the next sync must equal the volume, byte for byte, by cmp.
 
@@ -32,7 +33,8 @@ checks that came later.
 class Table:
     """What became of a scenario, step by step: for each, in its middle and right after it.
 
-    ``looked_into``: what points show was compared, which it once was not.
+    ``looked_into``: what points show was compared, which it once was not. ``others``: how many
+    steps the operation has besides, at which other scenarios have crashes.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Table:
     kernel: str
     rows: Sequence[Sequence[str]]
     looked_into: bool = False
+    others: int = 0
 
     @property
     def crashes(self) -> int:
@@ -56,6 +59,8 @@ class Table:
         measured = f"at {self.revision}, {self.date}, on {self.kernel}"
         if not self.looked_into:
             measured += "; points were counted and not looked into"
+        if self.others:
+            measured += f"; its {self.others} other steps are in other tables"
         found = [f"## {self.name}", "", f"`{self.command}`, {measured}", ""]
         found += ["| step | in its middle | right after it |", "|---|---|---|"]
         return [*found, *(f"| {' | '.join(row)} |" for row in self.rows), ""]

@@ -33,16 +33,22 @@ DYING = """
 import threading
 from dmsnap.catalogue import jobs
 from dmsnap.cli.main import main
-recorded = jobs.record_step
+begun, recorded, watched = jobs.begin, jobs.record_step, set()
+def begin(catalogue, operation, *rest, **named):
+    job_id = begun(catalogue, operation, *rest, **named)
+    if {operation!r} in (None, operation):
+        watched.add(job_id)
+    return job_id
 def record_step(catalogue, job_id, position, state, seconds):
-    if {later} is not None and position == {position} and str(state) != {state!r}:
+    is_it = job_id in watched and position == {position}
+    if {later} is not None and is_it and str(state) != {state!r}:
         pull_plug()  # the step was shorter this time: it is cut off all the same
     recorded(catalogue, job_id, position, state, seconds)
-    if (position, str(state)) == ({position}, {state!r}):
+    if is_it and str(state) == {state!r}:
         if {later} is None:
             pull_plug()
         threading.Timer({later}, pull_plug).start()
-jobs.record_step = record_step
+jobs.begin, jobs.record_step = begin, record_step
 main({words!r})
 if {later} is not None:
     pull_plug()
@@ -170,14 +176,23 @@ class Computer:
         self.pull_plug()
 
     def dies_at(
-        self, words: Sequence[str], position: int, state: str, *, later: float | None = None
+        self,
+        words: Sequence[str],
+        position: int,
+        state: str,
+        *,
+        later: float | None = None,
+        operation: str | None = None,
     ) -> None:
         """Run a dmsnap command that ends the guest as soon as the journal has recorded a step so.
 
         ``later``: so many seconds after that, or when the journal is to record anything else of the
-        step, or at the end of the command, whichever comes first.
+        step, or at the end of the command, whichever comes first. ``operation``: of that job alone,
+        where a command begins more than one.
         """
-        code = DYING.format(words=list(words), position=position, state=state, later=later)
+        code = DYING.format(
+            words=list(words), position=position, state=state, later=later, operation=operation
+        )
         self.dies(code)
 
     def device(self, name: str) -> str:

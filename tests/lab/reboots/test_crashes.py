@@ -1,8 +1,10 @@
 """A selection of the crash matrix: see tests/lab/crash-matrix, which has all of it."""
 
 import pytest
-from crashes.cell import Crash, Moment, Outcome, Reference, judged, look, recover, row
-from crashes.subject import DISKS, SCENARIOS, Scenario, prepare
+from crashes.cell import Crash, Moment, look, recover, row
+from crashes.judgement import Outcome, Reference, judged
+from crashes.scenarios import SCENARIOS
+from crashes.subject import DISKS, Scenario, prepare
 from harness.computer import computer
 
 SELECTION = {
