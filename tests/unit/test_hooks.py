@@ -335,10 +335,31 @@ def test_what_ran_behind_a_removal_does_not_run_again(house: House, removal: Rem
     assert house.ran == []
 
 
-def test_nothing_runs_behind_a_removal_that_had_not_begun(house: House, removal: Removal) -> None:
-    removal.come_to(*[StepState.DONE] * (removal.steps.index("unsnap") - 1))
+@pytest.mark.parametrize("operation", ["point delete", "prune"])
+def test_nothing_runs_behind_a_removal_that_had_not_begun(house: House, operation: str) -> None:
+    removal = Removal(house, operation)
+    removal.come_to()
     removal.conclude()
     assert house.ran == []
+
+
+def test_nothing_runs_behind_a_sync_that_came_to_nothing(house: House) -> None:
+    removal = Removal(house, "sync")
+    removal.come_to(StepState.BEGUN)
+    assert removal.conclude() is JobState.UNDONE
+    assert house.ran == []
+
+
+def test_what_was_synced_is_removed_though_that_had_not_begun(house: House) -> None:
+    """Whoever comes after a sync that was cut off has removed its snapshot, before it concludes."""
+    removal, catalogue = Removal(house, "sync"), house.session.catalogue
+    catalogue.add_point(replace(removal.point, temporary=True))
+    removal.come_to(StepState.DONE)
+    assert removal.conclude() is JobState.RUNNING
+    catalogue.update_point(replace(removal.point, temporary=False, area_id=None))
+    for _ in range(2):
+        assert removal.conclude() is JobState.DONE
+    assert house.ran == ["unsnap gone pg cut off"]
 
 
 @pytest.mark.parametrize("operation", ["point delete", "prune"])

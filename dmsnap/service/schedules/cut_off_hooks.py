@@ -7,6 +7,7 @@ from dmsnap.catalogue import hook_runs, jobs
 from dmsnap.catalogue.model import Job, StepState, Volume
 from dmsnap.errors import ConfigurationError, WrongStateError
 from dmsnap.host import orphans
+from dmsnap.service import operations
 from dmsnap.service.schedules.hooks import PAIRS, Phase, hooks_of
 from dmsnap.service.session import Session
 
@@ -36,11 +37,11 @@ def close_removal(session: Session, job: Job, volume: Volume) -> None:
     """
     if not job.has(Phase.UNSNAP, StepState.PLANNED, StepState.BEGUN):
         return
-    if job.has_begun(REMOVE_POINT) and session.catalogue.temporary_points(volume.id):
+    # A sync that has reached the replica is over: whoever came has removed what was left to do.
+    synced = job.has_begun(REMOVE_POINT) or operations.has_taken_effect(job)
+    if synced and session.catalogue.temporary_points(volume.id):
         raise WrongStateError(f"the live snapshot that it took of {volume.name} is still there")
-    if job.has_begun(REMOVE_POINT) or (
-        job.has_begun(REMOVE_LIVE) and not _are_all_live(session, job, volume)
-    ):
+    if synced or (job.has_begun(REMOVE_LIVE) and not _are_all_live(session, job, volume)):
         _run(session, job, volume.name, Phase.UNSNAP, {Phase.UNSNAP})
 
 
