@@ -185,6 +185,9 @@ def look(made: Computer, scenario: Scenario) -> Seen:
     facts: dict[str, object] = json.loads(made.python(INSPECTION))
     arguments = f"import sys; sys.argv[1:] = [{made.device(scenario.recovery)!r}]\n"
     facts.update(contents := json.loads(made.python(arguments + CONTENTS)))
+    if scenario.drops:
+        del facts["points"]
+        contents["contents"][:] = [each for each in contents["contents"] if "note" in each]
     points = {point.pop("id"): point.pop("bytes", "") for point in contents["contents"]}
     if scenario.shows is not None:
         facts["shown"] = made.shell(fill_devices(scenario.shows.text, made))

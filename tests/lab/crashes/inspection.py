@@ -117,6 +117,8 @@ def state() -> dict[str, object]:
     return {
         "volumes": rows("SELECT name, state FROM volume WHERE removed_ns IS NULL"),
         "places": rows("SELECT backing, recovery FROM volume WHERE removed_ns IS NULL"),
+        "way_back": rows("SELECT previous_backing FROM volume WHERE removed_ns IS NULL"
+                         " AND previous_backing IS NOT NULL"),
         "sizes": rows("SELECT size_bytes FROM volume WHERE removed_ns IS NULL"),
         "areas": areas,
         "points": rows("SELECT area_id IS NOT NULL, temporary FROM point WHERE deleted_ns IS NULL"

@@ -10,6 +10,7 @@ TRIED_EARLIER = (*SYNCED, ("swap", NAME, "--to", "POINT-2"), "trial")
 LIVE = (*SYNCED, ("point", "create", NAME), "fourth")
 TRIED_LIVE = (*LIVE, ("swap", NAME, "--to", "POINT-1"), "trial")
 COMMITTED = (*TRIED, ("swap", "commit", NAME), "promoted")
+ATTACH = ("attach", NAME, "--recovery", "DISK-third")
 HYDRATE = ("hydrate", NAME, "--onto", "DISK-other")
 TO = ("--portal", "127.0.0.1", "--initiator", "iqn.2026-01.org.example.lab:nobody")
 # The catalogue is gone, and the volume's own device; fstab names the front that is to come.

@@ -6,6 +6,11 @@ from crashes.judgement import Facts
 from crashes.subject import MOUNT_POINT, NAME, Scenario
 
 WRITE_SECONDS = 300
+RECORDED = """
+import sqlite3
+catalogue = sqlite3.connect("file:/var/lib/dmsnap/catalogue.db?mode=ro", uri=True)
+print(*catalogue.execute("SELECT recovery FROM volume WHERE removed_ns IS NULL").fetchone())
+"""
 
 
 def prove(made: Computer, scenario: Scenario, facts: Facts) -> None:
@@ -36,7 +41,9 @@ def prove_recoverable(made: Computer, facts: Facts) -> None:
 
 
 def prove_in_use(made: Computer, scenario: Scenario, facts: Facts) -> None:
-    """It is mounted as it should be, with what was kept in it; a trial goes back, and is synced."""
+    """It is mounted as it should be, with what was kept in it; it goes back where it can, and is
+    synced.
+    """
     made.shell(
         f"sha256sum --quiet -c /var/kept.sum; echo x >{MOUNT_POINT}/probe; sync -f {MOUNT_POINT}; "
         f"rm {MOUNT_POINT}/probe",
@@ -52,6 +59,9 @@ def prove_in_use(made: Computer, scenario: Scenario, facts: Facts) -> None:
     if state == "trial" and has_way_back:
         made.dmsnap("swap", "revert", NAME)
         state = "protected"
+    if state == "promoted" and facts["way_back"]:
+        made.dmsnap("failback", NAME)
+        state = "protected"
     # Who claims the recovery volume is asked for again where that was what the operation was for.
     claiming = [word for word in scenario.words if word == "--force"]
     if state == "protected":
@@ -66,7 +76,8 @@ def prove_in_use(made: Computer, scenario: Scenario, facts: Facts) -> None:
 def prove_equal(made: Computer, scenario: Scenario, front: str) -> None:
     """Another sync, as the unmount wrote to the file system; the check only read."""
     made.dmsnap("sync", NAME)
-    recovery = made.device(scenario.recovery)
+    recorded = made.python(RECORDED).strip()
+    recovery = recorded if recorded.startswith("/dev/") else made.device(scenario.recovery)
     size_bytes = made.run("blockdev", "--getsize64", front).strip()
     # What a LUN's target wrote went past what is cached of its disk.
     made.run("blockdev", "--flushbufs", recovery)

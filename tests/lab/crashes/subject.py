@@ -61,7 +61,8 @@ class Scenario:
     ``changed``, and what is ``enlarged``, comes behind ``before``, and where it ``mends_label`` the
     operation finds the label in another place than its own, or another host's. ``only`` names the
     steps at which the plug is pulled, where other scenarios have the others; ``undone`` is what
-    the command has done in any case, where the operation is what it begins behind that.
+    the command has done in any case, where the operation is what it begins behind that. Live points
+    that it ``drops`` any boot drops, too: recorded as lost, or deleted, is the same then.
     ``recovery`` is the disk that the recovery volume is on, ``units`` what uses the volume.
     """
 
@@ -81,6 +82,7 @@ class Scenario:
     mends_label: bool = False
     only: Sequence[str] = ()
     undone: Sequence[Entry] = ()
+    drops: bool = False
     recovery: str = "recovery"
     init: Init = "minimal"
     units: Sequence[str] = ()
