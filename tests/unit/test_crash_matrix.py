@@ -1,5 +1,8 @@
 """The crash matrix: how crashes are judged, and the page that is made of what runs have kept."""
 
+import ast
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +12,11 @@ from crashes.judgement import Outcome, Reference, Seen, judged
 from crashes.page import FAILED, Table
 from crashes.scenarios import SCENARIOS
 
+from dmsnap.service.schedules.hooks import Phase
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = CHECKOUT / "docs" / "crash-matrix"
+SERVICE = CHECKOUT / "dmsnap" / "service"
 NAMES = ("swap", "point delete, live", "resize")
 
 
@@ -136,3 +142,85 @@ def test_nothing_else_may_come_of_a_label_that_is_mended(found: Seen) -> None:
 def test_a_label_that_nothing_happened_to_is_not_mended() -> None:
     with pytest.raises(AssertionError, match="neither as before"):
         judged(replace(MENDING, former=None), FORMER)
+
+
+# Steps that plans can have, and at which there was no crash yet, with the reason.
+NOT_CRASHED = {
+    "stop-units": "its scenario was not run yet: swap, units",
+    "start-units": "its scenario was not run yet: swap, units",
+    "take-over": "its scenario was not run yet: sync --force",
+    "pass-by": "its scenario was not run yet: sync, past dm-era",
+    "renew": "its scenario was not run yet: sync, past dm-era",
+    "presnapshot": "its scenario was not run yet: sync, hooks",
+    "postsnapshot": "its scenario was not run yet: sync, hooks",
+    "precopy": "its scenario was not run yet: sync, hooks",
+    "postcopy": "its scenario was not run yet: sync, hooks",
+    "unsnap": "its scenario was not run yet: sync, hooks",
+    "drop-point-ID": "its scenario was not run yet: swap commit --drop-points",
+    "hide-link": "its scenario was not run yet: unprotect, live",
+    "leave-former": "its scenario was not run yet: unprotect, pooled",
+    "log-out": "its scenario was not run yet: unprotect, a LUN",
+}
+
+# Where a step's name is not written out: what it can be.
+NAMED_ELSEWHERE: dict[str, list[str]] = {
+    "name": ["mark", "record"],  # points/keeping.py, by its own function
+    "phase": list(Phase),
+    "self.first": list(Phase),
+    "self.second": list(Phase),
+}
+
+
+def step_names() -> Iterator[tuple[str, str]]:
+    """Where a step is planned, and a pattern of its name."""
+    for path in sorted(SERVICE.rglob("*.py")):
+        module = ast.parse(path.read_text())
+        texts = {
+            target.id: node.value.value
+            for node in module.body
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name) and isinstance(node.value.value, str)
+        }
+        for node in ast.walk(module):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Step":
+                where = f"{path.relative_to(SERVICE)}:{node.lineno}"
+                yield from ((where, name) for name in names_of(node.args[0], texts))
+
+
+def names_of(argument: ast.expr, texts: dict[str, str]) -> list[str]:
+    """Patterns of what a step may be called."""
+    if isinstance(argument, ast.Constant):
+        return [re.escape(str(argument.value))]
+    if isinstance(argument, ast.JoinedStr):
+        return ["".join(
+            re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"\w+"
+            for part in argument.values
+        )]  # fmt: skip
+    written = ast.unparse(argument)
+    return [re.escape(texts[written])] if written in texts else NAMED_ELSEWHERE[written]
+
+
+def crashed_at() -> set[str]:
+    """The steps of all tables that are kept."""
+    tables = page.kept(RESULTS, [scenario.name for scenario in SCENARIOS])
+    return {step for each in tables.values() for step, *_cells in each.rows}
+
+
+def test_every_step_that_a_plan_can_have_is_crashed_at() -> None:
+    known, crashed = list(step_names()), crashed_at()
+    assert len(known) > 100
+    missing = [
+        f"{where}: {name}"
+        for where, name in known
+        if not any(re.fullmatch(name, step) for step in (*crashed, *NOT_CRASHED))
+    ]
+    assert not missing, "run tests/lab/crash-matrix, or say in NOT_CRASHED why there is no crash"
+    excused = [name for name in NOT_CRASHED if name in crashed]
+    assert not excused, "there is a crash at these by now"
+
+
+def test_every_step_that_was_crashed_at_is_one_of_the_code() -> None:
+    patterns = {name for _where, name in step_names()}
+    gone = [step for step in crashed_at() if not any(re.fullmatch(name, step) for name in patterns)]
+    assert not gone, "run tests/lab/crash-matrix again for their operations"

@@ -93,6 +93,6 @@ def page(results: Path, names: Sequence[str]) -> str:
     missing = [name for name in names if name not in tables]
     summary = f"{count} crashes, {failed} failures."
     if missing:
-        summary += f" Not run: {', '.join(missing)}."
+        summary += f" Not run: {'; '.join(missing)}."
     lines = [line for table in tables.values() for line in table.lines()]
     return HEADING + summary + "\n\n" + "\n".join(lines)
