@@ -13,6 +13,7 @@ from cffi import FFI
 NATIVE = Path("native")
 HEADERS = (
     "error",
+    "memory",
     "extent_set",
     "extent_text",
     "block_set",

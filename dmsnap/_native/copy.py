@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Called about ten times a second, and at the end, with the bytes done so far.
 Progress = Callable[[int], None]
 
-KEEP_BYTES = 64 * MIB
+KEEP_BYTES = 32 * MIB
 
 
 @dataclass(frozen=True, slots=True)

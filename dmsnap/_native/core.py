@@ -25,6 +25,8 @@ __all__ = ["NotThisFormatError", "check", "text"]
 
 _NO_OFFSET = 2**64 - 1
 
+lib.dms_memory_give_back()
+
 _CLASSES: dict[int, type[DmsnapError]] = {
     lib.DMS_ERR_NO_MEMORY: OperatingSystemError,
     lib.DMS_ERR_OS: OperatingSystemError,

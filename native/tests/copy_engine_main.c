@@ -8,7 +8,7 @@
  *	copy_engine blind SOURCE DESTINATION LIST	what sync is held against, below
  * LIST has a line "OFFSET LENGTH" for each extent, in bytes. Everything is O_DIRECT where the
  * medium takes it. DMSNAP_QUEUE_DEPTH, DMSNAP_REQUEST_BYTES, DMSNAP_WITHOUT_IO_URING and
- * DMSNAP_KEEP_MIB (64) set options.
+ * DMSNAP_KEEP_MIB (32) set options.
  */
 #define _GNU_SOURCE 1 /* O_DIRECT */
 #include <fcntl.h>
@@ -174,7 +174,7 @@ static void sync_list(const int *fds, uint64_t size, const struct dms_extent_set
 	struct dms_copy_stats stats;
 	uint64_t begun = dms_io_clock_us(), compared;
 
-	CHECK_OK(dms_copy_kept_create((uint64_t)setting("DMSNAP_KEEP_MIB", 64) << 20,
+	CHECK_OK(dms_copy_kept_create((uint64_t)setting("DMSNAP_KEEP_MIB", 32) << 20,
 				      &options->kept));
 	undo.length_bytes = with_undo ? size_of(undo.fd) : 0;
 	CHECK_OK(dms_copy_compare(fds[0], fds[1], size, list, options, with_undo ? &undo : NULL,

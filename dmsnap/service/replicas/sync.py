@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from dmsnap._native.copy import CopyOptions, CopyStats
+from dmsnap._native.copy import CopyOptions, CopyStats, Kept
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.io_priority import IoPriority, lowered
 from dmsnap._native.label import Label, LabelState
@@ -354,6 +354,8 @@ class Sync:
                 of_total(self.progress, self.undo.stats.bytes_different),
                 self.options,
             )
+            # An audit needs memory of its own.
+            self.undo = replace(self.undo, kept=Kept(0))
             self._require_valid()
             self.session.make_durable(self.volume)
             apply.mark_consistent(current, keep=self.point.keep, content=self.content)
