@@ -3,11 +3,15 @@
 import mmap
 import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from conftest import MIB, Lab, dmsnap, run
 from test_tracking_judges import invalidated
+
+from dmsnap.host.dm import device as dm
 
 SECTOR, BLOCK = 512, 65536
 TIB = 1 << 40
@@ -95,3 +99,44 @@ def test_a_tebibyte_against_the_log_of_writes(lab: Lab) -> None:
     # 0.9 leaves out the current writeset, which only the last write is in.
     judge = invalidated(metadata, newest - 2, []) | {77}
     assert judge == {block for block, era in log.items() if era >= newest - 2}
+
+
+@contextmanager
+def committing(name: str, block: int) -> Iterator[None]:
+    """Another process that has dm-era write its superblock all the time."""
+    child = os.fork()
+    if child == 0:
+        try:
+            while True:
+                write_blocks(name, [block])
+                dm.message(name, "checkpoint")
+        finally:
+            os._exit(1)
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), "nobody wrote"
+
+
+def test_metadata_that_is_written_while_it_is_read(lab: Lab) -> None:
+    """By a way on which nobody sees that it is in use, so that no metadata snapshot is taken: it
+    is refused, or what is told is right.
+    """
+    written = 4711
+    metadata = lab.disk(256 * MIB)
+    beside = f"0 {256 * MIB // SECTOR} linear {metadata} 0"
+    with era_over_zero(metadata) as name, mapped("lab-beside", beside) as path:
+        write_blocks(name, [written])
+        dm.message(name, "checkpoint")
+        told: list[Any] = []
+        with committing(name, written):
+            while not told or "error" not in told[-1]:
+                assert len(told) < 50, "it was never written while it was read"
+                told.append(dmsnap("inspect", "era", path, "--since", 1, expected=None))
+        *answers, refusal = told
+        assert "era metadata was written while it was read" in refusal["error"]
+        answers.append(dmsnap("inspect", "era", path, "--since", 1))
+    for answer in answers:
+        assert answer["extents"] == [[written * BLOCK, BLOCK]]

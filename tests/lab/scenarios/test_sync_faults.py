@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -196,6 +197,68 @@ def test_a_disk_that_fails_for_a_moment(lab: Lab, monkeypatch: pytest.MonkeyPatc
         check_tidy(volume, lab)
         volume.sync()
         volume.check_equal()
+
+
+@contextmanager
+def volume_on_faulty_disk(lab: Lab) -> Iterator[tuple[Protected, FaultyDisk]]:
+    """A volume whose primary can be made to fail."""
+    with faulty_disk(lab, SIZE) as disk:
+        fill(disk.device, SIZE)
+        recovery = lab.disk(RECOVERY_SIZE)
+        try:
+            yield Protected(lab.protect(disk.path, recovery), disk.path, recovery, SIZE), disk
+        finally:
+            disk.load()
+            lab.take_down()
+
+
+def failure_of(disk: FaultyDisk, how: str) -> Callable[[], None]:
+    """Half of the disk gives errors, or is not there any more, or all of it is gone."""
+    if how == "shrinks":
+        return partial(disk.shrink, SIZE // 2)
+    if how == "gives errors":
+        return partial(disk.load, ((SIZE // 2, SIZE // 2), "error"))
+    return partial(disk.load, ((0, disk.size_bytes), "error"))
+
+
+FAILURES = pytest.mark.parametrize("how", ["gives errors", "shrinks", "vanishes"])
+
+
+@FAILURES
+def test_a_primary_that_fails_while_it_is_compared(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The replica stays what it was, and tracking what it saw."""
+    with volume_on_faulty_disk(lab) as (volume, disk):
+        before, content = volume.label(), volume.replica_sha256()
+        dirty(volume, 6)
+        before_first_call(monkeypatch, "write_undo", failure_of(disk, how))
+        assert "reading" in volume.sync(expected=ExitCode.OS)["error"]
+        disk.load()
+        assert volume.label() == before
+        assert volume.replica_sha256() == content
+        check_tidy(volume, lab)
+        assert volume.sync()["tracker"] == "era"
+        volume.check_equal()
+
+
+@FAILURES
+def test_a_recovery_volume_that_fails_while_it_is_written(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The next sync goes back first, when it is whole again."""
+    with faulty_disk(lab, RECOVERY_SIZE) as disk:
+        volume = on_faulty_disk(lab, disk)
+        before = volume.label()
+        dirty(volume, 7)
+        before_first_call(monkeypatch, "write_new", failure_of(disk, how))
+        volume.sync(expected=ExitCode.FAILURE)
+        disk.load()
+        torn = volume.label()
+        assert (torn["state"], torn["point_uuid"]) == ("applying", before["point_uuid"])
+        volume.sync()
+        volume.check_equal()
+        check_tidy(volume, lab)
 
 
 def test_a_label_that_cannot_be_written_at_the_end(
