@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 import sections
+from figures import disks
 from measure import machine, store
 from measure.model import Section
 from measure.process import BenchError
@@ -110,6 +111,8 @@ def main(argv: Sequence[str]) -> int:
     results = WORK / "quick" if options.quick else RESULTS
     results.mkdir(parents=True, exist_ok=True)
     failed = []
+    if not options.render:
+        disks.build_engine()
     for chapter in [] if options.render else sections.CHAPTERS:
         if options.sections and chapter.name not in options.sections:
             continue

@@ -27,7 +27,8 @@ def measure(setting: Setting) -> Iterator[Figure]:
     yield Figure(
         key="compare",
         title="Comparing two devices",
-        text=f"{size_bytes // MIB} MiB on each side, equal, caches dropped before each round.",
+        text=f"{size_bytes // MIB} MiB on each side, equal, caches dropped before each round."
+        + disks.ENGINE_ALONE,
         unit=Unit.SECONDS,
         series=tuple(found),
         limits=(LIMIT,),

@@ -27,7 +27,8 @@ def measure(setting: Setting) -> Iterator[Figure]:
         key="full-copy",
         title="Copying a whole device",
         text=f"{size_bytes // MIB} MiB of random bytes between loop devices over files, caches "
-        "dropped before each copy, flushed at its end. Processor time is the program's own.",
+        "dropped before each copy, flushed at its end. Processor time is the program's own."
+        + disks.ENGINE_ALONE,
         unit=Unit.SECONDS,
         series=tuple(found),
         limits=(LIMIT,),

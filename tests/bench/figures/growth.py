@@ -2,16 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from measure.devices import GIB, MIB, TIB
+from measure.devices import GIB, KIB, MIB, SECTOR, TIB
 from measure.model import Figure, Goal, Plot, Series, Unit
 from measure.process import BenchError, Usage, run, series, used
 from measure.setting import Setting
 
-from dmsnap.host.dm import device
+from dmsnap.host.dm import device, target
 from figures.protected import NAME
 from figures.sparse import small_stores, sparse_files, sparse_volume
 
@@ -24,7 +24,6 @@ DIRTY_BYTES = 8 * MIB
 FIRST_COPY_SECONDS = 240  # what is not copied by then is ended
 ENDED_COPY_SECONDS = 60  # on the sizes after that, which show what memory it takes
 MEMORY_LIMIT = 150 * MIB
-SECTOR = 512
 TIMED_OUT = 124  # timeout(1)
 
 
@@ -35,6 +34,7 @@ class Growth:
     commands: list[Series] = field(default_factory=list)
     metadata: list[Series] = field(default_factory=list)
     ended: list[Series] = field(default_factory=list)  # first copies that were, and their memory
+    block_bytes: dict[str, int] = field(default_factory=dict)  # of dm-era, for each size
 
     def add(self, name: str, case: str, command: Sequence[object], usage: Usage) -> None:
         self.commands.append(series(name, case, [usage], command, position=SIZES[case]))
@@ -71,10 +71,17 @@ def commands(case: str, mount_point: Path, growth: Growth) -> None:
     """The everyday commands, each once: they leave the volume as it was."""
     status = device.era_status(NAME)
     used_bytes = status.used * status.metadata_block_size_sectors * SECTOR
+    growth.block_bytes[case] = era_block_bytes()
     growth.metadata.append(
-        Series("era metadata", case, (used_bytes,), position=SIZES[case],
-               command=f"dmsetup status {NAME}")
-    )  # fmt: skip
+        Series(
+            "era metadata",
+            case,
+            (used_bytes,),
+            position=SIZES[case],
+            command=f"dmsetup status {NAME}",
+            note=f"blocks of {readable(growth.block_bytes[case])}",
+        )
+    )
     written = dirty(mount_point / "dirty")
     for name, command in (
         ("status", ("dmsnap", "status")),
@@ -89,6 +96,28 @@ def commands(case: str, mount_point: Path, growth: Growth) -> None:
     for point in json.loads(run("dmsnap", "point", "list", NAME, "--json")):
         if any(place["kind"] == "live" for place in point["places"]):
             run("dmsnap", "point", "delete", point["id"])
+
+
+def era_block_bytes() -> int:
+    """What dm-era tracks as one block: protect chooses it by the size of the volume."""
+    (line,) = device.table(NAME)
+    assert isinstance(line.target, target.Era)
+    return line.target.block_bytes
+
+
+def readable(block_bytes: int) -> str:
+    """The size of a block, for people."""
+    return f"{block_bytes // KIB} KiB"
+
+
+def blocks(block_bytes: Mapping[str, int]) -> str:
+    """What was tracked as a block, and from which volume on: by cases, which ascend."""
+    begins = {size: case for case, size in reversed(list(block_bytes.items()))}
+    (_, smallest), *_ = block_bytes.items()
+    return ", ".join(
+        readable(size) if size == smallest else f"{readable(size)} from {begins[size]} on"
+        for size in sorted(begins)
+    )
 
 
 def dirty(path: Path) -> bytes:
@@ -109,8 +138,8 @@ def figures(growth: Growth) -> Iterator[Figure]:
         else ""
     )
     text = (
-        "A mounted XFS on sparse files, with 8 MiB written since the last sync; era blocks of "
-        f"64 KiB.{ended}"
+        "A mounted XFS on sparse files, with 8 MiB written since the last sync; era blocks as "
+        f"protect chooses them: {blocks(growth.block_bytes)}.{ended}"
     )
     yield Figure(
         key="growth-seconds",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from measure.devices import GIB, KIB, MIB, loop
+from measure.devices import GIB, KIB, MIB, SECTOR, loop, sectors
 from measure.model import Figure, Goal, Plot, Series, Unit
 from measure.process import BenchError, Work, alternating, drop_caches, run, series, used
 from measure.setting import Setting
@@ -81,7 +81,8 @@ def figure(layout: str, size_bytes: int, found: tuple[Series, ...]) -> Figure:
         "overwrite durably, writes and flushes; the blind loop copies whole blocks with io_uring "
         "and flushes"
         + ("; rsync finds the differences by itself" if layout == SCATTERED else "")
-        + ". Caches are dropped before each.",
+        + ". Caches are dropped before each."
+        + disks.ENGINE_ALONE,
         unit=Unit.SECONDS,
         series=found,
         limits=(BLIND,),
@@ -97,7 +98,7 @@ def parts_figure(layout: str, found: tuple[Series, ...]) -> Figure:
         key=f"sync-{layout}-parts",
         title=f"Where the time goes, {layout}",
         text="A run that only compares, beside what a sync says of itself. The blind loop reads "
-        "one side only.",
+        "one side only." + disks.ENGINE_ALONE,
         unit=Unit.SECONDS,
         series=found,
         subject="",
@@ -132,7 +133,7 @@ def dirtied(devices: Devices, blocks: Sequence[int], setting: Setting) -> Iterat
     """Change some pages of the dirty blocks on the source, and yield the list of the blocks."""
     extents = setting.memory / "dirty.list"
     extents.write_text("".join(f"{block * BLOCK} {BLOCK}\n" for block in blocks))
-    change_pages(devices, blocks)
+    change_pages(devices.source, blocks)
     try:
         yield extents
     finally:
@@ -140,10 +141,10 @@ def dirtied(devices: Devices, blocks: Sequence[int], setting: Setting) -> Iterat
         run(*disks.engine("blind", devices.old, devices.destination, extents))
 
 
-def change_pages(devices: Devices, blocks: Sequence[int]) -> None:
-    """A quarter of the pages of each block, at random."""
+def change_pages(device: Path, blocks: Sequence[int]) -> None:
+    """A quarter of the pages of each block, at random; the same ones each time."""
     random_source = random.Random(1)
-    with devices.source.open("r+b", buffering=0) as file:
+    with device.open("r+b", buffering=0) as file:
         for block in blocks:
             for page in random_source.sample(range(BLOCK // PAGE), PAGES_CHANGED):
                 os.pwrite(file.fileno(), os.urandom(PAGE), block * BLOCK + page * PAGE)
@@ -174,7 +175,8 @@ def at(
     if layout == SCATTERED:
         words[RSYNC] = rsync(devices)
         taken |= alternating(1, {RSYNC: partial(used, *words[RSYNC])}, before=before)
-        check_same(RSYNC, devices)  # it is too slow for a run that is not measured
+        # It is too slow for a run that is not measured.
+        check_same(RSYNC, devices.source, devices.destination)
     for name, usages in taken.items():
         yield series(name, case, usages, words[name], position=len(blocks) * BLOCK)
 
@@ -237,12 +239,12 @@ def check(works: Mapping[str, Work], devices: Devices, restore: partial[str]) ->
     for name, work in works.items():
         restore()
         work()
-        check_same(name, devices)
+        check_same(name, devices.source, devices.destination)
 
 
-def check_same(name: str, devices: Devices) -> None:
-    """The destination is the source; whoever ran last brought everything over."""
+def check_same(name: str, source: Path, destination: Path) -> None:
+    """The destination begins with the source; whoever ran last brought everything over."""
     try:
-        run("cmp", devices.source, devices.destination)
+        run("cmp", f"--bytes={sectors(source) * SECTOR}", source, destination)
     except BenchError as error:
         raise BenchError(f"{name} did not bring everything over: {error}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from measure.process import run
 
-KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+SECTOR, KIB, MIB, GIB, TIB = 512, 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 
 @contextmanager
