@@ -32,6 +32,7 @@ class Outcome:
     status: int
     runs: int
     seconds: float
+    coverage: str  # in libFuzzer's words: edges, and those with how often they were taken
     log: Path
 
     @property
@@ -40,7 +41,7 @@ class Outcome:
         rate = self.runs / max(self.seconds, 0.1)
         return (
             f"{verdict}: fuzz_{self.harness} ({self.runs} runs in {self.seconds:.0f} s, "
-            f"{rate:.0f} a second)"
+            f"{rate:.0f} a second; {self.coverage})"
         )
 
 
@@ -64,10 +65,13 @@ def fuzz(harness: str, limit: str) -> Outcome:
         status = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
         ).returncode
-    runs = re.findall(r"number_of_executed_units: (\d+)", log.read_text(errors="replace"))
+    told = log.read_text(errors="replace")
+    runs = re.findall(r"number_of_executed_units: (\d+)", told)
+    reached = re.findall(r"cov: \d+ ft: \d+", told) or ["nothing reached"]
     # Without its closing lines it did not end as it should.
     status = status or int(not runs)
-    return Outcome(harness, status, int((runs or [0])[0]), time.monotonic() - started, log)
+    seconds = time.monotonic() - started
+    return Outcome(harness, status, int((runs or [0])[0]), seconds, reached[-1], log)
 
 
 def report(outcome: Outcome) -> None:
