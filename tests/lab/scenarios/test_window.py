@@ -35,13 +35,13 @@ class Stack:
     device of its own for the metadata.
     """
 
-    def __init__(self, lab: Lab, *, metadata_device: bool = False) -> None:
+    def __init__(self, lab: Lab, *, size_bytes: int = SIZE, metadata_device: bool = False) -> None:
         self.lab = lab
         self.key = uuid4().hex[:6]
         self.names: list[str] = []
-        self.disk = lab.disk(SIZE)
+        self.disk = lab.disk(size_bytes)
         self.metadata = lab.disk(8 * MIB)
-        length = SIZE // 512
+        length = size_bytes // 512
         if metadata_device:
             table = f"0 {8 * MIB // 512} linear {self.metadata} 0"
             self.metadata = str(self.create("metadata", table))
@@ -271,27 +271,6 @@ def watchdogs() -> list[str]:
 
 def wait_no_watchdog() -> None:
     until(lambda: not watchdogs(), "no watchdog is left")
-
-
-def test_the_process_is_killed_in_the_window(stack: Stack) -> None:
-    """At so many moments, under writes; the deadline of a minute is not what ends it."""
-    kills = int(os.environ.get("DMSNAP_KILLS", "8"))
-    inside, longest = 0, 0.0
-    for attempt in range(kills):
-        with writing(stack), windows_without_end(stack, 60_000) as process:
-            time.sleep(0.05 + attempt % 40 * 0.0037)
-            if attempt % 2:
-                inside += stopped_inside(stack, process) != []
-            process.kill()
-            killed = time.monotonic()
-            process.wait()
-            until(lambda: stack.suspended() == [], "all is resumed", 30)
-            longest = max(longest, time.monotonic() - killed)
-            time.sleep(0.02)
-            assert stack.suspended() == []
-        stack.check_usable()
-    wait_no_watchdog()
-    print(f"{kills} kills, {inside} inside the window, the longest thaw {longest * 1000:.1f} ms")
 
 
 def test_the_process_is_stopped_in_the_window(stack: Stack) -> None:
