@@ -1,8 +1,8 @@
 """``make install`` into a directory of its own, and ``make uninstall``: what runs, what is left.
 
 Made in a copy of the checkout, so that nothing but the test's directory is written to. What dmsnap
-needs of others is not downloaded for it: the three packages that the commands here import are
-those that the tests run with.
+needs of others is not downloaded for it: the packages that the commands here import are those that
+the tests run with.
 """
 
 import os
@@ -15,6 +15,10 @@ from types import ModuleType
 import _cffi_backend
 import annotated_types
 import click
+import pydantic
+import pydantic_core
+import typing_extensions
+import typing_inspection
 
 from dmsnap.errors import ExitCode
 from dmsnap.version import __version__
@@ -25,6 +29,10 @@ BUILT = ("*.so", "*.o", "__pycache__", "dmsnap-watchdog", "_core.c", "_libdm.c",
 STAMP = ".venv/.dmsnap-built"
 OFFLINE = {"PIP_NO_CACHE_DIR": "1", "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "DMSNAP_CFLAGS": "-O0"}
 PREFIX = "/opt/dms"
+OF_OTHERS = (
+    _cffi_backend, annotated_types, click, pydantic, pydantic_core, typing_extensions,
+    typing_inspection,
+)  # fmt: skip
 # By an administrator, in our directories; by dmsnap, as it ran.
 OTHERS = (f"{PREFIX[1:]}/bin/other", f"{PREFIX[1:]}/lib/systemd/system/other.service")
 KEPT = ("var/lib/dmsnap/catalogue.db", "var/lib/dmsnap/store/volume-cow-1.img")
@@ -105,7 +113,7 @@ def check_programs(stage: Path, image: Path) -> None:
     shown = installed("dmsnap", stage, "--version")
     assert (shown.stdout, shown.stderr) == (f"dmsnap {__version__}\n", "")
     assert os.access(library / "dmsnap/_native/dmsnap-watchdog", os.X_OK)
-    for package in (_cffi_backend, annotated_types, click):
+    for package in OF_OTHERS:
         of_others(package, library)
     image.write_bytes(bytes(2**20))
     shown = installed("dmsnap", stage, "inspect", "label", str(image))
