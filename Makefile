@@ -71,7 +71,7 @@ lint-python: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=tests/lab:tests/bench $(BIN)/mypy dmsnap tests/unit tests/native
-	$(BIN)/mypy tests/lab
+	MYPYPATH=tests/unit $(BIN)/mypy tests/lab
 	MYPYPATH=tests/lab $(BIN)/mypy tests/bench
 
 lint-native:

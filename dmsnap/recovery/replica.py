@@ -10,7 +10,7 @@ from dmsnap._native import copy, label
 from dmsnap._native.label import HistoryEntry, Label, LabelState, LabelTwin
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
-from dmsnap.host import lun
+from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice, holders, open_exclusive, open_shared
 from dmsnap.recovery import history, lease
 from dmsnap.snapshot import stack
@@ -267,6 +267,16 @@ def wipe_label(path: Path) -> None:
     device = BlockDevice.probe(path)
     with open_exclusive(device.path, write=True) as fd:
         label.wipe(fd, device.size_bytes, str(device.path))
+
+
+def make_blank(path: Path) -> None:
+    """Have nothing be found any more on a device that is to be written over.
+
+    A label goes first: it would say that points are there, of which the first bytes are not.
+    """
+    if read_label(path) is not None:
+        wipe_label(path)
+    signature.wipe(path)
 
 
 def label_of(volume: Volume) -> Label:

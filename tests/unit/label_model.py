@@ -3,6 +3,7 @@
 import struct
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 from era_model import crc32c
@@ -11,6 +12,7 @@ SECTOR = 4096
 AREA = 2 * SECTOR
 CRC_XOR = 0x4D534E4C
 NONE = UUID(int=0)
+MAX_HISTORY = 64
 POWERS = (0, *(2**i for i in range(32)))
 
 
@@ -59,6 +61,31 @@ class Model:
     version: int | None = None  # when it is not what the rest makes it
     nr_history: int | None = None  # when it is not what ``history`` has
     patches: dict[int, int] = field(default_factory=dict)  # bytes that are something else
+
+    @classmethod
+    def decode(cls, sector: bytes) -> "Model | None":
+        """What a sector says; None unless each of its bytes is one that :meth:`encode` writes."""
+
+        def take(at: int, form: str) -> tuple[Any, ...]:
+            return struct.unpack_from(form, sector, at)
+
+        def text(at: int, size: int) -> bytes:
+            return sector[at : at + size].rstrip(b"\0")
+
+        found = cls(*take(16, "<QQ"), *_uuids(sector, 32, 48), *take(64, "<II"))
+        found.point_uuid, found.next_point_uuid = _uuids(sector, 72, 96)
+        (found.point_time_ns,), (found.next_point_time_ns,) = take(88, "<Q"), take(112, "<Q")
+        found.history_offset, found.history_length, nr_history = take(120, "<QQI")
+        found.name, found.fs_type = text(144, 64), text(208, 16)
+        found.fs_uuid, found.host = text(224, 40), text(264, 64)
+        (found.host_uuid,) = _uuids(sector, 328)
+        found.lease_time_ns, found.block_size, found.chunk_size = take(344, "<QII")
+        found.device, found.store = text(360, 192), text(552, 128)
+        found.mount_point, found.mount_options = text(680, 128), text(808, 128)
+        for at in range(1024, 1024 + 48 * min(nr_history, MAX_HISTORY), 48):
+            (point_uuid,) = _uuids(sector, at)
+            found.history.append(Entry(point_uuid, *take(at + 16, "<QQQII")))
+        return found if found.encode() == sector else None
 
     def encode(self) -> bytes:
         sector = bytearray(SECTOR)
@@ -140,6 +167,17 @@ class Model:
     def _stores_overlap(self) -> bool:
         taken = sorted((e.store_offset, e.store_offset + e.store_length) for e in self.history)
         return any(first[1] > second[0] for first, second in pairwise(taken))
+
+
+def newest(area: bytes, device_bytes: int) -> Model | None:
+    """The label in the two slots of an area: of those that pass every check the latest."""
+    slots = (Model.decode(area[at : at + SECTOR]) for at in (0, SECTOR))
+    found = [each for each in slots if each is not None and each.is_valid(device_bytes)]
+    return max(found, key=lambda each: each.generation, default=None)
+
+
+def _uuids(sector: bytes, *places: int) -> list[UUID]:
+    return [UUID(bytes=sector[at : at + 16]) for at in places]
 
 
 def area_offset(device_bytes: int) -> int:

@@ -22,10 +22,11 @@ from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Volume
 from dmsnap.errors import DeadlineError, DmsnapError, WrongStateError
 from dmsnap.extent import Extent
-from dmsnap.host import lun, signature
+from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Table, format_table, single
+from dmsnap.recovery import replica
 from dmsnap.service.health import boot
 from dmsnap.service.hydrations import crossing
 from dmsnap.service.hydrations.crossing import Crossing
@@ -115,8 +116,9 @@ class Copying:
                 pass
             dm.create(device.name, device.uuid, target_table(self.target))
         if not self.record.position_bytes and not self.compare_below:
-            # Behind the volume, what was on the device would stay and be found beside it.
-            signature.wipe(dm.node(device.name))
+            # Behind the volume, what was on the device would stay and be found beside it; its label
+            # would offer points that are written over.
+            replica.make_blank(dm.node(device.name))
         boot.hide(self.volume)
         self._note(surplus_sectors=self._surplus())
         # Copying may take days: were all of this host lost meanwhile, it is known where it leads.

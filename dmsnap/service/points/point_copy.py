@@ -120,9 +120,7 @@ class Copying:
 
     def _wipe(self) -> None:
         """Behind the copy, what was on the device would still be found."""
-        signature.wipe(self.target.path)
-        if replica.read_label(self.target.path) is not None:
-            replica.wipe_label(self.target.path)
+        replica.make_blank(self.target.path)
         blockdev.clear_start(self.target.path, min(HEAD_BYTES, self.target.size_bytes))
 
     def _copy(self) -> None:

@@ -119,7 +119,7 @@ class FirstCopy:
         A RAID superblock at the end of a disk, found beside the replica's file system, makes
         blkid and mount refuse to choose.
         """
-        signature.wipe(self.recovery.path)
+        replica.make_blank(self.recovery.path)
         self._write_label(first_label(self.volume, self.recovery, self.point))
 
     def _write_label(self, new: Label) -> None:

@@ -1,6 +1,5 @@
-"""A disk that fails where and when a scenario wants, and one that logs every write."""
+"""A disk that fails where and when a scenario wants."""
 
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -137,43 +136,3 @@ def faulty_store(lab: Lab, size_bytes: int) -> Iterator[FaultyStore]:
         finally:
             store.heal()
             lab.take_down()
-
-
-# dm-log-writes: struct log_write_super and log_write_entry of drivers/md/dm-log-writes.c
-
-SUPER = struct.Struct("<QQQI")
-ENTRY = struct.Struct("<QQQQ")
-MAGIC = 0x6A736677736872
-FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8
-
-
-@dataclass(frozen=True)
-class Write:
-    """A write that the disk completed. Flushes have no data."""
-
-    offset: int
-    data: bytes
-    flushed: bool
-    fua: bool
-
-
-def logged_writes(log: Path | str) -> list[Write]:
-    """All that dm-log-writes recorded, in order."""
-    found: list[Write] = []
-    with open(log, "rb") as file:
-        magic, _, count, sector_bytes = SUPER.unpack(file.read(SECTOR)[: SUPER.size])
-        assert magic == MAGIC
-        position = sector_bytes
-        for _ in range(count):
-            file.seek(position)
-            sector, sectors, flags, _ = ENTRY.unpack(file.read(ENTRY.size))
-            position += sector_bytes
-            length = 0 if flags & (DISCARD | MARK) else sectors * sector_bytes
-            file.seek(position)
-            data = bytes(sectors * sector_bytes) if flags & DISCARD else file.read(length)
-            position += length
-            if not flags & MARK:
-                found.append(
-                    Write(sector * sector_bytes, data, bool(flags & FLUSH), bool(flags & FUA))
-                )
-    return found

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, configured, dmsnap, forked, refused, run, sha256, world
-from faulty_disk import FaultyDisk, Write, faulty_disk, logged_writes
+from conftest import MIB, Lab, configured, dmsnap, forked, refused, sha256, world
+from faulty_disk import FaultyDisk, faulty_disk
 from patience import until
 from raw_volume import (
     KIB,
@@ -25,7 +25,7 @@ from raw_volume import (
     write_direct,
 )
 
-from dmsnap._native.label import HistoryFlag, LabelState
+from dmsnap._native.label import HistoryFlag
 from dmsnap.catalogue.model import Volume
 from dmsnap.cli.main import main
 from dmsnap.errors import ExitCode
@@ -445,90 +445,3 @@ def test_a_kept_point_is_not_dropped_to_make_room(lab: Lab) -> None:
     assert before["history"][-1]["point_uuid"] in [
         point["id"] for point in dmsnap("point", "list", volume.name)
     ]
-
-
-# every state that a power failure can leave
-
-
-def test_every_prefix_of_a_sync_leads_to_a_point(lab: Lab) -> None:
-    """dm-log-writes: each prefix of the log, and random losses since the last flush of each."""
-    size_bytes, recovery_bytes = 8 * MIB, 16 * MIB
-    primary, base, log = lab.disk(size_bytes), lab.disk(recovery_bytes), lab.disk(64 * MIB)
-    judged = lab.disk(recovery_bytes)
-    fill(Path(primary), size_bytes)
-    name = f"logged-{base.removeprefix('/dev/')}"
-    sectors = recovery_bytes // SECTOR
-    run("dmsetup", "create", name, "--table", f"0 {sectors} linear {base} 0")
-    run("dmsetup", "mknodes")
-    try:
-        path = f"/dev/mapper/{name}"
-        volume = Protected(lab.protect(primary, path), primary, path, size_bytes)
-        dirty(volume, 7)
-        volume.sync()
-        start = Path(base).read_bytes()
-        dirty(volume, 8, 16)
-        load(name, f"0 {sectors} log-writes {base} {log}")
-        volume.sync()
-        load(name, f"0 {sectors} linear {base} 0")
-        old, new = start[:size_bytes], Path(volume.front).read_bytes()
-        writes = logged_writes(log)
-        assert Path(volume.recovery).read_bytes() == replayed(start, writes)
-        volume_as_recorded = replace(recorded(volume.name), recovery=judged)
-        outcomes = [judge(volume_as_recorded, image, old, new) for image in images(start, writes)]
-    finally:
-        run("dmsetup", "remove", "--retry", name)
-    assert set(outcomes) == {"old", "rolled back", "new"}
-
-
-def load(name: str, table: str) -> None:
-    run("dmsetup", "load", name, "--table", table)
-    run("dmsetup", "resume", name)
-
-
-def replayed(start: bytes | bytearray, writes: list[Write]) -> bytes:
-    image = bytearray(start)
-    for write in writes:
-        image[write.offset : write.offset + len(write.data)] = write.data
-    return bytes(image)
-
-
-def images(start: bytes, writes: list[Write]) -> Iterator[bytes]:
-    """What may be on the disk: each prefix, and each with some of its unflushed writes lost."""
-    choices = random.Random(9)
-    durable = bytearray(start)
-    pending: list[Write] = []
-    yield start
-    for write in writes:
-        if write.flushed:
-            for earlier in pending:
-                durable[earlier.offset : earlier.offset + len(earlier.data)] = earlier.data
-            pending = []
-        if not write.data:
-            continue
-        pending.append(write)
-        yield replayed(durable, pending)
-        survivors = [item for item in pending if item.fua or choices.random() < 0.5]
-        if len(survivors) < len(pending):
-            yield replayed(durable, survivors)
-
-
-def judge(volume: Volume, image: bytes, old: bytes, new: bytes) -> str:
-    """Open ``image`` as the recovery volume, as the next sync does; what it is then."""
-    device = str(volume.recovery)
-    with open(device, "r+b", buffering=0) as file:
-        file.write(image)
-        os.fsync(file.fileno())
-    with replica.opened(volume) as current:
-        applying = current.label.state is LabelState.APPLYING
-        point = current.label.point_uuid
-        if applying:
-            current.roll_back()
-        current.require_consistent()
-        assert current.label.point_uuid == point
-    with open(device, "rb") as file:
-        content = file.read(len(old))
-    if applying:
-        assert content == old
-        return "rolled back"
-    assert content in (old, new)
-    return "old" if content == old else "new"
