@@ -21,7 +21,7 @@ class Volume:
 
     @property
     def size_bytes(self) -> int:
-        return (320 if self.fs_type == "xfs" else 64) * MIB
+        return {"xfs": 320, "btrfs": 128}.get(self.fs_type, 64) * MIB
 
     @property
     def front(self) -> str:
@@ -30,7 +30,9 @@ class Volume:
 
 BY_UUID, BY_MAPPER = Volume("uuid", "xfs"), Volume("a-mapper.1")
 BY_LABEL, BY_UNIT, BY_PATH = Volume("label"), Volume("unit"), Volume("path")
-VOLUMES = (BY_UUID, BY_MAPPER, BY_LABEL, BY_UNIT, BY_PATH)
+# The kernel knows one device of a Btrfs by its UUID alone: of twins, the first that it is told of.
+BTRFS = Volume("btrfs", "btrfs")
+VOLUMES = (BY_UUID, BY_MAPPER, BY_LABEL, BY_UNIT, BY_PATH, BTRFS)
 
 # A physical volume made on a front. While LVM sees its twins it changes nothing of the group.
 PHYSICAL = Volume("pv")
@@ -50,7 +52,7 @@ WantedBy=local-fs.target
 
 @pytest.fixture(scope="module")
 def guest() -> Iterator[Computer]:
-    """Six protected volumes, their store on a file system that is itself mounted at boot."""
+    """Seven protected volumes, their store on a file system that is itself mounted at boot."""
     disks = {"store": 1024 * MIB}
     for volume in (*VOLUMES, PHYSICAL):
         disks |= {volume.name: volume.size_bytes, f"{volume.name}-r": 2 * volume.size_bytes}
@@ -82,6 +84,7 @@ def prepare(guest: Computer, volume: Volume) -> None:
     uuid = guest.run("blkid", "-p", "-o", "value", "-s", "UUID", device).strip()
     spec = {
         BY_UUID: f"UUID={uuid}",
+        BTRFS: f"UUID={uuid}",
         BY_LABEL: f"LABEL=fs-{name}",
         BY_MAPPER: volume.front,
         BY_PATH: by_path(guest, device),
@@ -218,7 +221,7 @@ def test_all_are_there_after_a_boot(guest: Computer, cut: bool) -> None:
         require_up(guest, volume)
     require_group_on_front(guest)
     assert not [problem for each in guest.dmsnap("status") for problem in each["problems"]]
-    for volume in (BY_UUID, BY_UNIT):
+    for volume in (BY_UUID, BY_UNIT, BTRFS):
         require_syncs(guest, volume)
 
 
@@ -241,7 +244,7 @@ def state(guest: Computer, volume: Volume, *, problem: str = "") -> str:
 
 def test_a_trial_survives_a_boot_as_what_it_was(guest: Computer) -> None:
     """One over the replica, one over an earlier point; the primaries stay as they were left."""
-    for volume, steps in ((BY_UUID, 0), (BY_UNIT, 1)):
+    for volume, steps in ((BY_UUID, 0), (BY_UNIT, 1), (BTRFS, 1)):
         for text in ("first", "second"):
             write(guest, volume, text)
             guest.dmsnap("sync", volume.name)
@@ -251,19 +254,46 @@ def test_a_trial_survives_a_boot_as_what_it_was(guest: Computer) -> None:
         guest.dmsnap("swap", volume.name, *to)
         assert note(guest, volume) == ("first" if steps else "second")
         write(guest, volume, f"trial-{volume.name}")
-    require_bootable(guest, BY_UUID, BY_UNIT)
+    require_bootable(guest, BY_UUID, BY_UNIT, BTRFS)
     guest.pull_plug()
     guest.boot()
     require_running(guest)
-    for volume in (BY_UUID, BY_UNIT):
+    for volume in (BY_UUID, BY_UNIT, BTRFS):
         require_up(guest, volume)
         assert note(guest, volume) == f"trial-{volume.name}"
         assert state(guest, volume) == "trial"
-    guest.dmsnap("swap", "revert", BY_UUID.name)
-    assert note(guest, BY_UUID) == "primary"
-    require_syncs(guest, BY_UUID)
+    for volume in (BY_UUID, BTRFS):
+        guest.dmsnap("swap", "revert", volume.name)
+        assert note(guest, volume) == "primary"
+        require_syncs(guest, volume)
     guest.dmsnap("swap", "commit", BY_UNIT.name)
     assert note(guest, BY_UNIT) == f"trial-{BY_UNIT.name}"
+
+
+def test_a_scan_of_all_devices_leaves_btrfs_on_its_front(guest: Computer) -> None:
+    """Somebody has the kernel look at the twins, too: what is mounted is the front all the same."""
+    for text in ("scanned", "synced"):
+        guest.run("btrfs", "device", "scan")
+        require_up(guest, BTRFS)
+        write(guest, BTRFS, text)
+        guest.dmsnap("sync", BTRFS.name)
+    write(guest, BTRFS, "primary")
+    guest.run("btrfs", "device", "scan")
+    guest.dmsnap("swap", BTRFS.name)
+    assert note(guest, BTRFS) == "synced"
+    guest.run("btrfs", "device", "scan")
+    require_up(guest, BTRFS)
+    guest.reboot()
+    require_running(guest)
+    require_up(guest, BTRFS)
+    assert note(guest, BTRFS) == "synced"
+    guest.run("btrfs", "device", "scan")
+    guest.dmsnap("swap", "revert", BTRFS.name)
+    assert note(guest, BTRFS) == "primary"
+    require_up(guest, BTRFS)
+    guest.run("umount", f"/{BTRFS.name}")
+    guest.run("btrfs", "check", "--readonly", BTRFS.front)
+    guest.run("mount", f"/{BTRFS.name}")
 
 
 def require_promoted(guest: Computer, volume: Volume) -> None:

@@ -176,7 +176,7 @@ def test_its_rate_is_held_and_it_says_how_far_it_is(lab: Lab) -> None:
     check_moved(volume, target, volume.primary)
 
 
-@pytest.mark.parametrize("fs_type", ["xfs", rarely("ext4")])
+@pytest.mark.parametrize("fs_type", ["xfs", "btrfs", rarely("ext4")])
 def test_a_file_system_in_use_moves(lab: Lab, fs_type: str) -> None:
     primary, recovery, target = (lab.disk(size * MIB) for size in (512, 800, 512))
     mount_point = lab.mounted(primary, fs_type, "noatime")

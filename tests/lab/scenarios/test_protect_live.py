@@ -178,7 +178,7 @@ class Bench:
         options: str = "noatime",
     ) -> "Bench":
         """With ``own_group`` the store is the LV's own volume group."""
-        size_bytes = 320 * MIB if fs_type == "xfs" else SIZE
+        size_bytes = {"xfs": 320 * MIB, "btrfs": 128 * MIB}.get(fs_type, SIZE)
         group = lab.group(disk or lab.disk(size_bytes + 96 * MIB))
         administrator("lvcreate", "-qq", "-y", "-n", "data", "-L", f"{size_bytes}b", group)
         device = f"/dev/{group}/data"
@@ -240,7 +240,7 @@ def recorded() -> list[tuple[Any, ...]]:
     return catalogue_rows("select name from volume where removed_ns is null")
 
 
-@pytest.mark.parametrize("fs_type", ["xfs", rarely("ext4")])
+@pytest.mark.parametrize("fs_type", ["xfs", "btrfs", rarely("ext4")])
 def test_nothing_is_unmounted_and_what_is_written_is_tracked(lab: Lab, fs_type: str) -> None:
     bench = Bench.made(lab, fs_type=fs_type)
     before, own = mount_lines(), table(bench.dm_name)
