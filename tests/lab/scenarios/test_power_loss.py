@@ -212,6 +212,7 @@ def test_a_sync_after_one_that_was_killed(bench: Bench, monkeypatch: pytest.Monk
     bench.repair(recording)
 
 
+@pytest.mark.exhaustive
 def test_a_sync_that_takes_itself_back(bench: Bench) -> None:
     staying = [bench.sync(), bench.sync()]
     bench.dirty()
@@ -460,6 +461,7 @@ def test_a_volume_that_moves_over_the_points_of_another(lab: Lab, former: Bench)
     assert state_of(recording.end()) == "none"
 
 
+@pytest.mark.exhaustive
 def test_a_copy_of_a_point_over_the_points_of_another(lab: Lab, former: Bench) -> None:
     """It has no label; its beginning, by which it is known, is written when all else is there."""
     make_recognisable(former)
@@ -522,6 +524,7 @@ def test_the_label_of_a_promoted_volume_moves(bench: Bench, grows: bool) -> None
     assert state_of(recording.end()[:former_bytes]) == "none"
 
 
+@pytest.mark.exhaustive
 def test_a_replica_that_grows_into_its_history(bench: Bench) -> None:
     """Undo stores move out of its way; points have zeroes where the volume was not."""
     staying = [bench.sync(), bench.sync(), bench.sync()]
