@@ -238,13 +238,17 @@ def _names(directory: str) -> list[str]:
         return sorted(os.listdir(directory))  # noqa: PTH208 - text, see above
 
 
+# Before the file was opened, or before it was read (fs/kernfs/file.c). Of a dm device that is being
+# removed the files in dm/ are there, and cannot be read (drivers/md/dm-sysfs.c, dm_attr_show).
+_GONE = (errno.ENOENT, errno.ENODEV)
+
+
 def attribute_text(path: str) -> str | None:
     """What an attribute says, without its newline; None when there is none, or none any more."""
     try:
         return _content(path).decode(errors="surrogateescape").removesuffix("\n")
     except OSError as error:
-        # It went before the file was opened, or before it was read (fs/kernfs/file.c).
-        if error.errno in (errno.ENOENT, errno.ENODEV):
+        if error.errno in _GONE or (error.errno == errno.EINVAL and "/dm/" in path):
             return None
         raise failure(f"read {path}", error.errno or errno.EIO) from error
 

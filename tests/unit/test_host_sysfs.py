@@ -1,12 +1,13 @@
 """sysfs readers and what is built on them, over directory trees."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from dmsnap.errors import BusyError, NotFoundError
-from dmsnap.host import blockdev
+from dmsnap.errors import BusyError, NotFoundError, OperatingSystemError
+from dmsnap.host import blockdev, sysfs
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import Sysfs, format_devno, parse_devno
 
@@ -89,6 +90,22 @@ def test_only_enoent_is_missing(tree: Tree) -> None:
     (directory / "dm").write_text("a file where a directory should be")
     with pytest.raises(Exception, match="Not a directory"):
         tree.sysfs.dm_name(SDA)
+
+
+def test_a_dm_device_that_is_being_removed_has_no_name(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are there, and cannot be read (dm_attr_show); of others that is an error."""
+    tree.device("dm-0", DM0)
+
+    def refused(_path: str) -> bytes:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(sysfs, "_content", refused)
+    assert tree.sysfs.dm_name(DM0) is None
+    assert tree.sysfs.dm_uuid(DM0) is None
+    with pytest.raises(OperatingSystemError, match="Invalid argument"):
+        tree.sysfs.attribute(DM0, "queue/rotational")
 
 
 def test_writing_a_missing_attribute_creates_no_file(tree: Tree) -> None:

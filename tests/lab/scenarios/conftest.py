@@ -254,7 +254,7 @@ def dm_devices(prefix: str = "DMSNAP-") -> list[str]:
     """The dm devices whose UUID begins with ``prefix``, each before those that it lies on."""
     found = []
     for device in Path("/sys/block").glob("dm-*"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # EINVAL of one that is being removed
             name, uuid = ((device / "dm" / key).read_text().strip() for key in ("name", "uuid"))
             if uuid.startswith(prefix):
                 found.append((height(device), name))
@@ -273,7 +273,7 @@ def free_devices() -> list[str]:
 def holders(name: str) -> list[str]:
     """What lies on a dm device: the names of dm devices, the kernel's of others."""
     for device in Path("/sys/block").glob("dm-*"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             if (device / "dm/name").read_text().strip() == name:
                 return [name_of(holder) for holder in (device / "holders").iterdir()]
     return []
@@ -431,7 +431,7 @@ def suspended() -> list[str]:
     """
     found = []
     for device in Path("/sys/block").glob("dm-*"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # EINVAL of one that is being removed
             name = (device / "dm/name").read_text().strip()
             if (device / "dm/suspended").read_text().strip() == "1" and "-point-" not in name:
                 found.append(name)
