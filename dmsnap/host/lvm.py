@@ -34,8 +34,7 @@ TAG = "dmsnap"
 # LVM trusts that udev makes its nodes, even where no udevd runs (a rescue system).
 _WITHOUT_UDEV = "activation/udev_sync=0 activation/udev_rules=0"
 _REPORT = ("--reportformat", "json", "--units", "b", "--nosuffix")
-DEVICES = "/dev"
-_DEEPEST = 2  # /dev/disk/by-id
+_DEEPEST = 2  # below /dev: /dev/disk/by-id
 _NAME = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*")
 
 
@@ -200,7 +199,7 @@ def _configuration() -> list[str]:
 def _filter() -> str:
     """A ``global_filter`` without our devices; empty where there are none."""
     numbers = _not_to_scan()
-    paths = _paths(DEVICES) if numbers else {}
+    paths = _paths() if numbers else {}
     rejected = [f'"r|^{_pattern(path)}$|"' for devno in numbers for path in paths.get(devno, [])]
     if not rejected:
         return ""
@@ -241,10 +240,10 @@ def _is_suspended(devno: int) -> bool:
     return (SYSFS.dm_uuid(devno) or "").startswith("DMSNAP-") and SYSFS.dm_suspended(devno)
 
 
-def _paths(directory: str) -> dict[int, list[str]]:
-    """Every name of each block device: LVM accepts one if one of its names is not rejected."""
+def _paths() -> dict[int, list[str]]:
+    """All names of each block device in /dev: LVM accepts it if one of them is not rejected."""
     found: dict[int, list[str]] = {}
-    for entry in _entries(directory, _DEEPEST):
+    for entry in _entries("/dev", _DEEPEST):
         with suppress(OSError):  # removed since it was listed, or a link that leads nowhere
             status = entry.stat()
             if stat.S_ISBLK(status.st_mode):
