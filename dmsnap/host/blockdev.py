@@ -5,6 +5,7 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ BLKZEROOUT = 0x127F
 # A signal waits for one piece.
 ZERO_PIECE_BYTES = 64 * MIB
 
-UDEV_ATTEMPTS = 3
+LET_GO_ATTEMPTS = 20
+LET_GO_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +119,30 @@ def _opened(path: Path, flags: int, direct: bool) -> Iterator[int]:
 
 
 def _open(stack: ExitStack, path: Path, flags: int) -> int:
-    """Where nobody is seen that holds the device, it is udevd for a moment.
-
-    After a write to a whole disk it has the partition table read again (BLKRRPART, udevd's
-    synthesize_change), for which the kernel claims the disk.
-    """
-    for _ in range(UDEV_ATTEMPTS):
+    for _ in range(LET_GO_ATTEMPTS):
         try:
             return stack.enter_context(opened(path, flags))
         except OSError as error:
-            if error.errno != errno.EBUSY or not udev.is_running():
+            if error.errno != errno.EBUSY or not may_be_let_go(BlockDevice.probe(path).devno):
                 raise
-            if lasting_users(BlockDevice.probe(path).devno):
-                raise
-            udev.settle()
     return stack.enter_context(opened(path, flags))
+
+
+def may_be_let_go(devno: int, *, sysfs: Sysfs = SYSFS) -> bool:
+    """Wait a little for a device that is busy; False where somebody is seen who stays.
+
+    udev probes what was closed, and has the partition table of a whole disk read again (BLKRRPART,
+    udevd's synthesize_change), for which the kernel claims the disk. What a command had under way
+    with io_uring, the kernel lets go of some time after that command was killed.
+    """
+    if lasting_users(devno, sysfs=sysfs):
+        return False
+    if udev.is_running():
+        udev.settle()
+    elif describe_users_of(devno, sysfs=sysfs):
+        return False
+    time.sleep(LET_GO_SECONDS)
+    return True
 
 
 def _is_read_only(descriptor: int) -> bool:

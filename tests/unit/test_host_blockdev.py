@@ -30,13 +30,14 @@ def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(blockdev, "describe_users", lambda _device: "held by dm-1")
     monkeypatch.setattr(udev, "is_running", lambda: True)
     monkeypatch.setattr(udev, "settle", lambda: settled.append(1))
+    monkeypatch.setattr(blockdev, "LET_GO_SECONDS", 0)
     return settled
 
 
 def test_udev_is_waited_for(
     settled: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blockdev, "lasting_users", lambda _devno: [])
+    monkeypatch.setattr(blockdev, "lasting_users", lambda *_of, **_in: [])
     with blockdev.open_exclusive(tmp_path / "disk", write=False):
         pass
     assert len(settled) == 2
@@ -45,11 +46,27 @@ def test_udev_is_waited_for(
 def test_others_are_not_waited_for(
     settled: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blockdev, "lasting_users", lambda _devno: ["held by dm-1"])
+    monkeypatch.setattr(blockdev, "lasting_users", lambda *_of, **_in: ["held by dm-1"])
     with pytest.raises(BusyError, match="held by dm-1"):
         blockdev.open_exclusive(tmp_path / "disk", write=False).__enter__()
-    monkeypatch.setattr(blockdev, "lasting_users", lambda _devno: [])
+    monkeypatch.setattr(blockdev, "lasting_users", lambda *_of, **_in: [])
     monkeypatch.setattr(blockdev, "udev", SimpleNamespace(is_running=lambda: False))
+    monkeypatch.setattr(blockdev, "describe_users_of", lambda *_of, **_in: "open in dd (pid 7)")
     with pytest.raises(BusyError):
         blockdev.open_exclusive(tmp_path / "disk", write=False).__enter__()
     assert settled == []
+
+
+def test_who_is_not_seen_is_waited_for(
+    settled: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_of: object, **_in: object) -> str:
+        settled.append(1)
+        return ""
+
+    monkeypatch.setattr(blockdev, "lasting_users", lambda *_of, **_in: [])
+    monkeypatch.setattr(blockdev, "udev", SimpleNamespace(is_running=lambda: False))
+    monkeypatch.setattr(blockdev, "describe_users_of", nobody)
+    with blockdev.open_exclusive(tmp_path / "disk", write=False):
+        pass
+    assert len(settled) == 2

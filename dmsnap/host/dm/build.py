@@ -43,7 +43,6 @@ int dm_task_set_sector(struct dm_task *dmt, uint64_t sector);
 int dm_task_no_flush(struct dm_task *dmt);
 int dm_task_skip_lockfs(struct dm_task *dmt);
 int dm_task_query_inactive_table(struct dm_task *dmt);
-int dm_task_retry_remove(struct dm_task *dmt);
 int dm_task_add_target(struct dm_task *dmt, uint64_t start, uint64_t size, const char *ttype,
                        const char *params);
 int dm_task_run(struct dm_task *dmt);

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from dmsnap.errors import BusyError, DmsnapError, ForeignDeviceError, OperatingSystemError
-from dmsnap.host import udev
-from dmsnap.host.blockdev import describe_users_of, lasting_users
+from dmsnap.host.blockdev import LET_GO_ATTEMPTS, describe_users_of, may_be_let_go
 from dmsnap.host.dm._libdm import ffi, lib
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.driver import require_targets, targets
@@ -292,18 +291,21 @@ def remove(name: str, *, deadline_seconds: float = UDEV_SECONDS, sysfs: Sysfs = 
     """Remove one of our devices; False when there is none of that name.
 
     Raises ``ForeignDeviceError`` for a device without our UUID, and ``BusyError`` naming the users.
-    udev's probing holds devices open for a moment: where it runs, EBUSY is tried again after its
-    queue is empty.
+    Who cannot be seen to use it for long is waited for, some seconds.
     """
     state = info(name)
     if state is None:
         return False
     _require_ours(state)
-    try:
-        _remove(name, deadline_seconds, retry=False)
-    except BusyError:
-        _remove_busy(state, deadline_seconds, sysfs)
-    return True
+    for _ in range(LET_GO_ATTEMPTS):
+        try:
+            _remove(name, deadline_seconds)
+        except BusyError:
+            if not may_be_let_go(state.devno, sysfs=sysfs):
+                break
+        else:
+            return True
+    raise _in_use(state, sysfs)
 
 
 def _require_ours(state: DmInfo) -> None:
@@ -315,26 +317,17 @@ def _require_ours(state: DmInfo) -> None:
         )
 
 
-def _remove(name: str, deadline_seconds: float, *, retry: bool) -> None:
+def _remove(name: str, deadline_seconds: float) -> None:
     with Cookie() as cookie:
         with Task(lib.DM_DEVICE_REMOVE, name=name) as task:
             task.check(lib.dm_task_set_cookie(task.handle, cookie.cell, 0))
-            if retry:
-                task.check(lib.dm_task_retry_remove(task.handle))
             task.run()
         cookie.wait(deadline_seconds)
 
 
-def _remove_busy(state: DmInfo, deadline_seconds: float, sysfs: Sysfs) -> None:
-    try:
-        if udev.is_running() and not lasting_users(state.devno, sysfs=sysfs):
-            udev.settle(deadline_seconds)
-            _remove(state.name, deadline_seconds, retry=True)
-            return
-    except BusyError:
-        pass
+def _in_use(state: DmInfo, sysfs: Sysfs) -> BusyError:
     users = describe_users_of(state.devno, sysfs=sysfs) or "by nobody to be seen from here"
-    raise BusyError(
+    return BusyError(
         f"{state.name} cannot be removed, it is in use: {users}",
         device=state.name,
         users=users,

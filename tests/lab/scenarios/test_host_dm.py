@@ -5,6 +5,7 @@ import fcntl
 import os
 import select
 import shutil
+import socket
 import struct
 import subprocess
 import threading
@@ -350,6 +351,23 @@ def test_remove_of_a_device_in_use_names_the_user(disk: Disks) -> None:
         pytest.fail("opened a device that is held")
     assert device.remove("t-above")
     assert device.remove("t-below")
+
+
+def test_a_device_whose_users_nobody_sees_is_removed_when_they_let_go(disk: Disks) -> None:
+    # As the kernel does some time after a command was killed that copied with io_uring: a
+    # descriptor on its way through a socket is no process's, either.
+    device.create("t-unseen", uuid(), single(SIZE, Linear(disk().devno)))
+    sender, receiver = socket.socketpair()
+    with sender, receiver:
+        descriptor = os.open(device.node("t-unseen"), os.O_RDONLY)
+        socket.send_fds(sender, [b"x"], [descriptor])
+        os.close(descriptor)
+        letting_go = threading.Timer(1, receiver.close)
+        letting_go.start()
+        try:
+            assert device.remove("t-unseen")
+        finally:
+            letting_go.join()
 
 
 def overflowing(disk: Disks) -> DmInfo:
