@@ -18,6 +18,7 @@ from dmsnap.daemon.thread import in_own_thread
 from dmsnap.errors import DmsnapError
 from dmsnap.host import replacement, systemd
 from dmsnap.host.dm.status import SnapshotStatus
+from dmsnap.host.sysfs import SYSFS
 from dmsnap.service.health import metrics, room, status, stranded
 from dmsnap.service.health.era_room import EraRooms
 from dmsnap.service.health.label_reader import LabelReader
@@ -63,11 +64,12 @@ def of(session: Session) -> list[Duty]:
     rooms = RoomWatch(LiveStores(session), time.monotonic)
     port = session.configuration.metrics_port
     exposure = Exposure(port) if port is not None else None
-    left = Stranded(partial(stranded.devices, session), conclude)
-    survey = Survey(partial(look_around, session, EraRooms(), left, exposure, LabelReader().read))
+    left = Stranded(SYSFS.any_dm_suspended, partial(stranded.devices, session), conclude)
+    survey = Survey(partial(look_around, session, EraRooms(), exposure, LabelReader().read))
     listening = partial(announcements.listen, [rooms.event, survey.event])
     exposing = [exposure.run] if exposure is not None else []
-    return [listening, rooms.run, survey.run, partial(_catch_up, session), *exposing]
+    catching_up = partial(_catch_up, session)
+    return [listening, left.run, rooms.run, survey.run, catching_up, *exposing]
 
 
 async def _catch_up(session: Session) -> None:
@@ -98,15 +100,10 @@ def conclude(volume: str) -> None:
 def look_around(
     session: Session,
     eras: EraRooms,
-    left: Stranded,
     exposure: Exposure | None = None,
     read_label: ReadLabel | None = None,
 ) -> Problems:
-    """Look at every volume, and at the clock: pruning may be rare, and boots lie in between.
-
-    First at what is suspended: all else may hang with that.
-    """
-    left.look()
+    """Look at every volume, and at the clock: pruning may be rare, and boots lie in between."""
     clock_record.note(session.configuration.state_directory)
     return look(session, eras, exposure, read_label)
 

@@ -143,6 +143,12 @@ class Sysfs:
     def dm_suspended(self, devno: int) -> bool:
         return self.integer(devno, "dm/suspended") == 1
 
+    def any_dm_suspended(self) -> bool:
+        """Whether any dm device is suspended now. Asks no target."""
+        directory = f"{self.root}/block"
+        names = (name for name in _names(directory) if name.startswith("dm-"))
+        return any(attribute_text(f"{directory}/{name}/dm/suspended") == "1" for name in names)
+
     def loop_backing_file(self, devno: int) -> str | None:
         """The path as the kernel knows it, ``… (deleted)`` included; None: no loop, or detached."""
         return self.attribute(devno, "loop/backing_file") or None

@@ -79,6 +79,15 @@ def test_attributes(tree: Tree) -> None:
     assert tree.sysfs.discard_max_bytes(DM0) == 0
 
 
+def test_any_suspended(tree: Tree) -> None:
+    assert not tree.sysfs.any_dm_suspended()
+    tree.device("sda", SDA)
+    first = tree.device("dm-0", DM0, dm__suspended="0\n")
+    assert not tree.sysfs.any_dm_suspended()
+    (first / "dm" / "suspended").write_text("1\n")
+    assert tree.sysfs.any_dm_suspended()
+
+
 def test_missing_device_is_a_sentence(tree: Tree) -> None:
     with pytest.raises(NotFoundError, match="there is no block device 253:0"):
         tree.sysfs.read_only(DM0)

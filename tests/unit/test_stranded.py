@@ -1,5 +1,6 @@
 """What a killed command left suspended is seen to, and what is suspended for a moment is not."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import JobState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.daemon import duties
+from dmsnap.daemon import stranded as watching
 from dmsnap.daemon.stranded import Stranded
+from dmsnap.errors import UnreachableError
 from dmsnap.host import systemd, watchdog_process
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.device import DmInfo
@@ -33,16 +36,69 @@ A, B, OTHER = Left("srv", "a"), Left("srv", "b"), Left("data", "c")
 def test_what_is_found_twice_is_concluded() -> None:
     found = [{A}, {B}, {A, B}, {B}, set[Left]()]
     begun: list[int] = []
-    watch = Stranded(lambda: frozenset(found.pop(0)), lambda _volume: begun.append(len(found)))
+    watch = Stranded(
+        lambda: True, lambda: frozenset(found.pop(0)), lambda _volume: begun.append(len(found))
+    )
     while found:
         watch.look()
     assert begun == [2, 1]
 
 
+def test_whose_it_is_is_asked_only_of_what_is_suspended() -> None:
+    """A look in five seconds must not cost a question to a catalogue that is on another host."""
+    asked: list[int] = []
+    suspended = [True, False, True, True]
+
+    def find() -> frozenset[Left]:
+        asked.append(len(suspended))
+        return frozenset({A})
+
+    begun: list[str] = []
+    watch = Stranded(lambda: suspended.pop(0), find, begun.append)
+    for _ in range(3):
+        watch.look()
+    assert (asked, begun) == ([3, 1], [])  # what went on in between had its time anew
+    watch.look()
+    assert begun == ["srv"]
+
+
+def test_a_look_that_fails_is_told_and_made_again(caplog: pytest.LogCaptureFixture) -> None:
+    answers: list[frozenset[Left] | None] = [frozenset({A}), None, frozenset({A})]
+
+    def find() -> frozenset[Left]:
+        if (answer := answers.pop(0)) is None:
+            raise UnreachableError("the catalogue's server is away")
+        return answer
+
+    begun: list[str] = []
+    watch = Stranded(lambda: True, find, begun.append)
+    for _ in range(3):
+        watch.look()
+    assert begun == ["srv"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "server is away" in caplog.messages[0]
+
+
+def test_looking_goes_on_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0)
+    looks: list[int] = []
+
+    async def some() -> None:
+        watch = Stranded(
+            lambda: bool(looks.append(1)), lambda: frozenset({A}), lambda _volume: None
+        )
+        duty = asyncio.create_task(watch.run())
+        while len(looks) < 3:
+            await asyncio.sleep(0)
+        duty.cancel()
+
+    asyncio.run(some())
+
+
 def test_each_volume_is_concluded_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """One unit for all would not be begun again while it waits for one volume's disk."""
     begun: list[str] = []
-    watch = Stranded(lambda: frozenset({A, B, OTHER}), begun.append)
+    watch = Stranded(lambda: True, lambda: frozenset({A, B, OTHER}), begun.append)
     watch.look()
     watch.look()
     assert begun == ["data", "srv"]
