@@ -83,10 +83,12 @@ def test_looking_goes_on_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(watching, "LOOK_SECONDS", 0)
     looks: list[int] = []
 
+    def is_any() -> bool:
+        looks.append(1)
+        return False
+
     async def some() -> None:
-        watch = Stranded(
-            lambda: bool(looks.append(1)), lambda: frozenset({A}), lambda _volume: None
-        )
+        watch = Stranded(is_any, lambda: frozenset({A}), lambda _volume: None)
         duty = asyncio.create_task(watch.run())
         while len(looks) < 3:
             await asyncio.sleep(0)
