@@ -11,7 +11,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmsnap.errors import BusyError, DmsnapError, NotFoundError, ReadOnlyError
+from dmsnap.errors import (
+    BusyError,
+    DeadlineError,
+    DmsnapError,
+    NotFoundError,
+    ProgramError,
+    ReadOnlyError,
+)
 from dmsnap.host import loop_ioctl, process, udev
 from dmsnap.host.descriptor import opened
 from dmsnap.host.lio import state
@@ -35,6 +42,7 @@ ZERO_PIECE_BYTES = 64 * MIB
 
 LET_GO_ATTEMPTS = 20
 LET_GO_SECONDS = 0.2
+UDEV_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,9 @@ def may_be_let_go(devno: int, *, sysfs: Sysfs = SYSFS) -> bool:
     if lasting_users(devno, sysfs=sysfs):
         return False
     if udev.is_running():
-        udev.settle()
+        # It may be busy with another disk that hangs: that is not waited for.
+        with suppress(DeadlineError, ProgramError):
+            udev.settle(UDEV_SECONDS)
     elif describe_users_of(devno, sysfs=sysfs):
         return False
     time.sleep(LET_GO_SECONDS)

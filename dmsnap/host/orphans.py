@@ -50,8 +50,10 @@ def wait_for_lvm(command: int, *, wait_seconds: float = WAIT_SECONDS) -> None:
 
     To kill it would leave a volume group that others share as it is just then.
     """
-    found = [pid for pid in _started_by(command) if command_of(pid) == "lvm"]
-    _wait(found, time.monotonic() + wait_seconds)
+    # By its name first, which waits for nobody: a process in a page fault of a device that is
+    # suspended may keep its environment from who asks, until somebody resumes that.
+    named = (pid for pid in _processes() if command_of(pid) == "lvm")
+    _wait([pid for pid in named if _was_started_by(pid, command)], time.monotonic() + wait_seconds)
 
 
 def _kill_hooks(is_hook: Callable[[int], bool], ends: float) -> None:
@@ -154,10 +156,6 @@ def _was_started_by_us(pid: int) -> bool:
     return real == [str(os.geteuid())]
 
 
-def _started_by(command: int) -> list[int]:
-    """Processes that a command started, or what it started."""
-    return [
-        pid
-        for pid in _processes()
-        if _environment(pid).get(STARTED_BY) == str(command) and _was_started_by_us(pid)
-    ]
+def _was_started_by(pid: int, command: int) -> bool:
+    """Whether a command started a process, or what it started."""
+    return _environment(pid).get(STARTED_BY) == str(command) and _was_started_by_us(pid)

@@ -21,6 +21,7 @@ _MAP_DEVICE = re.compile(r"([0-9a-f]+):([0-9a-f]+)")
 _NOBODY_LOGGED_IN = 2**32 - 1
 
 Matches = Callable[[Path, str], bool]
+MatchesMap = Callable[[int, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def openers_of(devno: int, *, proc: Path = PROC) -> list[ProcessUse]:
             return False
         return stat.S_ISBLK(status.st_mode) and status.st_rdev == devno
 
-    return _scan(is_device, lambda _devno, _path: False, proc)
+    return _scan(is_device, None, proc)
 
 
 def _is_below(path: str, mount_point: Path) -> bool:
@@ -105,14 +106,17 @@ def _file_system(link: Path) -> int | None:
         return None
 
 
-def _scan(matches: Matches, maps: Callable[[int, str], bool], proc: Path) -> list[ProcessUse]:
+def _scan(matches: Matches, maps: MatchesMap | None, proc: Path) -> list[ProcessUse]:
     pids = sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdigit())
     found = ((pid, _use(proc / str(pid), matches, maps)) for pid in pids)
     return [ProcessUse(pid, command_of(pid, proc=proc), what) for pid, what in found if what]
 
 
-def _use(process: Path, matches: Matches, maps: Callable[[int, str], bool]) -> str | None:
-    """By what ``process`` holds on, or None. A process that went away holds on to nothing."""
+def _use(process: Path, matches: Matches, maps: MatchesMap | None) -> str | None:
+    """By what ``process`` holds on, or None. A process that went away holds on to nothing.
+
+    Its maps are not asked for in vain: of one that waits for a disk they may wait as well.
+    """
     for link, what in _links(process):
         try:
             target = str(link.readlink())
@@ -120,6 +124,8 @@ def _use(process: Path, matches: Matches, maps: Callable[[int, str], bool]) -> s
             continue
         if matches(link, target):
             return f"{what} {target}"
+    if maps is None:
+        return None
     return next(
         (f"mapped file {path}" for devno, path in _maps(process) if maps(devno, path)), None
     )

@@ -22,9 +22,15 @@ def stands_by(uuid: str, *, proc: Path = PROC) -> bool:
 
 
 def _devices(process: Path) -> set[str]:
-    """The DM UUIDs behind what else a watchdog is told of each device; none of another program."""
+    """The DM UUIDs behind what else a watchdog is told of each device; none of another program.
+
+    Its name is asked first, which waits for nobody: the command line of a process in a page fault
+    of a device that is suspended may come only when somebody has resumed that.
+    """
     try:
         if process.stat().st_uid != os.geteuid():
+            return set()
+        if (process / "comm").read_text(errors="replace").strip() != PROGRAM:
             return set()
         words = (process / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
     except OSError:

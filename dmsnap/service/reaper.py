@@ -98,9 +98,11 @@ def reap(
     somebody else's mount is in its place.
     """
     volume = owed_record.settle(session, crossing.settle(session, volume))
+    cut_off = jobs.unfinished(session.catalogue, volume.id)
+    if cut_off or stranded.by_failure(session, volume):
+        resume_suspended(volume)
     luns.release_strays(session, volume.name)
     luns.attach_all(session, volume, wanted)
-    cut_off = jobs.unfinished(session.catalogue, volume.id)
     for job in cut_off:
         orphans.wait_for_lvm(job.pid)
     waiting: list[Job] = []
@@ -126,8 +128,8 @@ def clear(
 
     What became of temporary points the recovery volume says, which no boot waits for.
     """
-    if cut_off or stranded.by_failure(session, volume):
-        resume_suspended(volume)
+    if cut_off and stack.live_front(volume):
+        layers.tidy(volume)
     note_dropped_layers(session, volume)
     note_lost_tracking(session, volume)
     note_invalid_points(session, volume)
@@ -257,6 +259,7 @@ def shows_what_it_should(session: Session, volume: Volume) -> bool:
 def resume_suspended(volume: Volume) -> None:
     """A command that was killed between a suspend and its resume left the users hanging.
 
+    That comes first of all: what looks at processes may wait for one that waits for the front.
     Where one is suspended under users its watchdog resumes it, unless that was killed, too; while
     devices are put in order that nobody uses there is none. The table that was loaded and not made
     live goes: whatever was begun is begun anew. A hydration's is live by now (``crossing.settle``).
@@ -266,8 +269,6 @@ def resume_suspended(volume: Volume) -> None:
             dm.clear(info.name)
         if info.suspended and info.live_table:
             dm.resume_past_era(info.name)
-    if stack.live_front(volume):
-        layers.tidy(volume)
 
 
 def note_lost_tracking(session: Session, volume: Volume) -> None:

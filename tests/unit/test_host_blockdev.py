@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dmsnap.errors import BusyError
+from dmsnap.errors import BusyError, ProgramError
 from dmsnap.host import blockdev, udev
 from dmsnap.host.blockdev import BlockDevice
 
@@ -29,7 +29,7 @@ def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(BlockDevice, "probe", lambda _path: device)
     monkeypatch.setattr(blockdev, "describe_users", lambda _device: "held by dm-1")
     monkeypatch.setattr(udev, "is_running", lambda: True)
-    monkeypatch.setattr(udev, "settle", lambda: settled.append(1))
+    monkeypatch.setattr(udev, "settle", lambda _seconds: settled.append(1))
     monkeypatch.setattr(blockdev, "LET_GO_SECONDS", 0)
     return settled
 
@@ -38,6 +38,21 @@ def test_udev_is_waited_for(
     settled: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blockdev, "lasting_users", lambda *_of, **_in: [])
+    with blockdev.open_exclusive(tmp_path / "disk", write=False):
+        pass
+    assert len(settled) == 2
+
+
+def test_udev_that_is_busy_elsewhere_is_not_waited_for(
+    settled: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settle(deadline_seconds: float) -> None:
+        settled.append(1)
+        assert deadline_seconds <= 1
+        raise ProgramError("Timed out while waiting for udev queue to empty.")
+
+    monkeypatch.setattr(blockdev, "lasting_users", lambda *_of, **_in: [])
+    monkeypatch.setattr(udev, "settle", settle)
     with blockdev.open_exclusive(tmp_path / "disk", write=False):
         pass
     assert len(settled) == 2

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,16 @@ def test_command_of_a_process_that_is_gone(tmp_path: Path) -> None:
 def test_openers_ignore_everything_but_devices() -> None:
     with socket.socket(), Path(sys.executable).open("rb"):
         assert process.openers_of(os.makedev(4095, 4095)) == []
+
+
+def test_of_who_has_a_device_open_no_maps_are_read(tmp_path: Path) -> None:
+    """Of a process that waits for a disk they may wait as well."""
+    (tmp_path / "7").mkdir()
+    os.mkfifo(tmp_path / "7" / "maps")  # opening it to read would wait for a writer
+    asking = threading.Thread(target=lambda: process.openers_of(1, proc=tmp_path), daemon=True)
+    asking.start()
+    asking.join(10)
+    assert not asking.is_alive()
 
 
 def test_the_mount_that_holds_a_path_is_the_kernels_word(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,21 @@ def test_lvm_is_waited_for_and_not_for_ever(
         assert (process.poll() is not None) == (seconds < 1)
         process.kill()
     assert ("goes on" in caplog.text) == (seconds > 1)
+
+
+def test_for_lvm_nobody_elses_environment_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process in a page fault of a suspended device shows it to nobody until that is resumed."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "comm").write_text("mysqld\n")
+    os.mkfifo(tmp_path / "7" / "environ")  # opening it to read would wait for a writer
+    monkeypatch.setattr(orphans, "PROC", tmp_path)
+    monkeypatch.setattr(orphans, "command_of", partial(command_of, proc=tmp_path))
+    asking = threading.Thread(target=lambda: orphans.wait_for_lvm(4), daemon=True)
+    asking.start()
+    asking.join(10)
+    assert not asking.is_alive()
 
 
 MARKS = ("DMSNAP_VOLUMES=srv", "DMSNAP_PHASE=precopy")

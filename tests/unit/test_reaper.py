@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 from catalogue_samples import a_volume
 
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import JobState, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError, DmsnapError, NotFoundError, OperatingSystemError
+from dmsnap.host import orphans
 from dmsnap.service import reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import exported
 from dmsnap.service.health import stranded
-from dmsnap.service.hydrations import hydration
+from dmsnap.service.hydrations import crossing, hydration
+from dmsnap.service.luns import luns
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import handover
+from dmsnap.service.swaps import handover, owed_record
 from dmsnap.service.volumes import spare
 
 TIDYING: list[tuple[ModuleType, str]] = [
@@ -31,7 +34,6 @@ TIDYING: list[tuple[ModuleType, str]] = [
     (hydration, "tidy"),
 ]
 NEEDED: list[tuple[ModuleType, str]] = [
-    (stranded, "by_failure"),
     (reaper, "note_dropped_layers"),
     (reaper, "note_lost_tracking"),
     (reaper, "note_invalid_points"),
@@ -55,7 +57,7 @@ def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
 @pytest.fixture
 def session(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Session:
     """Nothing is left of anything, and no device is looked at."""
-    for module, name in TIDYING + NEEDED:
+    for module, name in [*TIDYING, *NEEDED, (stranded, "by_failure")]:
         monkeypatch.setattr(module, name, lambda *_: False)
     monkeypatch.setattr(exported, "reap", lambda *_: None)
     return Session(Configuration(), catalogue)
@@ -94,6 +96,36 @@ def test_what_a_command_relies_on_ends_it(
     monkeypatch.setattr(module, name, failing(OperatingSystemError(f"{name} fails")))
     with pytest.raises(OperatingSystemError, match=name):
         reaper.clear(session, volume, [])
+
+
+def test_what_was_left_suspended_goes_on_before_all_else(
+    session: Session, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login may take minutes, and a process that waits for the front keeps who looks at it."""
+    done: list[str] = []
+
+    def noting(what: str, answer: object = None) -> Callable[..., Any]:
+        def note(*_of: object, **_in: object) -> object:
+            done.append(what)
+            return answer
+
+        return note
+
+    monkeypatch.setattr(crossing, "settle", lambda _session, found: found)
+    monkeypatch.setattr(owed_record, "settle", lambda _session, found: found)
+    monkeypatch.setattr(reaper, "resume_suspended", noting("resume"))
+    monkeypatch.setattr(luns, "release_strays", noting("targets"))
+    monkeypatch.setattr(luns, "attach_all", noting("targets"))
+    monkeypatch.setattr(orphans, "wait_for_lvm", noting("processes"))
+    monkeypatch.setattr(reaper, "clear", noting("clear"))
+    jobs.begin(session.catalogue, "sync", [volume.id], arguments={}, pid=1, steps=["window"])
+    reaper.reap(session, volume, concluding=False)
+    assert done == ["resume", "targets", "targets", "processes", "clear"]
+    jobs.end(session.catalogue, 1, JobState.UNDONE, "")
+    monkeypatch.setattr(stranded, "by_failure", lambda *_: {"dmsnap-srv-origin-1"})
+    done.clear()
+    reaper.reap(session, volume, concluding=False)
+    assert done[0] == "resume"
 
 
 def test_a_boot_asks_no_recovery_volume_about_temporary_points(

@@ -1,8 +1,10 @@
 """What a killed command left suspended is seen to, and what is suspended for a moment is not."""
 
 import asyncio
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -234,3 +236,21 @@ def test_a_watchdog_is_known_by_its_command_line(watchdog: Callable[..., None]) 
     assert watchdog_process.stands_by(one)
     assert watchdog_process.stands_by(two)
     assert not watchdog_process.stands_by(three)
+
+
+def test_of_other_programs_not_even_the_command_line_is_read(tmp_path: Path) -> None:
+    """One in a page fault of a suspended device shows it to nobody until that is resumed."""
+    uuid = f"DMSNAP-{uuid4()}-front"
+    for pid, name in (("7", "mysqld"), ("8", "dmsnap-watchdog")):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "comm").write_text(f"{name}\n")
+    words = ["/usr/libexec/dmsnap-watchdog", "3", "500", f"!32:{uuid}"]
+    (tmp_path / "8" / "cmdline").write_text("\0".join(words))
+    os.mkfifo(tmp_path / "7" / "cmdline")  # opening it to read would wait for a writer
+    asking = threading.Thread(
+        target=lambda: watchdog_process.stands_by("DMSNAP-no", proc=tmp_path), daemon=True
+    )
+    asking.start()
+    asking.join(10)
+    assert not asking.is_alive()
+    assert watchdog_process.stands_by(uuid, proc=tmp_path)

@@ -47,12 +47,13 @@ def _era_before(volume: Volume) -> int:
 def giving_up_marks(session: Session, volume: Volume) -> Iterator[None]:
     """Where dm-era's marks turn out to be lost within, the front goes on without it, which would
     fail what is written, and the error says so. Not while the origin is held: that is waited for.
+    The catalogue comes second, which may have failed with them: the table says the same.
     """
     try:
         yield
     except LostMarksError as error:
-        session.distrust(volume)
         bypass.pass_by(volume, session.configuration.window_deadline_ms)
+        session.distrust(volume)
         raise bypass.lost(volume) from error
 
 

@@ -259,10 +259,10 @@ class Sync:
 
     def _pass_era_by(self, error: DmsnapError) -> None:
         """The marks cannot be read: both sides are compared, and the front goes on without dm-era,
-        which would fail what is written to it.
+        which would fail what is written to it. The catalogue may have failed with them.
         """
-        self.session.distrust(self.volume)
         bypass.pass_by(self.volume, self.session.configuration.window_deadline_ms)
+        self.session.distrust(self.volume)
         reason = f"dm-era's marks cannot be read or trusted ({error})"
         log.warning("%s: %s", reason, bypass.sentence(self.volume))
         self.choice = choice.compare(reason)

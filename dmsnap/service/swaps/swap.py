@@ -131,7 +131,8 @@ class Trial:
         """
         replica.require_changeable(self.before)
         settings = self.session.configuration
-        if users_of(self.before) and primary.answers(self.before, settings.primary_wait_seconds):
+        # In this order: who uses what hangs may not be told.
+        if primary.answers(self.before, settings.primary_wait_seconds) and users_of(self.before):
             self.occupants.require_leaving(settings.unmount_wait_seconds)
 
     def _steps_of_use(self) -> list[Step]:

@@ -15,8 +15,13 @@ from dmsnap.errors import (
     StackChangedError,
     WrongStateError,
 )
-from dmsnap.host import blockdev, udev
-from dmsnap.host.blockdev import BlockDevice, describe_users_of, lasting_users
+from dmsnap.host import blockdev
+from dmsnap.host.blockdev import (
+    LET_GO_ATTEMPTS,
+    BlockDevice,
+    describe_users_of,
+    may_be_let_go,
+)
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
@@ -280,14 +285,14 @@ def require_unopened(volume: Volume) -> None:
     LIO may: a LUN stays what it is, and what initiators have cached of it is for them to drop.
     """
     published = exported.opened_by_lio(volume)
-    info = stack.require(stack.front(volume))
-    if info.open_count > published and udev.is_running() and not lasting_users(info.devno):
-        # udev looks at a device that was closed after writing, and holds it open for a moment.
-        udev.settle()
+    for _ in range(LET_GO_ATTEMPTS):
         info = stack.require(stack.front(volume))
-    if info.open_count > published:
-        users = describe_users_of(info.devno) or "the kernel or another mount namespace"
-        raise BusyError(f"/dev/mapper/{volume.name} is in use: {users}")
+        if info.open_count <= published:
+            return
+        if not may_be_let_go(info.devno):
+            break
+    users = describe_users_of(info.devno) or "the kernel or another mount namespace"
+    raise BusyError(f"/dev/mapper/{volume.name} is in use: {users}")
 
 
 def overlay_usage(volume: Volume) -> SnapshotStatus:
