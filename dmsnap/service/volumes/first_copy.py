@@ -192,8 +192,8 @@ class FirstCopy:
             if self.marked:
                 raise
             failure = error
-        skipped.forget(self.session.catalogue, recovery_id_of(self.volume))
         signature.wipe(self.recovery.path)
+        skipped.forget(self.session.catalogue, recovery_id_of(self.volume))
         if failure is not None:
             raise failure
 
@@ -221,11 +221,11 @@ class FirstCopy:
 
 def wipe_part(session: Session, device: Path, recovery_id: UUID) -> None:
     """A part of a file system must not be found by its UUID beside the whole one: it goes, and
-    the label that says that it is one.
+    the label that says that it is one. The catalogue comes last, which may be what has failed.
     """
-    skipped.forget(session.catalogue, recovery_id)
     signature.wipe(device)
     replica.wipe_label(device)
+    skipped.forget(session.catalogue, recovery_id)
 
 
 def recovery_id_of(volume: Volume) -> UUID:

@@ -139,7 +139,7 @@ class Protection:
         finished = f"record that {volume.name} is protected"
         finish = Step("record-protected", finished, self._finish, final=True)
         steps += [*self.copy.steps(), finish]
-        return Plan("protect", (volume.id,), steps, self.arguments)
+        return Plan("protect", (volume.id,), steps, self.arguments, forward_at_last=True)
 
     def _prepare_boot(self) -> Step:
         """From here on a boot builds the stack, finished or not: metadata comes before it."""

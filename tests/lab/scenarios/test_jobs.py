@@ -199,6 +199,27 @@ def test_to_protect_anew_is_taken_back_whatever_the_clock_said(
     assert bench.note == "second"
 
 
+def test_to_protect_anew_goes_on_where_only_its_end_failed(lab: Lab) -> None:
+    """Behind its copy nothing is taken back: the next command finishes it."""
+    bench = Bench(lab)
+    dmsnap("unprotect", bench.name)
+    bench.write("second")
+    position = step_number(*bench.protect, name="remove-point")
+
+    def hold_the_point() -> None:
+        (point,) = Path("/dev/mapper").glob(f"dmsnap-{bench.name}-point-*")
+        os.open(point, os.O_RDONLY)
+
+    ended = forked(*bench.protect, at=(position, "begun"), happens=hold_the_point)
+    assert ended.code == ExitCode.BUSY, ended
+    assert (bench.state, last_job()["state"]) == ("building", "cut off")
+    dmsnap("job", "resume", "--all")
+    assert (bench.state, last_job()["state"]) == ("protected", "done")
+    assert bench.note == "second"
+    result = dmsnap("sync", bench.name, "--audit", "full")
+    assert result["tracker"] == "era"
+
+
 def test_to_protect_again_takes_the_first_back(lab: Lab) -> None:
     bench = Bench(lab, protected=False)
     killed(*bench.protect, at="copy")
