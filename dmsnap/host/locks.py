@@ -151,10 +151,13 @@ def _command() -> str:
 
 
 def _write(descriptor: int, command: str) -> None:
+    """Say who holds the lock, which is held all the same: a full /run keeps nobody from a swap."""
     holder = Holder(os.getpid(), command, time.time())
-    with system_call("write the lock"):
+    try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
+    except OSError as error:
+        log.warning("who holds the lock cannot be written: %s", error.strerror)
 
 
 def holder_of(directory: Path, name: str) -> str | None:

@@ -1,6 +1,8 @@
 """The volume lock, with two processes."""
 
+import errno
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -58,6 +60,19 @@ def test_lock_is_written_and_cleared(tmp_path: Path) -> None:
         assert holder is not None
         assert holder.command == "dmsnap swap data"
     assert read_holder(tmp_path / "new" / "data.lock") is None
+
+
+def test_a_lock_that_nothing_can_be_written_to_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_what: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("dmsnap.host.locks.os.pwrite", full)
+    first, second = (volume_lock(tmp_path, "data", 0) for _ in range(2))
+    with first, pytest.raises(LockedError), second:
+        pass
+    assert "No space left" in caplog.text
 
 
 def test_the_second_says_who_holds_it(tmp_path: Path) -> None:

@@ -1,19 +1,21 @@
 """What users wait for comes before what is recorded, and before what may wait itself."""
 
+import errno
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from catalogue_samples import a_volume
 
-from dmsnap.errors import DmsnapError, ReadOnlyError
+from dmsnap.errors import DmsnapError, OperatingSystemError, ReadOnlyError
 from dmsnap.recovery import replica
 from dmsnap.service.replicas import rolling
 from dmsnap.service.replicas.sync import Sync
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import primary, swap
 from dmsnap.service.volumes.renewal import LostMarksError
-from dmsnap.snapshot import bypass
+from dmsnap.snapshot import bypass, stack
 
 
 @pytest.fixture
@@ -70,3 +72,27 @@ def test_a_swap_asks_whether_the_primary_hangs_before_who_uses_it(
     )
     swap.Trial._require_repairable(cast(Any, swapping))
     assert asked == ["primary"]
+
+
+@pytest.mark.parametrize("errnum", [errno.EIO, errno.EINVAL])
+def test_a_swap_that_is_taken_back_leaves_no_front_of_errors(
+    session: Session, monkeypatch: pytest.MonkeyPatch, errnum: int
+) -> None:
+    """Its dm-era may not be able to use its metadata any more, as on a disk that has failed."""
+    volume, loaded = a_volume(), list[object]()
+
+    def exchange(_front: object, table: object, _deadline: int, *, freeze: bool) -> None:
+        assert not freeze
+        if table == "era":
+            raise OperatingSystemError("the table is not taken", errnum=errnum)
+        loaded.append(table)
+
+    monkeypatch.setattr(primary, "exchange", exchange)
+    monkeypatch.setattr(bypass, "table", lambda _volume: "past")
+    for name, answer in (("front", None), ("require", None), ("attach_area", None),
+                         ("front_table", "era"), ("turn_discards_off", None)):  # fmt: skip
+        monkeypatch.setattr(stack, name, lambda *_of, answer=answer: answer)
+    expected = nullcontext() if errnum == errno.EIO else pytest.raises(OperatingSystemError)
+    with expected:
+        primary.revive(session, volume, cast(Any, None))
+    assert loaded == (["past"] if errnum == errno.EIO else [])

@@ -9,13 +9,13 @@ import logging
 from pathlib import Path
 
 from dmsnap.catalogue.model import Area, Volume
-from dmsnap.errors import DeadlineError, DmsnapError
+from dmsnap.errors import DeadlineError, DmsnapError, OperatingSystemError
 from dmsnap.host import lun, mountinfo, reach
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.service.session import Session
-from dmsnap.snapshot import stack
+from dmsnap.snapshot import bypass, stack
 from dmsnap.snapshot.exchange import exchange
 
 log = logging.getLogger(__name__)
@@ -117,10 +117,20 @@ def _what_to_do(volume: Volume, hanging: str | None) -> str:
 
 
 def revive(session: Session, volume: Volume, metadata: Area) -> None:
-    """Take the front's errors away again; nothing is written out, and so nothing waited for."""
+    """Take the front's errors away again; nothing is written out, and so nothing waited for.
+
+    Where dm-era cannot use its metadata the front leads past it.
+    """
     front = stack.require(stack.front(volume))
-    table = stack.front_table(volume, stack.attach_area(volume, metadata))
-    exchange(front, table, session.configuration.window_deadline_ms, freeze=False)
+    deadline_ms = session.configuration.window_deadline_ms
+    try:
+        table = stack.front_table(volume, stack.attach_area(volume, metadata))
+        exchange(front, table, deadline_ms, freeze=False)
+    except OperatingSystemError as error:
+        if error.fields.get("errnum") not in bypass.METADATA_ERRORS:
+            raise
+        log.warning("dm-era cannot use its metadata of %s any more: %s", volume.name, error)
+        exchange(front, bypass.table(volume), deadline_ms, freeze=False)
     stack.turn_discards_off(volume)
 
 
