@@ -9,7 +9,7 @@ from catalogue_samples import a_volume, an_area
 from dmsnap.catalogue.model import AreaRole
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError
-from dmsnap.host import blockdev, udev
+from dmsnap.host import blockdev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.device import DmInfo
@@ -43,11 +43,22 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Table]:
     monkeypatch.setattr(dm, "table", lambda _: OLD)
     monkeypatch.setattr(blockdev, "flush_buffers", lambda _: None)
     monkeypatch.setattr(exported, "opened_by_lio", lambda _: 1)
-    monkeypatch.setattr(udev, "is_running", lambda: False)
+    monkeypatch.setattr(trial, "may_be_let_go", lambda _: False)
     monkeypatch.setattr(trial, "describe_users_of", lambda _: "mounted on /srv")
     monkeypatch.setattr(trial, "exchange", lambda _front, table, _ms: found.append(table))
     monkeypatch.setattr(failed_writes, "remember", lambda *_: None)
     return found
+
+
+def test_who_has_it_open_for_a_moment_is_waited_for(
+    session: Session, loaded: list[Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """udev, or the kernel in place of a command that was killed: LIO stays."""
+    counts = [3, 2, 1]
+    monkeypatch.setattr(stack, "require", lambda _: replace(FRONT, open_count=counts.pop(0)))
+    monkeypatch.setattr(trial, "may_be_let_go", lambda _: True)
+    trial.require_unopened(VOLUME)
+    assert counts == []
 
 
 def test_one_that_is_mounted_keeps_its_table(
