@@ -120,13 +120,18 @@ def test_round_trip(made: Label) -> None:
     assert label.decode(sector, DEVICE_BYTES, "sdb") == made
 
 
-@given(labels(), st.integers(8, 4095), st.integers(1, 255))
-@settings(max_examples=300)
-def test_a_changed_byte_is_noticed(made: Label, position: int, change: int) -> None:
-    sector = bytearray(label.encode(made))
-    sector[position] ^= change
-    with pytest.raises(CorruptError, match="checksum"):
-        label.decode(bytes(sector), DEVICE_BYTES, "sdb")
+CHANGES = st.tuples(st.integers(8, 4095), st.integers(1, 255))
+
+
+@given(labels(), st.lists(CHANGES, min_size=30, max_size=30))
+@settings(max_examples=30)
+def test_a_changed_byte_is_noticed(made: Label, changes: list[tuple[int, int]]) -> None:
+    sector = label.encode(made)
+    for position, change in changes:
+        changed = bytearray(sector)
+        changed[position] ^= change
+        with pytest.raises(CorruptError, match="checksum"):
+            label.decode(bytes(changed), DEVICE_BYTES, "sdb")
 
 
 @given(labels())
