@@ -15,6 +15,7 @@ from test_pruning import CLOCK, a_label, a_point, ids
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import Point, VolumeState
 from dmsnap.errors import (
+    BusyError,
     ConfigurationError,
     DmsnapError,
     ExitCode,
@@ -149,6 +150,30 @@ def test_one_without_room_keeps_no_other(house: House) -> None:
     assert left[points[1]].stays
     assert left[points[1]].reason == "it could not go: no room"
     assert left[points[3]].action is Action.MERGE
+
+
+def test_a_live_point_that_cannot_go_keeps_nothing_of_the_history(house: House) -> None:
+    """Of those that were removed before it failed nobody says that they could not go."""
+    house.label = a_label(1, 2, 3, 4)
+    points = ids(house.label)
+    house.records = [a_point(hours, area=uuid4()) for hours in (9, 8, 7)]
+    house.records.append(a_point(0, id=points[2], keep=True))
+    gone, stuck, _newest, _kept = house.records
+
+    def failing(earlier: set[UUID]) -> Exception | None:
+        if earlier != {points[3]} or gone not in house.records:
+            return None
+        house.records = [each for each in house.records if each is not gone]
+        return BusyError("the device is open")
+
+    house.failing = failing
+    result = house.pruned(BOTH)
+    assert house.removed == [(set(), {points[3]}), (set(), {points[1]})]
+    assert (result.error, result.exit_code) == ("the device is open", ExitCode.BUSY)
+    judged = {each.point: each for each in result.points}
+    assert judged[gone.id].action is Action.DROP
+    assert judged[stuck.id].reason == "it could not go: the device is open"
+    assert not judged[points[3]].stays
 
 
 def test_a_run_that_has_no_room_together_goes_in_parts(house: House) -> None:

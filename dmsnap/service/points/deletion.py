@@ -7,7 +7,7 @@ from uuid import UUID
 from dmsnap._native.label import HistoryEntry
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, PlaceKind, Point, Volume
-from dmsnap.errors import WrongStateError
+from dmsnap.errors import DmsnapError, WrongStateError
 from dmsnap.recovery import removal, replica
 from dmsnap.service import journal
 from dmsnap.service.exports import exported
@@ -74,6 +74,7 @@ class Deletion:
                     f"remove the live snapshot of {self._points(ids)}",
                     self._remove_live,
                     final=True,
+                    report=self.hooks.report,
                 )
             )
             steps += self.hooks.step(Phase.UNSNAP)
@@ -115,12 +116,32 @@ class Deletion:
         self.session.note_replica(self.volume)
 
     def _remove_live(self) -> None:
+        """One that cannot go keeps no other; the first failure is raised when the rest is through.
+
+        The steps behind this are not done then, but what they are for is so: who waits for a
+        snapshot to go is told, and of a point that is gone the record says so.
+        """
+        removed: list[Point] = []
+        failure: DmsnapError | None = None
         for point in self.live:
-            self.session.remove_live_point(self.volume, point)
+            try:
+                self.session.remove_live_point(self.volume, point)
+            except DmsnapError as error:
+                failure = failure or error
+            else:
+                removed.append(point)
+        for point in removed:
             if point.id not in self.gone:
                 self.session.catalogue.update_point(replace(point, area_id=None))
-        if self.live:
-            self.session.undivide_writes(self.volume, self.live)
+        if removed:
+            self.session.undivide_writes(self.volume, removed)
+        if failure is None:
+            return
+        if removed:
+            gone = [point.id for point in removed if point.id in self.gone]
+            self.session.catalogue.delete_points(gone, self.reason)
+            self.hooks.after(Phase.UNSNAP, "done")
+        raise failure
 
     def _forget(self) -> None:
         self.session.catalogue.delete_points(self.gone, self.reason)

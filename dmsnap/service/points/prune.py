@@ -206,15 +206,12 @@ class Pruning:
     def _carry_out(self, volume: Volume) -> None:
         """The oldest first: that makes room for the merges, each of which is a job of its own.
 
-        One that has no room leaves the others to be tried; the first failure is the volume's.
+        A live point that cannot go, and a merge that has no room, leave the others to be tried; the
+        first failure is the volume's.
         """
         hooks = hooks_of(self.session, [self.name])
-        live = self._going(Side.PRIMARY, Action.DROP)
-        dropped = self._going(Side.HISTORY, Action.DROP)
-        if live or dropped:
-            self._remove(volume, live, dropped, hooks)
+        failure = self._drop(volume, hooks)
         merging = self._going(Side.HISTORY, Action.MERGE)
-        failure: DmsnapError | None = None
         for passed in self._runs(volume, merging):
             try:
                 self._merge(volume, passed, hooks)
@@ -222,6 +219,26 @@ class Pruning:
                 failure = failure or error
         if failure is not None:
             raise failure
+
+    def _drop(self, volume: Volume, hooks: Hooks) -> DmsnapError | None:
+        """Have go what is merged into nothing; what kept a live point from going is nothing to the
+        history.
+        """
+        live = self._going(Side.PRIMARY, Action.DROP)
+        dropped = self._going(Side.HISTORY, Action.DROP)
+        if not live and not dropped:
+            return None
+        try:
+            self._remove(volume, live, dropped, hooks)
+        except DmsnapError as error:
+            stuck = live & {point.id for point in pruning.live_points(self.session, volume)}
+            self.removed |= live - stuck
+            if not stuck:
+                raise
+            if dropped:
+                self._remove(volume, (), dropped, hooks)
+            return error
+        return None
 
     def _going(self, side: Side, action: Action) -> set[UUID]:
         return {each.point for each in self.points if (each.side, each.action) == (side, action)}

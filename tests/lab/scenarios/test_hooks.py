@@ -376,6 +376,41 @@ def test_a_snapshot_that_could_not_go_is_told_of_once_it_is_gone(
     assert log.read_text().splitlines()[2:] == ["start done", "gone done"]
 
 
+def test_a_prune_tells_of_those_that_went_where_one_could_not(hooked: Hooked, lab: Lab) -> None:
+    """At once: no later command removes those, and so none would run the hooks."""
+    log = hooked.directory / "log"
+    hooked.hook("gone", "unsnap", f'echo "gone $DMSNAP_OUTCOME" >>{log}')
+    hooked.keys += ["primary = { minimum = 1 }", "history = { minimum = 1 }"]
+    hooked.run("sync", hooked.volume.name)
+    log.unlink()
+    first, second, third, newest = (hooked.point()[0]["id"] for _ in range(4))
+    (held,) = (each for each in dm_devices() if second.replace("-", "")[:12] in each)
+    with Path("/dev/mapper", held).open("rb"):
+        (result,) = hooked.run("prune", hooked.volume.name, expected=ExitCode.BUSY)
+        assert log.read_text() == "gone done\n"
+        assert held in result["error"]
+        assert live_points(hooked) == {second, newest}
+        shown = {each["point"]: each["action"] for each in result["points"]}
+        assert (shown[first], shown[second], shown[third]) == ("drop", "stay", "drop")
+        # What the history had to give went beside it.
+        assert [each["state"] for each in dmsnap("job", "list", "--count", 2)] == ["done", "failed"]
+        assert len(hooked.volume.label()["history"]) == 0
+        assert dmsnap("point", "show", first)["deletion"]["deleted_reason"] == "prune"
+    hooked.run("prune", hooked.volume.name)
+    assert log.read_text() == "gone done\n" * 2
+    assert live_points(hooked) == {newest}
+    dmsnap("point", "delete", newest)
+    hooked.volume.check_equal()
+    check_tidy(hooked.volume, lab)
+
+
+def live_points(hooked: Hooked) -> set[str]:
+    points = dmsnap("point", "list", hooked.volume.name)
+    return {
+        each["id"] for each in points if any(place["kind"] == "live" for place in each["places"])
+    }
+
+
 def at_step(position: int, happens: Callable[[], object], patch: pytest.MonkeyPatch) -> None:
     """Something happens as soon as it is recorded that a step has begun."""
     recorded = jobs.record_step

@@ -1,0 +1,113 @@
+"""Points that are deleted together: what becomes of the others when one cannot go."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from catalogue_samples import a_point, a_volume, an_area
+
+from dmsnap.catalogue import hook_runs, jobs
+from dmsnap.catalogue.model import JobState, Point, Volume
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import BusyError
+from dmsnap.service import journal
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.configuration.declaration import Hook
+from dmsnap.service.points import prune
+from dmsnap.service.schedules.hooks import Hooks, Phase
+from dmsnap.service.session import Session
+from dmsnap.snapshot import live
+
+Removal = Callable[..., None]
+
+
+class House:
+    """A volume that has live points and no devices, and a hook that writes down that it ran."""
+
+    def __init__(self, directory: Path, catalogue: Catalogue) -> None:
+        self.session = Session(Configuration(), catalogue)
+        self.volume: Volume = replace(
+            a_volume(), recovery=None, recovery_id=None, store=str(directory)
+        )
+        catalogue.add_volume(self.volume)
+        self.points = [self._point(at) for at in range(3)]
+        self.log = directory / "log"
+        script = directory / "hook"
+        script.write_text(f'#!/bin/sh\necho "$DMSNAP_PHASE $DMSNAP_OUTCOME" >>{self.log}\n')
+        script.chmod(0o755)
+        directory.chmod(0o755)
+        self.hooks = Hooks(("srv",), {"gone": Hook(phase=Phase.UNSNAP, command=(str(script),))})
+
+    def _point(self, created_ns: int) -> Point:
+        area = an_area(self.volume)
+        self.session.catalogue.add_area(area)
+        point = replace(
+            a_point(self.volume, created_ns), keep=False, area_id=area.id, invalid_reason=None
+        )
+        self.session.catalogue.add_point(point)
+        return point
+
+    def prune(self) -> None:
+        ids = [point.id for point in self.points]
+        plan = prune.removal_plan(self.session, self.volume, ids, (), self.hooks)
+        journal.run(self.session.catalogue, plan)
+
+    @property
+    def ran(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "House":
+    monkeypatch.setattr(live, "undivide", lambda *_: None)
+    return House(tmp_path, Catalogue.open(tmp_path / "catalogue.db"))
+
+
+def failing(points: list[Point]) -> Removal:
+    """Devices that are not there are removed, but for those of ``points``."""
+
+    def remove(_volume: Volume, point_id: UUID) -> None:
+        if point_id in {point.id for point in points}:
+            raise BusyError("the device is open")
+
+    return remove
+
+
+@pytest.mark.parametrize("stuck", [[0], [1], [2], [0, 2]])
+def test_one_that_cannot_go_keeps_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch, stuck: list[int]
+) -> None:
+    """And who waits for the others to go is told so at once: nobody else would do it."""
+    staying = [house.points[at] for at in stuck]
+    monkeypatch.setattr(live, "remove", failing(staying))
+    with pytest.raises(BusyError, match="is open"):
+        house.prune()
+    catalogue = house.session.catalogue
+    assert {point.id for point in catalogue.live_points(house.volume.id)} == {
+        point.id for point in staying
+    }
+    assert house.ran == ["unsnap done"]
+    (job,) = jobs.recent(catalogue, 9)
+    assert job.state is JobState.FAILED
+    (run,) = hook_runs.of_job(catalogue, job.id)
+    assert (run.hook, run.phase, run.step) == ("gone", "unsnap", "remove-live")
+    for point in house.points:
+        recorded = catalogue.find_point(point.id)
+        assert (recorded is not None) == (point in staying)
+
+
+def test_where_none_could_go_nobody_is_told(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "remove", failing(house.points))
+    with pytest.raises(BusyError):
+        house.prune()
+    assert house.ran == []
+    assert len(house.session.catalogue.live_points(house.volume.id)) == 3
+
+
+def test_where_all_go_it_is_told_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "remove", failing([]))
+    house.prune()
+    assert house.ran == ["unsnap done"]
+    assert house.session.catalogue.live_points(house.volume.id) == []
