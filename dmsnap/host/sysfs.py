@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmsnap.errors import NotFoundError
+from dmsnap.errors import DmsnapError, NotFoundError
 from dmsnap.host.system_call import failure, system_call
 from dmsnap.units import Bytes, to_bytes
 
@@ -212,12 +212,25 @@ class Sysfs:
 
         A kernel that has no such clocks lists none (Documentation/ABI/testing/sysfs-class-rtc).
         """
+        return self._own_clock() is not None
+
+    def own_clock_ns(self) -> int | None:
+        """What that clock says now, since the epoch; None: there is none, or it does not say."""
+        directory = self._own_clock()
+        try:
+            text = attribute_text(f"{directory}/since_epoch") if directory is not None else None
+            return int(text) * 10**9 if text is not None else None
+        except (DmsnapError, ValueError):  # as where its voltage was low
+            return None
+
+    def _own_clock(self) -> str | None:
         directory = f"{self.root}/class/rtc"
         try:
             names = _names(directory)
         except NotFoundError:
-            return False
-        return any(attribute_text(f"{directory}/{name}/hctosys") == "1" for name in names)
+            return None
+        clocks = (f"{directory}/{name}" for name in names)
+        return next((each for each in clocks if attribute_text(f"{each}/hctosys") == "1"), None)
 
     def _listed(self, kind: str, prefix: str = "") -> dict[str, int]:
         """What is listed at a place, by name."""

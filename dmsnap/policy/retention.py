@@ -48,7 +48,8 @@ SENTENCES = {
     Rule.WAITING: "it is still to be copied to the recovery volume",
     Rule.REPLICA: "the recovery volume holds it now",
     Rule.CHAIN: "an older point that is in use is read through it",
-    Rule.CLOCK: "the clock was set, and ages are in doubt until it has run steadily",
+    Rule.CLOCK: "the clock was set, or the host was off for long, and ages are in doubt until it "
+    "has run steadily",
     Rule.EXPIRY: "its own time is not over",
     Rule.MINIMUM: "it is one of the newest",
     Rule.AGE: "it is not old enough",

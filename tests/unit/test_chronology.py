@@ -56,9 +56,15 @@ def test_thousands_of_points_take_no_time_to_speak_of() -> None:
     assert sum(each.believed for each in found) == 100_000
 
 
-def trusted_now(earlier: Sequence[Reading], now: Reading, *, own_clock: bool = False) -> int | None:
+def trusted_now(
+    earlier: Sequence[Reading],
+    now: Reading,
+    *,
+    own_clock: bool = False,
+    synchronised: bool = False,
+) -> int | None:
     """As of a host without a clock of its own, of which less is known."""
-    return chronology.trusted_now(earlier, now, own_clock=own_clock)
+    return chronology.trusted_now(earlier, now, own_clock=own_clock, synchronised=synchronised)
 
 
 def worth_keeping(
@@ -95,9 +101,10 @@ def test_small_corrections_are_no_jump() -> None:
 
 def test_over_a_reboot_only_what_is_unlikely_is_a_jump() -> None:
     off = reading(0)
-    for hours, jumped in ((-1, True), (0, False), (100, False), (24 * 8, True)):
-        woken = Reading(off.wall_ns + hours * HOUR, 5 * SECOND, "b")
-        assert has_jumped(off, woken) is jumped
+    for vouched, longest in ((False, 24), (True, 24 * 7)):
+        for hours, jumped in ((-1, True), (0, False), (longest, False), (longest + 1, True)):
+            woken = Reading(off.wall_ns + hours * HOUR, 5 * SECOND, "b")
+            assert has_jumped(off, woken, vouched=vouched) is jumped
     late = Reading(off.wall_ns + 60 * DAY, 0, "b")
     assert trusted_now([off], late) is None
     settled = replace(late, wall_ns=late.wall_ns + DAY, boottime_ns=DAY)
@@ -115,8 +122,9 @@ def test_a_clock_that_is_set_while_the_host_boots_is_believed() -> None:
         readings = [before, early(unset, 30), early(unset, 60)]
         assert trusted_now(readings, early(108, 90)) == early(108, 90).wall_ns
     # It is held against the boot before.
-    for hours in (99, 100 + 24 * 8):
-        assert trusted_now([before, early(100, 30)], early(hours, 90)) is None
+    for hours, synchronised in ((99, True), (100 + 24 * 8, True), (100 + 25, False)):
+        now = early(hours, 90)
+        assert trusted_now([before, early(100, 30)], now, synchronised=synchronised) is None
     # What was set before, or is set later, is no less a jump.
     assert trusted_now([early(20, 300_000, "a"), before, early(100, 30)], early(108, 90)) is None
     running = [before, early(100, 30), early(104.9, 17_670)]
@@ -140,6 +148,67 @@ def test_a_clock_that_was_right_and_is_set_while_the_host_boots_is_in_doubt() ->
         kept = worth_keeping(kept, later, own_clock=True)
     settled = early(100 + 24 * 7, 90 + 24 * 3600)
     assert trusted_now(kept, settled, own_clock=True) == settled.wall_ns
+
+
+def lost(hours: float, seconds: int, boot: str = "b") -> Reading:
+    return replace(early(hours, seconds, boot), lost=True)
+
+
+def test_a_clock_that_had_lost_the_time_is_believed_once_others_tell_it() -> None:
+    """The host's own had stood still: what the boot began with was no time at all. From the disk it
+    may be moved on to where the host went down, and whenever the network is there to what it is.
+    """
+    before = early(100, 360_000, "a")
+    for unset in (100, -400_000):
+        for seconds in (90, 20_000):
+            kept = [before]
+            now = early(112 + seconds / 3600, seconds)
+            for each in (lost(-400_000, 10), lost(unset, 40), now):
+                assert trusted_now(kept, now, own_clock=True, synchronised=True) == now.wall_ns
+                assert trusted_now([*kept, lost(unset, 41)], now, own_clock=True) is None
+                kept = worth_keeping(kept, each, own_clock=True)
+            # What was known before stays known, for whoever asks later whether it is kept right.
+            later = early(115 + seconds / 3600, seconds + 3 * 3600)
+            assert trusted_now(kept, later, own_clock=True, synchronised=True) == later.wall_ns
+            assert trusted_now(kept, later, own_clock=True) is None
+    # It is held against the boot before, and what was set before that, or is set later, is a jump.
+    readings = [before, lost(100, 30)]
+    for hours in (99, 100 + 24 * 8):
+        now = early(hours, 90)
+        assert trusted_now(readings, now, own_clock=True, synchronised=True) is None
+    jumped = [early(20, 300_000, "a"), *readings]
+    assert trusted_now(jumped, early(108, 90), own_clock=True, synchronised=True) is None
+    running = [*readings, early(104.9, 17_670)]
+    assert trusted_now(running, early(113, 18_000), own_clock=True, synchronised=True) is None
+    # One that has run while the host was off is another matter, whoever tells the time now.
+    ran = [before, early(100.1, 30)]
+    assert trusted_now(ran, early(100 + 24 * 5, 90), own_clock=True, synchronised=True) is None
+
+
+def test_an_own_clock_is_lost_that_is_behind_the_boot_before() -> None:
+    earlier = [early(100, 360_000, "a"), early(-400_000, 30)]
+    for days, is_lost in ((-1.01, True), (-0.99, False), (0, False), (400, False)):
+        own_ns = earlier[0].wall_ns + int(days * DAY)
+        assert chronology.has_lost_time(earlier, "b", own_ns) is is_lost
+    assert not chronology.has_lost_time([], "b", 0)
+    assert not chronology.has_lost_time(earlier[1:], "b", 0)
+
+
+def test_a_clock_that_was_ahead_when_the_power_was_lost() -> None:
+    """By less than a week, with nobody to read it: it looks like time that the host was off. It is
+    believed where others tell the time by now; else nothing goes for a day.
+    """
+    before = early(100, 360_000, "a")
+    for own_clock in (False, True):
+        ahead = early(100 + 24 * 6, 60)
+        assert trusted_now([before], ahead, own_clock=own_clock) is None
+        kept = worth_keeping([before], ahead, own_clock=own_clock)
+        later = early(100 + 24 * 6 + 23, 60 + 23 * 3600)
+        assert trusted_now(kept, later, own_clock=own_clock) is None
+        # What they tell instead of it is a clock that was set.
+        back = early(101, 7200)
+        assert trusted_now(kept, back, own_clock=own_clock, synchronised=True) is None
+        assert trusted_now([before], ahead, own_clock=own_clock, synchronised=True) is not None
 
 
 def test_a_boot_that_takes_its_clock_back_leaves_what_was_known() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli.main import main
+from dmsnap.host import synchronisation
 from dmsnap.host.locks import LOCK_FILE
 from dmsnap.host.sysfs import Sysfs
 from dmsnap.policy import chronology
@@ -28,12 +29,14 @@ MINUTE = 60 * 10**9
 HOUR = 60 * MINUTE
 START = 1_790_000_000 * 10**9
 
-# What passes between two readings, what the clock is set by, whether the host boots.
+# What passes between two readings, what the clock is set by, whether the host boots (and its own
+# clock had lost the time), whether others tell the time.
 steps = st.lists(
     st.tuples(
         st.one_of(st.integers(1, 30 * HOUR), st.integers(1, 20 * MINUTE)),
         st.sampled_from([0, 0, 0, 0, HOUR, -HOUR, 400 * 24 * HOUR]),
-        st.sampled_from([False, False, False, True]),
+        st.sampled_from([None, None, None, False, True]),
+        st.booleans(),
     ),
     max_size=40,
 )
@@ -41,22 +44,24 @@ steps = st.lists(
 
 @given(steps, st.booleans())
 def test_what_is_kept_says_as_much_as_all(
-    passing: list[tuple[int, int, bool]], own_clock: bool
+    passing: list[tuple[int, int, bool | None, bool]], own_clock: bool
 ) -> None:
     """Short of readings that are close: those of the time between count as if they were not."""
-    wall, boottime, boot = START, HOUR, 0
+    wall, boottime, boot, lost = START, HOUR, 0, False
     everything: list[Reading] = []
     kept: list[Reading] = []
-    for passed, jumped, boots in passing:
+    for passed, jumped, boots, synchronised in passing:
         wall += passed + jumped
-        boottime = 30 * 10**9 if boots else boottime + passed
-        boot += boots
-        now = Reading(wall, boottime, f"boot {boot}")
+        boottime = boottime + passed if boots is None else 30 * 10**9
+        boot += boots is not None
+        lost = boots if boots is not None else lost and not synchronised
+        now = Reading(wall, boottime, f"boot {boot}", lost)
         is_same = kept and kept[-1].boot_id == now.boot_id
         if is_same and not chronology.has_jumped(kept[-1], now) and passed < APART_NS:
             continue
         by_kept, by_all = (
-            chronology.trusted_now(each, now, own_clock=own_clock) for each in (kept, everything)
+            chronology.trusted_now(each, now, own_clock=own_clock, synchronised=synchronised)
+            for each in (kept, everything)
         )
         assert by_kept == by_all
         kept = chronology.worth_keeping(kept, now, own_clock=own_clock)
@@ -76,12 +81,14 @@ def test_a_steady_clock_leaves_a_day() -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> "Clock":
     """That of a host that has one of its own; but :func:`clockless`."""
-    clock, sys = Clock(), tmp_path_factory.mktemp("sys")
-    monkeypatch.setattr(clock_record, "reading", lambda: clock.now)
+    sys = tmp_path_factory.mktemp("sys")
     rtc = sys / "class" / "rtc" / "rtc0"
     rtc.mkdir(parents=True)
     (rtc / "hctosys").write_text("1\n")
+    clock = Clock(rtc / "since_epoch")
+    monkeypatch.setattr(clock_record, "reading", lambda: clock.now)
     monkeypatch.setattr(clock_record, "SYSFS", Sysfs(sys))
+    monkeypatch.setattr(synchronisation, "is_synchronised", lambda: clock.synchronised)
     return clock
 
 
@@ -92,10 +99,15 @@ def clockless(clock: "Clock", monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 class Clock:
-    """A clock that runs, and can be set."""
+    """A clock that runs, and can be set. The host's own says what ``own`` has been told."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Path) -> None:
         self.now = Reading(START, HOUR, "boot")
+        self.own = own
+        self.synchronised = False
+
+    def own_says(self, time_ns: int) -> None:
+        self.own.write_text(f"{time_ns // 10**9}\n")
 
     def passes(self, passed_ns: int, jumped_ns: int = 0) -> None:
         now = self.now
@@ -160,6 +172,52 @@ def test_a_host_without_a_clock_of_its_own_prunes_although_it_is_off_each_night(
         assert trusted(tmp_path)
 
 
+@pytest.mark.parametrize("served", [True, False])
+def test_one_whose_own_is_dead_prunes_as_soon_as_others_tell_the_time(
+    tmp_path: Path, clock: Clock, served: bool
+) -> None:
+    """It is off each night, so that its clock never runs steadily for a day. ``served``: dmsnapd
+    looks, before the time is known and after.
+    """
+    for night in range(5):
+        clock.passes(12 * HOUR)
+        if night:
+            assert trusted(tmp_path)
+        clock_record.note(tmp_path)  # assemble --shutdown
+        clock.boots(f"boot {night}", 0)
+        clock.synchronised = False
+        clock.own_says(946_684_800 * 10**9)  # 2000
+        clock_record.note(tmp_path)  # assemble --boot
+        clock.passes(MINUTE)
+        if served:
+            clock_record.note(tmp_path)
+        clock.passes(20 * MINUTE, jumped_ns=12 * HOUR)
+        clock.own_says(clock.now.wall_ns)  # the kernel has it follow
+        if served:
+            clock_record.note(tmp_path)
+        assert not trusted(tmp_path, recording=False)
+        clock.synchronised = True
+        assert trusted(tmp_path)
+
+
+def test_one_whose_own_is_dead_does_not_when_it_is_set_by_hand(
+    tmp_path: Path, clock: Clock
+) -> None:
+    """Nobody knows whether that was right."""
+    clock.passes(12 * HOUR)
+    clock_record.note(tmp_path)
+    clock.boots("next", 0)
+    clock.own_says(0)
+    clock_record.note(tmp_path)
+    clock.passes(MINUTE, jumped_ns=5 * 24 * HOUR)
+    clock.own_says(clock.now.wall_ns)
+    for _ in range(3):
+        assert not trusted(tmp_path)
+        clock.passes(7 * HOUR)
+    clock.passes(3 * HOUR)
+    assert trusted(tmp_path)
+
+
 def test_one_that_has_its_own_does_not_when_it_is_set_while_it_boots(
     tmp_path: Path, clock: Clock
 ) -> None:
@@ -169,7 +227,9 @@ def test_one_that_has_its_own_does_not_when_it_is_set_while_it_boots(
     clock.boots("next", MINUTE)
     clock_record.note(tmp_path)
     clock.passes(MINUTE, jumped_ns=5 * 24 * HOUR)
-    assert not trusted(tmp_path)
+    for synchronised in (False, True):
+        clock.synchronised = synchronised
+        assert not trusted(tmp_path)
 
 
 def test_a_clock_set_before_a_shutdown_is_known_after_the_boot(

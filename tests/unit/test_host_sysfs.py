@@ -321,6 +321,7 @@ def test_a_host_has_a_clock_of_its_own_where_one_set_the_wall_clock(tmp_path: Pa
     """One that was found later, or lost its time, did not."""
     sysfs = Sysfs(tmp_path)
     assert not sysfs.has_own_clock()
+    assert sysfs.own_clock_ns() is None
     clocks = tmp_path / "class" / "rtc"
     clocks.mkdir(parents=True)
     assert not sysfs.has_own_clock()
@@ -329,4 +330,11 @@ def test_a_host_has_a_clock_of_its_own_where_one_set_the_wall_clock(tmp_path: Pa
         (clocks / name).mkdir()
         if text is not None:
             (clocks / name / "hctosys").write_text(text)
+            (clocks / name / "since_epoch").write_text(text)
     assert sysfs.has_own_clock()
+    assert sysfs.own_clock_ns() == 10**9
+    for text in ("", "?\n"):
+        (clocks / "rtc2" / "since_epoch").write_text(text)
+        assert sysfs.own_clock_ns() is None
+    (clocks / "rtc2" / "since_epoch").unlink()
+    assert sysfs.own_clock_ns() is None

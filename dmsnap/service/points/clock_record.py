@@ -8,11 +8,11 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from dmsnap.errors import DmsnapError
-from dmsnap.host import kernel
+from dmsnap.host import kernel, synchronisation
 from dmsnap.host.locks import directory_lock
 from dmsnap.host.replacement import replace_file
 from dmsnap.host.sysfs import SYSFS
@@ -35,14 +35,18 @@ def trusted_now(directory: Path, *, recording: bool) -> int | None:
     """
     path = directory / FILE
     with directory_lock(directory):
-        now = reading()
         earlier = recorded(path)
-        own_clock = SYSFS.has_own_clock()
+        now = reading()
+        own_clock, own_ns = SYSFS.has_own_clock(), SYSFS.own_clock_ns()
+        if own_ns is not None:
+            now = replace(now, lost=chronology.has_lost_time(earlier, now.boot_id, own_ns))
         if recording:
             kept = chronology.worth_keeping(earlier, now, own_clock=own_clock)
             if kept != earlier:
                 record(path, kept)
-    return chronology.trusted_now(earlier, now, own_clock=own_clock)
+    return chronology.trusted_now(
+        earlier, now, own_clock=own_clock, synchronised=synchronisation.is_synchronised()
+    )
 
 
 def note(directory: Path) -> None:
@@ -78,5 +82,5 @@ def recorded(path: Path) -> list[Reading]:
         return [UNKNOWN]
 
 
-def _reading(*, wall_ns: int, boottime_ns: int, boot_id: str) -> Reading:
-    return Reading(int(wall_ns), int(boottime_ns), str(boot_id))
+def _reading(*, wall_ns: int, boottime_ns: int, boot_id: str, lost: bool = False) -> Reading:
+    return Reading(int(wall_ns), int(boottime_ns), str(boot_id), bool(lost))

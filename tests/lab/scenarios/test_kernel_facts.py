@@ -10,16 +10,18 @@ import os
 import re
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from clock_discipline import STA_UNSYNC, set_status, synchronised
 from conftest import MIB, SCRATCH, run, sha256, wait_until
 
 from dmsnap.errors import DmsnapError
-from dmsnap.host import kernel, mount, mount_tree
+from dmsnap.host import kernel, mount, mount_tree, synchronisation
 from dmsnap.host.mountinfo import mount_at, mounts
 
 pytestmark = pytest.mark.selection
@@ -712,3 +714,16 @@ def is_merged(name: str) -> bool:
     """Return whether a merging snapshot's store holds its own metadata alone."""
     _, used, metadata = status(name)
     return used.partition("/")[0] == metadata
+
+
+def test_who_sets_the_clock_by_hand_ends_its_synchronisation() -> None:
+    """So a clock that the kernel calls synchronised was set by who tells it the time."""
+    assert not synchronisation.is_synchronised()
+    with synchronised():
+        assert synchronisation.is_synchronised()
+        time.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns())
+        assert not synchronisation.is_synchronised()
+        set_status(0)
+        assert synchronisation.is_synchronised()
+        set_status(STA_UNSYNC)
+        assert not synchronisation.is_synchronised()

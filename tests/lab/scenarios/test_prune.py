@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock_discipline import synchronised
 from conftest import (
     MIB,
     Ended,
@@ -456,6 +457,12 @@ def test_what_holds_a_pruning(lab: Lab) -> None:
             (doubted,) = dmsnap("prune")
             assert "the clock was set" in doubted["notes"][-1]
             assert going(doubted, "history") == {}
+        # Days that the host was off, or by which the clock was ahead when it went down.
+        readings[-1]["wall_ns"] -= 6 * 86400 * 10**9
+        record.write_text(json.dumps(readings))
+        assert "the clock was set" in dmsnap("prune", "--dry-run")[0]["notes"][-1]
+        with synchronised():
+            assert set(going(dmsnap("prune", "--dry-run")[0], "history")) == set(points)
         assert world(lab, volume.recovery) == before
         record.write_text(steady)
         assert set(going(dmsnap("prune")[0], "history")) == set(points)
