@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from catalogue_years import Years
 from pruning_of_nothing import declare, prune_nothing
 
-from dmsnap.catalogue import excerpt, jobs, lifetime, past, present
+from dmsnap.catalogue import excerpt, job_upkeep, jobs, lifetime, past, present, schema
 from dmsnap.catalogue.database import Place
 from dmsnap.catalogue.present import Replica
 from dmsnap.catalogue.statements import Cursor, Statements
@@ -43,6 +43,13 @@ POSTGRESQL_SCAN = re.compile(rf"Seq Scan on (?:{LARGE})\b")
 LOOKED_AT_FOR_A_ROW, LOOKED_AT_FOR_NOTHING = 60, 5000
 # SQLite's machine calls back after so many steps; each row that is looked at takes some.
 STEPS = 10
+# By how much more may be looked at, in steps of SQLite and in pages of PostgreSQL: an index may
+# have become a level deeper, which steps do not tell of, and pages do.
+GROWTH, GROWN = {True: 1.1, False: 2}, 20
+INDEXES = {
+    "job_of_volume_by_operation", "job_running", "job_started", "job_unsettled", "point_live",
+    "point_past", "point_present",
+}  # fmt: skip
 # What pruning asks of each volume at most, beside what it asks first: which there are, and joined.
 PRUNING = 25
 
@@ -96,6 +103,10 @@ def commands(catalogue: Catalogue, years: Years, directory: Path) -> Mapping[str
         "metrics, report": Command(3, lambda: jobs.recent(catalogue, 200)),
         "metrics, of each operation": Command(
             4, lambda: jobs.newest_of_each(catalogue, all_of_them, tuple(OPERATIONS))
+        ),
+        # After years of runs that forgot what was old: nothing of a year is older than that.
+        "run, what of old jobs goes": Command(
+            5, lambda: job_upkeep.forget_old(catalogue, catalogue_years.FIRST_NS)
         ),
         "last swap": Command(1, lambda: jobs.newest_done(catalogue, volume, "swap")),
     }
@@ -193,17 +204,14 @@ def test_thrice_as_many_years_are_no_more_to_look_at(
             }
             with catalogue.transaction() as connection:
                 is_sqlite = connection.dialect.name == "sqlite"
-                # Of so few rows it would rather read all; since 17 also an index, to join with it.
-                for way in () if is_sqlite else ("seqscan", "hashjoin", "mergejoin"):
-                    connection.execute(sa.text(f"SET LOCAL enable_{way} = off"))
+                turn_off(connection)
                 sizes.append(
                     {name: looked_at(connection, found) for name, found in asked_for.items()}
                 )
     fewer, more = sizes
-    # An index may have become a level deeper, which steps do not tell of, and pages do.
-    growth = 1.1 if is_sqlite else 2
+    growth = GROWTH[is_sqlite]
     grown = {name: (fewer[name], size) for name, size in more.items()}
-    assert {n: g for n, g in grown.items() if g[1] > growth * g[0] + 20} == {}
+    assert {n: g for n, g in grown.items() if g[1] > growth * g[0] + GROWN} == {}
 
 
 def test_a_query_without_an_index_is_found_out(catalogue: Catalogue) -> None:
@@ -212,6 +220,47 @@ def test_a_query_without_an_index_is_found_out(catalogue: Catalogue) -> None:
     with catalogue.transaction() as connection:
         found = plan(connection, ("SELECT id FROM point WHERE tracking_id = 'boot:1'", ()))
     assert SQLITE_SCAN.search(found) or POSTGRESQL_SCAN.search(found)
+
+
+def test_an_index_that_is_missing_is_found_out(catalogue: Catalogue, tmp_path: Path) -> None:
+    """Each of those by which little is found among much, and one way or the other: else the tests
+    above would hold nothing. PostgreSQL takes an index that has more columns as well.
+    """
+    years = catalogue_years.record(catalogue, 1500)
+    asked_for = [
+        query
+        for command in commands(catalogue, years, tmp_path).values()
+        for query in queries_of(command)
+    ]
+    is_sqlite = catalogue.name.startswith("/")
+    indexes = INDEXES | ({"job_of_volume"} if is_sqlite else set())
+    assert indexes <= {
+        each.name for table in schema.metadata.sorted_tables for each in table.indexes
+    }
+    missed = set()
+    for index in sorted(indexes):
+        with catalogue.transaction() as connection:
+            turn_off(connection)
+            before = [looked_at(connection, [query]) for query in asked_for]
+            connection.execute(sa.text(f"DROP INDEX {index}"))
+            after = [looked_at(connection, [query]) for query in asked_for]
+            scan = SQLITE_SCAN if is_sqlite else POSTGRESQL_SCAN
+            searches = any(scan.search(plan(connection, query)) for query in asked_for)
+            grown = any(
+                now > GROWTH[is_sqlite] * was + GROWN
+                for was, now in zip(before, after, strict=True)
+            )
+            if not searches and not grown:
+                missed.add(index)
+            connection.rollback()
+    assert missed == set()
+
+
+def turn_off(connection: sa.Connection) -> None:
+    """Of so few rows PostgreSQL would rather read all; since 17 also an index, to join with it."""
+    if connection.dialect.name == "postgresql":
+        for way in ("seqscan", "hashjoin", "mergejoin"):
+            connection.execute(sa.text(f"SET LOCAL enable_{way} = off"))
 
 
 def test_as_of_finds_what_a_look_at_every_point_finds(catalogue: Catalogue) -> None:
