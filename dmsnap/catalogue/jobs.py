@@ -137,12 +137,12 @@ def unfinished(catalogue: Catalogue, volume_id: UUID) -> list[Job]:
         return _jobs(statements, f"id IN ({of_volume}) AND {_IS_RUNNING}", volume=volume_id)
 
 
-def last_state(catalogue: Catalogue, volume_id: UUID) -> JobState | None:
-    """What has become of the last job of a volume; None: it has had none."""
-    last = "SELECT MAX(job_id) FROM job_volume WHERE volume_id = :volume"
+def last(catalogue: Catalogue, volume_id: UUID) -> Job | None:
+    """The last job of a volume; None: it has had none."""
+    newest = "SELECT MAX(job_id) FROM job_volume WHERE volume_id = :volume"
     with catalogue.statements() as statements:
-        state = statements.value(f"SELECT state FROM job WHERE id = ({last})", volume=volume_id)  # noqa: S608
-    return None if state is None else JobState(state)
+        found = _jobs(statements, f"id = ({newest})", volume=volume_id)
+    return found[0] if found else None
 
 
 def newest_of_each(

@@ -14,6 +14,7 @@ from dmsnap.catalogue.model import JobState, StepState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, InterruptedBySignal, UnreachableError
 from dmsnap.host.signals import conclude, held_back, interruptible
+from dmsnap.service import left_suspended
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
         if step.check is not None:
             step.check()
     with interruptible():
+        theirs = left_suspended.by_others(catalogue, plan.volume_ids)
         job_id = jobs.begin(
             catalogue,
             plan.operation,
@@ -96,7 +98,7 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
             pid=os.getpid(),
             steps=[step.name for step in plan.steps],
         )
-        journal = _Journal(catalogue, job_id)
+        journal = _Journal(catalogue, job_id, plan.volume_ids, theirs)
         try:
             journal.do_all(plan)
         except BaseException as error:
@@ -110,11 +112,19 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
 
 
 class _Journal:
-    """What was begun of a plan, and how long it took."""
+    """What was begun of a plan, and how long it took. ``theirs``: what others had suspended."""
 
-    def __init__(self, catalogue: Catalogue, job_id: int) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        job_id: int,
+        volume_ids: Sequence[UUID] = (),
+        theirs: frozenset[str] = frozenset(),
+    ) -> None:
         self._catalogue = catalogue
         self._job_id = job_id
+        self._volume_ids = volume_ids
+        self._theirs = theirs
         self._begun: list[tuple[int, Step]] = []
         self.final = False
         self.times = StepTimes()
@@ -218,6 +228,9 @@ class _Journal:
         return failures
 
     def end(self, state: JobState, outcome: str = "") -> None:
+        if state in left_suspended.NOT_DONE:
+            left = left_suspended.suspended(self._volume_ids) - self._theirs
+            outcome = left_suspended.told(outcome, left)
         # The catalogue only repeats what devices and labels say: a full disk under it must
         # not turn a finished operation into a failed one.
         try:

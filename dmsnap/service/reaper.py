@@ -1,7 +1,7 @@
 """Clearing what commands that were killed left of a volume, before the next one begins."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
@@ -99,8 +99,7 @@ def reap(
     """
     volume = owed_record.settle(session, crossing.settle(session, volume))
     cut_off = jobs.unfinished(session.catalogue, volume.id)
-    if cut_off or stranded.by_failure(session, volume):
-        resume_suspended(volume)
+    clear_suspended(session, volume, cut_off)
     luns.release_strays(session, volume.name)
     luns.attach_all(session, volume, wanted)
     for job in cut_off:
@@ -128,8 +127,6 @@ def clear(
 
     What became of temporary points the recovery volume says, which no boot waits for.
     """
-    if cut_off and stack.live_front(volume):
-        layers.tidy(volume)
     note_dropped_layers(session, volume)
     note_lost_tracking(session, volume)
     note_invalid_points(session, volume)
@@ -256,15 +253,30 @@ def shows_what_it_should(session: Session, volume: Volume) -> bool:
     return not primary.is_failed(volume)
 
 
-def resume_suspended(volume: Volume) -> None:
+def clear_suspended(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
+    """Have go on what was left suspended, and know later that this was seen to."""
+    left = stranded.left(session, volume, cut_off)
+    if cut_off or left:
+        resume_suspended(volume, left)
+    if left or stranded.is_news(session, volume, cut_off):
+        if stack.live_front(volume):
+            layers.tidy(volume)
+        stranded.note_resumed(session, volume, cut_off)
+
+
+def resume_suspended(volume: Volume, left: Collection[str]) -> None:
     """A command that was killed between a suspend and its resume left the users hanging.
 
     That comes first of all: what looks at processes may wait for one that waits for the front.
+    What else is suspended is so by somebody who means it, and keeps the table loaded for it.
+
     Where one is suspended under users its watchdog resumes it, unless that was killed, too; while
     devices are put in order that nobody uses there is none. The table that was loaded and not made
     live goes: whatever was begun is begun anew. A hydration's is live by now (``crossing.settle``).
     """
     for info in dm.list_devices(f"{dm.UUID_PREFIX}{volume.id}-"):
+        if info.suspended and info.name not in left:
+            continue
         if info.inactive_table and info.live_table:
             dm.clear(info.name)
         if info.suspended and info.live_table:

@@ -9,14 +9,13 @@ import pytest
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue import jobs
-from dmsnap.catalogue.model import JobState, Volume
+from dmsnap.catalogue.model import Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError, DmsnapError, NotFoundError, OperatingSystemError
 from dmsnap.host import orphans
 from dmsnap.service import reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import exported
-from dmsnap.service.health import stranded
 from dmsnap.service.hydrations import crossing, hydration
 from dmsnap.service.luns import luns
 from dmsnap.service.session import Session
@@ -57,7 +56,7 @@ def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
 @pytest.fixture
 def session(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Session:
     """Nothing is left of anything, and no device is looked at."""
-    for module, name in [*TIDYING, *NEEDED, (stranded, "by_failure")]:
+    for module, name in TIDYING + NEEDED:
         monkeypatch.setattr(module, name, lambda *_: False)
     monkeypatch.setattr(exported, "reap", lambda *_: None)
     return Session(Configuration(), catalogue)
@@ -113,7 +112,7 @@ def test_what_was_left_suspended_goes_on_before_all_else(
 
     monkeypatch.setattr(crossing, "settle", lambda _session, found: found)
     monkeypatch.setattr(owed_record, "settle", lambda _session, found: found)
-    monkeypatch.setattr(reaper, "resume_suspended", noting("resume"))
+    monkeypatch.setattr(reaper, "clear_suspended", noting("resume"))
     monkeypatch.setattr(luns, "release_strays", noting("targets"))
     monkeypatch.setattr(luns, "attach_all", noting("targets"))
     monkeypatch.setattr(orphans, "wait_for_lvm", noting("processes"))
@@ -121,11 +120,6 @@ def test_what_was_left_suspended_goes_on_before_all_else(
     jobs.begin(session.catalogue, "sync", [volume.id], arguments={}, pid=1, steps=["window"])
     reaper.reap(session, volume, concluding=False)
     assert done == ["resume", "targets", "targets", "processes", "clear"]
-    jobs.end(session.catalogue, 1, JobState.UNDONE, "")
-    monkeypatch.setattr(stranded, "by_failure", lambda *_: {"dmsnap-srv-origin-1"})
-    done.clear()
-    reaper.reap(session, volume, concluding=False)
-    assert done[0] == "resume"
 
 
 def test_a_boot_asks_no_recovery_volume_about_temporary_points(

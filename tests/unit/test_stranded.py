@@ -8,30 +8,30 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue import jobs
-from dmsnap.catalogue.model import JobState
+from dmsnap.catalogue.model import JobState, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.daemon import duties
 from dmsnap.daemon import stranded as watching
 from dmsnap.daemon.stranded import Stranded
-from dmsnap.errors import UnreachableError
+from dmsnap.errors import NoSpaceError, NotPermittedError, UnreachableError, WrongStateError
 from dmsnap.host import systemd, watchdog_process
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.device import DmInfo
+from dmsnap.service import journal, reaper
+from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.health import stranded
 from dmsnap.service.health.stranded import Left
-from dmsnap.service.session import Session
+from dmsnap.service.journal import Plan, Step
 from dmsnap.snapshot import stack
 
 FRONT = DmInfo("srv", "LVM-front", 1, 0, True, True, False, False, 0)
-ORIGIN = DmInfo("dmsnap-srv-origin", "DMSNAP-x-origin", 2, 0, False, True, False, False, 0)
-HELD = DmInfo("dmsnap-srv-origin", "DMSNAP-x-origin", 2, 0, True, True, False, False, 0)
 A, B, OTHER = Left("srv", "a"), Left("srv", "b"), Left("data", "c")
 
 
@@ -121,79 +121,180 @@ def no_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog_process, "stands_by", lambda _uuid: False)
 
 
+class House:
+    """A volume with a catalogue that is real, and devices that are made up."""
+
+    def __init__(self, directory: Path, catalogue: Catalogue) -> None:
+        self.directory = directory
+        self.catalogue = catalogue
+        self.volume: Volume = a_volume()
+        catalogue.add_volume(self.volume)
+        uuid = f"DMSNAP-{self.volume.id}-origin"
+        self.origin = DmInfo("dmsnap-srv-origin", uuid, 2, 0, True, True, False, False, 0)
+        self.devices: list[DmInfo] = []
+        self.holders: list[str | None] = []
+        self.session: Any = SimpleNamespace(
+            catalogue=catalogue,
+            configuration=Configuration(run_directory=directory),
+            running=lambda _name: self.holders.pop(0) if self.holders else None,
+        )
+
+    def suspend(self) -> None:
+        self.devices = [self.origin]
+
+    def go_on(self, _name: str = "") -> None:
+        self.devices = []
+
+    def job(self, does: Callable[[], None], *, forward: bool = False) -> None:
+        """One that does that and fails; ``forward``: it is cut off by that."""
+
+        def fail() -> None:
+            does()
+            raise WrongStateError("it failed")
+
+        step = Step("window", "suspend and resume", fail)
+        with pytest.raises(WrongStateError):
+            journal.run(self.catalogue, Plan("sync", [self.volume.id], [step], forward=forward))
+
+    def found(self) -> set[str]:
+        """What the service finds."""
+        return {each.device for each in stranded.devices(self.session)}
+
+    def command(self) -> None:
+        """What a command does first."""
+        cut_off = jobs.unfinished(self.catalogue, self.volume.id)
+        reaper.clear_suspended(self.session, self.volume, cut_off)
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
+        house = House(tmp_path, catalogue)
+        monkeypatch.setattr(dm, "list_devices", lambda _prefix: house.devices)
+        monkeypatch.setattr(dm, "info", lambda **_: None)
+        monkeypatch.setattr(dm, "resume_past_era", house.go_on)
+        yield house
+
+
 @pytest.mark.usefixtures("no_watchdog")
 @pytest.mark.parametrize(
-    ("cut_off", "holders", "expected"),
-    [
-        (["a job"], [None, None], {"srv"}),
-        ([], [None, None], set()),  # somebody else's, with whom nothing of ours was cut off
-        (["a job"], ["sync"], set()),
-        (["a job"], [None, "sync"], set()),  # it has begun since
-    ],
+    ("holders", "is_found"),
+    [([None, None], True), (["sync"], False), ([None, "sync"], False)],
 )
-def test_only_what_was_cut_off_and_is_held_by_nobody(
-    monkeypatch: pytest.MonkeyPatch,
-    cut_off: list[str],
-    holders: list[str | None],
-    expected: set[str],
+@pytest.mark.parametrize("forward", [False, True])
+def test_what_a_job_left_that_is_held_by_nobody(
+    house: House, forward: bool, holders: list[str | None], is_found: bool
 ) -> None:
-    answers = iter(holders)
-    running: Callable[[str], str | None] = lambda _name: next(answers)  # noqa: E731
-    volumes = [SimpleNamespace(name="srv", id="x")]
-    session = SimpleNamespace(catalogue=SimpleNamespace(volumes=lambda: volumes), running=running)
-    monkeypatch.setattr(jobs, "unfinished", lambda *_: cut_off)
-    monkeypatch.setattr(jobs, "last_state", lambda *_: JobState.DONE)
+    """Of one that failed and left it to its watchdog, and of one that was cut off."""
+    house.job(house.suspend, forward=forward)
+    house.holders = list(holders)
+    assert house.found() == ({house.origin.name} if is_found else set())
+
+
+@pytest.mark.usefixtures("no_watchdog")
+def test_a_front_that_is_an_lv_is_found_where_a_job_was_cut_off(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stack, "front", lambda _: SimpleNamespace(uuid="LVM-front"))
-    monkeypatch.setattr(dm, "list_devices", lambda _: [ORIGIN])
     monkeypatch.setattr(dm, "info", lambda *, uuid: FRONT if uuid == FRONT.uuid else None)
-    found = stranded.devices(cast(Session, session))
-    assert {each.device for each in found} == expected
+    house.job(lambda: None)
+    assert house.found() == set()  # LVM's
+    house.job(lambda: None, forward=True)
+    assert house.found() == {FRONT.name}
 
 
-@pytest.mark.parametrize(
-    ("state", "holders", "expected"),
-    [
-        (JobState.FAILED, [None, None], {HELD.name}),
-        (JobState.UNDONE, [None, None], {HELD.name}),
-        (JobState.DONE, [None], set()),  # somebody else's
-        (JobState.ABANDONED, [None], set()),
-        (None, [None], set()),
-        (JobState.FAILED, ["hydrate"], set()),
-        (JobState.FAILED, [None, "hydrate"], set()),
-    ],
-)
 @pytest.mark.usefixtures("no_watchdog")
-def test_what_a_job_left_to_its_watchdog_when_it_failed(
-    monkeypatch: pytest.MonkeyPatch,
-    state: JobState | None,
-    holders: list[str | None],
-    expected: set[str],
+def test_what_an_administrator_suspended_stays_so(house: House) -> None:
+    """Before a job that failed for it, after one that failed, or while one waits to be concluded.
+
+    Once each thing that a job has left was seen to, what is suspended is somebody else's.
+    """
+    house.job(lambda: None)
+    house.suspend()
+    for fails in (False, True):
+        if fails:
+            house.job(lambda: None)
+        house.command()
+        assert house.devices
+        assert house.found() == set()
+    house.go_on()
+    house.job(lambda: None, forward=True)
+    house.command()
+    house.suspend()
+    house.command()
+    assert house.devices
+    assert house.found() == set()
+    # Another one that is cut off may have suspended it.
+    house.job(lambda: None, forward=True)
+    assert house.found() == {house.origin.name}
+    house.command()
+    assert not house.devices
+
+
+@pytest.mark.usefixtures("no_watchdog")
+def test_what_a_job_has_left_goes_on_once(house: House) -> None:
+    house.job(house.suspend)
+    (job,) = jobs.recent(house.catalogue, 1)
+    assert job.outcome == f"it failed; left suspended: {house.origin.uuid}"
+    house.command()
+    assert not house.devices
+    (job,) = jobs.recent(house.catalogue, 1)
+    assert (job.outcome or "").endswith(f"left suspended, and resumed since: {house.origin.uuid}")
+    house.suspend()
+    house.command()
+    assert house.devices
+
+
+@pytest.mark.usefixtures("no_watchdog")
+@pytest.mark.parametrize("forward", [False, True])
+def test_what_cannot_be_recorded_keeps_no_command_out(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, forward: bool
 ) -> None:
-    """Such a job is at its end, and its watchdog may have been killed since."""
-    answers = iter(holders)
-    volumes = [SimpleNamespace(name="srv", id="x")]
-    session = SimpleNamespace(
-        catalogue=SimpleNamespace(volumes=lambda: volumes), running=lambda _name: next(answers)
-    )
-    monkeypatch.setattr(jobs, "unfinished", lambda *_: [])
-    monkeypatch.setattr(jobs, "last_state", lambda *_: state)
-    monkeypatch.setattr(dm, "list_devices", lambda _: [HELD])
-    monkeypatch.setattr(dm, "info", lambda **_: FRONT)  # an LV's own may be suspended by LVM
-    found = stranded.devices(cast(Session, session))
-    assert {each.device for each in found} == expected
+    """A boot shows the volume whatever the catalogue takes."""
+
+    def refuse(*_what: object) -> None:
+        raise NoSpaceError("the catalogue takes nothing")
+
+    house.job(house.suspend, forward=forward)
+    monkeypatch.setattr(jobs, "note", refuse)
+    (house.directory / "stranded").write_text("no directory")
+    house.command()
+    assert not house.devices
+    assert "resumed is not recorded" in caplog.text
 
 
-def test_what_a_watchdog_is_at_work_on_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_watchdog")
+def test_what_a_job_has_left_is_not_the_next_ones_finding(house: House) -> None:
+    """That fails because of it: it is still ours, and nobody has resumed it."""
+    house.job(house.suspend)
+    house.job(lambda: None)
+    assert house.found() == {house.origin.name}
+    house.command()
+    assert not house.devices
+
+
+def test_what_a_watchdog_is_at_work_on_is_its_own(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may hang with the device; who hung beside it would keep a swap from the volume."""
-    session = cast(Session, SimpleNamespace(catalogue=None))
-    volume = a_volume()
-    at_work = {HELD.uuid}
-    monkeypatch.setattr(jobs, "last_state", lambda *_: JobState.FAILED)
-    monkeypatch.setattr(dm, "list_devices", lambda _: [HELD])
+    at_work = {house.origin.uuid}
     monkeypatch.setattr(watchdog_process, "stands_by", lambda uuid: uuid in at_work)
-    assert stranded.by_failure(session, volume) == set()
+    house.job(house.suspend)
+    assert house.found() == set()
     at_work.clear()
-    assert stranded.by_failure(session, volume) == {HELD.name}
+    assert house.found() == {house.origin.name}
+
+
+def test_where_device_mapper_does_not_answer_jobs_run_all_the_same(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_prefix: str) -> list[DmInfo]:
+        raise NotPermittedError("no")
+
+    monkeypatch.setattr(dm, "list_devices", refuse)
+    house.job(lambda: None)
+    (job,) = jobs.recent(house.catalogue, 1)
+    assert (job.state, job.outcome) == (JobState.UNDONE, "it failed")
 
 
 def test_the_last_job_is_what_counts(tmp_path: Path) -> None:
@@ -201,14 +302,15 @@ def test_the_last_job_is_what_counts(tmp_path: Path) -> None:
     with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
         catalogue.add_volume(volume)
         catalogue.add_volume(other)
-        assert jobs.last_state(catalogue, volume.id) is None
+        assert jobs.last(catalogue, volume.id) is None
         for state in (JobState.FAILED, JobState.DONE, JobState.UNDONE):
             ids = [volume.id, uuid4()]
             number = jobs.begin(catalogue, "sync", ids, arguments={}, pid=1, steps=["window"])
-            assert jobs.last_state(catalogue, volume.id) is JobState.RUNNING
             jobs.end(catalogue, number, state, "")
-            assert jobs.last_state(catalogue, volume.id) is state
-        assert jobs.last_state(catalogue, other.id) is None
+            last = jobs.last(catalogue, volume.id)
+            assert last is not None
+            assert (last.id, last.state) == (number, state)
+        assert jobs.last(catalogue, other.id) is None
 
 
 @pytest.fixture

@@ -1,17 +1,22 @@
 """Devices that were left suspended by a command that is gone, and its watchdog with it. Root."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dmsnap.catalogue import jobs
-from dmsnap.catalogue.model import JobState, Volume
+from dmsnap.catalogue.model import Job, Volume
+from dmsnap.errors import DmsnapError
 from dmsnap.host import watchdog_process
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.device import DmInfo
+from dmsnap.host.system_call import system_call
+from dmsnap.service import left_suspended
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 
-# A window that could not resume a device leaves it to its watchdog, and its job fails.
-NOT_DONE = (JobState.FAILED, JobState.UNDONE)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +43,24 @@ def devices(session: Session) -> frozenset[Left]:
 
 
 def _left(session: Session, volume: Volume) -> set[str]:
-    if not jobs.unfinished(session.catalogue, volume.id):
-        return by_failure(session, volume)
-    found = _suspended(volume)
-    front = dm.info(uuid=stack.front(volume).uuid)  # an LV's own has LVM's UUID
-    if front is not None and front.suspended and front.live_table:
-        found.append(front)
-    return {info.name for info in found}
+    cut_off = jobs.unfinished(session.catalogue, volume.id)
+    found = left(session, volume, cut_off)
+    if is_news(session, volume, cut_off):
+        front = dm.info(uuid=stack.front(volume).uuid)  # an LV's own has LVM's UUID
+        if front is not None and front.suspended and front.live_table:
+            found.add(front.name)
+    return found
+
+
+def left(session: Session, volume: Volume, cut_off: Sequence[Job]) -> set[str]:
+    """What jobs that are ``cut_off``, or the last one when it failed, left suspended, by name.
+
+    Of those that are cut off nothing tells what it was: it is all that is suspended when that is
+    looked at first. What is suspended later, while they wait to be concluded, is somebody else's.
+    """
+    if is_news(session, volume, cut_off):
+        return {info.name for info in _suspended(volume)}
+    return by_failure(session, volume)
 
 
 def by_failure(session: Session, volume: Volume) -> set[str]:
@@ -55,11 +71,45 @@ def by_failure(session: Session, volume: Volume) -> set[str]:
     a device that hangs asks for.
     """
     found = _suspended(volume)
-    if not found or jobs.last_state(session.catalogue, volume.id) not in NOT_DONE:
+    if not found:
         return set()
-    if any(watchdog_process.stands_by(info.uuid) for info in found):
+    named = left_suspended.named(jobs.last(session.catalogue, volume.id))
+    ours = [info for info in found if info.uuid in named]
+    if any(watchdog_process.stands_by(info.uuid) for info in ours):
         return set()
-    return {info.name for info in found}
+    return {info.name for info in ours}
+
+
+def note_resumed(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
+    """All that was left suspended goes on: what is suspended from now on is somebody else's.
+
+    Where that cannot be recorded, as in a catalogue that is full, it is looked at again.
+    """
+    try:
+        left_suspended.note_resumed(session.catalogue, volume.id)
+        if is_news(session, volume, cut_off):
+            path = _record(session, volume)
+            with system_call(f"write {path}"):
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.write_text(str(max(job.id for job in cut_off)))
+    except DmsnapError as error:
+        log.warning("that devices of %s were resumed is not recorded: %s", volume.name, error)
+
+
+def is_news(session: Session, volume: Volume, cut_off: Sequence[Job]) -> bool:
+    """Whether what one of the jobs may have left suspended was not looked at yet in this boot."""
+    if not cut_off:
+        return False
+    try:
+        seen = int(_record(session, volume).read_text())
+    except (OSError, ValueError):
+        seen = 0
+    return any(job.id > seen for job in cut_off)
+
+
+def _record(session: Session, volume: Volume) -> Path:
+    """It has the number of the last job that was cut off whose devices were looked at."""
+    return session.configuration.run_directory / "stranded" / str(volume.id)
 
 
 def _suspended(volume: Volume) -> list[DmInfo]:

@@ -32,6 +32,7 @@ from dmsnap.errors import (
 from dmsnap.host import loop, udev
 from dmsnap.host.blockdev import BlockDevice, open_exclusive
 from dmsnap.host.dm import device, event
+from dmsnap.host.dm import state as states
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.state import DmInfo
 from dmsnap.host.dm.status import SnapshotState
@@ -331,6 +332,27 @@ def test_foreign_devices_are_not_removed() -> None:
         assert [state.name for state in device.list_devices("OTHER-")] == ["t-foreign"]
     finally:
         subprocess.run(["dmsetup", "remove", "--retry", "t-foreign"], check=True)
+
+
+def test_of_other_devices_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host may have hundreds; the kernel is asked for those of one volume alone."""
+    uuids = [f"{device.UUID_PREFIX}{volume}-{role}" for volume in "ab" for role in ("x", "y")]
+    for number, uuid in enumerate(uuids):
+        device.create(f"t-{number}", uuid, single(MIB, Zero()))
+    asked: list[str | None] = []
+    info = states.info
+
+    def counted(name: str | None = None, *, uuid: str | None = None) -> DmInfo | None:
+        asked.append(name)
+        return info(name, uuid=uuid)
+
+    try:
+        monkeypatch.setattr(states, "info", counted)
+        found = device.list_devices(f"{device.UUID_PREFIX}b-")
+        assert [each.name for each in found] == asked == ["t-2", "t-3"]
+    finally:
+        for number in range(len(uuids)):
+            device.remove(f"t-{number}")
 
 
 def test_a_uuid_that_is_not_ours_is_not_created() -> None:

@@ -362,14 +362,43 @@ def test_what_a_job_left_suspended_that_was_undone_goes_on_with_the_next_command
         assert suspended() == [bench.name]
     finally:
         run("dmsetup", "resume", bench.name)
-    ended = forked("sync", bench.name, at=(0, "begun"), send=(signal.SIGTERM,))
-    assert (ended.code, last_job()["state"]) == (128 + signal.SIGTERM, "undone")
-    run("dmsetup", "suspend", bench.name)
+    left_suspended(bench.name)
     try:
         dmsnap("point", "create", bench.name)
         assert suspended() == []
     finally:
         run("dmsetup", "resume", bench.name)
+    assert bench.note == "first"
+
+
+def left_suspended(name: str) -> None:
+    """A job that is undone leaves the front suspended, and no watchdog is there to resume it."""
+
+    def leave() -> None:
+        run("dmsetup", "suspend", name)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ended = forked("sync", name, at=(0, "begun"), happens=leave)
+    assert ended.code == 128 + signal.SIGTERM, ended
+    undone = last_job()
+    assert undone["state"] == "undone"
+    assert "left suspended: DMSNAP-" in undone["outcome"]
+    assert suspended() == [name]
+
+
+def test_what_an_administrator_suspended_after_a_job_that_failed_stays_so(lab: Lab) -> None:
+    bench = Bench(lab)
+    ended = forked("sync", bench.name, at=(0, "begun"), send=(signal.SIGTERM,))
+    assert (ended.code, last_job()["state"]) == (128 + signal.SIGTERM, "undone")
+    run("dmsetup", "suspend", bench.name)
+    try:
+        for _ in range(2):
+            assert "is suspended" in refused(ExitCode.STACK_CHANGED, "point", "create", bench.name)
+            dmsnap("job", "resume", "--volume", bench.name)
+            assert suspended() == [bench.name]
+    finally:
+        run("dmsetup", "resume", bench.name)
+    dmsnap("point", "create", bench.name)
     assert bench.note == "first"
 
 
