@@ -9,6 +9,7 @@ import os
 import re
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ INDEXES = {
     "job_of_volume_by_operation", "job_running", "job_started", "job_unsettled", "point_live",
     "point_past", "point_present",
 }  # fmt: skip
+# Of all that there is now, and a few deleted points: what there ever was would be hundreds.
+MOST_MIB = 32
 # What pruning asks of each volume at most, beside what it asks first: which there are, and joined.
 PRUNING = 25
 
@@ -346,6 +349,16 @@ def fetched(connection: sa.Connection, queries: Sequence[Query]) -> int:
     return rows
 
 
+def peak_mib(ask: Ask) -> float:
+    """What Python holds at most while it is asked and what is answered is made of it."""
+    tracemalloc.start()
+    try:
+        ask()
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.exhaustive
 def test_a_million_points(
     catalogue: Catalogue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -360,11 +373,13 @@ def test_a_million_points(
             with catalogue.transaction() as connection:
                 median, used = milliseconds_of(connection, partial(fetched, connection, queries))
                 size, rows = looked_at(connection, queries), fetched(connection, queries)
+            peak = peak_mib(command.ask)
             print(
                 f"\n{median:8.2f} ms, {used:8.2f} of the processor, for {len(queries):3} queries, "
-                f"{rows:5} rows, {size:7} steps or pages: {name}",
+                f"{rows:5} rows, {size:7} steps or pages, {peak:5.1f} MiB: {name}",
                 end="",
             )
+            assert peak < MOST_MIB, name
             assert size < LOOKED_AT_FOR_A_ROW * rows + LOOKED_AT_FOR_NOTHING, name
             too_long |= {name: used} if used > command.milliseconds else {}
     assert too_long == {}
