@@ -14,6 +14,15 @@ _POINT = [each.name for each in (*fields(Point), *fields(Deletion))]
 _PLACE = [each.name for each in fields(RecordedPlace)]
 
 
+# No moment is later: what is recorded with a time is so by a clock that may have been ahead.
+LAST_NS = 2**63 - 1
+
+
+def of_present(catalogue: Catalogue, volume_id: UUID) -> list[PastPoint]:
+    """The points of a volume that are recorded as there, with their places, whatever time it is."""
+    return as_of(catalogue, LAST_NS, volume_id)
+
+
 def as_of(catalogue: Catalogue, time_ns: int, volume_id: UUID | None = None) -> list[PastPoint]:
     """The points of a moment, oldest first, with the places they had then.
 

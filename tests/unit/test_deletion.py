@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from catalogue_samples import a_point, a_volume, an_area
 
 from dmsnap.catalogue import hook_runs, jobs
+from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import JobState, Point, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError
@@ -21,6 +22,7 @@ from dmsnap.service.session import Session
 from dmsnap.snapshot import live
 
 Removal = Callable[..., None]
+DAY_NS = 86400 * 10**9
 
 
 class House:
@@ -32,7 +34,7 @@ class House:
             a_volume(), recovery=None, recovery_id=None, store=str(directory)
         )
         catalogue.add_volume(self.volume)
-        self.points = [self._point(at) for at in range(3)]
+        self.points = [self.point_of(at) for at in range(3)]
         self.log = directory / "log"
         script = directory / "hook"
         script.write_text(f'#!/bin/sh\necho "$DMSNAP_PHASE $DMSNAP_OUTCOME" >>{self.log}\n')
@@ -40,7 +42,7 @@ class House:
         directory.chmod(0o755)
         self.hooks = Hooks(("srv",), {"gone": Hook(phase=Phase.UNSNAP, command=(str(script),))})
 
-    def _point(self, created_ns: int) -> Point:
+    def point_of(self, created_ns: int) -> Point:
         area = an_area(self.volume)
         self.session.catalogue.add_area(area)
         point = replace(
@@ -111,3 +113,19 @@ def test_where_all_go_it_is_told_once(house: House, monkeypatch: pytest.MonkeyPa
     house.prune()
     assert house.ran == ["unsnap done"]
     assert house.session.catalogue.live_points(house.volume.id) == []
+
+
+def test_what_a_recovery_volume_has_that_is_away_is_not_forgotten(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor where it was recorded by a clock that was ahead: nobody asks what is now by the time."""
+    catalogue = house.session.catalogue
+    house.volume = replace(house.volume, recovery="/dev/dmsnap-no-such-disk", recovery_id=uuid4())
+    ahead = [house.point_of(now_ns() + days * DAY_NS) for days in (300, 400)]
+    house.points = [*house.points, *ahead]
+    catalogue.record_replica(house.volume, [point.id for point in (ahead[1], house.points[1])])
+    monkeypatch.setattr(live, "remove", failing([]))
+    house.prune()
+    staying = {point.id for point in catalogue.points(house.volume.id)}
+    assert staying == {house.points[1].id, ahead[1].id}
+    assert catalogue.live_points(house.volume.id) == []

@@ -64,7 +64,10 @@ class House:
             live_points=lambda _volume: [each for each in self.records if each.area_id],
             areas=lambda *_: [],
         )
-        self.session: Any = SimpleNamespace(catalogue=self.catalogue)
+        self.now_ns: int | None = CLOCK.now_ns
+        monkeypatch.setattr(clock_record, "trusted_now", lambda *_, **__: self.now_ns)
+        configuration = SimpleNamespace(state_directory=None)
+        self.session: Any = SimpleNamespace(catalogue=self.catalogue, configuration=configuration)
         monkeypatch.setattr(prune, "held", self.held)
         monkeypatch.setattr(prune, "hooks_of", lambda *_: None)
         self.unreadable: DmsnapError | None = None
@@ -338,6 +341,15 @@ def test_what_was_marked_since_it_was_cut_off_stays(house: House) -> None:
     house.label = keeping.with_mark(house.label, points[2], keep=True)
     assert cut_off(house, live, points[2:])
     assert house.removed == [({live[2]}, {points[3]})]
+
+
+def test_what_has_a_time_of_its_own_stays_while_the_clock_is_in_doubt(house: House) -> None:
+    """By a clock that is far ahead it would be over."""
+    over = replace(a_point(9, area=uuid4()), expires_ns=1)
+    for now_ns in (None, CLOCK.now_ns):
+        house.records, house.now_ns = [over], now_ns
+        assert cut_off(house, [over.id], [])
+        assert house.removed == ([] if now_ns is None else [({over.id}, set())])
 
 
 def test_what_is_in_use_since_it_was_cut_off_stays(house: House) -> None:

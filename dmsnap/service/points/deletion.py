@@ -5,7 +5,6 @@ from dataclasses import replace
 from uuid import UUID
 
 from dmsnap._native.label import HistoryEntry
-from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, PlaceKind, Point, Volume
 from dmsnap.errors import DmsnapError, WrongStateError
 from dmsnap.recovery import removal, replica
@@ -175,10 +174,10 @@ def needed_luns(session: Session, wanted: PointView) -> Wanted:
 def is_recorded_as_live_alone(session: Session, wanted: PointView) -> bool:
     """What the catalogue says of a recovery volume that cannot be looked at."""
     # Imported where nothing else says so: it loads all of SQLAlchemy.
-    from dmsnap.catalogue.past import as_of
+    from dmsnap.catalogue.past import of_present
 
     volume = session.catalogue.volume(wanted.volume)
-    found = [past for past in as_of(session.catalogue, now_ns(), volume.id)
+    found = [past for past in of_present(session.catalogue, volume.id)
              if past.point.id == wanted.id]  # fmt: skip
     kinds = {place.kind for past in found for place in past.places}
     return kinds == {PlaceKind.LIVE}
@@ -186,11 +185,11 @@ def is_recorded_as_live_alone(session: Session, wanted: PointView) -> bool:
 
 def recorded_on_recovery(session: Session, volume: Volume) -> set[UUID]:
     """The points of a recovery volume that cannot be looked at, by what the catalogue says."""
-    from dmsnap.catalogue.past import as_of
+    from dmsnap.catalogue.past import of_present
 
     return {
         past.point.id
-        for past in as_of(session.catalogue, now_ns(), volume.id)
+        for past in of_present(session.catalogue, volume.id)
         if any(place.kind is not PlaceKind.LIVE for place in past.places)
     }
 

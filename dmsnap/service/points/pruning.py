@@ -7,11 +7,11 @@ from enum import StrEnum
 from uuid import UUID
 
 from dmsnap._native.label import HistoryFlag, Label
-from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import AreaRole, Point, Volume
 from dmsnap.policy import retention as rules_of
 from dmsnap.policy.retention import SENTENCES, Action, AgingPoint, Decision, Retention, Rule
 from dmsnap.service.exports import exported
+from dmsnap.service.points import clock_record
 from dmsnap.service.session import Session
 
 
@@ -54,12 +54,16 @@ def points_in_use(session: Session, volume: Volume) -> set[UUID]:
 
 
 def spared(session: Session, volume: Volume) -> set[UUID]:
-    """Points that are in use, marked to be kept, or have a time of their own that is not over."""
-    at_ns = now_ns()
+    """Points that are in use, marked to be kept, or have a time of their own that is not over.
+
+    While the clock is in doubt none is.
+    """
+    now_ns = clock_record.trusted_now(session.configuration.state_directory, recording=False)
     marked = {
         point.id
         for point in session.catalogue.marked_points(volume.id)
-        if point.keep or (point.expires_ns is not None and point.expires_ns > at_ns)
+        if point.keep
+        or (point.expires_ns is not None and (now_ns is None or point.expires_ns > now_ns))
     }
     return marked | points_in_use(session, volume)
 
