@@ -297,7 +297,7 @@ def test_what_cannot_be_recorded_keeps_nobody(
 
 def test_who_only_looks_records_nothing(tmp_path: Path, clock: Clock) -> None:
     assert trusted(tmp_path, recording=False)
-    assert [each.name for each in tmp_path.iterdir()] == [LOCK_FILE]
+    assert list(tmp_path.iterdir()) == []
     assert trusted(tmp_path)
     recorded = (tmp_path / "clock.json").read_bytes()
     clock.passes(HOUR, jumped_ns=HOUR)

@@ -13,12 +13,14 @@ from dmsnap.cli import program
 from dmsnap.errors import OperatingSystemError
 from dmsnap.host import capability, systemd
 from dmsnap.host.dm import device as dm
+from dmsnap.policy.chronology import Reading
 from dmsnap.service.configuration import configuration_check
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.configuration.configuration_check import Checked
 from dmsnap.service.health import doctor, schedule_check
 from dmsnap.service.health.doctor import Tool
 from dmsnap.service.health.finding import Check, Level
+from dmsnap.service.points import clock_record
 from dmsnap.service.schedules import schedule
 from dmsnap.snapshot import stack
 
@@ -211,6 +213,35 @@ def test_what_is_declared_wrongly_and_has_no_schedule_is_a_warning(
     assert check.sentence.startswith(f"{tmp_path}/tables.toml:2: policy.daily.keeep: there is no")
     assert check.sentence.endswith(", and 1 more")
     assert check.action == "dmsnap config check"
+
+
+RETAINED = f"{TIMED}[policy.kept]\nhistory = {{ daily = 7 }}\n"
+
+
+def test_a_clock_by_which_nothing_goes(
+    checked: Callable[[str], Checked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def clock(text: str = RETAINED) -> list[Check]:
+        return list(schedule_check.clock_check(checked(text), tmp_path))
+
+    assert clock(TIMED) == []  # nothing is to go
+    (found,) = clock()
+    assert found.level is Level.OK
+    ahead = Reading(2**62, 0, "another boot")
+    clock_record.record(tmp_path / clock_record.FILE, [ahead])
+    before = (tmp_path / clock_record.FILE).read_bytes()
+    (found,) = clock()
+    assert found.level is Level.WARNING
+    assert found.sentence.startswith("nothing is pruned: the clock was set, or the host was off")
+    assert "NTP" in (found.action or "")
+    assert (tmp_path / clock_record.FILE).read_bytes() == before
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OperatingSystemError("it cannot be read")
+
+    monkeypatch.setattr(clock_record, "trusted_now", refuse)
+    (found,) = clock()
+    assert (found.level, found.sentence) == (Level.WARNING, "not checked: it cannot be read")
 
 
 @pytest.fixture

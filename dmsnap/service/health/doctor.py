@@ -219,7 +219,7 @@ def configured_checks(root: bool) -> Iterator[Check]:
     except DmsnapError as error:
         yield Check("configuration", Level.MISSING, str(error), "correct the file")
         return
-    yield from declared_checks()
+    yield from declared_checks(settings.state_directory)
     yield directory_check("state directory", settings.state_directory)
     yield directory_check("run directory", settings.run_directory)
     yield catalogue_check(settings, root)
@@ -227,7 +227,7 @@ def configured_checks(root: bool) -> Iterator[Check]:
     yield from boot_checks(settings, root)
 
 
-def declared_checks() -> Iterator[Check]:
+def declared_checks(state_directory: Path) -> Iterator[Check]:
     """What the files of the configuration declare, the settings being right, and whether it is in
     force.
     """
@@ -237,6 +237,7 @@ def declared_checks() -> Iterator[Check]:
     checked = configuration_check.check()
     yield schedule_check.configuration_check(checked)
     yield from schedule_check.checks(checked, with_systemd=systemd.is_running())
+    yield from schedule_check.clock_check(checked, state_directory)
 
 
 def boot_checks(settings: Configuration, root: bool) -> Iterator[Check]:

@@ -33,6 +33,27 @@ def configuration_check(checked: "Checked", directory: Path = systemd.UNITS) -> 
     return Check(name, Level.WARNING, sentence, "dmsnap config check")
 
 
+def clock_check(checked: "Checked", state_directory: Path) -> Iterator[Check]:
+    """Whether anything goes by its age, where policies say that something is to."""
+    if not any(each.primary or each.history for each in checked.declared.policy.values()):
+        return
+    # Imported where something is declared.
+    from dmsnap.policy.retention import SENTENCES, Rule
+    from dmsnap.service.points import clock_record
+
+    name = "clock"
+    try:
+        if clock_record.trusted_now(state_directory, recording=False) is not None:
+            yield Check(name, Level.OK, "ages are told by it")
+            return
+    except DmsnapError as error:
+        yield Check(name, Level.WARNING, f"not checked: {error}", error.hint)
+        return
+    sentence = f"nothing is pruned: {SENTENCES[Rule.CLOCK]}"
+    action = "have the kernel told the time by NTP (timedatectl set-ntp true)"
+    yield Check(name, Level.WARNING, sentence, action)
+
+
 def checks(
     checked: "Checked", directory: Path = systemd.UNITS, *, with_systemd: bool
 ) -> Iterator[Check]:

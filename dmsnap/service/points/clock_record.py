@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,10 +32,10 @@ def trusted_now(directory: Path, *, recording: bool) -> int | None:
     """Nanoseconds since the epoch; None while the clock is in doubt.
 
     ``directory`` is the state directory. With ``recording`` the clock is read for the next time,
-    too, before anything goes by it.
+    too, before anything goes by it; without, nothing is changed.
     """
     path = directory / FILE
-    with directory_lock(directory):
+    with directory_lock(directory) if recording else nullcontext():
         earlier = recorded(path)
         now = reading()
         own_clock, own_ns = SYSFS.has_own_clock(), SYSFS.own_clock_ns()
