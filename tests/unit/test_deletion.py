@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,10 +14,13 @@ from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import JobState, Point, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError
+from dmsnap.recovery import replica
 from dmsnap.service import journal
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.configuration.declaration import Hook
+from dmsnap.service.journal import Plan
 from dmsnap.service.points import prune
+from dmsnap.service.points.deletion import Deletion
 from dmsnap.service.schedules.hooks import Hooks, Phase
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live
@@ -129,3 +133,23 @@ def test_what_a_recovery_volume_has_that_is_away_is_not_forgotten(
     staying = {point.id for point in catalogue.points(house.volume.id)}
     assert staying == {house.points[1].id, ahead[1].id}
     assert catalogue.live_points(house.volume.id) == []
+
+
+def test_what_the_history_has_still_is_not_forgotten(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was to go from both sides: its snapshot is gone, and its undo store was not come to."""
+    both, stuck, other = house.points
+    monkeypatch.setattr(live, "remove", failing([stuck]))
+    monkeypatch.setattr(replica, "label_of", lambda _volume: SimpleNamespace(history=()))
+    monkeypatch.setattr(replica, "require_changeable", lambda _volume: None)
+    deletion = Deletion(
+        house.session, house.volume, live=house.points, earlier=[both.id],
+        gone=[point.id for point in house.points], reason="prune", hooks=house.hooks,
+    )  # fmt: skip
+    with pytest.raises(BusyError):
+        journal.run(house.session.catalogue, Plan("prune", [house.volume.id], deletion.steps()))
+    found = {point.id: point.area_id for point in house.session.catalogue.points(house.volume.id)}
+    assert found == {both.id: None, stuck.id: stuck.area_id}
+    assert other.id not in found
+    assert house.ran == ["unsnap done"]

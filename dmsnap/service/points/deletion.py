@@ -129,16 +129,18 @@ class Deletion:
                 failure = failure or error
             else:
                 removed.append(point)
+        # Where it is not all done, what the history has of them is there still.
+        gone = set(self.gone) - (self.earlier if failure is not None else set())
         for point in removed:
-            if point.id not in self.gone:
+            if point.id not in gone:
                 self.session.catalogue.update_point(replace(point, area_id=None))
         if removed:
             self.session.undivide_writes(self.volume, removed)
         if failure is None:
             return
         if removed:
-            gone = [point.id for point in removed if point.id in self.gone]
-            self.session.catalogue.delete_points(gone, self.reason)
+            forgotten = [point.id for point in removed if point.id in gone]
+            self.session.catalogue.delete_points(forgotten, self.reason)
             self.hooks.after(Phase.UNSNAP, "done")
         raise failure
 
