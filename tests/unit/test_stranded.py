@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue import jobs
-from dmsnap.catalogue.model import JobState, Volume
+from dmsnap.catalogue.model import Job, JobState, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.daemon import duties
 from dmsnap.daemon import stranded as watching
@@ -189,6 +189,32 @@ def test_what_a_job_left_that_is_held_by_nobody(
     house.job(house.suspend, forward=forward)
     house.holders = list(holders)
     assert house.found() == ({house.origin.name} if is_found else set())
+
+
+@pytest.mark.usefixtures("no_watchdog")
+def test_only_of_volumes_with_jobs_that_are_cut_off_more_is_asked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service looks at each event, and a server may be far away."""
+    for number in range(5):
+        house.catalogue.add_volume(a_volume(f"other-{number}"))
+    asked: list[object] = []
+    unfinished = jobs.unfinished
+
+    def counted(catalogue: Catalogue, volume_id: UUID) -> list[Job]:
+        asked.append(volume_id)
+        return unfinished(catalogue, volume_id)
+
+    monkeypatch.setattr(jobs, "unfinished", counted)
+    monkeypatch.setattr(stack, "front", lambda _: SimpleNamespace(uuid="LVM-front"))
+    assert house.found() == set()
+    assert asked == []
+    house.job(lambda: None, forward=True)
+    monkeypatch.setattr(
+        dm, "list_devices", lambda prefix: [house.origin] if str(house.volume.id) in prefix else []
+    )
+    assert house.found() == {house.origin.name}
+    assert asked == [house.volume.id]
 
 
 @pytest.mark.usefixtures("no_watchdog")

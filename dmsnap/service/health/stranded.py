@@ -31,19 +31,21 @@ def devices(session: Session) -> frozenset[Left]:
     """Suspended devices of volumes on which something was cut off or failed, and nobody works.
 
     What somebody else suspends has no such job, and is theirs. Asks no target, and takes no lock.
+    The catalogue is asked once for all volumes, and more of those of which something is cut off.
     """
+    cut_off = {each for job in jobs.running(session.catalogue) for each in job.volume_ids}
     return frozenset(
         Left(volume.name, name)
         for volume in session.catalogue.volumes()
         if session.running(volume.name) is None
-        for name in _left(session, volume)
+        for name in _left(session, volume, is_cut_off=volume.id in cut_off)
         # Asked last: a command that has begun since may have suspended it.
         if session.running(volume.name) is None
     )
 
 
-def _left(session: Session, volume: Volume) -> set[str]:
-    cut_off = jobs.unfinished(session.catalogue, volume.id)
+def _left(session: Session, volume: Volume, *, is_cut_off: bool) -> set[str]:
+    cut_off = jobs.unfinished(session.catalogue, volume.id) if is_cut_off else []
     found = left(session, volume, cut_off)
     if is_news(session, volume, cut_off):
         front = dm.info(uuid=stack.front(volume).uuid)  # an LV's own has LVM's UUID
