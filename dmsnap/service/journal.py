@@ -18,6 +18,8 @@ from dmsnap.service import left_suspended
 
 log = logging.getLogger(__name__)
 
+NOTHING_BEFORE = left_suspended.Before()
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -89,7 +91,7 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
         if step.check is not None:
             step.check()
     with interruptible():
-        theirs = left_suspended.by_others(catalogue, plan.volume_ids)
+        before = left_suspended.Before.of(catalogue, plan.volume_ids)
         job_id = jobs.begin(
             catalogue,
             plan.operation,
@@ -98,7 +100,7 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
             pid=os.getpid(),
             steps=[step.name for step in plan.steps],
         )
-        journal = _Journal(catalogue, job_id, plan.volume_ids, theirs)
+        journal = _Journal(catalogue, job_id, plan.volume_ids, before)
         try:
             journal.do_all(plan)
         except BaseException as error:
@@ -112,19 +114,19 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
 
 
 class _Journal:
-    """What was begun of a plan, and how long it took. ``theirs``: what others had suspended."""
+    """What was begun of a plan, and how long it took. ``before``: what was suspended already."""
 
     def __init__(
         self,
         catalogue: Catalogue,
         job_id: int,
         volume_ids: Sequence[UUID] = (),
-        theirs: frozenset[str] = frozenset(),
+        before: left_suspended.Before = NOTHING_BEFORE,
     ) -> None:
         self._catalogue = catalogue
         self._job_id = job_id
         self._volume_ids = volume_ids
-        self._theirs = theirs
+        self._before = before
         self._begun: list[tuple[int, Step]] = []
         self.final = False
         self.times = StepTimes()
@@ -228,9 +230,8 @@ class _Journal:
         return failures
 
     def end(self, state: JobState, outcome: str = "") -> None:
-        if state in left_suspended.NOT_DONE:
-            left = left_suspended.suspended(self._volume_ids) - self._theirs
-            outcome = left_suspended.told(outcome, left)
+        left = self._before.left(state, self._volume_ids)
+        outcome = left_suspended.told(outcome, left)
         # The catalogue only repeats what devices and labels say: a full disk under it must
         # not turn a finished operation into a failed one.
         try:

@@ -1,11 +1,14 @@
 """What a job that failed has left suspended: recorded in its outcome, since nothing else tells.
 
 The kernel does not say who suspended a device. An administrator may have, before a job that failed
-for it or at any time after; what such a job has left is what was not suspended when it began.
+for it or at any time after; what such a job has left is what was not suspended when it began. As
+long as that stays so the next jobs say it, too, and those that are done.
 """
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 from uuid import UUID
 
 from dmsnap.catalogue import jobs
@@ -37,14 +40,31 @@ def suspended(volume_ids: Sequence[UUID]) -> frozenset[str]:
     return frozenset(info.uuid for info in found if info.suspended and info.live_table)
 
 
-def by_others(catalogue: Catalogue, volume_ids: Sequence[UUID]) -> frozenset[str]:
-    """What is suspended as a job begins, but for what the one before has left: that goes on being
-    ours.
-    """
-    found = suspended(volume_ids)
-    if not found:
-        return found
-    return found.difference(*(named(jobs.last(catalogue, each)) for each in volume_ids))
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What was suspended as a job began: ``ours``, which the one before has left, and others'."""
+
+    ours: frozenset[str] = frozenset()
+    theirs: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, volume_ids: Sequence[UUID]) -> Self:
+        """Asked right before it begins."""
+        found = suspended(volume_ids)
+        if not found:
+            return cls()
+        left = [named(jobs.last(catalogue, each)) for each in volume_ids]
+        ours = found & frozenset().union(*left)
+        return cls(ours, found - ours)
+
+    def left(self, state: JobState, volume_ids: Sequence[UUID]) -> frozenset[str]:
+        """What is ours of what is suspended as the job ends.
+
+        One that was done has resumed what it suspended: what came since is somebody else's.
+        """
+        if state in NOT_DONE:
+            return suspended(volume_ids) - self.theirs
+        return suspended(volume_ids) & self.ours if self.ours else frozenset()
 
 
 def told(outcome: str, left: frozenset[str]) -> str:
@@ -54,7 +74,7 @@ def told(outcome: str, left: frozenset[str]) -> str:
 
 def named(job: Job | None) -> frozenset[str]:
     """What a job has left suspended, by its outcome; nothing, once that was resumed."""
-    if job is None or job.state not in NOT_DONE or not job.outcome:
+    if job is None or not job.outcome:
         return frozenset()
     _, found, names = job.outcome.rpartition(LEFT)
     return frozenset(names.split(", ")) if found else frozenset()

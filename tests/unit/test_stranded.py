@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -145,15 +146,16 @@ class House:
     def go_on(self, _name: str = "") -> None:
         self.devices = []
 
-    def job(self, does: Callable[[], None], *, forward: bool = False) -> None:
-        """One that does that and fails; ``forward``: it is cut off by that."""
+    def job(self, does: Callable[[], None], *, forward: bool = False, fails: bool = True) -> None:
+        """One that does that, and then ``fails``; ``forward``: it is cut off by that."""
 
-        def fail() -> None:
+        def do() -> None:
             does()
-            raise WrongStateError("it failed")
+            if fails:
+                raise WrongStateError("it failed")
 
-        step = Step("window", "suspend and resume", fail)
-        with pytest.raises(WrongStateError):
+        step = Step("window", "suspend and resume", do)
+        with pytest.raises(WrongStateError) if fails else nullcontext():
             journal.run(self.catalogue, Plan("sync", [self.volume.id], [step], forward=forward))
 
     def found(self) -> set[str]:
@@ -272,6 +274,15 @@ def test_what_a_job_has_left_goes_on_once(house: House) -> None:
 
 
 @pytest.mark.usefixtures("no_watchdog")
+def test_what_is_suspended_while_a_job_is_done_is_somebody_elses(house: House) -> None:
+    """It may take hours, and has resumed what it suspended."""
+    house.job(house.suspend, fails=False)
+    house.command()
+    assert house.devices
+    assert house.found() == set()
+
+
+@pytest.mark.usefixtures("no_watchdog")
 @pytest.mark.parametrize("forward", [False, True])
 def test_what_cannot_be_recorded_keeps_no_command_out(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, forward: bool
@@ -290,10 +301,14 @@ def test_what_cannot_be_recorded_keeps_no_command_out(
 
 
 @pytest.mark.usefixtures("no_watchdog")
-def test_what_a_job_has_left_is_not_the_next_ones_finding(house: House) -> None:
-    """That fails because of it: it is still ours, and nobody has resumed it."""
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_a_job_has_left_is_not_the_next_ones_finding(house: House, fails: bool) -> None:
+    """It may fail because of it, or have to do with the history alone: it is still ours, and nobody
+    has resumed it.
+    """
     house.job(house.suspend)
-    house.job(lambda: None)
+    for _ in range(2):
+        house.job(lambda: None, fails=fails)
     assert house.found() == {house.origin.name}
     house.command()
     assert not house.devices
