@@ -10,12 +10,11 @@ from pathlib import Path
 
 from harness.computer import Computer, computer
 
+from crashes.booting import recover
 from crashes.judgement import Facts, Outcome, Reference, Seen, Step, judged
 from crashes.proof import prove
 from crashes.subject import (
     DISKS,
-    MOUNT_POINT,
-    NAME,
     STORE,
     Scenario,
     change,
@@ -27,7 +26,6 @@ from crashes.subject import (
 
 INSPECTION = Path(__file__).with_name("inspection.py").read_text()
 CONTENTS = Path(__file__).with_name("contents.py").read_text()
-NOT_FOUND = 4  # what a command ends with whose device is not there
 FEW_JOBS = 5
 ID = re.compile(r"[0-9a-f]{12}$")
 
@@ -141,43 +139,6 @@ def row(scenario: Scenario) -> Iterator[Row]:
     """A computer of its own for a scenario."""
     with computer(DISKS, init=scenario.init) as made:
         yield Row(made, scenario)
-
-
-def recover(made: Computer, scenario: Scenario) -> None:
-    """What the units of a boot do: stores, stacks, mounts, then what was cut off."""
-    if scenario.init == "systemd":
-        made.shell("systemctl is-system-running --wait || true")
-    else:
-        recover_by_hand(made, scenario)
-    made.dmsnap("job", "resume", "--all")
-    do(made, scenario.at_last)
-
-
-def recover_by_hand(made: Computer, scenario: Scenario) -> None:
-    """The same where no systemd reads what lies in /etc for it."""
-    made.shell(f"""
-        mount {STORE}
-        for unit in /etc/systemd/system/dmsnap-assemble@*.service.d; do
-            [ -e "$unit" ] && touch /run/assembled
-        done || true
-    """)
-    do(made, scenario.at_boot)
-    if made.shell("ls /run/assembled 2>/dev/null || true"):
-        assemble(made, scenario)
-    made.shell(f"""
-        mountpoint -q {MOUNT_POINT} || ! [ -e $(findmnt -sno SOURCE {MOUNT_POINT}) ] \\
-            || mount {MOUNT_POINT}
-    """)
-
-
-def assemble(made: Computer, scenario: Scenario) -> None:
-    """What the volume's unit does; without its device it fails, and the boot goes on."""
-    expected = (0, NOT_FOUND) if scenario.unplugged else (0,)
-    words = ["assemble", NAME, "--boot"]
-    made.python(
-        "import sys; from dmsnap.cli.main import main; "
-        f"sys.exit(main({words!r}) not in {expected!r})"
-    )
 
 
 def look(made: Computer, scenario: Scenario) -> Seen:

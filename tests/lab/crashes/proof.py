@@ -2,9 +2,11 @@
 
 from harness.computer import Computer
 
+from crashes.booting import recover
 from crashes.judgement import Facts
 from crashes.subject import MOUNT_POINT, NAME, Scenario
 
+FRONT = f"/dev/mapper/{NAME}"
 WRITE_SECONDS = 300
 RECORDED = """
 import sqlite3
@@ -18,7 +20,7 @@ def prove(made: Computer, scenario: Scenario, facts: Facts) -> None:
     assert facts["suspended"] == []
     assert facts["unfinished"] == []
     if scenario.unplugged:
-        prove_recoverable(made, facts)
+        prove_without(made, scenario, facts)
         return
     assert not [each for each in facts["contents"] if each.get("e2fsck", 0)]  # type: ignore[attr-defined]
     if not facts["volumes"] and not facts["note"]:
@@ -26,18 +28,51 @@ def prove(made: Computer, scenario: Scenario, facts: Facts) -> None:
     prove_in_use(made, scenario, facts)
 
 
-def prove_recoverable(made: Computer, facts: Facts) -> None:
-    """There is no primary: the volume is in trial, or the next swap has it so; and it is kept."""
-    if dict(facts["volumes"])[NAME] != "trial":  # type: ignore[call-overload]
+def prove_without(made: Computer, scenario: Scenario, facts: Facts) -> None:
+    """A disk is gone: the volume goes on by the other one, with what was kept in it."""
+    state = dict(facts["volumes"])[NAME]  # type: ignore[call-overload]
+    if "recovery" in scenario.unplugged:
+        prove_given_up(made, scenario, state)
+        return
+    if state == "protected" and scenario.recovery == "recovery":
         made.dmsnap("swap", NAME)
+        state = "trial"
+    require_use(made)
+    if state == "trial":
+        made.dmsnap("swap", "commit", NAME)
+    if state != "protected":
+        made.dmsnap("attach", NAME, "--recovery", made.device("third"))
+    prove_synced(made, scenario)
+
+
+def prove_given_up(made: Computer, scenario: Scenario, state: str) -> None:
+    """The trial's replica is gone, and not for good: without it the volume goes back to its
+    primary, and once it is there again it is brought up to date.
+    """
+    if state == "trial":
+        made.dmsnap("swap", "revert", NAME)
+    require_use(made)
+    made.reboot()
+    recover(made, scenario)
+    require_use(made)
+    prove_synced(made, scenario)
+
+
+def require_use(made: Computer) -> None:
+    """The front is mounted, and can be written to."""
     source = made.run("findmnt", "-no", "SOURCE", "-M", MOUNT_POINT).strip()
-    assert source == f"/dev/mapper/{NAME}", source
+    assert source == FRONT, source
     made.shell(
         f"sha256sum --quiet -c /var/kept.sum; echo x >{MOUNT_POINT}/probe; sync -f {MOUNT_POINT}",
         timeout=WRITE_SECONDS,
     )
-    made.dmsnap("swap", "commit", NAME)
-    made.shell(f"umount {MOUNT_POINT}; e2fsck -fn {source}")
+
+
+def prove_synced(made: Computer, scenario: Scenario) -> None:
+    """The recovery volume can be brought up to date, and is then what the volume is."""
+    made.dmsnap("sync", NAME, "--audit", "full")
+    made.shell(f"umount {MOUNT_POINT}; e2fsck -fn {FRONT}")
+    prove_equal(made, scenario, FRONT)
 
 
 def prove_in_use(made: Computer, scenario: Scenario, facts: Facts) -> None:
@@ -50,7 +85,7 @@ def prove_in_use(made: Computer, scenario: Scenario, facts: Facts) -> None:
         timeout=WRITE_SECONDS,
     )
     state = dict(facts["volumes"]).get(NAME)  # type: ignore[call-overload]
-    mounted = f"/dev/mapper/{NAME}" if state else made.run("findmnt", "-sno", "SOURCE", MOUNT_POINT)
+    mounted = FRONT if state else made.run("findmnt", "-sno", "SOURCE", MOUNT_POINT)
     mounted = mounted.strip()
     source = made.run("findmnt", "-no", "SOURCE", "-M", MOUNT_POINT).strip()
     assert source == mounted, source

@@ -84,7 +84,7 @@ SCENARIOS = (
     Scenario(
         "unprotect, pooled",
         "unprotect",
-        ("unprotect", NAME),
+        ("unprotect", NAME, "--forget"),
         (*COMMITTED, POOLED),
         only=("release-store", "leave-former", "record"),
     ),
@@ -223,7 +223,22 @@ SCENARIOS = (
     Scenario("swap --from-label", "swap from-label", FROM_LABEL, FORGOTTEN),
     Scenario("swap extend", "swap extend", ("swap", "extend", NAME), TRIED),
     Scenario("swap revert", "swap revert", ("swap", "revert", NAME), TRIED),
+    Scenario(
+        "swap revert, no replica",
+        "swap revert",
+        ("swap", "revert", NAME),
+        (*TRIED, IMPATIENT),
+        unplugged=("recovery",),
+    ),
     Scenario("swap commit", "swap commit", ("swap", "commit", NAME), TRIED),
+    Scenario(
+        "swap commit, no primary",
+        "swap commit",
+        ("swap", "commit", NAME),
+        (*SYNCED, IMPATIENT),
+        (("swap", NAME), "trial"),
+        unplugged=("data",),
+    ),
     Scenario("swap commit, earlier", "swap commit", ("swap", "commit", NAME), TRIED_EARLIER),
     Scenario("swap commit, live", "swap commit", ("swap", "commit", NAME), TRIED_LIVE),
     Scenario(
@@ -290,6 +305,15 @@ SCENARIOS = (
     ),
     Scenario("failback", "failback", ("failback", NAME), COMMITTED),
     Scenario("attach", "attach", ATTACH, COMMITTED, recovery="third"),
+    Scenario(
+        "attach, no primary",
+        "attach",
+        ATTACH,
+        (*COMMITTED, IMPATIENT),
+        unplugged=("data",),
+        recovery="third",
+        only=("label", "copy", "mark-consistent", "remove-point", "let-go"),
+    ),
     Scenario("export", "export", EXPORT, SYNCED),
     Scenario("export, a device", "export", EXPORT_DEVICE, protected=False),
     Scenario(
