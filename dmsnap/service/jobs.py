@@ -159,7 +159,7 @@ def resume_volume(session: Session, name: str) -> list[Resumed]:
     """
     session.catalogue.volume(name)
     found = [view for view in cut_off(session) if name in view.volumes]
-    _hold_once(session, name, [view.operation for view in found])
+    _hold_once(session, name)
     ended = [settled(session, jobs.job(session.catalogue, view.id)) for view in found]
     return [Resumed(viewed(session, job)) for job in ended]
 
@@ -219,16 +219,20 @@ def conclude(session: Session, job_id: int) -> Job:
         return job
     known = require_cut_off(session, job)
     for name in names_in(job, known):
-        _hold_once(session, name, [job.operation])
+        _hold_once(session, name)
     return settled(session, job)
 
 
-def _hold_once(session: Session, name: str, cut_off: Sequence[str]) -> None:
-    """Conclude what was cut off on a volume, and do what is left of those operations."""
+def _hold_once(session: Session, name: str) -> None:
+    """Conclude what was cut off on a volume, and do what is left of those operations.
+
+    Of all: concluding the first one concludes the others, for which nobody comes here again.
+    """
     with session.locked([name]):
         recorded = session.catalogue.find_volume(name)
         if recorded is None:
             return
+        cut_off = [job.operation for job in jobs.unfinished(session.catalogue, recorded.id)]
         reap(session, recorded, Wanted.SERVING)
         for mend in filter(None, map(operations.mend, dict.fromkeys(cut_off))):
             mend(session.catalogue.volume_by_id(recorded.id))

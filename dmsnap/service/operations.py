@@ -40,6 +40,9 @@ class Operation:
     mend: str | None = None
 
 
+# What begins by rolling a sync back, which may be concluded since it was cut off itself.
+ROLL_BACK = "replicas.settling.settle_replica"
+
 OPERATIONS = {
     "protect": Operation("volumes.protect.again", finish="volumes.protect.finish"),
     "unprotect": Operation("volumes.unprotect.unprotect", finish="volumes.unprotect.finish"),
@@ -60,17 +63,15 @@ OPERATIONS = {
     "snapshot delete": Operation(
         "snapshots.providers.delete_again", settle="snapshots.providers.settle_removal"
     ),
-    "sync": Operation(
-        "replicas.sync.again", effect="apply", mend="replicas.settling.settle_replica"
-    ),
+    "sync": Operation("replicas.sync.again", effect="apply", mend=ROLL_BACK),
     "attach": Operation("replicas.attach.again", finish="replicas.attach.finish"),
     "verify": Operation("replicas.verify.again"),
-    "swap": Operation("swaps.swap.swap", finish="swaps.swap.finish"),
+    "swap": Operation("swaps.swap.swap", finish="swaps.swap.finish", mend=ROLL_BACK),
     "swap from-label": Operation("swaps.from_label.again", finish="swaps.from_label.finish"),
     "swap revert": Operation("swaps.revert.revert", finish="swaps.revert.finish"),
     "swap extend": Operation("swaps.extension.extend", finish="swaps.extension.finish"),
     "swap commit": Operation("swaps.promotion.commit", finish="swaps.promotion.finish"),
-    "resize": Operation("resizing.resize.again", finish="resizing.resize.finish"),
+    "resize": Operation("resizing.resize.again", finish="resizing.resize.finish", mend=ROLL_BACK),
     "hydrate": Operation("hydrations.hydrate.again", finish="hydrations.hydrate.finish"),
     "failback": Operation("swaps.failback.failback", finish="swaps.failback.finish"),
     "export": Operation(

@@ -13,13 +13,14 @@ import pytest
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue import jobs as recorded
-from dmsnap.catalogue.model import Job, JobState, StepState, Volume
+from dmsnap.catalogue.model import Job, JobState, StepState, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli import program
 from dmsnap.errors import ExitCode, LockedError, NotFoundError, WrongStateError
 from dmsnap.service import forecast, jobs, operations
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.journal import Plan
+from dmsnap.service.replicas import settling
 from dmsnap.service.session import Session
 
 NAMES = ("a", "b", "c")
@@ -262,3 +263,39 @@ def test_what_would_be_done_is_printed_as_a_plan(
     assert first == "job resume would:"
     assert second == "  1. record job 1, sync of a, as undone: it was cut off at its start"
     assert recorded.job(session.catalogue, 1).state is JobState.RUNNING
+
+
+def test_what_is_left_to_do_is_done_of_all_that_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Holding the volume for the first job concludes the second, whose roll-back is left."""
+    mended: list[str] = []
+
+    def reap(session: Session, volume: Volume, _wanted: object) -> None:
+        for job in recorded.unfinished(session.catalogue, volume.id):
+            recorded.settle(session.catalogue, job.id, volume.id, JobState.UNDONE, "cut off")
+
+    monkeypatch.setattr(jobs, "reap", reap)
+    monkeypatch.setattr(
+        operations, "mend", lambda name: (lambda _: mended.append(name)) if name == "sync" else None
+    )
+    with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
+        catalogue.add_volume(volume := a_volume("a"))
+        for operation in ("point create", "sync"):
+            recorded.begin(catalogue, operation, [volume.id], arguments={}, pid=1, steps=["apply"])
+        found = jobs.resume_all(Session(Configuration(run_directory=tmp_path), catalogue))
+    assert [each.job.state for each in found] == ["undone", "undone"]
+    assert mended == ["sync"]
+
+
+@pytest.mark.parametrize("operation", ["sync", "swap", "resize"])
+def test_a_roll_back_that_was_cut_off_goes_on_with_the_boot(
+    operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may have begun one; the sync that made it necessary may be concluded long since."""
+    brought_back: list[Volume] = []
+    monkeypatch.setattr(settling, "bring_back", brought_back.append)
+    mend = operations.mend(operation)
+    assert mend is not None
+    mend(volume := replace(a_volume("a"), state=VolumeState.PROTECTED))
+    assert brought_back == [volume]

@@ -1,4 +1,7 @@
-"""What a sync that was cut off left on a recovery volume, for who does not sync."""
+"""What a sync that was cut off left on a recovery volume, for who does not sync.
+
+Who began to roll that back, and was cut off as well, leaves the same: the sync is concluded then.
+"""
 
 import logging
 
@@ -27,6 +30,10 @@ def bring_back(volume: Volume) -> bool:
         with replica.opened(volume) as current:
             current.settle()
     except DmsnapError as error:
-        log.warning("the recovery volume of %s is not brought back yet: %s", volume.name, error)
+        log.warning(
+            "whether the recovery volume of %s holds a point is not known yet: %s",
+            volume.name,
+            error,
+        )
         return False
     return True
