@@ -28,7 +28,8 @@ class Operation:
     calls, or, where JSON does not hold what that takes, a function that makes it of them.
     ``finish(session, volume, job)`` is called with the volume held and cleared, and says whether
     the job is done now, or undone. Where there is no ``finish``, clearing was all: the job is done
-    when its step ``effect`` was. ``settle(session, job)`` says the same of a job that is of no
+    when its step ``effect`` was; that is recorded, too, where what was done is looked for besides.
+    ``settle(session, job)`` says the same of a job that is of no
     protected volume, after clearing what it left. ``mend(volume)`` does what is left to do and may
     take long: ``job resume`` waits for it, as after a boot, and no command that has other work.
     """
@@ -63,7 +64,12 @@ OPERATIONS = {
     "snapshot delete": Operation(
         "snapshots.providers.delete_again", settle="snapshots.providers.settle_removal"
     ),
-    "sync": Operation("replicas.sync.again", effect="apply", mend=ROLL_BACK),
+    "sync": Operation(
+        "replicas.sync.again",
+        finish="replicas.settling.finish",
+        effect="apply",
+        mend=ROLL_BACK,
+    ),
     "attach": Operation("replicas.attach.again", finish="replicas.attach.finish"),
     "verify": Operation("replicas.verify.again"),
     "swap": Operation("swaps.swap.swap", finish="swaps.swap.finish", mend=ROLL_BACK),
@@ -126,9 +132,8 @@ def has_taken_effect(job: Job) -> bool:
 def is_finished_by_looking(name: str) -> bool:
     """Whether devices and labels decide what becomes of an operation that was cut off."""
     operation = OPERATIONS.get(name, UNKNOWN)
-    return operation.finish is not None or (
-        operation.settle is not None and operation.effect is None
-    )
+    looking = operation.finish is not None or operation.settle is not None
+    return looking and operation.effect is None
 
 
 def _resolve(path: str | None) -> Any:

@@ -209,7 +209,7 @@ def conclude(session: Session, volume: Volume, job: Job) -> JobState:
     else:
         try:
             done = has_come_to_its_end(session, recorded, job)
-            cut_off_hooks.close_removal(session, job, recorded)
+            cut_off_hooks.close_removal(session, job, recorded, done=done)
         except DmsnapError as error:
             log.warning("%s, and is not concluded: %s", what, error, extra=fields)
             return JobState.RUNNING

@@ -12,8 +12,9 @@ from uuid import uuid4
 import pytest
 from catalogue_samples import a_point, a_volume
 
+from dmsnap._native.label import LabelState
 from dmsnap.catalogue import hook_runs, jobs
-from dmsnap.catalogue.model import JobState, StepState, VolumeState
+from dmsnap.catalogue.model import JobState, StepState, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import (
     BusyError,
@@ -21,9 +22,11 @@ from dmsnap.errors import (
     DeadlineError,
     InterruptedBySignal,
     NoSpaceError,
+    NotFoundError,
     NotPermittedError,
     ProgramError,
 )
+from dmsnap.recovery import replica
 from dmsnap.service import journal, reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.journal import Plan, Step
@@ -283,7 +286,7 @@ class Removal:
         self.point = a_point(self.volume)
         self.steps = REMOVALS[operation]
         asked: dict[str, dict[str, object]] = {
-            "sync": {"name": "pg"},
+            "sync": {"name": "pg", "point": str(self.point.id)},
             "point delete": {"text": str(self.point.id), "keep": False},
             "prune": {"name": "pg", "live": [str(self.point.id)], "earlier": []},
         }
@@ -360,6 +363,39 @@ def test_what_was_synced_is_removed_though_that_had_not_begun(house: House) -> N
     for _ in range(2):
         assert removal.conclude() is JobState.DONE
     assert house.ran == ["unsnap gone pg cut off"]
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_what_has_reached_the_replica_is_synced_though_that_is_not_recorded(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, reached: bool
+) -> None:
+    """The plug was pulled between the label and the journal."""
+    removal = Removal(house, "sync")
+    removal.volume = replace(removal.volume, recovery="/dev/replica")
+    house.session.catalogue.update_volume(removal.volume)
+    shown = removal.point.id if reached else uuid4()
+    label = SimpleNamespace(state=LabelState.CONSISTENT, point_uuid=shown, history=())
+    monkeypatch.setattr(replica, "label_of", lambda _: label)
+    removal.come_to(StepState.BEGUN)
+    for _ in range(2):
+        assert removal.conclude() is (JobState.DONE if reached else JobState.UNDONE)
+    assert house.ran == ["unsnap gone pg cut off"] * reached
+
+
+def test_what_cannot_be_looked_at_is_what_is_recorded(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(_: Volume) -> None:
+        raise NotFoundError("there is no /dev/replica")
+
+    removal = Removal(house, "sync")
+    removal.volume = replace(removal.volume, recovery="/dev/replica")
+    house.session.catalogue.update_volume(removal.volume)
+    monkeypatch.setattr(replica, "label_of", unreadable)
+    removal.come_to(StepState.BEGUN)
+    assert removal.conclude() is JobState.UNDONE
+    removal.come_to(StepState.DONE)
+    assert removal.conclude() is JobState.DONE
 
 
 @pytest.mark.parametrize("operation", ["point delete", "prune"])

@@ -20,7 +20,8 @@ from dmsnap.errors import ExitCode, LockedError, NotFoundError, WrongStateError
 from dmsnap.service import forecast, jobs, operations
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.journal import Plan
-from dmsnap.service.replicas import settling
+from dmsnap.service.replicas import settling, sync
+from dmsnap.service.replicas.audit import Audit
 from dmsnap.service.session import Session
 
 NAMES = ("a", "b", "c")
@@ -299,3 +300,13 @@ def test_a_roll_back_that_was_cut_off_goes_on_with_the_boot(
     assert mend is not None
     mend(volume := replace(a_volume("a"), state=VolumeState.PROTECTED))
     assert brought_back == [volume]
+
+
+def test_a_sync_that_is_begun_anew_takes_a_point_of_its_own(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(sync, "sync", lambda _session, **named: asked.update(named))
+    recorded_as = {"name": "a", "audit": "none", "io_priority": None, "point": str(uuid4())}
+    operations.again("sync")(session, **recorded_as, dry_run=False)
+    assert asked == {"name": "a", "audit": Audit.NONE, "io_priority": None, "dry_run": False}

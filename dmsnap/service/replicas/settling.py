@@ -4,12 +4,31 @@ Who began to roll that back, and was cut off as well, leaves the same: the sync 
 """
 
 import logging
+from uuid import UUID
 
-from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.catalogue.model import Job, Volume, VolumeState
 from dmsnap.errors import DmsnapError
 from dmsnap.recovery import replica
+from dmsnap.service import operations
+from dmsnap.service.session import Session
 
 log = logging.getLogger(__name__)
+
+APPLY = "apply"  # the step of a sync that writes to the replica, and says in its label what it is
+
+
+def finish(_session: Session, volume: Volume, job: Job) -> bool:
+    """Done once its point is on the replica, whether or not that came to be recorded."""
+    if operations.has_taken_effect(job):
+        return True
+    point = job.arguments.get("point")
+    if point is None or volume.recovery is None or not job.has_begun(APPLY):
+        return False
+    try:
+        return replica.holds(replica.label_of(volume), UUID(str(point)))
+    except DmsnapError as error:
+        log.debug("%s is not looked at: %s", volume.recovery, error)
+        return False
 
 
 def settle_replica(volume: Volume) -> None:

@@ -135,6 +135,14 @@ class Sync:
         return self.copied or self.shown
 
     @property
+    def point_id(self) -> UUID:
+        """That of the same, which is known before it is taken."""
+        if self.copied is not None:
+            return self.copied.id
+        assert self.taken is not None  # noqa: S101 - one of the two is there
+        return self.taken.planned[0][0]
+
+    @property
     def shown(self) -> Point:
         """The live point whose snapshot is read."""
         if self.source is not None:
@@ -494,6 +502,7 @@ def sync(
             "bandwidth": bandwidth,
             "io_priority": str(io_priority) if io_priority else None,
             "source": str(running.source.id) if running.source else None,
+            "point": str(running.point_id),
         }
         plan = Plan(
             "sync",
@@ -537,6 +546,7 @@ def require_replica(volume: Volume) -> None:
 
 
 def again(session: Session, *, audit: str, io_priority: str | None = None, **asked: Any) -> object:
-    """Begin a sync anew that was cut off."""
+    """Begin a sync anew that was cut off: the point that it was making is gone."""
+    asked.pop("point", None)
     priority = IoPriority.parse(io_priority) if io_priority else None
     return sync(session, audit=Audit(audit), io_priority=priority, **asked)

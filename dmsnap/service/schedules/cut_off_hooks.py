@@ -7,7 +7,6 @@ from dmsnap.catalogue import hook_runs, jobs
 from dmsnap.catalogue.model import Job, StepState, Volume
 from dmsnap.errors import ConfigurationError, WrongStateError
 from dmsnap.host import orphans
-from dmsnap.service import operations
 from dmsnap.service.schedules.hooks import PAIRS, Phase, hooks_of
 from dmsnap.service.session import Session
 
@@ -16,6 +15,7 @@ log = logging.getLogger(__name__)
 # The steps that remove live snapshots: of points that are given up, and of the one of a sync.
 REMOVE_LIVE = "remove-live"
 REMOVE_POINT = "remove-point"
+SYNC = "sync"
 
 
 def close_pairs(session: Session, job: Job, held: str) -> None:
@@ -28,17 +28,17 @@ def close_pairs(session: Session, job: Job, held: str) -> None:
             _run(session, job, held, second, {first, second})
 
 
-def close_removal(session: Session, job: Job, volume: Volume) -> None:
+def close_removal(session: Session, job: Job, volume: Volume, *, done: bool) -> None:
     """Run ``unsnap``, once, if a live snapshot is gone that the job was removing. Lock held.
 
-    For when the job has come to its end. ``WrongStateError`` while the snapshot of a sync, which
-    goes in any case, is still there. A point that somebody wants kept since then is: who deletes it
-    runs the hooks.
+    For when the job has come to its end, ``done`` or not. ``WrongStateError`` while the snapshot of
+    a sync, which goes in any case, is still there. A point that somebody wants kept since then is:
+    who deletes it runs the hooks.
     """
     if not job.has(Phase.UNSNAP, StepState.PLANNED, StepState.BEGUN):
         return
     # A sync that has reached the replica is over: whoever came has removed what was left to do.
-    synced = job.has_begun(REMOVE_POINT) or operations.has_taken_effect(job)
+    synced = job.has_begun(REMOVE_POINT) or (done and job.operation == SYNC)
     if synced and session.catalogue.temporary_points(volume.id):
         raise WrongStateError(f"the live snapshot that it took of {volume.name} is still there")
     if synced or (job.has_begun(REMOVE_LIVE) and not _are_all_live(session, job, volume)):
