@@ -1,7 +1,8 @@
 """A selection of the crash matrix: see tests/lab/crash-matrix, which has all of it."""
 
 import pytest
-from crashes.cell import Crash, Moment, look, recover, row
+from crashes.booting import recover
+from crashes.cell import Crash, Moment, look, row
 from crashes.judgement import Outcome, Reference, judged
 from crashes.scenarios import SCENARIOS
 from crashes.subject import DISKS, Scenario, prepare
