@@ -1,7 +1,8 @@
 """A swap that was taken back while the catalogue took nothing: what is recorded after all."""
 
+import json
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -112,7 +113,26 @@ def test_a_note_of_before_is_no_note_of_what_is_recorded_now(
     assert owed_record.settle(session, TRIAL) == TRIAL
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"instead_of": ["trial", 5]}', "\udcff"])
+def a_note(**otherwise: object) -> str:
+    """One of the swap, with some of its members otherwise."""
+    return json.dumps(asdict(owed_record.Owed.of(BEFORE, TRIAL)) | otherwise)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"instead_of": ["trial", 5]}',
+        "\udcff",
+        a_note(state="on fire"),
+        a_note(generation="5"),
+        a_note(generation=None),
+        a_note(trial_point="5"),
+        a_note(more=1),
+    ],
+)
 def test_a_damaged_note_is_decided_by_nobody(
     session: Session, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:

@@ -6,18 +6,17 @@ device's table loaded, the volume only ever goes forward, whoever resumes it and
 of the record. That is put right afterwards, before anything is built by it.
 """
 
-import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import CorruptError, OperatingSystemError
+from dmsnap.errors import OperatingSystemError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import format_table
-from dmsnap.host.replacement import remove_file, replace_file
-from dmsnap.host.system_call import system_call
+from dmsnap.host.replacement import remove_file
+from dmsnap.service import note
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack, write_count
 
@@ -54,22 +53,18 @@ class Crossing:
 
 def begin(directory: Path, volume_id: UUID, crossing: Crossing) -> None:
     """Note it, in the state directory: from here on a boot goes on over the new device."""
-    replace_file(_path(directory, volume_id), json.dumps(asdict(crossing)) + "\n")
+    note.write(_path(directory, volume_id), crossing)
 
 
 def noted(directory: Path, volume_id: UUID) -> Crossing | None:
     """What is noted; None: nothing is on its way. ``CorruptError`` when it cannot be read."""
-    path = _path(directory, volume_id)
-    try:
-        with system_call(f"read {path}"):
-            text = path.read_text() if path.exists() else None
-        return None if text is None else Crossing(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise CorruptError(
-            f"{path} is damaged: it says on which of two devices a volume is",
-            hint="dmsetup table says it of the origin while the volume serves, and the content of "
-            "both devices after a boot; then remove the file",
-        ) from error
+    return note.read(
+        _path(directory, volume_id),
+        Crossing,
+        says="on which of two devices a volume is",
+        hint="dmsetup table says it of the origin while the volume serves, and the content of both "
+        "devices after a boot; then remove the file",
+    )
 
 
 def end(directory: Path, volume_id: UUID) -> None:

@@ -9,18 +9,17 @@ The note is written before the record can be wrong, and becomes valid by a renam
 catalogue is on may be full by then.
 """
 
-import json
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
-from dmsnap.errors import CorruptError, DmsnapError
-from dmsnap.host.replacement import remove_file, replace_file, sync_directory
+from dmsnap.errors import DmsnapError
+from dmsnap.host.replacement import remove_file, sync_directory
 from dmsnap.host.system_call import system_call
+from dmsnap.service import note
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
@@ -28,6 +27,50 @@ from dmsnap.snapshot.space import open_space
 log = logging.getLogger(__name__)
 
 DIRECTORY = "records-owed"
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """What is to be recorded of a volume, in place of that state and generation."""
+
+    state: str
+    generation: int
+    trial_point: str | None
+    trial_live: bool
+    tracking_id: str
+    instead_of: list[str | int]
+
+    def __post_init__(self) -> None:
+        """Refuse what no volume has, by :class:`ValueError`."""
+        VolumeState(self.state)
+        if self.trial_point is not None:
+            UUID(self.trial_point)
+        if not isinstance(self.generation, int):
+            raise ValueError(f"{self.generation!r} is no generation")
+
+    @classmethod
+    def of(cls, before: Volume, after: Volume) -> "Owed":
+        return cls(
+            state=before.state,
+            generation=before.generation,
+            trial_point=str(before.trial_point) if before.trial_point else None,
+            trial_live=before.trial_live,
+            tracking_id=before.tracking_id,
+            instead_of=[after.state, after.generation],
+        )
+
+    def applied(self, volume: Volume) -> Volume:
+        """A note that is about another record than the one there is says nothing."""
+        if [volume.state, volume.generation] != self.instead_of:
+            return volume
+        return replace(
+            volume,
+            state=VolumeState(self.state),
+            generation=self.generation,
+            trial_point=UUID(self.trial_point) if self.trial_point else None,
+            trial_live=self.trial_live,
+            tracking_id=self.tracking_id,
+        )
 
 
 def record(session: Session, before: Volume, after: Volume) -> None:
@@ -38,7 +81,7 @@ def record(session: Session, before: Volume, after: Volume) -> None:
     directory = session.configuration.state_directory
     _remove(_path(directory, before.id))  # generations come again
     try:
-        replace_file(_prepared(directory, before.id), json.dumps(_noted(before, after)) + "\n")
+        note.write(_prepared(directory, before.id), Owed.of(before, after))
     except DmsnapError as error:
         log.warning("a boot will go by the record of %s alone: %s", before.name, error)
     session.catalogue.update_volume(after)
@@ -65,10 +108,9 @@ def is_recorded(session: Session, volume_id: UUID) -> None:
 
 def expected(session: Session, volume: Volume) -> Volume:
     """The volume as it will be found after :func:`settle`."""
-    path = _path(session.configuration.state_directory, volume.id)
-    note = _read(path)
-    if note is not None:
-        return _applied(note, volume, path)
+    owed = _noted(session.configuration.state_directory, volume.id)
+    if owed is not None:
+        return owed.applied(volume)
     return before_swap(volume) if _was_taken_back(session, volume) else volume
 
 
@@ -126,52 +168,11 @@ def _was_taken_back(session: Session, volume: Volume) -> bool:
     ) not in pieces
 
 
-def _noted(before: Volume, after: Volume) -> dict[str, Any]:
-    return {
-        "state": before.state,
-        "generation": before.generation,
-        "trial_point": str(before.trial_point) if before.trial_point else None,
-        "trial_live": before.trial_live,
-        "tracking_id": before.tracking_id,
-        "instead_of": [after.state, after.generation],
-    }
-
-
-def _applied(note: dict[str, Any], volume: Volume, path: Path) -> Volume:
-    """A note that is about another record than the one there is says nothing."""
-    try:
-        if [volume.state, volume.generation] != note["instead_of"]:
-            return volume
-        point = note["trial_point"]
-        return replace(
-            volume,
-            state=VolumeState(note["state"]),
-            generation=int(note["generation"]),
-            trial_point=UUID(point) if point else None,
-            trial_live=bool(note["trial_live"]),
-            tracking_id=str(note["tracking_id"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path) from error
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    with system_call(f"read {path}"):
-        text = path.read_bytes() if path.exists() else None
-    if text is None:
-        return None
-    try:
-        note = json.loads(text)
-    except ValueError as error:
-        raise _damaged(path) from error
-    if not isinstance(note, dict):
-        raise _damaged(path)
-    return note
-
-
-def _damaged(path: Path) -> CorruptError:
-    return CorruptError(
-        f"{path} is damaged: it says whether a volume is in trial",
+def _noted(directory: Path, volume_id: UUID) -> Owed | None:
+    return note.read(
+        _path(directory, volume_id),
+        Owed,
+        says="whether a volume is in trial",
         hint="dmsnap status shows what is recorded of it; if that is so, remove the file",
     )
 
