@@ -184,7 +184,7 @@ def test_the_rules_can_be_broken() -> None:
     tree = ast.parse("import subprocess\nfrom dmsnap.service import swap\nimport os\n")
     assert set(imports(tree)) == {"subprocess", "dmsnap.service.swap", "os"}
     assert len(modules("service")) > 10
-    assert imported_layers(PACKAGE / "service" / "replicas" / "sync.py") >= {
+    assert imported_layers(PACKAGE / "service" / "replicas" / "synchronisation.py") >= {
         "recovery",
         "tracking",
         "host",

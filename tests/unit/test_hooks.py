@@ -31,7 +31,7 @@ from dmsnap.service import journal, reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.replicas.audit import Audit
-from dmsnap.service.replicas.sync import Sync
+from dmsnap.service.replicas.synchronisation import Sync
 from dmsnap.service.schedules import cut_off_hooks, hooks
 from dmsnap.service.schedules.hooks import Hooks, Phase, hooks_of
 from dmsnap.service.session import Session

@@ -29,7 +29,7 @@ from dmsnap.service.configuration.declared_value import Duration
 from dmsnap.service.points import copyable, waiting
 from dmsnap.service.points import point as points
 from dmsnap.service.replicas import sync
-from dmsnap.service.replicas.sync import Sync
+from dmsnap.service.replicas.synchronisation import Sync
 from dmsnap.service.schedules import policy_run
 from dmsnap.service.schedules.policy_run import PolicyRun, VolumeRun
 from dmsnap.service.session import Session

@@ -11,7 +11,7 @@ from catalogue_samples import a_volume
 from dmsnap.errors import DmsnapError, OperatingSystemError, ReadOnlyError
 from dmsnap.recovery import replica
 from dmsnap.service.replicas import rolling
-from dmsnap.service.replicas.sync import Sync
+from dmsnap.service.replicas.synchronisation import Sync
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import primary, swap
 from dmsnap.service.volumes.renewal import LostMarksError

@@ -25,7 +25,7 @@ from dmsnap.service.pools import pool_choice
 from dmsnap.service.pools.pool_choice import Choice, PassedOver
 from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import reap
-from dmsnap.service.replicas.sync import Sync
+from dmsnap.service.replicas.synchronisation import Sync
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting, occupants, withdrawal
 from dmsnap.service.volumes import (

@@ -25,7 +25,7 @@ from dmsnap._native.era import EraMetadata
 from dmsnap.catalogue.model import AreaRole
 from dmsnap.errors import ExitCode
 from dmsnap.recovery import apply, removal
-from dmsnap.service.replicas.sync import Sync
+from dmsnap.service.replicas.synchronisation import Sync
 from dmsnap.service.swaps import merging, trial
 from dmsnap.service.volumes import assembly
 from dmsnap.snapshot import live
