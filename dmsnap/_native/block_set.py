@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
 from dmsnap._native._core import ffi, lib
+from dmsnap._native.core import check
 from dmsnap._native.extent_text import BATCH, pairs_of, text_of
 
 if TYPE_CHECKING:
     from dmsnap._native._core import CData
+    from dmsnap._native.extent_set import ExtentSet
 
 
 class BlockSet:
@@ -43,6 +45,10 @@ class BlockSet:
     def texts(self, *, json: bool) -> Iterator[str]:
         """The extents as text, a batch in each: as :func:`text_of` writes them."""
         return (text_of(extents, count, json=json) for extents, count in self._batches())
+
+    def add_to(self, extents: "ExtentSet") -> None:
+        """Add all of them."""
+        check(lib.dms_block_set_add_to(self._cdata, extents.cdata), "")
 
     def _batches(self) -> Iterator[tuple["CData", int]]:
         """Extents in the core's memory, valid until the next batch."""

@@ -58,7 +58,8 @@ class CopyOptions:
     """How requests are cut; 0 leaves it to the engine, whose buffers stay below 64 MiB.
 
     With ``bytes_per_second``, neither the source is read nor anything written faster than that; 0
-    is no limit. ``source_name`` is the device that errors of the source are errors of.
+    is no limit. ``source_name`` is the device that errors of the source are errors of. What is
+    found to differ is told in ``most_extents`` at most, coarser where it is more; 0: all of them.
     """
 
     queue_depth: int = 0
@@ -66,6 +67,7 @@ class CopyOptions:
     without_io_uring: bool = False
     bytes_per_second: int = 0
     source_name: str = ""
+    most_extents: int = 0
 
 
 class Kept:
@@ -112,6 +114,7 @@ class ProgressCall:
                 "bytes_per_second": options.bytes_per_second,
                 "kept": ffi.NULL if kept is None else kept.cdata,
                 "source_name": self.source_name,
+                "most_extents": options.most_extents,
             },
         )
 

@@ -78,14 +78,16 @@ class EraMetadata:
         check(lib.dms_era_written_blocks(self._open(), since, from_snapshot, place), self._name)
         return BlockSet.adopt(place[0])
 
-    def written_since(self, since: int, *, from_snapshot: bool = False) -> "ExtentSet":
-        """The same as extents, which are 16 bytes each."""
+    def written_since(
+        self, since: int, *, from_snapshot: bool = False, most: int = 0
+    ) -> "ExtentSet":
+        """The same as extents; where there are more than ``most``, coarser ones."""
         # Who prints blocks makes none.
         from dmsnap._native.extent_set import ExtentSet
 
-        place = ffi.new("struct dms_extent_set **")
-        check(lib.dms_era_written_since(self._open(), since, from_snapshot, place), self._name)
-        return ExtentSet.adopt(place[0])
+        extents = ExtentSet(most)
+        self.written_blocks(since, from_snapshot=from_snapshot).add_to(extents)
+        return extents
 
     def close(self) -> None:
         """Free what reading took; the descriptor stays open."""

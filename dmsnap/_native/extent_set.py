@@ -12,18 +12,26 @@ if TYPE_CHECKING:
     from dmsnap._native._core import CData
 
 
+# What is only copied or compared may be more than it has to be: of so many extents, 8 MiB, at most.
+MOST_EXTENTS = 1 << 19
+
+
 class ExtentSet:
     """Byte ranges, always ascending, disjoint and merged. Mutable, not for several threads.
 
-    It owns memory only, which goes with the object: nothing needs to be closed.
+    It owns memory only, which goes with the object: nothing needs to be closed. Made for ``most``
+    extents, it grows coarser where there would be more: it has bytes then that were not added, also
+    behind the last one. Sets that are made of it are not bound.
     """
 
     __slots__ = ("cdata",)
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 0) -> None:
         place = ffi.new("struct dms_extent_set **")
         check(lib.dms_extent_set_create(place), "")
         self.cdata = ffi.gc(place[0], lib.dms_extent_set_destroy)
+        if most:
+            check(lib.dms_extent_set_bound(self.cdata, most), "")
 
     @classmethod
     def adopt(cls, pointer: "CData") -> Self:

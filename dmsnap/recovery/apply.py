@@ -60,9 +60,9 @@ def write_undo(
     first, and as many points as must go are merged into older ones, or dropped (``recovery.room``):
     from the label before anything is written where their stores lie.
     """
-    dirty, compared = _fitting(replica, source_fd, dirty, progress, options)
+    dirty, needed_bytes, compared = _fitting(replica, source_fd, dirty, progress, options)
     before = replica.label
-    current, room = make_room(before, store_bytes(dirty.bytes), claims, merging_on(replica))
+    current, room = make_room(before, needed_bytes, claims, merging_on(replica))
     if current != replica.label:
         # The stores about to be overwritten must not be in the label any more.
         replica.write_label(current)
@@ -92,15 +92,16 @@ def _fitting(
     dirty: ExtentSet,
     progress: Progress | None,
     options: CopyOptions,
-) -> tuple[ExtentSet, int]:
-    """``dirty``, or what of it differs where the undo of all of it would not fit; and how many
-    bytes were compared to know that.
+) -> tuple[ExtentSet, int, int]:
+    """``dirty``, or what of it differs where the undo of all of it would not fit; how large the
+    store may become; and how many bytes were compared to know that.
     """
     size_bytes = replica.label.size_bytes
     dirty = aligned(dirty, size_bytes)
     room = history.largest_free(replica.label)
-    if room is not None and room.length_bytes >= store_bytes(dirty.bytes):
-        return dirty, 0
+    needed_bytes = store_bytes(dirty.bytes)
+    if room is not None and room.length_bytes >= needed_bytes:
+        return dirty, needed_bytes, 0
     counted, different, _ = copy.compare(
         source_fd,
         replica.fd,
@@ -110,7 +111,8 @@ def _fitting(
         options=options,
         name=str(replica.device.path),
     )
-    return different, counted.bytes_compared
+    # What differs may be told coarser than it is.
+    return different, store_bytes(counted.bytes_different), counted.bytes_compared
 
 
 def aligned(dirty: ExtentSet, size_bytes: int) -> ExtentSet:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dmsnap._native.era import EraMetadata
-from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.extent_set import MOST_EXTENTS, ExtentSet
 from dmsnap.host.blockdev import open_shared
 from dmsnap.host.dm import device as dm
 
@@ -43,6 +43,6 @@ def written_since(front: str, metadata: Path, since: int, size_bytes: int) -> Ex
         open_shared(metadata) as fd,
         EraMetadata.open(fd, str(metadata)) as era,
     ):
-        extents = era.written_since(since, from_snapshot=True)
+        extents = era.written_since(since, from_snapshot=True, most=MOST_EXTENTS)
     extents.clamp(size_bytes)
     return extents

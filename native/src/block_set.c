@@ -109,13 +109,15 @@ uint64_t dms_block_set_count(const struct dms_block_set *set)
 	return total;
 }
 
-static struct dms_error *add_all(const struct dms_block_set *set, struct dms_extent_set *extents)
+struct dms_error *dms_block_set_add_to(const struct dms_block_set *set,
+				       struct dms_extent_set *extents)
 {
 	struct dms_extent batch[BATCH];
 	uint64_t position = 0;
 	size_t count;
 
-	DMS_TRY(dms_extent_set_reserve(extents, dms_block_set_count(set)));
+	DMS_TRY(dms_extent_set_reserve(extents, dms_extent_set_count(extents) +
+							dms_block_set_count(set)));
 	while ((count = dms_block_set_next(set, &position, batch, BATCH)))
 		for (size_t i = 0; i < count; i++)
 			DMS_TRY(dms_extent_set_add(extents, batch[i].offset_bytes,
@@ -129,7 +131,7 @@ struct dms_error *dms_block_set_extents(const struct dms_block_set *set,
 	_cleanup_extent_set_ struct dms_extent_set *new = NULL;
 
 	DMS_TRY(dms_extent_set_create(&new));
-	DMS_TRY(add_all(set, new));
+	DMS_TRY(dms_block_set_add_to(set, new));
 	*extents = dms_steal(new);
 	return NULL;
 }

@@ -64,5 +64,8 @@ struct dms_error *dms_copy_compare(int source_fd, int destination_fd, uint64_t s
 	if (!error)
 		error = dms_copy_choose_extents(extents, size_bytes, job.chunk_bytes, &chosen);
 	job.extents = chosen;
-	return error ? error : dms_compare_loop_run(&job, options, stats, different);
+	if (!error)
+		error = dms_compare_loop_run(&job, options, stats, different);
+	/* Grown coarser, it may reach beyond the end. */
+	return error ? error : dms_extent_set_clamp(*different, size_bytes);
 }

@@ -39,6 +39,7 @@ struct comparison {
 	struct dms_extent_set *different;
 	struct dms_copy_kept *kept; /* NULL: nothing is */
 	uint64_t bytes_compared;
+	uint64_t bytes_different; /* less than the set has, where that has grown coarser */
 	struct dms_progress progress;
 };
 
@@ -155,6 +156,7 @@ static struct dms_error *add_page(struct comparison *comparison, uint64_t offset
 {
 	struct dms_error *error = dms_extent_set_add(comparison->different, offset, length);
 
+	comparison->bytes_different += length;
 	if (!error && comparison->kept)
 		error = dms_copy_kept_add(comparison->kept, offset, new, length);
 	return error;
@@ -319,6 +321,8 @@ static struct dms_error *prepare(struct comparison *comparison,
 		error = create_queue(comparison);
 	if (!error)
 		error = dms_extent_set_create(&comparison->different);
+	if (!error && options && options->most_extents)
+		error = dms_extent_set_bound(comparison->different, options->most_extents);
 	if (!error && undo)
 		error = dms_exception_store_writer_create_on(
 			comparison->queue, undo->fd, undo->offset_bytes, undo->length_bytes,
@@ -350,7 +354,7 @@ struct dms_error *dms_compare_loop_run(const struct dms_compare_job *job,
 		return error;
 	*stats = (struct dms_copy_stats){
 		.bytes_compared = comparison.bytes_compared,
-		.bytes_different = dms_extent_set_bytes(comparison.different),
+		.bytes_different = comparison.bytes_different,
 	};
 	*different = dms_steal(comparison.different);
 	return NULL;

@@ -13,11 +13,14 @@
 #include "cleanup.h"
 
 #define FIRST_CAPACITY 64
+#define FINEST_BYTES 4096
 
 struct dms_extent_set {
 	struct dms_extent *extents;
 	size_t count;
 	size_t capacity;
+	size_t most; /* 0: as many as there are */
+	uint64_t granularity_bytes; /* to which a bound set has grown coarser */
 	bool dirty;
 };
 
@@ -101,6 +104,8 @@ struct dms_error *dms_extent_set_reserve(struct dms_extent_set *set, size_t coun
 {
 	struct dms_extent *extents;
 
+	if (set->most && count > set->most)
+		count = set->most;
 	if (count <= set->capacity)
 		return NULL;
 	extents = reallocarray(set->extents, count, sizeof(*extents));
@@ -111,10 +116,42 @@ struct dms_error *dms_extent_set_reserve(struct dms_extent_set *set, size_t coun
 	return NULL;
 }
 
+/* To half of what it may have, so that there is room for many until it is coarser still. */
+static struct dms_error *grow_coarser(struct dms_extent_set *set)
+{
+	/* What came since is as fine as it was added: as coarse as the rest it may be few enough. */
+	uint64_t granularity_bytes = set->granularity_bytes;
+
+	normalise(set);
+	for (; set->count > set->most / 2; granularity_bytes *= 2) {
+		DMS_TRY(dms_extent_set_align(set, granularity_bytes));
+		set->granularity_bytes = granularity_bytes;
+	}
+	return NULL;
+}
+
+static struct dms_error *hold_bound(struct dms_extent_set *set)
+{
+	return set->most && set->count > set->most ? grow_coarser(set) : NULL;
+}
+
+struct dms_error *dms_extent_set_bound(struct dms_extent_set *set, size_t most)
+{
+	if (most < 2)
+		return dms_error_create(DMS_ERR_INVALID_ARGUMENT,
+					"a set of at most %zu extents cannot grow coarser", most);
+	normalise(set);
+	set->most = most;
+	set->granularity_bytes = FINEST_BYTES;
+	return hold_bound(set);
+}
+
 static struct dms_error *make_room(struct dms_extent_set *set, size_t count)
 {
 	size_t capacity = set->capacity ? set->capacity : FIRST_CAPACITY;
 
+	if (set->most && count > set->most)
+		return grow_coarser(set); /* and there is room */
 	if (count <= set->capacity)
 		return NULL;
 	/* Duplicates added in any order must not grow the vector without end. */
@@ -223,7 +260,7 @@ struct dms_error *dms_extent_set_merge(struct dms_extent_set *set,
 				      mine ? set->extents[i++] : other->extents[j++]);
 	}
 	replace(set, merged, count, capacity);
-	return NULL;
+	return hold_bound(set);
 }
 
 /*

@@ -104,6 +104,14 @@ static void many(void)
 	CHECK(dms_extent_set_count(extents) == 50000);
 	CHECK(dms_extent_set_extents(extents)[49999].offset_bytes == 99998 * 512);
 	dms_extent_set_destroy(extents);
+	/* Of at most 100: every other sector makes one in units of 4 KiB, but for the last ones. */
+	CHECK_OK(dms_extent_set_create(&extents));
+	CHECK_OK(dms_extent_set_bound(extents, 100));
+	CHECK_OK(dms_block_set_add_to(set, extents));
+	CHECK(dms_extent_set_count(extents) <= 100);
+	CHECK(dms_extent_set_bytes(extents) >= (100000 - 300) * 512);
+	CHECK(dms_extent_set_bytes(extents) <= 100000 * 512 + 4096);
+	dms_extent_set_destroy(extents);
 	dms_block_set_destroy(set);
 	dms_block_set_destroy(NULL);
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The extent set against an array of bytes, one per unit: slow, and obviously right. */
+#include <stdbool.h>
+
 #include <dmsnap/extent_set.h>
 
 #include "test.h"
@@ -146,12 +148,88 @@ static void duplicates(void)
 	dms_extent_set_destroy(set);
 }
 
+/* What it has is all that was added, and only what lies beside it in units of its granularity. */
+static void expect_around(const struct dms_extent_set *set, const struct dms_extent_set *exact,
+			  uint64_t granularity)
+{
+	struct dms_extent_set *missing, *around, *beyond;
+
+	CHECK_OK(dms_extent_set_create(&missing));
+	CHECK_OK(dms_extent_set_merge(missing, exact));
+	CHECK_OK(dms_extent_set_subtract(missing, set));
+	CHECK(!dms_extent_set_count(missing));
+	CHECK_OK(dms_extent_set_create(&around));
+	CHECK_OK(dms_extent_set_merge(around, exact));
+	CHECK_OK(dms_extent_set_align(around, granularity));
+	CHECK_OK(dms_extent_set_create(&beyond));
+	CHECK_OK(dms_extent_set_merge(beyond, set));
+	CHECK_OK(dms_extent_set_subtract(beyond, around));
+	CHECK(!dms_extent_set_count(beyond));
+	dms_extent_set_destroy(missing);
+	dms_extent_set_destroy(around);
+	dms_extent_set_destroy(beyond);
+}
+
+/* A part of every other page, ascending or in any order: it grows coarser again and again. */
+static void bound(struct random *random, size_t most, bool ascending)
+{
+	struct dms_extent_set *set, *exact;
+
+	CHECK_OK(dms_extent_set_create(&set));
+	CHECK_OK(dms_extent_set_bound(set, most));
+	CHECK_OK(dms_extent_set_create(&exact));
+	for (uint64_t i = 0; i < 8 * most; i++) {
+		uint64_t page = 2 * (ascending ? i : next_random(random) % (8 * most));
+
+		CHECK_OK(dms_extent_set_add(set, page * 4096 + 512, 1024));
+		CHECK_OK(dms_extent_set_add(exact, page * 4096 + 512, 1024));
+		CHECK(dms_extent_set_count(set) <= most);
+		if (ascending && i < most)
+			CHECK(dms_extent_set_bytes(set) == dms_extent_set_bytes(exact));
+	}
+	/* All lie in 64 KiB × most: of units of 256 KiB no more than half as many as may be. */
+	expect_around(set, exact, 256 * 1024);
+	dms_extent_set_destroy(set);
+	dms_extent_set_destroy(exact);
+}
+
+static void bounds(struct random *random)
+{
+	struct dms_extent_set *set, *other;
+
+	for (size_t most = 2; most < 40; most++)
+		for (int order = 0; order < 2; order++)
+			bound(random, most, order);
+	CHECK_OK(dms_extent_set_create(&set));
+	CHECK_ERROR(dms_extent_set_bound(set, 1), DMS_ERR_INVALID_ARGUMENT);
+	for (uint64_t i = 0; i < 100; i++)
+		CHECK_OK(dms_extent_set_add(set, i * 8192, 4096));
+	CHECK_OK(dms_extent_set_create(&other));
+	CHECK_OK(dms_extent_set_merge(other, set));
+	CHECK_OK(dms_extent_set_bound(set, 10));
+	CHECK(dms_extent_set_count(set) <= 10);
+	expect_around(set, other, 256 * 1024);
+	CHECK_OK(dms_extent_set_clamp(set, 0));
+	CHECK_OK(dms_extent_set_merge(set, other));
+	CHECK(dms_extent_set_count(set) <= 10);
+	/* Refused where it cannot grow: what was there stays. */
+	CHECK_OK(dms_extent_set_clamp(set, 0));
+	for (uint64_t i = 0; i < 9; i++)
+		CHECK_OK(dms_extent_set_add(set, i << 20, 4096));
+	CHECK_OK(dms_extent_set_add(set, UINT64_MAX - 1, 1));
+	CHECK_ERROR(dms_extent_set_add(set, 100 << 20, 1), DMS_ERR_INVALID_ARGUMENT);
+	CHECK(dms_extent_set_count(set) == 10);
+	dms_extent_set_destroy(set);
+	dms_extent_set_destroy(other);
+}
+
 int main(void)
 {
 	struct random random = { 1 };
 
 	limits();
 	duplicates();
+	bounds(&random);
 	for (int i = 0; i < ROUNDS; i++)
 		one_round(&random);
 	return 0;

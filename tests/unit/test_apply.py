@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmsnap._native import copy, label
+from dmsnap._native.copy import CopyOptions
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.label import HistoryFlag, Label, LabelState
 from dmsnap.catalogue.model import Point
@@ -225,6 +226,27 @@ def test_a_sync_that_cannot_be_undone_is_refused_and_drops_nothing(images: Image
         apply.write_undo(images.replica, images.source_fd, covering(set(range(65))))
     assert images.content() == old
     assert images.reopened().label.state is LabelState.CONSISTENT
+
+
+@pytest.mark.parametrize("pages", [60, 24])
+def test_what_differs_is_told_coarser_and_taken_back_exactly(images: Images, pages: int) -> None:
+    """Of two extents at most, and where the worst case has room, or only what differs."""
+    images.replica.write_label(replace(images.replica.label, history_length_bytes=pages * PAGE))
+    old = images.content()
+    new = changed(old, {0, 9, 20, 33, 50, 64})
+    images.write_source(new)
+    options = CopyOptions(most_extents=2)
+    undo = apply.write_undo(
+        images.replica, images.source_fd, covering(set(range(65))), options=options
+    )
+    assert len(undo.different) <= 2
+    assert undo.stats.bytes_different == 5 * PAGE + 512 < undo.different.bytes
+    apply.mark_applying(images.replica, undo, make_point())
+    apply.write_new(images.replica, images.source_fd, undo)
+    apply.mark_consistent(images.replica, keep=False)
+    assert images.content() == new
+    images.replica.roll_back()
+    assert images.content() == old
 
 
 def test_the_oldest_point_makes_room(images: Images) -> None:

@@ -84,6 +84,31 @@ def test_compare_apply_and_back(sides: Sides, options: CopyOptions) -> None:
     assert sides.content() == sides.old
 
 
+@pytest.mark.parametrize("without_io_uring", [False, True])
+def test_what_differs_may_be_told_coarser(sides: Sides, without_io_uring: bool) -> None:
+    """Of at most two extents: how much it is and what is kept of it are what they are."""
+    undo = UndoStore(sides.store, 8 * KIB, 2 * MIB)
+    options = CopyOptions(without_io_uring=without_io_uring, most_extents=2)
+    kept = Kept()
+    stats, different, result = copy.compare(
+        sides.source, sides.destination, SIZE, whole(), undo=undo, options=options, kept=kept,
+        name="x",
+    )  # fmt: skip
+    assert len(different) <= 2
+    assert max(extent.end_bytes for extent in different) == SIZE
+    assert stats.bytes_different == kept.bytes == 2 * PAGE + SIZE % PAGE
+    assert stats.bytes_different < different.bytes
+    assert result == UndoResult(3, exception_store.size_bytes(3, PAGE))
+    copy.apply(
+        sides.source, sides.destination, SIZE, different, kept=kept, options=options, name="x"
+    )
+    assert sides.content() == sides.new
+    copy.roll_back(
+        sides.store, 8 * KIB, 2 * MIB, sides.destination, SIZE, options=options, name="x"
+    )
+    assert sides.content() == sides.old
+
+
 @pytest.mark.parametrize("limit", [0, 2 * PAGE, MIB])
 def test_what_is_kept_is_not_read_again(sides: Sides, limit: int) -> None:
     kept = Kept(limit)

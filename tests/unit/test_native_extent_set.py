@@ -102,6 +102,23 @@ def test_granularity_is_a_power_of_two(granularity: int) -> None:
         ExtentSet().align(granularity)
 
 
+@given(st.lists(st.integers(0, 300), min_size=1), st.integers(2, 12))
+def test_a_bound_set_has_all_that_was_added_in_few_extents(pages: list[int], most: int) -> None:
+    made, exact = ExtentSet(most), ExtentSet()
+    for page in pages:
+        for each in (made, exact):
+            each.add(page * 4096, 4096)
+        assert len(made) <= most
+    assert not exact.without(made)
+    if len(set(pages)) <= most // 2:  # however often each was added
+        assert made == exact
+
+
+def test_a_set_of_one_cannot_grow_coarser() -> None:
+    with pytest.raises(DmsnapError, match="at most 1 extents"):
+        ExtentSet(1)
+
+
 def test_operations_on_itself() -> None:
     made, model = make([(0, 5), (10, 5)])
     made.merge(made)

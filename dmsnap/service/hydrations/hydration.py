@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dmsnap._native import copy, label, window
 from dmsnap._native.copy import CopyOptions
-from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.extent_set import MOST_EXTENTS, ExtentSet
 from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Volume
 from dmsnap.errors import DeadlineError, DmsnapError, WrongStateError
@@ -82,7 +82,11 @@ class Copying:
         self.source = BlockDevice.probe(lun.node(volume.backing))
         self.target = target
         self.record = record
-        self.options = CopyOptions(bytes_per_second=bandwidth, source_name=str(self.source.path))
+        self.options = CopyOptions(
+            bytes_per_second=bandwidth,
+            source_name=str(self.source.path),
+            most_extents=MOST_EXTENTS,
+        )
         self.progress = progress
         self.crossing: Crossing | None = None  # what is noted of it
         self.compare_below = 0

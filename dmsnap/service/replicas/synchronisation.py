@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from dmsnap._native.copy import CopyOptions, CopyStats, Kept
-from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.extent_set import MOST_EXTENTS, ExtentSet
 from dmsnap._native.io_priority import IoPriority, lowered
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue import skipped
@@ -66,7 +66,7 @@ class Sync:
         self.audit = audit
         self.sample_bytes = sample_bytes
         self.force = force
-        self.options = CopyOptions(bytes_per_second=bandwidth)
+        self.options = CopyOptions(bytes_per_second=bandwidth, most_extents=MOST_EXTENTS)
         self.io_priority = io_priority
         self.progress = progress
         self.hooks = hooks

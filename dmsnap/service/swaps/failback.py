@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from dmsnap._native import copy
 from dmsnap._native.copy import CopyOptions
-from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.extent_set import MOST_EXTENTS, ExtentSet
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue import skipped
 from dmsnap.catalogue.clock import now_ns
@@ -208,7 +208,7 @@ class Failback:
         return written
 
     def _copy(self, extents: ExtentSet) -> None:
-        options = CopyOptions(source_name=self.volume.backing)
+        options = CopyOptions(source_name=self.volume.backing, most_extents=MOST_EXTENTS)
         with self._sides() as (source, destination):
             compared, different, _ = copy.compare(
                 source,

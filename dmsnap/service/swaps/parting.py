@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dmsnap._native.era import EraMetadata
-from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.extent_set import MOST_EXTENTS, ExtentSet
 from dmsnap.catalogue.model import Area, Parting, Volume
 from dmsnap.errors import DmsnapError
 from dmsnap.host import kernel, lun
@@ -124,6 +124,6 @@ def marked_since(volume: Volume, areas: Sequence[Area], since: int) -> ExtentSet
     """What dm-era has marked of a generation since an era; no front lies over it now."""
     metadata = stack.attach_area(volume, stack.era_area(volume, areas))
     with open_shared(metadata.path) as fd, EraMetadata.open(fd, str(metadata.path)) as era:
-        extents = era.written_since(since)
+        extents = era.written_since(since, most=MOST_EXTENTS)
     extents.clamp(volume.size_bytes)
     return extents

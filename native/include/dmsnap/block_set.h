@@ -27,6 +27,9 @@ uint64_t dms_block_set_count(const struct dms_block_set *set);
  */
 size_t dms_block_set_next(const struct dms_block_set *set, uint64_t *position,
 			  struct dms_extent *extents, size_t capacity);
+/* Add all of them to extents, which may be bound. */
+struct dms_error *dms_block_set_add_to(const struct dms_block_set *set,
+				       struct dms_extent_set *extents);
 /* All of them, 16 bytes each. */
 struct dms_error *dms_block_set_extents(const struct dms_block_set *set,
 					struct dms_extent_set **extents);

@@ -39,6 +39,7 @@ struct dms_copy_options {
 	uint64_t bytes_per_second; /* read from the source, or written behind it; 0: no limit */
 	struct dms_copy_kept *kept; /* filled by compare, used by apply; may be NULL */
 	const char *source_name; /* for errors; NULL: "the source" */
+	size_t most_extents; /* of what differs: more grow coarser, see dms_extent_set_bound(); 0: all */
 };
 
 struct dms_copy_stats {

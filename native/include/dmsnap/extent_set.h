@@ -22,7 +22,14 @@ struct dms_extent_set;
 struct dms_error *dms_extent_set_create(struct dms_extent_set **set);
 void dms_extent_set_destroy(struct dms_extent_set *set);
 
-/* Room for count extents in all, and for no more than that. */
+/*
+ * From now on the set has no more extents than most, 2 or more: where adding
+ * or merging would make more it grows coarser. All are grown outwards to a
+ * power of two, from 4 KiB on the smallest that leaves half as many. So it may
+ * have bytes that were not added, also behind the last one: clamp it.
+ */
+struct dms_error *dms_extent_set_bound(struct dms_extent_set *set, size_t most);
+/* Room for count extents in all, and for no more than that; of a bound set for no more than it may have. */
 struct dms_error *dms_extent_set_reserve(struct dms_extent_set *set, size_t count);
 /* Amortised O(1) when added in ascending order, otherwise sorted at the next read. */
 struct dms_error *dms_extent_set_add(struct dms_extent_set *set, uint64_t offset_bytes,
