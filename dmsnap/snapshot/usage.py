@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmsnap._native import fs_map
-from dmsnap._native.extent_set import ExtentSet
+from dmsnap._native.extent_set import MOST_EXTENTS, ExtentSet
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError
 from dmsnap.host import filesystem
@@ -83,12 +83,14 @@ def left_out(free: ExtentSet, written: ExtentSet, size_bytes: int) -> ExtentSet:
     """What a copy may leave out of what was ``free``, in whole pages and pieces worth it.
 
     ``written`` is what was written through the front since it was made, and at least up to the
-    point that is copied.
+    point that is copied. Where there would be more than ``MOST_EXTENTS`` to copy, the smaller of
+    the pieces between them are copied, too.
     """
     worth = ExtentSet()
     for offset, length in free.without(written).pairs():
         if length >= SHORTEST_BYTES:
             worth.add(offset, length)
-    copied = ExtentSet.whole(size_bytes).without(worth)
+    copied = ExtentSet(MOST_EXTENTS)
+    copied.merge(ExtentSet.whole(size_bytes).without(worth))
     copied.align(PAGE_BYTES)
     return ExtentSet.whole(size_bytes).without(copied)

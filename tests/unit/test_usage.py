@@ -45,6 +45,17 @@ def test_what_is_worth_it_is_left_out() -> None:
     assert usage.left_out(end, ExtentSet(), SIZE) == end
 
 
+@given(extents, extents)
+def test_of_many_pieces_some_are_copied(free: ExtentSet, written: ExtentSet) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        exact = usage.left_out(free, written, SIZE)
+        patch.setattr(usage, "MOST_EXTENTS", 3)
+        left_out = usage.left_out(free, written, SIZE)
+    assert len(left_out) <= 4
+    assert not left_out.without(exact)
+    assert left_out == exact or len(exact) > 2
+
+
 def mount(fs_type: str, *super_options: str) -> Mount:
     return Mount(1, 0, 0, "/", Path("/srv"), ("rw",), fs_type, "/dev/x", super_options)
 
