@@ -21,9 +21,8 @@ from dmsnap.host.dm.status import SnapshotStatus
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.service.health import metrics, room, status, stranded
 from dmsnap.service.health.era_room import EraRooms
-from dmsnap.service.health.label_reader import LabelReader
-from dmsnap.service.health.look import ReadLabel
 from dmsnap.service.health.room import Listing, Room
+from dmsnap.service.health.silence import Ask, Watch
 from dmsnap.service.health.status import VolumeStatus
 from dmsnap.service.points import clock_record
 from dmsnap.service.schedules import left_over
@@ -65,7 +64,7 @@ def of(session: Session) -> list[Duty]:
     port = session.configuration.metrics_port
     exposure = Exposure(port) if port is not None else None
     left = Stranded(SYSFS.any_dm_suspended, partial(stranded.devices, session), conclude)
-    survey = Survey(partial(look_around, session, EraRooms(), exposure, LabelReader().read))
+    survey = Survey(partial(look_around, session, EraRooms(), exposure, Watch()))
     listening = partial(announcements.listen, [rooms.event, survey.event])
     exposing = [exposure.run] if exposure is not None else []
     catching_up = partial(_catch_up, session)
@@ -101,25 +100,25 @@ def look_around(
     session: Session,
     eras: EraRooms,
     exposure: Exposure | None = None,
-    read_label: ReadLabel | None = None,
+    ask: Ask | None = None,
 ) -> Problems:
     """Look at every volume, and at the clock: pruning may be rare, and boots lie in between."""
     clock_record.note(session.configuration.state_directory)
-    return look(session, eras, exposure, read_label)
+    return look(session, eras, exposure, ask)
 
 
 def look(
     session: Session,
     eras: EraRooms,
     exposure: Exposure | None = None,
-    read_label: ReadLabel | None = None,
+    ask: Ask | None = None,
 ) -> Problems:
     """What is wrong with each volume; metrics are made by the way, of what was just seen."""
     path = session.configuration.metrics_file
     if path is None and exposure is None:
-        found = status.status(session, read_label=read_label)
+        found = status.status(session, ask=ask)
     else:
-        known = metrics.facts(session, read_label)
+        known = metrics.facts(session, ask)
         found = [each.status for each in known]
         text = metrics.text_of(known)
         if exposure is not None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from dmsnap.host import asker
 from dmsnap.host.signals import deferred, interruptible
 
 log = logging.getLogger(__name__)
@@ -74,12 +75,15 @@ def _begin(call: Callable[[], Result]) -> _Child[Result]:
         os._exit(code)
 
 
-def ended(calls: Sequence[Callable[[], object]], patience_seconds: float) -> set[int]:
+def ended(
+    calls: Sequence[Callable[[], object]], patience_seconds: float, name: str | None = None
+) -> set[int]:
     """Make all calls at once, in threads of one child; the numbers of those that end, or fail.
 
     Until for ``patience_seconds`` none does: what hangs by then is left behind with the child. They
     have nothing open but what they open themselves: no lock of ours is held by one that is left,
-    nobody who reads our output waits for it, and it stands in nobody's file system.
+    nobody who reads our output waits for it, and it stands in nobody's file system. ``name`` is
+    what the child is called, by which others know it.
     """
     if not calls:
         return set()
@@ -88,7 +92,7 @@ def ended(calls: Sequence[Callable[[], object]], patience_seconds: float) -> set
     with deferred():
         pid = os.fork()
         if not pid:
-            _make_all(calls, writing)
+            _make_all(calls, writing, name)
     os.close(writing)
     try:
         while len(found) < len(calls) and select.select([reading], [], [], patience_seconds)[0]:
@@ -104,10 +108,12 @@ def ended(calls: Sequence[Callable[[], object]], patience_seconds: float) -> set
     return found
 
 
-def _make_all(calls: Sequence[Callable[[], object]], writing: int) -> None:
+def _make_all(calls: Sequence[Callable[[], object]], writing: int, name: str | None) -> None:
     """The child. Does not return."""
     try:
         _let_go_of_all(writing)
+        if name is not None:
+            asker.take_name(name)
         threads = [
             threading.Thread(target=_make, args=(call, number, writing), daemon=True)
             for number, call in enumerate(calls)

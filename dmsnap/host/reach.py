@@ -6,6 +6,7 @@ suspended dm device, a disk whose error handling takes minutes.
 
 import mmap
 import os
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,14 @@ from functools import partial
 from pathlib import Path
 
 from dmsnap.errors import DeadlineError
+from dmsnap.host import asker
 from dmsnap.host.children import ended
 from dmsnap.host.run import run
 from dmsnap.host.sysfs import SYSFS, Sysfs
 
 LONGEST_SECONDS = 86400.0
 _PROBE_BYTES = 4096
+_DELAY_SECONDS = 1.0  # until a thread that was waited for has begun
 
 
 @dataclass(slots=True)
@@ -49,20 +52,38 @@ def reads(device: Path, patience_seconds: float) -> bool:
 
 
 def silent(devices: Sequence[Path], patience_seconds: float) -> list[Path]:
-    """Those whose first block can neither be read nor fails to be; past the page cache.
+    """Those whose first or last block can neither be read nor fails to be; past the page cache.
 
     All are asked at once, and the time begins anew with each that answers: so a machine that is
-    busy, or has many, takes none for one that hangs.
+    busy, or has many, takes none for one that hangs. Where somebody was left behind so, and waits
+    still, nobody else is.
     """
-    answered = ended([partial(_read, device) for device in devices], patience_seconds)
-    return [device for number, device in enumerate(devices) if number not in answered]
+    left = asker.waiting(patience_seconds - _DELAY_SECONDS) if devices else set()
+    asked = [device for device in devices if _asker(device) not in left]
+    calls = [partial(_read, device) for device in asked]
+    answered = ended(calls, patience_seconds, asker.NAME)
+    found = {asked[number] for number in answered}
+    return [device for device in devices if device not in found]
+
+
+def _asker(device: Path) -> str | None:
+    """What a thread is called that asks it; None for what is no device."""
+    try:
+        status = device.stat()
+    except OSError:
+        return None
+    return asker.name_for(status.st_rdev) if stat.S_ISBLK(status.st_mode) else None
 
 
 def _read(device: Path) -> None:
+    if name := _asker(device):
+        asker.take_name(name)
     fd = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
     try:
+        size_bytes = os.lseek(fd, 0, os.SEEK_END)
         with mmap.mmap(-1, _PROBE_BYTES) as buffer:  # as aligned as O_DIRECT wants it
-            os.preadv(fd, [buffer], 0)
+            for offset in {0, max(0, size_bytes // _PROBE_BYTES - 1) * _PROBE_BYTES}:
+                os.preadv(fd, [buffer], offset)
     finally:
         os.close(fd)
 

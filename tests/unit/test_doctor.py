@@ -5,9 +5,12 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from catalogue_samples import a_volume
 
+from dmsnap.catalogue.model import Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli import program
 from dmsnap.errors import OperatingSystemError
@@ -17,9 +20,10 @@ from dmsnap.policy.chronology import Reading
 from dmsnap.service.configuration import configuration_check
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.configuration.configuration_check import Checked
-from dmsnap.service.health import doctor, schedule_check
+from dmsnap.service.health import doctor, schedule_check, silence
 from dmsnap.service.health.doctor import Tool
 from dmsnap.service.health.finding import Check, Level
+from dmsnap.service.health.silence import Part, Silence
 from dmsnap.service.points import clock_record
 from dmsnap.service.schedules import schedule
 from dmsnap.snapshot import stack
@@ -121,6 +125,31 @@ def test_the_store(tmp_path: Path) -> None:
     assert check.level is Level.WARNING
     assert "mkdir" in str(check.action)
     assert doctor.store_check("vg0", root=False).level is Level.WARNING
+
+
+def test_disks_that_do_not_answer_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And LVM, which would wait for any disk of the host, is asked for nothing then."""
+    settings = Configuration(state_directory=tmp_path)
+    assert doctor.silence_checks(settings) == []
+    with Catalogue.open(settings.catalogue_place) as catalogue:
+        for name in ("srv", "home"):
+            catalogue.add_volume(a_volume(name))
+
+    def of_volumes(volumes: list[Volume], _recorded: object) -> dict[UUID, Silence]:
+        (hanging,) = [volume.id for volume in volumes if volume.name == "srv"]
+        said = Silence({Part.RECOVERY: "the recovery volume /dev/sdb does not answer"}, True)
+        return {volume.id: Silence(anywhere=True) for volume in volumes} | {hanging: said}
+
+    monkeypatch.setattr(silence, "of_volumes", of_volumes)
+    (check,) = doctor.silence_checks(settings)
+    assert (check.name, check.level) == ("disks of srv", Level.MISSING)
+    assert check.sentence == "the recovery volume /dev/sdb does not answer"
+    store = doctor.store_check("vg0", root=True, lvm_hangs=True)
+    assert store.level is Level.WARNING
+    assert "LVM would wait" in store.sentence
+    assert doctor.store_check(str(tmp_path), root=True, lvm_hangs=True).level is Level.OK
 
 
 def test_a_wrong_configuration_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

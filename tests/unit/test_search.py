@@ -9,7 +9,7 @@ from test_history import a_label
 
 from dmsnap._native.label import Label
 from dmsnap.errors import CorruptError, NotFoundError
-from dmsnap.host import reach
+from dmsnap.host import asker, reach
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import Sysfs
 from dmsnap.recovery import replica, search
@@ -37,6 +37,16 @@ def test_what_hangs_keeps_nobody_waiting(devices: list[Path], tmp_path: Path) ->
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     assert pipe in reach.silent([pipe, *devices, pipe], 0.3)
+
+
+def test_nobody_joins_who_waits_still(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    device = tmp_path / "disk"
+    device.write_bytes(bytes(8192))
+    monkeypatch.setattr(reach, "_asker", lambda _device: "ask-801")
+    monkeypatch.setattr(asker, "waiting", lambda seconds: {"ask-801"} if seconds > 1 else set())
+    assert reach.silent([device], A_MINUTE) == [device]
+    monkeypatch.setattr(asker, "waiting", lambda _seconds: {"ask-802"})
+    assert reach.silent([device], A_MINUTE) == []
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from catalogue_samples import a_volume
 from dmsnap.catalogue.model import AreaRole, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import NotFoundError
+from dmsnap.host import lvm
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import spare
@@ -26,6 +27,19 @@ def test_a_store_that_is_away_is_the_reason(catalogue: Catalogue, tmp_path: Path
     assert "gone: No such file or directory" in reason
     with pytest.raises(NotFoundError, match="gone"):
         open_space(volume.store).spare_bytes()
+
+
+def test_lvm_is_not_asked_for_room_while_a_disk_hangs(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def volume_group(_name: str) -> None:
+        pytest.fail("it would hang here")
+
+    monkeypatch.setattr(lvm, "volume_group", volume_group)
+    volume = replace(a_volume(), state=VolumeState.PROTECTED, store="vg0", size_bytes=2**40)
+    reason = spare.reason_without(Session(Configuration(), catalogue), volume, (), True)
+    assert reason is not None
+    assert "while a disk hangs" in reason
 
 
 def test_metadata_that_were_given_back_and_not_recorded_keep_no_command_out(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmsnap.catalogue import database
+from dmsnap.catalogue import database, present
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError
 from dmsnap.host import capability, kernel, replacement, systemd, udev
@@ -14,7 +14,7 @@ from dmsnap.host.lio import state
 from dmsnap.host.run import PACKAGES, which
 from dmsnap.service.configuration import configuration
 from dmsnap.service.configuration.configuration import Configuration
-from dmsnap.service.health import boot_check, schedule_check
+from dmsnap.service.health import boot_check, schedule_check, silence
 from dmsnap.service.health.finding import Check, Level
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
@@ -223,7 +223,9 @@ def configured_checks(root: bool) -> Iterator[Check]:
     yield directory_check("state directory", settings.state_directory)
     yield directory_check("run directory", settings.run_directory)
     yield catalogue_check(settings, root)
-    yield store_check(settings.default_store, root)
+    silent = silence_checks(settings) if root else []
+    yield from silent
+    yield store_check(settings.default_store, root, lvm_hangs=bool(silent))
     yield from boot_checks(settings, root)
 
 
@@ -261,6 +263,24 @@ def boot_checks(settings: Configuration, root: bool) -> Iterator[Check]:
             yield from boot_check.volume_checks(volume, settings.state_directory)
     except DmsnapError as error:
         yield Check("boot", Level.WARNING, f"not checked: {error}", error.hint)
+
+
+def silence_checks(settings: Configuration) -> list[Check]:
+    """Devices of volumes that do not answer."""
+    try:
+        if not database.at(settings.catalogue_place).exists():
+            return []
+        with Catalogue.open(settings.catalogue_place) as catalogue:
+            volumes = catalogue.volumes()
+            recorded = present.of_volumes(catalogue, [volume.id for volume in volumes])
+    except DmsnapError:
+        return []  # said of the catalogue
+    found = silence.of_volumes(volumes, recorded)
+    return [
+        Check(f"disks of {volume.name}", Level.MISSING, sentence, "see what the kernel says of it")
+        for volume in volumes
+        for sentence in found[volume.id].sentences.values()
+    ]
 
 
 def directory_check(name: str, directory: Path) -> Check:
@@ -309,9 +329,12 @@ def catalogue_check(settings: Configuration, root: bool) -> Check:
     return Check(name, Level.OK, sentence)
 
 
-def store_check(store: str, root: bool) -> Check:
+def store_check(store: str, root: bool, *, lvm_hangs: bool = False) -> Check:
     """Where tracking data and live points go unless protect is told otherwise."""
     name = "store"
+    if lvm_hangs and not store.startswith("/"):
+        sentence = f"the volume group {store} is not looked at: LVM would wait for the disk"
+        return Check(name, Level.WARNING, sentence, "have all disks answer first")
     readable = store.startswith("/") and os.access(Path(store).parent, os.X_OK)
     if not (readable or root):
         return Check(name, Level.WARNING, NOT_ROOT, "run it as root")

@@ -4,7 +4,7 @@ What is recorded is read first, at once for all volumes: what changes while they
 after the other, is found by reading it again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,18 +12,18 @@ from dmsnap._native.label import Label
 from dmsnap.catalogue import present
 from dmsnap.catalogue.model import Volume
 from dmsnap.catalogue.present import Present, Replica, ReplicaRecord
-from dmsnap.errors import DmsnapError
+from dmsnap.errors import DeadlineError, DmsnapError
 from dmsnap.recovery import replica
+from dmsnap.service.health import silence
+from dmsnap.service.health.silence import NOWHERE, Ask, Part, Silence
 from dmsnap.service.session import Session
-
-# As label_or_error does it.
-ReadLabel = Callable[[Volume], Label | DmsnapError | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
     """``running`` is the command that works on the volume. ``label`` is an error where it cannot be
     read, None where there is no recovery volume; ``replica`` is what is recorded of what it names.
+    Of what is in ``silent`` nothing is read.
     """
 
     volume: Volume
@@ -31,16 +31,18 @@ class Look:
     recorded: Present
     label: Label | DmsnapError | None
     replica: ReplicaRecord
+    silent: Silence = NOWHERE
 
 
-def look_up(
-    session: Session, volumes: Sequence[Volume], read_label: ReadLabel | None = None
-) -> list[Look]:
-    """Read what is recorded of volumes, and their labels, by ``read_label`` where that is given."""
+def look_up(session: Session, volumes: Sequence[Volume], ask: Ask | None = None) -> list[Look]:
+    """Read what is recorded of volumes, and their labels.
+
+    Whose devices do not answer is found out before, by ``ask`` where that is given.
+    """
     running = [session.running(volume.name) for volume in volumes]
     recorded = present.of_volumes(session.catalogue, [volume.id for volume in volumes])
-    read_label = read_label or label_or_error
-    labels = {volume.id: read_label(volume) for volume in volumes}
+    silent = silence.of_volumes(volumes, recorded, ask)
+    labels = {volume.id: _label(volume, silent[volume.id]) for volume in volumes}
     named = [
         Replica(volume_id, label.recovery_uuid, label.point_uuid)
         for volume_id, label in labels.items()
@@ -54,9 +56,16 @@ def look_up(
             recorded[volume.id],
             labels[volume.id],
             replicas.get(volume.id, ReplicaRecord()),
+            silent[volume.id],
         )
         for volume, command in zip(volumes, running, strict=True)
     ]
+
+
+def _label(volume: Volume, silent: Silence) -> Label | DmsnapError | None:
+    if Part.RECOVERY in silent:
+        return DeadlineError(silent.sentences[Part.RECOVERY], device=volume.recovery)
+    return label_or_error(volume)
 
 
 def label_or_error(volume: Volume) -> Label | DmsnapError | None:

@@ -11,7 +11,7 @@ from dmsnap.catalogue.store import Catalogue
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.service.health import status
 from dmsnap.service.health.exposition import Metric, Sample, exposition
-from dmsnap.service.health.look import ReadLabel
+from dmsnap.service.health.silence import Ask
 from dmsnap.service.health.status import LivePointStatus, VolumeStatus
 from dmsnap.service.operations import OPERATIONS
 from dmsnap.service.schedules import lateness
@@ -74,11 +74,11 @@ def text_of(known: Sequence[Facts]) -> str:
     return exposition(metrics(known, now_ns()))
 
 
-def facts(session: Session, read_label: ReadLabel | None = None) -> list[Facts]:
-    """Look at every volume; labels are read by ``read_label``, where that is given."""
+def facts(session: Session, ask: Ask | None = None) -> list[Facts]:
+    """Look at every volume, as ``status.status`` does."""
     volumes = session.catalogue.volumes()
     done = jobs_of(session.catalogue, volumes)
-    found = status.statuses(session, volumes, lateness.promises(session), read_label)
+    found = status.statuses(session, volumes, lateness.promises(session), ask)
     return [
         Facts(seen, recorded.window_seconds, done[volume.id])
         for volume, (seen, recorded) in zip(volumes, found, strict=True)

@@ -17,8 +17,9 @@ from dmsnap.recovery import history, lease, replica
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.service.exports import publication
 from dmsnap.service.health import look, recoverable
-from dmsnap.service.health.look import Look, ReadLabel
+from dmsnap.service.health.look import Look
 from dmsnap.service.health.recoverable import RecoverablePoint
+from dmsnap.service.health.silence import Ask, Part
 from dmsnap.service.points import claiming
 from dmsnap.service.resizing import sizes
 from dmsnap.service.schedules import lateness
@@ -106,11 +107,14 @@ class VolumeStatus:
 
 
 def status(
-    session: Session, names: Sequence[str] = (), read_label: ReadLabel | None = None
+    session: Session, names: Sequence[str] = (), ask: Ask | None = None
 ) -> list[VolumeStatus]:
-    """The volumes named, or all of them, by name. Changes nothing. Needs root."""
+    """The volumes named, or all of them, by name. Changes nothing. Needs root.
+
+    ``ask`` is how it is found out whose disks answer (health.silence).
+    """
     volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
-    found = statuses(session, volumes, lateness.promises(session), read_label)
+    found = statuses(session, volumes, lateness.promises(session), ask)
     return [each for each, _ in found]
 
 
@@ -118,14 +122,14 @@ def statuses(
     session: Session,
     volumes: Sequence[Volume],
     promises: "Promises | None" = None,
-    read_label: ReadLabel | None = None,
+    ask: Ask | None = None,
 ) -> list[tuple[VolumeStatus, Present]]:
     """Look at volumes, judge their ages by ``promises``; each with what is recorded of it.
 
     That is read at once for all of them, so that a command may have come and gone before it is a
     volume's turn. Where something seems wrong, and was recorded since, it is looked at anew.
     """
-    looks = look.look_up(session, volumes, read_label)
+    looks = look.look_up(session, volumes, ask)
     found = [(volume_status(session, each, promises), each.recorded) for each in looks]
     if len(looks) == 1:
         return found
@@ -133,7 +137,7 @@ def statuses(
     changed = look.changed_since(session, doubtful)
     for position, volume in enumerate(volumes):
         if volume.id in changed:
-            (anew,) = look.look_up(session, [changed[volume.id]], read_label)
+            (anew,) = look.look_up(session, [changed[volume.id]], ask)
             found[position] = volume_status(session, anew, promises), anew.recorded
     return found
 
@@ -146,7 +150,7 @@ def volume_status(
     passing = stack_problems(session, volume, recorded)
     replica_now = replica_status(looked, passing)
     resized = sizes.of_volume(volume)
-    problems = [resized.sentence] if resized else []
+    problems = [*looked.silent.sentences.values(), *([resized.sentence] if resized else [])]
     passing += cut_off_jobs(volume, recorded.unfinished)
     live_now = live_points(volume, recorded.live, problems)
     found = [publication.problem(session, export) for export in recorded.exports]
@@ -185,7 +189,7 @@ def volume_status(
         problems=tuple(problems if running else [*passing, *problems]),
         running=running,
         exports=tuple(export.target for export in recorded.exports),
-        spare_reason=None if running else spare.reason_without(session, volume, recorded.areas),
+        spare_reason=None if running else spare_reason(session, looked),
         hydration=hydration_status(volume),
         overlay=overlay_status(volume, recorded.last_swap),
         live=stack.live_front(volume) is not None,
@@ -194,6 +198,14 @@ def volume_status(
         punctuality=punctuality,
         replica_punctuality=behind,
     )
+
+
+def spare_reason(session: Session, looked: Look) -> str | None:
+    """Why the next swap has to format its era metadata; not looked for where that would hang."""
+    if Part.STORE in looked.silent:
+        return None
+    hangs = looked.silent.anywhere
+    return spare.reason_without(session, looked.volume, looked.recorded.areas, hangs)
 
 
 def standing(
@@ -331,7 +343,8 @@ def replica_status(looked: Look, problems: list[str]) -> ReplicaStatus | None:
         problems.append(f"{volume.name} has no recovery volume: {replica.way_to_another(volume)}")
         return None
     if isinstance(label, DmsnapError):
-        problems.append(with_hint(label))
+        if Part.RECOVERY not in looked.silent:  # else that is said of it
+            problems.append(with_hint(label))
         return None
     if label.state not in (LabelState.CONSISTENT, LabelState.MERGING):
         problems.append(

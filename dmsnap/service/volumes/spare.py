@@ -108,13 +108,18 @@ def _is_fit(volume: Volume, area: Area) -> bool:
     return (found.block_size_bytes, found.nr_blocks) == (volume.block_bytes, nr_blocks)
 
 
-def reason_without(session: Session, volume: Volume, areas: Sequence[Area]) -> str | None:
+def reason_without(
+    session: Session, volume: Volume, areas: Sequence[Area], lvm_hangs: bool = False
+) -> str | None:
     """Why the next swap formats its metadata itself; None: it need not, or it takes no time.
 
-    ``areas`` are the recorded pieces of its store.
+    ``areas`` are the recorded pieces of its store. ``lvm_hangs``, as with any disk of the host that
+    does: LVM is not asked how much room a volume group has.
     """
     if not _is_wanted(session, volume) or _fit(volume, areas) is not None:
         return None
+    if lvm_hangs and not volume.store.startswith("/"):
+        return "there are no spare era metadata, and LVM is not asked for room while a disk hangs"
     try:
         lack = _lack_of_room(session, volume)
     except DmsnapError as error:  # a store that is away keeps nobody from what is said of the rest

@@ -1,4 +1,4 @@
-"""Labels as the service reads them: one disk that hangs is one volume's problem."""
+"""One disk that hangs is one volume's problem: the others are looked at."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,18 +9,21 @@ import pytest
 from catalogue_samples import a_volume
 from test_history import a_label
 
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import DeadlineError, DmsnapError, NotFoundError
+from dmsnap.errors import DeadlineError, NotFoundError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import replica
 from dmsnap.service.configuration.configuration import Configuration
-from dmsnap.service.health import label_reader, look
-from dmsnap.service.health.label_reader import LabelReader
+from dmsnap.service.health import look, silence
+from dmsnap.service.health.silence import Part, Watch
 from dmsnap.service.session import Session
 
 LABEL = a_label()
-HANGING, OTHER = (replace(a_volume(name), recovery=f"/dev/{name}") for name in ("srv", "home"))
+HANGING, OTHER = (
+    replace(a_volume(name), recovery=f"/dev/{name}", backing="/dev/primary")
+    for name in ("srv", "home")
+)
 
 
 @dataclass
@@ -45,7 +48,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     found = Disk()
 
     def probe(path: Path) -> SimpleNamespace:
-        return SimpleNamespace(path=path, devno=1 if path == Path("/dev/srv") else 2)
+        return SimpleNamespace(path=path, devno=1 if path == Path("/dev/srv") else hash(path))
 
     monkeypatch.setattr(BlockDevice, "probe", probe)
     monkeypatch.setattr("dmsnap.host.reach.reads", found.reads)
@@ -54,7 +57,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
         requests_completed=lambda devno: found.completed if devno == 1 else 9,
         dm_suspended=lambda devno: found.suspended and devno == 1,
     )
-    monkeypatch.setattr(label_reader, "SYSFS", sysfs)
+    monkeypatch.setattr(silence, "SYSFS", sysfs)
 
     def label_of(volume: Volume) -> object:
         assert not (found.hangs and volume is HANGING), "it would hang here"
@@ -72,44 +75,70 @@ def session(tmp_path: Path) -> Iterator[Session]:
         yield Session(Configuration(run_directory=tmp_path / "run"), catalogue)
 
 
+def disk_of(path: str) -> BlockDevice:
+    return BlockDevice.probe(Path(path))
+
+
 def test_a_disk_that_hangs_is_its_volumes_problem(session: Session, disk: Disk) -> None:
     disk.hangs = True
-    hanging, other = look.look_up(session, [HANGING, OTHER], LabelReader().read)
+    hanging, other = look.look_up(session, [HANGING, OTHER], Watch())
     assert isinstance(hanging.label, DeadlineError)
     assert "/dev/srv does not answer" in str(hanging.label)
+    assert list(hanging.silent.sentences) == [Part.RECOVERY]
     assert other.label == LABEL
+    assert other.silent.sentences == {}
+    assert other.silent.anywhere
 
 
 @pytest.mark.parametrize("waiting", ["in_flight", "suspended"])
 def test_it_is_not_asked_again_while_it_hangs(disk: Disk, waiting: str) -> None:
     """The program that was left behind with it waits there: not one more every minute."""
-    reader = LabelReader()
+    watch, device = Watch(), disk_of("/dev/srv")
     disk.hangs = True
     setattr(disk, waiting, 1)
     for _ in range(3):
-        assert isinstance(reader.read(HANGING), DeadlineError)
+        assert watch([device]) == [device]
     assert disk.asked == 1
     disk.completed += 1  # what hung has come back, and others keep it busy
     disk.hangs = False
-    assert reader.read(HANGING) == LABEL
-    assert (disk.asked, reader.unanswered) == (2, {})
+    assert watch([device]) == []
+    assert (disk.asked, watch.unanswered) == (2, {})
 
 
 def test_one_that_has_nothing_under_way_is_asked_again(disk: Disk) -> None:
-    reader = LabelReader()
+    watch, device = Watch(), disk_of("/dev/srv")
     disk.hangs = True
-    reader.read(HANGING)
-    reader.read(HANGING)
+    assert watch([device, disk_of("/dev/home")]) == [device]
+    assert watch([device]) == [device]
     assert disk.asked == 2
 
 
-def test_what_else_is_wrong_is_said_as_ever(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = LabelReader()
-    assert reader.read(HANGING) == LABEL
-    assert reader.read(replace(HANGING, recovery=None)) is None
+def test_a_primary_that_hangs_is_named_with_what_to_do(session: Session, disk: Disk) -> None:
+    disk.hangs = True
+    volume = replace(OTHER, backing="/dev/srv", state=VolumeState.PROTECTED)
+    (looked,) = look.look_up(session, [volume], Watch())
+    assert looked.label == LABEL
+    sentence = looked.silent.sentences[Part.SERVING]
+    assert sentence.startswith("/dev/srv, which home lies on, does not answer")
+    assert sentence.endswith("dmsnap swap home puts the recovery volume in its place")
 
-    def vanished(_path: Path) -> None:
+
+def test_a_primary_that_a_trial_stands_in_for_is_not_asked(session: Session, disk: Disk) -> None:
+    volume = replace(OTHER, backing="/dev/srv", state=VolumeState.TRIAL)
+    disk.hangs = True
+    (looked,) = look.look_up(session, [volume], Watch())
+    assert (looked.silent.sentences, disk.asked) == ({}, 0)
+
+
+def test_what_else_is_wrong_is_said_as_ever(
+    session: Session, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (looked,) = look.look_up(session, [replace(HANGING, recovery=None)], Watch())
+    assert looked.label is None
+
+    def vanished(_volume: Volume) -> None:
         raise NotFoundError("it is gone")
 
-    monkeypatch.setattr(BlockDevice, "probe", vanished)
-    assert isinstance(reader.read(HANGING), DmsnapError)
+    monkeypatch.setattr(replica, "label_of", vanished)
+    (looked,) = look.look_up(session, [HANGING], Watch())
+    assert isinstance(looked.label, NotFoundError)
