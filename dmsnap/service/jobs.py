@@ -159,9 +159,15 @@ def resume_volume(session: Session, name: str) -> list[Resumed]:
     """
     session.catalogue.volume(name)
     found = [view for view in cut_off(session) if name in view.volumes]
-    _hold_once(session, name)
+    obstacles = _hold_once(session, name)
     ended = [settled(session, jobs.job(session.catalogue, view.id)) for view in found]
-    return [Resumed(viewed(session, job)) for job in ended]
+    return [_resumed(session, job, obstacles.get(job.id)) for job in ended]
+
+
+def _resumed(session: Session, job: Job, obstacle: DmsnapError | None) -> Resumed:
+    if obstacle is None:
+        return Resumed(viewed(session, job))
+    return Resumed(viewed(session, job), error=str(obstacle), exit_code=obstacle.exit_code)
 
 
 def _resume_all(session: Session) -> list[Resumed]:
@@ -208,34 +214,59 @@ def _concluded(session: Session, job_id: int) -> Resumed:
     try:
         return Resumed(viewed(session, conclude(session, job_id)))
     except DmsnapError as error:
-        left = viewed(session, jobs.job(session.catalogue, job_id))
-        return Resumed(left, error=str(error), exit_code=error.exit_code)
+        return _resumed(session, jobs.job(session.catalogue, job_id), error)
+
+
+class NotConcludedError(DmsnapError):
+    """Of a job of several volumes: what is in the way, of each in whose way something is."""
+
+    def __init__(self, obstacles: Mapping[str, DmsnapError]) -> None:
+        super().__init__("; ".join(f"{name}: {error}" for name, error in obstacles.items()))
+        self.exit_code = next(error.exit_code for error in obstacles.values())
 
 
 def conclude(session: Session, job_id: int) -> Job:
-    """Hold the volumes of a job once: that finishes what was cut off, or takes it back."""
+    """Hold the volumes of a job once: that finishes what was cut off, or takes it back.
+
+    One on which that cannot be done keeps none of the others from it. What was in the way is raised
+    when all were tried.
+    """
     job = jobs.job(session.catalogue, job_id)
     if job.state is not JobState.RUNNING:
         return job
-    known = require_cut_off(session, job)
-    for name in names_in(job, known):
-        _hold_once(session, name)
-    return settled(session, job)
+    names = sorted(names_in(job, require_cut_off(session, job)))
+    obstacles: dict[str, DmsnapError] = {}
+    for name in names:
+        try:
+            left = _hold_once(session, name).get(job.id)
+        except DmsnapError as error:
+            left = error
+        if left is not None:
+            obstacles[name] = left
+    ended = settled(session, job)
+    if obstacles:
+        raise NotConcludedError(obstacles) if len(names) > 1 else obstacles[names[0]]
+    return ended
 
 
-def _hold_once(session: Session, name: str) -> None:
-    """Conclude what was cut off on a volume, and do what is left of those operations.
+def _hold_once(session: Session, name: str) -> Mapping[int, DmsnapError]:
+    """Conclude what was cut off on a volume, and do what is left of those operations; why each of
+    the jobs that are left could not be concluded.
 
-    Of all: concluding the first one concludes the others, for which nobody comes here again.
+    Of all: concluding the first one concludes the others, for which nobody comes here again. Its
+    LUNs need not be there: what was left suspended goes on, and what can be concluded is.
     """
+    obstacles: dict[int, DmsnapError] = {}
     with session.locked([name]):
         recorded = session.catalogue.find_volume(name)
         if recorded is None:
-            return
+            return obstacles
         cut_off = [job.operation for job in jobs.unfinished(session.catalogue, recorded.id)]
-        reap(session, recorded, Wanted.SERVING)
+        reap(session, recorded, Wanted.THERE, obstacles=obstacles)
+        # Where that cannot be done the job has come to its end, and its caller is told why.
         for mend in filter(None, map(operations.mend, dict.fromkeys(cut_off))):
             mend(session.catalogue.volume_by_id(recorded.id))
+    return obstacles
 
 
 def require_cut_off(session: Session, job: Job) -> Names:

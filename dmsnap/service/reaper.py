@@ -88,14 +88,19 @@ def held_unless_done(
 
 
 def reap(
-    session: Session, volume: Volume, wanted: Wanted = Wanted.ALL, *, concluding: bool = True
+    session: Session,
+    volume: Volume,
+    wanted: Wanted = Wanted.ALL,
+    *,
+    concluding: bool = True,
+    obstacles: dict[int, DmsnapError] | None = None,
 ) -> set[tuple[str, JobState]]:
     """Clear what belongs to no point and no trial; finish jobs that were cut off, or undo them.
 
     Called with the volume's lock held: whoever began these things is dead. At boot nothing is
     concluded: the stack is not there yet, and the boot waits. Returns the operations that were
     concluded, and what has become of each. What has left the volume unmounted is not, while
-    somebody else's mount is in its place.
+    somebody else's mount is in its place. ``obstacles`` is told why a job could not be concluded.
     """
     volume = owed_record.settle(session, crossing.settle(session, volume))
     cut_off = jobs.unfinished(session.catalogue, volume.id)
@@ -110,12 +115,16 @@ def reap(
     except MountPointTakenError as error:
         log.warning("%s", error)
         waiting = [job for job in cut_off if may_have_left_it_unmounted(job)]
+        if obstacles is not None:
+            obstacles.update((job.id, error) for job in waiting)
     if not concluding:
         return set()
     for job in cut_off:
         cut_off_hooks.close_pairs(session, job, volume.name)
     ended = {
-        (job.operation, conclude(session, volume, job)) for job in cut_off if job not in waiting
+        (job.operation, conclude(session, volume, job, obstacles))
+        for job in cut_off
+        if job not in waiting
     }
     return ended | {(job.operation, JobState.RUNNING) for job in waiting}
 
@@ -195,9 +204,14 @@ def may_have_left_it_unmounted(job: Job) -> bool:
     return begun and job.operation != "point umount"
 
 
-def conclude(session: Session, volume: Volume, job: Job) -> JobState:
-    """Finish a job that was cut off, or undo it, and say so. What fails is still ``running``, and
-    tried again later.
+def conclude(
+    session: Session,
+    volume: Volume,
+    job: Job,
+    obstacles: dict[int, DmsnapError] | None = None,
+) -> JobState:
+    """Finish a job that was cut off, or undo it, and say so. What fails is still ``running``, tried
+    again later, and among the ``obstacles`` with its reason.
     """
     what = f"{job.operation} of {volume.name} was cut off at {job.last_begun}"
     fields = {"volume": volume.name, "operation": job.operation, "job": job.id}
@@ -212,6 +226,8 @@ def conclude(session: Session, volume: Volume, job: Job) -> JobState:
             cut_off_hooks.close_removal(session, job, recorded, done=done)
         except DmsnapError as error:
             log.warning("%s, and is not concluded: %s", what, error, extra=fields)
+            if obstacles is not None:
+                obstacles[job.id] = error
             return JobState.RUNNING
         state = JobState.DONE if done else JobState.UNDONE
         outcome = f"cut off at {job.last_begun}{f': {job.outcome}' if job.outcome else ''}"

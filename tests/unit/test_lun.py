@@ -264,7 +264,7 @@ def test_a_lost_recovery_volume_keeps_nobody_from_the_primary(
         with pytest.raises(UnreachableError):
             luns.attach_all(session, volume, wanted)
     promoted = replace(volume, state=VolumeState.PROMOTED, backing=name, recovery=None)
-    if wanted in (Wanted.RECOVERY, Wanted.THERE, Wanted.NONE):
+    if wanted in (Wanted.RECOVERY, Wanted.REPLICA, Wanted.THERE, Wanted.NONE):
         luns.attach_all(session, promoted, wanted)
     else:
         with pytest.raises(UnreachableError):

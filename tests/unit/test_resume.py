@@ -16,8 +16,14 @@ from dmsnap.catalogue import jobs as recorded
 from dmsnap.catalogue.model import Job, JobState, StepState, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.cli import program
-from dmsnap.errors import ExitCode, LockedError, NotFoundError, WrongStateError
-from dmsnap.service import forecast, jobs, operations
+from dmsnap.errors import (
+    ExitCode,
+    LockedError,
+    NotFoundError,
+    UnreachableError,
+    WrongStateError,
+)
+from dmsnap.service import forecast, jobs, operations, reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.journal import Plan
 from dmsnap.service.replicas import settling, sync
@@ -122,7 +128,7 @@ def test_one_volume_is_held_once_and_no_other(
     recorded.end(session.catalogue, 2, JobState.FAILED, "")
     held: list[str] = []
 
-    def reap(session: Session, volume: Volume, _wanted: object) -> None:
+    def reap(session: Session, volume: Volume, _wanted: object, obstacles: object) -> None:
         assert session.is_held_by(volume.name, os.getpid())
         held.append(volume.name)
         for job in recorded.unfinished(session.catalogue, volume.id):
@@ -138,6 +144,42 @@ def test_one_volume_is_held_once_and_no_other(
     assert [view.id for view in jobs.cut_off(session)] == [1]
     with pytest.raises(NotFoundError):
         jobs.resume_volume(session, "d")
+
+
+def test_one_volume_of_a_job_keeps_no_other_from_it(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a point of three: one is locked, one cannot be concluded, and both are told with why."""
+    monkeypatch.undo()
+    volumes = [session.catalogue.volume(name) for name in NAMES]
+    ids = [each.id for each in volumes]
+    for number in (1, 2, 3):
+        recorded.end(session.catalogue, number, JobState.DONE, "")
+    recorded.begin(session.catalogue, "point create", ids, arguments={}, pid=1, steps=["window"])
+    begun(session, 4, StepState.BEGUN)
+
+    def clear(_session: Session, volume: Volume, *_: object, **_words: object) -> None:
+        if volume.name == "a":
+            raise UnreachableError("its target does not answer")
+
+    def has_come_to_its_end(_session: Session, volume: Volume, _job: Job) -> bool:
+        if volume.name == "b":
+            raise UnreachableError("the session is lost")
+        return False
+
+    for name, function in (("clear", clear), ("has_come_to_its_end", has_come_to_its_end)):
+        monkeypatch.setattr(reaper, name, function)
+    (left,) = jobs.resume_all(session)
+    assert left.error == "a: its target does not answer; b: the session is lost"
+    assert (left.exit_code, left.job.state) == (ExitCode.UNREACHABLE, jobs.CUT_OFF)
+    assert [len(recorded.unfinished(session.catalogue, each)) for each in ids] == [1, 1, 0]
+    (left,) = jobs.resume_volume(session, "b")
+    assert (left.error, left.exit_code) == ("the session is lost", ExitCode.UNREACHABLE)
+    with pytest.raises(jobs.NotConcludedError, match="b: the session is lost"):
+        jobs.resume(session, 4)
+    monkeypatch.setattr(Session, "open", lambda: session)
+    assert program.main(["job", "resume", "--volume", "b"]) == ExitCode.UNREACHABLE
+    assert "is cut off; the session is lost" in capsys.readouterr().out
 
 
 def test_one_of_three_is_asked_for(

@@ -50,6 +50,7 @@ class Wanted(Enum):
     SERVING_ALONE = "serving alone"  # a boot must not wait for others
     PRIMARY = "primary"  # the volume's own device: a trial may have lost what it serves from
     RECOVERY = "recovery"  # alone: the primary may be just what was lost
+    REPLICA = "replica"  # the recovery volume; others may be missing
     THERE = "there"  # those that can be had: what is gone for good must not keep anything
     NONE = "none"  # nothing is read or written of any
 
@@ -78,7 +79,7 @@ def _needed(volume: Volume, wanted: Wanted) -> str | None:
         return None
     if wanted is Wanted.PRIMARY:
         return volume.backing
-    return volume.recovery if wanted is Wanted.RECOVERY else volume.serving
+    return volume.recovery if wanted in (Wanted.RECOVERY, Wanted.REPLICA) else volume.serving
 
 
 def attach(session: Session, name: LunName, owner: str) -> LunName:

@@ -109,9 +109,11 @@ class Pruning:
         return replace(result, error=str(left), exit_code=left.exit_code) if left else result
 
     def _wanted(self) -> Wanted:
-        """Live points go whether the recovery volume is there or not."""
+        """Live points go whether the recovery volume is there or not, and what the history has goes
+        whether the primary is; of both, what can be had.
+        """
         near = Side.PRIMARY in self.sides and Side.PRIMARY in self.policies
-        return Wanted.SERVING if near else Wanted.ALL
+        return Wanted.THERE if near else Wanted.REPLICA
 
     def _result(self) -> PruneResult:
         return PruneResult(self.name, self.policies, tuple(self.points), tuple(self.notes))

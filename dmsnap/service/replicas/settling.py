@@ -34,10 +34,12 @@ def finish(_session: Session, volume: Volume, job: Job) -> bool:
 def settle_replica(volume: Volume) -> None:
     """Bring back the point over which a sync was being applied when it was cut off.
 
-    The next sync would: but until then no point of the recovery volume can be looked at.
+    The next sync would: but until then no point of the recovery volume can be looked at. Raises
+    where the device is missing or in use.
     """
     if volume.recovery is not None and volume.state is VolumeState.PROTECTED:
-        bring_back(volume)
+        with replica.opened(volume) as current:
+            current.settle()
 
 
 def bring_back(volume: Volume) -> bool:

@@ -264,7 +264,7 @@ def mountable(volume: Volume) -> tuple[MountRecord, ...]:
 
 def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Plan | None:
     """Take ``name`` out of protection; ``forget`` wipes the recovery volume's label too."""
-    wanted = Wanted.ALL if forget else Wanted.THERE
+    wanted = Wanted.REPLICA if forget else Wanted.THERE
     with held_unless_done(session, name, "unprotect", wanted) as volume:
         if volume is None:
             return None
