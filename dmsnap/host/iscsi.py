@@ -1,11 +1,13 @@
 """open-iscsi: node records, login and logout, by way of iscsiadm (iscsiadm(8)). Root.
 
-A record is what open-iscsi knows of a target at a portal. Secrets are written into its file, which
-root alone can read, and never to a command line, which everybody can.
+A record is what open-iscsi knows of a target at a portal, for one interface. Those of others, as of
+an offload card, are none of our business: nothing here logs in by one, changes or removes it.
+Secrets are written into a record's file, which root alone can read, and never to a command line,
+which everybody can.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from dmsnap.errors import (
     NotPermittedError,
     ProgramError,
     UnreachableError,
+    WrongStateError,
 )
 from dmsnap.host import capability, replacement
+from dmsnap.host.iscsi_session import INTERFACE
 from dmsnap.host.portal import Portal
 from dmsnap.host.run import run
 from dmsnap.host.system_call import system_call
@@ -25,6 +29,7 @@ from dmsnap.secret import Secret
 # Debian's place, and the one of open-iscsi 2.1.10 and later.
 DATABASES = (Path("/etc/iscsi/nodes"), Path("/var/lib/iscsi/nodes"))
 INITIATOR = Path("/etc/iscsi/initiatorname.iscsi")
+
 
 MODULES = ("sd_mod", "iscsi_tcp")
 
@@ -65,7 +70,12 @@ def initiator_name() -> str:
 def record_files(
     portal: Portal, target: str, *, databases: tuple[Path, ...] = DATABASES
 ) -> list[Path]:
-    """The files of the records: one for each interface, in a directory once the TPG is known."""
+    """The files of the record for the interface that is ours to use: one, or none."""
+    return [path for path in _files(portal, target, databases) if _interface_of(path) == INTERFACE]
+
+
+def _files(portal: Portal, target: str, databases: tuple[Path, ...]) -> list[Path]:
+    """One for each interface, in a directory; one for all, where the TPG is not known."""
     found: list[Path] = []
     for database in databases:
         for entry in sorted((database / target).glob(f"{portal.address},{portal.port}*")):
@@ -75,9 +85,41 @@ def record_files(
     return found
 
 
-def create_record(portal: Portal, target: str) -> None:
-    """Have open-iscsi know the target, as its configuration says of new ones."""
-    run("iscsiadm", *_node(portal, target), "--op=new")
+def _is_for_all(path: Path) -> bool:
+    return "," in path.name
+
+
+def _interface_of(path: Path) -> str:
+    if not _is_for_all(path):
+        return path.name
+    with system_call(f"read {path}"):
+        found = re.search(r"^iface\.iscsi_ifacename\s*=\s*(\S+)", path.read_text(), re.MULTILINE)
+    return found[1] if found else INTERFACE
+
+
+def require_free(portal: Portal, target: str, *, databases: tuple[Path, ...] = DATABASES) -> None:
+    """Raise :class:`WrongStateError` where a new record would replace that of another interface."""
+    others = _files(portal, target, databases)
+    in_the_way = next((path for path in others if _is_for_all(path)), None)
+    if in_the_way is not None:
+        interface = _interface_of(in_the_way)
+        raise WrongStateError(
+            f"open-iscsi has a record of {target} at {portal} for the interface {interface}, which "
+            f"it would replace by one of dmsnap's own: {in_the_way}",
+            hint=f"log in by it, or have the target discovered: iscsiadm --mode=discovery "
+            f"--type=sendtargets --portal={portal} --interface={interface}",
+        )
+
+
+def create_record(portal: Portal, target: str, group: int | None) -> None:
+    """Have open-iscsi know the target, as its configuration says of new ones.
+
+    ``group`` is the tag of the target's portal group: with it, records of other interfaces are
+    beside this one, and stay.
+    """
+    where = f"{portal}" if group is None else f"{portal},{group}"
+    words = (f"--targetname={target}", f"--portal={where}", f"--interface={INTERFACE}")
+    run("iscsiadm", "--mode=node", *words, "--op=new")
 
 
 def configure_record(portal: Portal, target: str, values: Mapping[str, str | Secret]) -> None:
@@ -135,23 +177,36 @@ def load_modules() -> None:
             run("modprobe", module)
 
 
-def require_offered(portal: Portal, target: str) -> None:
+def require_offered(portal: Portal, target: str) -> int | None:
     """Raise :class:`NotFoundError` when the portal lists its targets, and this one is not there.
 
     A login to it would be tried for as long as one to a target that does not answer. A portal that
-    does not list them (it may want a login for that alone) is left to the login.
+    does not list them (it may want a login for that alone) is left to the login. Returns the tag of
+    the portal's group, where that is known.
     """
     completed = run(
         "iscsiadm", "--mode=discovery", "--type=sendtargets", f"--portal={portal}",
-        "--op=nonpersistent", timeout_seconds=DISCOVERY_SECONDS, expected=range(256),
+        f"--interface={INTERFACE}", "--op=nonpersistent",
+        timeout_seconds=DISCOVERY_SECONDS, expected=range(256),
     )  # fmt: skip
     _require_daemon(completed.returncode)
-    offered = {line.split()[-1] for line in completed.text.splitlines() if line.split()}
+    lines = [line.split() for line in completed.text.splitlines() if line.split()]
+    offered = {words[-1] for words in lines}
     if completed.returncode in (0, NO_OBJECTS_FOUND) and target not in offered:
         raise NotFoundError(
             f"{portal} offers no target {target} to this initiator ({initiator_name()})",
             offered=sorted(offered),
         )
+    return group_in(lines, portal, target)
+
+
+def group_in(lines: Sequence[Sequence[str]], portal: Portal, target: str) -> int | None:
+    """The portal group's tag in what a portal lists: ``ADDRESS:PORT,TAG TARGET``."""
+    for where, *rest in lines:
+        address, _, tag = where.rpartition(",")
+        if rest[-1:] == [target] and address == str(portal) and tag.isdigit():
+            return int(tag)
+    return None
 
 
 def login(portal: Portal, target: str) -> None:
@@ -189,7 +244,8 @@ def logout(number: int) -> None:
 
 
 def _node(portal: Portal, target: str) -> list[str]:
-    return ["--mode=node", f"--targetname={target}", f"--portal={portal}"]
+    words = (f"--targetname={target}", f"--portal={portal}", f"--interface={INTERFACE}")
+    return ["--mode=node", *words]
 
 
 def _require_daemon(code: int) -> None:

@@ -8,6 +8,9 @@ from dmsnap.host.sysfs import SYSFS, Sysfs
 from dmsnap.host.system_call import system_call
 
 LOGGED_IN = "LOGGED_IN"
+# Open-iscsi's own, the kernel's network: it needs no configuration.
+INTERFACE = "default"
+_NAMELESS = ("", "(null)", "<NULL>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,7 @@ class IscsiSession:
     """A session: ``number`` is iscsiadm's SID, ``directory`` what its host and targets are below.
 
     ``state`` is LOGGED_IN, FAILED while open-iscsi tries to get it back, FREE at its end.
+    ``interface`` is that of open-iscsi by which it was made.
     """
 
     number: int
@@ -22,6 +26,7 @@ class IscsiSession:
     target: str
     portal: Portal | None
     state: str
+    interface: str = INTERFACE
 
     @property
     def host(self) -> int:
@@ -42,18 +47,21 @@ def sessions(*, sysfs: Sysfs = SYSFS) -> list[IscsiSession]:
         state = _text(link / "state")
         if number.isdigit() and target is not None and state is not None:  # else it has just ended
             directory = (link / "device").resolve()
-            found.append(IscsiSession(int(number), directory, target, _portal_of(directory), state))
+            portal, interface = _portal_of(directory), _interface_of(link)
+            found.append(IscsiSession(int(number), directory, target, portal, state, interface))
     return sorted(found, key=lambda session: session.number)
 
 
 def find(portal: Portal, target: str, *, sysfs: Sysfs = SYSFS) -> list[IscsiSession]:
-    """The sessions to a target by way of a portal, those that are up first."""
+    """The sessions to a target by way of a portal: those that are up first, and of these those by
+    the interface that dmsnap logs in by.
+    """
     found = [
         session
         for session in sessions(sysfs=sysfs)
         if session.target == target and session.portal == portal
     ]
-    return sorted(found, key=lambda session: not session.is_up)
+    return sorted(found, key=lambda session: (not session.is_up, session.interface != INTERFACE))
 
 
 def _portal_of(directory: Path) -> Portal | None:
@@ -64,6 +72,12 @@ def _portal_of(directory: Path) -> Portal | None:
         if address and port and port.isdigit():
             return Portal(address, int(port))
     return None
+
+
+def _interface_of(link: Path) -> str:
+    """Without a name it is of an initiator that knows of no others."""
+    name = _text(link / "ifacename") or ""
+    return INTERFACE if name in _NAMELESS else name
 
 
 def _text(path: Path) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dmsnap.cli import json_value
-from dmsnap.errors import ConfigurationError
+from dmsnap.errors import ConfigurationError, WrongStateError
 from dmsnap.host import iscsi
 from dmsnap.host.iscsi import Chap
 from dmsnap.host.portal import Portal
@@ -77,6 +77,40 @@ def test_records_are_found_in_both_of_their_forms(tmp_path: Path) -> None:
     assert found("192.0.2.7", 3260) == ["192.0.2.7,3260,1/default"]
     assert found("192.0.2.8", 3260) == ["192.0.2.8,3260"]
     assert found("192.0.2.9", 3260) == []
+
+
+def test_records_of_other_interfaces_are_none_of_ours(tmp_path: Path) -> None:
+    """A file for all, where the portal group is not known, is replaced by a new one as a whole."""
+    target, portal = tmp_path / TARGET, Portal("192.0.2.7", 3260)
+    (target / "192.0.2.7,3260,1").mkdir(parents=True)
+    (target / "192.0.2.7,3260,1" / "offload").write_text("iface.iscsi_ifacename = default\n")
+    assert iscsi.record_files(portal, TARGET, databases=(tmp_path,)) == []
+    iscsi.require_free(portal, TARGET, databases=(tmp_path,))
+    for_all = target / "192.0.2.7,3260"
+    for_all.write_text("node.name = x\niface.iscsi_ifacename = offload\n")
+    assert iscsi.record_files(portal, TARGET, databases=(tmp_path,)) == []
+    with pytest.raises(WrongStateError, match="for the interface offload"):
+        iscsi.require_free(portal, TARGET, databases=(tmp_path,))
+    for_all.write_text("iface.iscsi_ifacename = default\n")
+    assert iscsi.record_files(portal, TARGET, databases=(tmp_path,)) == [for_all]
+
+
+def test_the_portal_group_is_the_one_that_the_portal_has() -> None:
+    listed = (
+        "192.0.2.8:3260,1 iqn.other",
+        f"192.0.2.8:3260,2 {TARGET}",
+        f"192.0.2.7:3260,3 {TARGET}",
+        f"[2001:db8::1]:3260,4 {TARGET}",
+        f"192.0.2.9:3260,-1 {TARGET}",
+    )
+    lines = [line.split() for line in listed]
+    groups = {
+        address: iscsi.group_in(lines, Portal(address, 3260), TARGET)
+        for address in ("192.0.2.7", "192.0.2.8", "192.0.2.9", "2001:db8::1", "192.0.2.1")
+    }
+    assert groups == {
+        "192.0.2.7": 3, "192.0.2.8": 2, "192.0.2.9": None, "2001:db8::1": 4, "192.0.2.1": None
+    }  # fmt: skip
 
 
 def written(tmp_path: Path, text: str, mode: int = 0o600) -> Path:

@@ -90,7 +90,7 @@ def attach(session: Session, name: LunName, owner: str) -> LunName:
     found = iscsi_session.find(name.portal, name.target)
     is_new = not any(each.is_up for each in found)
     if is_new:
-        log_in(session, name, owner, found)
+        log_in(session, name, owner, [each for each in found if may_be_ours(each)])
         found = iscsi_session.find(name.portal, name.target)
     if not found:
         raise UnreachableError(f"the session to {name.target} at {name.portal} ended at once")
@@ -119,9 +119,9 @@ def log_in(session: Session, name: LunName, owner: str, lost: list[IscsiSession]
     for each in lost:
         end_lost(session, name, each)
     iscsi.load_modules()
+    group = iscsi.require_offered(name.portal, name.target)
     if is_ours(session, name) or not iscsi.record_files(name.portal, name.target):
-        make_record(session, name, owner)
-    iscsi.require_offered(name.portal, name.target)
+        make_record(session, name, owner, group)
     iscsi.login(name.portal, name.target)
 
 
@@ -151,16 +151,24 @@ def is_let_go(lost: IscsiSession) -> bool:
     return True
 
 
-def make_record(session: Session, name: LunName, owner: str) -> None:
+def may_be_ours(current: IscsiSession) -> bool:
+    """Sessions by other interfaces are others', whoever has the record that is not for those."""
+    return current.interface == iscsi_session.INTERFACE
+
+
+def make_record(session: Session, name: LunName, owner: str, group: int | None) -> None:
     """The record that sessions of ours are made by. dmsnap logs in, not open-iscsi at boot."""
     # Imported where somebody logs in.
     from dmsnap.service.configuration import credentials
 
     chap = credentials.chap_of(session.configuration.iscsi_secrets, name.target)
+    is_there = bool(iscsi.record_files(name.portal, name.target))
+    if not is_there:
+        iscsi.require_free(name.portal, name.target)
     make_directory(mark_of(session, name).parent)
     replacement.replace_file(mark_of(session, name), f"{owner}\n")
-    if not iscsi.record_files(name.portal, name.target):
-        iscsi.create_record(name.portal, name.target)
+    if not is_there:
+        iscsi.create_record(name.portal, name.target, group)
     seconds = session.configuration.session_wait_seconds
     iscsi.configure_record(
         name.portal,
@@ -180,7 +188,8 @@ def disk_on(session: Session, current: IscsiSession, name: LunName) -> ScsiDisk:
     """The disk of a LUN, with nothing left of what the kernel knew of another one there."""
     disk = find_disk(current, name)
     scsi.rescan(disk)
-    free = is_ours(session, name) and not any(map(blockdev.describe_users_of, devices_of(disk)))
+    ours = is_ours(session, name) and may_be_ours(current)
+    free = ours and not any(map(blockdev.describe_users_of, devices_of(disk)))
     if free and is_stale(name, disk):
         scsi.delete(disk)
         disk = find_disk(current, name)
@@ -242,7 +251,7 @@ def release(session: Session, name: LunName, but: UUID | None = None) -> None:
     """
     if not is_ours(session, name) or is_needed(session, name, but):
         return
-    found = iscsi_session.find(name.portal, name.target)
+    found = list(filter(may_be_ours, iscsi_session.find(name.portal, name.target)))
     if any(is_used(each) for each in found):
         give_away(session, name)
         return

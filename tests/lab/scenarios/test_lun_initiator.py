@@ -25,6 +25,7 @@ from patience import until
 from dmsnap.errors import ExitCode
 
 SECRETS = Path("/etc/dmsnap/iscsi.toml")
+SECOND = "second"
 SECRET = "not-for-your-eyes"  # noqa: S105 - of the lab
 
 
@@ -153,6 +154,71 @@ def test_sessions_and_records_of_others_stay(target: LunTarget, lab: Lab) -> Non
     assert lun_target.sessions() == {target.iqn: "LOGGED_IN"}
     assert lun_target.records() == [record]
     assert Path(record).read_text() == before
+
+
+@pytest.fixture
+def second() -> Iterator[None]:
+    """Another interface of open-iscsi's, as an offload card has one."""
+    run("iscsiadm", "-m", "iface", "-I", SECOND, "-o", "new")
+    yield
+    lun_target.end_all_sessions()
+    run("iscsiadm", "-m", "iface", "-I", SECOND, "-o", "delete")
+
+
+def second_node(target: LunTarget, group: str, *words: str) -> None:
+    node = ("-m", "node", "-T", target.iqn, "-p", f"{target.portal}{group}", "-I", SECOND)
+    run("iscsiadm", *node, *words)
+
+
+def content_of_records() -> dict[str, str]:
+    return {path: Path(path).read_text() for path in lun_target.records()}
+
+
+def interfaces() -> list[str]:
+    """Those of the sessions that there are."""
+    found = Path("/sys/class/iscsi_session").glob("session*/ifacename")
+    return sorted(path.read_text().strip() for path in found)
+
+
+@pytest.mark.usefixtures("second")
+def test_records_and_sessions_of_other_interfaces_are_left_alone(
+    target: LunTarget, lab: Lab
+) -> None:
+    second_node(target, ",1", "-o", "new")
+    before = content_of_records()
+    assert len(before) == 1
+    volume = OnLun(lab, target)
+    assert interfaces() == ["default"]
+    log_out()
+    volume.dirty()
+    volume.sync()
+    assert interfaces() == ["default"]
+    second_node(target, ",1", "--login")
+    volume.dirty()
+    volume.sync("--audit", "full")
+    volume.check_equal()
+    dmsnap("unprotect", volume.name, "--forget")
+    assert interfaces() == [SECOND]
+    assert content_of_records() == before
+    # The LUN is reached by it: neither is there a record of ours then, nor does the session end.
+    volume = OnLun(lab, target)
+    assert (interfaces(), content_of_records()) == ([SECOND], before)
+    dmsnap("unprotect", volume.name, "--forget")
+    assert (interfaces(), content_of_records()) == ([SECOND], before)
+
+
+@pytest.mark.usefixtures("second")
+def test_a_record_that_ours_would_take_the_place_of_is_in_the_way(
+    target: LunTarget, lab: Lab
+) -> None:
+    """Where open-iscsi was not told the target portal group it has one file for all interfaces."""
+    second_node(target, "", "-o", "new")
+    before = content_of_records()
+    words = ("protect", lab.disk(SIZE), "--name", "nobody", "--store", lab.store())
+    sentence = refused(ExitCode.WRONG_STATE, *words, "--recovery", target.url(1))
+    assert SECOND in sentence
+    assert (interfaces(), content_of_records()) == ([], before)
+    assert not list(Path("/var/lib/dmsnap").glob("sessions/*"))
 
 
 def test_what_a_killed_protect_logged_in_to_is_let_go(target: LunTarget, lab: Lab) -> None:
