@@ -38,17 +38,27 @@ def excess(front: int, origin: int, sysfs: Sysfs = SYSFS) -> tuple[int, bool]:
     return highest, False
 
 
-def remember(directory: Path, volume: Volume) -> None:
+def remember(directory: Path, volume: Volume, beside: int = 0) -> None:
     """Count from now on, when the volume is at rest; otherwise nothing is known of it.
 
-    Called whenever the front was loaded with a dm-era that has metadata to be trusted.
+    Called whenever the front was loaded with a dm-era that has metadata to be trusted. ``beside``:
+    sectors that were written to the origin past it, and are still to be told of (origin_count).
     """
-    path, devices = _path(directory, volume), _devices(volume)
-    sectors, at_rest = excess(*devices)
+    sectors, at_rest = excess(*devices(volume))
     if at_rest:
-        count_record.write(path, _identity(*devices), sectors)
+        write(directory, volume, sectors + beside)
     else:
-        count_record.remove(path)
+        count_record.remove(_path(directory, volume))
+
+
+def read(directory: Path, volume: Volume) -> int | None:
+    """What is remembered of the volume's front and origin; None where nothing is."""
+    return count_record.read(_path(directory, volume), _identity(*devices(volume)))
+
+
+def write(directory: Path, volume: Volume, sectors: int) -> None:
+    """Count from where the front counted ``sectors`` beyond the origin."""
+    count_record.write(_path(directory, volume), _identity(*devices(volume)), sectors)
 
 
 def bytes_failed(directory: Path, volume: Volume) -> int:
@@ -57,11 +67,10 @@ def bytes_failed(directory: Path, volume: Volume) -> int:
     Under writes a lower bound, and on old kernels nothing.
     """
     try:
-        devices = _devices(volume)
-        base = count_record.read(_path(directory, volume), _identity(*devices))
+        base = read(directory, volume)
         if base is None:
             return 0
-        sectors, at_rest = excess(*devices)
+        sectors, at_rest = excess(*devices(volume))
     except (OSError, ValueError, DmsnapError):  # a device went away, or its counters
         return 0
     if not at_rest and kernel.version() < COUNTS_AT_THE_END:
@@ -69,7 +78,8 @@ def bytes_failed(directory: Path, volume: Volume) -> int:
     return max(sectors - base, 0) * 512
 
 
-def _devices(volume: Volume) -> tuple[int, int]:
+def devices(volume: Volume) -> tuple[int, int]:
+    """The numbers of the front and of the origin."""
     front, below = stack.require(stack.front(volume)), stack.require(stack.origin(volume))
     return front.devno, below.devno
 

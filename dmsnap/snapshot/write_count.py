@@ -2,7 +2,8 @@
 
 What is written through the stack is counted by the origin's dm device and by the backing device,
 sector for sector. What the backing device counts beyond that was written by somebody who opened it
-directly: dm-era did not see it, and no tracker but ``compare`` finds it.
+directly: dm-era did not see it, and no tracker but ``compare`` finds it. Nor did it see what was
+written to the origin past the front (``origin_count``), which is told with it.
 
 The counters begin anew at every boot, so what is remembered of them lies in the run directory.
 """
@@ -15,7 +16,7 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
-from dmsnap.snapshot import count_record, stack
+from dmsnap.snapshot import count_record, origin_count, stack
 
 # A volume that is written to without pause is never seen at rest. Each look takes some 50 us.
 LOOKS = 200
@@ -72,24 +73,32 @@ def bytes_beside(directory: Path, volume: Volume) -> int | None:
     base = _read(directory, volume)
     if base is None:
         return None
-    return max(_surplus_of(volume).sectors - base, 0) * 512
+    beside = max(_surplus_of(volume).sectors - base, 0)
+    return (beside + origin_count.sectors_beside(directory, volume)) * 512
 
 
 def is_untouched(directory: Path, volume: Volume) -> bool:
     """Whether for certain nobody wrote past the stack: known from its beginning, and at rest."""
     base, now = _read(directory, volume), _surplus_of(volume)
-    return now.at_rest and now.sectors == base
+    untouched = now.at_rest and now.sectors == base
+    return untouched and not origin_count.sectors_beside(directory, volume)
 
 
 def acknowledge(directory: Path, volume: Volume, length_bytes: int) -> None:
     """Count ``length_bytes`` as seen: both sides were compared since they were written."""
     base = _read(directory, volume)
-    if base is not None:
-        begin(directory, volume, base + length_bytes // 512)
+    if base is None:
+        return
+    sectors = length_bytes // 512
+    beyond = max(sectors - max(_surplus_of(volume).sectors - base, 0), 0)
+    by_origin = min(beyond, origin_count.sectors_beside(directory, volume))
+    origin_count.acknowledge(directory, volume, by_origin)
+    begin(directory, volume, base + sectors - by_origin)
 
 
 def forget(directory: Path, volume: Volume) -> None:
     """Know nothing any more."""
+    origin_count.forget(directory, volume)
     count_record.remove(_path(directory, volume))
 
 

@@ -37,7 +37,7 @@ def test_kernels_that_count_a_write_when_it_begins_are_believed_at_rest_alone(
 ) -> None:
     volume = a_volume()
     at_rest = [True]
-    monkeypatch.setattr(failed_writes, "_devices", lambda _: (FRONT, ORIGIN))
+    monkeypatch.setattr(failed_writes, "devices", lambda _: (FRONT, ORIGIN))
     monkeypatch.setattr(failed_writes, "excess", lambda *_: (0 if at_rest[0] else 8, at_rest[0]))
     monkeypatch.setattr(kernel, "version", lambda: version)
     failed_writes.remember(tmp_path, volume)

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.errors import (
     BusyError,
+    DmsnapError,
     ForeignDeviceError,
     OperatingSystemError,
     PointInvalidError,
@@ -30,7 +31,7 @@ from dmsnap.recovery import chain, history, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.journal import StepTimes
 from dmsnap.service.session import Session
-from dmsnap.snapshot import bypass, failed_writes, stack
+from dmsnap.snapshot import bypass, origin_count, stack
 from dmsnap.snapshot.exchange import exchange
 from dmsnap.snapshot.stack import DmName
 
@@ -217,10 +218,22 @@ def load_front(session: Session, volume: Volume, metadata: Area) -> None:
     table = stack.front_table(volume, stack.attach_area(volume, metadata))
     if dm.table(front.name) != table:
         require_unopened(volume)
+        _leave(session, volume)
         exchange(front, table, session.configuration.window_deadline_ms)
-        failed_writes.remember(session.configuration.run_directory, volume)
+        origin_count.arrive(session.configuration.run_directory, volume)
     stack.turn_discards_off(volume)
     blockdev.flush_buffers(dm.node(front.name))
+
+
+def _leave(session: Session, volume: Volume) -> None:
+    """Before the front lies over the volume's present generation: what is known of another one."""
+    for generation in (volume.generation - 1, volume.generation + 1):
+        other = replace(volume, generation=generation)
+        try:
+            if lies_over(other):
+                origin_count.leave(session.configuration.run_directory, other)
+        except DmsnapError as error:  # it keeps nobody from a recovery
+            log.warning("who writes to %s is not counted: %s", stack.origin(other).name, error)
 
 
 def load_front_back(session: Session, volume: Volume, metadata: Area) -> bool:
@@ -244,6 +257,7 @@ def _load_front_past_era(session: Session, volume: Volume) -> None:
     front = stack.require(stack.front(volume))
     if not bypass.leads_past(volume):
         require_unopened(volume)
+        _leave(session, volume)
         exchange(front, bypass.table(volume), session.configuration.window_deadline_ms)
     stack.turn_discards_off(volume)
     blockdev.flush_buffers(dm.node(front.name))
@@ -257,7 +271,7 @@ def create_front(session: Session, volume: Volume, metadata: Area) -> None:
     table = stack.front_table(volume, stack.attach_area(volume, metadata))
     dm.create(front.name, front.uuid, table, udev=UdevFlags.SHOWN)
     stack.turn_discards_off(volume)
-    failed_writes.remember(session.configuration.run_directory, volume)
+    origin_count.arrive(session.configuration.run_directory, volume)
 
 
 def is_loaded(volume: Volume, areas: Sequence[Area]) -> bool:

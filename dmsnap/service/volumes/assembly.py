@@ -18,7 +18,7 @@ from dmsnap.recovery import chain, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting, trial
-from dmsnap.snapshot import bypass, cow_store, failed_writes, layers, stack, write_count
+from dmsnap.snapshot import bypass, cow_store, layers, origin_count, stack, write_count
 from dmsnap.snapshot.stack import DmName
 from dmsnap.units import PAGE_BYTES
 
@@ -93,7 +93,7 @@ def build_front(session: Session, volume: Volume, areas: Sequence[Area]) -> None
         build_past_era(session, volume)
     else:
         stack.turn_discards_off(volume)
-        failed_writes.remember(session.configuration.run_directory, volume)
+        origin_count.arrive(session.configuration.run_directory, volume)
 
 
 def build_past_era(session: Session, volume: Volume) -> None:

@@ -113,6 +113,83 @@ def test_somebody_wrote_past_the_front(lab: Lab, volume: Protected) -> None:
     check_tidy(volume, lab)
 
 
+def write_to_origin(volume: Protected, generation: int = 1) -> None:
+    """As root may: past dm-era, and by the origin to the device, which counts it as it should."""
+    origin = f"/dev/mapper/dmsnap-{volume.name}-origin-{generation}"
+    write_direct(origin, os.urandom(8 * KIB), 7 * MIB)
+
+
+def test_somebody_wrote_to_the_hidden_origin(lab: Lab, volume: Protected) -> None:
+    """Twice, and once beside a write to the device itself; the front is written to all along."""
+    write_direct(volume.front, os.urandom(64 * KIB), 3 * MIB)
+    write_to_origin(volume)
+    (told,) = dmsnap("status", volume.name, expected=ExitCode.UNHEALTHY)
+    assert f"8 KiB were written to {volume.primary} past" in told["problems"][0]
+    write_direct(volume.front, os.urandom(128 * KIB), 3 * MIB)
+    check_compared(volume, f"8 KiB were written to {volume.primary} past")
+    assert dmsnap("status", volume.name)[0]["problems"] == []
+    write_direct(volume.primary, os.urandom(4 * KIB), 6 * MIB)
+    write_to_origin(volume)
+    check_compared(volume, f"12 KiB were written to {volume.primary} past")
+    # With a point that lives the origin cuts what it is given in chunks: that counts the same.
+    (point,) = dmsnap("point", "create", volume.name)
+    write_direct(volume.front, os.urandom(MIB), 2 * MIB + SECTOR)
+    assert volume.sync("--audit", "full")["tracker"] == "era"
+    dmsnap("point", "delete", point["id"])
+    assert dmsnap("status", volume.name)[0]["problems"] == []
+    check_tidy(volume, lab)
+
+
+@pytest.mark.parametrize("when", ["before the swap", "during the trial"])
+@pytest.mark.parametrize("ending", ["revert", "commit"])
+def test_somebody_wrote_to_the_origin_of_a_volume_that_is_swapped(
+    volume: Protected, when: str, ending: str
+) -> None:
+    """Neither the next sync nor a failback takes it for unchanged."""
+    if when == "before the swap":
+        write_to_origin(volume)
+    dmsnap("swap", volume.name)
+    write_direct(volume.front, os.urandom(64 * KIB), 3 * MIB)
+    if when == "during the trial":
+        write_to_origin(volume)
+    dmsnap("swap", ending, volume.name)
+    if ending == "revert":
+        check_compared(volume, "past")
+        return
+    write_direct(volume.front, os.urandom(64 * KIB), 4 * MIB)
+    assert dmsnap("failback", volume.name)["tracker"] == "compare"
+    volume.check_equal()
+    assert dmsnap("status", volume.name)[0]["problems"] == []
+
+
+def test_a_trial_and_a_failback_that_nobody_passed_by(volume: Protected) -> None:
+    """What the front and the origins below it count is not the same then, and nobody's fault."""
+    dmsnap("swap", volume.name)
+    write_direct(volume.front, os.urandom(MIB), 3 * MIB)
+    dmsnap("swap", "revert", volume.name)
+    write_direct(volume.front, os.urandom(64 * KIB), 3 * MIB)
+    assert volume.sync("--audit", "full")["tracker"] == "era"
+    for _ in range(2):
+        dmsnap("swap", volume.name)
+        write_direct(volume.front, os.urandom(MIB), 3 * MIB)
+        dmsnap("swap", "commit", volume.name)
+        write_direct(volume.front, os.urandom(2 * MIB), 3 * MIB)
+        assert dmsnap("failback", volume.name)["tracker"] == "era"
+        write_direct(volume.front, os.urandom(64 * KIB), 3 * MIB)
+        assert volume.sync("--audit", "full")["tracker"] == "era"
+        volume.check_equal()
+    assert dmsnap("status", volume.name)[0]["problems"] == []
+
+
+def test_somebody_wrote_to_the_overlay_of_a_trial(volume: Protected) -> None:
+    """The commit keeps it, and the failback finds it."""
+    dmsnap("swap", volume.name)
+    write_to_origin(volume, 2)
+    dmsnap("swap", "commit", volume.name)
+    assert dmsnap("failback", volume.name)["tracker"] == "compare"
+    volume.check_equal()
+
+
 def test_somebody_discarded_past_the_front(lab: Lab, volume: Protected) -> None:
     """Which is a write to whoever reads it."""
     run("blkdiscard", "--force", "--offset", 7 * MIB, "--length", 8 * KIB, volume.primary)
