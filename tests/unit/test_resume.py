@@ -4,8 +4,10 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
 
@@ -23,10 +25,11 @@ from dmsnap.errors import (
     UnreachableError,
     WrongStateError,
 )
+from dmsnap.recovery import replica
 from dmsnap.service import forecast, jobs, operations, reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.journal import Plan
-from dmsnap.service.replicas import settling, sync
+from dmsnap.service.replicas import sync
 from dmsnap.service.replicas.audit import Audit
 from dmsnap.service.session import Session
 
@@ -167,7 +170,11 @@ def test_one_volume_of_a_job_keeps_no_other_from_it(
             raise UnreachableError("the session is lost")
         return False
 
-    for name, function in (("clear", clear), ("has_come_to_its_end", has_come_to_its_end)):
+    for name, function in (
+        ("clear_suspended", lambda *_: None),
+        ("clear", clear),
+        ("has_come_to_its_end", has_come_to_its_end),
+    ):
         monkeypatch.setattr(reaper, name, function)
     (left,) = jobs.resume_all(session)
     assert left.error == "a: its target does not answer; b: the session is lost"
@@ -314,7 +321,7 @@ def test_what_is_left_to_do_is_done_of_all_that_was_cut_off(
     """Holding the volume for the first job concludes the second, whose roll-back is left."""
     mended: list[str] = []
 
-    def reap(session: Session, volume: Volume, _wanted: object) -> None:
+    def reap(session: Session, volume: Volume, _wanted: object, obstacles: object) -> None:
         for job in recorded.unfinished(session.catalogue, volume.id):
             recorded.settle(session.catalogue, job.id, volume.id, JobState.UNDONE, "cut off")
 
@@ -337,7 +344,12 @@ def test_a_roll_back_that_was_cut_off_goes_on_with_the_boot(
 ) -> None:
     """Each may have begun one; the sync that made it necessary may be concluded long since."""
     brought_back: list[Volume] = []
-    monkeypatch.setattr(settling, "bring_back", brought_back.append)
+
+    @contextmanager
+    def opened(volume: Volume) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(settle=lambda: brought_back.append(volume))
+
+    monkeypatch.setattr(replica, "opened", opened)
     mend = operations.mend(operation)
     assert mend is not None
     mend(volume := replace(a_volume("a"), state=VolumeState.PROTECTED))
