@@ -13,7 +13,7 @@ from dmsnap.host import ending
 from dmsnap.host.children import in_children
 from dmsnap.service import operations
 from dmsnap.service.luns.luns import Wanted
-from dmsnap.service.reaper import reap
+from dmsnap.service.reaper import reap, seen_to
 from dmsnap.service.records import catalogue_backup
 from dmsnap.service.session import Session
 
@@ -262,10 +262,11 @@ def _hold_once(session: Session, name: str) -> Mapping[int, DmsnapError]:
         if recorded is None:
             return obstacles
         cut_off = [job.operation for job in jobs.unfinished(session.catalogue, recorded.id)]
-        reap(session, recorded, Wanted.THERE, obstacles=obstacles)
+        ended = reap(session, recorded, Wanted.THERE, obstacles=obstacles)
         # Where that cannot be done the job has come to its end, and its caller is told why.
-        for mend in filter(None, map(operations.mend, dict.fromkeys(cut_off))):
-            mend(session.catalogue.volume_by_id(recorded.id))
+        with seen_to(session, recorded, ended):
+            for mend in filter(None, map(operations.mend, dict.fromkeys(cut_off))):
+                mend(session.catalogue.volume_by_id(recorded.id))
     return obstacles
 
 

@@ -60,9 +60,11 @@ def held(
     """
     session.catalogue.volume(name)
     with session.locked([name], at_boot=not concluding):
-        reap(session, session.catalogue.volume(name), wanted, concluding=concluding)
+        volume = session.catalogue.volume(name)
+        ended = reap(session, volume, wanted, concluding=concluding)
         signals.begin_anew()  # what it is held for comes now
-        yield session.catalogue.volume(name)
+        with seen_to(session, volume, ended):
+            yield session.catalogue.volume(name)
 
 
 @contextmanager
@@ -80,11 +82,13 @@ def held_unless_done(
     """
     session.catalogue.volume(name)
     with session.locked([name]):
-        ended = reap(session, session.catalogue.volume(name), wanted)
+        volume = session.catalogue.volume(name)
+        ended = reap(session, volume, wanted)
         done = bool(ended & {(operation, JobState.DONE), (undoing, JobState.UNDONE)})
         # A protect that was cut off was taken back: there is no volume any more.
         is_gone = session.catalogue.find_volume(name) is None
-        yield None if done or is_gone else session.catalogue.volume(name)
+        with seen_to(session, volume, ended):
+            yield None if done or is_gone else session.catalogue.volume(name)
 
 
 def reap(
@@ -270,14 +274,34 @@ def shows_what_it_should(session: Session, volume: Volume) -> bool:
 
 
 def clear_suspended(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
-    """Have go on what was left suspended, and know later that this was seen to."""
+    """Have go on what was left suspended; what somebody else suspends stays so."""
     left = stranded.left(session, volume, cut_off)
+    is_news = stranded.is_news(session, volume, cut_off)
     if cut_off or left:
         resume_suspended(volume, left)
-    if left or stranded.is_news(session, volume, cut_off):
-        if stack.live_front(volume):
-            layers.tidy(volume)
-        stranded.note_resumed(session, volume, cut_off)
+    if (left or is_news) and stack.live_front(volume):
+        layers.tidy(volume)
+    if left:
+        stranded.note_resumed(session, volume)
+    if cut_off:
+        stranded.forget_seen(session, volume)
+
+
+@contextmanager
+def seen_to(
+    session: Session, volume: Volume, ended: Collection[tuple[str, JobState]]
+) -> Iterator[None]:
+    """While jobs that are cut off wait to be concluded: what is suspended after this is nobody's of
+    ours, if it comes to its end. Who is killed in between may have left a device suspended.
+    """
+    waiting: list[Job] = []
+    if any(state is JobState.RUNNING for _, state in ended):
+        waiting = jobs.unfinished(session.catalogue, volume.id)
+    try:
+        yield
+    finally:
+        if waiting:
+            stranded.note_seen(session, volume, max(job.id for job in waiting))
 
 
 def resume_suspended(volume: Volume, left: Collection[str]) -> None:

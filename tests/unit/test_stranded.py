@@ -162,10 +162,17 @@ class House:
         """What the service finds."""
         return {each.device for each in stranded.devices(self.session)}
 
-    def command(self) -> None:
-        """What a command does first."""
+    def command(self, does: Callable[[], object] = lambda: None) -> None:
+        """What a command does first, and what it does then; what is cut off stays so."""
+        ended = self.begun()
+        with reaper.seen_to(self.session, self.volume, ended):
+            does()
+
+    def begun(self) -> set[tuple[str, JobState]]:
+        """A command that is killed when it has come so far."""
         cut_off = jobs.unfinished(self.catalogue, self.volume.id)
         reaper.clear_suspended(self.session, self.volume, cut_off)
+        return {(each.operation, each.state) for each in cut_off}
 
 
 @pytest.fixture
@@ -260,6 +267,25 @@ def test_what_an_administrator_suspended_stays_so(house: House) -> None:
 
 
 @pytest.mark.usefixtures("no_watchdog")
+def test_what_whoever_looks_at_a_job_that_is_cut_off_leaves_goes_on(house: House) -> None:
+    """It is killed while it concludes that, or as it does what it was begun for: in a job, or in a
+    window of its own, of which nothing is recorded. Also where the last one had come to its end.
+    """
+    house.job(lambda: None, forward=True)
+    for _ in range(2):
+        house.command()
+        house.begun()
+        house.suspend()
+        assert house.found() == {house.origin.name}
+        house.command()
+        assert not house.devices
+    house.command(lambda: house.job(house.suspend, forward=True))
+    assert house.found() == {house.origin.name}
+    house.command()
+    assert not house.devices
+
+
+@pytest.mark.usefixtures("no_watchdog")
 def test_what_a_job_has_left_goes_on_once(house: House) -> None:
     house.job(house.suspend)
     (job,) = jobs.recent(house.catalogue, 1)
@@ -295,6 +321,9 @@ def test_what_cannot_be_recorded_keeps_no_command_out(
     house.job(house.suspend, forward=forward)
     monkeypatch.setattr(jobs, "note", refuse)
     (house.directory / "stranded").write_text("no directory")
+    house.command()
+    assert not house.devices
+    house.suspend()
     house.command()
     assert not house.devices
     assert "resumed is not recorded" in caplog.text

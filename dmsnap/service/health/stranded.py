@@ -82,24 +82,40 @@ def by_failure(session: Session, volume: Volume) -> set[str]:
     return {info.name for info in ours}
 
 
-def note_resumed(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
-    """All that was left suspended goes on: what is suspended from now on is somebody else's.
+def note_resumed(session: Session, volume: Volume) -> None:
+    """What the last job left suspended goes on: who suspends it from now on means to.
 
     Where that cannot be recorded, as in a catalogue that is full, it is looked at again.
     """
     try:
         left_suspended.note_resumed(session.catalogue, volume.id)
-        if is_news(session, volume, cut_off):
-            path = _record(session, volume)
-            with system_call(f"write {path}"):
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path.write_text(str(max(job.id for job in cut_off)))
     except DmsnapError as error:
         log.warning("that devices of %s were resumed is not recorded: %s", volume.name, error)
 
 
+def note_seen(session: Session, volume: Volume, last: int) -> None:
+    """Of jobs up to ``last`` that are cut off nothing is suspended, and nobody was killed since."""
+    path = _record(session, volume)
+    try:
+        with system_call(f"write {path}"):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_text(str(last))
+    except DmsnapError as error:
+        log.warning("that devices of %s were resumed is not recorded: %s", volume.name, error)
+
+
+def forget_seen(session: Session, volume: Volume) -> None:
+    """Whoever works on the volume now may be killed, and leave something suspended."""
+    path = _record(session, volume)
+    try:
+        with system_call(f"remove {path}"):
+            path.unlink(missing_ok=True)
+    except DmsnapError as error:
+        log.warning("what is left suspended of %s may be overlooked: %s", volume.name, error)
+
+
 def is_news(session: Session, volume: Volume, cut_off: Sequence[Job]) -> bool:
-    """Whether what one of the jobs may have left suspended was not looked at yet in this boot."""
+    """Whether one of the jobs, or who looked at them last, may have left something suspended."""
     if not cut_off:
         return False
     try:

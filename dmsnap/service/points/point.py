@@ -1,6 +1,7 @@
 """Taking, listing and showing points."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from string import hexdigits
 from uuid import UUID, uuid4
@@ -13,7 +14,7 @@ from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.points.remarks import require_possible
-from dmsnap.service.reaper import reap
+from dmsnap.service.reaper import reap, seen_to
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, suspension
@@ -158,10 +159,12 @@ def create(
     unique = list(dict.fromkeys(names))
     for name in unique:
         session.catalogue.volume(name)
-    with session.locked(unique):
+    with session.locked(unique), ExitStack() as ends:
         for name in unique:
             with of_volume(name):
-                reap(session, session.catalogue.volume(name), Wanted.SERVING)
+                volume = session.catalogue.volume(name)
+                ended = reap(session, volume, Wanted.SERVING)
+                ends.enter_context(seen_to(session, volume, ended))
         # As they are by now: what was cut off may have been taken back.
         volumes = [session.catalogue.volume(name) for name in unique]
         for volume in volumes:
