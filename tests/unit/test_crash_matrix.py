@@ -148,16 +148,6 @@ def test_a_label_that_nothing_happened_to_is_not_mended() -> None:
 NOT_CRASHED = {
     "stop-units": "its scenario was not run yet: swap, units",
     "start-units": "its scenario was not run yet: swap, units",
-    "take-over": "its scenario was not run yet: sync --force",
-    "pass-by": "its scenario was not run yet: sync, past dm-era",
-    "renew": "its scenario was not run yet: sync, past dm-era",
-    "presnapshot": "its scenario was not run yet: sync, hooks",
-    "postsnapshot": "its scenario was not run yet: sync, hooks",
-    "precopy": "its scenario was not run yet: sync, hooks",
-    "postcopy": "its scenario was not run yet: sync, hooks",
-    "unsnap": "its scenario was not run yet: sync, hooks",
-    "drop-point-ID": "its scenario was not run yet: swap commit --drop-points",
-    "hide-link": "its scenario was not run yet: unprotect, live",
     "leave-former": "its scenario was not run yet: unprotect, pooled",
     "log-out": "its scenario was not run yet: unprotect, a LUN",
 }
