@@ -146,9 +146,6 @@ def test_a_label_that_nothing_happened_to_is_not_mended() -> None:
 
 # Steps that plans can have, and at which there was no crash yet, with the reason.
 NOT_CRASHED = {
-    "stop-units": "its scenario was not run yet: swap, units",
-    "start-units": "its scenario was not run yet: swap, units",
-    "leave-former": "its scenario was not run yet: unprotect, pooled",
     "log-out": "its scenario was not run yet: unprotect, a LUN",
 }
 
