@@ -6,6 +6,7 @@ from session to target to LUN, whenever it is needed: kernel names are given ane
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -17,7 +18,7 @@ from dmsnap.errors import (
     UnreachableError,
     WrongWordError,
 )
-from dmsnap.host import iscsi_session, scsi
+from dmsnap.host import iscsi_session, scsi, udev
 from dmsnap.host.iscsi_session import IscsiSession
 from dmsnap.host.portal import Portal
 from dmsnap.host.scsi import ScsiDisk
@@ -29,6 +30,10 @@ MAX_LUN = 16383
 
 # What a disk is called while open-iscsi tries to get its session back, and when that was given up.
 LOST = ("blocked", "transport-offline", "offline")
+
+# What multipath-tools' rules say of a disk that multipathd is to have (multipath -u).
+MULTIPATH_PATH = "DM_MULTIPATH_DEVICE_PATH=1"
+MAP_SECONDS = 10.0
 
 _PORTAL = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?")
 # RFC 3720, 3.2.6.3, in the small letters that initiators and targets compare.
@@ -99,11 +104,15 @@ def node(name: str, *, sysfs: Sysfs = SYSFS) -> Path:
     """The node of a device as it is recorded: by a path, or by the name of a LUN.
 
     A LUN's disk must be there, with the identity that the name says, and not be claimed beside us.
+    Where dm-multipath has it, any path will do: the one that the name says may be lost.
     Raises ``NotFoundError``, ``ForeignDeviceError``, ``BusyError``. Reads sysfs alone.
     """
     if not is_name(name):
         return Path(name)
     lun = LunName.parse(name)
+    over = multipath_of(lun, sysfs=sysfs)
+    if over is not None:
+        return sysfs.device_path(over)
     disk = disk_of(lun, sysfs=sysfs)
     if disk.state() in LOST:  # reading it would wait until its session is back or given up
         raise UnreachableError(
@@ -169,21 +178,61 @@ def usable(disk: ScsiDisk, *, sysfs: Sysfs = SYSFS) -> int:
 
     A map over only some of the paths is refused: the others would be written past it.
     """
-    wwid = disk.wwid()
-    same = [other for other in scsi.disks(sysfs=sysfs) if wwid and other.wwid() == wwid]
-    paths = same or [disk]
+    over = _map_over(_paths(disk.wwid(), sysfs) or [disk], sysfs)
+    return disk.devno if over is None else over
+
+
+def multipath_of(lun: LunName, *, sysfs: Sysfs = SYSFS) -> int | None:
+    """The number of dm-multipath's device over all paths to a LUN that is known by its identity.
+
+    None where there is none, and where every path is lost. Raises :class:`BusyError` as ``usable``.
+    """
+    paths = _paths(lun.wwid, sysfs)
+    if all(path.state() in LOST for path in paths):
+        return None
+    return _map_over(paths, sysfs)
+
+
+def await_map(disk: ScsiDisk, *, sysfs: Sysfs = SYSFS) -> None:
+    """Wait a moment for multipathd, where its rules have a disk that has just come for one of its
+    paths: it would find the disk in use, or whoever uses it would be cut off from the other paths.
+    """
+    if udev.has_property(disk.devno, MULTIPATH_PATH):
+        udev.wait_for_uevent(lambda: _multipath(disk.devno, sysfs) is not None, MAP_SECONDS)
+
+
+def require_no_path(devno: int, *, sysfs: Sysfs = SYSFS) -> None:
+    """Raise :class:`BusyError` for a path to a LUN that dm-multipath has, or a partition of it,
+    claimed or not: what is written there passes the others by.
+    """
+    disks = scsi.disks(sysfs=sysfs)
+    whole = {devno, sysfs.partition_parent(devno)} if disks else set()
+    own = next((disk for disk in disks if disk.devno in whole), None)
+    for path in _paths(own.wwid(), sysfs) or [own] if own else []:
+        over = _multipath(path.devno, sysfs)
+        if over is not None:
+            name = f"/dev/mapper/{sysfs.dm_name(over)}"
+            raise BusyError(
+                f"{sysfs.device_path(devno)} is a path of the multipath device {name}",
+                hint=f"use {name}",
+            )
+
+
+def _paths(wwid: str, sysfs: Sysfs) -> list[ScsiDisk]:
+    return [disk for disk in scsi.disks(sysfs=sysfs) if wwid and disk.wwid() == wwid]
+
+
+def _map_over(paths: Sequence[ScsiDisk], sysfs: Sysfs) -> int | None:
     claimed = {path.devno: _multipath(path.devno, sysfs) for path in paths}
     maps = {over for over in claimed.values() if over is not None}
-    if not maps:
-        return disk.devno
-    if len(maps) > 1 or None in claimed.values():
+    if maps and (len(maps) > 1 or None in claimed.values()):
         free = [sysfs.kernel_name(devno) for devno, over in claimed.items() if over is None]
         raise BusyError(
-            f"dm-multipath has claimed only some of the paths to {disk.wwid()}: not "
+            f"dm-multipath has claimed only some of the paths to {paths[0].wwid()}: not "
             f"{', '.join(free)}",
             hint="let multipathd claim all of them, or none",
         )
-    return maps.pop()
+    return maps.pop() if maps else None
 
 
 def _multipath(devno: int, sysfs: Sysfs) -> int | None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsnap.host.run import run
-from dmsnap.host.sysfs import SYSFS
+from dmsnap.host.sysfs import SYSFS, format_devno
 
 if TYPE_CHECKING:
     import pyudev
 
 CONTROL_SOCKET = Path("/run/udev/control")
+DATABASE = Path("/run/udev/data")
 RULES = Path("/etc/udev/rules.d")
 RUNTIME_RULES = Path("/run/udev/rules.d")  # gone after a boot
 
@@ -33,6 +34,15 @@ def settle(deadline_seconds: float = 30) -> None:
     if is_running():
         seconds = max(1, round(deadline_seconds))
         run("udevadm", "settle", f"--timeout={seconds}", timeout_seconds=seconds + 5)
+
+
+def has_property(devno: int, line: str, *, database: Path = DATABASE) -> bool:
+    """Whether udev's rules have set a property of a block device: ``NAME=VALUE``."""
+    try:
+        text = (database / f"b{format_devno(devno)}").read_text(errors="replace")
+    except OSError:
+        return False
+    return f"E:{line}" in text.splitlines()
 
 
 def wait_for_uevent(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -18,7 +19,7 @@ from dmsnap.errors import (
     UnreachableError,
     WrongWordError,
 )
-from dmsnap.host import blockdev, iscsi_session, lun, scsi, udev
+from dmsnap.host import blockdev, iscsi, iscsi_session, lun, scsi, udev
 from dmsnap.host import sysfs as sysfs_module
 from dmsnap.host.lun import LunName
 from dmsnap.host.portal import Portal
@@ -203,6 +204,76 @@ def test_a_session_that_is_up_comes_first(tree: Tree) -> None:
     assert node(tree) == Path("/dev/sdb")
 
 
+@pytest.mark.parametrize("name", ["default", "(null)", None])
+def test_of_two_that_are_up_the_one_by_our_interface_comes_first(
+    tree: Tree, name: str | None
+) -> None:
+    for number, interface in ((1, "offload"), (2, name)):
+        tree.disk(tree.session(number), number)
+        session = tree.root / f"class/iscsi_session/session{number}"
+        if interface is not None:
+            write(session, ifacename=interface)
+    found = iscsi_session.find(Portal("192.0.2.7", 3260), TARGET, sysfs=tree.sysfs)
+    assert [each.interface for each in found] == ["default", "offload"]
+    assert [luns.may_be_ours(each) for each in found] == [True, False]
+    assert node(tree) == Path("/dev/sdc")
+
+
+def test_sessions_of_other_interfaces_are_not_ended(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, interface in ((1, "offload"), (2, "default")):
+        tree.session(number)
+        write(tree.root / f"class/iscsi_session/session{number}", ifacename=interface)
+    name, ended = LunName.parse(NAME), list[int]()
+    sessions = iscsi_session.sessions(sysfs=tree.sysfs)
+    monkeypatch.setattr(iscsi_session, "find", lambda *_: sessions)
+    monkeypatch.setattr(luns, "is_needed", lambda *_: False)
+    monkeypatch.setattr(iscsi, "logout", ended.append)
+    monkeypatch.setattr(iscsi, "delete_record", lambda *_: None)
+    session = Session(Configuration(state_directory=tmp_path), cast(Catalogue, None))
+    luns.marks(session).mkdir()
+    luns.mark_of(session, name).write_text("srv")
+    luns.release(session, name)
+    assert ended == [2]
+
+
+def test_a_lost_path_is_not_what_a_map_is_used_by(tree: Tree) -> None:
+    """Nor is one whose session has ended; with every path lost, there is nothing to be read."""
+    known = f"{NAME}#{WWID}"
+    first = tree.disk(tree.session(1, state="FAILED"), 0, state="transport-offline")
+    second = tree.disk(tree.session(2, address="192.0.2.8"), 1)
+    with pytest.raises(UnreachableError):
+        lun.node(known, sysfs=tree.sysfs)
+    tree.multipath(first, second)
+    assert lun.node(known, sysfs=tree.sysfs) == Path("/dev/dm-0")
+    gone = LunName.parse(f"iscsi://192.0.2.9/{TARGET}/1#{WWID}")
+    assert lun.node(str(gone), sysfs=tree.sysfs) == Path("/dev/dm-0")
+    with pytest.raises(NotFoundError):  # it might be any LUN
+        lun.node(str(replace(gone, wwid="")), sysfs=tree.sysfs)
+    write(second.parents[1], state="blocked")
+    with pytest.raises(UnreachableError):
+        lun.node(known, sysfs=tree.sysfs)
+
+
+def test_a_path_of_a_map_is_refused_and_the_map_named(tree: Tree) -> None:
+    """Also one that it has not claimed, and a partition of one."""
+    first, second = tree.disk(tree.session(1), 0), tree.disk(tree.session(2, "192.0.2.8"), 1)
+    other = tree.disk(tree.session(3, "192.0.2.9"), 3, wwid="naa.6001405ffff")
+    write(second / "sdb1", dev="8:17", partition="1", size="4")
+    (tree.root / "dev/block/8:17").symlink_to(second / "sdb1")
+    for minor in (0, 1, 17, 3):
+        lun.require_no_path(os.makedev(8, minor), sysfs=tree.sysfs)
+    tree.multipath(first)
+    for minor, name in ((0, "sda"), (1, "sdb"), (17, "sdb1")):
+        with pytest.raises(BusyError, match=f"{name} is a path of .*/dev/mapper/mpatha") as refusal:
+            lun.require_no_path(os.makedev(8, minor), sysfs=tree.sysfs)
+        assert refusal.value.hint == "use /dev/mapper/mpatha"
+    assert other.name == "sdd"
+    for free in (os.makedev(8, 3), os.makedev(253, 0)):
+        lun.require_no_path(free, sysfs=tree.sysfs)
+
+
 def test_without_a_session_or_a_disk_there_is_none(tree: Tree) -> None:
     with pytest.raises(NotFoundError, match="no session"):
         node(tree)
@@ -302,3 +373,35 @@ def test_a_lost_primary_is_not_even_asked_for_by_what_recovers_the_volume(
     assert asked == [recovery, recovery]
     luns.attach_all(session, replace(trial, trial_live=True), Wanted.SERVING_ALONE)
     assert asked[2:] == [primary]
+
+
+@pytest.mark.parametrize("is_path", [True, False])
+def test_multipathd_is_waited_for_where_it_is_to_have_the_disk(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, is_path: bool
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def has_property(devno: int, line: str) -> bool:
+        asked.append((line, devno == os.makedev(8, 0)))
+        return is_path
+
+    def wait(done: Callable[[], bool], seconds: float) -> bool:
+        assert seconds < 60
+        assert not done()
+        tree.multipath(block)
+        assert done()
+        return True
+
+    block = tree.disk(tree.session(1), 0)
+    monkeypatch.setattr(udev, "has_property", has_property)
+    monkeypatch.setattr(udev, "wait_for_uevent", wait)
+    lun.await_map(scsi.disks(sysfs=tree.sysfs)[0], sysfs=tree.sysfs)
+    assert asked == [("DM_MULTIPATH_DEVICE_PATH=1", True)]
+    assert (tree.root / "block/dm-0").exists() == is_path
+
+
+def test_what_udev_says_of_a_disk(tmp_path: Path) -> None:
+    (tmp_path / "b8:16").write_text("S:disk/by-id/x\nE:DM_MULTIPATH_DEVICE_PATH=1\nG:systemd\n")
+    for minor, line, says in ((16, "=1", True), (16, "=", False), (0, "=1", False)):
+        known = f"DM_MULTIPATH_DEVICE_PATH{line}"
+        assert udev.has_property(os.makedev(8, minor), known, database=tmp_path) == says

@@ -89,6 +89,9 @@ def attach(session: Session, name: LunName, owner: str) -> LunName:
     """
     found = iscsi_session.find(name.portal, name.target)
     is_new = not any(each.is_up for each in found)
+    if is_new and lun.multipath_of(name) is not None:
+        log.warning("%s at %s is reached by other paths alone", name.target, name.portal)
+        return name
     if is_new:
         log_in(session, name, owner, [each for each in found if may_be_ours(each)])
         found = iscsi_session.find(name.portal, name.target)
@@ -99,6 +102,7 @@ def attach(session: Session, name: LunName, owner: str) -> LunName:
     disk = disk_on(session, found[0], name)
     if is_new:
         udev.settle()
+        lun.await_map(disk)
     lun.require_identity(name, disk)
     check_link(name, disk)
     if not disk.wwid():

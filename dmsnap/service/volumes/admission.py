@@ -373,7 +373,11 @@ def require_store_elsewhere(store: str, device: BlockDevice) -> None:
 
 
 def require_unheld(device: BlockDevice, *, but_mounts: bool) -> None:
-    """Raise :class:`BusyError` naming who uses a device, mounts not counted when they may be."""
+    """Raise :class:`BusyError` naming who uses a device, mounts not counted when they may be.
+
+    One of several paths is used by whoever uses another.
+    """
+    lun.require_no_path(device.devno)
     if but_mounts and mounts_of(device.devno) and not blockdev.holders(device.devno):
         return
     with blockdev.open_exclusive(device.path, write=False):

@@ -6,9 +6,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import initiator as other_side
 import lun_target
 import pytest
 from conftest import (
@@ -23,17 +25,19 @@ from conftest import (
     sha256,
     suspended,
 )
+from far_target import far_away, second_way
 from lun_target import LunTarget
 from lun_volume import SIZE, OnLun, serving
 from patience import PATIENCE_SECONDS, until
 from raw_volume import fill, write_direct
+from test_jobs import killed
+from test_silence import answered
 
 from dmsnap.errors import ExitCode
 from dmsnap.recovery import apply
 
 # How long a session that is lost holds up who uses it; nobody else.
 SESSION_SECONDS = 10
-NAMESPACE = "lun-target"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,21 +62,8 @@ def target() -> Iterator[LunTarget]:
 
 @pytest.fixture
 def far_target() -> Iterator[LunTarget]:
-    """A target behind a link of its own, in another network namespace."""
-    run("modprobe", "veth")
-    run("ip", "netns", "add", NAMESPACE)
-    run("ip", "link", "add", "near0", "type", "veth", "peer", "name", "far0")
-    run("ip", "link", "set", "far0", "netns", NAMESPACE)
-    run("ip", "address", "add", "10.77.0.1/24", "dev", "near0")
-    run("ip", "link", "set", "near0", "up")
-    run("ip", "-n", NAMESPACE, "address", "add", "10.77.0.2/24", "dev", "far0")
-    run("ip", "-n", NAMESPACE, "link", "set", "far0", "up")
-    try:
-        with serving(LunTarget("10.77.0.2:3260", namespace=NAMESPACE)) as made:
-            yield made
-    finally:
-        run("ip", "link", "delete", "near0")
-        run("ip", "netns", "delete", NAMESPACE)
+    with far_away() as made:
+        yield made
 
 
 def before(monkeypatch: pytest.MonkeyPatch, function: str, action: Callable[[], object]) -> None:
@@ -307,3 +298,162 @@ def test_live_points_are_pruned_while_the_recovery_volume_is_away(
     assert pruned["error"] is None
     volume.check_equal()
     volume.unprotect()
+
+
+def is_in_state(target: LunTarget, state: str) -> bool:
+    return lun_target.sessions()[target.iqn] == state
+
+
+def test_what_is_looked_at_while_a_session_is_lost_is_told(far_target: LunTarget, lab: Lab) -> None:
+    """However long the session is waited for; the kernel notices only after some seconds."""
+    settings = Path(os.environ["DMSNAP_CONFIG"])
+    settings.write_text("session_wait_seconds = 600\n")
+    volume, other = OnLun(lab, far_target), lab.protect(lab.disk(SIZE), lab.disk(2 * SIZE))
+    run("ip", "link", "set", "near0", "down")
+    for state in ("LOGGED_IN", "FAILED"):
+        until(partial(is_in_state, far_target, state), state)
+        found = answered("status")
+        assert [each["volume"] for each in found if each["problems"]] == [volume.name]
+        (problem,) = [each for status in found for each in status["problems"]]
+        assert far_target.iqn in problem
+        assert "does not answer" in problem or "is lost" in problem
+    run("ip", "link", "set", "near0", "up")
+    until(lambda: lun_target.sessions()[far_target.iqn] == "LOGGED_IN", "it is logged in again")
+    volume.sync("--audit", "full")
+    volume.check_equal()
+    dmsnap("unprotect", other, "--forget")
+    volume.unprotect()
+
+
+def on_a_lun(lab: Lab, target: LunTarget) -> OnLun:
+    """A volume that came to lie on the LUN by a commit, with a recovery volume that does not."""
+    volume = OnLun(lab, target)
+    dmsnap("swap", volume.name)
+    dmsnap("swap", "commit", volume.name)
+    dmsnap("attach", volume.name, "--recovery", lab.disk(2 * SIZE))
+    return volume
+
+
+def cut(target: LunTarget) -> None:
+    """The link goes down, and the kernel has noticed: what is asked of the LUN waits for it."""
+    run("ip", "link", "set", "near0", "down")
+    until(lambda: lun_target.sessions()[target.iqn] != "LOGGED_IN", "the session is lost")
+
+
+def test_a_dead_primary_keeps_nothing_that_can_be_had(far_target: LunTarget, lab: Lab) -> None:
+    """What was cut off is taken back, of another volume as well; points go; it is given up."""
+    volume, other = on_a_lun(lab, far_target), lab.protect(lab.disk(SIZE), lab.disk(2 * SIZE))
+    for _ in range(3):
+        volume.dirty()
+        volume.sync()
+    live = [dmsnap("point", "create", volume.name)[0]["id"] for _ in range(3)]
+    with Path(os.environ["DMSNAP_CONFIG"]).open("a") as settings:
+        settings.write(
+            '[policy.few]\nmake = "both"\nprimary = { minimum = 1 }\nhistory = { minimum = 1 }\n'
+            f'[subclient.one]\nvolumes = ["{volume.name}"]\npolicy = "few"\n'
+        )
+    cut_off = killed("point", "create", volume.name, other, at="window")
+    cut(far_target)
+    (resumed,) = dmsnap("job", "resume", "--all")
+    assert (resumed["job"]["id"], resumed["job"]["state"]) == (cut_off["id"], "undone")
+    assert suspended() == []
+    (pruned,) = dmsnap("prune", volume.name)
+    gone = {each["point"] for each in pruned["points"] if each["action"] in ("drop", "merge")}
+    assert set(live[:2]) < gone
+    left = [point["id"] for point in dmsnap("point", "list", volume.name)]
+    assert live[2] in left
+    assert not gone & set(left)
+    dmsnap("unprotect", volume.name, "--forget")
+    assert dmsnap("sync", other)["volume"] == other
+    run("ip", "link", "set", "near0", "up")
+    until(lambda: lun_target.sessions()[far_target.iqn] == "LOGGED_IN", "it is logged in again")
+    dmsnap("unprotect", other, "--forget")
+
+
+def test_what_can_be_concluded_is_and_what_cannot_is_named(far_target: LunTarget, lab: Lab) -> None:
+    volume, other = OnLun(lab, far_target), lab.protect(lab.disk(SIZE), lab.disk(2 * SIZE))
+    volume.dirty()
+    write_direct(Path("/dev/mapper", other), os.urandom(65536), 0)
+    jobs = [killed("sync", name, at="apply")["id"] for name in (volume.name, other)]
+    cut(far_target)
+    left, concluded = dmsnap("job", "resume", "--all", expected=ExitCode.UNREACHABLE)
+    assert [left["job"]["id"], concluded["job"]["id"]] == jobs
+    assert far_target.iqn in left["error"]
+    assert (concluded["job"]["state"], concluded["error"]) == ("undone", None)
+    run("ip", "link", "set", "near0", "up")
+    until(lambda: lun_target.sessions()[far_target.iqn] == "LOGGED_IN", "it is logged in again")
+    dmsnap("job", "resume", "--volume", volume.name)
+    for name in (volume.name, other):
+        dmsnap("sync", name, "--audit", "full")
+    volume.check_equal()
+    dmsnap("unprotect", other, "--forget")
+    volume.unprotect()
+
+
+@pytest.fixture
+def second_portal(far_target: LunTarget) -> Iterator[str]:
+    with second_way(far_target) as portal:
+        yield portal
+
+
+@contextmanager
+def multipath(*paths: str) -> Iterator[None]:
+    """What multipathd makes of several paths to one LUN."""
+    run("modprobe", "-a", "dm-multipath", "dm-round-robin")
+    numbers = [Path(f"/sys/block/{path}/dev").read_text().strip() for path in paths]
+    wwid = Path(f"/sys/block/{paths[0]}/device/wwid").read_text().strip().replace("naa.", "3")
+    sectors = Path(f"/sys/block/{paths[0]}/size").read_text().strip()
+    words = " ".join(f"{number} 1" for number in numbers)
+    table = f"0 {sectors} multipath 0 0 1 1 round-robin 0 {len(numbers)} 1 {words}"
+    run("dmsetup", "create", "mpatha", "--uuid", f"mpath-{wwid}", "--table", table)
+    try:
+        yield
+    finally:
+        run("dmsetup", "remove", "--retry", "mpatha")
+
+
+@pytest.fixture
+def volume(far_target: LunTarget, second_portal: str, lab: Lab) -> Iterator[OnLun]:
+    """One whose LUN is reached by two portals; it is recorded by the first."""
+    made = OnLun(lab, far_target)
+    node = ("-m", "node", "-T", far_target.iqn, "-p", second_portal)
+    for action in (("-o", "new"), ("--login",)):
+        run("iscsiadm", *node, *action)
+    yield made
+    dmsnap("unprotect", made.name, "--forget")
+
+
+def test_a_path_of_a_multipath_device_is_refused(volume: OnLun, lab: Lab) -> None:
+    """Also one that it has not claimed."""
+    paths = other_side.disks(2)
+    words = ("protect", lab.disk(SIZE), "--name", "nobody", "--store", lab.store())
+    for claimed in (paths, paths[:1], paths[1:]):
+        with multipath(*claimed):
+            for path in paths:
+                sentence = refused(ExitCode.BUSY, *words, "--recovery", f"/dev/{path}")
+                assert (
+                    f"/dev/{path} is a path of the multipath device /dev/mapper/mpatha" in sentence
+                )
+
+
+def test_a_lost_path_fails_no_sync(volume: OnLun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the one by whose portal the LUN is recorded; the next sync finds it lost."""
+    with multipath(*other_side.disks(2)):
+        volume.dirty()
+        with monkeypatch.context() as patch:
+            before(patch, "write_new", lambda: run("ip", "link", "set", "near0", "down"))
+            volume.sync("--audit", "full")
+        volume.check_equal()
+        until(lambda: set(states()) != {"LOGGED_IN"}, "the session by the first link is lost")
+        volume.dirty()
+        volume.sync()
+        volume.check_equal()
+        (status,) = dmsnap("status", volume.name)
+        assert status["problems"] == []
+    run("ip", "link", "set", "near0", "up")
+    until(lambda: set(states()) == {"LOGGED_IN"}, "it is logged in again")
+
+
+def states() -> list[str]:
+    found = Path("/sys/class/iscsi_session").glob("session*/state")
+    return [path.read_text().strip() for path in found]
