@@ -96,8 +96,9 @@ UNSAID = {"expires_ns": None, "comment": None}
 SWAP = {"to": None, "kill": False, "fail_primary": False, "force": False}
 SWAPPED = SwapResult("srv", VolumeState.TRIAL, POINT, STEPS, 0.51)
 MOVED = HydrateResult(
-    "srv", "/dev/sdd", "/dev/sdb", GIB, 0, GIB + MIB, 0, 2, MIB, 0.034, 7.5, STEPS
-)
+    "srv", "/dev/sdd", "/dev/sdb", GIB, 0, GIB + MIB, 0, 2, MIB, 0.034, 7.5, STEPS,
+    AuditResult(Audit.SAMPLE, 64 * MIB, 0, 0, 16384, 1024, 0.0625),
+)  # fmt: skip
 RESIZED = ResizeResult(
     "srv", "/dev/sdb", GIB, 2 * GIB, "/dev/sdc", True, 1, (str(POINT),), None,
     "resize2fs /dev/mapper/srv", 7.5, STEPS,
@@ -365,6 +366,10 @@ def test_a_store_with_a_slash_is_a_directory(
         (
             ("point", "create", "a", "b", "--keep"),
             ("create", (("a", "b"),), {"keep": True, "cow_percent": 0} | UNSAID),
+        ),
+        (
+            ("hydrate", "srv", "--audit", "full"),
+            ("hydrate", ("srv", HydrateRequest(audit=Audit.FULL)), {}),
         ),
         (
             (

@@ -8,6 +8,7 @@ from dmsnap.cli.output import Output, Text
 from dmsnap.errors import WrongWordError
 from dmsnap.service.hydrations import hydrate as moving
 from dmsnap.service.hydrations.hydrate import HydrateRequest, HydrateResult
+from dmsnap.service.replicas.audit import Audit
 from dmsnap.service.session import Session
 from dmsnap.units import format_size
 
@@ -18,6 +19,7 @@ def hydrate(
     name: str,
     onto: Path | None,
     bandwidth: int,
+    audit: str,
     overwrite: bool,
     drop_points: bool,
     force: bool,
@@ -29,7 +31,7 @@ def hydrate(
             raise WrongWordError("either --onto or --abandon")
         give_up(output, name, dry_run=dry_run)
         return
-    request = HydrateRequest(onto, bandwidth, overwrite, drop_points, force)
+    request = HydrateRequest(onto, bandwidth, overwrite, drop_points, force, Audit(audit))
     with Session.open() as session, output.progress(f"moving {name}") as progress:
         result = moving.hydrate(session, name, request, dry_run=dry_run, progress=progress)
     show_outcome(output, result, describe_moved)
@@ -49,3 +51,5 @@ def describe_moved(result: HydrateResult) -> Iterator[Text]:
         f"it while {result.volume} was held for {result.held_seconds:.3f} s; "
         f"{result.seconds:.1f} s in all"
     )
+    if result.audit.kind is not Audit.NONE:
+        yield f"{format_size(result.audit.bytes_compared)} read back and compared, all equal"

@@ -3,7 +3,7 @@
 import click
 
 from dmsnap.cli.grammar import Command
-from dmsnap.cli.parser.volume import BANDWIDTH, NAME, PATH
+from dmsnap.cli.parser.volume import BANDWIDTH, NAME, PATH, READ_BACK
 
 HYDRATE = Command(
     "hydrate",
@@ -19,6 +19,7 @@ HYDRATE = Command(
             help="The new device. Left out, a move that was interrupted goes on.",
         ),
         BANDWIDTH,
+        READ_BACK,
         click.Option(["--overwrite"], is_flag=True, help="Destroy what is on the new device."),
         click.Option(
             ["--drop-points"],

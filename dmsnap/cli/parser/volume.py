@@ -153,6 +153,15 @@ ASSEMBLE = Command(
     changes_devices=True,
 )
 
+READ_BACK = click.Option(
+    ["--audit"],
+    type=click.Choice(["none", "sample", "full"]),
+    default="none",
+    show_default=True,
+    help="Read the device back before it takes over, and compare: samples of 64 MiB of what was "
+    "copied and of everything, or all of it.",
+)
+
 SYNC = Command(
     "sync",
     "Bring the recovery volume up to date with a point of now.",

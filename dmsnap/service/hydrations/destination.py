@@ -1,11 +1,14 @@
 """What must hold before a volume is moved to another device: checked before the first change."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dmsnap._native import label
+from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import SETTLED, Point, Volume, VolumeState
 from dmsnap.errors import (
     BlockSizeError,
+    DmsnapError,
     ForeignDeviceError,
     ReadOnlyError,
     TooSmallError,
@@ -13,11 +16,12 @@ from dmsnap.errors import (
 )
 from dmsnap.host import blockdev, interface, lun, signature
 from dmsnap.host.blockdev import BlockDevice
-from dmsnap.recovery import history, replica
+from dmsnap.host.signature import Signature
+from dmsnap.recovery import history, lease, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.points import browse
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import admission, identity
+from dmsnap.service.volumes import admission
 from dmsnap.snapshot import stack
 
 
@@ -114,7 +118,10 @@ def admit(session: Session, volume: Volume, path: Path, *, overwrite: bool) -> B
     admission.require_store_elsewhere(volume.store, target)
     if not stack.exists(stack.hydrated(volume)):
         admission.require_unheld(target, but_mounts=False)
-        require_empty(volume, target, overwrite=overwrite)
+    if volume.hydration is None:
+        require_empty(target, overwrite=overwrite)
+    else:
+        require_untaken(volume, target)
     return target
 
 
@@ -137,14 +144,54 @@ def require_fit(volume: Volume, target: BlockDevice, backing: BlockDevice) -> No
         )
 
 
-def require_empty(volume: Volume, target: BlockDevice, *, overwrite: bool) -> None:
-    """Raise when there is something on the device, but for what an earlier run copied to it."""
-    found = replica.read_label(target.path)
-    content = signature.probe(target.path)
-    ours = found is None or found.volume_uuid == volume.id
-    if volume.hydration is not None and ours and not identity.is_foreign(volume, content):
-        return
+def require_empty(target: BlockDevice, *, overwrite: bool) -> None:
+    """Raise when there is something on the device that a move is to begin with."""
+    found, content = replica.read_label(target.path), signature.probe(target.path)
     if overwrite or (found is None and content is None):
         return
-    what = f"is the recovery volume of {found.name}" if found else f"holds {content}"
-    raise ForeignDeviceError(f"{target.path} {what}", hint="--overwrite destroys what is on it")
+    raise ForeignDeviceError(
+        f"{target.path} {_said(found, content)}", hint="--overwrite destroys what is on it"
+    )
+
+
+def require_untaken(volume: Volume, target: BlockDevice) -> None:
+    """Raise when somebody made something else of the device since the move was begun.
+
+    A boot lets go of it, and a LUN has other hosts. ``--overwrite`` was for what was there then.
+    """
+    taken = taken_by(volume, target)
+    if taken is not None:
+        raise ForeignDeviceError(
+            f"{target.path}, to which {volume.name} was being moved, {taken}",
+            hint=f"dmsnap hydrate {volume.name} --abandon gives the move up and leaves the device "
+            f"as it is; begun anew, --overwrite destroys what is on it",
+        )
+
+
+def taken_by(volume: Volume, target: BlockDevice) -> str | None:
+    """What is on the device that the volume did not bring there; None: nothing."""
+    found, content = replica.read_label(target.path), signature.probe(target.path)
+    is_ours = found is None or (found.volume_uuid == volume.id and lease.is_ours(found))
+    if not is_ours and not _is_of_source(volume, found, replica.read_label):
+        return _said(found, content)
+    if content is None or (volume.fs_uuid and content.uuid == volume.fs_uuid):
+        return None
+    return None if _is_of_source(volume, content, signature.probe) else _said(None, content)
+
+
+def _is_of_source(volume: Volume, found: object, look: Callable[[Path], object]) -> bool:
+    """Whether the volume's own device has the same: it may have been formatted since it was looked
+    at last, or have been another volume's recovery volume once.
+    """
+    try:
+        return look(lun.node(volume.backing)) == found
+    except DmsnapError:  # it may be what fails
+        return False
+
+
+def _said(found: Label | None, content: Signature | None) -> str:
+    if found is None:
+        return f"holds {content}"
+    if found.state is LabelState.PRIMARY:
+        return f"is the device of {found.name}"
+    return f"is the recovery volume of {found.name}"

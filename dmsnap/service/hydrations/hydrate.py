@@ -1,15 +1,17 @@
 """Hydrate: a volume's data to another device, online; the device that it leaves is free then."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dmsnap._native import label
 from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Job, Volume, VolumeState
-from dmsnap.errors import InterruptedBySignal, WrongStateError
+from dmsnap.errors import DmsnapError, InterruptedBySignal, WrongStateError
 from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import history, replica
@@ -22,10 +24,13 @@ from dmsnap.service.pools import pool_return
 from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import held
 from dmsnap.service.replicas import rolling
+from dmsnap.service.replicas.audit import Audit, AuditResult
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import failback
 from dmsnap.service.volumes import admission, spare
 from dmsnap.snapshot import stack
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class HydrateRequest:
     overwrite: bool = False
     drop_points: bool = False
     force: bool = False
+    audit: Audit = Audit.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class HydrateResult:
     held_seconds: float
     seconds: float
     steps: dict[str, float]
+    audit: AuditResult
 
 
 class Moving:
@@ -97,7 +104,9 @@ class Moving:
             "overwrite": request.overwrite,
             "drop_points": request.drop_points,
             "force": request.force,
+            "audit": request.audit,
         }
+        self.audit = request.audit
         self.copying = Copying(
             session,
             volume,
@@ -110,10 +119,18 @@ class Moving:
     def plan(self) -> Plan:
         name, device, copying = self.volume.name, self.target.path, self.copying
         steps = [
-            Step("claim", f"record that {name} moves to {device}, and hold that", copying.claim),
+            Step(
+                "claim",
+                f"record that {name} moves to {device}, and hold that",
+                copying.claim,
+                check=self._require_untaken,
+            ),
             Step("copy", f"copy {name} to {device}", copying.copy),
             Step("catch-up", f"copy to {device} what was written meanwhile", copying.catch_up),
         ]
+        if self.audit is not Audit.NONE:
+            what = f"read {device} back and compare ({self.audit})"
+            steps.append(Step("audit", what, partial(copying.audit, self.audit)))
         if self.live:
             dropped = f"drop the {len(self.live)} live points, which lie on {self.volume.backing}"
             steps.append(Step("drop-points", dropped, self._drop_points, final=True))
@@ -127,6 +144,10 @@ class Moving:
             Step("release", f"let go of {self.volume.backing}", self._release, final=True),
         ]
         return Plan("hydrate", (self.volume.id,), steps, self.arguments)
+
+    def _require_untaken(self) -> None:
+        if self.volume.hydration is not None:
+            destination.require_untaken(self.volume, self.target)
 
     def _drop_points(self) -> None:
         for point in self.live:
@@ -157,6 +178,7 @@ class Moving:
             held_seconds=done.held_seconds,
             seconds=times.total,
             steps=times.seconds,
+            audit=self.copying.audited,
         )
 
 
@@ -179,17 +201,10 @@ def abandon(session: Session, volume: Volume) -> Plan:
 
     def wipe() -> None:
         """A part of a file system must not be found by its UUID beside the whole one."""
-        held_by_us = stack.exists(stack.hydrated(volume))
         stack.remove(stack.hydrated(volume))
         target = Path(begun.target)
-        if not target.exists():
-            return
-        content = signature.probe(target)
-        if held_by_us or (content is not None and (content.uuid or "") == volume.fs_uuid):
-            signature.wipe(target)
-        found = replica.read_label(target)
-        if found is not None and found.volume_uuid == volume.id:
-            replica.wipe_label(target)
+        if target.exists():
+            wipe_unless_taken(volume, BlockDevice.probe(target))
 
     def forget() -> None:
         session.catalogue.update_volume(after)
@@ -201,6 +216,24 @@ def abandon(session: Session, volume: Volume) -> Plan:
     ]
     arguments = {"name": volume.name, "abandon": True}
     return Plan("hydrate", (volume.id,), steps, arguments)
+
+
+def wipe_unless_taken(volume: Volume, target: BlockDevice) -> None:
+    """Leave nothing of the volume on a device that it will not move to.
+
+    What somebody else made of that meanwhile is theirs; one that fails is no reason to go on.
+    """
+    try:
+        taken = destination.taken_by(volume, target)
+    except DmsnapError as error:
+        log.warning("%s cannot be read, and is not wiped: %s", target.path, error)
+        return
+    if taken is not None:
+        log.warning("%s is left as it is: it %s", target.path, taken)
+        return
+    signature.wipe(target.path)
+    if replica.read_label(target.path) is not None:
+        replica.wipe_label(target.path)
 
 
 def hydrate(
@@ -254,12 +287,14 @@ def again(
     dry_run: bool,
     onto: str = "",
     abandon: bool = False,
+    audit: str = Audit.NONE,
     **asked: Any,
 ) -> object:
     """Go on with a move that was cut off, or begin it anew."""
     if abandon:
         return give_up(session, name, dry_run=dry_run)
-    return hydrate(session, name, HydrateRequest(onto=Path(onto), **asked), dry_run=dry_run)
+    request = HydrateRequest(onto=Path(onto), audit=Audit(audit), **asked)
+    return hydrate(session, name, request, dry_run=dry_run)
 
 
 def finish(session: Session, volume: Volume, job: Job) -> bool:

@@ -20,7 +20,7 @@ from dmsnap._native.copy import CopyOptions
 from dmsnap._native.extent_set import MOST_EXTENTS, ExtentSet
 from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Volume
-from dmsnap.errors import DeadlineError, DmsnapError, WrongStateError
+from dmsnap.errors import AuditError, DeadlineError, DmsnapError, WrongStateError
 from dmsnap.extent import Extent
 from dmsnap.host import lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
@@ -32,7 +32,8 @@ from dmsnap.service.hydrations import crossing
 from dmsnap.service.hydrations.crossing import Crossing
 from dmsnap.service.progress import Progress
 from dmsnap.service.records import backup
-from dmsnap.service.replicas import rolling
+from dmsnap.service.replicas import read_back, rolling
+from dmsnap.service.replicas.audit import Audit, AuditResult
 from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
@@ -92,6 +93,7 @@ class Copying:
         self.compare_below = 0
         self.untouched = False  # nobody had written past the front when this run began
         self.done = Copied()
+        self.audited = AuditResult(Audit.NONE)
 
     @property
     def _counts(self) -> Path:
@@ -244,6 +246,21 @@ class Copying:
                 hint=f"what was copied is kept: run dmsnap hydrate {self.volume.name} again when "
                 f"less is written, or without --bandwidth",
             )
+
+    def audit(self, kind: Audit) -> None:
+        """Read the new device back. Where it forgets, nothing that was copied is trusted."""
+        whole = ExtentSet.whole(self.volume.size_bytes)
+        try:
+            with self._sides() as (source, target):
+                copied = read_back.Copied(
+                    source, target, str(self.target.path), whole, ExtentSet(), self.record.since
+                )
+                self.audited = read_back.audited(
+                    self.session, self.volume, copied, kind, self.options, self.progress
+                )
+        except AuditError:
+            self._note(position_bytes=0)
+            raise
 
     def switch(self, primary: Label | None) -> Volume:
         """Hold the origin, copy what is left, and go on over the new device. Returns the volume.

@@ -63,16 +63,29 @@ def differences(
     progress: Progress | None = None,
     options: CopyOptions = NO_OPTIONS,
 ) -> tuple[int, ExtentSet]:
+    """As :func:`compared`, of a replica."""
+    size_bytes, name = replica.label.size_bytes, str(replica.device.path)
+    return compared(source_fd, replica.fd, size_bytes, extents, name, progress, options)
+
+
+def compared(
+    source_fd: int,
+    target_fd: int,
+    size_bytes: int,
+    extents: ExtentSet,
+    name: str,
+    progress: Progress | None = None,
+    options: CopyOptions = NO_OPTIONS,
+) -> tuple[int, ExtentSet]:
     """Compare both sides by digests, then byte by byte where those differ.
 
     Returns the bytes compared and what differs. Pieces that differ the first time and not the
     second were read wrongly at least once: they count as different. A bandwidth among the options
     is that of reading either side.
     """
-    size_bytes, name = replica.label.size_bytes, str(replica.device.path)
-    compared, suspects = digest.compare(
+    nr_bytes, suspects = digest.compare(
         source_fd,
-        replica.fd,
+        target_fd,
         size_bytes,
         extents,
         progress=of_total(progress, extents.bytes),
@@ -80,11 +93,11 @@ def differences(
         name=name,
     )
     if not suspects:
-        return compared, suspects
+        return nr_bytes, suspects
     _, different, _ = copy.compare(
-        source_fd, replica.fd, size_bytes, suspects, options=options, name=name
+        source_fd, target_fd, size_bytes, suspects, options=options, name=name
     )
-    return compared, different or suspects
+    return nr_bytes, different or suspects
 
 
 def result(

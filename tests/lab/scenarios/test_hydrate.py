@@ -37,6 +37,8 @@ from conftest import (
 )
 from faulty_disk import faulty_disk
 from file_workload import CHECKERS, check_files, wait_for_files, workload
+from hosts import HERE, THERE, become
+from lost_state import write_label
 from raw_volume import KIB, Protected, protected, write_direct
 from test_failback import scribble
 from test_interrupts import steps_of, wait_resumed
@@ -642,6 +644,110 @@ def test_a_new_device_that_somebody_wrote_to_is_compared(lab: Lab) -> None:
     assert result["bytes_compared"] == SIZE
     assert result["bytes_copied"] < 2 * MIB
     check_moved(volume, target, volume.primary)
+
+
+def taken_by_another_host(lab: Lab, monkeypatch: pytest.MonkeyPatch, target: str) -> str:
+    """As over a LUN: a host with a catalogue of its own makes the device the recovery volume of its
+    volume. What is on it then.
+    """
+    theirs = lab.disk(int(run("blockdev", "--getsize64", target)))
+    directory = lab.directory / "there"
+    settings = lab.directory / "there.toml"
+    settings.write_text(
+        f'state_directory = "{directory}"\nrun_directory = "{directory}/run"\n'
+        f'store = "{directory}/store"\n'
+    )
+    (directory / "store").mkdir(parents=True)
+    with monkeypatch.context() as elsewhere:
+        become(elsewhere, THERE)
+        elsewhere.setenv("DMSNAP_CONFIG", str(settings))
+        primary, name = lab.disk(SIZE), lab.name()
+        words = ["--name", name, "--recovery", theirs, "--store", directory / "store"]
+        dmsnap("protect", primary, *words)
+        dmsnap("sync", name)
+        dmsnap("unprotect", name)
+        write_label(theirs, host_uuid=THERE, host="host-5678")
+    run("dd", f"if={theirs}", f"of={target}", "bs=1M", "conv=fsync")
+    run("blockdev", "--flushbufs", target)
+    return sha256(target)
+
+
+def formatted_by_somebody(lab: Lab, _monkeypatch: pytest.MonkeyPatch, target: str) -> str:
+    made = lab.disk(32 * MIB)
+    run("mkfs.ext4", "-q", "-F", made)
+    run("dd", f"if={made}", f"of={target}", "bs=1M", "conv=fsync")
+    run("blockdev", "--flushbufs", target)
+    return sha256(target)
+
+
+def partitioned_by_somebody(_lab: Lab, _monkeypatch: pytest.MonkeyPatch, target: str) -> str:
+    """What has no UUID is not the volume's because that has none either."""
+    table = bytes([0x80, 0, 2, 0, 0x83, 0, 8, 0]) + (2048).to_bytes(4, "little")
+    write_direct(target, bytes(446) + table + (4096).to_bytes(4, "little") + bytes(48)
+                 + b"\x55\xaa", 0)  # fmt: skip
+    return sha256(target)
+
+
+@pytest.mark.parametrize("booted", [True, False], ids=["after-a-boot", "held"])
+@pytest.mark.parametrize(
+    "taken", [taken_by_another_host, formatted_by_somebody, partitioned_by_somebody]
+)
+def test_a_new_device_that_somebody_took_meanwhile_is_theirs(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, taken: Callable[..., str], booted: bool
+) -> None:
+    """--overwrite was for what was there when the move was begun."""
+    become(monkeypatch, HERE)
+    volume = protected(lab, 48 * MIB, filled=False)
+    write_direct(volume.front, os.urandom(MIB), 8 * MIB)
+    target = lab.disk(60 * MIB)
+    run("mkfs.ext4", "-q", "-F", target)
+    words = ["hydrate", volume.name, "--onto", target, "--overwrite"]
+    ended = forked(*words, at=(1, "done"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL, ended
+    if booted:
+        run("dmsetup", "remove", *dm_devices())
+        dmsnap("assemble", volume.name)
+    content, on_target = sha256(volume.front), taken(lab, monkeypatch, target)
+    for again in (words, words[:2], [*words[:2], "--overwrite"], [*words, "--dry-run"]):
+        sentence = refused(ExitCode.FOREIGN_DEVICE, *again)
+        assert target in sentence
+    (job,) = (job for job in dmsnap("job", "list") if job["steps"] and job["at"] == "copy")
+    refused(ExitCode.FOREIGN_DEVICE, "job", "resume", job["id"])
+    assert sha256(target) == on_target
+    (status,) = dmsnap("status", volume.name, expected=None)
+    assert status["hydration"]["device"] == target
+    # It is given up, and whose the device is by now is its owner's affair.
+    dmsnap("hydrate", volume.name, "--abandon")
+    assert sha256(target) == on_target
+    assert dmsnap("status", volume.name)[0]["hydration"] is None
+    # Whoever wants it all the same says so with what is there before their eyes.
+    error = dmsnap(*words[:-1], expected=ExitCode.FOREIGN_DEVICE)
+    assert "--overwrite" in error["hint"]
+    dmsnap(*words)
+    assert sha256(volume.front) == content
+    check_moved(volume, target, volume.primary, "compare" if booted else "era")
+
+
+@pytest.mark.parametrize("audit", ["sample", "full"])
+def test_a_new_device_that_forgets_is_found_by_reading_it_back(lab: Lab, audit: str) -> None:
+    """It acknowledges, and keeps nothing of a part: the volume stays where it is."""
+    volume = protected(lab, SIZE, history_bytes=3 * SIZE)
+    with faulty_disk(lab, SIZE) as disk:
+        disk.load(((5 * PIECE, MIB), "drop_writes"))
+        words = ["hydrate", volume.name, "--audit", audit]
+        with writer(lab, volume):
+            for again in ([*words, "--onto", disk.path], words):
+                assert disk.path in refused(ExitCode.AUDIT_FAILED, *again)
+        assert suspended() == []
+        (status,) = dmsnap("status", volume.name)
+        assert (status["device"], status["hydration"]["bytes_copied"]) == (volume.primary, 0)
+        disk.load()
+        with writer(lab, volume):
+            result = dmsnap(*words)
+        assert result["audit"]["kind"] == audit
+        assert result["audit"]["bytes_compared"] >= SIZE
+        check_moved(volume, disk.path, volume.primary)
+        dmsnap("unprotect", volume.name)
 
 
 def test_two_commands_at_once(lab: Lab) -> None:
