@@ -39,6 +39,7 @@ CHAPTERS = (
     Chapter("overhead", "What the front costs a write", "overhead", Place.GUEST),
     Chapter("recovery", "The time to recover", "recovery", Place.GUEST),
     Chapter("growth", "Growth with the volume", "growth", Place.GUEST),
+    Chapter("memory", "Memory of each command", "memory", Place.GUEST),
 )
 BY_NAME = {chapter.name: chapter for chapter in CHAPTERS}
 

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
-from figures import era, load, overhead, window
+from figures import era, load, memory, overhead, window
 from figures.overhead import LINEAR, OURS, PATTERNS, Written
 from figures.protected import FRONT
 from measure.devices import MIB, TIB
@@ -60,6 +60,26 @@ def test_what_memory_grows_by_is_held_against_a_bit_for_each_block() -> None:
     assert "|  | a bit for each block | 128 |" in shown
     assert "| what grows with the volume | 130 (130–131) |" in shown
     assert "loses" not in shown
+
+
+def test_the_command_that_takes_most_is_held_against_what_any_may_take() -> None:
+    """Sizes stand side by side, in the order in which the commands were run on the first."""
+    taken = {("1 GiB", "sync"): 40, ("1 GiB", "swap"): 30, ("16 TiB", "sync"): 50,
+             ("16 TiB", "swap"): 151}  # fmt: skip
+    series = [Series(size, name, (peak * MIB,)) for (size, name), peak in taken.items()]
+    figure = memory.figure(series, 8)
+    found = [verdict(figure, goal) for goal in figure.goals]
+    assert [(each.goal.case, each.value, each.met) for each in found] == [
+        ("sync", 40 * MIB, True),
+        ("swap", 151 * MIB, False),
+    ]
+    rows = [line for line in table.table(figure).splitlines()[2:] if line]
+    assert rows == [
+        "| sync | 1 GiB | 40.0 |",
+        "|  | 16 TiB | 50.0 |",
+        "| swap | 1 GiB | 30.0 |",
+        "|  | 16 TiB | 151 |",
+    ]
 
 
 def test_an_image_has_its_share_of_dirty_blocks() -> None:
