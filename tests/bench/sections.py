@@ -35,6 +35,7 @@ CHAPTERS = (
     Chapter("full-copy", "Full copy", "full_copy", Place.HOST),
     Chapter("sync", "Sync of a list of dirty blocks", "sync", Place.HOST),
     Chapter("compare", "Compare", "compare", Place.HOST),
+    Chapter("command", "Sync as a whole command", "command", Place.GUEST),
     Chapter("window", "The window", "window", Place.GUEST),
     Chapter("overhead", "What the front costs a write", "overhead", Place.GUEST),
     Chapter("recovery", "The time to recover", "recovery", Place.GUEST),

@@ -173,7 +173,7 @@ def at(
 
     taken = alternating(setting.rounds(5), works, before=before)
     if layout == SCATTERED:
-        words[RSYNC] = rsync(devices)
+        words[RSYNC] = rsync(devices.source, devices.destination)
         taken |= alternating(1, {RSYNC: partial(used, *words[RSYNC])}, before=before)
         # It is too slow for a run that is not measured.
         check_same(RSYNC, devices.source, devices.destination)
@@ -227,11 +227,11 @@ def commands(devices: Devices, extents: Path, domain: Path) -> dict[str, Command
     }  # fmt: skip
 
 
-def rsync(devices: Devices) -> Command:
+def rsync(source: Path, destination: Path) -> Command:
     """Without --ignore-times it skips devices whose nodes are of the same size and time."""
     command = ["rsync", "--ignore-times", "--inplace", "--no-whole-file", "--copy-devices",
-               "--write-devices", devices.source, devices.destination]  # fmt: skip
-    return disks.flushed(command, devices.destination)
+               "--write-devices", source, destination]  # fmt: skip
+    return disks.flushed(command, destination)
 
 
 def check(works: Mapping[str, Work], devices: Devices, restore: partial[str]) -> None:
