@@ -220,7 +220,7 @@ def test_a_recovery_volume_that_is_away_keeps_no_live_point(house: House) -> Non
     assert [each.action for each in looked.points] == [Action.DROP, Action.STAY]
     assert house.removed == []
     result = house.pruned(BOTH)
-    assert house.wanted is Wanted.SERVING
+    assert house.wanted is Wanted.THERE
     assert house.removed == [({house.records[0].id}, set())]
     assert [each.action for each in result.points] == [Action.DROP, Action.STAY]
     for each in (looked, result):
@@ -229,7 +229,7 @@ def test_a_recovery_volume_that_is_away_keeps_no_live_point(house: House) -> Non
 
 def test_a_history_alone_wants_its_recovery_volume(house: House) -> None:
     house.pruned(Policy(make=Make.RECOVERY_VOLUME, history=ONE))
-    assert house.wanted is Wanted.ALL
+    assert house.wanted is Wanted.REPLICA
 
 
 def test_without_its_label_any_may_be_the_oldest_that_waits(

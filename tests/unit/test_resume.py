@@ -131,11 +131,14 @@ def test_one_volume_is_held_once_and_no_other(
     recorded.end(session.catalogue, 2, JobState.FAILED, "")
     held: list[str] = []
 
-    def reap(session: Session, volume: Volume, _wanted: object, obstacles: object) -> None:
+    def reap(
+        session: Session, volume: Volume, _wanted: object, obstacles: object
+    ) -> set[tuple[str, JobState]]:
         assert session.is_held_by(volume.name, os.getpid())
         held.append(volume.name)
         for job in recorded.unfinished(session.catalogue, volume.id):
             recorded.settle(session.catalogue, job.id, volume.id, JobState.UNDONE, "cut off")
+        return set()
 
     mended: list[str] = []
     monkeypatch.setattr(jobs, "reap", reap)
@@ -321,9 +324,12 @@ def test_what_is_left_to_do_is_done_of_all_that_was_cut_off(
     """Holding the volume for the first job concludes the second, whose roll-back is left."""
     mended: list[str] = []
 
-    def reap(session: Session, volume: Volume, _wanted: object, obstacles: object) -> None:
+    def reap(
+        session: Session, volume: Volume, _wanted: object, obstacles: object
+    ) -> set[tuple[str, JobState]]:
         for job in recorded.unfinished(session.catalogue, volume.id):
             recorded.settle(session.catalogue, job.id, volume.id, JobState.UNDONE, "cut off")
+        return set()
 
     monkeypatch.setattr(jobs, "reap", reap)
     monkeypatch.setattr(
