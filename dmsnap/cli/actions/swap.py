@@ -93,11 +93,11 @@ def describe_extended(result: "ExtendResult") -> Iterator[Text]:
     )
 
 
-def failback(output: Output, *, name: str, dry_run: bool) -> None:
+def failback(output: Output, *, name: str, audit: str, dry_run: bool) -> None:
     from dmsnap.service.swaps import failback as returning
 
     with Session.open() as session, output.progress(f"copying {name} back") as progress:
-        result = returning.failback(session, name, dry_run=dry_run, progress=progress)
+        result = returning.failback(session, name, audit=audit, dry_run=dry_run, progress=progress)
     show_outcome(output, result, describe_returned)
 
 
@@ -108,6 +108,8 @@ def describe_returned(result: "FailbackResult") -> Iterator[Text]:
         f"{format_size(result.bytes_copied)} of {format_size(result.bytes_volume)} copied, found "
         f"{tracked}; {result.unmounted_seconds:.2f} s without mount, {result.seconds:.1f} s in all"
     )
+    if result.audit.bytes_compared:
+        yield f"{format_size(result.audit.bytes_compared)} read back and compared, all equal"
 
 
 def describe_started(result: SwapResult) -> Iterator[Text]:

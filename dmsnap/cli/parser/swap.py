@@ -4,7 +4,7 @@ import click
 
 from dmsnap.cli import words
 from dmsnap.cli.grammar import Command, Noun
-from dmsnap.cli.parser.volume import NAME, PATH
+from dmsnap.cli.parser.volume import NAME, PATH, READ_BACK
 
 KILL = click.Option(
     ["--kill"],
@@ -111,7 +111,7 @@ FAILBACK = Command(
     "failback",
     "After a commit: go back to the former volume, copying only what changed.",
     "swap.failback",
-    (NAME,),
+    (NAME, READ_BACK),
     details="The former volume is brought up to date while the recovery volume serves, by what "
     "either changed since they parted, and takes over again; the recovery volume is one again. "
     "The volume is unmounted for the last of it.",

@@ -46,7 +46,9 @@ from dmsnap.service.luns import lun_watch
 from dmsnap.service.points import browse
 from dmsnap.service.progress import Progress, of_total
 from dmsnap.service.reaper import held
-from dmsnap.service.replicas import rolling
+from dmsnap.service.replicas import read_back, rolling
+from dmsnap.service.replicas.audit import Audit, AuditResult
+from dmsnap.service.replicas.read_back import Copied
 from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import handover, parting, trial
@@ -75,13 +77,21 @@ class FailbackResult:
     unmounted_seconds: float
     seconds: float
     steps: dict[str, float]
+    audit: AuditResult
 
 
 class Failback:
     """The plan of one failback; its checks are made when it is built."""
 
-    def __init__(self, session: Session, volume: Volume, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        volume: Volume,
+        progress: Progress | None,
+        audit: Audit = Audit.NONE,
+    ) -> None:
         self.session = session
+        self.audited = AuditResult(audit)
         self.volume = volume
         self.progress = progress
         self.occupants = Occupants(session, volume)
@@ -106,6 +116,7 @@ class Failback:
         self.since = 0
         self.gone_over = False
         self.compared = ExtentSet()
+        self.copied = ExtentSet()
         self.bytes_compared = 0
         self.bytes_copied = 0
 
@@ -122,6 +133,7 @@ class Failback:
             Step("create-origin", f"put a snapshot-origin over {device}", self._hold, self._let_go),
             Step("copy", f"copy to {device} what either side changed", self._copy_parted),
             Step("catch-up", f"copy to {device} what changed meanwhile", self._copy_since),
+            *self._steps_of_audit(),
             *self.metadata.steps(),
             *self.occupants.steps_before(),
             Step("unmount", f"unmount /dev/mapper/{name}", self._unmount, self._mount_before),
@@ -154,7 +166,30 @@ class Failback:
                 final=True,
             ),
         ]
-        return Plan("failback", (self.volume.id,), steps, {"name": name})
+        arguments = {"name": name, "audit": self.audited.kind}
+        return Plan("failback", (self.volume.id,), steps, arguments)
+
+    def _steps_of_audit(self) -> list[Step]:
+        if self.audited.kind is Audit.NONE:
+            return []
+        what = f"read {self.former.path} back and compare ({self.audited.kind})"
+        return [Step("audit", what, self._audit)]
+
+    def _audit(self) -> None:
+        options = CopyOptions(source_name=self.volume.backing)
+        with self._sides() as (source, target):
+            copied = Copied(
+                source, target, str(self.former.path), self.copied, self._left_out(), self.since
+            )
+            self.audited = read_back.audited(
+                self.session, self.volume, copied, self.audited.kind, options, self.progress
+            )
+
+    def _left_out(self) -> ExtentSet:
+        """What neither side has had of the other: remains that nobody can read."""
+        catalogue, recovery_id = self.session.catalogue, self.label.recovery_uuid
+        left_out = skipped.of_replica(catalogue, recovery_id, self.volume.id)
+        return left_out.without(self.compared)
 
     @property
     def _counts(self) -> Path:
@@ -229,6 +264,7 @@ class Failback:
                 name=str(self.former.path),
             )
         self.compared.merge(extents)
+        self.copied.merge(different)
         self.bytes_compared += compared.bytes_compared
         self.bytes_copied += written.bytes_written
 
@@ -291,10 +327,8 @@ class Failback:
     def _record_skipped(self) -> None:
         """What the promoted volume left out when they parted, and neither side changed since."""
         catalogue, recovery_id = self.session.catalogue, self.label.recovery_uuid
-        left_out = skipped.of_replica(catalogue, recovery_id, self.volume.id)
         points = (self.volume.id, self.point_id)
-        extents = left_out.without(self.compared)
-        skipped.record(catalogue, Skipped(recovery_id, points, extents))
+        skipped.record(catalogue, Skipped(recovery_id, points, self._left_out()))
 
     def _load(self) -> None:
         handover.load(self.session, self.after)
@@ -338,6 +372,7 @@ class Failback:
             unmounted_seconds=sum(times.seconds[step] for step in WITHOUT_MOUNT),
             seconds=times.total,
             steps=times.seconds,
+            audit=self.audited,
         )
 
 
@@ -408,11 +443,16 @@ def require_primary(volume: Volume) -> Label:
 
 
 def failback(
-    session: Session, name: str, *, dry_run: bool, progress: Progress | None = None
+    session: Session,
+    name: str,
+    *,
+    dry_run: bool,
+    audit: str = Audit.NONE,
+    progress: Progress | None = None,
 ) -> FailbackResult | Plan:
     """Go back to the former primary of a promoted volume. Needs root."""
     with held(session, name) as volume:
-        returning = Failback(session, volume, progress)
+        returning = Failback(session, volume, progress, Audit(audit))
         plan = returning.plan()
         if dry_run:
             return plan

@@ -24,8 +24,9 @@ from conftest import (
     sha256,
     world,
 )
+from faulty_disk import faulty_disk
 from lost_state import lose_stack
-from raw_volume import KIB, Protected, protected, write_direct
+from raw_volume import KIB, Protected, fill, protected, write_direct
 from test_everyday import checksums, write_files
 from test_interrupts import SIZE, Bench, interrupted, killed
 
@@ -127,6 +128,31 @@ def test_a_primary_that_was_spoiled_past_its_stack_is_compared(lab: Lab) -> None
     assert "past its stack" in result["reason"]
     assert result["bytes_copied"] == MIB
     check_back(lab, volume, content)
+
+
+@pytest.mark.parametrize("audit", ["sample", "full"])
+def test_a_former_primary_that_forgets_is_found_by_reading_it_back(lab: Lab, audit: str) -> None:
+    """It acknowledges, and keeps nothing of a part: the volume stays where it is, and serves."""
+    with faulty_disk(lab, RAW_SIZE) as disk:
+        fill(disk.device, RAW_SIZE)
+        recovery = lab.disk(RAW_SIZE + 34 * MIB)
+        volume = Protected(lab.protect(disk.path, recovery), disk.path, recovery, RAW_SIZE)
+        dmsnap("swap", volume.name)
+        scribble(volume, 5, 2)
+        write_direct(volume.front, os.urandom(MIB), 20 * MIB)
+        dmsnap("swap", "commit", volume.name)
+        content = sha256(volume.front)
+        disk.load(((20 * MIB, MIB), "drop_writes"))
+        sentence = refused(ExitCode.AUDIT_FAILED, "failback", volume.name, "--audit", audit)
+        assert f"the first at {20 * MIB}" in sentence
+        assert sha256(volume.front) == content
+        (status,) = dmsnap("status", volume.name, expected=None)
+        assert (status["state"], status["device"]) == ("promoted", recovery)
+        disk.load()
+        result = dmsnap("failback", volume.name, "--audit", audit)
+        assert result["audit"]["kind"] == audit
+        assert result["audit"]["bytes_compared"] >= MIB
+        check_back(lab, volume, content)
 
 
 def test_a_former_primary_that_somebody_wrote_to_is_compared(lab: Lab) -> None:
