@@ -2,13 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import lun_target
 import pytest
 from conftest import MIB, Lab, configured, dmsnap, run, sha256
-from faulty_disk import faulty_disk
 from lun_target import LunTarget
 from lun_volume import SIZE, OnLun, serving
 from patience import until
@@ -44,10 +42,6 @@ def told(volume: str) -> list[str]:
     return journal(f"DMSNAP_VOLUME={volume}")
 
 
-def is_told(volume: str, what: str) -> bool:
-    return any(what in line for line in told(volume))
-
-
 def test_a_lost_session_is_told(lab: Lab, target: LunTarget, watched: None) -> None:
     """The volume goes on; and when the target is there again, that is told, too."""
     volume = OnLun(lab, target)
@@ -66,37 +60,6 @@ def test_a_lost_session_is_told(lab: Lab, target: LunTarget, watched: None) -> N
     eventually(lambda: any("all is well" in line for line in told(volume.name)), "well")
     assert sha256(volume.image, SIZE) == content
     volume.unprotect()
-
-
-def test_disks_that_hang_are_told(lab: Lab) -> None:
-    """Of one volume the primary, of another one the store, where a spare is that is looked at: what
-    is wrong with a third one is told all the same.
-    """
-    with configured("spare_from_bytes = 0"), faulty_disk(lab, 2 * SIZE) as primary, faulty_disk(
-        lab, 2 * SIZE
-    ) as disk:  # fmt: skip
-        first = lab.protect(primary.path, lab.disk(4 * SIZE))
-        second, group = lab.name(), lab.group(disk.path)
-        words = ("--name", second, "--recovery", lab.disk(2 * SIZE), "--store", group)
-        dmsnap("protect", lab.disk(SIZE), *words)
-        third = lab.protect(lab.disk(SIZE), lab.disk(2 * SIZE))
-        run("systemctl", "restart", UNIT)
-        for each in (primary, disk):
-            run("dmsetup", "suspend", "--noflush", "--nolockfs", each.name)
-        try:
-            run("dmsetup", "remove", "--retry", third)
-            for name, what in ((first, primary.path), (second, group), (third, "is missing")):
-                eventually(partial(is_told, name, what), f"{what} is told of {name}")
-        finally:
-            for each in (primary, disk):
-                run("dmsetup", "resume", each.name)
-        dmsnap("assemble", third)
-        for name in (first, second, third):
-            eventually(partial(is_told, name, "all is well"), f"{name} is well")
-        run("systemctl", "stop", UNIT)
-        for name in (first, second, third):
-            dmsnap("unprotect", name, "--forget")
-        lab.take_down()
 
 
 class Front:
