@@ -25,8 +25,8 @@ from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.store import Catalogue
 
 BLOCK = 4 * KIB
-SIZE = 2048 * MIB
-SOLID = 128 * MIB  # of it is kept; what is written behind that is lost
+SIZE = 1024 * MIB
+SOLID = 64 * MIB  # of it is kept; what is written behind that is lost
 SCATTERED = SIZE // BLOCK // 2
 HISTORY = 512 * MIB
 SYNCS = 12
@@ -95,7 +95,7 @@ def peaks() -> Peaks:
 
 
 def test_scattered_writes(lab: Lab, peaks: Peaks) -> None:
-    """Every command that is about blocks or points: 262,144 extents of them are written."""
+    """Every command that is about blocks or points: 131,072 of them are written."""
     recovery = lab.disk(SIZE + HISTORY)
     with scattered_disk(lab) as primary:
         name = lab.name()
