@@ -148,7 +148,7 @@ def level_table(volume: Volume, below: int, store: int, chunk_bytes: int) -> Tab
 def remove(chain: list[Level]) -> None:
     """Remove the devices of ``chain``, the oldest point first."""
     for level in reversed(chain):
-        for device in (level.shown, level.store):
+        for device in (level.shown, stack.store_again(level.shown), level.store):
             stack.remove(device)
 
 

@@ -265,7 +265,7 @@ def finish_handover(session: Session, volume: Volume) -> None:
 
 def shows_what_it_should(session: Session, volume: Volume) -> bool:
     """Whether the front is there, and over what the catalogue says."""
-    if volume.state is VolumeState.TRIAL:
+    if volume.state in (VolumeState.TRIAL, VolumeState.COMMITTING):
         return trial.is_loaded(volume, session.catalogue.areas(volume.id))
     if volume.state not in SETTLED or not stack.exists(stack.front(volume)):
         return False
@@ -450,6 +450,7 @@ def retire_merged(session: Session, volume: Volume) -> None:
         if point.id in merged or (point.area_id is not None and is_merged(volume, point)):
             session.drop_live_point(volume, point, MERGED)
     handover.retire(session, volume)
+    stack.remove(stack.store_again(stack.origin(volume)))
     for area in overlays:
         session.release_area(volume, area)
 
@@ -493,6 +494,7 @@ def retire(session: Session, volume: Volume) -> None:
         if point.area_id is None or point.area_id in former:
             session.drop_live_point(volume, point, "swap commit gave its disk up")
     stack.remove(stack.origin(volume, volume.generation - 1))
+    stack.remove(stack.store_again(stack.origin(volume)))
     stack.remove(former_base(volume))
     for area in session.catalogue.areas(volume.id):
         if area.id in former:

@@ -55,6 +55,7 @@ def remove(volume: Volume, point_id: UUID) -> None:
     """Remove a live point's snapshot device, if there is one."""
     device = stack.live_point(volume, point_id)
     stack.remove(device)
+    stack.remove(stack.store_again(device))
 
 
 def undivide(volume: Volume, deadline_ms: int) -> None:

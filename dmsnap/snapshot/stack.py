@@ -112,6 +112,11 @@ def history_store(volume: Volume, position: int, purpose: str) -> DmName:
     return _hidden(volume, "store", f"{purpose}-{position}")
 
 
+def store_again(device: DmName) -> DmName:
+    """Another name of the exception store below a device: the kernel reads it anew by that."""
+    return DmName(f"{device.name}-store", f"{device.uuid}-store")
+
+
 def browse(volume: Volume, point_id: UUID) -> DmName:
     """The throwaway overlay over a point that is mounted."""
     return _hidden(volume, "browse", point_id.hex[:12])

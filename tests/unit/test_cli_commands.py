@@ -93,6 +93,7 @@ VERIFIED = VerifyResult(
     "srv", POINT, 3 * MIB, 0.0034, 1.5, AuditResult(Audit.FULL, GIB, 0, 0, 16384, 16384, 1.0), STEPS
 )
 UNSAID = {"expires_ns": None, "comment": None}
+REVERT = {"kill": False, "give_up": False}
 SWAP = {"to": None, "kill": False, "fail_primary": False, "force": False}
 SWAPPED = SwapResult("srv", VolumeState.TRIAL, POINT, STEPS, 0.51)
 MOVED = HydrateResult(
@@ -331,9 +332,16 @@ def test_a_store_with_a_slash_is_a_directory(
             ("recover", (LabelRequest(Path("/dev/sdc"), "/b", "3f2a", Path("/mnt"), True),), {}),
         ),
         (("swap", "--", "revert"), ("swap", ("revert",), SWAP)),
-        (("swap", "revert", "srv"), ("revert", ("srv",), {"kill": False})),
-        (("swap", "revert", "revert", "--kill"), ("revert", ("revert",), {"kill": True})),
-        (("--json", "swap", "--json", "revert", "srv"), ("revert", ("srv",), {"kill": False})),
+        (("swap", "revert", "srv"), ("revert", ("srv",), REVERT)),
+        (
+            ("swap", "revert", "revert", "--kill"),
+            ("revert", ("revert",), {"kill": True, "give_up": False}),
+        ),
+        (
+            ("swap", "revert", "srv", "--give-up"),
+            ("revert", ("srv",), {"kill": False, "give_up": True}),
+        ),
+        (("--json", "swap", "--json", "revert", "srv"), ("revert", ("srv",), REVERT)),
         (("swap", "extend", "srv"), ("extend", ("srv",), {"size_bytes": None})),
         (
             ("swap", "extend", "srv", "--size", "1GiB"),
@@ -341,13 +349,24 @@ def test_a_store_with_a_slash_is_a_directory(
         ),
         (("swap", "commit", "srv"), ("commit", ("srv",), {"drop_points": False})),
         (("swap", "commit", "srv", "--drop-points"), ("commit", ("srv",), {"drop_points": True})),
-        (("unprotect", "srv"), ("unprotect", ("srv",), {"forget": False})),
-        (("unprotect", "srv", "--forget"), ("unprotect", ("srv",), {"forget": True})),
+        (("unprotect", "srv"), ("unprotect", ("srv",), {"forget": False, "give_up": False})),
+        (
+            ("unprotect", "srv", "--forget"),
+            ("unprotect", ("srv",), {"forget": True, "give_up": False}),
+        ),
+        (
+            ("unprotect", "srv", "--give-up"),
+            ("unprotect", ("srv",), {"forget": False, "give_up": True}),
+        ),
         (("assemble", "srv"), ("assemble", ("srv",), {"at_boot": False})),
         (("assemble", "--boot", "srv"), ("assemble", ("srv",), {"at_boot": True})),
         (
             ("hydrate", "srv", "--onto", "/dev/sdd", "--bandwidth", "2MiB"),
             ("hydrate", ("srv", HydrateRequest(Path("/dev/sdd"), 2 * MIB)), {}),
+        ),
+        (
+            ("hydrate", "srv", "--audit", "full"),
+            ("hydrate", ("srv", HydrateRequest(audit=Audit.FULL)), {}),
         ),
         (
             ("hydrate", "srv", "--overwrite", "--drop-points", "--force"),
@@ -366,10 +385,6 @@ def test_a_store_with_a_slash_is_a_directory(
         (
             ("point", "create", "a", "b", "--keep"),
             ("create", (("a", "b"),), {"keep": True, "cow_percent": 0} | UNSAID),
-        ),
-        (
-            ("hydrate", "srv", "--audit", "full"),
-            ("hydrate", ("srv", HydrateRequest(audit=Audit.FULL)), {}),
         ),
         (
             (

@@ -62,11 +62,11 @@ def start(
     show_outcome(output, result, describe_started)
 
 
-def revert(output: Output, *, name: str, kill: bool, dry_run: bool) -> None:
+def revert(output: Output, *, name: str, kill: bool, give_up: bool, dry_run: bool) -> None:
     from dmsnap.service.swaps import revert as reverting
 
     with Session.open() as session:
-        result = reverting.revert(session, name, kill=kill, dry_run=dry_run)
+        result = reverting.revert(session, name, kill=kill, give_up=give_up, dry_run=dry_run)
     show_outcome(output, result, describe_reverted)
 
 

@@ -98,9 +98,11 @@ def describe_copied(what: str, result: "ProtectResult | AttachResult") -> Iterat
         yield f"{format_size(result.bytes_skipped)} that its file system does not use were left out"
 
 
-def unprotect(output: Output, *, name: str, forget: bool, dry_run: bool) -> None:
+def unprotect(output: Output, *, name: str, forget: bool, give_up: bool, dry_run: bool) -> None:
+    if forget and give_up:
+        raise WrongWordError("--give-up leaves the recovery volume as it is: no --forget with it")
     with Session.open() as session:
-        plan = release.unprotect(session, name, forget=forget, dry_run=dry_run)
+        plan = release.unprotect(session, name, forget=forget, give_up=give_up, dry_run=dry_run)
     done = {"operation": "unprotect", "volume": name, "forgotten": forget}
     show_done(output, plan, done, f"{name} is not protected any more")
 

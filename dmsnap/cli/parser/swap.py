@@ -68,7 +68,15 @@ REVERT = Command(
     "revert",
     "End a trial: back to the volume as it was left.",
     "swap.revert",
-    (NAME, KILL),
+    (
+        NAME,
+        KILL,
+        click.Option(
+            ["--give-up"],
+            is_flag=True,
+            help="End a commit, too, that a disk which is gone for good keeps from its end.",
+        ),
+    ),
     details="What was written during the trial is dropped.",
     changes_devices=True,
 )

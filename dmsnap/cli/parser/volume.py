@@ -126,6 +126,11 @@ UNPROTECT = Command(
             is_flag=True,
             help="Wipe the recovery volume's label too: its points cannot be found any more.",
         ),
+        click.Option(
+            ["--give-up"],
+            is_flag=True,
+            help="End a trial, or a commit, whose devices are gone for good: nothing is mounted.",
+        ),
     ),
     details="Live points are removed. The recovery volume keeps its replica and its history, and "
     "goes on from them when the same volume is protected again.",

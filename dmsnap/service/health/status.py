@@ -287,14 +287,22 @@ def stack_problems(session: Session, volume: Volume, recorded: Present) -> list[
         if volume.state is VolumeState.BUILDING:
             return [f"{volume.name} is protected in part: dmsnap unprotect gives it back"]
         if volume.state is VolumeState.COMMITTING:
-            unfinished = f"the commit of {volume.name} is not at its end: any command finishes it"
-            return [failed_merge(volume) or unfinished]
+            return [failed_merge(volume) or unfinished_commit(volume)]
         if sizes.is_behind(volume):
             return [f"the front of {volume.name} has its former size: dmsnap resize {volume.name}"]
         found = stack.differences(stack.expected_tables(volume, areas, points))
         return put_right(volume, found) or written_beside(session, volume)
     except DmsnapError as error:
         return [with_hint(error), *not_shown(volume)]
+
+
+def unfinished_commit(volume: Volume) -> str:
+    """What is to be done about a commit that is not at its end."""
+    sentence = f"the commit of {volume.name} is not at its end"
+    way = trial.way_back(volume)
+    if way is None:
+        return f"{sentence}: any command finishes it"
+    return f"{sentence}, and not shown: dmsnap assemble {volume.name} builds it again; {way}"
 
 
 def failed_merge(volume: Volume) -> str | None:
@@ -346,7 +354,13 @@ def replica_status(looked: Look, problems: list[str]) -> ReplicaStatus | None:
         if Part.RECOVERY not in looked.silent:  # else that is said of it
             problems.append(with_hint(label))
         return None
-    if label.state not in (LabelState.CONSISTENT, LabelState.MERGING):
+    if label.state is LabelState.MERGING and volume.state is not VolumeState.COMMITTING:
+        problems.append(
+            f"the recovery volume {volume.recovery} is merging, in a commit that was given up: it "
+            f"holds no point; unprotect {volume.name} and protect it again with --overwrite, which "
+            f"copies in full"
+        )
+    elif label.state not in (LabelState.CONSISTENT, LabelState.MERGING):
         problems.append(
             f"the recovery volume {volume.recovery} is {label.state.name.lower()}: "
             f"dmsnap sync {volume.name} repairs it"

@@ -209,9 +209,14 @@ def committing(session: Session, volume: Volume, *, drop_points: bool) -> Plan:
     return Promotion(session, volume, drop_points=drop_points).plan()
 
 
-def finish(session: Session, volume: Volume, _job: Job) -> bool:
-    """Go on with the merges of a commit that was recorded; before that, nothing had happened."""
+def finish(session: Session, volume: Volume, job: Job) -> bool:
+    """Go on with the merges of a commit that was recorded; before that, nothing had happened.
+
+    One that was to make the recovery volume the primary, and was given up, is undone.
+    """
     if volume.state is VolumeState.COMMITTING:
         journal.run(session.catalogue, committing(session, volume, drop_points=True))
         return True
-    return volume.state in (VolumeState.PROMOTED, VolumeState.PROTECTED)
+    promoting = any(step.name == "mark-merging" for step in job.steps)
+    done = VolumeState.PROMOTED if promoting else VolumeState.PROTECTED
+    return volume.state is done

@@ -2,11 +2,13 @@
 
 After a boot that could not build the trial there is no front: its recovery volume is gone for good,
 another host has it, or its overlay is damaged. Then the front is made over the primary, nothing but
-the primary and the store is asked, and the trial is given up.
+the primary and the store is asked, and the trial is given up. So is a commit that no command brings
+to its end, where that is asked for: until it is recorded the primary is what it was at the swap.
 """
 
 from dataclasses import replace
 
+from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import AreaRole, Job, Volume, VolumeState
 from dmsnap.errors import DmsnapError, WrongStateError
 from dmsnap.recovery import chain
@@ -15,7 +17,7 @@ from dmsnap.service.exports import exported
 from dmsnap.service.health import boot
 from dmsnap.service.journal import Plan, Step, StepTimes
 from dmsnap.service.luns.luns import Wanted
-from dmsnap.service.reaper import held_unless_done
+from dmsnap.service.reaper import conclude, held_unless_done
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import owed_record, primary, trial
 from dmsnap.service.swaps.occupants import Occupants
@@ -28,15 +30,13 @@ from dmsnap.tracking.choice import new_tracking_id
 class Revert:
     """The plan that returns from a trial to the primary; what the trial wrote is dropped."""
 
-    def __init__(self, session: Session, volume: Volume, *, kill: bool = False) -> None:
-        trial.require_trial(volume)
-        if not volume.backing:
-            raise WrongStateError(
-                f"{volume.name} was recovered by the label of its recovery volume: there is no "
-                f"volume to go back to",
-                hint=f"dmsnap swap commit {volume.name} keeps what it shows, dmsnap unprotect "
-                f"{volume.name} ends the trial",
-            )
+    def __init__(
+        self, session: Session, volume: Volume, *, kill: bool = False, give_up: bool = False
+    ) -> None:
+        self.gives_up_commit = give_up and volume.state is VolumeState.COMMITTING
+        if not self.gives_up_commit:
+            trial.require_trial(volume)
+        require_former(volume)
         primary.require_answer(
             volume,
             session.configuration.primary_wait_seconds,
@@ -79,11 +79,18 @@ class Revert:
                 final=True,
             ),
         ]
-        return Plan("swap revert", (self.volume.id,), steps, {"name": name, "kill": self.kill})
+        arguments = {"name": name, "kill": self.kill, "give_up": self.gives_up_commit}
+        return Plan("swap revert", (self.volume.id,), steps, arguments)
 
     @property
     def given_up(self) -> str | None:
-        """What is lost with a trial that is not shown any more."""
+        """What is lost with a trial that is not shown any more, or with a commit."""
+        if self.gives_up_commit:
+            return (
+                f"the commit of point {self.volume.trial_point} of {self.volume.name} is given up, "
+                f"and with it what was written since the swap; {self.volume.recovery} is half of "
+                f"one thing and half of another, and holds no point any more"
+            )
         if self.has_front:
             return None
         source = self.volume.backing if self.volume.trial_live else self.volume.recovery
@@ -185,6 +192,24 @@ class Revert:
         assembly.drop_broken_points(self.session, self.after, but=shown if is_there else None)
 
 
+def require_former(volume: Volume) -> None:
+    """Raise :class:`WrongStateError` unless there is a primary that nobody wrote to."""
+    committing = volume.state is VolumeState.COMMITTING
+    if not volume.backing:
+        keeping = f"dmsnap swap commit {volume.name} keeps what it shows, dmsnap unprotect "
+        raise WrongStateError(
+            f"{volume.name} was recovered by the label of its recovery volume: there is no "
+            f"volume to go back to",
+            hint=trial.way_out(volume) if committing else f"{keeping}{volume.name} ends the trial",
+        )
+    if committing and volume.trial_live:
+        raise WrongStateError(
+            f"the commit of {volume.name} was writing to {volume.backing} itself, which is half of "
+            f"one thing and half of another: there is nothing to go back to",
+            hint=trial.way_out(volume),
+        )
+
+
 def require_primary(volume: Volume) -> None:
     """After a boot in the trial nothing holds the primary: what is at its path has to be it."""
     before = replace(volume, generation=volume.generation - 1)
@@ -199,18 +224,30 @@ def require_primary(volume: Volume) -> None:
         raise
 
 
-def revert(session: Session, name: str, *, kill: bool = False, dry_run: bool) -> SwapResult | Plan:
-    """End a trial: back to the primary as it was left. ``kill`` as in a swap."""
+def revert(
+    session: Session, name: str, *, kill: bool = False, give_up: bool = False, dry_run: bool
+) -> SwapResult | Plan:
+    """End a trial: back to the primary as it was left. ``kill`` as in a swap.
+
+    ``give_up``: of a commit, too, that cannot come to its end.
+    """
     wanted = Wanted.PRIMARY
     with held_unless_done(session, name, "swap revert", wanted, undoing="swap") as volume:
         if volume is None:
             return trial.result(session.catalogue.volume(name), StepTimes())
-        ending = Revert(session, volume, kill=kill)
+        if give_up and volume.state is VolumeState.COMMITTING:
+            # Imported here: it loads all that a commit takes.
+            from dmsnap.service.swaps import impasse
+
+            impasse.require_no_commit(session, volume)
+        ending = Revert(session, volume, kill=kill, give_up=give_up)
         plan = ending.plan()
         if dry_run:
             return plan
         times = journal.run(session.catalogue, plan)
         owed_record.is_recorded(session, volume.id)
+        for job in jobs.unfinished(session.catalogue, volume.id):  # the commit's
+            conclude(session, ending.after, job)
         if not ending.has_front:
             # Imported where it may be needed: it loads all of LIO.
             from dmsnap.service.exports import export_restore
@@ -225,12 +262,13 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
 
     Where a boot has left no front it is undone, too: a trial is given up by who asked for that.
     """
-    if volume.state is not VolumeState.TRIAL:
+    if volume.state not in (VolumeState.TRIAL, VolumeState.COMMITTING):
         return True
     if trial.is_loaded(volume, session.catalogue.areas(volume.id)):
         return False
     gives_up = any(step.name == "create-front" for step in job.steps)
     if not gives_up and not stack.exists(stack.front(volume)):
         return False
-    journal.run(session.catalogue, Revert(session, volume).plan())
+    give_up = bool(job.arguments.get("give_up", False))
+    journal.run(session.catalogue, Revert(session, volume, give_up=give_up).plan())
     return True

@@ -191,6 +191,7 @@ def hide(volume: Volume, levels: list[chain.Level]) -> None:
     """Remove the overlay's device and the levels below it."""
     device = stack.origin(volume)
     stack.remove(device)
+    stack.remove(stack.store_again(device))
     chain.remove(levels)
 
 
@@ -337,9 +338,14 @@ def require_overlay(volume: Volume) -> None:
 
 
 def way_back(volume: Volume) -> str | None:
-    """What ends a trial that a boot could not build again; None: it is shown, or has no primary."""
-    is_lost = volume.state is VolumeState.TRIAL and dm.info(uuid=stack.front(volume).uuid) is None
-    if not is_lost or not volume.backing:
+    """What ends a trial that a boot could not build again, or its commit; None: it is shown, or has
+    no primary.
+    """
+    if volume.state not in LABEL_STATES or dm.info(uuid=stack.front(volume).uuid) is not None:
+        return None
+    if volume.state is VolumeState.COMMITTING:
+        return way_out(volume)
+    if not volume.backing:
         return None
     return (
         f"dmsnap swap revert {volume.name} gives up the trial and what it wrote, and goes back to "
@@ -347,7 +353,23 @@ def way_back(volume: Volume) -> str | None:
     )
 
 
+def way_out(volume: Volume) -> str:
+    """What gives up a trial, or a commit, as a part of a sentence."""
+    if volume.state is VolumeState.COMMITTING and volume.backing and not volume.trial_live:
+        return (
+            f"if the recovery volume is gone for good, dmsnap swap revert {volume.name} --give-up "
+            f"goes back to {volume.backing} as it was left"
+        )
+    return (
+        f"if what it lies on is gone for good, dmsnap unprotect {volume.name} --give-up takes all "
+        f"of it down"
+    )
+
+
 def require_trial(volume: Volume) -> None:
     """Raise unless the volume is in trial."""
     if volume.state is not VolumeState.TRIAL:
-        raise WrongStateError(f"{volume.name} is in state {volume.state}, there is no trial")
+        hint = way_out(volume) if volume.state is VolumeState.COMMITTING else None
+        raise WrongStateError(
+            f"{volume.name} is in state {volume.state}, there is no trial", hint=hint
+        )

@@ -1,4 +1,7 @@
-"""The end of a trial that has no volume to go back to: its recovery volume stays as it is."""
+"""The end of a trial that has no volume to go back to: its recovery volume stays as it is.
+
+And of one that can be neither kept nor reverted, as what it lies on is gone for good.
+"""
 
 import logging
 from functools import partial
@@ -37,12 +40,15 @@ def release_recovery(volume: Volume) -> None:
 class Withdrawal:
     """The plan that takes down what was recovered by a label alone, and forgets it.
 
-    The recovery volume is anybody's only when no boot would put it under the front again.
+    The recovery volume is anybody's only when no boot would put it under the front again. Of a
+    trial that is given up (``give_up``) the volume's own device, which is not mounted, stays as it
+    is, too.
     """
 
-    def __init__(self, session: Session, volume: Volume) -> None:
+    def __init__(self, session: Session, volume: Volume, *, give_up: bool = False) -> None:
         self.session = session
         self.volume = volume
+        self.give_up = give_up
         self.areas = session.catalogue.areas(volume.id)
 
     def plan(self) -> Plan:
@@ -90,7 +96,8 @@ class Withdrawal:
                 final=True,
             ),
         ]
-        return Plan("unprotect", (volume.id,), steps, {"name": name, "forget": False})
+        arguments = {"name": name, "forget": False, "give_up": self.give_up}
+        return Plan("unprotect", (volume.id,), steps, arguments)
 
     def _mount(self) -> None:
         if stack.exists(stack.front(self.volume)):
@@ -101,6 +108,12 @@ class Withdrawal:
 
     def _hide(self) -> None:
         trial.hide(self.volume, chain.existing(self.volume, chain.TRIAL))
+        if not self.give_up:
+            return
+        for point in self.session.live_points(self.volume):
+            self.session.drop_live_point(self.volume, point, "unprotect --give-up")
+        stack.remove(stack.origin(self.volume, self.volume.generation - 1))
+        stack.remove(stack.base(self.volume))
 
     def _withdraw(self) -> None:
         boot.show(self.volume, forget=False)

@@ -58,7 +58,7 @@ class Assembly:
     """Build the stack of a recorded volume again, after a reboot or a removal by others."""
 
     def __init__(self, session: Session, volume: Volume, *, at_boot: bool = False) -> None:
-        if is_cut_off(volume) or (not at_boot and volume.state not in ASSEMBLED_BY_HAND):
+        if is_cut_off(volume) or not (at_boot or may_be_built(volume)):
             raise WrongStateError(f"{volume.name} is in state {volume.state}: not assembled")
         if needs_backing(volume):  # else it may be dead
             require_backing(volume)
@@ -115,6 +115,15 @@ class Assembly:
 
     def _mount(self) -> None:
         assembly.mount_front(self.volume)
+
+
+def may_be_built(volume: Volume) -> bool:
+    """Whether a command may build it: of a commit that is under way only what a boot could not, as
+    a disk came too late.
+    """
+    if volume.state is VolumeState.COMMITTING:
+        return not stack.exists(stack.front(volume))
+    return volume.state in ASSEMBLED_BY_HAND
 
 
 def needs_backing(volume: Volume) -> bool:

@@ -23,7 +23,7 @@ from dmsnap.service.pools import pool_return
 from dmsnap.service.reaper import held_unless_done
 from dmsnap.service.replicas import settling
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import mounting
+from dmsnap.service.swaps import mounting, trial
 from dmsnap.service.swaps.withdrawal import Withdrawal, ends_without_volume, release_recovery
 from dmsnap.service.volumes import assembly, first_copy, identity, live_link
 from dmsnap.snapshot import layers, stack
@@ -45,16 +45,10 @@ class Release:
         if volume.state in (VolumeState.TRIAL, VolumeState.COMMITTING):
             raise WrongStateError(
                 f"{volume.name} is in state {volume.state}",
-                hint="dmsnap swap revert or dmsnap swap commit comes first",
+                hint=f"dmsnap swap revert or dmsnap swap commit comes first; "
+                f"{trial.way_out(volume)}",
             )
-        browsed = [
-            area for area in session.catalogue.areas(volume.id) if area.role is AreaRole.BROWSE
-        ]
-        if browsed:
-            raise BusyError(
-                f"a point of {volume.name} is mounted", hint="dmsnap point umount POINT comes first"
-            )
-        exported.require_unexported(session, volume)
+        require_unused(session, volume)
         whole = volume.state is not VolumeState.BUILDING and not wiping
         if forget and volume.recovery is not None and whole:
             replica.label_of(volume)
@@ -203,7 +197,7 @@ class Release:
         assembly.build(self.session, self.volume, self.areas)
 
     def _mount(self) -> None:
-        if not self.mounts:
+        if not mountable(replace(self.volume, mounts=self.mounts)):
             return  # the device may be what was lost
         device = BlockDevice.probe(lun.node(self.volume.backing))
         mounting.mount_all(device.path, device.devno, self.mounts)
@@ -262,21 +256,52 @@ def mountable(volume: Volume) -> tuple[MountRecord, ...]:
     return volume.mounts
 
 
-def unprotect(session: Session, name: str, *, forget: bool, dry_run: bool) -> Plan | None:
-    """Take ``name`` out of protection; ``forget`` wipes the recovery volume's label too."""
+def require_unused(session: Session, volume: Volume) -> None:
+    """Raise while a point of the volume is mounted, or anything of it exported."""
+    if session.catalogue.areas(volume.id, AreaRole.BROWSE):
+        raise BusyError(
+            f"a point of {volume.name} is mounted", hint="dmsnap point umount POINT comes first"
+        )
+    exported.require_unexported(session, volume)
+
+
+def unprotect(
+    session: Session, name: str, *, forget: bool, give_up: bool = False, dry_run: bool
+) -> Plan | None:
+    """Take ``name`` out of protection; ``forget`` wipes the recovery volume's label too.
+
+    ``give_up``: a trial, or its commit, that can neither be kept nor reverted.
+    """
     wanted = Wanted.REPLICA if forget else Wanted.THERE
     with held_unless_done(session, name, "unprotect", wanted) as volume:
         if volume is None:
             return None
-        plan = ending(session, volume, forget=forget)
+        if give_up:
+            require_no_way(session, volume)
+        plan = ending(session, volume, forget=forget, give_up=give_up)
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
     return None
 
 
-def ending(session: Session, volume: Volume, *, forget: bool, wiping: bool = False) -> Plan:
+def require_no_way(session: Session, volume: Volume) -> None:
+    """Raise :class:`WrongStateError` while a trial or its commit can be kept or reverted."""
+    # Imported here: nobody else who unprotects needs what these do.
+    from dmsnap.service.swaps import impasse
+    from dmsnap.service.swaps.revert import Revert
+
+    committing = volume.state is VolumeState.COMMITTING
+    impasse.require_no_way(session, volume, partial(Revert, session, volume, give_up=committing))
+
+
+def ending(
+    session: Session, volume: Volume, *, forget: bool, wiping: bool = False, give_up: bool = False
+) -> Plan:
     """The plan that takes a volume out of protection, or what was recovered by a label alone."""
+    if give_up:
+        require_unused(session, volume)
+        return Withdrawal(session, volume, give_up=True).plan()
     if ends_without_volume(volume) and not forget:
         return Withdrawal(session, volume).plan()
     return Release(session, volume, forget=forget, wiping=wiping).plan()
@@ -295,7 +320,8 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
         boot.hide(volume)
         return False
     forget, wiping = bool(job.arguments["forget"]), job.has_begun("forget")
-    plan = ending(session, volume, forget=forget, wiping=wiping)
+    give_up = bool(job.arguments.get("give_up", False))
+    plan = ending(session, volume, forget=forget, wiping=wiping, give_up=give_up)
     journal.run(session.catalogue, plan)
     return True
 
