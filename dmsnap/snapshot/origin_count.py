@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError
+from dmsnap.host.dm import device as dm
 from dmsnap.host.sysfs import SYSFS, format_devno
 from dmsnap.snapshot import count_record, failed_writes, stack
 
@@ -22,7 +23,8 @@ def sectors_beside(directory: Path, volume: Volume) -> int:
     At rest exact, under writes a lower bound.
     """
     try:
-        left = _left(directory, volume)
+        # What was noted for a swap that did not come to be says nothing: the front writes on.
+        left = None if _is_under_front(volume) else _left(directory, volume)
         if left is not None:
             return max(SYSFS.sectors_written(_origin(volume)) - left, 0)
         base = failed_writes.read(directory, volume)
@@ -60,8 +62,15 @@ def acknowledge(directory: Path, volume: Volume, sectors: int) -> None:
 
 
 def forget(directory: Path, volume: Volume) -> None:
-    """Know nothing any more of an origin that is gone."""
+    """Know nothing any more: the origin is gone, or the front did not leave it, or came back by
+    what tracks nothing.
+    """
     count_record.remove(_path(directory, volume))
+
+
+def _is_under_front(volume: Volume) -> bool:
+    front = stack.require(stack.front(volume))
+    return front.live_table and _origin(volume) in dm.deps(front.name)
 
 
 def _origin(volume: Volume) -> int:

@@ -15,10 +15,13 @@ FRONT = os.makedev(253, 9)
 
 @dataclass
 class Counters:
-    """The kernel's, in sectors: of the front, and of the origin of each generation."""
+    """The kernel's, in sectors: of the front, and of the origin of each generation; ``under`` is
+    that of the one which the front lies over.
+    """
 
     front: int
     origins: dict[int, int]
+    under: int = 1
 
     def sectors_written(self, devno: int) -> int:
         return self.origins[os.minor(devno)]
@@ -41,6 +44,9 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> Counters:
 
     monkeypatch.setattr(origin_count, "SYSFS", made)
     monkeypatch.setattr(origin_count, "_origin", origin_of)
+    monkeypatch.setattr(
+        origin_count, "_is_under_front", lambda volume: volume.generation == made.under
+    )
     monkeypatch.setattr(failed_writes, "devices", lambda volume: (FRONT, origin_of(volume)))
     monkeypatch.setattr(failed_writes, "excess", excess)
     return made
@@ -77,12 +83,27 @@ def test_what_was_written_while_the_front_was_elsewhere_is_told_when_it_is_back(
     counters.write(1, 100)
     counters.origins[1] += before
     origin_count.leave(tmp_path, volume)
+    counters.under = 2
     origin_count.arrive(tmp_path, trial)
     counters.write(2, 1000)
     counters.origins[1] += meanwhile
     assert origin_count.sectors_beside(tmp_path, trial) == 0
     assert origin_count.sectors_beside(tmp_path, volume) == before + meanwhile
     origin_count.leave(tmp_path, trial)
+    counters.under = 1
     origin_count.arrive(tmp_path, volume)
     counters.write(1, 10)
     assert origin_count.sectors_beside(tmp_path, volume) == before + meanwhile
+
+
+@pytest.mark.parametrize("beside", [0, 16])
+def test_a_front_that_did_not_leave_writes_past_nobody(
+    tmp_path: Path, counters: Counters, beside: int
+) -> None:
+    """A swap that failed as the front was loaded, or was killed right before that."""
+    volume = a_volume()
+    origin_count.arrive(tmp_path, volume)
+    origin_count.leave(tmp_path, volume)
+    counters.write(1, 100)
+    counters.origins[1] += beside
+    assert origin_count.sectors_beside(tmp_path, volume) == beside

@@ -260,6 +260,7 @@ def _load_front_past_era(session: Session, volume: Volume) -> None:
         require_unopened(volume)
         _leave(session, volume)
         exchange(front, bypass.table(volume), session.configuration.window_deadline_ms)
+        origin_count.forget(session.configuration.run_directory, volume)
     stack.turn_discards_off(volume)
     blockdev.flush_buffers(dm.node(front.name))
 
