@@ -361,7 +361,7 @@ def test_a_snapshot_that_could_not_go_is_told_of_once_it_is_gone(
             error = hooked.run("sync", hooked.volume.name, expected=code)
         job = last_job()["id"]
         assert log.read_text() == "start done\n"
-        (resumed,) = hooked.run("job", "resume", "--all")
+        (resumed,) = hooked.run("job", "resume", "--all", expected=ExitCode.WRONG_STATE)
         assert resumed["job"]["state"] == "cut off"
         assert resumed["job"]["outcome"] == error["error"]
         assert log.read_text() == "start done\n"
