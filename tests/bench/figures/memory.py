@@ -197,7 +197,9 @@ def scatter(peaks: Peaks, volume: SparseVolume) -> None:
     stride_bytes = 2 * era_block_bytes()
     descriptor = os.open(volume.mount_point / "scattered", os.O_RDWR | os.O_CREAT)
     try:
-        os.posix_fallocate(descriptor, 0, peaks.scattered * stride_bytes)
+        # XFS wants room for all of it once more where it is there already.
+        if not os.fstat(descriptor).st_size:
+            os.posix_fallocate(descriptor, 0, peaks.scattered * stride_bytes)
         page = os.urandom(PAGE_BYTES)
         for number in range(peaks.scattered):
             os.pwrite(descriptor, page, number * stride_bytes)
