@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from dmsnap.host import process
 from dmsnap.host.mountinfo import PROC
 
 # What the processes are called.
@@ -32,25 +33,17 @@ def waiting(seconds: float, *, proc: Path = PROC) -> set[str]:
     """The names of the threads that have been asking for so long."""
     begun = time.clock_gettime(time.CLOCK_BOOTTIME) - seconds
     return {
-        name for process in _askers(proc) for name, started in _threads(process) if started <= begun
+        name
+        for asking in process.called(NAME, proc=proc)
+        for name, started in _threads(asking)
+        if started <= begun
     }
 
 
-def _askers(proc: Path) -> Iterator[Path]:
-    for process in proc.iterdir():
-        with suppress(OSError):  # it has ended
-            # Anybody may be called so.
-            if process.name.isdigit() and _name(process) == NAME and not process.stat().st_uid:
-                yield process
-
-
-def _threads(process: Path) -> Iterator[tuple[str, float]]:
+def _threads(asking: Path) -> Iterator[tuple[str, float]]:
     """The name of each, and when it began, in seconds since the boot."""
     with suppress(OSError):
-        for thread in (process / "task").iterdir():
+        for thread in (asking / "task").iterdir():
             fields = (thread / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            yield _name(thread), int(fields[_START_FIELD]) / os.sysconf("SC_CLK_TCK")
-
-
-def _name(task: Path) -> str:
-    return (task / "comm").read_text(errors="replace").strip()
+            name = process.command_of(int(thread.name), proc=thread.parent)
+            yield name, int(fields[_START_FIELD]) / os.sysconf("SC_CLK_TCK")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 
 from dmsnap.host.hook import VARIABLE_PREFIX
 from dmsnap.host.mountinfo import PROC
-from dmsnap.host.process import command_of
+from dmsnap.host.process import called, command_of
 from dmsnap.host.run import STARTED_BY
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,7 @@ def wait_for_lvm(command: int, *, wait_seconds: float = WAIT_SECONDS) -> None:
 
     To kill it would leave a volume group that others share as it is just then.
     """
-    # By its name first, which waits for nobody: a process in a page fault of a device that is
-    # suspended may keep its environment from who asks, until somebody resumes that.
-    named = (pid for pid in _processes() if command_of(pid) == "lvm")
+    named = (int(entry.name) for entry in called("lvm", proc=PROC))
     _wait([pid for pid in named if _was_started_by(pid, command)], time.monotonic() + wait_seconds)
 
 

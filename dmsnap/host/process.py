@@ -60,6 +60,25 @@ def command_of(pid: int, *, proc: Path = PROC) -> str:
         return "?"
 
 
+def called(name: str, *, proc: Path = PROC) -> Iterator[Path]:
+    """The directories of our user's processes of that name; anybody may be called so.
+
+    That waits for nobody. What else is asked of a process may come late: one in a page fault of a
+    device that is suspended shows its environment and command line when somebody has resumed that.
+    """
+    for entry in proc.iterdir():
+        is_process = entry.name.isdecimal()
+        if is_process and command_of(int(entry.name), proc=proc) == name and _is_ours(entry):
+            yield entry
+
+
+def _is_ours(process: Path) -> bool:
+    try:
+        return process.stat().st_uid == os.geteuid()
+    except OSError:  # it has ended
+        return False
+
+
 def users_of(mount_point: Path, *, proc: Path = PROC) -> list[ProcessUse]:
     """The processes that keep the mount seen at ``mount_point`` busy.
 

@@ -4,9 +4,9 @@ Those that are armed are told from their command lines (native/src/window_watchd
 have written them); a window's has all its devices in one.
 """
 
-import os
 from pathlib import Path
 
+from dmsnap.host import process
 from dmsnap.host.mountinfo import PROC
 
 PROGRAM = "dmsnap-watchdog"
@@ -18,21 +18,13 @@ def stands_by(uuid: str, *, proc: Path = PROC) -> bool:
     One that hangs with the device is, too: whoever resumed it beside that would hang as well. Root
     sees all of them, unless ``/proc`` is hidden from it, as from a hardened unit.
     """
-    return any(uuid in _devices(entry) for entry in proc.iterdir() if entry.name.isdecimal())
+    return any(uuid in _devices(entry) for entry in process.called(PROGRAM, proc=proc))
 
 
-def _devices(process: Path) -> set[str]:
-    """The DM UUIDs behind what else a watchdog is told of each device; none of another program.
-
-    Its name is asked first, which waits for nobody: the command line of a process in a page fault
-    of a device that is suspended may come only when somebody has resumed that.
-    """
+def _devices(watchdog: Path) -> set[str]:
+    """The DM UUIDs behind what else a watchdog is told of each device; none of another program."""
     try:
-        if process.stat().st_uid != os.geteuid():
-            return set()
-        if (process / "comm").read_text(errors="replace").strip() != PROGRAM:
-            return set()
-        words = (process / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
+        words = (watchdog / "cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
     except OSError:
         return set()
     if Path(words[0]).name != PROGRAM:
