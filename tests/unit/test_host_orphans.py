@@ -81,6 +81,10 @@ def test_lvm_is_waited_for_and_not_for_ever(
     program.symlink_to("/bin/sleep")
     environment = run.environment()
     with subprocess.Popen([program, str(seconds)], env=environment) as process:
+        environ = Path(f"/proc/{process.pid}/environ")
+        # Popen is back before exec(2) has shown it.
+        while process.poll() is None and run.STARTED_BY.encode() not in environ.read_bytes():
+            time.sleep(0.001)
         orphans.wait_for_lvm(os.getpid(), wait_seconds=60 if seconds < 1 else 0.1)
         assert (process.poll() is not None) == (seconds < 1)
         process.kill()
