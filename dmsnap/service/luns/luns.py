@@ -28,7 +28,7 @@ from dmsnap.service.session import Session, make_directory
 log = logging.getLogger(__name__)
 
 LOGIN_TIMEOUT_SECONDS = 15
-# Of a session that is lost: how long somebody who only looks at a disk of it is waited for.
+# How long somebody who only looks at a disk of a session that is to be ended is waited for.
 LETTING_GO_SECONDS = 10.0
 LETTING_GO_LOOK_SECONDS = 0.1
 
@@ -142,14 +142,15 @@ def end_lost(session: Session, name: LunName, lost: IscsiSession) -> None:
     iscsi.logout(lost.number)
 
 
-def is_let_go(lost: IscsiSession) -> bool:
+def is_let_go(found: IscsiSession) -> bool:
     """Whether nobody has a disk of the session open, who closes it in a moment waited for.
 
-    dmsnapd's look at a label is such a one: it would have refused the command that comes beside it.
+    dmsnapd's look at a label is such a one: it would have refused the command that comes beside it,
+    or kept the session for good.
     """
     ends = time.monotonic() + LETTING_GO_SECONDS
-    while is_used(lost):
-        if is_held(lost) or time.monotonic() >= ends:
+    while is_used(found):
+        if is_held(found) or time.monotonic() >= ends:
             return False
         time.sleep(LETTING_GO_LOOK_SECONDS)
     return True
@@ -251,12 +252,13 @@ def check_link(name: LunName, disk: ScsiDisk) -> None:
 def release(session: Session, name: LunName, but: UUID | None = None) -> None:
     """Log out and remove the record, when both are dmsnap's own and no other volume needs them.
 
-    ``but`` is the volume that needs them no longer. A session that somebody uses stays, as his own.
+    ``but`` is the volume that needs them no longer. A session that somebody uses stays, as his own;
+    who only looks at a disk of it, is waited for.
     """
     if not is_ours(session, name) or is_needed(session, name, but):
         return
     found = list(filter(may_be_ours, iscsi_session.find(name.portal, name.target)))
-    if any(is_used(each) for each in found):
+    if not all(map(is_let_go, found)):
         give_away(session, name)
         return
     for each in found:

@@ -185,6 +185,16 @@ def test_who_only_looks_at_a_lost_lun_is_waited_for(target: LunTarget, lab: Lab)
     volume.unprotect()
 
 
+def test_who_only_looks_at_a_lun_does_not_keep_its_session(target: LunTarget, lab: Lab) -> None:
+    """It would be the administrator's for good, by what dmsnapd looked at as it was given up."""
+    volume = OnLun(lab, target)
+    disk = os.open(lun_target.disk_of(target.iqn), os.O_RDONLY)
+    closing = threading.Timer(2, lambda: os.close(disk))
+    closing.start()
+    volume.unprotect()
+    closing.join()
+
+
 def test_a_link_that_goes_down_is_named(
     far_target: LunTarget, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
