@@ -19,6 +19,7 @@
 #define BUFFER_BYTES (1u << 20)
 #define RESERVED_BYTES (1u << 20) /* no chunk lies there, boot loaders do */
 #define MIRROR_BYTES 65536u /* more than a super block */
+#define ATTEMPTS 10
 
 /*
  * Features that change neither the two trees nor where things lie. Of RAID56,
@@ -50,6 +51,7 @@ struct mapping {
 	size_t nr_chunks;
 	size_t room;
 	size_t chunk; /* the one that the last extent lay in */
+	bool has_changed; /* the chunks, since they were read */
 	struct dms_extent_set *used;
 };
 
@@ -253,8 +255,10 @@ static struct dms_error *take_extent(struct mapping *mapping,
 		return NULL;
 	chunk = chunk_of(mapping, header->objectid, length_bytes);
 	/* A chunk made while the trees were read, by a balance for one. */
-	if (!chunk)
+	if (!chunk) {
+		mapping->has_changed = true;
 		return unsupported("chunks that come and go");
+	}
 	for (i = 0; !error && i < chunk->copies; i++)
 		error = dms_extent_set_add(mapping->used,
 					   chunk->physical[i] + header->objectid - chunk->logical,
@@ -321,23 +325,42 @@ static struct dms_error *map_all(struct mapping *mapping)
 	return for_each_item(mapping, BTRFS_EXTENT_TREE_OBJECTID, take_extent);
 }
 
+/* What is used, by one look at both trees. */
+static struct dms_error *map_once(int fd, uint64_t size_bytes, bool *has_changed,
+				  struct dms_extent_set **used)
+{
+	_cleanup_extent_set_ struct dms_extent_set *set = NULL;
+	struct mapping mapping = { .fd = fd, .size_bytes = size_bytes };
+	struct dms_error *error;
+
+	DMS_TRY(dms_extent_set_create(&set));
+	mapping.used = set;
+	error = map_all(&mapping);
+	free(mapping.chunks);
+	*has_changed = mapping.has_changed;
+	if (!error)
+		*used = dms_steal(set);
+	return error;
+}
+
 struct dms_error *dms_btrfs_map_unused(int fd, uint64_t size_bytes,
 				       struct dms_extent_set **unused)
 {
 	_cleanup_extent_set_ struct dms_extent_set *used = NULL, *set = NULL;
-	struct mapping mapping = { .fd = fd, .size_bytes = size_bytes };
-	struct dms_error *error;
+	bool has_changed = true;
+	int attempt;
 
-	DMS_TRY(dms_extent_set_create(&used));
+	/* A file system that fills has a new chunk now and then: that one is there the next time. */
+	for (attempt = 1; !used; attempt++) {
+		struct dms_error *error = map_once(fd, size_bytes, &has_changed, &used);
+
+		if (error && (!has_changed || attempt == ATTEMPTS))
+			return error;
+		dms_error_destroy(error);
+	}
 	DMS_TRY(dms_extent_set_create(&set));
-	mapping.used = used;
-	error = map_all(&mapping);
-	free(mapping.chunks);
-	if (!error)
-		error = dms_extent_set_add(set, 0, size_bytes);
-	if (!error)
-		error = dms_extent_set_subtract(set, used);
-	if (!error)
-		*unused = dms_steal(set);
-	return error;
+	DMS_TRY(dms_extent_set_add(set, 0, size_bytes));
+	DMS_TRY(dms_extent_set_subtract(set, used));
+	*unused = dms_steal(set);
+	return NULL;
 }

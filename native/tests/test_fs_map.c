@@ -41,6 +41,7 @@ static struct {
 	uint32_t oflags;
 	const struct item *chunks, *extents;
 	size_t nr_chunks, nr_extents;
+	int looks_before_last; /* at the chunks, until there is the last of them */
 	uint64_t incompat, num_devices, device_bytes;
 	int failure; /* of every call, from the countdown-th on */
 	int countdown;
@@ -87,6 +88,10 @@ static int give_items(struct btrfs_ioctl_search_args_v2 *search)
 	uint32_t given = 0;
 
 	CHECK(is_chunks || search->key.tree_id == BTRFS_EXTENT_TREE_OBJECTID);
+	if (is_chunks && kernel.looks_before_last) {
+		count--;
+		kernel.looks_before_last -= !search->key.min_objectid;
+	}
 	for (i = 0; i < count; i++) {
 		const struct item *item = &items[i];
 		struct btrfs_ioctl_search_header header = {
@@ -390,6 +395,29 @@ static void test_btrfs_refusals(int fd)
 	check_btrfs_refused(fd, "come and go");
 }
 
+static void test_a_chunk_made_meanwhile(int fd)
+{
+	struct item chunks[] = {
+		chunk_item(100 * MIB, 8 * MIB, BTRFS_BLOCK_GROUP_DATA, 1, 300 * MIB, 0),
+		chunk_item(120 * MIB, 8 * MIB, BTRFS_BLOCK_GROUP_DATA, 1, 400 * MIB, 0),
+	};
+	struct item extents[] = {
+		extent_item(100 * MIB, BTRFS_EXTENT_ITEM_KEY, MIB),
+		extent_item(120 * MIB, BTRFS_EXTENT_ITEM_KEY, MIB),
+	};
+	struct dms_extent_set *unused;
+
+	set_btrfs(chunks, 2, extents, 2);
+	kernel.looks_before_last = 3;
+	CHECK_OK(dms_btrfs_map_unused(fd, GIB, &unused));
+	CHECK(!kernel.looks_before_last);
+	CHECK(dms_extent_set_bytes(unused) == GIB - 3 * MIB - 65536 - 65536);
+	dms_extent_set_destroy(unused);
+	kernel.looks_before_last = 1000;
+	check_btrfs_refused(fd, "come and go");
+	kernel.looks_before_last = 0;
+}
+
 /* More items than a buffer holds, and the largest keys there are. */
 static void test_many_items(int fd)
 {
@@ -422,6 +450,7 @@ int main(void)
 	test_refusals(fd);
 	test_btrfs(fd);
 	test_btrfs_refusals(fd);
+	test_a_chunk_made_meanwhile(fd);
 	test_many_items(fd);
 	close(fd);
 	return 0;
