@@ -182,6 +182,14 @@ def require_running(guest: Computer) -> None:
     assert state == "running\n", state + guest.run("journalctl", "-b", "-p", "warning")
 
 
+def require_failed(guest: Computer, unit: str) -> None:
+    """That one, and no other."""
+    lines = guest.run("systemctl", "--failed", "--no-legend", "--plain").splitlines()
+    failed = [line.split()[0] for line in lines]
+    said = [guest.run("journalctl", "-b", "-u", each) for each in failed if each != unit]
+    assert failed == [unit], "\n".join(said)
+
+
 def require_bootable(guest: Computer, *volumes: Volume) -> None:
     """The doctor foretells what comes of the next boot: nothing is in the way of these volumes."""
     guest.run("udevadm", "settle")
@@ -349,8 +357,7 @@ def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest
     require_bootable(guest, BY_MAPPER, BY_UNIT, BY_PATH)
     guest.reboot(without=[BY_PATH.name])
     guest.shell("systemctl is-system-running --wait || true")
-    failed = guest.run("systemctl", "--failed", "--no-legend", "--plain").split("\n")[:-1]
-    assert [line.split()[0] for line in failed] == ["dmsnap-assemble@path.service"]
+    require_failed(guest, "dmsnap-assemble@path.service")
     said = guest.run("journalctl", "-b", "-o", "cat", "-u", "dmsnap-assemble@path.service")
     assert "path cannot be assembled: " in said
     assert " did not appear within 8 s" in said
