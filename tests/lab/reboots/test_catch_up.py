@@ -99,7 +99,7 @@ sys.exit(1)
 
 def test_a_host_that_is_rebooted_during_a_run(guest: Computer) -> None:
     """In order: the job is undone before the machine goes down."""
-    slow = 'bandwidth = "64KiB"'
+    slow = 'bandwidth = "16KiB"'
     guest.shell(f"""
         dd if=/dev/urandom of=/dev/mapper/one bs=1M count=8 oflag=direct status=none
         sed -i '/^\\[policy.one\\]$/a {slow}' /etc/dmsnap/dmsnap.toml

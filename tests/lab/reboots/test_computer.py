@@ -74,7 +74,7 @@ def early_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("early_reports")
 def test_a_guest_that_does_not_answer_says_what_it_waits_for(guest: Computer) -> None:
     with pytest.raises(LabError, match=r"\d+ S sleep 600 \n"):
-        guest.run("sleep", 600, timeout=12)
+        guest.run("sleep", 600, timeout=20)
     guest.boot()
 
 
@@ -82,4 +82,4 @@ def test_a_guest_that_does_not_answer_says_what_it_waits_for(guest: Computer) ->
 def test_who_takes_too_long_is_asked_where_it_is(guest: Computer) -> None:
     guest.python("")  # what is imported once takes seconds
     with pytest.raises(LabError, match=r" in waiting\n"):
-        guest.python("import time\ndef waiting(): time.sleep(600)\nwaiting()", timeout=12)
+        guest.python("import time\ndef waiting(): time.sleep(600)\nwaiting()", timeout=20)

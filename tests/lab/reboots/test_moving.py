@@ -29,7 +29,7 @@ def test_a_move_goes_on_after_the_plug_was_pulled() -> None:
             "--store", "/store",
         )  # fmt: skip
         guest.shell(f"""
-            systemd-run --unit hydrating dmsnap hydrate {NAME} --onto {new} --bandwidth 2MiB
+            systemd-run --unit hydrating dmsnap hydrate {NAME} --onto {new} --bandwidth 256KiB
             until dmsnap status {NAME} --json | grep -q '"bytes_copied": *[1-9]'; do
                 sleep 0.1
             done

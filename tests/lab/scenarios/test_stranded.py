@@ -7,6 +7,7 @@ by what dmsnapd begins.
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +27,8 @@ SIZE = 32 * MIB
 POLICY = "often"
 POINTS = f"dmsnap-policy@{POLICY}.service"
 STOP_SECONDS = 2
-# So long that nothing but a kill, or this, ends a window.
-DEADLINE_SECONDS = 20
+# So long that nothing but a kill, or this, ends a window: a busy guest is slow to stop a unit.
+DEADLINE_SECONDS = 30
 DECLARED = f"""
 window_deadline_ms = {DEADLINE_SECONDS * 1000}
 [policy.{POLICY}]
@@ -128,10 +129,10 @@ def test_a_unit_that_is_stopped_in_a_window_leaves_the_watchdog(
     with stopped_within(STOP_SECONDS), hanging(volume, disk):
         found = begin_points(volume)
         run("systemctl", "stop", POINTS)
-        assert shown("Result", POINTS) == "timeout"
-        assert any("SIGKILL" in line for line in journal(unit=POINTS)), journal(unit=POINTS)
         assert all(map(is_there, found.values()))
         assert volume.name in suspended()
+        assert shown("Result", POINTS) == "timeout"
+        assert any("SIGKILL" in line for line in journal(unit=POINTS)), journal(unit=POINTS)
         # By its deadline, and not because the disk answers.
         until(
             lambda: volume.name not in suspended(),
@@ -148,13 +149,11 @@ def test_a_command_that_is_killed_when_its_unit_was_stopped(
     """At once, and not only when the deadline passes."""
     with stopped_within(STOP_SECONDS), hanging(volume, disk):
         found = begin_points(volume)
+        seen = time.monotonic()
         run("systemctl", "stop", POINTS)
         os.kill(found["command"], signal.SIGKILL)
-        until(
-            lambda: volume.name not in suspended(),
-            "the watchdog resumes the front",
-            DEADLINE_SECONDS / 2,
-        )
+        until(lambda: volume.name not in suspended(), "the watchdog resumes the front")
+        assert time.monotonic() - seen < DEADLINE_SECONDS * 3 / 4
         until(lambda: not is_there(found["watchdog"]), "the watchdog is at its end")
     check_usable(volume)
 
@@ -169,8 +168,8 @@ def test_where_the_watchdog_was_killed_the_service_has_the_front_resumed(
         found = begin_points(volume)
         run("systemctl", "stop", POINTS)
         until(lambda: not any(map(is_there, found.values())), "both were killed")
-        assert volume.name in suspended()
         eventually(lambda: volume.name not in suspended(), "the service has the front resumed")
         assert any("left suspended" in line for line in journal()), journal()
-    assert any("undone" in line for line in journal(unit=f"dmsnap-resume@{volume.name}.service"))
+    resuming = f"dmsnap-resume@{volume.name}.service"  # the front first, then the job
+    eventually(lambda: any("undone" in line for line in journal(unit=resuming)), "it is undone")
     check_usable(volume)
