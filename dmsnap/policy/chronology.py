@@ -175,9 +175,9 @@ def moments(created_ns: Sequence[int], now_ns: int) -> list[Moment] | None:
     was taken before the next one that is believed; it counts as that young, or as young as it says,
     short of the future. None: it is the present that does not fit, and the clock was set back.
     """
-    rising = _longest_rising([*created_ns, now_ns])
-    if len(created_ns) not in rising:
+    if len(created_ns) not in _longest_rising([*created_ns, now_ns]):
         return None
+    rising = _latest_rising(created_ns, now_ns)
     found: list[Moment] = []
     next_ns = now_ns
     for index, time_ns in reversed(list(enumerate(created_ns))):
@@ -188,8 +188,20 @@ def moments(created_ns: Sequence[int], now_ns: int) -> list[Moment] | None:
     return found[::-1]
 
 
+def _latest_rising(times: Sequence[int], now: int) -> set[int]:
+    """The indexes of a longest non-decreasing series up to now; of several the one with the latest
+    times.
+
+    There is one that is nowhere earlier than any other, and found from behind: of two that are as
+    long, their later times are a series, too. By that each point is as young as it can be.
+    """
+    past = [index for index, time in enumerate(times) if time <= now]
+    past.reverse()
+    return {past[place] for place in _longest_rising([-times[index] for index in past])}
+
+
 def _longest_rising(times: Sequence[int]) -> set[int]:
-    """The indexes of a longest non-decreasing series; of several the one that ends last.
+    """The indexes of a longest non-decreasing series; of several the one with the earliest times.
 
     Patience sorting: ``ends[n]`` is the smallest time with which a series of n + 1 can end.
     """

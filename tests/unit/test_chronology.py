@@ -50,6 +50,40 @@ def test_a_clock_that_never_jumped_is_believed(created: list[int]) -> None:
     assert all(each.believed for each in found)
 
 
+def all_longest(created: list[int], now: int) -> list[set[int]]:
+    """The longest series that rise and end in the present, by trying all, as indexes."""
+    length = longest_rising([*(time for time in created if time <= now), now]) - 1
+    return [
+        set(chosen)
+        for chosen in combinations(range(len(created)), length)
+        if (series := [*(created[index] for index in chosen), now]) == sorted(series)
+    ]
+
+
+@given(times, st.integers(0, 30))
+def test_of_series_that_are_as_long_the_one_is_believed_by_which_all_are_younger(
+    created: list[int], now: int
+) -> None:
+    """What goes by a wrong one nobody can bring back."""
+    if (found := moments(created, now)) is None:
+        return
+    for chosen in all_longest(created, now):
+        for index, (time, each) in enumerate(zip(created, found, strict=True)):
+            following = [created[other] for other in chosen if other > index]
+            latest = time if index in chosen else min([*following, now])
+            assert each.latest_ns >= max(latest, time if time <= now else 0)
+
+
+def test_a_clock_that_began_anew_for_as_many_points_as_were_right_is_not_believed() -> None:
+    for turns in (1, 5):
+        right = [(100 + number) * DAY for number in range(2 * turns)]
+        created = [time for pair in zip(right[::2], range(turns), strict=True) for time in pair]
+        found = moments([*created, right[-1]], 200 * DAY)
+        assert found is not None
+        assert all(each.latest_ns >= 100 * DAY for each in found)
+        assert [each.believed for each in found] == [True, False] * turns + [True]
+
+
 def test_thousands_of_points_take_no_time_to_speak_of() -> None:
     found = moments([*range(100_000), *range(50_000)], 200_000)
     assert found is not None
