@@ -301,7 +301,7 @@ def seen_to(
         yield
     finally:
         if waiting:
-            stranded.note_seen(session, volume, max(job.id for job in waiting))
+            stranded.note_seen(session, volume, waiting)
 
 
 def resume_suspended(volume: Volume, left: Collection[str]) -> None:

@@ -286,6 +286,31 @@ def test_what_whoever_looks_at_a_job_that_is_cut_off_leaves_goes_on(house: House
 
 
 @pytest.mark.usefixtures("no_watchdog")
+@pytest.mark.parametrize("waiting", [1, 3])
+def test_a_job_of_a_catalogue_that_was_made_again_is_another_one(
+    house: House, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is that of one that was seen to, or a lower one; the volume is the same. So it is
+    in a catalogue that was restored as it had been.
+    """
+    for _ in range(waiting):
+        house.job(lambda: None, forward=True)
+    house.command()
+    house.suspend()
+    assert house.found() == set()
+    with Catalogue.open(house.directory / "again.db") as again:
+        again.add_volume(house.volume)
+        monkeypatch.setattr(house, "catalogue", again)
+        house.session.catalogue = again
+        house.job(lambda: None, forward=True)
+        (job,) = jobs.unfinished(again, house.volume.id)
+        assert job.id == 1
+        assert house.found() == {house.origin.name}
+        house.command()
+        assert not house.devices
+
+
+@pytest.mark.usefixtures("no_watchdog")
 def test_what_a_job_has_left_goes_on_once(house: House) -> None:
     house.job(house.suspend)
     (job,) = jobs.recent(house.catalogue, 1)

@@ -93,13 +93,13 @@ def note_resumed(session: Session, volume: Volume) -> None:
         log.warning("that devices of %s were resumed is not recorded: %s", volume.name, error)
 
 
-def note_seen(session: Session, volume: Volume, last: int) -> None:
-    """Of jobs up to ``last`` that are cut off nothing is suspended, and nobody was killed since."""
+def note_seen(session: Session, volume: Volume, cut_off: Sequence[Job]) -> None:
+    """Of these jobs, which are cut off, nothing is suspended, and nobody was killed since."""
     path = _record(session, volume)
     try:
         with system_call(f"write {path}"):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.write_text(str(last))
+            path.write_text("".join(f"{_named(job)}\n" for job in cut_off))
     except DmsnapError as error:
         log.warning("that devices of %s were resumed is not recorded: %s", volume.name, error)
 
@@ -119,14 +119,19 @@ def is_news(session: Session, volume: Volume, cut_off: Sequence[Job]) -> bool:
     if not cut_off:
         return False
     try:
-        seen = int(_record(session, volume).read_text())
+        seen = _record(session, volume).read_text().splitlines()
     except (OSError, ValueError):
-        seen = 0
-    return any(job.id > seen for job in cut_off)
+        seen = []
+    return any(_named(job) not in seen for job in cut_off)
+
+
+def _named(job: Job) -> str:
+    """A catalogue that is made again, or restored, gives out numbers that jobs had before."""
+    return f"{job.id} {job.started_ns}"
 
 
 def _record(session: Session, volume: Volume) -> Path:
-    """It has the number of the last job that was cut off whose devices were looked at."""
+    """It has the jobs that are cut off and whose devices were looked at."""
     return session.configuration.run_directory / "stranded" / str(volume.id)
 
 
