@@ -16,20 +16,27 @@ import pytest
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue import jobs
+from dmsnap.catalogue.export import ExportKind, Source
 from dmsnap.catalogue.model import Job, JobState, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.daemon import duties
 from dmsnap.daemon import stranded as watching
 from dmsnap.daemon.stranded import Stranded
 from dmsnap.errors import NoSpaceError, NotPermittedError, UnreachableError, WrongStateError
-from dmsnap.host import systemd, watchdog_process
+from dmsnap.host import orphans, systemd, watchdog_process
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.device import DmInfo
 from dmsnap.service import journal, reaper
 from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.exports import export_source
 from dmsnap.service.health import stranded
 from dmsnap.service.health.stranded import Left
+from dmsnap.service.hydrations import crossing
 from dmsnap.service.journal import Plan, Step
+from dmsnap.service.luns import luns
+from dmsnap.service.luns.luns import Wanted
+from dmsnap.service.schedules import cut_off_hooks
+from dmsnap.service.swaps import owed_record
 from dmsnap.snapshot import stack
 
 FRONT = DmInfo("srv", "LVM-front", 1, 0, True, True, False, False, 0)
@@ -283,6 +290,43 @@ def test_what_whoever_looks_at_a_job_that_is_cut_off_leaves_goes_on(house: House
     assert house.found() == {house.origin.name}
     house.command()
     assert not house.devices
+
+
+@pytest.fixture
+def reaping(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut off cannot be concluded; nothing else is to be cleared."""
+
+    def fail(*_job: object) -> bool:
+        raise UnreachableError("the session is lost")
+
+    for module in (owed_record, crossing):
+        monkeypatch.setattr(module, "settle", lambda _session, volume: volume)
+    for module, name in (
+        (luns, "release_strays"),
+        (luns, "attach_all"),
+        (orphans, "wait_for_lvm"),
+        (cut_off_hooks, "close_pairs"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(reaper, "clear", lambda *_, **__: None)
+    monkeypatch.setattr(reaper, "has_come_to_its_end", fail)
+    house.session.locked = lambda *_, **__: nullcontext()
+
+
+@pytest.mark.usefixtures("no_watchdog", "reaping")
+@pytest.mark.parametrize("kinds", [[ExportKind.FRONT], [ExportKind.FRONT, ExportKind.POINT]])
+def test_what_an_administrator_suspends_behind_an_export_stays_so(
+    house: House, kinds: list[ExportKind]
+) -> None:
+    """Before the next one, too, which is for two that are of one volume."""
+    house.job(lambda: None, forward=True)
+    sources = [Source(kind, house.volume.id, None, None, 0) for kind in kinds]
+    for _ in range(2):
+        with export_source.held(house.session, *sources, wanted=Wanted.SERVING):
+            pass
+        house.suspend()
+        assert house.found() == set()
+    assert house.devices
 
 
 @pytest.mark.usefixtures("no_watchdog")

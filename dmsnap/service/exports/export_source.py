@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from uuid import UUID
 
@@ -13,9 +13,10 @@ from dmsnap.errors import DmsnapError, NotFoundError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.service import operations
 from dmsnap.service.exports import exported
+from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.points.point import MIN_PREFIX, find
-from dmsnap.service.reaper import reap
+from dmsnap.service.reaper import reap, seen_to
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import admission
 
@@ -53,13 +54,20 @@ def held(session: Session, *sources: Source, wanted: Wanted | None = None) -> It
     exports is no obstacle.
     """
     names = [name for source in sources for name in lock_names(session, source)]
-    with session.locked(names):
+    cleared: set[UUID] = set()
+    with session.locked(names), ExitStack() as ends:
         for source in sources:
             if source.volume_id is None:
                 exported.reap(session, of_devices(session))
-            else:
-                volume = session.catalogue.volume_by_id(source.volume_id)
-                clear(session, volume, wanted or below(session, source))
+                continue
+            volume = session.catalogue.volume_by_id(source.volume_id)
+            needed = wanted or below(session, source)
+            if volume.id in cleared:
+                # To be reaped once more it would look as if this command had been killed.
+                luns.attach_all(session, volume, needed)
+                continue
+            ends.enter_context(clear(session, volume, needed))
+            cleared.add(volume.id)
         yield
 
 
@@ -72,15 +80,19 @@ def below(session: Session, source: Source) -> Wanted:
     return Wanted.SERVING if is_live else Wanted.RECOVERY
 
 
-def clear(session: Session, volume: Volume, wanted: Wanted) -> None:
-    """As service.reaper does; an export that is to go may be just what is in its way."""
+def clear(session: Session, volume: Volume, wanted: Wanted) -> AbstractContextManager[None]:
+    """As service.reaper does; an export that is to go may be just what is in its way.
+
+    What is returned is entered for as long as the volume is held.
+    """
     try:
-        reap(session, volume, wanted)
+        return seen_to(session, volume, reap(session, volume, wanted))
     except DmsnapError as error:
         if wanted is not Wanted.NONE:
             raise
         log.warning("not all is cleared of what was left of %s: %s", volume.name, error)
         exported.reap(session, exported.of_volume(session, volume))
+        return nullcontext()
 
 
 def volume_ids(*sources: Source) -> list[UUID]:
