@@ -12,6 +12,8 @@ That cannot be kept from happening, only from being overlooked: what a point or 
 worth something when the layers were there afterwards, since nobody but us puts them there.
 """
 
+from pathlib import Path
+
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import BusyError, StackChangedError, WrongStateError
 from dmsnap.host import lun
@@ -42,6 +44,18 @@ def _is_ours(volume: Volume, table: Table) -> bool:
     return below is not None and any(
         isinstance(target, Era) and target.origin == below.devno for target in targets
     )
+
+
+def below(volume: Volume) -> list[Path]:
+    """What the front lies on: of a live volume the disks of its LV, past the front.
+
+    The LV's own name leads to the front, and who hangs in that is among what its next suspend waits
+    for. Who is left behind at a disk has nothing open that is to be removed.
+    """
+    base = stack.find(stack.base(volume)) if stack.live_front(volume) else None
+    if base is None:
+        return [lun.node(volume.backing)]
+    return [dm.path_by_devno(devno) for devno in dm.deps(base.name)]
 
 
 def dropped(volume: Volume) -> str | None:

@@ -9,15 +9,18 @@ import pytest
 from catalogue_samples import a_volume
 from test_history import a_label
 
-from dmsnap.catalogue.model import Volume, VolumeState
+from dmsnap.catalogue.model import LiveFront, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DeadlineError, NotFoundError
+from dmsnap.host import kernel
 from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.dm import device as dm
 from dmsnap.recovery import replica
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.health import look, silence
 from dmsnap.service.health.silence import Part, Watch
 from dmsnap.service.session import Session
+from dmsnap.snapshot import stack
 
 LABEL = a_label()
 HANGING, OTHER = (
@@ -128,6 +131,28 @@ def test_a_primary_that_a_trial_stands_in_for_is_not_asked(session: Session, dis
     disk.hangs = True
     (looked,) = look.look_up(session, [volume], Watch())
     assert (looked.silent.sentences, disk.asked) == ({}, 0)
+
+
+def test_below_a_front_that_is_an_lv_its_disks_are_asked(
+    session: Session, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the front: who hung in it would keep from it the swap that is advised."""
+    live = LiveFront("vg-lv", "LVM-lv", kernel.boot_id())
+    volume = replace(OTHER, backing="/dev/vg/lv", live=live, state=VolumeState.PROTECTED)
+    base = stack.base(volume)
+    monkeypatch.setattr(dm, "info", lambda *, uuid: base if uuid == base.uuid else None)
+    monkeypatch.setattr(dm, "deps", lambda name: [8, 1] if name == base.name else [])
+    names = {8: Path("/dev/home"), 1: Path("/dev/srv")}
+    monkeypatch.setattr(dm, "path_by_devno", lambda devno: names[devno])
+    disk.hangs = True
+    (looked,) = look.look_up(session, [volume], Watch())
+    assert disk.asked == 1
+    assert looked.silent.sentences[Part.SERVING].startswith("/dev/vg/lv, which home lies on")
+    # After a commit the volume lies on another device, and nothing stands for that.
+    moved = replace(volume, backing="/dev/srv", recovery=None, state=VolumeState.PROMOTED)
+    (looked,) = look.look_up(session, [moved], Watch())
+    assert disk.asked == 2
+    assert looked.silent.sentences[Part.SERVING].startswith("/dev/srv, which home lies on")
 
 
 def test_what_else_is_wrong_is_said_as_ever(

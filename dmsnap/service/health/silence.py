@@ -16,6 +16,7 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host import loop, lun, reach
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import SYSFS
+from dmsnap.snapshot import layers
 
 ANSWER_SECONDS = 10.0
 # Programs of the service that ask at the same time.
@@ -84,11 +85,18 @@ def _places(volume: Volume, recorded: Present) -> Iterator[_Place]:
     if volume.recovery is not None:
         yield from _probed(Part.RECOVERY, volume.recovery)
     if volume.serving != volume.recovery:
-        yield from _probed(Part.SERVING, volume.serving)
+        yield from _serving(volume)
     for role in (AreaRole.ERA_METADATA, AreaRole.SPARE):  # the others lie beside these
         for area in recorded.areas:
             if area.role is role:
                 yield from _probed(Part.STORE, area.path)
+
+
+def _serving(volume: Volume) -> Iterator[_Place]:
+    """Not the front, which an LV's name leads to: who hung in that would keep a swap from it."""
+    with suppress(DmsnapError):
+        for node in layers.below(volume):
+            yield _Place(Part.SERVING, BlockDevice.probe(node), volume.serving)
 
 
 def _probed(part: Part, path: str) -> Iterator[_Place]:

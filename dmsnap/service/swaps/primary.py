@@ -6,16 +6,15 @@ the front's table is exchanged for errors: then whoever waits for the front gets
 """
 
 import logging
-from pathlib import Path
 
 from dmsnap.catalogue.model import Area, Volume
 from dmsnap.errors import DeadlineError, DmsnapError, OperatingSystemError
-from dmsnap.host import lun, mountinfo, reach
+from dmsnap.host import mountinfo, reach
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
 from dmsnap.host.sysfs import SYSFS
 from dmsnap.service.session import Session
-from dmsnap.snapshot import bypass, stack
+from dmsnap.snapshot import bypass, layers, stack
 from dmsnap.snapshot.exchange import exchange
 
 log = logging.getLogger(__name__)
@@ -48,17 +47,7 @@ def _reads(volume: Volume, patience_seconds: float) -> bool:
 
     Of a LUN whose session is lost that is known without asking: :class:`DmsnapError`.
     """
-    return all(reach.reads(path, patience_seconds) for path in _below(volume))
-
-
-def _below(volume: Volume) -> list[Path]:
-    """What the front lies on: of a live volume the disks of its LV.
-
-    A child that is left behind then holds nothing open that is to be removed.
-    """
-    if stack.live_front(volume):
-        return [dm.path_by_devno(devno) for devno in dm.deps(stack.base(volume).name)]
-    return [lun.node(volume.backing)]
+    return all(reach.reads(path, patience_seconds) for path in layers.below(volume))
 
 
 def require_answer(volume: Volume, patience_seconds: float, *, hint: str) -> None:

@@ -7,12 +7,17 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, configured, dmsnap, dmsnap_process, run
+from conftest import MIB, Lab, administrator, configured, dmsnap, dmsnap_process, run
 from faulty_disk import FaultyDisk, faulty_disk
 from patience import until
+from test_swap_hanging import no_write_back
+
+__all__ = ["no_write_back"]  # a fixture
+
 
 from dmsnap.errors import ExitCode
 
@@ -67,6 +72,14 @@ def with_group(lab: Lab, disk: FaultyDisk) -> Hung:
     return Hung(name, disk, group)
 
 
+def with_live(lab: Lab, disk: FaultyDisk) -> Hung:
+    """The front is the dm device of an LV on the disk, and the LV's own name leads to it."""
+    device = f"/dev/{lab.group(disk.path)}/data"
+    administrator("lvcreate", "-qq", "-y", "-n", "data", "-L", f"{SIZE}b", device.split("/")[2])
+    lab.mounted(device)
+    return Hung(lab.protect(device, lab.disk(DISK_SIZE), "--live"), disk, device)
+
+
 def left_behind() -> list[str]:
     """The threads of ours that wait for a disk, and cannot be killed."""
     rows = [row.split(maxsplit=2) for row in run("ps", "-eLo", "stat=,tid=,comm=").splitlines()]
@@ -89,7 +102,7 @@ def problems_of(found: list[dict[str, Any]], name: str) -> list[str]:
     return [problem for each in found if each["volume"] == name for problem in each["problems"]]
 
 
-MAKERS = [with_recovery, with_primary, with_directory, with_group]
+MAKERS = [with_recovery, with_primary, with_live, with_directory, with_group]
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -124,4 +137,44 @@ def test_a_disk_that_hangs_is_named_and_the_rest_is_told(
             assert each["problems"] == []
         dmsnap("unprotect", hung.name, "--forget")
         dmsnap("unprotect", other, "--forget")
+        lab.take_down()
+
+
+@pytest.mark.usefixtures("no_write_back")
+def test_who_looks_at_a_live_volume_whose_disk_hangs_keeps_no_swap_from_it(lab: Lab) -> None:
+    """The swap is what he is told to do. What he left behind waits for the disk, not the front."""
+    with (
+        configured("primary_wait_seconds = 3"),
+        faulty_disk(lab, DISK_SIZE) as disk,
+    ):
+        hung = with_live(lab, disk)
+        mount_point = lab.mounts[-1]
+        front = Path(hung.named).resolve().name
+        with hung.hanging():
+            (problem,) = problems_of(answered("status"), hung.name)
+            assert f"dmsnap swap {hung.name} puts" in problem
+            assert left_behind()
+            assert Path(f"/sys/block/{front}/inflight").read_text().split() == ["0", "0"]
+            dmsnap("swap", hung.name)
+            assert Path(hung.named).resolve().name == front
+            (mount_point / "written").write_text("it serves")
+            dmsnap("swap", "commit", hung.name)
+        run("umount", mount_point)
+        dmsnap("unprotect", hung.name)
+        lab.take_down()
+
+
+def test_a_front_that_somebody_suspends_is_no_disk_that_hangs(lab: Lab) -> None:
+    """Least of all is its volume to be swapped for that."""
+    with faulty_disk(lab, DISK_SIZE) as disk:
+        hung = with_live(lab, disk)
+        front = Path(hung.named).resolve()
+        run("dmsetup", "suspend", "--nolockfs", front)
+        try:
+            found = problems_of(answered("status"), hung.name)
+        finally:
+            run("dmsetup", "resume", front)
+        assert not any("does not answer" in problem for problem in found)
+        assert any("suspended" in problem for problem in found)
+        dmsnap("unprotect", hung.name, "--forget")
         lab.take_down()
