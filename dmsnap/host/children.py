@@ -7,7 +7,7 @@ import select
 import signal
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -76,14 +76,18 @@ def _begin(call: Callable[[], Result]) -> _Child[Result]:
 
 
 def ended(
-    calls: Sequence[Callable[[], object]], patience_seconds: float, name: str | None = None
+    calls: Sequence[Callable[[], object]],
+    patience_seconds: float,
+    name: str | None = None,
+    hang: Callable[[int, Collection[int]], bool] | None = None,
 ) -> set[int]:
     """Make all calls at once, in threads of one child; the numbers of those that end, or fail.
 
-    Until for ``patience_seconds`` none does: what hangs by then is left behind with the child. They
-    have nothing open but what they open themselves: no lock of ours is held by one that is left,
-    nobody who reads our output waits for it, and it stands in nobody's file system. ``name`` is
-    what the child is called, by which others know it.
+    Until for ``patience_seconds`` none does: what hangs by then is left behind with the child. What
+    is left has as much time again as long as ``hang``, asked about the child and that, says that it
+    does not. They have nothing open but what they open themselves: no lock of ours is held by one
+    that is left, nobody who reads our output waits for it, and it stands in nobody's file system.
+    ``name`` is what the child is called, by which others know it.
     """
     if not calls:
         return set()
@@ -95,7 +99,11 @@ def ended(
             _make_all(calls, writing, name)
     os.close(writing)
     try:
-        while len(found) < len(calls) and select.select([reading], [], [], patience_seconds)[0]:
+        while len(found) < len(calls):
+            if not select.select([reading], [], [], patience_seconds)[0]:
+                if hang is None or hang(pid, set(range(len(calls))) - found):
+                    break
+                continue
             piece = os.read(reading, _NUMBER.size)  # each is written as a whole
             if not piece:
                 break

@@ -8,12 +8,13 @@ import mmap
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dmsnap.errors import DeadlineError
+from dmsnap.errors import DeadlineError, DmsnapError
 from dmsnap.host import asker
 from dmsnap.host.children import ended
 from dmsnap.host.run import run
@@ -21,6 +22,8 @@ from dmsnap.host.sysfs import SYSFS, Sysfs
 
 LONGEST_SECONDS = 86400.0
 _PROBE_BYTES = 4096
+# A device that gets on, or that nobody has come to ask yet, is given so many times the patience.
+_PATIENCES = 6
 _DELAY_SECONDS = 1.0  # until a thread that was waited for has begun
 
 
@@ -41,11 +44,70 @@ class Stillness:
         return now - self._since >= self.patience_seconds
 
 
-def reads(device: Path, patience_seconds: float) -> bool:
-    """Whether the first block can be read, or cannot, within the time; past the page cache."""
+@dataclass(slots=True)
+class Hanging:
+    """Called again and again: True when the device completed nothing for ``patience_seconds``,
+    while it had something under way, was suspended, or was waited for by who ``asks``.
+
+    On a machine that is busy nobody may have come to ask it yet: such a one is given more time, and
+    not any, since who opens it may hang as well.
+    """
+
+    devno: int
+    patience_seconds: float
+    asks: Callable[[], bool]
+    sysfs: Sysfs = SYSFS
+    _completed: int = -1
+    _still_since: float = field(default_factory=time.monotonic)
+    _waited_since: float = field(default_factory=time.monotonic)
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        try:
+            completed = self.sysfs.requests_completed(self.devno)
+            waits = self.sysfs.in_flight(self.devno) or self.sysfs.dm_suspended(self.devno)
+        except DmsnapError:  # it is gone, and who asks it fails
+            return False
+        if completed != self._completed:
+            self._completed, self._still_since, self._waited_since = completed, now, now
+        # Drivers that queue, as for a path that is gone, have nothing under way meanwhile.
+        elif not (waits or self.asks()):
+            self._waited_since = now
+        longest_seconds = self.patience_seconds * _PATIENCES
+        return (
+            now - self._waited_since >= self.patience_seconds
+            or now - self._still_since >= longest_seconds
+        )
+
+
+def reads(device: Path, patience_seconds: float, longest_seconds: float | None = None) -> bool:
+    """Whether the first block can be read, or cannot, past the page cache.
+
+    Not within the time, but as long as the device gets on with what others ask of it, or nobody has
+    come to ask it yet: for ``longest_seconds``, six times the patience unless told.
+    """
     words = (f"if={device}", "of=/dev/null", f"bs={_PROBE_BYTES}", "count=1", "iflag=direct")
+    devno = _devno(device)
+    asking: list[int] = []
+    stalled = None
+    if devno is not None:
+        stalled = Hanging(
+            devno,
+            patience_seconds,
+            lambda: any(asker.is_waiting(pid, devno) for pid in asking),
+            SYSFS,
+        )
+        patience_seconds = longest_seconds or patience_seconds * _PATIENCES
     try:
-        run("dd", *words, timeout_seconds=patience_seconds, expected=(0, 1), reap_seconds=0)
+        run(
+            "dd",
+            *words,
+            timeout_seconds=patience_seconds,
+            expected=(0, 1),
+            stalled=stalled,
+            begun=asking.append,
+            reap_seconds=0,
+        )
     except DeadlineError:
         return False
     return True
@@ -55,24 +117,62 @@ def silent(devices: Sequence[Path], patience_seconds: float) -> list[Path]:
     """Those whose first or last block can neither be read nor fails to be; past the page cache.
 
     All are asked at once, and the time begins anew with each that answers: so a machine that is
-    busy, or has many, takes none for one that hangs. Where somebody was left behind so, and waits
-    still, nobody else is.
+    busy, or has many, takes none for one that hangs. Nor is one that completes what others ask, or
+    that nobody has come to ask yet: up to six times as long. Where somebody was left behind so, and
+    waits still, nobody else is.
     """
     left = asker.waiting(patience_seconds - _DELAY_SECONDS) if devices else set()
     asked = [device for device in devices if _asker(device) not in left]
     calls = [partial(_read, device) for device in asked]
-    answered = ended(calls, patience_seconds, asker.NAME)
+    answered = ended(calls, patience_seconds, asker.NAME, _Left(asked))
     found = {asked[number] for number in answered}
     return [device for device in devices if device not in found]
 
 
+@dataclass(slots=True)
+class _Left:
+    """Asked each time that for the whole patience nobody had an answer: whether all of them wait
+    for devices that have completed nothing since.
+    """
+
+    devices: Sequence[Path]
+    asked: int = 0
+    completed: dict[Path, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for device in self.devices:
+            self._gets_on(device)
+
+    def __call__(self, pid: int, left: Collection[int]) -> bool:
+        self.asked += 1
+        sleeping = asker.sleeping(pid)
+        devices = [self.devices[number] for number in left]
+        getting_on = [device for device in devices if self._gets_on(device)]
+        waited_for = all(_asker(device) in sleeping for device in devices)
+        return self.asked >= _PATIENCES or (waited_for and not getting_on)
+
+    def _gets_on(self, device: Path) -> bool:
+        """Whether it has completed anything since that was asked last."""
+        devno, before = _devno(device), self.completed.get(device)
+        with suppress(DmsnapError):  # it is gone, and who asks it fails
+            if devno is not None:
+                self.completed[device] = SYSFS.requests_completed(devno)
+        return self.completed.get(device) != before
+
+
 def _asker(device: Path) -> str | None:
     """What a thread is called that asks it; None for what is no device."""
+    devno = _devno(device)
+    return asker.name_for(devno) if devno is not None else None
+
+
+def _devno(device: Path) -> int | None:
+    """None for what is no device."""
     try:
         status = device.stat()
     except OSError:
         return None
-    return asker.name_for(status.st_rdev) if stat.S_ISBLK(status.st_mode) else None
+    return status.st_rdev if stat.S_ISBLK(status.st_mode) else None
 
 
 def _read(device: Path) -> None:

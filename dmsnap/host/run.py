@@ -89,6 +89,7 @@ def run(
     input: bytes | None = None,  # noqa: A002 - as in subprocess.run
     descriptors: Collection[int] = (),
     stalled: Callable[[], bool] | None = None,
+    begun: Callable[[int], None] | None = None,
     reap_seconds: float = REAP_SECONDS,
 ) -> Completed:
     """Run ``argv`` in / and wait for it; its output is kept, stdin is empty or fed ``input``.
@@ -101,8 +102,8 @@ def run(
 
     Raises ``ProgramError`` for a program that is missing or ends with a code that is not in
     ``expected`` (a death by signal N counts as -N), ``DeadlineError`` after ``timeout_seconds`` or
-    as soon as ``stalled``, which is asked again and again, says that it does not get on. One that
-    cannot be killed is given ``reap_seconds``.
+    as soon as ``stalled``, which is asked again and again, says that it does not get on; ``begun``
+    is told its number before. One that cannot be killed is given ``reap_seconds``.
     """
     started = time.monotonic()
     process = None
@@ -110,6 +111,8 @@ def run(
         # A signal between the fork and here would leave a program that nobody knows of.
         with deferred():
             process = _start(argv, input is not None, descriptors)
+        if begun is not None:
+            begun(process.pid)
         stdout, stderr = _communicate(process, input, started + timeout_seconds, stalled)
     except subprocess.TimeoutExpired as error:
         took = min(round(time.monotonic() - started, 1), timeout_seconds)

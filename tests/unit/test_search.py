@@ -37,6 +37,7 @@ def test_what_hangs_keeps_nobody_waiting(devices: list[Path], tmp_path: Path) ->
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     assert pipe in reach.silent([pipe, *devices, pipe], 0.3)
+    os.waitpid(-1, 0)  # who was left behind was killed
 
 
 def test_nobody_joins_who_waits_still(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def _reads(volume: Volume, patience_seconds: float) -> bool:
 
     Of a LUN whose session is lost that is known without asking: :class:`DmsnapError`.
     """
-    return all(reach.reads(path, patience_seconds) for path in layers.below(volume))
+    longest = reach.LONGEST_SECONDS
+    return all(reach.reads(path, patience_seconds, longest) for path in layers.below(volume))
 
 
 def require_answer(volume: Volume, patience_seconds: float, *, hint: str) -> None:

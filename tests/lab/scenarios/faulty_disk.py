@@ -64,6 +64,12 @@ class FaultyDisk:
         """Fail like this from now on; nothing: whole again."""
         self._replace_table(self.table(faults))
 
+    def delay_reads(self, milliseconds: int) -> None:
+        """Each read takes so long, and writes do not; ``load`` makes it as fast as it was."""
+        sectors = self.size_bytes // SECTOR
+        reads, writes = f"{self.loop} 0 {milliseconds}", f"{self.loop} 0 0"
+        self._replace_table(f"0 {sectors} delay {reads} {writes}")
+
     def shrink(self, size_bytes: int) -> None:
         """What is behind that is gone; ``load`` brings it back."""
         self._replace_table(f"0 {size_bytes // SECTOR} linear {self.loop} 0")

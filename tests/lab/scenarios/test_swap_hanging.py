@@ -1,7 +1,9 @@
 """A primary that is dead, or that hangs: nothing waits for it, neither dmsnap nor the users."""
 
+import mmap
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,6 +193,53 @@ def test_a_swap_that_fails_after_it_failed_the_front(
             assert (mount_point / "file").read_text() == "one"
         dmsnap("swap", "revert", name)
         assert (mount_point / "file").read_text() == "one"
+        dmsnap("unprotect", name)
+        run("umount", mount_point)
+
+
+@contextmanager
+def slow(disk: FaultyDisk) -> Iterator[None]:
+    """A read takes twice as long as dmsnap waits for what hangs; what others read comes back all
+    the time.
+    """
+    ends = threading.Event()
+
+    def read_on(begins: float) -> None:
+        ends.wait(begins)
+        descriptor = os.open(disk.path, os.O_RDONLY | os.O_DIRECT)
+        with mmap.mmap(-1, 4096) as buffer:
+            while not ends.is_set():
+                os.preadv(descriptor, [buffer], 0)
+        os.close(descriptor)
+
+    readers = [threading.Thread(target=read_on, args=(number / 2,)) for number in range(12)]
+    with configured("primary_wait_seconds = 3"):
+        disk.delay_reads(6000)
+        for reader in readers:
+            reader.start()
+        try:
+            yield
+        finally:
+            ends.set()
+            disk.load()
+            for reader in readers:
+                reader.join()
+
+
+@pytest.mark.usefixtures("no_write_back")
+def test_a_slow_primary_is_not_given_up(lab: Lab) -> None:
+    """What was not written to it by then would be lost: it is waited for."""
+    with faulty_disk(lab, SIZE) as disk:
+        mount_point = lab.mounted(disk.path, options=UNHURRIED["ext4"])
+        (mount_point / "file").write_text("one")
+        name = lab.protect(disk.path, lab.disk(RECOVERY_SIZE))
+        warmed(mount_point)
+        with slow(disk):
+            overwrite(mount_point / "file", "two")
+            dmsnap("swap", name)
+            assert (mount_point / "file").read_text() == "one"
+        dmsnap("swap", "revert", name)
+        assert (mount_point / "file").read_text() == "two"
         dmsnap("unprotect", name)
         run("umount", mount_point)
 
