@@ -179,6 +179,30 @@ def test_a_live_point_that_cannot_go_keeps_nothing_of_the_history(house: House) 
     assert not judged[points[3]].stays
 
 
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_history_that_cannot_be_changed_keeps_no_live_point(house: House, is_open: bool) -> None:
+    """That is asked before anything goes. One that cannot go for itself does not either."""
+    house.label = a_label(1, 2)
+    points = ids(house.label)
+    house.records = [a_point(hours, area=uuid4()) for hours in (9, 8, 7)]
+    first, second, _newest = (point.id for point in house.records)
+
+    def failing(earlier: set[UUID]) -> Exception | None:
+        if earlier:
+            return BusyError("the recovery volume is in use")
+        house.records = [each for each in house.records if each.id != first]
+        return BusyError("the device is open") if is_open else None
+
+    house.failing = failing
+    result = house.pruned(BOTH)
+    assert house.removed == ([] if is_open else [({first, second}, set())])
+    assert (result.error, result.exit_code) == ("the recovery volume is in use", ExitCode.BUSY)
+    judged = {each.point: each for each in result.points}
+    assert judged[first].action is Action.DROP
+    assert judged[second].stays is is_open
+    assert judged[points[1]].reason == "it could not go: the recovery volume is in use"
+
+
 def test_a_run_that_has_no_room_together_goes_in_parts(house: House) -> None:
     """The oldest first; one whose turn comes too early has another."""
     house.label = a_label(1, 2, 3, 4, 5)

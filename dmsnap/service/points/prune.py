@@ -1,5 +1,6 @@
 """Pruning: by the policies of their sub-clients, volumes' points go that no rule keeps."""
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
@@ -26,6 +27,8 @@ from dmsnap.service.reaper import held
 from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, hooks_of
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import membership
+
+log = logging.getLogger(__name__)
 
 PLACES = {Side.PRIMARY: "on the primary", Side.HISTORY: "in the history"}
 
@@ -224,7 +227,7 @@ class Pruning:
 
     def _drop(self, volume: Volume, hooks: Hooks) -> DmsnapError | None:
         """Have go what is merged into nothing; what kept a live point from going is nothing to the
-        history.
+        history, nor the other way round.
         """
         live = self._going(Side.PRIMARY, Action.DROP)
         dropped = self._going(Side.HISTORY, Action.DROP)
@@ -233,14 +236,32 @@ class Pruning:
         try:
             self._remove(volume, live, dropped, hooks)
         except DmsnapError as error:
-            stuck = live & {point.id for point in pruning.live_points(self.session, volume)}
-            self.removed |= live - stuck
+            stuck = self._stuck(volume, live)
             if not stuck:
                 raise
             if dropped:
-                self._remove(volume, (), dropped, hooks)
+                try:
+                    self._remove(volume, (), dropped, hooks)
+                except DmsnapError:
+                    if stuck == live:
+                        self._remove_live(volume, live, hooks)
+                    raise
             return error
         return None
+
+    def _remove_live(self, volume: Volume, live: Collection[UUID], hooks: Hooks) -> None:
+        """Where the history cannot be changed: that was asked before any live point was to go."""
+        try:
+            self._remove(volume, live, (), hooks)
+        except DmsnapError as error:
+            log.warning("not all live points of %s went: %s", volume.name, error)
+            self._stuck(volume, live)
+
+    def _stuck(self, volume: Volume, live: Collection[UUID]) -> set[UUID]:
+        """Of live points that were to go those that are there still; the others count as gone."""
+        there = {point.id for point in pruning.live_points(self.session, volume)}
+        self.removed.update(set(live) - there)
+        return there.intersection(live)
 
     def _going(self, side: Side, action: Action) -> set[UUID]:
         return {each.point for each in self.points if (each.side, each.action) == (side, action)}
