@@ -262,9 +262,9 @@ def _hold_once(session: Session, name: str) -> Mapping[int, DmsnapError]:
         if recorded is None:
             return obstacles
         cut_off = [job.operation for job in jobs.unfinished(session.catalogue, recorded.id)]
-        ended = reap(session, recorded, Wanted.THERE, obstacles=obstacles)
+        reaped = reap(session, recorded, Wanted.THERE, obstacles=obstacles)
         # Where that cannot be done the job has come to its end, and its caller is told why.
-        with seen_to(session, recorded, ended):
+        with seen_to(session, recorded, reaped):
             for mend in filter(None, map(operations.mend, dict.fromkeys(cut_off))):
                 mend(session.catalogue.volume_by_id(recorded.id))
     return obstacles

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from dmsnap.catalogue import jobs
@@ -49,6 +49,17 @@ log = logging.getLogger(__name__)
 MERGED = "swap commit went back to it"
 
 
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """The operations that were cut off, and what has become of each.
+
+    ``left`` are devices that this has suspended itself and that are so still, by name.
+    """
+
+    ended: frozenset[tuple[str, JobState]] = frozenset()
+    left: frozenset[str] = frozenset()
+
+
 @contextmanager
 def held(
     session: Session, name: str, wanted: Wanted = Wanted.ALL, *, concluding: bool = True
@@ -61,9 +72,9 @@ def held(
     session.catalogue.volume(name)
     with session.locked([name], at_boot=not concluding):
         volume = session.catalogue.volume(name)
-        ended = reap(session, volume, wanted, concluding=concluding)
+        reaped = reap(session, volume, wanted, concluding=concluding)
         signals.begin_anew()  # what it is held for comes now
-        with seen_to(session, volume, ended):
+        with seen_to(session, volume, reaped):
             yield session.catalogue.volume(name)
 
 
@@ -83,11 +94,11 @@ def held_unless_done(
     session.catalogue.volume(name)
     with session.locked([name]):
         volume = session.catalogue.volume(name)
-        ended = reap(session, volume, wanted)
-        done = bool(ended & {(operation, JobState.DONE), (undoing, JobState.UNDONE)})
+        reaped = reap(session, volume, wanted)
+        done = bool(reaped.ended & {(operation, JobState.DONE), (undoing, JobState.UNDONE)})
         # A protect that was cut off was taken back: there is no volume any more.
         is_gone = session.catalogue.find_volume(name) is None
-        with seen_to(session, volume, ended):
+        with seen_to(session, volume, reaped):
             yield None if done or is_gone else session.catalogue.volume(name)
 
 
@@ -98,17 +109,18 @@ def reap(
     *,
     concluding: bool = True,
     obstacles: dict[int, DmsnapError] | None = None,
-) -> set[tuple[str, JobState]]:
+) -> Reaped:
     """Clear what belongs to no point and no trial; finish jobs that were cut off, or undo them.
 
     Called with the volume's lock held: whoever began these things is dead. At boot nothing is
-    concluded: the stack is not there yet, and the boot waits. Returns the operations that were
-    concluded, and what has become of each. What has left the volume unmounted is not, while
-    somebody else's mount is in its place. ``obstacles`` is told why a job could not be concluded.
+    concluded: the stack is not there yet, and the boot waits. What has left the volume unmounted is
+    not either, while somebody else's mount is in its place. ``obstacles`` is told why a job could
+    not be concluded.
     """
     volume = owed_record.settle(session, crossing.settle(session, volume))
     cut_off = jobs.unfinished(session.catalogue, volume.id)
     clear_suspended(session, volume, cut_off)
+    theirs = stranded.suspended(volume) if cut_off else set()
     luns.release_strays(session, volume.name)
     luns.attach_all(session, volume, wanted)
     for job in cut_off:
@@ -122,7 +134,7 @@ def reap(
         if obstacles is not None:
             obstacles.update((job.id, error) for job in waiting)
     if not concluding:
-        return set()
+        return Reaped()
     for job in cut_off:
         cut_off_hooks.close_pairs(session, job, volume.name)
     ended = {
@@ -130,7 +142,9 @@ def reap(
         for job in cut_off
         if job not in waiting
     }
-    return ended | {(job.operation, JobState.RUNNING) for job in waiting}
+    ended |= {(job.operation, JobState.RUNNING) for job in waiting}
+    left = stranded.suspended(volume) - theirs if cut_off else set()
+    return Reaped(frozenset(ended), frozenset(left))
 
 
 def clear(
@@ -288,14 +302,13 @@ def clear_suspended(session: Session, volume: Volume, cut_off: Sequence[Job]) ->
 
 
 @contextmanager
-def seen_to(
-    session: Session, volume: Volume, ended: Collection[tuple[str, JobState]]
-) -> Iterator[None]:
+def seen_to(session: Session, volume: Volume, reaped: Reaped) -> Iterator[None]:
     """While jobs that are cut off wait to be concluded: what is suspended after this is nobody's of
-    ours, if it comes to its end. Who is killed in between may have left a device suspended.
+    ours, if it comes to its end. Who is killed in between may have left a device suspended; and so
+    may the watchdog be that reaping has left one to, which no job's outcome tells of.
     """
     waiting: list[Job] = []
-    if any(state is JobState.RUNNING for _, state in ended):
+    if not reaped.left and any(state is JobState.RUNNING for _, state in reaped.ended):
         waiting = jobs.unfinished(session.catalogue, volume.id)
     try:
         yield

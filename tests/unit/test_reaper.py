@@ -16,6 +16,7 @@ from dmsnap.host import orphans
 from dmsnap.service import reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import exported
+from dmsnap.service.health import stranded
 from dmsnap.service.hydrations import crossing, hydration
 from dmsnap.service.luns import luns
 from dmsnap.service.session import Session
@@ -113,6 +114,7 @@ def test_what_was_left_suspended_goes_on_before_all_else(
     monkeypatch.setattr(crossing, "settle", lambda _session, found: found)
     monkeypatch.setattr(owed_record, "settle", lambda _session, found: found)
     monkeypatch.setattr(reaper, "clear_suspended", noting("resume"))
+    monkeypatch.setattr(stranded, "suspended", lambda _: set())
     monkeypatch.setattr(luns, "release_strays", noting("targets"))
     monkeypatch.setattr(luns, "attach_all", noting("targets"))
     monkeypatch.setattr(orphans, "wait_for_lvm", noting("processes"))

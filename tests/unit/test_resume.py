@@ -28,7 +28,9 @@ from dmsnap.errors import (
 from dmsnap.recovery import replica
 from dmsnap.service import forecast, jobs, operations, reaper
 from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.health import stranded
 from dmsnap.service.journal import Plan
+from dmsnap.service.reaper import Reaped
 from dmsnap.service.replicas import sync
 from dmsnap.service.replicas.audit import Audit
 from dmsnap.service.session import Session
@@ -131,14 +133,12 @@ def test_one_volume_is_held_once_and_no_other(
     recorded.end(session.catalogue, 2, JobState.FAILED, "")
     held: list[str] = []
 
-    def reap(
-        session: Session, volume: Volume, _wanted: object, obstacles: object
-    ) -> set[tuple[str, JobState]]:
+    def reap(session: Session, volume: Volume, _wanted: object, obstacles: object) -> Reaped:
         assert session.is_held_by(volume.name, os.getpid())
         held.append(volume.name)
         for job in recorded.unfinished(session.catalogue, volume.id):
             recorded.settle(session.catalogue, job.id, volume.id, JobState.UNDONE, "cut off")
-        return set()
+        return Reaped()
 
     mended: list[str] = []
     monkeypatch.setattr(jobs, "reap", reap)
@@ -179,6 +179,7 @@ def test_one_volume_of_a_job_keeps_no_other_from_it(
         ("has_come_to_its_end", has_come_to_its_end),
     ):
         monkeypatch.setattr(reaper, name, function)
+    monkeypatch.setattr(stranded, "suspended", lambda _: set())
     (left,) = jobs.resume_all(session)
     assert left.error == "a: its target does not answer; b: the session is lost"
     assert (left.exit_code, left.job.state) == (ExitCode.UNREACHABLE, jobs.CUT_OFF)
@@ -324,12 +325,10 @@ def test_what_is_left_to_do_is_done_of_all_that_was_cut_off(
     """Holding the volume for the first job concludes the second, whose roll-back is left."""
     mended: list[str] = []
 
-    def reap(
-        session: Session, volume: Volume, _wanted: object, obstacles: object
-    ) -> set[tuple[str, JobState]]:
+    def reap(session: Session, volume: Volume, _wanted: object, obstacles: object) -> Reaped:
         for job in recorded.unfinished(session.catalogue, volume.id):
             recorded.settle(session.catalogue, job.id, volume.id, JobState.UNDONE, "cut off")
-        return set()
+        return Reaped()
 
     monkeypatch.setattr(jobs, "reap", reap)
     monkeypatch.setattr(

@@ -35,6 +35,7 @@ from dmsnap.service.hydrations import crossing
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns import luns
 from dmsnap.service.luns.luns import Wanted
+from dmsnap.service.reaper import Reaped
 from dmsnap.service.schedules import cut_off_hooks
 from dmsnap.service.swaps import owed_record
 from dmsnap.snapshot import stack
@@ -171,15 +172,15 @@ class House:
 
     def command(self, does: Callable[[], object] = lambda: None) -> None:
         """What a command does first, and what it does then; what is cut off stays so."""
-        ended = self.begun()
-        with reaper.seen_to(self.session, self.volume, ended):
+        reaped = self.begun()
+        with reaper.seen_to(self.session, self.volume, reaped):
             does()
 
-    def begun(self) -> set[tuple[str, JobState]]:
+    def begun(self) -> Reaped:
         """A command that is killed when it has come so far."""
         cut_off = jobs.unfinished(self.catalogue, self.volume.id)
         reaper.clear_suspended(self.session, self.volume, cut_off)
-        return {(each.operation, each.state) for each in cut_off}
+        return Reaped(frozenset((each.operation, each.state) for each in cut_off))
 
 
 @pytest.fixture
@@ -327,6 +328,30 @@ def test_what_an_administrator_suspends_behind_an_export_stays_so(
         house.suspend()
         assert house.found() == set()
     assert house.devices
+
+
+@pytest.mark.usefixtures("no_watchdog", "reaping")
+def test_what_concluding_a_job_leaves_to_its_watchdog_is_not_seen_to(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a window of no job, so that no outcome names it; and the watchdog may be killed."""
+    fail = reaper.has_come_to_its_end
+
+    def leave(*job: Any) -> bool:
+        house.suspend()
+        return fail(*job)
+
+    house.job(lambda: None, forward=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(reaper, "has_come_to_its_end", leave)
+        with reaper.held(house.session, house.volume.name):
+            pass
+    assert house.found() == {house.origin.name}
+    for _ in range(2):  # and what somebody else suspends from then on is his
+        with reaper.held(house.session, house.volume.name):
+            pass
+        house.suspend()
+        assert house.found() == set()
 
 
 @pytest.mark.usefixtures("no_watchdog")

@@ -46,11 +46,17 @@ def devices(session: Session) -> frozenset[Left]:
 
 def _left(session: Session, volume: Volume, *, is_cut_off: bool) -> set[str]:
     cut_off = jobs.unfinished(session.catalogue, volume.id) if is_cut_off else []
-    found = left(session, volume, cut_off)
     if is_news(session, volume, cut_off):
-        front = dm.info(uuid=stack.front(volume).uuid)  # an LV's own has LVM's UUID
-        if front is not None and front.suspended and front.live_table:
-            found.add(front.name)
+        return suspended(volume)
+    return by_failure(session, volume)
+
+
+def suspended(volume: Volume) -> set[str]:
+    """All that is suspended of a volume now, by name; a front that is LVM's, too."""
+    found = {info.name for info in _suspended(volume)}
+    front = dm.info(uuid=stack.front(volume).uuid)
+    if front is not None and front.suspended and front.live_table:
+        found.add(front.name)
     return found
 
 

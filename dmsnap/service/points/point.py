@@ -163,8 +163,8 @@ def create(
         for name in unique:
             with of_volume(name):
                 volume = session.catalogue.volume(name)
-                ended = reap(session, volume, Wanted.SERVING)
-                ends.enter_context(seen_to(session, volume, ended))
+                reaped = reap(session, volume, Wanted.SERVING)
+                ends.enter_context(seen_to(session, volume, reaped))
         # As they are by now: what was cut off may have been taken back.
         volumes = [session.catalogue.volume(name) for name in unique]
         for volume in volumes:
