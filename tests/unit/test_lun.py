@@ -238,6 +238,38 @@ def test_sessions_of_other_interfaces_are_not_ended(
     assert ended == [2]
 
 
+def test_who_mounts_a_disk_while_another_session_is_waited_for_keeps_both(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two by one record, of which the first was in nobody's use when that was asked."""
+    for number in (1, 2):
+        tree.session(number)
+    name, ended, given = LunName.parse(NAME), list[int](), list[LunName]()
+    sessions = iscsi_session.sessions(sysfs=tree.sysfs)
+    mounted, looked_at = set[int](), [2]
+
+    def is_used(found: iscsi_session.IscsiSession) -> bool:
+        if found.number in looked_at:
+            looked_at.clear()
+            mounted.add(1)
+            return True
+        return found.number in mounted
+
+    monkeypatch.setattr(iscsi_session, "find", lambda *_: sessions)
+    monkeypatch.setattr(luns, "is_needed", lambda *_: False)
+    monkeypatch.setattr(luns, "may_be_ours", lambda _: True)
+    monkeypatch.setattr(luns, "is_used", is_used)
+    monkeypatch.setattr(luns, "is_held", lambda found: found.number in mounted)
+    monkeypatch.setattr(luns, "give_away", lambda _session, lun_name: given.append(lun_name))
+    monkeypatch.setattr(iscsi, "logout", ended.append)
+    monkeypatch.setattr(iscsi, "delete_record", lambda *_: None)
+    session = Session(Configuration(state_directory=tmp_path), cast(Catalogue, None))
+    luns.marks(session).mkdir()
+    luns.mark_of(session, name).write_text("srv")
+    luns.release(session, name)
+    assert (ended, given) == ([], [name])
+
+
 def test_a_lost_path_is_not_what_a_map_is_used_by(tree: Tree) -> None:
     """Nor is one whose session has ended; with every path lost, there is nothing to be read."""
     known = f"{NAME}#{WWID}"

@@ -7,6 +7,7 @@ sessions of others are used as they are, and never ended, changed or removed.
 
 import logging
 import time
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from uuid import UUID
@@ -134,7 +135,7 @@ def end_lost(session: Session, name: LunName, lost: IscsiSession) -> None:
 
     A sync of another volume is a user, too: its requests wait for the session, and would fail.
     """
-    if not is_ours(session, name) or not is_let_go(lost):
+    if not is_ours(session, name) or not are_let_go([lost]):
         raise UnreachableError(
             f"the session to {name.target} at {name.portal} is lost ({lost.state})",
             hint="open-iscsi logs in again by itself: try again in a moment",
@@ -142,15 +143,16 @@ def end_lost(session: Session, name: LunName, lost: IscsiSession) -> None:
     iscsi.logout(lost.number)
 
 
-def is_let_go(found: IscsiSession) -> bool:
-    """Whether nobody has a disk of the session open, who closes it in a moment waited for.
+def are_let_go(found: Sequence[IscsiSession]) -> bool:
+    """Whether nobody has a disk of the sessions open, who closes it in a moment waited for.
 
     dmsnapd's look at a label is such a one: it would have refused the command that comes beside it,
-    or kept the session for good.
+    or kept the session for good. Of all at one moment: while one is waited for, somebody may mount
+    a disk of another.
     """
     ends = time.monotonic() + LETTING_GO_SECONDS
-    while is_used(found):
-        if is_held(found) or time.monotonic() >= ends:
+    while used := list(filter(is_used, found)):
+        if any(map(is_held, used)) or time.monotonic() >= ends:
             return False
         time.sleep(LETTING_GO_LOOK_SECONDS)
     return True
@@ -258,7 +260,7 @@ def release(session: Session, name: LunName, but: UUID | None = None) -> None:
     if not is_ours(session, name) or is_needed(session, name, but):
         return
     found = list(filter(may_be_ours, iscsi_session.find(name.portal, name.target)))
-    if not all(map(is_let_go, found)):
+    if not are_let_go(found):
         give_away(session, name)
         return
     for each in found:
