@@ -307,7 +307,19 @@ def test_who_only_looks_records_nothing(tmp_path: Path, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"7", b"[7]", b"\xff", b'[{"wall_ns": 1}]', b"[" * 100_000, b'{"a": 1}']
+    "text",
+    [
+        b"",
+        b"{",
+        b"7",
+        b"[7]",
+        b"\xff",
+        b'[{"wall_ns": 1}]',
+        b"[" * 100_000,
+        b'{"a": 1}',
+        b'[{"wall_ns": 1e999, "boottime_ns": 0, "boot_id": ""}]',
+        b'[{"wall_ns": NaN, "boottime_ns": 0, "boot_id": ""}]',
+    ],
 )
 def test_a_damaged_record_is_as_good_as_a_jump(tmp_path: Path, clock: Clock, text: bytes) -> None:
     (tmp_path / "clock.json").write_bytes(text)

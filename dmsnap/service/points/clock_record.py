@@ -79,7 +79,7 @@ def recorded(path: Path) -> list[Reading]:
             text = ""
     try:
         return [_reading(**each) for each in json.loads(text)]
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return [UNKNOWN]
 
 
