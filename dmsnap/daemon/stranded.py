@@ -50,4 +50,8 @@ class Stranded:
                 names,
                 extra={"volume": volume},
             )
-            self.begin(volume)
+            try:
+                self.begin(volume)
+            except DmsnapError as error:  # it keeps no other from it, now or at the next look
+                sentence = "what is suspended of %s may be left so: %s"
+                log.warning(sentence, volume, error, extra={"volume": volume})

@@ -90,6 +90,24 @@ def test_a_look_that_fails_is_told_and_made_again(caplog: pytest.LogCaptureFixtu
     assert "server is away" in caplog.messages[0]
 
 
+def test_a_volume_that_cannot_be_concluded_keeps_no_other_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As one whose unit is masked, which comes first at every look."""
+    begun: list[str] = []
+
+    def begin(volume: str) -> None:
+        if volume == "data":
+            raise WrongStateError("its unit is masked")
+        begun.append(volume)
+
+    watch = Stranded(lambda: True, lambda: frozenset({A, OTHER}), begin)
+    for _ in range(3):
+        watch.look()
+    assert begun == ["srv", "srv"]
+    assert "of data may be left so: its unit is masked" in caplog.text
+
+
 def test_looking_goes_on_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "LOOK_SECONDS", 0)
     looks: list[int] = []
