@@ -70,8 +70,11 @@ class _Thread:
 
 
 def _threads(asking: Path) -> Iterator[_Thread]:
+    threads: list[Path] = []
     with suppress(OSError):
-        for thread in (asking / "task").iterdir():
+        threads += (asking / "task").iterdir()
+    for thread in threads:
+        with suppress(OSError):  # it has ended meanwhile, and the others wait still
             fields = _stat_fields(thread)
             name = process.command_of(int(thread.name), proc=thread.parent)
             started = int(fields[_START_FIELD]) / os.sysconf("SC_CLK_TCK")

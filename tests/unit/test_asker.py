@@ -45,6 +45,17 @@ def test_who_waits_for_long_is_found(thread: Callable[..., None], tmp_path: Path
     assert asker.waiting(9, proc=tmp_path) == {"ask-801"}
 
 
+def test_a_thread_that_has_just_ended_hides_no_other(
+    thread: Callable[..., None], tmp_path: Path
+) -> None:
+    for tid in range(11, 19):
+        thread(10, f"ask-{tid}", tid=tid)
+    for tid in (11, 14, 18):
+        (tmp_path / "10" / "task" / str(tid) / "stat").unlink()
+    expected = {f"ask-{tid}" for tid in (12, 13, 15, 16, 17)}
+    assert asker.waiting(9, proc=tmp_path) == expected
+
+
 def test_who_sleeps_is_told_from_who_waits_for_a_processor(
     thread: Callable[..., None], tmp_path: Path
 ) -> None:
