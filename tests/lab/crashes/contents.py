@@ -114,12 +114,30 @@ def labelled(label: Any) -> list[dict[str, object]]:
     """
     if label is None or label["state"] != "consistent":
         return []
+    with looped() as device:
+        return stacked(label, device)
+
+
+@contextlib.contextmanager
+def looped() -> Iterator[str]:
+    """The recovery volume by a loop device: no other is let onto the disk of a target's LUN."""
+    run("modprobe", "loop")
+    device = run("losetup", "--find", "--show", "--read-only", RECOVERY).strip()
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
+
+
+def stacked(label: Any, device: str) -> list[dict[str, object]]:
+    """The replica, and step by step what lies behind it."""
     made = list[str]()
     try:
-        below = replica(label, made)
+        below = replica(label, device, made)
         found = [{"id": label["point_uuid"], **looked_into(below)}]
         for number, entry in enumerate(label["history"]):
-            below = level(number, below, label["size_bytes"], entry, made)
+            store = store_of(number, device, entry, made)
+            below = level(number, below, store, label["size_bytes"], entry["chunk_size"], made)
             found.append({"id": entry["point_uuid"], **looked_into(below)})
     finally:
         for name in reversed(made):
@@ -127,17 +145,23 @@ def labelled(label: Any) -> list[dict[str, object]]:
     return found[::-1]
 
 
-def replica(label: Any, made: list[str]) -> str:
+def replica(label: Any, device: str, made: list[str]) -> str:
     """The recovery volume without what lies behind the replica."""
-    table = f"0 {label['size_bytes'] // SECTOR_BYTES} linear {RECOVERY} 0"
+    table = f"0 {label['size_bytes'] // SECTOR_BYTES} linear {device} 0"
     return create("contents-replica", table, made)
 
 
-def level(number: int, below: str, size_bytes: int, entry: Any, made: list[str]) -> str:
-    """One step back: an undo store over what lies below it."""
+def store_of(number: int, device: str, entry: Any, made: list[str]) -> str:
+    """An undo store."""
     first, length = (entry[f"store_{what}_bytes"] // SECTOR_BYTES for what in ("offset", "length"))
-    store = create(f"contents-store-{number}", f"0 {length} linear {RECOVERY} {first}", made)
-    over = f"snapshot {below} {store} P {entry['chunk_size']}"
+    return create(f"contents-store-{number}", f"0 {length} linear {device} {first}", made)
+
+
+def level(
+    number: int, below: str, store: str, size_bytes: int, chunk_size: int, made: list[str]
+) -> str:
+    """One step back: an undo store over what lies below it."""
+    over = f"snapshot {below} {store} P {chunk_size}"
     return create(f"contents-{number}", f"0 {size_bytes // SECTOR_BYTES} {over}", made)
 
 
@@ -169,7 +193,9 @@ def mount(device: str) -> Iterator[None]:
 
 
 def seen() -> dict[str, object]:
-    """All of it."""
+    """All of it. What a LUN's target wrote went past what is cached of its disk."""
+    if Path(RECOVERY).exists():
+        run("blockdev", "--flushbufs", RECOVERY)
     label = read_label()
     claim = label and [label["state"], "claimed" if label["host_uuid"] else "anybody's"]
     return {"label": claim, "contents": points() or labelled(label)}
