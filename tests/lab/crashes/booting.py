@@ -5,6 +5,7 @@ from harness.computer import Computer
 from crashes.subject import MOUNT_POINT, NAME, STORE, Scenario, do
 
 NOT_FOUND = 4  # what a command ends with whose device is not there
+STACK_CHANGED = 17  # and one to whose volume no boot has brought its stack
 
 
 def recover(made: Computer, scenario: Scenario) -> None:
@@ -13,7 +14,7 @@ def recover(made: Computer, scenario: Scenario) -> None:
         made.shell("systemctl is-system-running --wait || true")
     else:
         recover_by_hand(made, scenario)
-    made.dmsnap("job", "resume", "--all")
+    resume(made, scenario)
     do(made, scenario.at_last)
 
 
@@ -37,7 +38,17 @@ def recover_by_hand(made: Computer, scenario: Scenario) -> None:
 def assemble(made: Computer, scenario: Scenario) -> None:
     """What the volume's unit does; without its device it fails, and the boot goes on."""
     expected = (0, NOT_FOUND) if scenario.unplugged else (0,)
-    words = ["assemble", NAME, "--boot"]
+    ends(made, ["assemble", NAME, "--boot"], expected)
+
+
+def resume(made: Computer, scenario: Scenario) -> None:
+    """What dmsnap-resume.service does; it fails where a job has to be given up."""
+    expected = (0, STACK_CHANGED) if scenario.obstructed else (0,)
+    ends(made, ["job", "resume", "--all"], expected)
+
+
+def ends(made: Computer, words: list[str], expected: tuple[int, ...]) -> None:
+    """Run a command that may end with any of these."""
     made.python(
         "import sys; from dmsnap.cli.main import main; "
         f"sys.exit(main({words!r}) not in {expected!r})"

@@ -22,6 +22,7 @@ should be (its device was made larger) or another host's; that is put right firs
 Every point is looked into, its files and its file system checked, and one from before the operation is the same byte for byte (with zeroes behind it where the volume was made larger). No device is suspended, no
 job left. The file system is written to, checked by e2fsck, a trial reverted, a promoted volume failed back, and the next sync must equal the volume, byte for byte, by cmp.
 Where a disk is gone, the volume goes on without it: by a commit and a new recovery volume, or by a revert, and by a sync once the disk is there again.
+Where a trial or its commit was given up, the volume is as it was left when that began, and is protected anew once the disks are there again.
 
 Made by `make crash-matrix`; the steps are those that the journal records, so that a new step is in it by being written. Each table says
 at which revision, when and on which kernel of the lab it was measured: a run of some operations leaves the others as they were, without the

@@ -74,6 +74,15 @@ TORN = Script(
         module="dmsnap.recovery", owner="apply", function="write_new", words=["sync", NAME]
     )
 )
+# A commit that was cut off as its overlay was to be merged: the recovery volume is no point now.
+CUT_OFF = Script(
+    KILLED.format(
+        module="dmsnap.service.swaps.promotion",
+        owner="Promotion",
+        function="_merge_overlay",
+        words=["swap", "commit", NAME],
+    )
+)
 
 
 def moved_in_part(device: str) -> Script:

@@ -4,7 +4,7 @@ from harness.computer import Computer
 
 from crashes.booting import recover
 from crashes.judgement import Facts
-from crashes.subject import MOUNT_POINT, NAME, Scenario
+from crashes.subject import MOUNT_POINT, NAME, PROTECT, Scenario, filled_in
 
 FRONT = f"/dev/mapper/{NAME}"
 WRITE_SECONDS = 300
@@ -30,7 +30,10 @@ def prove(made: Computer, scenario: Scenario, facts: Facts) -> None:
 
 def prove_without(made: Computer, scenario: Scenario, facts: Facts) -> None:
     """A disk is gone: the volume goes on by the other one, with what was kept in it."""
-    state = dict(facts["volumes"])[NAME]  # type: ignore[call-overload]
+    state = dict(facts["volumes"]).get(NAME)  # type: ignore[call-overload]
+    if state is None:
+        prove_taken_down(made, scenario)
+        return
     if "recovery" in scenario.unplugged:
         prove_given_up(made, scenario, state)
         return
@@ -55,7 +58,31 @@ def prove_given_up(made: Computer, scenario: Scenario, state: str) -> None:
     made.reboot()
     recover(made, scenario)
     require_use(made)
+    require_left(made, scenario)
+    if scenario.obstructed:
+        # Half of it is merged: it is copied in full before it is a point again.
+        made.dmsnap("unprotect", NAME)
+        made.dmsnap(*filled_in(made, PROTECT), "--overwrite")
     prove_synced(made, scenario)
+
+
+def prove_taken_down(made: Computer, scenario: Scenario) -> None:
+    """Nothing of the volume is known any more: once its disks are there again its own is mounted,
+    as it was left, and protected anew.
+    """
+    made.reboot()
+    recover(made, scenario)
+    require_left(made, scenario)
+    made.dmsnap(*filled_in(made, PROTECT))
+    require_use(made)
+    prove_synced(made, scenario)
+
+
+def require_left(made: Computer, scenario: Scenario) -> None:
+    """What is mounted is what was there when the trial began: of that nothing is in it."""
+    *_, left, _trial = [entry for entry in scenario.before if isinstance(entry, str)]
+    note = made.shell(f"cat {MOUNT_POINT}/note; sha256sum --quiet -c /var/kept.sum").strip()
+    assert note == left, note
 
 
 def require_use(made: Computer) -> None:

@@ -63,7 +63,8 @@ class Scenario:
     steps at which the plug is pulled, where other scenarios have the others; ``undone`` is what
     the command has done in any case, where the operation is what it begins behind that. Live points
     that it ``drops`` any boot drops, too: recorded as lost, or deleted, is the same then.
-    ``recovery`` is the disk that the recovery volume is on, ``units`` what uses the volume.
+    ``recovery`` is the disk that the recovery volume is on, ``units`` what uses the volume. Where
+    it is ``obstructed`` there is a job before it that no boot brings to its end: it gives that up.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Scenario:
     recovery: str = "recovery"
     init: Init = "minimal"
     units: Sequence[str] = ()
+    obstructed: bool = False
 
 
 def prepare(computer: Computer, scenario: Scenario) -> None:
