@@ -186,3 +186,12 @@ SERVED = Script(f"""
 # Nobody is logged in after a boot before that is asked for: so is whoever has a record of it.
 LOGGED_IN = Script("iscsiadm -m node --login >/dev/null 2>&1 || true")
 PROTECT_ONTO_LUN = (*PROTECT[:4], "--recovery", LUN, *PROTECT[6:])
+
+# Another volume, of which a point is taken at the same moment.
+OTHER = "other"
+WITH_OTHER: tuple[Entry, ...] = (
+    *SYNCED,
+    Script("mkfs.ext4 -q DISK-other; mount DISK-other /mnt; echo beside >/mnt/note; umount /mnt"),
+    ("protect", "DISK-other", "--name", OTHER, "--recovery", "DISK-third", "--store", STORE),
+)
+ASSEMBLED_OTHER = Script(f"dmsnap assemble {OTHER} --boot")
