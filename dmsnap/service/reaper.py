@@ -241,6 +241,7 @@ def conclude(
     else:
         try:
             done = has_come_to_its_end(session, recorded, job)
+            completion.prepare_boot(session, volume.name, job)
             cut_off_hooks.close_removal(session, job, recorded, done=done)
         except DmsnapError as error:
             log.warning("%s, and is not concluded: %s", what, error, extra=fields)

@@ -6,7 +6,7 @@ primary holds cannot be mounted any more.
 
 import logging
 
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.model import Job, Volume
 from dmsnap.errors import DmsnapError, MountPointTakenError
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import occupants, trial
@@ -41,3 +41,17 @@ def put_to_use(session: Session, volume: Volume) -> None:
         log.warning("%s is not mounted again: %s", volume.name, error)
     else:
         occupants.start_stopped(occupants.note_path(session, volume))
+
+
+def prepare_boot(session: Session, name: str, job: Job) -> None:
+    """Have a boot wait for the network where the front is on a LUN now, and no more where it was:
+    the job that was to see to that may have been cut off between its record and that step.
+    """
+    if not any(step.name == "prepare-boot" for step in job.steps):
+        return
+    volume = session.catalogue.find_volume(name)
+    if volume is not None:
+        # Imported where it is needed: who only looks for what was cut off has no use for it.
+        from dmsnap.service.health import boot
+
+        boot.prepare(volume, session.configuration.state_directory)
