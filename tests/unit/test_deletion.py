@@ -11,7 +11,7 @@ from catalogue_samples import a_point, a_volume, an_area
 
 from dmsnap.catalogue import hook_runs, jobs
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import JobState, Point, Volume
+from dmsnap.catalogue.model import JobState, PlaceKind, Point, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError
 from dmsnap.recovery import replica
@@ -19,8 +19,10 @@ from dmsnap.service import journal
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.configuration.declaration import Hook
 from dmsnap.service.journal import Plan
-from dmsnap.service.points import prune
+from dmsnap.service.luns.luns import Wanted
+from dmsnap.service.points import deletion, prune
 from dmsnap.service.points.deletion import Deletion
+from dmsnap.service.points.point import Place, PointView
 from dmsnap.service.schedules.hooks import Hooks, Phase
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live
@@ -153,3 +155,42 @@ def test_what_the_history_has_still_is_not_forgotten(
     assert found == {both.id: None, stuck.id: stuck.area_id}
     assert other.id not in found
     assert house.ran == ["unsnap done"]
+
+
+@pytest.mark.parametrize(
+    ("places", "on_primary", "readable", "wanted"),
+    [
+        (["live"], True, True, Wanted.SERVING),
+        (["history"], False, True, Wanted.REPLICA),
+        (["live", "history"], True, True, Wanted.ALL),
+        # Its snapshot is lost, and is removed with it.
+        (["history"], True, True, Wanted.ALL),
+        ([], True, True, Wanted.ALL),
+        # Where the recovery volume cannot be looked at, what is recorded counts.
+        (["live"], True, False, Wanted.SERVING),
+        (["history"], False, False, Wanted.REPLICA),
+        (["live", "history"], True, False, Wanted.ALL),
+        ([], False, False, Wanted.ALL),
+    ],
+)
+def test_what_a_deletion_needs(
+    house: House,
+    monkeypatch: pytest.MonkeyPatch,
+    places: list[str],
+    on_primary: bool,
+    readable: bool,
+    wanted: Wanted,
+) -> None:
+    """Nothing is asked of a disk that may be just what is dead."""
+    volume = replace(house.volume, recovery="/dev/copy", recovery_id=uuid4())
+    house.session.catalogue.update_volume(volume)
+    point = house.points[0]
+    if not on_primary:
+        point = replace(point, area_id=None)
+        house.session.catalogue.update_point(point)
+    kinds = {PlaceKind(place) for place in places}
+    monkeypatch.setattr(deletion, "label_of", lambda _: "label" if readable else None)
+    monkeypatch.setattr(deletion, "recorded_kinds", lambda *_: kinds)
+    seen = [Place(place, "/dev/copy") for place in places if readable or place == "live"]
+    view = PointView(point.id, volume.name, 1, False, None, tuple(seen), None)
+    assert deletion.needed_luns(house.session, view) is wanted

@@ -165,24 +165,30 @@ def delete(
 
 
 def needed_luns(session: Session, wanted: PointView) -> Wanted:
-    """A point that is live and nowhere else goes whether its recovery volume is there or not."""
+    """A point that is live and nowhere else goes whether its recovery volume is there or not, one
+    that has nothing on the primary whether that is.
+    """
     volume = session.catalogue.volume(wanted.volume)
-    if {place.kind for place in wanted.places} != {"live"}:
-        return Wanted.ALL
     looked = volume.recovery is None or label_of(volume) is not None
-    return Wanted.SERVING if looked or is_recorded_as_live_alone(session, wanted) else Wanted.ALL
+    kinds = {PlaceKind(place.kind) for place in wanted.places}
+    if not looked:
+        kinds = recorded_kinds(session, volume, wanted.id)
+    if kinds == {PlaceKind.LIVE}:
+        return Wanted.SERVING
+    recorded = session.catalogue.find_point(wanted.id)
+    # A snapshot that is lost is no place, and is removed with its point.
+    on_primary = recorded is not None and recorded.area_id is not None
+    return Wanted.REPLICA if kinds and not on_primary else Wanted.ALL
 
 
-def is_recorded_as_live_alone(session: Session, wanted: PointView) -> bool:
+def recorded_kinds(session: Session, volume: Volume, point_id: UUID) -> set[PlaceKind]:
     """What the catalogue says of a recovery volume that cannot be looked at."""
     # Imported where nothing else says so: it loads all of SQLAlchemy.
     from dmsnap.catalogue.past import of_present
 
-    volume = session.catalogue.volume(wanted.volume)
     found = [past for past in of_present(session.catalogue, volume.id)
-             if past.point.id == wanted.id]  # fmt: skip
-    kinds = {place.kind for past in found for place in past.places}
-    return kinds == {PlaceKind.LIVE}
+             if past.point.id == point_id]  # fmt: skip
+    return {place.kind for past in found for place in past.places}
 
 
 def recorded_on_recovery(session: Session, volume: Volume) -> set[UUID]:

@@ -350,6 +350,14 @@ def cut(target: LunTarget) -> None:
     until(lambda: lun_target.sessions()[target.iqn] != "LOGGED_IN", "the session is lost")
 
 
+def only_in_history(name: str) -> list[str]:
+    return [
+        point["id"]
+        for point in dmsnap("point", "list", name)
+        if {place["kind"] for place in point["places"]} == {"history"}
+    ]
+
+
 def test_a_dead_primary_keeps_nothing_that_can_be_had(far_target: LunTarget, lab: Lab) -> None:
     """What was cut off is taken back, of another volume as well; points go; it is given up."""
     volume, other = on_a_lun(lab, far_target), lab.protect(lab.disk(SIZE), lab.disk(2 * SIZE))
@@ -367,6 +375,9 @@ def test_a_dead_primary_keeps_nothing_that_can_be_had(far_target: LunTarget, lab
     (resumed,) = dmsnap("job", "resume", "--all")
     assert (resumed["job"]["id"], resumed["job"]["state"]) == (cut_off["id"], "undone")
     assert suspended() == []
+    earlier = only_in_history(volume.name)
+    dmsnap("point", "delete", earlier[0])
+    assert only_in_history(volume.name) == earlier[1:]
     (pruned,) = dmsnap("prune", volume.name)
     gone = {each["point"] for each in pruned["points"] if each["action"] in ("drop", "merge")}
     assert set(live[:2]) < gone
