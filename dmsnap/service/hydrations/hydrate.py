@@ -204,7 +204,10 @@ def abandon(session: Session, volume: Volume) -> Plan:
         stack.remove(stack.hydrated(volume))
         target = Path(begun.target)
         if target.exists():
-            wipe_unless_taken(volume, BlockDevice.probe(target))
+            found = BlockDevice.probe(target)
+            # Nobody else is to be given it between the look at what is on it and its wiping.
+            with session.locked([admission.device_lock(found)]):
+                wipe_unless_taken(volume, found)
 
     def forget() -> None:
         session.catalogue.update_volume(after)

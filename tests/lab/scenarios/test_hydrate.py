@@ -42,17 +42,21 @@ from lost_state import write_label
 from raw_volume import KIB, Protected, protected, write_direct
 from test_failback import scribble
 from test_interrupts import steps_of, wait_resumed
+from test_locks import LOCKS, lock_wait
 
 from dmsnap._native.label import AREA_BYTES
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ExitCode, UnreachableError
+from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
+from dmsnap.host.locks import volume_lock
 from dmsnap.recovery import history
 from dmsnap.service.hydrations import hydrate as moving
 from dmsnap.service.hydrations import hydration
 from dmsnap.service.hydrations.hydrate import HydrateRequest, HydrateResult
 from dmsnap.service.hydrations.hydration import Copying
 from dmsnap.service.session import Session
+from dmsnap.service.volumes import admission
 
 SIZE = 32 * MIB
 PIECE = 4 * MIB
@@ -579,6 +583,12 @@ def test_a_move_is_given_up(lab: Lab) -> None:
     assert "being moved to" in sentence
     with pytest.raises(OSError, match="busy"), open(target, "rb", opener=exclusively):
         pass
+    # Of whoever is at work on the device nothing is wiped between his checks and his record.
+    locked = admission.device_lock(BlockDevice.probe(Path(target)))
+    with lock_wait(0.1), volume_lock(LOCKS, locked, 0, command="dmsnap held for the test"):
+        assert "held for the test" in refused(ExitCode.LOCKED, "hydrate", name, "--abandon")
+        assert "ext4" in run("blkid", "-p", target)
+    assert dmsnap("status", name, expected=None)[0]["hydration"] is not None
     dmsnap("hydrate", name, "--abandon")
     assert dmsnap("status", name)[0]["hydration"] is None
     assert run("wipefs", "-n", target) == ""
