@@ -23,6 +23,7 @@ from conftest import (
 )
 from raw_volume import Protected, check_tidy, protected, write_direct
 from test_jobs import step_number
+from test_resize import enlarge
 
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import StepState
@@ -159,6 +160,36 @@ def test_each_phase_has_its_turn(hooked: Hooked) -> None:
     assert ran(last_job()) == [("unsnap", "on-unsnap", "is done")]
     assert last_job()["operation"] == "prune"
     hooked.volume.check_equal()
+
+
+def test_points_that_go_with_what_they_lie_on_go_without_hooks(lab: Lab, hooked: Hooked) -> None:
+    """As the manual has it: whoever wants them run deletes the points before, and is told to."""
+    log, volume = hooked.directory / "log", hooked.volume
+    log.write_text("")
+    hooked.hook("gone", "unsnap", f"echo gone >>{log}")
+    name, dropping = volume.name, "--drop-points"
+    hydrating = ("hydrate", name, "--onto", lab.disk(SIZE))
+
+    def dropped_by(*words: object) -> None:
+        hooked.point()
+        if dropping in words:
+            less = [word for word in words if word != dropping]
+            hint = hooked.run(*less, expected=ExitCode.WRONG_STATE)["hint"]
+            assert hint == "delete them, or give --drop-points"
+        hooked.run(*words)
+        assert ran(last_job()) == []
+
+    dropped_by(*hydrating, dropping)
+    enlarge(lab, hydrating[-1], 2 * SIZE)
+    enlarge(lab, volume.recovery, 2 * SIZE + 64 * MIB)
+    dropped_by("resize", name, dropping)
+    hooked.point()
+    hooked.run("swap", name)
+    hooked.run("swap", "commit", name, expected=ExitCode.WRONG_STATE)
+    hooked.run("swap", "commit", name, dropping)
+    assert ran(last_job()) == []
+    dropped_by("unprotect", name)
+    assert log.read_text() == ""
 
 
 def test_one_that_hangs_is_killed_at_its_deadline(hooked: Hooked) -> None:
