@@ -21,6 +21,10 @@ from dmsnap.host.run import run
 from dmsnap.host.sysfs import SYSFS, Sysfs
 
 LONGEST_SECONDS = 86400.0
+# What a device is given that somebody only looks at.
+ANSWER_SECONDS = 10.0
+# Who answered is not asked again for so long: a process more for each command is dear.
+HEARD_SECONDS = 2.0
 _PROBE_BYTES = 4096
 # A device that gets on, or that nobody has come to ask yet, is given so many times the patience.
 _PATIENCES = 6
@@ -78,6 +82,19 @@ class Hanging:
             now - self._waited_since >= self.patience_seconds
             or now - self._still_since >= longest_seconds
         )
+
+
+_heard: dict[int, float] = {}  # by number, when
+
+
+def note_heard(devno: int) -> None:
+    """A device has just done what was asked of it."""
+    _heard[devno] = time.monotonic()
+
+
+def was_heard(devno: int) -> bool:
+    """Whether this process has just had an answer of it."""
+    return time.monotonic() - _heard.get(devno, -HEARD_SECONDS) < HEARD_SECONDS
 
 
 def reads(device: Path, patience_seconds: float, longest_seconds: float | None = None) -> bool:

@@ -10,7 +10,7 @@ from dmsnap._native import copy, label
 from dmsnap._native.label import HistoryEntry, Label, LabelState, LabelTwin
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
-from dmsnap.host import lun, signature
+from dmsnap.host import lun, reach, signature
 from dmsnap.host.blockdev import BlockDevice, holders, open_exclusive, open_shared
 from dmsnap.recovery import history, lease
 from dmsnap.snapshot import stack
@@ -40,6 +40,7 @@ class Replica:
         if self.volume is not None:
             new = lease.stamped(new, self.volume)
         self.label = label.write(self.fd, self.device.size_bytes, new, str(self.device.path))
+        reach.note_heard(self.device.devno)
         self.bytes_written += label.AREA_BYTES
 
     def require_still_ours(self) -> None:
@@ -257,9 +258,11 @@ def read_label(path: Path) -> Label | None:
     device = BlockDevice.probe(path)
     with open_shared(path) as fd:
         try:
-            return label.read(fd, device.size_bytes, str(path))
+            found = label.read(fd, device.size_bytes, str(path))
         except NotThisFormatError:
             return None
+    reach.note_heard(device.devno)
+    return found
 
 
 def wipe_label(path: Path) -> None:

@@ -12,7 +12,7 @@ from dmsnap.catalogue.model import VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.daemon import duties
 from dmsnap.errors import CorruptError, ProgramError
-from dmsnap.host import systemd
+from dmsnap.host import reach, systemd
 from dmsnap.recovery import replica
 from dmsnap.service.configuration import configuration, configuration_check
 from dmsnap.service.configuration.declaration import (
@@ -114,6 +114,19 @@ def test_a_label_that_cannot_be_read_is_for_the_run_to_see(
         raise CorruptError("the label is damaged")
 
     monkeypatch.setattr(replica, "label_of", damaged)
+    assert host.started() == [f"{UNIT}.service"]
+
+
+def test_a_disk_that_hangs_is_for_the_run_to_see(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service asks by a program, and has no thread waiting for it."""
+
+    def hangs(_volume: object) -> None:
+        raise AssertionError("it would hang here")
+
+    monkeypatch.setattr(replica, "label_of", hangs)
+    monkeypatch.setattr(reach, "reads", lambda *_: False)
     assert host.started() == [f"{UNIT}.service"]
 
 

@@ -18,7 +18,7 @@ def test_no_label_is_left_when_signatures_are_wiped(
     disk = Disk(tmp_path / "sdb")
     if labelled:
         disk.write(MADE)
-    device = SimpleNamespace(path=disk.path, size_bytes=BEFORE_BYTES)
+    device = SimpleNamespace(path=disk.path, size_bytes=BEFORE_BYTES, devno=1)
     seen = []
 
     def wipe(path: Path) -> None:

@@ -72,8 +72,8 @@ def house(
         made.marks.append((point_id, keep))
 
     monkeypatch.setattr(properties, "held", held)
-    for module in (properties, point):
-        monkeypatch.setattr(module, "label_of", lambda _: made.label)
+    monkeypatch.setattr(properties, "label_of", lambda _: made.label)
+    monkeypatch.setattr(point, "labels_of", lambda volumes: [made.label for _ in volumes])
     monkeypatch.setattr(keeping, "mark_on_label", mark)
     return made
 

@@ -91,7 +91,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
             yield found.fd
 
         def probe(path: Path) -> Any:
-            return SimpleNamespace(path=path, size_bytes=found.size_bytes)
+            return SimpleNamespace(path=path, size_bytes=found.size_bytes, devno=1)
 
         monkeypatch.setattr(blockdev, "write_zeroes", write_zeroes)
         monkeypatch.setattr(growth, "open_exclusive", opened)

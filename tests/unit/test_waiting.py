@@ -59,7 +59,7 @@ class House:
         self.lost: set[UUID] = set()
         catalogue.add_volume(VOLUME)
         monkeypatch.setattr(replica, "label_of", self.label_of)
-        monkeypatch.setattr(points, "label_of", lambda _volume: None)
+        monkeypatch.setattr(points, "labels_of", lambda volumes: [None for _ in volumes])
         monkeypatch.setattr(live, "with_validity", self.with_validity)
         monkeypatch.setattr(live, "require_valid", self.require_valid)
         monkeypatch.setattr(write_count, "bytes_beside", lambda *_: self.beside)

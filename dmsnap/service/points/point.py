@@ -1,5 +1,6 @@
 """Taking, listing and showing points."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from uuid import UUID, uuid4
 from dmsnap._native.label import HistoryFlag, Label
 from dmsnap.catalogue.model import SETTLED, Area, AreaRole, Deletion, Point, Volume
 from dmsnap.errors import DmsnapError, NotFoundError, WrongStateError, of_volume
-from dmsnap.recovery import history, replica
+from dmsnap.recovery import answering, history, replica
 from dmsnap.service import journal
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.luns.luns import Wanted
@@ -19,6 +20,8 @@ from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, suspension
 from dmsnap.snapshot.live import PreparedPoint
+
+log = logging.getLogger(__name__)
 
 MIN_PREFIX = 4
 
@@ -190,17 +193,14 @@ def create(
         if dry_run:
             return plan
         journal.run(session.catalogue, plan)
-        labels = {volume.id: label_of(volume) for volume in volumes}
-        return [
-            view(taken.volumes[point.volume_id], point, labels[point.volume_id])
-            for point in taken.points
-        ]
+        # No label knows of them yet: the recovery volume is not asked, which may hang.
+        return [view(taken.volumes[point.volume_id], point, None) for point in taken.points]
 
 
 def list_points(session: Session, names: Sequence[str] = ()) -> list[PointView]:
     """All points of all volumes, or of those named, oldest first."""
     volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
-    labels = [label_of(volume) for volume in volumes]
+    labels = labels_of(volumes)
     points = session.catalogue.points(volumes[0].id if len(volumes) == 1 else None)
     return _views(volumes, labels, points)
 
@@ -223,7 +223,7 @@ def _beginning(session: Session, wanted: str, names: Sequence[str]) -> list[Poin
     if len(wanted) < MIN_PREFIX or not set(wanted) <= set(hexdigits):
         return [item for item in list_points(session, names) if item.id.hex.startswith(wanted)]
     volumes = [session.catalogue.volume(name) for name in names] or session.catalogue.volumes()
-    labels = [label_of(volume) for volume in volumes]
+    labels = labels_of(volumes)
     found = _views(volumes, labels, session.catalogue.points_beginning(wanted))
     return [item for item in found if item.id.hex.startswith(wanted)]
 
@@ -269,6 +269,19 @@ def view(volume: Volume, point: Point, label: Label | None) -> PointView:
 
 def label_of(volume: Volume) -> Label | None:
     """The label, or None where there is no recovery volume or it cannot be read."""
+    return labels_of([volume])[0]
+
+
+def labels_of(volumes: Sequence[Volume]) -> list[Label | None]:
+    """The same of several; those that do not answer are told of, and not waited for."""
+    silent = answering.silent(volumes)
+    for volume in volumes:
+        if volume.id in silent:
+            log.warning("the recovery volume %s does not answer", volume.recovery)
+    return [None if volume.id in silent else _label_of(volume) for volume in volumes]
+
+
+def _label_of(volume: Volume) -> Label | None:
     try:
         return replica.label_of(volume) if volume.recovery else None
     except DmsnapError:

@@ -11,7 +11,7 @@ from dmsnap.errors import DmsnapError, ExitCode, NoSpaceError
 from dmsnap.host import local_time
 from dmsnap.policy.copying import still_to_copy
 from dmsnap.policy.retention import SENTENCES, Action, Retention, Rule
-from dmsnap.recovery import removal, replica
+from dmsnap.recovery import answering, removal, replica
 from dmsnap.service import journal
 from dmsnap.service.configuration import coherence
 from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make
@@ -185,6 +185,7 @@ class Pruning:
             return frozenset()
         copying, now_ns = (policy.copy or CopyTable()).copying, self.clock.now_ns
         try:
+            answering.require(volume)
             found = [waiting.waiting_points(self.session, volume)]
         except DmsnapError:  # said of the history
             found = waiting.possible(self.session, volume)
@@ -196,6 +197,7 @@ class Pruning:
         if volume.recovery is None or volume.state is VolumeState.PROMOTED:
             self.notes.append(f"{self.name} has no recovery volume now, and so no history")
             return []
+        answering.require(volume)
         label = replica.label_of(volume)
         if label.state is not LabelState.CONSISTENT:
             self.notes.append(

@@ -21,7 +21,7 @@ from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, InterruptedBySignal, NoSpaceError
 from dmsnap.host import private_directory, signals
 from dmsnap.host.blockdev import BlockDevice, open_shared
-from dmsnap.recovery import backup_area, history, replica
+from dmsnap.recovery import answering, backup_area, history, replica
 from dmsnap.recovery.backup_area import Backup
 
 log = logging.getLogger(__name__)
@@ -98,10 +98,14 @@ def _owed(run_directory: Path) -> Path:
 
 
 def keep(catalogue: Catalogue, name: str) -> None:
-    """Back up one volume. Nothing happens where there can be no backup; a failure is told."""
+    """Back up one volume. Nothing happens where there can be no backup; a failure is told, and so
+    is a disk that does not answer.
+    """
     try:
         volume = catalogue.find_volume(name)
         if volume is not None and has_backup(volume):
+            # Whatever the command was about is done: it is not to be held by that disk.
+            answering.require(volume)
             write(catalogue, volume)
     except (DmsnapError, OSError) as error:
         log.warning("the catalogue of %s is not backed up: %s", name, error)

@@ -9,8 +9,9 @@ import logging
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import DmsnapError
-from dmsnap.host import local_time, systemd
+from dmsnap.host import local_time, reach, systemd
 from dmsnap.policy.copying import next_copy
+from dmsnap.recovery import replica
 from dmsnap.service.configuration import configuration
 from dmsnap.service.configuration.declaration import CopyTable, Make, Policy
 from dmsnap.service.points import waiting
@@ -74,6 +75,9 @@ def _waits(session: Session, policy: Policy, volume: Volume) -> bool:
         # No point says whether a run waits for its hours. A copy too many does no harm.
         return table.hours is not None
     try:
+        # By a program: the service is not to be left with a thread that cannot be ended.
+        if not reach.reads(replica.recovery_path(volume), reach.ANSWER_SECONDS):
+            return True  # the run says so
         points = waiting.waiting_points(session, volume)
     except DmsnapError as error:
         # Its LUN may not be attached yet, which the run sees to; or the run says what is wrong.
