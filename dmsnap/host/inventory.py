@@ -2,18 +2,19 @@
 
 Left out are components (physical volumes, members of arrays, paths of a multipath disk, what lies
 below another device, disks with partitions), thick snapshots of LVM, swap space, what cannot be
-written to, and devices of our own. What is suspended is not read: whoever reads it would hang.
+written to, and devices of our own. What is suspended is not read, and neither is what does not
+answer when it is asked: whoever reads that would hang.
 """
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from dmsnap.errors import DmsnapError
-from dmsnap.host import identifiers, signature
+from dmsnap.host import identifiers, reach, signature
 from dmsnap.host.blockdev import is_swap_space
 from dmsnap.host.dm.state import UUID_PREFIX, path_by_devno
 from dmsnap.host.mountinfo import PROC, mounts_of
@@ -23,6 +24,9 @@ from dmsnap.host.sysfs import SYSFS, Sysfs
 log = logging.getLogger(__name__)
 
 Probe = Callable[[Path], Signature | None]
+# Which of these do not answer.
+Ask = Callable[[Sequence[Path]], Collection[Path]]
+
 
 # Memory, floppies and optical drives hold no volumes; block devices over networks come and go.
 PASSED_OVER = re.compile(r"(ram|zram|fd|sr|mtdblock)\d+")
@@ -75,18 +79,77 @@ def identity_of(devno: int, content: Signature | None, *, sysfs: Sysfs = SYSFS) 
     return f"{named}@{holder_of(devno, sysfs=sysfs)}"
 
 
-def volumes(
-    *, sysfs: Sysfs = SYSFS, proc: Path = PROC, probe: Probe = signature.probe
-) -> Iterator[HostVolume]:
-    """Every volume of the host, by number. One that cannot be read is left out."""
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A device that may hold a volume, and does not answer, or is ``suspended`` by somebody."""
+
+    devno: int
+    path: Path
+    holder: str
+    suspended: bool
+
+    def may_be(self, identity: str, path: str) -> bool:
+        """Whether a volume that was on a device of that path may be what is on this one."""
+        return identity.partition("@")[2] == self.holder if self.holder else path == str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The volumes of the host, by number, and the devices of which nobody can say."""
+
+    volumes: Sequence[HostVolume]
+    unread: Sequence[Unread] = ()
+
+
+def silent(devices: Sequence[Path]) -> Collection[Path]:
+    """Those that do not answer, asked all at once."""
+    return reach.silent(devices, reach.ANSWER_SECONDS)
+
+
+def take(
+    *, sysfs: Sysfs = SYSFS, proc: Path = PROC, probe: Probe = signature.probe, ask: Ask = silent
+) -> Inventory:
+    """Every volume of the host. One that cannot be read is left out."""
+    devices = list(_candidates(sysfs, proc))
+    suspended = [devno for devno, _ in devices if _is_suspended(devno, sysfs)]
+    hanging = set(ask([path for devno, path in devices if devno not in suspended]))
+    unread = [
+        Unread(devno, path, _holder(devno, sysfs), devno in suspended)
+        for devno, path in devices
+        if devno in suspended or path in hanging
+    ]
+    left = {each.devno for each in unread}
+    readable = [devno for devno, _ in devices if devno not in left]
+    return Inventory(list(_volumes(readable, sysfs, proc, probe)), unread)
+
+
+def _holder(devno: int, sysfs: Sysfs) -> str:
+    try:
+        return holder_of(devno, sysfs=sysfs)
+    except (DmsnapError, OSError):  # it went away
+        return ""
+
+
+def _candidates(sysfs: Sysfs, proc: Path) -> Iterator[tuple[int, Path]]:
     for devno in sysfs.block_devices():
         try:
             if is_candidate(devno, sysfs=sysfs, proc=proc):
-                found = _volume(devno, sysfs, proc, probe)
-                if found is not None:
-                    yield found
-        except (DmsnapError, OSError) as error:  # it went away, or does not answer
+                yield devno, path_by_devno(devno, sysfs=sysfs)
+        except (DmsnapError, OSError) as error:  # it went away
             log.debug("device %d is no volume: %s", devno, error)
+
+
+def _volumes(
+    devices: Sequence[int], sysfs: Sysfs, proc: Path, probe: Probe
+) -> Iterator[HostVolume]:
+    for devno in devices:
+        try:
+            found = _volume(devno, sysfs, proc, probe)
+        except (DmsnapError, OSError) as error:  # it went away, or cannot be read
+            log.debug("device %d is no volume: %s", devno, error)
+        else:
+            if found is not None:
+                yield found
 
 
 def is_candidate(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> bool:
@@ -98,12 +161,15 @@ def is_candidate(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> bool
         or sysfs.read_only(devno)
         or uuid.startswith(UUID_PREFIX)
         or (uuid.startswith(LVM_PREFIX) and identifiers.lvm_uuids(devno, sysfs=sysfs) is None)
-        or (sysfs.dm_name(devno) is not None and sysfs.dm_suspended(devno))
         or _has_partitions(devno, sysfs)
         or is_held_by_others(devno, sysfs=sysfs)
         or _is_snapshot(devno, sysfs)
         or is_swap_space(devno, proc=proc)
     )
+
+
+def _is_suspended(devno: int, sysfs: Sysfs) -> bool:
+    return sysfs.dm_name(devno) is not None and sysfs.dm_suspended(devno)
 
 
 def is_held_by_others(devno: int, *, sysfs: Sysfs = SYSFS) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dmsnap.host.inventory import HostVolume, VolumeKind
+from dmsnap.host.inventory import HostVolume, Unread, VolumeKind
 from dmsnap.service.configuration import coherence
 from dmsnap.service.configuration.declaration import Declarations, NewVolumes, Policy, Subclient
 from dmsnap.service.volumes import discovery, discovery_record
@@ -65,6 +65,22 @@ def test_what_vanished_and_what_was_resized_is_told_by_identity() -> None:
     assert gone == "/dev/sdc (1234@wwid:b) has vanished since the last look"
     (resized,) = discovery.resized([], [SDB, SDC], before)
     assert "from 512 MiB to 1 GiB" in resized
+
+
+def test_what_does_not_answer_is_named_and_has_not_vanished() -> None:
+    before = {each.identity: Seen(each.identity, each.device, GIB, 1) for each in (SDB, SDC)}
+    hanging = Unread(8, Path("/dev/sdd"), "wwid:b", suspended=False)
+    assert not list(discovery.vanished([SDB], before, [hanging]))
+    (sentence,) = discovery.unanswered([], before, [hanging])
+    assert sentence.startswith("/dev/sdd does not answer: its disk seems to hang")
+    other = replace(hanging, holder="wwid:c")
+    assert len(list(discovery.vanished([SDB], before, [other]))) == 1
+    assert len(list(discovery.unanswered([], before, [other]))) == 1
+    # By its path, where nothing else is known of it.
+    nameless = Unread(8, Path("/dev/sdc"), "", suspended=True)
+    assert not list(discovery.vanished([SDB], before, [nameless]))
+    assert "is suspended" in next(discovery.unanswered([], before, [nameless]))
+    assert not list(discovery.unanswered([], {}, [nameless]))
 
 
 def test_without_a_default_sub_client_nothing_is_asked_for() -> None:

@@ -1,6 +1,7 @@
 """What is a volume of the host, and what is a part of one, over directory trees."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ def tree(tmp_path: Path) -> Tree:
     return made
 
 
+def everybody_answers(_devices: Sequence[Path]) -> list[Path]:
+    return []
+
+
 def listed(tree: Tree, **contents: Signature | None) -> list[HostVolume]:
     """Every device of the tree, with ext4 on what is not said otherwise."""
     for link in (tree.sysfs.root / "dev" / "block").iterdir():
@@ -31,7 +36,8 @@ def listed(tree: Tree, **contents: Signature | None) -> list[HostVolume]:
     def probe(path: Path) -> Signature | None:
         return contents.get(path.name, EXT4)
 
-    return list(inventory.volumes(sysfs=tree.sysfs, proc=tree.proc, probe=probe))
+    taken = inventory.take(sysfs=tree.sysfs, proc=tree.proc, probe=probe, ask=everybody_answers)
+    return list(taken.volumes)
 
 
 def names(tree: Tree, **contents: Signature | None) -> list[str]:
@@ -137,8 +143,38 @@ def test_what_cannot_be_read_keeps_nobody_from_being_found(tree: Tree) -> None:
             raise ProgramError("blkid: input/output error")
         return EXT4
 
-    found = inventory.volumes(sysfs=tree.sysfs, proc=tree.proc, probe=probe)
-    assert [each.path.name for each in found] == ["sdb"]
+    taken = inventory.take(sysfs=tree.sysfs, proc=tree.proc, probe=probe, ask=everybody_answers)
+    assert [each.path.name for each in taken.volumes] == ["sdb"]
+    assert taken.unread == []
+
+
+def test_what_does_not_answer_or_is_suspended_is_not_read(tree: Tree) -> None:
+    tree.device("sda", SDA, wwid="naa.5000\n")
+    tree.device("sdb", SDB)
+    tree.device("dm-0", DM0, dm__uuid="CRYPT-x\n", dm__name="open\n", dm__suspended="1\n")
+    for name, devno in (("sda", SDA), ("sdb", SDB), ("dm-0", DM0)):
+        place = tree.sysfs.root / "class" / "block" / name
+        place.symlink_to(tree.sysfs.directory(devno))
+    asked: list[str] = []
+    read: list[str] = []
+
+    def ask(devices: Sequence[Path]) -> list[Path]:
+        asked.extend(each.name for each in devices)
+        return [each for each in devices if each.name == "sda"]
+
+    def probe(path: Path) -> Signature:
+        read.append(path.name)
+        return EXT4
+
+    taken = inventory.take(sysfs=tree.sysfs, proc=tree.proc, probe=probe, ask=ask)
+    assert (sorted(asked), read) == (["sda", "sdb"], ["sdb"])
+    assert [each.path.name for each in taken.volumes] == ["sdb"]
+    by_name = {each.path.name: each for each in taken.unread}
+    assert {name: each.suspended for name, each in by_name.items()} == {"sda": False, "open": True}
+    sda, opened = by_name["sda"], by_name["open"]
+    assert sda.may_be("1234@wwid:naa.5000", "/dev/sdx")
+    assert not sda.may_be("1234@wwid:naa.6000", "/dev/sda")
+    assert opened.may_be("1234@dm:CRYPT-x", "/dev/mapper/other")
 
 
 def test_a_loop_device_has_its_file(tree: Tree) -> None:

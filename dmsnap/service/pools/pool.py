@@ -5,14 +5,16 @@ names the volume that a device was taken for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError, NotFoundError
-from dmsnap.host import blockdev, iscsi_session, lun, signature, udev
+from dmsnap.host import blockdev, iscsi_session, lun, reach, signature, udev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lun import LunName
@@ -23,6 +25,9 @@ from dmsnap.service.volumes import admission
 
 if TYPE_CHECKING:
     from dmsnap.service.configuration.declaration import Pool
+
+
+HANGS = "does not answer: its disk seems to hang"
 
 
 class Standing(StrEnum):
@@ -83,17 +88,33 @@ def declared_pool(declared: Mapping[str, "Pool"], name: str) -> "Pool":
 
 
 def survey(session: Session, pool: str, names: Sequence[str]) -> list[PoolDevice]:
-    """What is to be said of each device of a pool, in the order in which it names them."""
-    looking = _Look(session, pool)
+    """What is to be said of each device of a pool, in the order in which it names them. All are
+    asked first whether they answer: who reads one that hangs cannot be ended.
+    """
+    looking = _Look(session, pool, silent=_silent(names))
     return [looking.at(name) for name in names]
+
+
+def _silent(names: Sequence[str]) -> frozenset[int]:
+    """The numbers of those that do not answer; what is missing is said of each."""
+    devices: dict[Path, int] = {}
+    for name in names:
+        with suppress(DmsnapError):
+            device = BlockDevice.probe(lun.node(name))
+            if _unreadable(device) is None:
+                devices[device.path] = device.devno
+    return frozenset(devices[path] for path in reach.silent([*devices], reach.ANSWER_SECONDS))
 
 
 @dataclass(slots=True)
 class _Look:
-    """One look at a pool. ``seen``: under which name a device was met first."""
+    """One look at a pool. ``seen``: under which name a device was met first. ``silent`` are those
+    that do not answer.
+    """
 
     session: Session
     pool: str
+    silent: frozenset[int]
     users: dict[str, _Verdict] = field(init=False)
     seen: dict[int, str] = field(default_factory=dict)
     ids: frozenset[str] = field(init=False)
@@ -128,10 +149,11 @@ class _Look:
         earlier = self.seen.setdefault(device.devno, name)
         if earlier != name:
             return _Verdict(Standing.UNUSABLE, reason=f"is the same device as {earlier}")
+        silent = device.devno in self.silent
         for recorded, verdict in self.users.items():
             if is_same(name, recorded):
-                return verdict
-        unreadable = _unreadable(device)
+                return replace(verdict, reason=f"{verdict.reason}; {HANGS}") if silent else verdict
+        unreadable = _unreadable(device) or (HANGS if silent else None)
         if unreadable:
             return _Verdict(Standing.UNUSABLE, reason=unreadable)
         label = replica.read_label(device.path)

@@ -18,7 +18,7 @@ from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError
 from dmsnap.host import inventory, lun
 from dmsnap.host.blockdev import BlockDevice
-from dmsnap.host.inventory import HostVolume, VolumeKind
+from dmsnap.host.inventory import HostVolume, Unread, VolumeKind
 from dmsnap.host.locks import directory_lock
 from dmsnap.recovery import replica
 from dmsnap.service.configuration import coherence, configuration_check
@@ -44,6 +44,14 @@ class Role(StrEnum):
     RECOVERY = "recovery"  # a recovery volume, of this host or another
     LEFT_BEHIND = "left-behind"  # a move or a commit went away from it
     UNPROTECTED = "unprotected"
+
+
+# What such a device is to a volume, in sentences.
+PARTS = {
+    Role.PROTECTED: "the device of",
+    Role.RECOVERY: "the recovery volume of",
+    Role.LEFT_BEHIND: "left behind by",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +114,29 @@ class Discovery:
 
 
 def discover(session: Session, *, remember: bool = True) -> Discovery:
-    """Look at all volumes of the host, and remember them unless told otherwise. Needs root."""
+    """Look at all volumes of the host, and remember them unless told otherwise. Needs root.
+
+    What is on a device that does not answer is remembered as it was.
+    """
     declared = configuration_check.require().declared
     recorded = session.catalogue.volumes()
-    there = look(recorded, declared)
+    there, unread = look(recorded, declared)
     directory = session.configuration.state_directory
     with directory_lock(directory):
         before = discovery_record.read(directory)
         found = compared(there, before, now_ns())
+        unseen = [each for each in before.values() if is_unread(each, unread)]
         if remember:
-            discovery_record.write(directory, [seen(each) for each in found])
+            now_known = {each.identity: each for each in (*unseen, *map(seen, found))}
+            discovery_record.write(directory, now_known.values())
     found = newcomer.judged(session, declared, found)
     following = newcomer.next_one(found)
     found = [replace(each, by_next_run=each is following) for each in found]
     findings = (
         *lost(recorded),
         *resized(recorded, found, before),
-        *vanished(found, before),
+        *vanished(found, before, unread),
+        *unanswered(recorded, before, unread),
         *twins(found),
         *unprotected(found, declared),
     )
@@ -141,12 +155,15 @@ def tell(session: Session) -> Discovery | None:
     return found
 
 
-def look(recorded: Sequence[Volume], declared: Declarations) -> list[Discovered]:
-    """The volumes that there are, by device. What hangs is waited for: no lock is held."""
+def look(
+    recorded: Sequence[Volume], declared: Declarations
+) -> tuple[list[Discovered], Sequence[Unread]]:
+    """The volumes that there are, by device, and the devices that do not answer. Holds no lock."""
     parts = parts_of(recorded)
-    judged = [_judged(each, parts) for each in inventory.volumes() if not is_piece(each)]
+    there = inventory.take()
+    judged = [_judged(each, parts) for each in there.volumes if not is_piece(each)]
     found = [replace(each, left_out=is_left_out(each, declared)) for each in judged]
-    return sorted(found, key=lambda each: each.device)
+    return sorted(found, key=lambda each: each.device), there.unread
 
 
 def compared(found: Sequence[Discovered], before: Mapping[str, Seen], now: int) -> list[Discovered]:
@@ -281,10 +298,33 @@ def resized(
             yield f"{each.named} was resized since the last look, from {sizes_now}"
 
 
-def vanished(found: Sequence[Discovered], before: Mapping[str, Seen]) -> Iterator[str]:
+def vanished(
+    found: Sequence[Discovered], before: Mapping[str, Seen], unread: Sequence[Unread] = ()
+) -> Iterator[str]:
     """What was there at the last look, and nowhere on the host is now."""
     for identity in sorted(before.keys() - {each.identity for each in found}):
-        yield f"{before[identity].device} ({identity}) has vanished since the last look"
+        if not is_unread(before[identity], unread):
+            yield f"{before[identity].device} ({identity}) has vanished since the last look"
+
+
+def is_unread(earlier: Seen, unread: Sequence[Unread]) -> bool:
+    """Whether a volume may still be there, on a device that does not answer."""
+    return any(each.may_be(earlier.identity, earlier.device) for each in unread)
+
+
+def unanswered(
+    recorded: Sequence[Volume], before: Mapping[str, Seen], unread: Sequence[Unread]
+) -> Iterator[str]:
+    """Devices that nobody can look at. One that is suspended, and was no volume, is nobody's."""
+    parts = parts_of(recorded)
+    for each in unread:
+        role, name = parts.get(each.devno, (None, None))
+        known = any(each.may_be(seen.identity, seen.device) for seen in before.values())
+        if each.suspended and not known and role is None:
+            continue
+        whose = f" ({PARTS[role]} {name})" if role in PARTS else ""
+        hangs = "is suspended" if each.suspended else "does not answer: its disk seems to hang"
+        yield f"{each.path}{whose} {hangs}; what is on it was not looked at"
 
 
 def twins(found: Sequence[Discovered]) -> Iterator[str]:
