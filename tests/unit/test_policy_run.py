@@ -1,6 +1,8 @@
 """Runs of policies: what fails of one volume stops no other, and hides nothing else of its own."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,7 +19,9 @@ from dmsnap._native.io_priority import IoClass, IoPriority
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DeadlineError, DmsnapError, ExitCode, LockedError, of_volume
-from dmsnap.host import systemd
+from dmsnap.host import reach, systemd
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.children import in_child
 from dmsnap.policy.copying import WaitingPoint
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.configuration.declaration import Declarations, Policy, Subclient
@@ -60,7 +64,9 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Points:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[PolicyRun]:
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PolicyRun]:
+    """What is done in a process of its own is done in this one."""
+    monkeypatch.setattr(policy_run, "in_child", lambda call, *_: call())
     with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
         for name in NAMES:
             catalogue.add_volume(replace(a_volume(name), state=VolumeState.PROTECTED))
@@ -102,6 +108,149 @@ def test_what_waits_is_copied_though_no_point_was_taken(
     running.take_points()
     running.copy()
     assert copied == NAMES
+
+
+def hanging(monkeypatch: pytest.MonkeyPatch, *paths: str) -> list[float]:
+    """Have devices not answer; returns how long each was given that asked."""
+    given: list[float] = []
+
+    def probe(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(path=path, devno=hash(path))
+
+    def silent(devices: Sequence[Path], seconds: float) -> list[Path]:
+        given.append(seconds)
+        return [each for each in devices if str(each) in paths]
+
+    monkeypatch.setattr(BlockDevice, "probe", probe)
+    monkeypatch.setattr(reach, "silent", silent)
+    return given
+
+
+def on_disks_of_its_own(running: PolicyRun, name: str) -> None:
+    """The devices are called after the volume."""
+    volume = running.session.catalogue.volume(name)
+    changed = replace(volume, backing=f"/dev/{name}", recovery=f"/dev/{name}-copy")
+    running.session.catalogue.update_volume(changed)
+
+
+def test_one_whose_disk_hangs_keeps_no_other_from_its_point(
+    points: Points, running: PolicyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could end what would wait for it, and the others with it."""
+    on_disks_of_its_own(running, "pg")
+    hanging(monkeypatch, "/dev/pg")
+    running.take_points()
+    assert points.asked == [["home", "wal"]]
+    failed = running.volumes["pg"]
+    assert failed.exit_code == DeadlineError.exit_code
+    assert "/dev/pg, which pg lies on, does not answer" in str(failed.error)
+
+
+def test_a_recovery_volume_that_hangs_keeps_nobody_from_a_point(
+    points: Points, running: PolicyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disks_of_its_own(running, "pg")
+    hanging(monkeypatch, "/dev/pg-copy")
+    running.take_points()
+    assert points.asked == [NAMES]
+    assert running.volumes["pg"].error is None
+
+
+@pytest.mark.parametrize("path", ["/dev/pg", "/dev/pg-copy"])
+def test_one_whose_disk_hangs_keeps_no_other_from_its_copy(
+    running: PolicyRun, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Nor from what is pruned behind that. A disk that sleeps has the time to wake up."""
+    done: list[str] = []
+    on_disks_of_its_own(running, "pg")
+    given = hanging(monkeypatch, path)
+    monkeypatch.setattr(PolicyRun, "_copy", lambda _, volume, _run: done.append(volume.name))
+    monkeypatch.setattr(policy_run, "turn", lambda *_: nullcontext())
+
+    def prune(_session: Session, names: Sequence[str]) -> list[PruneResult]:
+        done.append(f"prune {names[0]}")
+        return [PruneResult(names[0])]
+
+    monkeypatch.setattr("dmsnap.service.points.prune.prune", prune)
+    running.copy()
+    assert done == ["home", "wal"]
+    assert set(given) == {policy_run.WAKING_SECONDS}
+    running.prune()
+    assert done[2:] == ["prune home", "prune wal"]
+    assert "does not answer" in str(running.volumes["pg"].error)
+
+
+def test_a_disk_that_began_to_hang_while_it_was_waited_for(
+    running: PolicyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn may have taken hours to come."""
+    on_disks_of_its_own(running, "pg")
+    hanging(monkeypatch)
+
+    def turn(*_: object) -> nullcontext[None]:
+        hanging(monkeypatch, "/dev/pg")
+        return nullcontext()
+
+    def synced(*_: object, **_asked: object) -> None:
+        raise AssertionError("it would hang")
+
+    waits = [WaitingPoint(uuid4(), 1)]
+    monkeypatch.setattr("dmsnap.service.points.waiting.waiting_points", lambda *_: waits)
+    monkeypatch.setattr(policy_run, "turn", turn)
+    monkeypatch.setattr(sync, "sync", synced)
+    pg = running.session.catalogue.volume("pg")
+    cast(Any, running)._copy(pg, running.volumes["pg"])
+    assert "does not answer" in str(running.volumes["pg"].error)
+
+
+def test_a_disk_that_hangs_in_the_middle_of_a_copy_keeps_no_other_from_its_own(
+    running: PolicyRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Who copies is left behind there, and copies on when the disk answers."""
+    on_disks_of_its_own(running, "home")
+    hanging(monkeypatch)
+    goes_on, there, number = (tmp_path / name for name in ("goes-on", "there", "number"))
+    os.mkfifo(goes_on)
+
+    def copy(_running: PolicyRun, volume: Volume, run: policy_run.VolumeRun) -> None:
+        if volume.name == "home":
+            number.write_text(str(os.getpid()))
+            goes_on.read_text()
+            there.touch()
+        run.synced = volume.id
+
+    monkeypatch.setattr(PolicyRun, "_copy", copy)
+    monkeypatch.setattr(policy_run, "in_child", in_child)
+    monkeypatch.setattr(policy_run, "LOOK_SECONDS", 0.1)
+    asked = running.session.catalogue.volume("home").backing
+
+    def silent(devices: Sequence[Path], _seconds: float) -> list[Path]:
+        """It hangs from when it is copied on."""
+        return [each for each in devices if str(each) == asked and number.exists()]
+
+    monkeypatch.setattr(reach, "silent", silent)
+    running.copy()
+    synced = {name: each.synced is not None for name, each in running.volumes.items()}
+    assert synced == {"home": False, "pg": True, "wal": True}
+    assert f"{asked}, which home lies on, does not answer" in str(running.volumes["home"].error)
+    goes_on.write_text("")
+    os.waitpid(int(number.read_text()), 0)
+    assert there.exists()
+
+
+def test_one_whose_process_dies_fails(running: PolicyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging(monkeypatch)
+
+    def copy(_running: PolicyRun, volume: Volume, run: policy_run.VolumeRun) -> None:
+        if volume.name == "home":
+            os.kill(os.getpid(), signal.SIGKILL)
+        run.fail("it is locked", ExitCode.LOCKED)
+
+    monkeypatch.setattr(PolicyRun, "_copy", copy)
+    monkeypatch.setattr(policy_run, "in_child", in_child)
+    running.copy()
+    codes = [each.exit_code for each in running.volumes.values()]
+    assert codes == [ExitCode.FAILURE, ExitCode.LOCKED, ExitCode.LOCKED]
 
 
 def test_a_window_that_fails_says_of_which_volume(running: PolicyRun) -> None:

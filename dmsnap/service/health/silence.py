@@ -10,15 +10,17 @@ from enum import Enum
 from pathlib import Path
 from uuid import UUID
 
+from dmsnap.catalogue import present
 from dmsnap.catalogue.model import AreaRole, Volume, VolumeState
 from dmsnap.catalogue.present import Present
-from dmsnap.errors import DmsnapError
+from dmsnap.errors import DeadlineError, DmsnapError
 from dmsnap.host import loop, lun, reach
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import SYSFS
+from dmsnap.service.session import Session
 from dmsnap.snapshot import layers
 
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = reach.ANSWER_SECONDS
 # Programs of the service that ask at the same time.
 _AT_ONCE = 16
 
@@ -121,10 +123,28 @@ def _sentence(volume: Volume, place: _Place) -> str:
     return f"{place.path}, which {volume.name} lies on, {hangs}{instead if swapping else ''}"
 
 
+def within(seconds: float) -> Ask:
+    """As commands ask that read the devices afterwards: a disk that slept takes a while."""
+
+    def ask(devices: Sequence[BlockDevice]) -> list[BlockDevice]:
+        silent = reach.silent([device.path for device in devices], seconds)
+        return [device for device in devices if device.path in silent]
+
+    return ask
+
+
+def require(session: Session, volume: Volume, seconds: float, *parts: Part) -> None:
+    """Raise :class:`DeadlineError` when a device of a volume hangs, which is one of ``parts``."""
+    recorded = present.of_volumes(session.catalogue, [volume.id])
+    found = of_volumes([volume], recorded, within(seconds))[volume.id]
+    for part in parts:
+        if part in found:
+            raise DeadlineError(found.sentences[part], volume=volume.name)
+
+
 def at_once(devices: Sequence[BlockDevice]) -> list[BlockDevice]:
     """In threads of one child, which is left behind with what hangs: as commands do."""
-    silent = reach.silent([device.path for device in devices], ANSWER_SECONDS)
-    return [device for device in devices if device.path in silent]
+    return list(within(ANSWER_SECONDS)(devices))
 
 
 @dataclass(slots=True)

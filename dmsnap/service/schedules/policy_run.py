@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from enum import StrEnum
+from functools import partial
 from uuid import UUID
 
 from dmsnap._native.io_priority import lowered
@@ -12,11 +13,13 @@ from dmsnap.catalogue import job_upkeep
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import SETTLED, Volume
 from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, PointInvalidError
-from dmsnap.host import local_time, systemd
+from dmsnap.host import local_time, reach, systemd
+from dmsnap.host.children import in_child
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.policy.copying import Copying, NextCopy, WaitingPoint, next_copy
 from dmsnap.service.configuration import coherence
 from dmsnap.service.configuration.declaration import CopyTable, Declarations, Make, Policy
+from dmsnap.service.health import silence
 from dmsnap.service.points import clock_record, copyable, point, waiting
 from dmsnap.service.points import prune as pruning
 from dmsnap.service.points.prune import PruneResult
@@ -31,6 +34,12 @@ from dmsnap.service.volumes import membership
 log = logging.getLogger(__name__)
 
 COPY_UNIT = "dmsnap-copy@{}.service"
+# What a disk is given before a copy: one that slept takes longer than one that is at work.
+WAKING_SECONDS = 30.0
+# While a copy lasts its disks are looked at.
+LOOK_SECONDS = 30.0
+# What a point is taken of.
+PRIMARY = (silence.Part.SERVING, silence.Part.STORE)
 
 
 @dataclass(slots=True)
@@ -147,26 +156,67 @@ class PolicyRun:
         return []
 
     def _is_takeable(self, name: str) -> bool:
+        """One that hangs would keep those from a point that are taken at the same moment."""
         volume = self.session.catalogue.find_volume(name)
         if volume is None:
             self.volumes[name].fail(f"{name} is not protected", ExitCode.NOT_FOUND)
-        elif volume.state not in SETTLED:
+            return False
+        if volume.state not in SETTLED:
             sentence = f"{name} is in state {volume.state}: no point was taken"
             self.volumes[name].fail(sentence, ExitCode.WRONG_STATE)
-        return volume is not None and volume.state in SETTLED
+            return False
+        return self._answers(volume, reach.ANSWER_SECONDS, *PRIMARY)
+
+    def _answers(self, volume: Volume, seconds: float, *parts: silence.Part) -> bool:
+        """Whether what is needed of a volume does; what does not is said of it."""
+        try:
+            silence.require(self.session, volume, seconds, *parts)
+        except DmsnapError as error:
+            self.volumes[volume.name].fail(str(error), error.exit_code)
+            return False
+        return True
+
+    def _is_there(self, volume: Volume) -> bool:
+        """Whether all of a volume answers: a disk that sleeps is given the time to wake up."""
+        return self._answers(volume, WAKING_SECONDS, *silence.Part)
 
     def copy(self) -> None:
         """Sync each volume for which that is due, when it is its turn, if no point was taken, too:
         earlier ones may wait.
         """
-        for run in self.volumes.values():
+        for run in list(self.volumes.values()):
             volume = self.session.catalogue.find_volume(run.volume)
-            if volume is None:
+            if volume is None or not self._is_there(volume):
                 continue
             try:
-                self._copy(volume, run)
+                self.volumes[run.volume] = self._copied_apart(volume, run)
             except DmsnapError as error:
                 run.fail(str(error), error.exit_code)
+
+    def _copied_apart(self, volume: Volume, run: VolumeRun) -> VolumeRun:
+        """Copy a volume behind which others wait in a process of its own, which is left to wait for
+        a disk that begins to hang meanwhile: it holds the volume, and goes on by itself.
+        """
+        if len(self.volumes) < 2:
+            return self._copied(volume, run)
+        self.session.catalogue.close()
+        look = partial(silence.require, self.session, volume, WAKING_SECONDS, *silence.Part)
+        copying = partial(self._copied, volume, run, last=True)
+        copied = in_child(copying, look, LOOK_SECONDS)
+        if copied is None:
+            run.fail("the process that was to copy it died", ExitCode.FAILURE)
+        return copied or run
+
+    def _copied(self, volume: Volume, run: VolumeRun, *, last: bool = False) -> VolumeRun:
+        """``last``: it is all that is done in this process."""
+        try:
+            self._copy(volume, run)
+        except DmsnapError as error:
+            run.fail(str(error), error.exit_code)
+        finally:
+            if last:
+                self.session.catalogue.close()
+        return run
 
     def _copy(self, volume: Volume, run: VolumeRun) -> None:
         """The oldest point that is due, then the next one: each becomes one of the history."""
@@ -176,6 +226,8 @@ class PolicyRun:
                 found = self._next_copy(volume)
                 if found is None or found.due_ns > now_ns():
                     continue
+                if not self._is_there(volume):
+                    return
                 source = self._source(volume, found.point)
                 done = sync.sync(
                     self.session,
@@ -251,6 +303,7 @@ class PolicyRun:
             run.fail(result.error, result.exit_code)
 
     def _prune_in_turn(self, volume: Volume) -> list[PruneResult]:
+        silence.require(self.session, volume, reach.ANSWER_SECONDS, *silence.Part)
         with turn(self.session, volume), lowered(self.policy.io_priority):
             return pruning.prune(self.session, [volume.name])
 

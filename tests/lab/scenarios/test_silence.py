@@ -1,6 +1,7 @@
 """A disk that hangs under one volume: who looks at all is told which it is, and the rest."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,15 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, administrator, configured, dmsnap, dmsnap_process, run
+from conftest import (
+    HANGS_SECONDS,
+    MIB,
+    Lab,
+    administrator,
+    configured,
+    dmsnap,
+    dmsnap_process,
+    locks_held,
+    refused,
+    run,
+    sha256,
+)
 from faulty_disk import FaultyDisk, faulty_disk
 from patience import until
+from raw_volume import write_direct
+from test_jobs import wait_until_at
 from test_swap_hanging import no_write_back
 
-__all__ = ["no_write_back"]  # a fixture
-
-
 from dmsnap.errors import ExitCode
+
+__all__ = ["no_write_back"]  # a fixture
 
 SIZE = 32 * MIB
 DISK_SIZE = 96 * MIB
@@ -177,4 +191,109 @@ def test_a_front_that_somebody_suspends_is_no_disk_that_hangs(lab: Lab) -> None:
         assert not any("does not answer" in problem for problem in found)
         assert any("suspended" in problem for problem in found)
         dmsnap("unprotect", hung.name, "--forget")
+        lab.take_down()
+
+
+@pytest.mark.parametrize("make", [with_recovery, with_primary])
+def test_a_disk_that_hangs_in_the_middle_of_a_copy(
+    lab: Lab, make: Callable[[Lab, FaultyDisk], Hung]
+) -> None:
+    """The other volume of the policy is copied; that copy goes on by itself when it answers."""
+    with faulty_disk(lab, DISK_SIZE) as disk:
+        hung, recovery = make(lab, disk), lab.disk(DISK_SIZE)
+        other = lab.protect(lab.disk(SIZE), recovery)
+        for name in (hung.name, other):
+            write_direct(Path("/dev/mapper", name), os.urandom(2 * MIB), MIB)
+        tables = (
+            "[policy.p]", 'audit = "none"', 'bandwidth = "256KiB"', "[subclient.s]",
+            f'volumes = ["{hung.name}", "{other}"]', 'policy = "p"',
+        )  # fmt: skip
+        with configured(*tables):
+            running = dmsnap_process("run", "p", "--json")
+            wait_until_at("apply")
+            with hung.hanging():
+                out, err = running.communicate(timeout=HANGS_SECONDS)
+                found = {each["volume"]: each for each in json.loads(out)}
+                assert "does not answer" in found[hung.name]["error"], err
+                assert found[other]["error"] is None
+                assert found[other]["synced"] is not None
+                refused(ExitCode.LOCKED, "sync", hung.name)
+            until(lambda: not locks_held(), "it goes on")
+        states = {each["volumes"][0]: each["state"] for each in reversed(dmsnap("job", "list"))
+                  if each["operation"] == "sync"}  # fmt: skip
+        assert states == {hung.name: "done", other: "done"}
+        for name in (hung.name, other):
+            dmsnap("sync", name, "--audit", "full")
+            (seen,) = dmsnap("status", name)
+            replica = sha256(seen["replica"]["device"], seen["size_bytes"])
+            assert replica == sha256(f"/dev/mapper/{name}", seen["size_bytes"])
+            dmsnap("unprotect", name, "--forget")
+        lab.take_down()
+
+
+@contextmanager
+def laid_over(disk: FaultyDisk) -> Iterator[str]:
+    """A device over the disk, which is not suspended itself when that is."""
+    name = f"over-{disk.name}"
+    run("dmsetup", "create", name, "--table", f"0 {DISK_SIZE // 512} linear {disk.path} 0")
+    run("dmsetup", "mknodes")
+    try:
+        yield f"/dev/mapper/{name}"
+    finally:
+        run("dmsetup", "remove", "--retry", name)
+
+
+def by_device(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {each["device"]: each for each in found}
+
+
+@pytest.mark.parametrize("protected", [False, True], ids=["", "recovery"])
+def test_discover_names_a_disk_that_hangs_and_tells_the_rest(lab: Lab, protected: bool) -> None:
+    """Which may be a volume of others, or a recovery volume. It is known again afterwards."""
+    with faulty_disk(lab, DISK_SIZE) as disk, laid_over(disk) as over:
+        plain = lab.disk(SIZE)
+        for device in (plain, over):
+            run("mkfs.ext4", "-q", device)
+        if protected:
+            run("wipefs", "-a", over)
+            name = lab.protect(plain, over)
+        before = by_device(dmsnap("discover", expected=None)["volumes"])
+        assert {plain, over} <= before.keys()
+        with Hung("", disk, over).hanging():
+            found = answered("discover")
+            left = left_behind()
+            answered("discover")
+            assert left_behind() == left
+        silent = [each for each in found["findings"] if "does not answer" in each]
+        assert [over in each for each in silent] == [True]
+        assert (f"the recovery volume of {name}" in silent[0]) if protected else True
+        assert not any("vanished" in each for each in found["findings"])
+        told = by_device(found["volumes"])
+        assert over not in told
+        assert told[plain]["fs_uuid"] == before[plain]["fs_uuid"]
+        again = by_device(dmsnap("discover", expected=None)["volumes"])
+        assert not again[over]["new"]
+        assert again[over]["first_seen_ns"] == before[over]["first_seen_ns"]
+        if protected:
+            dmsnap("unprotect", name, "--forget")
+        lab.take_down()
+
+
+def test_a_pool_is_listed_with_a_disk_that_hangs(lab: Lab) -> None:
+    """One that is free, and then one that a volume has."""
+    with faulty_disk(lab, DISK_SIZE) as disk, laid_over(disk) as over:
+        other = lab.disk(DISK_SIZE)
+        with configured("[pool.disks]", f'volumes = ["{over}", "{other}"]'):
+            with Hung("", disk, over).hanging():
+                states = by_device(answered("pool", "list", expected=ExitCode.OK))
+            assert states[over]["state"] == "unusable"
+            assert "does not answer" in states[over]["reason"]
+            assert states[other]["state"] == "free"
+            name = lab.protect(lab.disk(SIZE), over)
+            with Hung("", disk, over).hanging():
+                states = by_device(answered("pool", "list", expected=ExitCode.OK))
+            assert (states[over]["state"], states[over]["volume"]) == ("taken", name)
+            assert "does not answer" in states[over]["reason"]
+            assert states[other]["state"] == "free"
+            dmsnap("unprotect", name, "--forget")
         lab.take_down()
