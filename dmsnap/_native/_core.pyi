@@ -222,6 +222,7 @@ class _Lib:
     DMS_WINDOW_SUSPEND: int
     DMS_WINDOW_SUSPEND_NO_FREEZE: int
     DMS_WINDOW_RESUME: int
+    DMS_WINDOW_HOLD: int
     dms_python_put_back: CData
     def dms_window_run(
         self,
@@ -232,6 +233,8 @@ class _Lib:
         deadline_ms: int,
         watchdog_path: bytes,
         put_back: CData,
+        counters: CData,
+        nr_counters: int,
         result: CData,
         /,
     ) -> CData: ...

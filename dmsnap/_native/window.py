@@ -23,6 +23,7 @@ class WindowAction(IntEnum):
     SUSPEND = lib.DMS_WINDOW_SUSPEND  # freezes the file system, drains I/O
     SUSPEND_NO_FREEZE = lib.DMS_WINDOW_SUSPEND_NO_FREEZE
     RESUME = lib.DMS_WINDOW_RESUME  # swaps in an inactive table, when there is one
+    HOLD = lib.DMS_WINDOW_HOLD  # suspends without freezing; it stays so, and the caller watches it
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +57,29 @@ class WindowStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """What a device counted when all was suspended: sectors of 512 bytes, written and discarded.
+
+    ``in_flight``: it had begun what was not completed. A device that is suspended never has.
+    """
+
+    sectors_written: int
+    in_flight: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WindowTimes:
     """``seconds`` from before the first suspend until after the last resume.
 
     ``flush_seconds`` went to writing back file systems before that, ``nr_flushes`` times.
+    ``counted`` has what each counter said; None where that could not be read.
     """
 
     seconds: float
     flush_seconds: float
     nr_flushes: int
     steps: tuple[WindowStep, ...]
+    counted: tuple[Counted | None, ...] = ()
 
 
 class _PutBack:
@@ -109,8 +123,10 @@ def run(
     file_systems: Sequence[int] = (),
     watchdog: Path | None = None,
     put_back: Callable[[], None] | None = None,
+    counters: Sequence[int] = (),
 ) -> WindowTimes:
-    """Run ``steps`` in order; every device that is suspended must be resumed by a later step.
+    """Run ``steps`` in order; every device that is suspended must be resumed by a later step, or is
+    held: then it is suspended still when all went well.
 
     ``file_systems`` are descriptors on the file systems that the window freezes: they are written
     back as the last thing before it, until little is left; after a few seconds only while every
@@ -119,6 +135,9 @@ def run(
     ``put_back`` is called where a device refuses to be resumed, in the window and with its watchdog
     on guard, before the device leads to what there is instead; what it raises is a note of the
     error.
+
+    ``counters`` are descriptors of ``stat`` files in sysfs (``Sysfs.counter``), which are read
+    when all is suspended, before the first resume.
 
     Raises :class:`~dmsnap.errors.DeadlineError` when ``deadline_ms`` passed, and other errors
     when a step failed or could not begin. After any of them everything is resumed, with its table
@@ -140,11 +159,23 @@ def run(
             place.instead_minor = os.minor(step.instead.device)
             place.instead_start_sectors = to_sectors(step.instead.start_bytes)
     descriptors = ffi.new("int[]", list(file_systems))
+    counting = ffi.new("struct dms_window_counter[]", len(counters))
+    for counter, descriptor in zip(counting, counters, strict=True):
+        counter.stat_fd = descriptor
     result = ffi.new("struct dms_window_result *")
     path = str(watchdog or watchdog_path()).encode()
     call = _PutBack(put_back)
     error = lib.dms_window_run(
-        array, len(steps), descriptors, len(file_systems), deadline_ms, path, call.cdata, result
+        array,
+        len(steps),
+        descriptors,
+        len(file_systems),
+        deadline_ms,
+        path,
+        call.cdata,
+        counting,
+        len(counters),
+        result,
     )
     try:
         check(error, "")
@@ -156,4 +187,8 @@ def run(
         replace(step, uevent_generated=bool(place.uevent_generated), seconds=float(place.seconds))
         for place, step in zip(array, steps, strict=True)
     )
-    return WindowTimes(result.seconds, result.flush_seconds, result.nr_flushes, done)
+    counted = tuple(
+        Counted(int(each.sectors_written), bool(each.in_flight)) if each.known else None
+        for each in counting
+    )
+    return WindowTimes(result.seconds, result.flush_seconds, result.nr_flushes, done, counted)

@@ -7,11 +7,13 @@ commands do.
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dmsnap.errors import DmsnapError, NotFoundError
+from dmsnap.host.descriptor import opened
 from dmsnap.host.system_call import failure, system_call
 from dmsnap.units import Bytes, to_bytes
 
@@ -110,6 +112,15 @@ class Sysfs:
         """
         fields = (self.attribute(devno, "stat") or "").split()
         return int(fields[6]) + int(fields[13])
+
+    @contextmanager
+    def counter(self, devno: int) -> Iterator[int]:
+        """A descriptor on ``stat``, for who reads it where no path may be looked for."""
+        path = Path(self._attribute_path(devno, "stat"))
+        with ExitStack() as held:
+            with system_call(f"open {path}"):
+                descriptor = held.enter_context(opened(path, os.O_RDONLY))
+            yield descriptor
 
     def requests_completed(self, devno: int) -> int:
         """Reads, writes, discards and flushes completed since the device exists, failed ones too.

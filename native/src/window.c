@@ -11,6 +11,7 @@
 
 #include "cleanup.h"
 #include "dm_control.h"
+#include "window_counters.h"
 #include "window_flush.h"
 #include "window_guard.h"
 #include "window_watchdog.h"
@@ -32,6 +33,8 @@ struct window {
 	bool *suspended; /* of the steps that suspend: perhaps now, by us */
 	struct dms_watchdog watchdog;
 	const struct dms_window_put_back *put_back;
+	struct dms_window_counter *counters;
+	size_t nr_counters;
 	uint64_t deadline_ns;
 };
 
@@ -65,7 +68,7 @@ static struct dms_error *invalid(const struct dms_window_step *step, const char 
 	return dms_error_create(DMS_ERR_INVALID_ARGUMENT, "%.*s %s", UUID_BYTES, step->uuid, what);
 }
 
-/* Whatever is suspended must be resumed by a later step, once. */
+/* Whatever is suspended must be resumed by a later step, once, or be held by the caller. */
 static struct dms_error *check_step(struct window *window, size_t index)
 {
 	const struct dms_window_step *step = &window->steps[index];
@@ -73,7 +76,7 @@ static struct dms_error *check_step(struct window *window, size_t index)
 
 	if (!step->uuid[0] || strnlen(step->uuid, UUID_BYTES) == UUID_BYTES)
 		return dms_error_create(DMS_ERR_INVALID_ARGUMENT, "step %zu has no UUID", index);
-	if (step->action > DMS_WINDOW_RESUME)
+	if (step->action > DMS_WINDOW_HOLD)
 		return invalid(step, "has an unknown action");
 	for (i = 0; i < window->nr_steps; i++) {
 		if (i == index || strcmp(window->steps[i].uuid, step->uuid) != 0)
@@ -84,6 +87,10 @@ static struct dms_error *check_step(struct window *window, size_t index)
 	}
 	if (!suspends(step))
 		return NULL;
+	if (step->action == DMS_WINDOW_HOLD) {
+		window->resumed_by[index] = index; /* when it is undone */
+		return partner == window->nr_steps ? NULL : invalid(step, "is held and resumed");
+	}
 	if (partner == window->nr_steps || partner < index)
 		return invalid(step, "is suspended and not resumed after that");
 	window->resumed_by[index] = partner;
@@ -111,7 +118,7 @@ static struct dms_error *check_steps(struct window *window)
  */
 static uint32_t resume_flags(const struct dms_window_step *suspend)
 {
-	return suspend->action == DMS_WINDOW_SUSPEND_NO_FREEZE ? DM_SKIP_LOCKFS_FLAG : 0;
+	return suspend->action == DMS_WINDOW_SUSPEND ? 0 : DM_SKIP_LOCKFS_FLAG;
 }
 
 static void prepare_undo(struct window *window, size_t index)
@@ -123,7 +130,8 @@ static void prepare_undo(struct window *window, size_t index)
 	dms_dm_prepare_linear(&window->instead[index], resume->uuid, resume->instead_sectors,
 			      resume->instead_major, resume->instead_minor,
 			      resume->instead_start_sectors);
-	window->requests[window->resumed_by[index]].flags = flags;
+	if (window->resumed_by[index] != index)
+		window->requests[window->resumed_by[index]].flags = flags;
 }
 
 static void prepare_requests(struct window *window)
@@ -132,6 +140,7 @@ static void prepare_requests(struct window *window)
 		[DMS_WINDOW_SUSPEND] = DM_SUSPEND_FLAG,
 		[DMS_WINDOW_SUSPEND_NO_FREEZE] = DM_SUSPEND_FLAG | DM_SKIP_LOCKFS_FLAG,
 		[DMS_WINDOW_RESUME] = 0,
+		[DMS_WINDOW_HOLD] = DM_SUSPEND_FLAG | DM_SKIP_LOCKFS_FLAG,
 	};
 	size_t i;
 
@@ -248,10 +257,15 @@ struct failure {
 
 static void run_steps(struct window *window, struct failure *failure)
 {
+	bool counted = false;
 	size_t i;
 
 	for (i = 0; i < window->nr_steps; i++) {
 		failure->step = i;
+		if (!counted && !suspends(&window->steps[i])) {
+			dms_window_count(window->counters, window->nr_counters);
+			counted = true;
+		}
 		failure->result = run_step(window, i);
 		if (failure->result)
 			break;
@@ -399,6 +413,7 @@ struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
 				 const int *file_systems, size_t nr_file_systems,
 				 uint32_t deadline_ms, const char *watchdog_path,
 				 const struct dms_window_put_back *put_back,
+				 struct dms_window_counter *counters, size_t nr_counters,
 				 struct dms_window_result *result)
 {
 	__attribute__((__cleanup__(window_destroy))) struct window window = {
@@ -407,6 +422,8 @@ struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
 		.control_fd = -1,
 		.watchdog = { .fd = -1 },
 		.put_back = put_back,
+		.counters = counters,
+		.nr_counters = nr_counters,
 	};
 	struct dms_error *error = prepare(&window, watchdog_path);
 	struct dms_window_result taken = { 0 };
@@ -416,6 +433,7 @@ struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
 		error = dms_window_guard_begin(&guard);
 	if (error)
 		return error;
+	dms_window_count(counters, nr_counters); /* so that the next time allocates nothing */
 	error = flush(file_systems, nr_file_systems, &taken);
 	if (!error)
 		error = run_guarded(&window, deadline_ms, &taken.seconds);

@@ -25,6 +25,7 @@ static long pidfd_open_number = SYS_pidfd_open;
 
 #include "engine_test.h"
 #include "fake_dm.h"
+#include "../src/window_counters.h"
 
 #define NR_STEPS 5
 /* Of windows that are not to be late, however busy the machine is. */
@@ -72,7 +73,7 @@ static struct dms_error *run(struct dms_window_step *steps, uint32_t deadline_ms
 
 	make_steps(steps);
 	error = dms_window_run(steps, NR_STEPS, file_systems, nr_file_systems, deadline_ms,
-			       program, put_back, &result);
+			       program, put_back, NULL, 0, &result);
 	CHECK(error ? result.seconds < 0 : result.seconds > 0);
 	return error;
 }
@@ -146,7 +147,7 @@ static void test_flush(void)
 		passes_ms = ever_less;
 		make_steps(steps);
 		CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, nr_file_systems, AMPLE_MS,
-					program, NULL, &result));
+					program, NULL, NULL, 0, &result));
 		CHECK(nr_passes >= 4 && result.nr_flushes >= 4);
 		CHECK(result.flush_seconds > 0.05 && kernel->nr_calls == NR_STEPS);
 	}
@@ -155,13 +156,15 @@ static void test_flush(void)
 	nr_passes = 0;
 	passes_ms = never_less;
 	make_steps(steps);
-	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, AMPLE_MS, program, NULL, &result));
+	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, AMPLE_MS, program, NULL,
+				   NULL, 0, &result));
 	CHECK(result.nr_flushes > 1 && result.nr_flushes <= 4);
 	kernel_reset();
 	nr_passes = 0;
 	passes_ms = late;
 	make_steps(steps);
-	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, AMPLE_MS, program, NULL, &result));
+	CHECK_OK(dms_window_run(steps, NR_STEPS, file_systems, 1, AMPLE_MS, program, NULL,
+				   NULL, 0, &result));
 	CHECK(result.nr_flushes >= 4);
 	kernel_reset();
 	nr_passes = 0;
@@ -257,7 +260,7 @@ static struct dms_error *exchange(uint32_t deadline_ms)
 	both[0] = steps[0];
 	both[1] = steps[4];
 	both[1].instead_sectors = 0;
-	return dms_window_run(both, 2, NULL, 0, deadline_ms, program, put_back, &result);
+	return dms_window_run(both, 2, NULL, 0, deadline_ms, program, put_back, NULL, 0, &result);
 }
 
 /*
@@ -412,7 +415,8 @@ static void test_stuck_neighbour(enum behaviour behaviour)
 		snprintf(steps[i].uuid, sizeof(steps[i].uuid), "%s:%s", path, all[i].name);
 		steps[i].action = all[i].action;
 	}
-	CHECK_ERROR(dms_window_run(steps, 4, NULL, 0, 200, program, NULL, &result), DMS_ERR_DEADLINE);
+	CHECK_ERROR(dms_window_run(steps, 4, NULL, 0, 200, program, NULL,
+				   NULL, 0, &result), DMS_ERR_DEADLINE);
 	CHECK(milliseconds() - begin < STUCK_MS / 2);
 	CHECK(!any_suspended());
 }
@@ -449,6 +453,69 @@ static void test_signals(void)
 	signal(SIGTERM, SIG_DFL);
 }
 
+/* What is counted is read behind the last suspend and before the first resume. */
+static void test_counters(void)
+{
+	FILE *stat = tmpfile(), *other = tmpfile(), *empty = tmpfile();
+	struct dms_window_counter counters[4];
+	struct dms_window_step steps[NR_STEPS];
+	struct dms_window_result result;
+
+	CHECK(stat && other && empty && fputs("1 2 3", other) > 0 && !fflush(other));
+	counters[0].stat_fd = stat_fd = fileno(stat);
+	counters[1].stat_fd = -1;
+	counters[2].stat_fd = fileno(other);
+	counters[3].stat_fd = fileno(empty);
+	kernel_reset();
+	make_steps(steps);
+	CHECK_OK(dms_window_run(steps, NR_STEPS, NULL, 0, AMPLE_MS, program, NULL, counters, 4,
+				&result));
+	CHECK(kernel->nr_calls == NR_STEPS);
+	CHECK(counters[0].known && counters[0].sectors_written == 22 && !counters[0].in_flight);
+	CHECK(!counters[1].known && !counters[2].known && !counters[3].known);
+	/* As it is left, with five calls. */
+	dms_window_count(counters, 1);
+	CHECK(counters[0].known && counters[0].sectors_written == 55 && counters[0].in_flight);
+	stat_fd = -1;
+	fclose(stat);
+	fclose(other);
+	fclose(empty);
+}
+
+/* What is held stays suspended, and only when all went well. */
+static void test_held(void)
+{
+	static const struct { const char *name; enum dms_window_action action; } all[] = {
+		{ "front", DMS_WINDOW_SUSPEND_NO_FREEZE }, { "origin", DMS_WINDOW_HOLD },
+		{ "front", DMS_WINDOW_RESUME },
+	};
+	static const enum behaviour failing[] = { PLAIN, FAIL_RESUME };
+	struct dms_window_step steps[3];
+	struct dms_window_result result;
+	struct dms_error *error;
+	size_t i, round;
+
+	for (round = 0; round < 2; round++) {
+		memset(steps, 0, sizeof(steps));
+		for (i = 0; i < 3; i++) {
+			snprintf(steps[i].uuid, sizeof(steps[i].uuid), "%s:%s", path, all[i].name);
+			steps[i].action = all[i].action;
+		}
+		kernel_reset();
+		kernel->devices[FRONT].behaviour = failing[round];
+		error = dms_window_run(steps, 3, NULL, 0, AMPLE_MS, program, NULL, NULL, 0, &result);
+		CHECK(!error == !round);
+		dms_error_destroy(error);
+		CHECK(!kernel->devices[FRONT].suspended);
+		CHECK(kernel->devices[ORIGIN].suspended == !round);
+		CHECK(kernel->calls[1].flags == (DM_SUSPEND_FLAG | DM_SKIP_LOCKFS_FLAG));
+		pause_ms(20, false);
+		CHECK(kernel->devices[ORIGIN].suspended == !round);
+	}
+	/* Behind the failed step first the origin was resumed, as it was suspended last. */
+	CHECK(kernel->calls[3].device == ORIGIN && kernel->calls[3].flags == DM_SKIP_LOCKFS_FLAG);
+}
+
 static void test_refusals(void)
 {
 	struct dms_window_step steps[NR_STEPS];
@@ -456,30 +523,39 @@ static void test_refusals(void)
 
 	kernel_reset();
 	make_steps(steps);
-	CHECK_ERROR(dms_window_run(steps, 0, NULL, 0, 100, program, NULL, &result), DMS_ERR_INVALID_ARGUMENT);
-	CHECK_ERROR(dms_window_run(steps, 4, NULL, 0, 100, program, NULL, &result), DMS_ERR_INVALID_ARGUMENT);
-	CHECK_ERROR(dms_window_run(steps + 2, 1, NULL, 0, 100, program, NULL, &result),
+	CHECK_ERROR(dms_window_run(steps, 0, NULL, 0, 100, program, NULL,
+				   NULL, 0, &result), DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_window_run(steps, 4, NULL, 0, 100, program, NULL, NULL, 0, &result),
+		    DMS_ERR_INVALID_ARGUMENT);
+	steps[1].action = DMS_WINDOW_HOLD;
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, NULL, 0, &result),
+		    DMS_ERR_INVALID_ARGUMENT);
+	CHECK_ERROR(dms_window_run(steps + 2, 1, NULL, 0, 100, program, NULL, NULL, 0, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 	steps[1].action = DMS_WINDOW_RESUME;
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, &result),
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, NULL, 0, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 	make_steps(steps);
 	memset(steps[2].uuid, 'x', sizeof(steps[2].uuid));
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, &result),
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, NULL, 0, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 
 	make_steps(steps);
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, "/nonexistent", NULL, &result),
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, "/nonexistent", NULL,
+				   NULL, 0, &result),
 		    DMS_ERR_OS);
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, "/bin/true", NULL, &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, "/bin/true", NULL,
+				   NULL, 0, &result), DMS_ERR_OS);
 	kernel->devices[ORIGIN].suspended = true;
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL,
+				   NULL, 0, &result), DMS_ERR_OS);
 	kernel->devices[ORIGIN].suspended = false;
 	kernel->devices[SNAPSHOT].inactive = false;
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, &result),
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, NULL, 0, &result),
 		    DMS_ERR_INVALID_ARGUMENT);
 	kernel->devices[SNAPSHOT].name[0] = 'X';
-	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL, &result), DMS_ERR_OS);
+	CHECK_ERROR(dms_window_run(steps, NR_STEPS, NULL, 0, 100, program, NULL,
+				   NULL, 0, &result), DMS_ERR_OS);
 	CHECK(kernel->nr_calls == 0);
 }
 
@@ -724,6 +800,8 @@ int main(int argc, char **argv)
 	test_stuck_neighbour(STUCK);
 	test_stuck_neighbour(STUCK_RESUME);
 	test_signals();
+	test_counters();
+	test_held();
 	test_refusals();
 	test_watchdog_killed();
 	test_stopped();

@@ -24,6 +24,7 @@ enum dms_window_action {
 	DMS_WINDOW_SUSPEND = 0, /* freezes the file system, drains I/O */
 	DMS_WINDOW_SUSPEND_NO_FREEZE = 1, /* DM_SKIP_LOCKFS_FLAG */
 	DMS_WINDOW_RESUME = 2, /* swaps in an inactive table, when there is one */
+	DMS_WINDOW_HOLD = 3, /* suspends without freezing, and leaves it so: the caller watches it */
 };
 
 struct dms_window_step {
@@ -60,12 +61,23 @@ struct dms_window_put_back {
 };
 
 /*
+ * What a device counts in the window: read when all is suspended, and before anything is resumed.
+ * Then the devices that are suspended have completed all that they had begun.
+ */
+struct dms_window_counter {
+	int stat_fd; /* /sys/dev/block/…/stat */
+	bool known; /* result: it could be read */
+	bool in_flight; /* result: it has begun what is not completed */
+	uint64_t sectors_written; /* result: written and discarded, of 512 bytes */
+};
+
+/*
  * Write back the file systems that the descriptors in file_systems lie on until
  * little is left, after a few seconds only while every pass leaves less, and run
  * the steps in order. watchdog_path is the watchdog program's; put_back may be NULL.
  *
  * On success every step was run before the deadline and the watchdog
- * confirmed that it did nothing. On any error, everything that was suspended
+ * confirmed that it did nothing; suspended is what was to be held, and nothing else. On any error, everything that was suspended
  * has been resumed, in reverse order, with its own table or what the step says
  * instead, unless the error says which could not be; that one the watchdog goes on
  * resuming. The snapshots among the steps may be active or not, and the moment they
@@ -78,6 +90,7 @@ struct dms_error *dms_window_run(struct dms_window_step *steps, size_t nr_steps,
 				 const int *file_systems, size_t nr_file_systems,
 				 uint32_t deadline_ms, const char *watchdog_path,
 				 const struct dms_window_put_back *put_back,
+				 struct dms_window_counter *counters, size_t nr_counters,
 				 struct dms_window_result *result);
 /* cffi: end */
 

@@ -22,6 +22,7 @@ from dmsnap._native.exception_store import ExceptionStore
 from dmsnap._native.window import WindowAction, WindowStep
 from dmsnap.errors import DeadlineError, DmsnapError, OperatingSystemError
 from dmsnap.extent import Extent
+from dmsnap.host import counting
 
 SIZE = 64 * MIB
 # As late as a window may be asked to end; what is about deadlines has its own.
@@ -150,6 +151,43 @@ def writing(stack: Stack, block_bytes: int = 4096) -> Iterator[None]:
     finally:
         ends.set()
         thread.join()
+
+
+@pytest.mark.selection
+def test_what_is_counted_in_a_window_is_exact(stack: Stack) -> None:
+    """Each device counts the same, dm's or not, whatever is written before it and after."""
+    every = (stack.front, stack.origin, stack.base, Path(stack.disk))
+    devices = [each.stat().st_rdev for each in every]
+    ahead, written = set(), set()
+    with writing(stack):
+        for _ in range(100):
+            with counting.opened(devices) as counters:
+                times = window.run(stack.steps(), DEADLINE_MS, counters=counters)
+            assert [each.in_flight for each in times.counted if each] == [False] * 4
+            front, *below = (each.sectors_written for each in times.counted if each)
+            ahead.add(tuple(front - each for each in below))
+            written.add(front)
+    assert (len(ahead), len(written)) == (1, 100)
+    with counting.opened([os.makedev(259, 4095)]) as counters:
+        assert window.run(stack.steps(), DEADLINE_MS, counters=counters).counted == (None,)
+
+
+def test_what_is_held_is_suspended_still(stack: Stack) -> None:
+    """And what waits in it is written when the caller lets go."""
+    front, origin = (stack.uuid(role) for role in ("front", "origin"))
+    steps = [
+        WindowStep(front, WindowAction.SUSPEND_NO_FREEZE),
+        WindowStep(origin, WindowAction.HOLD),
+        WindowStep(front, WindowAction.RESUME),
+    ]
+    with writing(stack):
+        window.run(steps, DEADLINE_MS)
+        try:
+            until(lambda: requests_under_way(stack.name("front")) > 0, "a write waits")
+            assert stack.suspended() == ["origin"]
+        finally:
+            run("dmsetup", "resume", stack.name("origin"))
+    stack.check_usable()
 
 
 @pytest.mark.selection
