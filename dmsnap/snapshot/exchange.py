@@ -1,11 +1,12 @@
 """The table of a device in use, exchanged in a window: nobody is left waiting, whoever dies."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from dmsnap._native import window
 from dmsnap._native.window import Instead, WindowAction, WindowStep
 from dmsnap.errors import StackChangedError
-from dmsnap.host import fsfreeze, signals
+from dmsnap.host import counting, fsfreeze, signals
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
 from dmsnap.host.dm.cookie import Cookie, UdevFlags
@@ -26,8 +27,10 @@ def exchange(
     settled: bool = True,
     freeze: bool = True,
     read_only: bool = False,
-) -> None:
-    """Make ``table`` live under who uses the device.
+    counted: Sequence[int] = (),
+) -> list[int | None]:
+    """Make ``table`` live under who uses the device. Returns what the devices with the numbers in
+    ``counted`` have written, in sectors, as it was suspended; None where that is not known.
 
     In a window, with its watchdog. Not ``settled``, udev is not waited for: it looks at the device,
     which may hang. ``freeze``: what is dirty is written out before it, and the file system frozen.
@@ -53,7 +56,11 @@ def exchange(
     try:
         # Within: a signal that comes while the kernel loads it raises when it is loaded.
         dm.load(device.name, table, read_only=read_only)
-        with ExitStack() as opened, Cookie() as cookie:
+        with (
+            ExitStack() as opened,
+            counting.opened(counted) as counters,
+            Cookie() as cookie,
+        ):
             flushed = [opened.enter_context(fsfreeze.flushed(each.mount_point)) for each in mounts]
             event_nr = cookie.event_nr(udev) if settled else 0
             steps = [
@@ -65,7 +72,9 @@ def exchange(
                     instead=None if device.read_only else led_to(before),
                 ),
             ]
-            times = window.run(steps, deadline_ms, file_systems=flushed, put_back=put_back)
+            times = window.run(
+                steps, deadline_ms, file_systems=flushed, put_back=put_back, counters=counters
+            )
             done = times.steps[-1]
             if done.event_nr and not done.uevent_generated:
                 cookie.complete_one()
@@ -80,6 +89,7 @@ def exchange(
             f"{format_table(dm.table(device.name))}",
             device=device.name,
         )
+    return [each.sectors_written if each else None for each in times.counted]
 
 
 def led_to(table: Table) -> Instead | None:

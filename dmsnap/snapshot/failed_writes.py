@@ -13,6 +13,7 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host import kernel
 from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
 from dmsnap.snapshot import count_record, stack
+from dmsnap.snapshot.window_count import OriginCounts
 
 # As in write_count.
 LOOKS = 200
@@ -38,17 +39,45 @@ def excess(front: int, origin: int, sysfs: Sysfs = SYSFS) -> tuple[int, bool]:
     return highest, False
 
 
-def remember(directory: Path, volume: Volume, beside: int = 0) -> None:
-    """Count from now on, when the volume is at rest; otherwise nothing is known of it.
+def at_most(front: int, origin: int, sysfs: Sysfs = SYSFS) -> tuple[int, bool]:
+    """As :func:`excess`, and under writes an upper bound.
+
+    Where a write is counted when it begins, the front is ahead. Where it is when it is done, the
+    front is behind only while one passes from the origin's end to its own, which no two hundred
+    looks all meet; and each look has more of it than of the origin, as that is read first.
+    """
+    highest = None
+    for _ in range(LOOKS):
+        busy = sysfs.in_flight(front)
+        below = sysfs.sectors_written(origin)
+        now = sysfs.sectors_written(front)
+        highest = now - below if highest is None else max(now - below, highest)
+        still = below == sysfs.sectors_written(origin) and now == sysfs.sectors_written(front)
+        if not busy and still and not sysfs.in_flight(front):
+            return now - below, True
+    assert highest is not None  # noqa: S101 - looked at least once
+    return highest, False
+
+
+def remember(
+    directory: Path, volume: Volume, counts: OriginCounts | None = None, beside: int = 0
+) -> None:
+    """Count from the window of ``counts`` on, or from now, when the volume is at rest; otherwise
+    nothing is known of it.
 
     Called whenever the front was loaded with a dm-era that has metadata to be trusted. ``beside``:
     sectors that were written to the origin past it, and are still to be told of (origin_count).
     """
-    sectors, at_rest = excess(*devices(volume))
+    sectors, at_rest = (counts.excess, True) if counts else excess(*devices(volume))
     if at_rest:
         write(directory, volume, sectors + beside)
     else:
-        count_record.remove(_path(directory, volume))
+        forget(directory, volume)
+
+
+def forget(directory: Path, volume: Volume) -> None:
+    """Know nothing any more."""
+    count_record.remove(_path(directory, volume))
 
 
 def read(directory: Path, volume: Volume) -> int | None:
@@ -61,15 +90,18 @@ def write(directory: Path, volume: Volume, sectors: int) -> None:
     count_record.write(_path(directory, volume), _identity(*devices(volume)), sectors)
 
 
-def bytes_failed(directory: Path, volume: Volume) -> int:
+def bytes_failed(directory: Path, volume: Volume, counts: OriginCounts | None = None) -> int:
     """Bytes of writes that dm-era failed since :func:`remember`; 0 where that is not known.
 
-    Under writes a lower bound, and on old kernels nothing.
+    As of the window of ``counts``, or of now: under writes a lower bound, and on old kernels
+    nothing.
     """
     try:
         base = read(directory, volume)
         if base is None:
             return 0
+        if counts is not None:
+            return max(counts.excess - base, 0) * 512
         sectors, at_rest = excess(*devices(volume))
     except (OSError, ValueError, DmsnapError):  # a device went away, or its counters
         return 0

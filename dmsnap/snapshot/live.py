@@ -18,13 +18,22 @@ from dmsnap.host.dm.cookie import Cookie, UdevFlags
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.host.dm.target import Snapshot
 from dmsnap.host.mountinfo import mounts_of
-from dmsnap.snapshot import bypass, layers, stack, suspension
+from dmsnap.snapshot import bypass, layers, stack, suspension, window_count
+from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.units import MIB, PAGE_BYTES, align_up
 
 log = logging.getLogger(__name__)
 
 COOKIE_DEADLINE_SECONDS = 10.0
 MIN_COW_BYTES = 16 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class TakenPoint:
+    """A point, and what was counted at its moment; None where that is not known."""
+
+    point: Point
+    counts: WriteCounts | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,7 @@ def undivide(volume: Volume, deadline_ms: int) -> None:
 
 def take(
     prepared: Sequence[PreparedPoint], deadline_ms: int, *, keep: bool, temporary: bool
-) -> list[Point]:
+) -> list[TakenPoint]:
     """Run the window: one moment for all. Returns the points, to be recorded.
 
     Dirty pages are flushed before it, so that the freeze has little left to write: the bulk here,
@@ -93,15 +102,15 @@ def take(
     for item in prepared:
         with of_volume(item.volume.name):
             eras.append(_era_before(item.volume, deadline_ms))
-    with ExitStack() as opened, Cookie() as cookie:
+    volumes = [item.volume for item in prepared]
+    with ExitStack() as opened, window_count.counters(volumes) as counters, Cookie() as cookie:
         file_systems = []
         for item in prepared:
             with of_volume(item.volume.name):
                 file_systems += _flushed(item.volume, opened)
         steps = window_steps(in_order(prepared), cookie)
-        volumes = [item.volume for item in prepared]
         with bypass.going_on(volumes, deadline_ms), _of_their_volume(volumes):
-            times = window.run(steps, deadline_ms, file_systems=file_systems)
+            times = window.run(steps, deadline_ms, file_systems=file_systems, counters=counters)
         created_ns = now_ns()
         for step in times.steps:
             if step.event_nr and not step.uevent_generated:
@@ -110,7 +119,7 @@ def take(
     for item in prepared:
         dm.make_nodes(stack.live_point(item.volume, item.point_id).name)
         layers.require(item.volume)
-    return [
+    points = [
         Point(
             id=item.point_id,
             volume_id=item.volume.id,
@@ -124,6 +133,8 @@ def take(
         )
         for item, era in zip(prepared, eras, strict=True)
     ]
+    counts = window_count.of(times.counted)
+    return [TakenPoint(*taken) for taken in zip(points, counts, strict=True)]
 
 
 def _flushed(volume: Volume, opened: ExitStack) -> list[int]:

@@ -15,50 +15,74 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.sysfs import SYSFS, format_devno
 from dmsnap.snapshot import count_record, failed_writes, stack
+from dmsnap.snapshot.window_count import OriginCounts
+
+UNKNOWN = -1  # no count: of an origin that the front left when nobody knew
 
 
-def sectors_beside(directory: Path, volume: Volume) -> int:
-    """Sectors written to the volume's origin past the front; 0 where that is not known.
+def sectors_beside(
+    directory: Path, volume: Volume, counts: OriginCounts | None = None
+) -> int | None:
+    """Sectors written to the volume's origin past the front; None where that is not known.
 
-    At rest exact, under writes a lower bound.
+    As of the window of ``counts``, and exact. Else as of now: exact at rest, under writes a lower
+    bound, and that may be nothing of what was written.
     """
     try:
         # What was noted for a swap that did not come to be says nothing: the front writes on.
-        left = None if _is_under_front(volume) else _left(directory, volume)
-        if left is not None:
-            return max(SYSFS.sectors_written(_origin(volume)) - left, 0)
+        if not _is_under_front(volume):
+            return _since_left(directory, volume)
         base = failed_writes.read(directory, volume)
         if base is None:
-            return 0
-        sectors, _ = failed_writes.excess(*failed_writes.devices(volume))
+            # The front is the LV's own dm device, which has counted since before there were layers.
+            return 0 if stack.live_front(volume) else None
+        if counts is not None:
+            return max(base - counts.excess, 0)
+        sectors, _ = failed_writes.at_most(*failed_writes.devices(volume))
     except (OSError, ValueError, DmsnapError):  # a device went away, or its counters
-        return 0
+        return None
     return max(base - sectors, 0)
 
 
 def leave(directory: Path, volume: Volume) -> None:
-    """The front is about to lie over another origin; nobody uses it. What was seen is kept."""
+    """The front is about to lie over another origin. What was seen is kept.
+
+    What an initiator still writes through the front counts as one past it, until :func:`left`.
+    """
     beside = sectors_beside(directory, volume)
-    count_record.write(
-        _path(directory, volume),
-        _identity(volume),
-        SYSFS.sectors_written(_origin(volume)) - beside,
-    )
+    count = UNKNOWN if beside is None else SYSFS.sectors_written(_origin(volume)) - beside
+    count_record.write(_path(directory, volume), _identity(volume), count)
 
 
-def arrive(directory: Path, volume: Volume) -> None:
-    """The front lies over the volume's origin, by a dm-era that is to be trusted."""
-    left = _left(directory, volume)
-    beside = 0 if left is None else max(SYSFS.sectors_written(_origin(volume)) - left, 0)
-    failed_writes.remember(directory, volume, beside)
+def left(directory: Path, volume: Volume, counts: OriginCounts) -> None:
+    """The front lies over another origin since the window of ``counts``, which was of this one."""
+    base = failed_writes.read(directory, volume)
+    if base is not None:
+        count = counts.origin - max(base - counts.excess, 0)
+        count_record.write(_path(directory, volume), _identity(volume), count)
+
+
+def arrive(directory: Path, volume: Volume, counts: OriginCounts | None = None) -> None:
+    """The front lies over the volume's origin, by a dm-era that is to be trusted.
+
+    Since the window of ``counts``, or for so short that it is at rest; else nothing is known of it.
+    """
+    beside = _since_left(directory, volume, counts)
+    if beside is None:
+        failed_writes.forget(directory, volume)
+    else:
+        failed_writes.remember(directory, volume, counts, beside)
     count_record.remove(_path(directory, volume))
 
 
-def acknowledge(directory: Path, volume: Volume, sectors: int) -> None:
-    """Count ``sectors`` as seen: both sides were compared since they were written."""
+def settle(directory: Path, volume: Volume, counts: OriginCounts) -> None:
+    """Count what was written until the window of ``counts`` as seen: both sides were compared."""
+    if stack.live_front(volume):
+        return
     base = failed_writes.read(directory, volume)
-    if sectors and base is not None:
-        failed_writes.write(directory, volume, base - sectors)
+    # More than was known is what dm-era failed: that is told of until its metadata are new.
+    if base is None or counts.excess < base:
+        failed_writes.write(directory, volume, counts.excess)
 
 
 def forget(directory: Path, volume: Volume) -> None:
@@ -66,6 +90,15 @@ def forget(directory: Path, volume: Volume) -> None:
     what tracks nothing.
     """
     count_record.remove(_path(directory, volume))
+
+
+def _since_left(directory: Path, volume: Volume, counts: OriginCounts | None = None) -> int | None:
+    """An origin that the front never lay over has nothing to tell."""
+    before = _left(directory, volume)
+    if before is None or before == UNKNOWN:
+        return 0 if before is None else None
+    now = counts.origin if counts else SYSFS.sectors_written(_origin(volume))
+    return max(now - before, 0)
 
 
 def _is_under_front(volume: Volume) -> bool:

@@ -5,6 +5,8 @@ sector for sector. What the backing device counts beyond that was written by som
 directly: dm-era did not see it, and no tracker but ``compare`` finds it. Nor did it see what was
 written to the origin past the front (``origin_count``), which is told with it.
 
+What is decided by them is read in a window (``window_count``): under writes they are bounds.
+
 The counters begin anew at every boot, so what is remembered of them lies in the run directory.
 """
 
@@ -13,10 +15,9 @@ from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError
-from dmsnap.host import lun
-from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
-from dmsnap.snapshot import count_record, origin_count, stack
+from dmsnap.snapshot import count_record, origin_count, stack, window_count
+from dmsnap.snapshot.window_count import WriteCounts
 
 # A volume that is written to without pause is never seen at rest. Each look takes some 50 us.
 LOOKS = 200
@@ -50,50 +51,64 @@ def surplus(backing: int, origin: int, sysfs: Sysfs = SYSFS) -> Surplus:
 
 
 def remember(directory: Path, volume: Volume) -> None:
-    """Count from now on.
+    """Count from now on what is written to the device directly.
 
     Under writes it may begin too low: some of them then look like somebody else's, and the next
     sync compares. Nothing is missed by that, and it is right from then on.
     """
-    begin(directory, volume, sample(volume))
+    _begin(directory, volume, _surplus_of(volume).sectors)
 
 
-def sample(volume: Volume) -> int:
-    """The surplus now, in sectors, for ``begin``; a lower bound under writes."""
-    return _surplus_of(volume).sectors
-
-
-def begin(directory: Path, volume: Volume, sectors: int) -> None:
-    """Count from where the surplus was ``sectors``: what was written until then was compared."""
+def _begin(directory: Path, volume: Volume, sectors: int) -> None:
+    """Count from where the surplus was ``sectors``."""
     count_record.write(_path(directory, volume), _identity(volume), sectors)
 
 
-def bytes_beside(directory: Path, volume: Volume) -> int | None:
-    """Bytes written to the backing device past the stack since it was built; None: not known."""
+def bytes_beside(directory: Path, volume: Volume, counts: WriteCounts | None = None) -> int | None:
+    """Bytes written to the backing device past the front since it was built; None: not known.
+
+    As of the window of ``counts``, and exact. Else as of now: exact at rest, and while the front is
+    written to a lower bound, which may hide as much as is under way.
+    """
     base = _read(directory, volume)
-    if base is None:
+    beside = origin_count.sectors_beside(directory, volume, counts)
+    if base is None or beside is None:
         return None
-    beside = max(_surplus_of(volume).sectors - base, 0)
-    return (beside + origin_count.sectors_beside(directory, volume)) * 512
+    surplus = counts.surplus if counts else _surplus_of(volume).sectors
+    return (max(surplus - base, 0) + beside) * 512
+
+
+def bytes_before(directory: Path, volume: Volume, counts: WriteCounts | None) -> int | None:
+    """Those that were written before a window; what it did not count is not known."""
+    return None if counts is None else bytes_beside(directory, volume, counts)
 
 
 def is_untouched(directory: Path, volume: Volume) -> bool:
     """Whether for certain nobody wrote past the stack: known from its beginning, and at rest."""
     base, now = _read(directory, volume), _surplus_of(volume)
     untouched = now.at_rest and now.sectors == base
-    return untouched and not origin_count.sectors_beside(directory, volume)
+    return untouched and origin_count.sectors_beside(directory, volume) == 0
 
 
 def acknowledge(directory: Path, volume: Volume, length_bytes: int) -> None:
-    """Count ``length_bytes`` as seen: both sides were compared since they were written."""
+    """Count ``length_bytes`` as seen, which we have written to the device ourselves."""
     base = _read(directory, volume)
-    if base is None:
+    if base is not None:
+        _begin(directory, volume, base + length_bytes // 512)
+
+
+def settle(directory: Path, volume: Volume, counts: WriteCounts | None) -> None:
+    """Count what was written until the window of ``counts`` as seen: both sides were compared.
+
+    What is not from a window is never counted as seen: what it has too much would hide as much of
+    what comes later.
+    """
+    if counts is None:
         return
-    sectors = length_bytes // 512
-    beyond = max(sectors - max(_surplus_of(volume).sectors - base, 0), 0)
-    by_origin = min(beyond, origin_count.sectors_beside(directory, volume))
-    origin_count.acknowledge(directory, volume, by_origin)
-    begin(directory, volume, base + sectors - by_origin)
+    base = _read(directory, volume)
+    if base is None or (counts.surplus > base and not counts.in_flight):
+        _begin(directory, volume, counts.surplus)
+    origin_count.settle(directory, volume, counts)
 
 
 def forget(directory: Path, volume: Volume) -> None:
@@ -103,14 +118,7 @@ def forget(directory: Path, volume: Volume) -> None:
 
 
 def _surplus_of(volume: Volume) -> Surplus:
-    return surplus(_counted(volume), stack.require(stack.origin(volume)).devno)
-
-
-def _counted(volume: Volume) -> int:
-    """While an LV itself is the front, what lies below is the base that stands for it."""
-    if stack.live_front(volume) is not None:
-        return stack.backing(volume).devno
-    return BlockDevice.probe(lun.node(volume.backing)).devno
+    return surplus(window_count.backing(volume), stack.require(stack.origin(volume)).devno)
 
 
 def _path(directory: Path, volume: Volume) -> Path:
@@ -119,7 +127,7 @@ def _path(directory: Path, volume: Volume) -> Path:
 
 def _identity(volume: Volume) -> str:
     """The counters of a device that was attached anew began anew, too."""
-    backing = _counted(volume)
+    backing = window_count.backing(volume)
     origin = stack.require(stack.origin(volume)).devno
     return f"{format_devno(backing)} under {format_devno(origin)}"
 

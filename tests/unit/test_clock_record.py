@@ -273,7 +273,7 @@ def test_taking_a_point_reads_the_clock(
         catalogue.add_volume(VOLUME)
         session = Session(Configuration(state_directory=tmp_path), catalogue)
         taken = replace(a_point(VOLUME), area_id=None)
-        monkeypatch.setattr(live, "take", lambda *_, **__: [taken])
+        monkeypatch.setattr(live, "take", lambda *_, **__: [live.TakenPoint(taken, None)])
         PointSet(session, [VOLUME])._take()
         assert [each.id for each in catalogue.points()] == [taken.id]
     clock.passes(HOUR, jumped_ns=10_000 * HOUR)

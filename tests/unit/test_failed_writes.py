@@ -10,7 +10,7 @@ from test_write_count import device
 from dmsnap.host import kernel
 from dmsnap.host.sysfs import Sysfs
 from dmsnap.snapshot import failed_writes
-from dmsnap.snapshot.failed_writes import excess
+from dmsnap.snapshot.failed_writes import at_most, excess
 
 FRONT, ORIGIN = os.makedev(253, 1), os.makedev(253, 0)
 
@@ -19,6 +19,47 @@ def test_at_rest_it_is_exact(tmp_path: Path) -> None:
     device(tmp_path, FRONT, sectors=1008)
     device(tmp_path, ORIGIN, sectors=1000)
     assert excess(FRONT, ORIGIN, Sysfs(tmp_path)) == (8, True)
+
+
+class Stream:
+    """A front that is written to at an even rate; each attribute takes its time to be read.
+
+    A write of 4 KiB is counted by the origin, and then by the front: when it begins on both, or
+    ``behind`` by some seconds, as it completes.
+    """
+
+    READ_SECONDS = 15e-6
+
+    def __init__(self, iops: int, *, ahead: int = 0, behind: float = 0) -> None:
+        self.iops, self.ahead, self.behind = iops, ahead, behind
+        self.now = 1.0
+
+    def in_flight(self, _devno: int) -> int:
+        self.now += self.READ_SECONDS
+        return 32
+
+    def sectors_written(self, devno: int) -> int:
+        self.now += self.READ_SECONDS
+        if devno == ORIGIN:
+            return 8 * int(self.now * self.iops)
+        return 8 * int((self.now - self.behind) * self.iops) + self.ahead
+
+
+@pytest.mark.parametrize("iops", [10_000, 100_000, 200_000, 500_000, 2_000_000])
+@pytest.mark.parametrize(("ahead", "behind"), [(256, 0), (0, 1e-6), (0, 10e-6)])
+def test_under_writes_both_bounds_hold(iops: int, ahead: int, behind: float) -> None:
+    """A front that counts when a write begins is ahead; nothing is below the upper bound there."""
+    stream = Stream(iops, ahead=ahead, behind=behind)
+    highest, at_rest = at_most(FRONT, ORIGIN, stream)  # type: ignore[arg-type]
+    assert (highest >= 0, at_rest) == (True, False)
+    lowest, at_rest = excess(FRONT, ORIGIN, stream)  # type: ignore[arg-type]
+    assert (lowest <= ahead, at_rest) == (True, False)
+
+
+def test_at_rest_the_upper_bound_is_exact(tmp_path: Path) -> None:
+    device(tmp_path, FRONT, sectors=1000)
+    device(tmp_path, ORIGIN, sectors=1008)
+    assert at_most(FRONT, ORIGIN, Sysfs(tmp_path)) == (-8, True)
 
 
 def test_a_write_under_way_is_below_first(tmp_path: Path) -> None:

@@ -45,7 +45,12 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Table]:
     monkeypatch.setattr(exported, "opened_by_lio", lambda _: 1)
     monkeypatch.setattr(trial, "may_be_let_go", lambda _: False)
     monkeypatch.setattr(trial, "describe_users_of", lambda _: "mounted on /srv")
-    monkeypatch.setattr(trial, "exchange", lambda _front, table, _ms: found.append(table))
+
+    def exchange(_front: DmInfo, table: Table, _ms: int, *, counted: list[int]) -> list[int | None]:
+        found.append(table)
+        return [None for _ in counted]
+
+    monkeypatch.setattr(trial, "exchange", exchange)
     monkeypatch.setattr(failed_writes, "remember", lambda *_: None)
     return found
 

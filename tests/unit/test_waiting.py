@@ -28,17 +28,19 @@ from dmsnap.service.configuration.declaration import CopyTable, DeclaredIoClass,
 from dmsnap.service.configuration.declared_value import Duration
 from dmsnap.service.points import copyable, waiting
 from dmsnap.service.points import point as points
-from dmsnap.service.replicas import sync
+from dmsnap.service.replicas import rolling, sync
 from dmsnap.service.replicas.synchronisation import Sync
 from dmsnap.service.schedules import policy_run
 from dmsnap.service.schedules.policy_run import PolicyRun, VolumeRun
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import recognition, renewal
 from dmsnap.snapshot import live, write_count
+from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.tracking import choice
 from dmsnap.tracking.choice import Tracker, TrackerChoice
 
 HOUR = 3600 * 10**9
+COUNTS = WriteCounts(0, 0, 0)
 VOLUME = replace(a_volume(), state=VolumeState.PROTECTED)
 
 
@@ -63,6 +65,7 @@ class House:
         monkeypatch.setattr(live, "with_validity", self.with_validity)
         monkeypatch.setattr(live, "require_valid", self.require_valid)
         monkeypatch.setattr(write_count, "bytes_beside", lambda *_: self.beside)
+        monkeypatch.setattr(rolling, "counted", lambda *_: COUNTS)
 
     def label_of(self, _volume: Volume) -> Any:
         held = self.on_replica
@@ -292,20 +295,45 @@ def test_what_is_written_past_the_front_meanwhile_is_noticed(
         running._require_valid()
 
 
+@pytest.mark.parametrize("counts", [COUNTS, None])
+def test_a_busy_front_hides_nothing_of_it(
+    house: House, monkeypatch: pytest.MonkeyPatch, counts: WriteCounts | None
+) -> None:
+    """In a window it is told, and what that did not count is not known to be nothing."""
+    (source,) = house.add(taken(1, 5))
+    running = Sync(house.session, VOLUME, source=source)
+    running._require_valid()
+    monkeypatch.setattr(
+        write_count, "bytes_beside", lambda _directory, _volume, of=None: 512 if of else 0
+    )
+    monkeypatch.setattr(rolling, "counted", lambda *_: counts)
+    running._require_valid()
+    with pytest.raises(PointInvalidError, match="may show them"):
+        running._bytes_beside()
+
+
 def test_what_was_written_past_the_front_is_not_seen_by_a_point_of_before(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a sync of now has compared it."""
-    acknowledged: list[int] = []
-    monkeypatch.setattr(write_count, "acknowledge", lambda *asked: acknowledged.append(asked[-1]))
+    seen: list[WriteCounts | None] = []
+    monkeypatch.setattr(write_count, "settle", lambda *asked: seen.append(asked[-1]))
     for name in ("settle_on_replica", "note_content", "forget_dropped", "note_replica"):
         monkeypatch.setattr(Session, name, lambda *_: None)
     monkeypatch.setattr(recognition, "note", lambda *_: None)
     (source,) = house.add(taken(1, 5))
     of_before = Sync(house.session, VOLUME, source=source)
-    of_before.bytes_beside = 512
-    of_before._settle()
-    assert acknowledged == []
+    of_now = Sync(house.session, VOLUME)
+    assert of_now.taken is not None
+    of_now.taken.points, of_now.taken.counts = [source], [COUNTS]
+    for running, tracker, expected in (
+        (of_before, Tracker.COMPARE, []),
+        (of_now, Tracker.ERA, []),
+        (of_now, Tracker.COMPARE, [COUNTS]),
+    ):
+        running.choice = TrackerChoice(tracker)
+        running._settle()
+        assert seen == expected
 
 
 def test_what_went_for_a_sync_that_was_not_made_is_recorded(

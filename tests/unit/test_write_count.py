@@ -3,7 +3,14 @@
 import os
 from pathlib import Path
 
+import pytest
+from catalogue_samples import a_volume
+
+from dmsnap._native.window import Counted
+from dmsnap.host import counting
 from dmsnap.host.sysfs import Sysfs, format_devno
+from dmsnap.snapshot import origin_count, window_count, write_count
+from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.snapshot.write_count import Surplus, surplus
 
 BACKING, ORIGIN = os.makedev(7, 0), os.makedev(253, 0)
@@ -29,3 +36,88 @@ def test_a_write_under_way_makes_it_a_lower_bound(tmp_path: Path) -> None:
     device(tmp_path, BACKING, sectors=1008)
     device(tmp_path, ORIGIN, sectors=1000, in_flight=1)
     assert surplus(BACKING, ORIGIN, Sysfs(tmp_path)) == Surplus(8, at_rest=False)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack that was built when the device had 100 sectors more; the origin has nothing to tell.
+
+    What is read under writes is wrong.
+    """
+    monkeypatch.setattr(write_count, "_identity", lambda _: "7:0 under 253:0")
+    monkeypatch.setattr(write_count, "_surplus_of", lambda _: Surplus(60, at_rest=False))
+    monkeypatch.setattr(origin_count, "sectors_beside", lambda *_: 0)
+    monkeypatch.setattr(origin_count, "settle", lambda *_: None)
+
+
+def counts(beside: int, *, in_flight: bool = False) -> WriteCounts:
+    return WriteCounts(1000, 1000, 1100 + beside, in_flight)
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_window_tells_of_what_is_less_than_what_is_under_way(tmp_path: Path) -> None:
+    volume = a_volume()
+    assert write_count.bytes_before(tmp_path, volume, counts(8)) is None
+    write_count.settle(tmp_path, volume, counts(0))
+    assert write_count.bytes_beside(tmp_path, volume) == 0
+    assert write_count.bytes_before(tmp_path, volume, counts(8)) == 4096
+    assert write_count.bytes_before(tmp_path, volume, None) is None
+    # Nothing that no window has counted is ever taken for seen, nor is less than was.
+    write_count.settle(tmp_path, volume, None)
+    write_count.settle(tmp_path, volume, counts(-4))
+    assert write_count.bytes_before(tmp_path, volume, counts(8)) == 4096
+    write_count.settle(tmp_path, volume, counts(8))
+    assert write_count.bytes_before(tmp_path, volume, counts(8)) == 0
+    assert write_count.bytes_before(tmp_path, volume, counts(16)) == 4096
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_write_that_may_not_be_there_yet_is_not_seen(tmp_path: Path) -> None:
+    """A device that is dm's own counts it when it begins, before Linux 6.3."""
+    volume = a_volume()
+    write_count.settle(tmp_path, volume, counts(0))
+    write_count.settle(tmp_path, volume, counts(8, in_flight=True))
+    assert write_count.bytes_before(tmp_path, volume, counts(8)) == 4096
+
+
+@pytest.mark.usefixtures("counted")
+def test_our_own_writes_are_acknowledged_whatever_is_under_way(tmp_path: Path) -> None:
+    volume = a_volume()
+    write_count.settle(tmp_path, volume, counts(0))
+    write_count.acknowledge(tmp_path, volume, 8192)
+    assert write_count.bytes_before(tmp_path, volume, counts(16)) == 0
+    assert write_count.bytes_before(tmp_path, volume, counts(24)) == 4096
+
+
+@pytest.mark.usefixtures("counted")
+def test_what_the_origin_does_not_know_nobody_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = a_volume()
+    write_count.settle(tmp_path, volume, counts(0))
+    monkeypatch.setattr(origin_count, "sectors_beside", lambda *_: None)
+    assert write_count.bytes_before(tmp_path, volume, counts(0)) is None
+    assert write_count.bytes_beside(tmp_path, volume) is None
+
+
+def test_counters_are_taken_apart_by_their_volumes() -> None:
+    one, other = [Counted(8, False), Counted(16, False), Counted(32, True)], [Counted(1, False)] * 3
+    unread: list[Counted | None] = [Counted(1, False), None, Counted(1, False)]
+    assert window_count.of([*one, *unread, *other]) == [
+        WriteCounts(8, 16, 32, in_flight=True),
+        None,
+        WriteCounts(1, 1, 1),
+    ]
+    assert window_count.of([]) == []
+
+
+def test_a_device_without_a_counter_keeps_no_window_from_being_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device(tmp_path, ORIGIN, sectors=1000)
+    monkeypatch.setattr(counting, "SYSFS", Sysfs(tmp_path))
+    with counting.opened([ORIGIN, BACKING]) as descriptors:
+        assert os.pread(descriptors[0], 4096, 0).split()[6] == b"1000"
+        assert descriptors[1] == counting.NOBODY
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(descriptors[0])

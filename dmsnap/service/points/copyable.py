@@ -11,6 +11,7 @@ from dmsnap.recovery import replica
 from dmsnap.service.points.point import find
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, write_count
+from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.units import format_size
 
 
@@ -72,6 +73,18 @@ def copyable(session: Session, volume: Volume, text: str) -> Point:
 def require_nothing_beside(session: Session, volume: Volume, point_id: UUID) -> None:
     """Raise where somebody wrote past the front: a snapshot shows that, as if it had been there."""
     count = write_count.bytes_beside(session.configuration.run_directory, volume)
+    _require_none(volume, point_id, count)
+
+
+def require_nothing_before(
+    session: Session, volume: Volume, point_id: UUID, counts: WriteCounts | None
+) -> None:
+    """The same as of a window, which hides nothing of what was written until then."""
+    count = write_count.bytes_before(session.configuration.run_directory, volume, counts)
+    _require_none(volume, point_id, count)
+
+
+def _require_none(volume: Volume, point_id: UUID, count: int | None) -> None:
     if count != 0:
         how_much = "nobody knows how many bytes" if count is None else format_size(count)
         raise PointInvalidError(

@@ -20,6 +20,7 @@ from dmsnap.service.schedules.hooks import NO_HOOKS, Hooks, Phase, hooks_of
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, suspension
 from dmsnap.snapshot.live import PreparedPoint
+from dmsnap.snapshot.window_count import WriteCounts
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class PointSet:
         self.planned = [self._plan(volume, cow_percent) for volume in volumes]
         self.hooks = hooks.bracket(Phase.PRESNAPSHOT)
         self.points: list[Point] = []
+        self.counts: list[WriteCounts | None] = []  # at the moment of each
         self._prepared: list[PreparedPoint] = []
 
     def _plan(self, volume: Volume, cow_percent: int) -> tuple[UUID, Area]:
@@ -90,8 +92,9 @@ class PointSet:
         deadline_ms = self.session.configuration.window_deadline_ms
         taken = live.take(self._prepared, deadline_ms, keep=self.keep, temporary=self.temporary)
         self.points = [
-            replace(point, expires_ns=self.expires_ns, comment=self.comment) for point in taken
+            replace(each.point, expires_ns=self.expires_ns, comment=self.comment) for each in taken
         ]
+        self.counts = [each.counts for each in taken]
         self.session.catalogue.add_points(self.points)
         self._note_clock()
 

@@ -102,7 +102,6 @@ class Attachment:
         admission.check_device(session, request, front, self.recovery, content)
         recovery = admission.recorded_name(self.wanted.recovery)
         self.after = attached(volume, recovery, uuid4(), content)
-        self.bytes_beside: int | None = None
         self.copy = FirstCopy(
             session, self.after, self.recovery, self.wanted, progress, before=volume
         )
@@ -139,14 +138,13 @@ class Attachment:
         return self.session.configuration.run_directory
 
     def _count(self) -> None:
-        """Before the point: what comes later is not in it, and must not count as seen."""
-        self.bytes_beside = write_count.bytes_beside(self._counts, self.volume)
-        if self.bytes_beside is None:
+        """Before the file system is asked what it does not use."""
+        if write_count.bytes_beside(self._counts, self.volume) is None:
             write_count.remember(self._counts, self.volume)
 
     def _let_go(self) -> None:
-        if self.bytes_beside:  # then all was copied
-            write_count.acknowledge(self._counts, self.after, self.bytes_beside)
+        # Where anything was written past the front, all was copied: nothing was left out.
+        write_count.settle(self._counts, self.after, self.copy.points.counts[0])
         recognition.note(self.session, self.after)
         handover.retire(self.session, self.after)
         release_former(self.session, self.after, self.volume.previous_backing)

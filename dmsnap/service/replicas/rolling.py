@@ -11,7 +11,8 @@ from dmsnap.errors import CorruptError, OperatingSystemError
 from dmsnap.service.session import Session
 from dmsnap.service.volumes import renewal
 from dmsnap.service.volumes.renewal import LostMarksError
-from dmsnap.snapshot import bypass, stack, suspension
+from dmsnap.snapshot import bypass, stack, suspension, window_count
+from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.tracking import era
 
 
@@ -21,18 +22,43 @@ def written_since(session: Session, volume: Volume, since: int) -> tuple[ExtentS
     As in a point's window, the suspend waits for what is under way, and rolls the era.
     ``NoSpaceError`` and ``WrongStateError`` where the front could not go on after it.
     """
+    current, _ = _rolled(session, volume)
+    with giving_up_marks(session, volume):
+        return marked_since(session, volume, since), current + 1
+
+
+def counted(session: Session, volume: Volume) -> WriteCounts | None:
+    """What the volume's devices count, while its front is suspended for a moment; None: it is not
+    known. Raises as :func:`written_since` does.
+    """
+    return _rolled(session, volume)[1]
+
+
+def held(session: Session, volume: Volume) -> WriteCounts | None:
+    """Suspend the origin, and leave it so: the caller has a watchdog beside it. As :func:`counted`.
+
+    What the front hands on waits in the origin from then on, and is counted by one of the two. The
+    counts are of the moment before that, and nothing reaches the device below by either since.
+    """
+    origin = stack.require(stack.origin(volume))
+    return _rolled(session, volume, WindowStep(origin.uuid, WindowAction.HOLD))[1]
+
+
+def _rolled(session: Session, volume: Volume, *below: WindowStep) -> tuple[int, WriteCounts | None]:
+    """The era that has ended with it, at the earliest, and what was counted at that moment."""
     front = stack.require(stack.front(volume))
     with giving_up_marks(session, volume):
         current = _era_before(volume)
     rolled = [
         WindowStep(front.uuid, WindowAction.SUSPEND_NO_FREEZE),
+        *below,
         bypass.resuming(volume),
     ]
     deadline_ms = session.configuration.window_deadline_ms
-    with bypass.going_on([volume], deadline_ms):
-        window.run(rolled, deadline_ms)
-    with giving_up_marks(session, volume):
-        return marked_since(session, volume, since), current + 1
+    with window_count.counters([volume]) as counters, bypass.going_on([volume], deadline_ms):
+        times = window.run(rolled, deadline_ms, counters=counters)
+    (counts,) = window_count.of(times.counted)
+    return current, counts
 
 
 def _era_before(volume: Volume) -> int:

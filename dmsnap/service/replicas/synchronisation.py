@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from uuid import UUID, uuid4
 
 from dmsnap._native.copy import CopyOptions, CopyStats, Kept
@@ -37,6 +36,7 @@ from dmsnap.service.session import Session
 from dmsnap.service.volumes import recognition, renewal
 from dmsnap.service.volumes.renewal import LostMarksError
 from dmsnap.snapshot import bypass, live, stack, write_count
+from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.tracking import choice
 from dmsnap.tracking.choice import Tracker, TrackerChoice
 
@@ -81,8 +81,6 @@ class Sync:
             # A point of its own: how long either stays is for another rule.
             self.copied = replace(source, id=uuid4(), area_id=None, temporary=True)
         self.choice = TrackerChoice(Tracker.COMPARE)
-        self.bytes_beside: int | None = None
-        self.counted_from = 0
         self.untracked: str | None = None  # why writes were not seen, where that is known
         self.dirty: ExtentSet | None = None
         self.bytes_dirty = 0
@@ -185,14 +183,28 @@ class Sync:
         with replica.opened(self.volume) as current:
             current.settle()
             current.require_consistent()
-        # Before the point: what comes later is not in it, and must not count as seen.
-        self.bytes_beside = write_count.bytes_beside(self._counts, self.volume)
-        if self.bytes_beside is None:
-            self.counted_from = write_count.sample(self.volume)
 
     @property
-    def _counts(self) -> Path:
-        return self.session.configuration.run_directory
+    def counts(self) -> WriteCounts | None:
+        """What was counted at the moment of the point that was taken."""
+        return self.taken.counts[0] if self.taken is not None else None
+
+    def _bytes_beside(self) -> int | None:
+        """What was written past the front, is in the point and has no mark.
+
+        Of a live point nobody knows what was counted at its moment: it is refused by what is.
+        """
+        if self.source is not None:
+            self._require_nothing_beside()
+            return 0
+        directory = self.session.configuration.run_directory
+        return write_count.bytes_before(directory, self.volume, self.counts)
+
+    def _require_nothing_beside(self) -> None:
+        """Of a live point, as exactly as the counters can be read under writes."""
+        if self.source is not None:
+            counts = rolling.counted(self.session, self.volume)
+            copyable.require_nothing_before(self.session, self.volume, self.source.id, counts)
 
     def _track(self) -> None:
         label = replica.label_of(self.volume)
@@ -200,7 +212,7 @@ class Sync:
         size_bytes = self.volume.size_bytes
         try:
             dirty = self._tracked(known)
-            renewal.require_marks(self.session, self.volume)
+            renewal.require_marks(self.session, self.volume, self.counts)
         except (OperatingSystemError, CorruptError, LostMarksError) as error:
             self._pass_era_by(error)
             dirty = ExtentSet.whole(size_bytes)
@@ -219,8 +231,7 @@ class Sync:
             self.volume,
             known,
             live.current_era(self.volume),
-            # Again: what came since, before the window, is in the point and has no mark.
-            bytes_beside=write_count.bytes_beside(self._counts, self.volume),
+            bytes_beside=self._bytes_beside(),
             copied=self.source,
         )
         if self.untracked and self.choice.tracker is Tracker.COMPARE:
@@ -331,6 +342,7 @@ class Sync:
             # An audit needs memory of its own.
             self.undo = replace(self.undo, kept=Kept(0))
             self._require_valid()
+            self._require_nothing_beside()
             self.session.make_durable(self.volume)
             apply.mark_consistent(current, keep=self.point.keep, content=self.content)
         self.stats = replace(
@@ -387,17 +399,11 @@ class Sync:
             raise auditing.failure(str(self.volume.recovery), different, self.choice.tracker)
 
     def _settle(self) -> None:
-        if self.source is None:
-            self._acknowledge_writes_beside()
+        if self.source is None and self.choice.tracker is Tracker.COMPARE:
+            directory = self.session.configuration.run_directory
+            write_count.settle(directory, self.volume, self.counts)
         self.session.settle_on_replica(self.volume, self.point)
         self.session.undivide_writes(self.volume)
         self.session.note_content(self.volume, self.content)
         self.session.forget_dropped(self.volume, self.claiming.reason)
         recognition.note(self.session, self.volume)
-
-    def _acknowledge_writes_beside(self) -> None:
-        """Both sides were compared; what came after the count began may not be in the point."""
-        if self.bytes_beside is None:
-            write_count.begin(self._counts, self.volume, self.counted_from)
-        elif self.bytes_beside:
-            write_count.acknowledge(self._counts, self.volume, self.bytes_beside)

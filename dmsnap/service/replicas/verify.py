@@ -1,6 +1,7 @@
 """Verify: compare a replica with the volume where nothing was written since, changing neither."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -70,7 +71,7 @@ class Verification:
         self.progress = progress
         self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
         self.label = consistent_label(volume)
-        self.since = self._require_tracking()
+        self.since = self._require_tracking(write_count.bytes_beside(self._counts, volume))
         self.dirty = ExtentSet()
         self.skipped = ExtentSet()
         self.audited = AuditResult(kind)
@@ -79,6 +80,10 @@ class Verification:
     def point(self) -> Point:
         """The point of now, which goes when all is compared."""
         return self.points.points[0]
+
+    @property
+    def _counts(self) -> Path:
+        return self.session.configuration.run_directory
 
     def steps(self) -> list[Step]:
         name, device = self.volume.name, self.volume.recovery
@@ -94,10 +99,12 @@ class Verification:
             ),
         ]
 
-    def _require_tracking(self) -> int:
-        """The first era that counts as written since, else :class:`WrongStateError`."""
+    def _require_tracking(self, beside: int | None) -> int:
+        """The first era that counts as written since, else :class:`WrongStateError`.
+
+        ``beside``: bytes that were written past the front.
+        """
         assert self.label.point_uuid is not None  # noqa: S101 - a consistent label has one
-        beside = write_count.bytes_beside(self.session.configuration.run_directory, self.volume)
         chosen = choice.choose(
             self.volume,
             self.session.catalogue.find_point(self.label.point_uuid),
@@ -113,6 +120,9 @@ class Verification:
         return chosen.since
 
     def _track(self) -> None:
+        # Again, as exactly as that is known: what came in between is in the point, too.
+        counts = self.points.counts[0]
+        self._require_tracking(write_count.bytes_before(self._counts, self.volume, counts))
         with rolling.giving_up_marks(self.session, self.volume):
             self.dirty = rolling.marked_since(self.session, self.volume, self.since)
         left_out = skipped.of_replica(

@@ -25,13 +25,14 @@ from dmsnap.host.blockdev import (
 )
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.cookie import UdevFlags
+from dmsnap.host.dm.device import DmInfo
 from dmsnap.host.dm.status import SnapshotState, SnapshotStatus
 from dmsnap.host.dm.target import Snapshot, Table, single
 from dmsnap.recovery import chain, history, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.journal import StepTimes
 from dmsnap.service.session import Session
-from dmsnap.snapshot import bypass, origin_count, stack
+from dmsnap.snapshot import bypass, origin_count, stack, window_count
 from dmsnap.snapshot.exchange import exchange
 from dmsnap.snapshot.stack import DmName
 
@@ -219,22 +220,42 @@ def load_front(session: Session, volume: Volume, metadata: Area) -> None:
     table = stack.front_table(volume, stack.attach_area(volume, metadata))
     if dm.table(front.name) != table:
         require_unopened(volume)
-        _leave(session, volume)
-        exchange(front, table, session.configuration.window_deadline_ms)
-        origin_count.arrive(session.configuration.run_directory, volume)
+        _go_over(session, volume, front, table)
     stack.turn_discards_off(volume)
     blockdev.flush_buffers(dm.node(front.name))
 
 
-def _leave(session: Session, volume: Volume) -> None:
-    """Before the front lies over the volume's present generation: what is known of another one."""
+def _go_over(session: Session, volume: Volume, front: DmInfo, table: Table) -> None:
+    """Load the front over the volume's origin, and count from that moment on: an initiator may
+    write all the while.
+    """
+    left = _leave(session, volume)
+    origins = [stack.require(stack.origin(each)).devno for each in (volume, *left)]
+    devices = [front.devno, *origins]
+    deadline_ms = session.configuration.window_deadline_ms
+    by_front, *counted = exchange(front, table, deadline_ms, counted=devices)
+    counts = [window_count.of_front(by_front, each) for each in counted]
+    directory = session.configuration.run_directory
+    for other, of_other in zip(left, counts[1:], strict=True):
+        if of_other is not None:
+            origin_count.left(directory, other, of_other)
+    origin_count.arrive(directory, volume, counts[0])
+
+
+def _leave(session: Session, volume: Volume) -> list[Volume]:
+    """Before the front lies over the volume's present generation: what is known of another one, of
+    those that are returned.
+    """
+    known = []
     for generation in (volume.generation - 1, volume.generation + 1):
         other = replace(volume, generation=generation)
         try:
             if lies_over(other):
                 origin_count.leave(session.configuration.run_directory, other)
+                known.append(other)
         except DmsnapError as error:  # it keeps nobody from a recovery
             log.warning("who writes to %s is not counted: %s", stack.origin(other).name, error)
+    return known
 
 
 def load_front_back(session: Session, volume: Volume, metadata: Area) -> bool:

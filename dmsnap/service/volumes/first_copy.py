@@ -133,7 +133,8 @@ class FirstCopy:
         """What the point certainly does not use; the answer is older than the point."""
         if not self.usage.free:
             return ExtentSet()
-        if write_count.bytes_beside(self.session.configuration.run_directory, self.volume) != 0:
+        directory, counts = self.session.configuration.run_directory, self.points.counts[0]
+        if write_count.bytes_before(directory, self.volume, counts) != 0:
             self.usage = Usage(reason="it may have been written to past its front")
             return ExtentSet()
         with rolling.giving_up_marks(self.session, self.volume):

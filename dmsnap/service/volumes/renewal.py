@@ -12,8 +12,9 @@ from dmsnap.host import blockdev
 from dmsnap.service.journal import Step
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import trial
-from dmsnap.snapshot import bypass, failed_writes, stack
+from dmsnap.snapshot import bypass, failed_writes, stack, window_count
 from dmsnap.snapshot.exchange import exchange
+from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import PAGE_BYTES, format_size
 
@@ -31,13 +32,13 @@ def reason(session: Session, volume: Volume) -> str | None:
     return _failed(session, volume)
 
 
-def _failed(session: Session, volume: Volume) -> str | None:
+def _failed(session: Session, volume: Volume, counts: WriteCounts | None = None) -> str | None:
     """What passed a foreign table of the front by did not fail, and is in no live point: that is
     for assemble.
     """
     if not bypass.has_era(volume):
         return None
-    count = failed_writes.bytes_failed(session.configuration.run_directory, volume)
+    count = failed_writes.bytes_failed(session.configuration.run_directory, volume, counts)
     if not count:
         return None
     return (
@@ -46,9 +47,14 @@ def _failed(session: Session, volume: Volume) -> str | None:
     )
 
 
-def require_marks(session: Session, volume: Volume) -> None:
-    """Raise :class:`LostMarksError` when what was just read of dm-era may lack marks."""
+def require_marks(session: Session, volume: Volume, counts: WriteCounts | None = None) -> None:
+    """Raise :class:`LostMarksError` when what was just read of dm-era may lack marks.
+
+    By what is counted now, and by ``counts`` of a window, which under writes are more exact.
+    """
     sentence = _failed(session, volume)
+    if sentence is None and counts is not None:
+        sentence = _failed(session, volume, counts)
     if sentence is not None:
         raise lost(volume, sentence)
 
@@ -97,7 +103,10 @@ class Renewal:
         blockdev.clear_start(metadata.path, PAGE_BYTES)
         trial.make_metadata(self.volume, area)  # before the front waits for it
         front = stack.require(stack.front(self.volume))
-        exchange(front, stack.front_table(self.volume, metadata), self._deadline_ms)
+        table = stack.front_table(self.volume, metadata)
+        devices = failed_writes.devices(self.volume)
+        counted = exchange(front, table, self._deadline_ms, counted=devices)
         stack.turn_discards_off(self.volume)
-        failed_writes.remember(self.session.configuration.run_directory, self.volume)
+        counts = window_count.of_front(*counted)
+        failed_writes.remember(self.session.configuration.run_directory, self.volume, counts)
         stack.check(self.volume, areas, self.session.catalogue.points(self.volume.id))

@@ -66,9 +66,15 @@ class FaultyDisk:
 
     def delay_reads(self, milliseconds: int) -> None:
         """Each read takes so long, and writes do not; ``load`` makes it as fast as it was."""
-        sectors = self.size_bytes // SECTOR
-        reads, writes = f"{self.loop} 0 {milliseconds}", f"{self.loop} 0 0"
-        self._replace_table(f"0 {sectors} delay {reads} {writes}")
+        self._delay(milliseconds, 0)
+
+    def delay_writes(self, milliseconds: int) -> None:
+        """Each write takes so long, and reads do not; ``load`` makes it as fast as it was."""
+        self._delay(0, milliseconds)
+
+    def _delay(self, read: int, write: int) -> None:
+        reads, writes = f"{self.loop} 0 {read}", f"{self.loop} 0 {write}"
+        self._replace_table(f"0 {self.size_bytes // SECTOR} delay {reads} {writes}")
 
     def shrink(self, size_bytes: int) -> None:
         """What is behind that is gone; ``load`` brings it back."""

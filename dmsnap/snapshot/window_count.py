@@ -1,0 +1,108 @@
+"""What a volume's devices count in a window: exact, however much is written before it and after.
+
+The counters of two devices cannot be read at once. While the front is written to, one is ahead of
+the other by what is on its way between them, or by what completed between the two reads. Which one
+that is depends on the kernel: before "block: count 'ios' and 'sectors' when io is done for
+bio-based device" (Linux 6.3, and earlier ones that took it over) a dm device counted a write when
+it began, and a front is ahead by what dm-era has yet to mark. What somebody wrote past the front
+may be less than either. In a window the front is suspended, and all that it had begun is complete,
+and counted, on all of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from dmsnap._native.window import Counted
+from dmsnap.catalogue.model import Volume
+from dmsnap.errors import DmsnapError
+from dmsnap.host import counting, lun
+from dmsnap.host.blockdev import BlockDevice
+from dmsnap.snapshot import stack
+
+NONE = (0, 0, 0)  # of these numbers there is no device
+
+
+@dataclass(frozen=True, slots=True)
+class OriginCounts:
+    """Sectors that a front, and an origin that it lies over, counted at the moment of a window."""
+
+    front: int
+    origin: int
+
+    @property
+    def excess(self) -> int:
+        """What the front counts beyond the origin: less, where somebody wrote to that; more, where
+        dm-era failed writes.
+        """
+        return self.front - self.origin
+
+
+@dataclass(frozen=True, slots=True)
+class WriteCounts(OriginCounts):
+    """And the backing device below.
+
+    ``in_flight``: it had begun something, which nobody can have but who uses it directly; what is
+    written then may be counted already, and come later.
+    """
+
+    backing: int
+    in_flight: bool = False
+
+    @property
+    def surplus(self) -> int:
+        """What the backing device counts beyond the origin: somebody wrote to it directly."""
+        return self.backing - self.origin
+
+
+def devices(volume: Volume) -> tuple[int, int, int]:
+    """The numbers of the front, the origin and the backing device."""
+    front, origin = stack.require(stack.front(volume)), stack.require(stack.origin(volume))
+    return front.devno, origin.devno, backing(volume)
+
+
+def backing(volume: Volume) -> int:
+    """While an LV itself is the front, what lies below is the base that stands for it."""
+    if stack.live_front(volume) is not None:
+        return stack.backing(volume).devno
+    return BlockDevice.probe(lun.node(volume.backing)).devno
+
+
+@contextmanager
+def counters(volumes: Sequence[Volume]) -> Iterator[list[int]]:
+    """Descriptors for a window's ``counters``; :func:`of` takes what was counted apart."""
+    numbers = [devno for each in volumes for devno in _counted(each)]
+    with counting.opened(numbers) as descriptors:
+        yield descriptors
+
+
+def _counted(volume: Volume) -> tuple[int, ...]:
+    """No window is kept from for want of them."""
+    try:
+        return devices(volume)
+    except DmsnapError:
+        return NONE
+
+
+def of(counted: Sequence[Counted | None]) -> list[WriteCounts | None]:
+    """For each volume what was counted; None where that is not known."""
+    counts: list[WriteCounts | None] = []
+    for place in range(0, len(counted), 3):
+        front, origin, below = counted[place : place + 3]
+        if front is None or origin is None or below is None:
+            counts.append(None)
+            continue
+        counts.append(
+            WriteCounts(
+                front=front.sectors_written,
+                origin=origin.sectors_written,
+                backing=below.sectors_written,
+                in_flight=below.in_flight,
+            )
+        )
+    return counts
+
+
+def of_front(front: int | None, origin: int | None) -> OriginCounts | None:
+    """The same of an exchange of the front's table."""
+    return None if front is None or origin is None else OriginCounts(front, origin)
