@@ -12,15 +12,23 @@ from catalogue_samples import a_volume
 
 from dmsnap.catalogue.model import Hydration, Volume
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import CorruptError, DeadlineError, OperatingSystemError, UnreachableError
+from dmsnap.errors import (
+    CorruptError,
+    DeadlineError,
+    OperatingSystemError,
+    UnreachableError,
+    WrongStateError,
+)
 from dmsnap.host import watchdog
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Table
 from dmsnap.service.hydrations import crossing
 from dmsnap.service.hydrations.hydration import Copying
+from dmsnap.service.replicas import rolling
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack, write_count
+from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.units import MIB
 
 VOLUME = replace(
@@ -57,10 +65,6 @@ class Origin:
 
     def table(self, _name: str, *, inactive: bool = False) -> Table:
         return (self.inactive or ()) if inactive else self.live
-
-    def suspend(self, _name: str, *, freeze: bool) -> None:
-        assert not freeze
-        self.suspended = True
 
     def load(self, _name: str, table: Table) -> None:
         if self.failing == "load":
@@ -106,12 +110,18 @@ class Guard:
 @pytest.fixture
 def origin(monkeypatch: pytest.MonkeyPatch) -> Origin:
     found = Origin()
-    for call in ("suspend", "load", "clear", "resume", "table"):
+    for call in ("load", "clear", "resume", "table"):
         monkeypatch.setattr(dm, call, getattr(found, call))
     monkeypatch.setattr(dm, "existing", lambda _name: found.state)
     monkeypatch.setattr(stack, "exists", lambda _device: found.there)
     monkeypatch.setattr(write_count, "remember", lambda *_: None)
     monkeypatch.setattr(write_count, "bytes_beside", lambda *_: 0)
+
+    def held(*_of: object) -> WriteCounts:
+        found.suspended = True
+        return WriteCounts(0, 0, 0)
+
+    monkeypatch.setattr(rolling, "held", held)
     return found
 
 
@@ -227,6 +237,34 @@ def test_what_fails_before_the_table_is_loaded_leaves_nothing(
     assert origin.resumed == [stack.origin_table(VOLUME, OLD)]
     assert recorded(session) == VOLUME
     assert crossing.noted(session.configuration.state_directory, VOLUME.id) is None
+
+
+@pytest.mark.parametrize("when", ["before it was held", "since"])
+def test_what_somebody_wrote_past_the_front_keeps_it_where_it_is(
+    copying: Copying,
+    session: Session,
+    origin: Origin,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    """What came before that the window alone tells: what waits in the origin may hide it now."""
+
+    def bytes_beside(_directory: Path, _volume: Volume, counts: WriteCounts | None = None) -> int:
+        return 4096 if (counts is not None) == (when == "before it was held") else 0
+
+    monkeypatch.setattr(write_count, "bytes_beside", bytes_beside)
+    copying.untouched = True
+    with pytest.raises(WrongStateError, match="written to past"):
+        copying.switch(None)
+    assert origin.resumed == [stack.origin_table(VOLUME, OLD)]
+    found = recorded(session)
+    assert (found.backing, found.hydration) == (VOLUME.backing, VOLUME.hydration)
+    assert found.tracking_id != VOLUME.tracking_id
+    assert crossing.noted(session.configuration.state_directory, VOLUME.id) is None
+    # A run that knows of it from its beginning has compared what it copied.
+    copying.untouched = False
+    moved = copying._moved(WriteCounts(0, 0, 0))
+    assert moved.tracking_id not in (VOLUME.tracking_id, found.tracking_id)
 
 
 @pytest.mark.parametrize("failing", ["late", "late-and-not-told"])

@@ -37,6 +37,7 @@ from dmsnap.service.replicas.audit import Audit, AuditResult
 from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
+from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.tracking.choice import new_tracking_id
 from dmsnap.units import MIB, align_up
 
@@ -106,7 +107,8 @@ class Copying:
         trusted any more is compared.
         """
         device = stack.hydrated(self.volume)
-        self.untouched = write_count.bytes_beside(self._counts, self.volume) == 0
+        counts = rolling.counted(self.session, self.volume)
+        self.untouched = write_count.bytes_before(self._counts, self.volume, counts) == 0
         begun = self.volume.hydration is not None
         trusted = begun and self._is_trusted()
         if not trusted:
@@ -277,10 +279,10 @@ class Copying:
         with watchdog.watched(window.watchdog_path(), origin.uuid, deadline_ms) as guard:
             try:
                 guard.start()
-                dm.suspend(origin.name, freeze=False)
+                counts = rolling.held(self.session, self.volume)
                 begun = time.monotonic()
                 self._copy_held(primary)
-                self._load(self._moved(), guard)
+                self._load(self._moved(counts), guard)
                 after = self._recorded()
                 dm.resume(origin.name)
                 self.done.held_seconds = time.monotonic() - begun
@@ -305,11 +307,16 @@ class Copying:
             with self._sides() as (_, target):
                 label.write(target, self.target.size_bytes, primary, str(self.target.path))
 
-    def _moved(self) -> Crossing:
-        """What is to be noted, and recorded, of the volume on the new device."""
+    def _moved(self, counts: WriteCounts | None) -> Crossing:
+        """What is to be noted, and recorded, of the volume on the new device.
+
+        ``counts`` are of the moment since which the origin is held. What is written to the old
+        device directly meanwhile is told by what that and the origin count by now.
+        """
         volume = self.volume
         tracking_id = volume.tracking_id
-        if write_count.bytes_beside(self._counts, volume) != 0:
+        before = write_count.bytes_before(self._counts, volume, counts)
+        if before != 0 or write_count.bytes_beside(self._counts, volume) != 0:
             # What somebody wrote past the front is no dirt of this front's: the next sync compares.
             tracking_id = new_tracking_id()
             self.volume = replace(volume, tracking_id=tracking_id)

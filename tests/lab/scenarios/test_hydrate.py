@@ -643,6 +643,27 @@ def test_writes_past_the_front_are_no_secret(lab: Lab) -> None:
     check_moved(volume, target, volume.primary, "compare")
 
 
+def test_a_page_past_a_front_that_is_busy_is_no_secret(lab: Lab) -> None:
+    """Written to the hidden origin, and as large as what waits in it while that is held."""
+    volume, target = protected(lab, SIZE), lab.disk(SIZE)
+    catch_up = Copying.catch_up
+
+    def beside(copying: Copying) -> None:
+        catch_up(copying)
+        write_direct(f"/dev/mapper/{origin(volume)}", os.urandom(4 * KIB), 3 * MIB)
+
+    with writer(lab, volume):
+        with patch.object(Copying, "catch_up", beside):
+            sentence = refused(ExitCode.WRONG_STATE, "hydrate", volume.name, "--onto", target)
+        assert "written to past" in sentence
+        assert suspended() == []
+        result = dmsnap("hydrate", volume.name)
+        assert result["bytes_compared"] == SIZE
+    # The replica has not seen it yet.
+    assert volume.sync("--audit", "full")["tracker"] == "compare"
+    check_moved(volume, target, volume.primary)
+
+
 def test_a_new_device_that_somebody_wrote_to_is_compared(lab: Lab) -> None:
     volume, target = protected(lab, SIZE), lab.disk(SIZE)
     ended: Ended = forked(
