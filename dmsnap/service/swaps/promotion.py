@@ -6,13 +6,14 @@ cut off is finished by whoever holds the volume next.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from dmsnap._native.label import LabelState
-from dmsnap.catalogue import skipped
+from dmsnap.catalogue import jobs, skipped
 from dmsnap.catalogue.export import ExportKind
-from dmsnap.catalogue.model import Job, Volume, VolumeState
-from dmsnap.errors import InterruptedBySignal, StackChangedError, WrongStateError
+from dmsnap.catalogue.model import Job, JobState, Volume, VolumeState
+from dmsnap.errors import DmsnapError, InterruptedBySignal, StackChangedError, WrongStateError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, SnapshotMerge, SnapshotOrigin
@@ -180,7 +181,7 @@ def commit(session: Session, name: str, *, drop_points: bool, dry_run: bool) -> 
         if dry_run:
             return plan
         try:
-            times = journal.run(session.catalogue, plan)
+            times = _go_on(session, volume, plan)
         except InterruptedBySignal as signalled:
             # Nothing was undone, and nothing has to be.
             raise InterruptedBySignal(
@@ -215,8 +216,23 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
     One that was to make the recovery volume the primary, and was given up, is undone.
     """
     if volume.state is VolumeState.COMMITTING:
-        journal.run(session.catalogue, committing(session, volume, drop_points=True))
+        _go_on(session, volume, committing(session, volume, drop_points=True))
         return True
     promoting = any(step.name == "mark-merging" for step in job.steps)
     done = VolumeState.PROMOTED if promoting else VolumeState.PROTECTED
     return volume.state is done
+
+
+def _go_on(session: Session, volume: Volume, plan: Plan) -> StepTimes:
+    """The first job of a commit that was cut off stands for those that went on with it and failed,
+    too: or else every command would leave as many again as there are, and try each of them.
+    """
+    try:
+        return journal.run(session.catalogue, plan)
+    except BaseException:
+        with suppress(DmsnapError):
+            unfinished = jobs.unfinished(session.catalogue, volume.id)
+            for job in [each for each in unfinished if each.operation == plan.operation][:-1]:
+                outcome = job.outcome or ""
+                jobs.settle(session.catalogue, job.id, volume.id, JobState.ABANDONED, outcome)
+        raise

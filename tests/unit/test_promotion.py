@@ -1,0 +1,66 @@
+"""What becomes of commits that were cut off."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from catalogue_samples import a_volume
+
+from dmsnap.catalogue import jobs
+from dmsnap.catalogue.model import Job, JobState, Volume, VolumeState
+from dmsnap.catalogue.store import Catalogue
+from dmsnap.errors import PointInvalidError
+from dmsnap.service import journal, reaper
+from dmsnap.service.configuration.configuration import Configuration
+from dmsnap.service.journal import Plan, Step
+from dmsnap.service.session import Session
+from dmsnap.service.swaps import promotion
+
+MERGE = "merge-overlay"
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
+        yield Session(Configuration(run_directory=tmp_path), catalogue)
+
+
+def a_volume_in(session: Session, state: VolumeState) -> Volume:
+    volume = replace(a_volume(), state=state)
+    session.catalogue.add_volume(volume)
+    return volume
+
+
+def cut_off(session: Session, volume: Volume) -> list[Job]:
+    return jobs.unfinished(session.catalogue, volume.id)
+
+
+def conclude_all(session: Session, volume: Volume) -> set[JobState]:
+    """As each command does that holds the volume."""
+    return {reaper.conclude(session, volume, job) for job in cut_off(session, volume)}
+
+
+def test_a_merge_that_fails_is_tried_once_by_every_command(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was tried before is no other commit, to be tried beside."""
+    volume = a_volume_in(session, VolumeState.COMMITTING)
+    tried: list[str] = []
+
+    def merge() -> None:
+        tried.append(MERGE)
+        raise PointInvalidError(f"Merge failed, at attempt {len(tried)}")
+
+    plan = Plan("swap commit", (volume.id,), [Step(MERGE, "merge", merge)], forward=True)
+    monkeypatch.setattr(promotion, "committing", lambda *_, **__: plan)
+    with pytest.raises(PointInvalidError):
+        journal.run(session.catalogue, plan)
+    (first,) = cut_off(session, volume)
+    for _ in range(4):
+        assert conclude_all(session, volume) == {JobState.RUNNING}
+    assert [job.id for job in cut_off(session, volume)] == [first.id]
+    assert len(tried) == 5
+    states = [job.state for job in jobs.recent(session.catalogue, 100)]
+    assert states == [JobState.ABANDONED] * 4 + [JobState.RUNNING]
+    assert jobs.recent(session.catalogue, 1)[0].outcome == "Merge failed, at attempt 5"
