@@ -1,4 +1,4 @@
-"""What becomes of commits that were cut off."""
+"""What becomes of commits that were cut off, and of those who were to give them up."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue import jobs
-from dmsnap.catalogue.model import Job, JobState, Volume, VolumeState
+from dmsnap.catalogue.model import Job, JobState, StepState, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import PointInvalidError
 from dmsnap.service import journal, reaper
@@ -64,3 +64,23 @@ def test_a_merge_that_fails_is_tried_once_by_every_command(
     states = [job.state for job in jobs.recent(session.catalogue, 100)]
     assert states == [JobState.ABANDONED] * 4 + [JobState.RUNNING]
     assert jobs.recent(session.catalogue, 1)[0].outcome == "Merge failed, at attempt 5"
+
+
+@pytest.mark.parametrize(
+    ("state", "became"),
+    [
+        (VolumeState.PROTECTED, JobState.DONE),
+        (VolumeState.PROMOTED, JobState.UNDONE),
+    ],
+)
+def test_who_was_to_give_up_a_commit_did_not_where_it_came_to_its_end(
+    session: Session, state: VolumeState, became: JobState
+) -> None:
+    volume = a_volume_in(session, state)
+    arguments = {"name": volume.name, "kill": False, "give_up": True}
+    steps = ["unmount", "record"]
+    job = jobs.begin(
+        session.catalogue, "swap revert", [volume.id], arguments=arguments, pid=1, steps=steps
+    )
+    jobs.record_step(session.catalogue, job, 0, StepState.BEGUN, None)
+    assert conclude_all(session, volume) == {became}

@@ -260,10 +260,11 @@ def revert(
 def finish(session: Session, volume: Volume, job: Job) -> bool:
     """Undone while the front shows the trial; once the primary was loaded it goes on to its end.
 
-    Where a boot has left no front it is undone, too: a trial is given up by who asked for that.
+    Where a boot has left no front it is undone, too: a trial is given up by who asked for that. So
+    is one that was to give up a commit which has come to its end since.
     """
     if volume.state not in (VolumeState.TRIAL, VolumeState.COMMITTING):
-        return True
+        return volume.state is VolumeState.PROTECTED
     if trial.is_loaded(volume, session.catalogue.areas(volume.id)):
         return False
     gives_up = any(step.name == "create-front" for step in job.steps)
