@@ -431,8 +431,10 @@ def remove_stray_trial(session: Session, volume: Volume) -> None:
     if not strays:
         return
     for generation in {area.generation for area in strays}:
+        origin = stack.origin(volume, generation)
         stack.remove(stack.era_maker(replace(volume, generation=generation)))
-        stack.remove(stack.origin(volume, generation))
+        stack.remove(origin)
+        stack.remove(stack.store_again(origin))
     chain.remove(chain.existing(volume, chain.TRIAL))
     for area in strays:
         try:

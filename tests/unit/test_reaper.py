@@ -1,18 +1,20 @@
 """What keeps a command from a volume, of all that is cleared before it, and what does not."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from catalogue_samples import a_volume
+from catalogue_samples import a_volume, an_area
 
 from dmsnap.catalogue import jobs
-from dmsnap.catalogue.model import Volume
+from dmsnap.catalogue.model import AreaRole, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import BusyError, DmsnapError, NotFoundError, OperatingSystemError
 from dmsnap.host import orphans
+from dmsnap.recovery import chain
 from dmsnap.service import reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.exports import exported
@@ -22,6 +24,7 @@ from dmsnap.service.luns import luns
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import handover, owed_record
 from dmsnap.service.volumes import spare
+from dmsnap.snapshot import stack
 
 TIDYING: list[tuple[ModuleType, str]] = [
     (reaper, "remove_temporary_points"),
@@ -132,3 +135,18 @@ def test_a_boot_asks_no_recovery_volume_about_temporary_points(
     reaper.clear(session, volume, [], at_boot=True)
     with pytest.raises(AssertionError):
         reaper.clear(session, volume, [])
+
+
+def test_no_device_of_a_trial_that_was_ended_is_left(
+    session: Session, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that either over which a merge was begun anew: it holds the overlay's store."""
+    removed: list[str] = []
+    monkeypatch.setattr(stack, "remove", lambda device: removed.append(device.name))
+    monkeypatch.setattr(chain, "existing", lambda *_: [])
+    monkeypatch.setattr(Session, "release_area", lambda _session, _volume, area: area.path)
+    overlay = replace(an_area(volume, AreaRole.OVERLAY), generation=volume.generation + 1)
+    session.catalogue.add_area(overlay)
+    reaper.remove_stray_trial(session, volume)
+    origin = f"dmsnap-{volume.name}-origin-{volume.generation + 1}"
+    assert [name for name in removed if "origin" in name] == [origin, f"{origin}-store"]
