@@ -10,12 +10,12 @@ from catalogue_samples import a_volume
 from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import Job, JobState, StepState, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import PointInvalidError
+from dmsnap.errors import PointInvalidError, WrongStateError
 from dmsnap.service import journal, reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.journal import Plan, Step
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import promotion
+from dmsnap.service.swaps import impasse, merging, promotion
 
 MERGE = "merge-overlay"
 
@@ -84,3 +84,34 @@ def test_who_was_to_give_up_a_commit_did_not_where_it_came_to_its_end(
     )
     jobs.record_step(session.catalogue, job, 0, StepState.BEGUN, None)
     assert conclude_all(session, volume) == {became}
+
+
+def a_failed_merge(session: Session, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> Volume:
+    """Of a catalogue that was made again, where no job tells of it."""
+    volume = a_volume_in(session, VolumeState.COMMITTING)
+
+    def merge() -> None:
+        if fails:
+            raise PointInvalidError("Merge failed")
+
+    plan = Plan("swap commit", (volume.id,), [Step(MERGE, "merge", merge)], forward=True)
+    monkeypatch.setattr(promotion, "committing", lambda *_, **__: plan)
+    monkeypatch.setattr(merging, "failure", lambda _: "the merge met an I/O error")
+    return volume
+
+
+def test_a_merge_that_nobody_has_tried_again_is_tried_before_it_is_given_up(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = a_failed_merge(session, monkeypatch, fails=False)
+    with pytest.raises(WrongStateError, match="it has come to its end"):
+        impasse.require_no_commit(session, volume)
+
+
+def test_a_merge_that_fails_again_may_be_given_up(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = a_failed_merge(session, monkeypatch, fails=True)
+    for _ in range(2):
+        impasse.require_no_commit(session, volume)
+        assert len(jobs.recent(session.catalogue, 100)) == 1

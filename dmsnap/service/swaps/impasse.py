@@ -4,16 +4,21 @@ They are given up only when that was asked for, and only where nothing else can 
 command could keep still, or keep when a disk is back, is not for us to drop.
 """
 
+import logging
 from collections.abc import Callable
 
+from dmsnap.catalogue import jobs
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import BusyError, DmsnapError, WrongStateError
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import chain, replica
+from dmsnap.service import journal
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import merging, promotion, trial
 from dmsnap.service.volumes import identity
 from dmsnap.snapshot import cow_store, stack
+
+log = logging.getLogger(__name__)
 
 UNDER_WAY = (VolumeState.TRIAL, VolumeState.COMMITTING)
 
@@ -25,6 +30,7 @@ def require_no_commit(session: Session, volume: Volume) -> None:
             f"{volume.name} is in state {volume.state}: there is no commit to give up"
         )
     if merging.failure(volume) is not None:
+        _require_failing(session, volume)
         return
     is_shown = trial.lies_over(volume)
     if is_shown and _works(lambda: promotion.committing(session, volume, drop_points=True)):
@@ -35,6 +41,27 @@ def require_no_commit(session: Session, volume: Volume) -> None:
             f"dmsnap assemble {volume.name} builds it again, and dmsnap swap commit {volume.name} "
             f"brings it to its end",
         )
+
+
+def _require_failing(session: Session, volume: Volume) -> None:
+    """Raise :class:`WrongStateError` if a merge that failed does not fail any more.
+
+    One that is among the jobs was tried when the volume was held; a catalogue that was made again
+    has none.
+    """
+    unfinished = jobs.unfinished(session.catalogue, volume.id)
+    if any(job.operation == "swap commit" for job in unfinished):
+        return
+    try:
+        plan = promotion.committing(session, volume, drop_points=True)
+        journal.run(session.catalogue, plan)
+    except (BusyError, WrongStateError) as error:
+        hint = f"dmsnap swap commit {volume.name} brings it to its end"
+        raise _not_given_up(volume, hint) from error
+    except DmsnapError as error:
+        log.debug("%s", error)
+        return
+    raise WrongStateError(f"the commit of {volume.name} is not given up: it has come to its end")
 
 
 def require_no_way(session: Session, volume: Volume, reverting: Callable[[], object]) -> None:
