@@ -382,6 +382,37 @@ def test_what_has_reached_the_replica_is_synced_though_that_is_not_recorded(
     assert house.ran == ["unsnap gone pg cut off"] * reached
 
 
+@pytest.mark.parametrize("state", [LabelState.APPLYING, LabelState.CONSISTENT])
+def test_what_was_taken_back_from_the_replica_is_not_synced_though_it_was_recorded(
+    house: House, monkeypatch: pytest.MonkeyPatch, state: LabelState
+) -> None:
+    """Killed while an audit that had failed was being undone; what it was told by is compared."""
+    removal = Removal(house, "sync")
+    removal.volume = replace(removal.volume, recovery="/dev/replica")
+    house.session.catalogue.update_volume(removal.volume)
+    label = SimpleNamespace(state=state, point_uuid=uuid4(), history=())
+    monkeypatch.setattr(replica, "label_of", lambda _: label)
+    removal.come_to(StepState.DONE)
+    assert removal.conclude() is JobState.UNDONE
+    assert house.ran == []
+    recorded = house.session.catalogue.volume_by_id(removal.volume.id)
+    assert recorded.tracking_id != removal.volume.tracking_id
+
+
+@pytest.mark.parametrize("state", [LabelState.MERGING, LabelState.PRIMARY])
+def test_a_sync_of_before_a_commit_is_what_is_recorded(
+    house: House, monkeypatch: pytest.MonkeyPatch, state: LabelState
+) -> None:
+    """Its snapshot was busy for that long; the label is about something else by now."""
+    removal = Removal(house, "sync")
+    removal.volume = replace(removal.volume, recovery="/dev/replica")
+    house.session.catalogue.update_volume(removal.volume)
+    label = SimpleNamespace(state=state, point_uuid=None, history=())
+    monkeypatch.setattr(replica, "label_of", lambda _: label)
+    removal.come_to(StepState.DONE)
+    assert removal.conclude() is JobState.DONE
+
+
 def test_what_cannot_be_looked_at_is_what_is_recorded(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
