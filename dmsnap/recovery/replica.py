@@ -79,6 +79,20 @@ class Replica:
         Idempotent: the undo store stays in the label until the replica is the old point again.
         """
         self.require_still_ours()
+        self.leave_point()
+        entry = undo_entry(self.device.path, self.label)
+        copy.roll_back(
+            self.fd,
+            entry.store_offset_bytes,
+            entry.store_length_bytes,
+            self.fd,
+            self.label.size_bytes,
+            name=str(self.device.path),
+        )
+        self.write_label(settled(self.device.path, self.label))
+
+    def leave_point(self) -> None:
+        """Have the label say that the replica is no point, and is to go one step back."""
         entry = undo_entry(self.device.path, self.label)
         if self.label.state is not LabelState.APPLYING:
             self.write_label(
@@ -91,15 +105,6 @@ class Replica:
                     next_point_time_ns=self.label.point_time_ns,
                 )
             )
-        copy.roll_back(
-            self.fd,
-            entry.store_offset_bytes,
-            entry.store_length_bytes,
-            self.fd,
-            self.label.size_bytes,
-            name=str(self.device.path),
-        )
-        self.write_label(settled(self.device.path, self.label))
 
 
 def settled(path: Path, current: Label) -> Label:

@@ -22,7 +22,7 @@ from dmsnap.errors import CorruptError, ForeignDeviceError, NoSpaceError
 from dmsnap.extent import Extent
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import apply, history
-from dmsnap.recovery.replica import Replica, settled
+from dmsnap.recovery.replica import Replica, holds, settled
 from dmsnap.units import MIB
 
 PAGE = 4096
@@ -215,6 +215,23 @@ def test_a_torn_apply_rolls_back_however_much_was_written(images: Images) -> Non
     rolled_back = images.reopened().label
     assert rolled_back != torn
     assert replace(settled(Path("disk"), torn), generation=rolled_back.generation) == rolled_back
+
+
+def test_what_is_found_wrong_is_no_point_before_it_is_rolled_back(images: Images) -> None:
+    """Whoever is killed in between leaves a label that leads back; said twice it is the same."""
+    old, former = images.content(), images.replica.label.point_uuid
+    images.write_source(changed(old, {0, 3, 64}))
+    apply_all(images, covering({0, 3, 64}))
+    done = images.reopened().label
+    for _ in range(2):
+        images.reopened().leave_point()
+        left = images.reopened().label
+        assert (left.state, left.point_uuid) == (LabelState.APPLYING, former)
+        assert left.next_point_uuid == done.point_uuid
+        assert not holds(left, done.point_uuid)
+    images.reopened().settle()
+    assert images.content() == old
+    assert images.reopened().label.point_uuid == former
 
 
 def test_a_sync_that_cannot_be_undone_is_refused_and_drops_nothing(images: Images) -> None:

@@ -392,11 +392,20 @@ class Sync:
             compared, different = auditing.differences(
                 source_fd, current, extents, self.progress, self.options
             )
-        self._require_valid()
+            self._require_valid()
+            if different:
+                self._distrust(current)
         self.audited = auditing.result(self.audit, sample, compared, different, self.skipped)
         if different:
-            self.session.distrust(self.volume)
             raise auditing.failure(str(self.volume.recovery), different, self.choice.tracker)
+
+    def _distrust(self, current: Replica) -> None:
+        """Whatever comes, nobody takes the replica for the point, nor goes by what told it."""
+        try:
+            current.leave_point()
+        except DmsnapError as error:  # as it will when this is undone, which says so
+            log.debug("%s", error)
+        self.session.distrust(self.volume)
 
     def _settle(self) -> None:
         if self.source is None and self.choice.tracker is Tracker.COMPARE:
