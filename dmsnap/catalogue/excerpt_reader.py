@@ -221,7 +221,7 @@ def _require_values(excerpt: Excerpt) -> None:
             _require(mount.bind_from[:1] in ("", "/"), "what is bound")
         moving = rows.hydration(row)
         if moving is not None:
-            _lines((moving.source, moving.target, moving.tracking_id))
+            _lines((moving.source, moving.target, moving.tracking_id, moving.identity))
             for number in (moving.position_bytes, moving.since, moving.surplus_sectors):
                 _number(number, "a move to another device")
         for name in ("units", "left_behind"):

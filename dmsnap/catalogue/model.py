@@ -77,6 +77,8 @@ class Hydration:
     Below ``position_bytes`` the target is the volume, but for what was written in era ``since`` or
     later. That holds under the same ``tracking_id``, and while nobody else wrote to the target:
     ``surplus_sectors`` is what the kernel counted for it beyond our own device over it.
+    ``identity`` is the target's (``inventory.device_identity``): after a boot its path may lead to
+    another device. Empty: not known.
     """
 
     source: str
@@ -85,6 +87,7 @@ class Hydration:
     since: int
     tracking_id: str
     surplus_sectors: int
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def columns(value: Row) -> dict[str, object]:
     if isinstance(value, Volume):
         row["mounts"] = [_mount(mount) for mount in value.mounts]
         row["parting"] = asdict(value.parting) if value.parting else None
-        row["hydration"] = asdict(value.hydration) if value.hydration else None
+        row["hydration"] = _hydration(value.hydration) if value.hydration else None
         row["live"] = asdict(value.live) if value.live else None
     return row
 
@@ -46,6 +46,14 @@ def _mount(value: MountRecord) -> dict[str, object]:
     words = asdict(value)
     if not value.over:
         del words["over"]
+    return words
+
+
+def _hydration(value: Hydration) -> dict[str, object]:
+    """As with mounts."""
+    words = asdict(value)
+    if not value.identity:
+        del words["identity"]
     return words
 
 

@@ -43,7 +43,16 @@ def lvm_uuids(devno: int, *, sysfs: Sysfs = SYSFS) -> tuple[str, str] | None:
 
 def wwid(devno: int, *, sysfs: Sysfs = SYSFS) -> str | None:
     """The identity that a disk itself gives (SCSI, NVMe); None for a partition."""
-    for name in ("device/wwid", "wwid"):
+    return _first_stated(devno, ("device/wwid", "wwid"), sysfs)
+
+
+def serial(devno: int, *, sysfs: Sysfs = SYSFS) -> str | None:
+    """What else a disk says that it is: of virtio its serial number, of an MMC card its CID."""
+    return _first_stated(devno, ("serial", "device/cid"), sysfs)
+
+
+def _first_stated(devno: int, names: Collection[str], sysfs: Sysfs) -> str | None:
+    for name in names:
         found = stated(partial(sysfs.attribute, devno, name))
         if found:
             return found

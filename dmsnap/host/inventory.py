@@ -238,6 +238,21 @@ def holder_of(devno: int, *, sysfs: Sysfs = SYSFS, links: Path = _PARTUUID_LINKS
     return f"wwid:{wwid}" if wwid else ""
 
 
+def device_identity(devno: int, *, sysfs: Sysfs = SYSFS, links: Path = _PARTUUID_LINKS) -> str:
+    """What tells a device from another one that has its path, and maybe its content, some day.
+
+    The file of a loop device, of others the identity of their own; where there is none, the size.
+    """
+    held = holder_of(devno, sysfs=sysfs, links=links)
+    if held:
+        return held
+    file = sysfs.loop_backing_file(devno)
+    if file:
+        return f"loop:{sysfs.attribute(devno, 'loop/offset') or 0}:{file}"
+    serial = identifiers.serial(devno, sysfs=sysfs)
+    return f"serial:{serial}" if serial else f"size:{sysfs.size_bytes(devno)}"
+
+
 def _leads_to(link: Path, devno: int) -> bool:
     try:
         return link.stat().st_rdev == devno

@@ -53,7 +53,7 @@ def test_a_volume_comes_back_as_it_was(catalogue: Catalogue) -> None:
         trial_point=uuid4(),
         previous_backing="/dev/vg/old",
         mounts=(),
-        hydration=Hydration("/dev/vg/old", "/dev/vg/new", 2**40, 9, "boot:1", 2**33),
+        hydration=Hydration("/dev/vg/old", "/dev/vg/new", 2**40, 9, "boot:1", 2**33, "wwid:a"),
         left_behind=("/dev/sdx", "/dev/a b"),
         joined=True,
         device_bytes=2**42,

@@ -331,6 +331,9 @@ FORGED: list[tuple[str, Spoil]] = [
     ("a move to a number", put("volume", "hydration", {
         "source": "/dev/a", "target": 7, "position_bytes": 1, "since": 1, "tracking_id": "",
         "surplus_sectors": 1})),
+    ("a move to a device of two lines", put("volume", "hydration", {
+        "source": "/dev/a", "target": "/dev/b", "position_bytes": 1, "since": 1, "tracking_id": "",
+        "surplus_sectors": 1, "identity": "a\nb"})),
     ("a point of another", put("point", "volume_id", OTHER)),
     ("a point without id", put("point", "id", None)),
     ("an id that is none", put("point", "id", "../../etc/passwd")),

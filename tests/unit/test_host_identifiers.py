@@ -60,3 +60,11 @@ def test_a_disk_names_itself(tmp_path: Path) -> None:
     assert identifiers.wwid(DEVNO, sysfs=scsi) == "naa.6001405"
     assert identifiers.wwid(DEVNO, sysfs=nvme) == "eui.0025385"
     assert identifiers.wwid(DEVNO, sysfs=device(tmp_path / "loop", size="8")) is None
+
+
+def test_a_disk_without_a_name_of_its_own_may_have_a_number(tmp_path: Path) -> None:
+    virtio = device(tmp_path / "virtio", serial="VB-7 \n")
+    card = device(tmp_path / "card", device__cid="035344\n")
+    assert identifiers.serial(DEVNO, sysfs=virtio) == "VB-7"
+    assert identifiers.serial(DEVNO, sysfs=card) == "035344"
+    assert identifiers.serial(DEVNO, sysfs=device(tmp_path / "none", serial="\n")) is None

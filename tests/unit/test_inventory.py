@@ -182,3 +182,24 @@ def test_a_loop_device_has_its_file(tree: Tree) -> None:
     (found,) = listed(tree)
     assert (found.kind, found.backing_file) == (VolumeKind.LOOP, "/srv/disk.img")
     assert found.identity == "1234@"
+
+
+def test_what_tells_a_device_from_another_with_its_name(tree: Tree, tmp_path: Path) -> None:
+    links = tmp_path / "by-partuuid"
+
+    def identity(devno: int) -> str:
+        return inventory.device_identity(devno, sysfs=tree.sysfs, links=links)
+
+    tree.device("sda", SDA, device__wwid="naa.5000\n", serial="7\n")
+    tree.device("sdb", SDB, serial="7\n")
+    tree.device("sda1", SDA1, parent="sda", partition="1\n")
+    tree.device("dm-0", DM0, dm__uuid=f"{LV_UUID}\n")
+    tree.device("loop0", LOOP0, loop__backing_file="/srv/a.img\n", loop__offset="0\n")
+    first = os.makedev(7, 1)
+    tree.device("loop1", first, loop__backing_file="/srv/a.img\n", loop__offset="512\n")
+    assert identity(SDA) == "wwid:naa.5000"
+    assert identity(SDB) == "serial:7"
+    assert identity(SDA1) == f"size:{2048 * 512}"
+    assert identity(DM0).startswith("lv:bbbbbb-")
+    assert identity(LOOP0) == "loop:0:/srv/a.img"
+    assert identity(first) == "loop:512:/srv/a.img"

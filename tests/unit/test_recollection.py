@@ -128,7 +128,7 @@ def moved(catalogue: Catalogue, target: str) -> tuple[Volume, Evidence]:
     recorded = replace(
         a_volume(),
         state=VolumeState.PROTECTED,
-        hydration=Hydration("/dev/vg/srv", target, 2**30, 5, "boot:1", 3),
+        hydration=Hydration("/dev/vg/srv", target, 2**30, 5, "boot:1", 3, "wwid:a"),
     )
     taken = taken_of(catalogue, recorded)
     return replace(recorded, hydration=None, tracking_id="new"), evidence(taken)
@@ -141,7 +141,7 @@ def test_a_move_is_recalled_and_its_marks_are_not(
     monkeypatch.setattr(recollection, "require_target", lambda *_: None)
     found, known = moved(catalogue, "/dev/new")
     moving, said = recollection.moving(known, found)
-    assert moving == Hydration("/dev/vg/srv", "/dev/new", 2**30, 0, "", 0)
+    assert moving == Hydration("/dev/vg/srv", "/dev/new", 2**30, 0, "", 0, "wwid:a")
     assert moving.tracking_id != found.tracking_id
     assert said is None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 from dmsnap._native import label
 from dmsnap._native.label import Label, LabelState
@@ -14,7 +15,7 @@ from dmsnap.errors import (
     TooSmallError,
     WrongStateError,
 )
-from dmsnap.host import blockdev, interface, lun, signature
+from dmsnap.host import blockdev, interface, inventory, lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.signature import Signature
 from dmsnap.recovery import history, lease, replica
@@ -170,13 +171,55 @@ def require_untaken(volume: Volume, target: BlockDevice) -> None:
 
 def taken_by(volume: Volume, target: BlockDevice) -> str | None:
     """What is on the device that the volume did not bring there; None: nothing."""
+    another = _other_than_begun(volume, target) or _part_of(volume, target)
+    if another is not None:
+        return another
     found, content = replica.read_label(target.path), signature.probe(target.path)
-    is_ours = found is None or (found.volume_uuid == volume.id and lease.is_ours(found))
-    if not is_ours and not _is_of_source(volume, found, replica.read_label):
+    if found is not None and not _is_label_of_move(volume, found):
         return _said(found, content)
     if content is None or (volume.fs_uuid and content.uuid == volume.fs_uuid):
         return None
     return None if _is_of_source(volume, content, signature.probe) else _said(None, content)
+
+
+def _other_than_begun(volume: Volume, target: BlockDevice) -> str | None:
+    """Whether the path leads to another device than the move was begun with, as kernel names do
+    after a boot: what is on it may be the same, as on a replica, or nothing.
+    """
+    known = volume.hydration.identity if volume.hydration else ""
+    identity = inventory.device_identity(target.devno)
+    if not known or known == identity:
+        return None
+    return f"is another device now: {identity}, not {known}"
+
+
+def _part_of(volume: Volume, target: BlockDevice) -> str | None:
+    """What the device is to the volume beside the new one: each has its file system."""
+    begun = volume.hydration
+    parts = [(volume.backing, "device"), (volume.recovery, "recovery volume")]
+    # It may move back to where it was: that is recorded by the same path.
+    formerly = [path for path in (volume.previous_backing, *volume.left_behind) if path]
+    parts += [(path, "former device") for path in formerly if begun and path != begun.target]
+    for path, part in parts:
+        if path and lun.is_present(path) and admission.probed(path) == target.devno:
+            return f"is the {part} of {volume.name}, {path}"
+    return None
+
+
+def _is_label_of_move(volume: Volume, found: Label) -> bool:
+    """Whether a move leaves that label: a part of the volume's content, or that of the promoted
+    volume. The volume's own replica has its id, too.
+    """
+    if found.volume_uuid != volume.id or not lease.is_ours(found):
+        return _is_of_source(volume, found, replica.read_label)
+    return found.state is LabelState.PRIMARY and _is_of_source(
+        volume, found.recovery_uuid, _recovery_uuid
+    )
+
+
+def _recovery_uuid(path: Path) -> UUID | None:
+    found = replica.read_label(path)
+    return None if found is None else found.recovery_uuid
 
 
 def _is_of_source(volume: Volume, found: object, look: Callable[[Path], object]) -> bool:

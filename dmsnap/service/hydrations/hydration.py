@@ -22,7 +22,7 @@ from dmsnap._native.label import Label
 from dmsnap.catalogue.model import Hydration, Volume
 from dmsnap.errors import AuditError, DeadlineError, DmsnapError, WrongStateError
 from dmsnap.extent import Extent
-from dmsnap.host import lun
+from dmsnap.host import inventory, lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Table, format_table, single
@@ -106,6 +106,8 @@ class Copying:
         Recorded before anything is written to it. What was copied under marks that cannot be
         trusted any more is compared.
         """
+        identity = inventory.device_identity(self.target.devno)
+        self.record = replace(self.record, identity=identity)
         device = stack.hydrated(self.volume)
         counts = rolling.counted(self.session, self.volume)
         self.untouched = write_count.bytes_before(self._counts, self.volume, counts) == 0
@@ -160,9 +162,9 @@ class Copying:
         surplus_sectors: int | None = None,
     ) -> None:
         now = self.record
-        self.record = Hydration(
+        self.record = replace(
+            now,
             source=self.volume.backing,
-            target=now.target,
             position_bytes=now.position_bytes if position_bytes is None else position_bytes,
             since=now.since if since is None else since,
             tracking_id=tracking_id or now.tracking_id,

@@ -13,7 +13,7 @@ from dmsnap.catalogue.clock import format_time
 from dmsnap.catalogue.excerpt import Excerpt, Row
 from dmsnap.catalogue.model import SETTLED, Hydration, MountRecord, Point, Volume, VolumeState
 from dmsnap.errors import DmsnapError, ForeignDeviceError, WrongStateError
-from dmsnap.host import blockdev, lun, signature
+from dmsnap.host import blockdev, inventory, lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear
@@ -124,20 +124,22 @@ def moving(evidence: Evidence, found: Volume) -> tuple[Hydration | None, str | N
     if target is not None:
         same = recorded is not None and leads_to_same(recorded.target, target)
         position_bytes = recorded.position_bytes if recorded and same else 0
-        return begun(found, pieces.stable_path(target), position_bytes), None
+        known_as = inventory.device_identity(target)
+        return begun(found, pieces.stable_path(target), position_bytes, known_as), None
     if recorded is None or recorded.target == found.backing:
         return None, None
     try:
         require_target(found, recorded.target)
     except DmsnapError as error:
         return None, f"a move of {found.name} to {recorded.target} is not recorded again: {error}"
-    return begun(found, recorded.target, recorded.position_bytes), None
+    position_bytes, known_as = recorded.position_bytes, recorded.identity
+    return begun(found, recorded.target, position_bytes, known_as), None
 
 
-def begun(found: Volume, target: str, position_bytes: int) -> Hydration:
+def begun(found: Volume, target: str, position_bytes: int, known_as: str) -> Hydration:
     """A move whose marks are trusted by nobody."""
     position_bytes = min(position_bytes, found.size_bytes)
-    return Hydration(found.backing, target, position_bytes, 0, "", 0)
+    return Hydration(found.backing, target, position_bytes, 0, "", 0, known_as)
 
 
 def held_target(found: Volume) -> int | None:

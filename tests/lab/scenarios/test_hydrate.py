@@ -28,6 +28,7 @@ from conftest import (
     dmsnap_process,
     dying,
     forked,
+    label_on,
     rarely,
     refused,
     run,
@@ -719,18 +720,33 @@ def partitioned_by_somebody(_lab: Lab, _monkeypatch: pytest.MonkeyPatch, target:
     return sha256(target)
 
 
+def a_copy_of_its_recovery_volume(lab: Lab, _monkeypatch: pytest.MonkeyPatch, target: str) -> str:
+    """Label, id, lease and content are the volume's: it is a replica all the same."""
+    (recovery,) = (row[0] for row in catalogue_rows("select recovery from volume"))
+    assert label_on(recovery)["state"] == "consistent"
+    run("dd", f"if={recovery}", f"of={target}", "bs=1M", "conv=fsync")
+    run("blockdev", "--flushbufs", target)
+    return sha256(target)
+
+
 @pytest.mark.parametrize("booted", [True, False], ids=["after-a-boot", "held"])
 @pytest.mark.parametrize(
-    "taken", [taken_by_another_host, formatted_by_somebody, partitioned_by_somebody]
+    "taken",
+    [
+        taken_by_another_host,
+        formatted_by_somebody,
+        partitioned_by_somebody,
+        a_copy_of_its_recovery_volume,
+    ],
 )
 def test_a_new_device_that_somebody_took_meanwhile_is_theirs(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, taken: Callable[..., str], booted: bool
 ) -> None:
     """--overwrite was for what was there when the move was begun."""
     become(monkeypatch, HERE)
-    volume = protected(lab, 48 * MIB, filled=False)
+    volume = protected(lab, 48 * MIB, filled=False, history_bytes=10 * MIB)
     write_direct(volume.front, os.urandom(MIB), 8 * MIB)
-    target = lab.disk(60 * MIB)
+    target = lab.disk(60 * MIB)  # as large as the recovery volume
     run("mkfs.ext4", "-q", "-F", target)
     words = ["hydrate", volume.name, "--onto", target, "--overwrite"]
     ended = forked(*words, at=(1, "done"), send=(signal.SIGKILL,))
