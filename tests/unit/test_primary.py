@@ -18,7 +18,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """What is read of devices; nothing is mounted."""
     found: list[Path] = []
 
-    def reads(path: Path, _seconds: float) -> bool:
+    def reads(path: Path, _seconds: float, _longest: float) -> bool:
         found.append(path)
         return False
 
