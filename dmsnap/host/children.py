@@ -7,22 +7,17 @@ import select
 import signal
 import struct
 import threading
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, TypeVar
 
-from dmsnap.errors import DmsnapError
 from dmsnap.host import asker
 from dmsnap.host.signals import deferred, interruptible
 
 log = logging.getLogger(__name__)
 
 _NUMBER = struct.Struct("=I")
-_STDOUT, _STDERR = 1, 2
-_SAID_BYTES = 65536
 
 Result = TypeVar("Result")
 
@@ -59,77 +54,6 @@ def in_children(calls: Sequence[Callable[[], Result]]) -> list[Result | None]:
             with suppress(ChildProcessError):
                 os.waitpid(child.pid, 0)
         raise
-
-
-def in_child(
-    call: Callable[[], Result], look: Callable[[], None], look_seconds: float
-) -> Result | None:
-    """Make a call in a process of its own, and wait for it; None: that died.
-
-    Every ``look_seconds`` there is a ``look``: where it raises a ``DmsnapError`` the child is left
-    behind, with what it holds, and does the rest by itself when it can. Nobody who reads our output
-    waits for it: what it says comes by way of us. SIGINT and SIGTERM are passed on. For connections
-    see :func:`in_children`.
-    """
-    said, saying = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    os.set_blocking(saying, True)
-    try:
-        child = _begin(partial(_apart, saying, call))
-    finally:
-        os.close(saying)
-    try:
-        with interruptible():
-            while not _has_ended(child.reading, said, look_seconds):
-                try:
-                    look()
-                except DmsnapError:
-                    os.close(child.reading)
-                    raise
-            result = child.result()
-            _pass_on(said)
-            return result
-    except DmsnapError:
-        raise
-    except BaseException:
-        with suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGTERM)
-        with suppress(ChildProcessError):
-            os.waitpid(child.pid, 0)
-        _pass_on(said)
-        raise
-    finally:
-        os.close(said)
-
-
-def _apart(saying: int, call: Callable[[], Result]) -> Result:
-    """In the child: without what it has inherited of our output."""
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), _STDOUT)
-    os.dup2(saying, _STDERR)
-    return call()
-
-
-def _has_ended(reading: int, said: int, seconds: float) -> bool:
-    """Whether a child has something to give within the time; what it says is passed on."""
-    ends = time.monotonic() + seconds
-    watched = [reading, said]
-    while (left := ends - time.monotonic()) > 0:
-        ready = select.select(watched, [], [], left)[0]
-        if said in ready and not _pass_on(said):
-            watched.remove(said)
-        if reading in ready:
-            return True
-    return False
-
-
-def _pass_on(said: int) -> bool:
-    """Say what a child has said; False: it says nothing any more."""
-    with suppress(BlockingIOError):
-        while text := os.read(said, _SAID_BYTES):
-            with suppress(OSError):
-                os.write(_STDERR, text)
-        return False
-    return True
 
 
 def _begin(call: Callable[[], Result]) -> _Child[Result]:

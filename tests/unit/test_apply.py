@@ -223,6 +223,7 @@ def test_what_is_found_wrong_is_no_point_before_it_is_rolled_back(images: Images
     images.write_source(changed(old, {0, 3, 64}))
     apply_all(images, covering({0, 3, 64}))
     done = images.reopened().label
+    assert done.point_uuid is not None
     for _ in range(2):
         images.reopened().leave_point()
         left = images.reopened().label

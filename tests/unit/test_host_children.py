@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dmsnap.errors import DeadlineError
-from dmsnap.host.children import ended, in_child
+from dmsnap.host.children import ended
 from dmsnap.host.locks import volume_lock
 
 LONG_SECONDS = 60.0
@@ -89,54 +88,3 @@ def test_who_is_left_behind_has_nothing_open(
     assert len(found) == 4
     assert " pipe:" in found[3]
     assert left
-
-
-def nothing() -> None:
-    """A look that finds nothing."""
-
-
-def test_what_a_child_gives_and_says_is_ours(capfd: pytest.CaptureFixture[str]) -> None:
-    def say() -> str:
-        os.write(1, b"of no use\n")
-        os.write(2, b"a warning\n" * 20000)  # more than a pipe has room for
-        return "given"
-
-    assert in_child(say, nothing, LONG_SECONDS) == "given"
-    said = capfd.readouterr()
-    assert (said.out, said.err) == ("", "a warning\n" * 20000)
-
-
-def test_one_that_dies_gives_nothing() -> None:
-    assert in_child(lambda: os._exit(3), nothing, LONG_SECONDS) is None
-
-
-def test_one_that_is_left_behind_keeps_nobody_who_reads_our_output(tmp_path: Path) -> None:
-    """It goes on by itself, whether anybody hears it or not."""
-    goes_on, named = tmp_path / "goes-on", tmp_path / "named"
-    os.mkfifo(goes_on)
-
-    def hang_for_a_while() -> None:
-        named.write_text(str(os.getpid()))
-        goes_on.read_text()
-        os.write(2, b"nobody hears that\n")
-
-    def look() -> None:
-        if named.exists() and named.read_text():
-            raise DeadlineError("the disk does not answer")
-
-    reading, writing = os.pipe()
-    kept = [os.dup(number) for number in (1, 2)]
-    for number in (1, 2):
-        os.dup2(writing, number)
-    os.close(writing)
-    try:
-        with pytest.raises(DeadlineError):
-            in_child(hang_for_a_while, look, 0.1)
-    finally:
-        for number, former in zip((1, 2), kept, strict=True):
-            os.dup2(former, number)
-            os.close(former)
-    with open(reading, "rb") as output:
-        assert output.read() == b""
-    goes_on.write_text("")
-    assert os.waitpid(int(named.read_text()), 0)[1] in (0, 1 << 8)

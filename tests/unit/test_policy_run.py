@@ -1,8 +1,6 @@
 """Runs of policies: what fails of one volume stops no other, and hides nothing else of its own."""
 
 import json
-import os
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,7 +19,6 @@ from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DeadlineError, DmsnapError, ExitCode, LockedError, of_volume
 from dmsnap.host import reach, systemd
 from dmsnap.host.blockdev import BlockDevice
-from dmsnap.host.children import in_child
 from dmsnap.policy.copying import WaitingPoint
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.configuration.declaration import Declarations, Policy, Subclient
@@ -64,9 +61,7 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Points:
 
 
 @pytest.fixture
-def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PolicyRun]:
-    """What is done in a process of its own is done in this one."""
-    monkeypatch.setattr(policy_run, "in_child", lambda call, *_: call())
+def running(tmp_path: Path) -> Iterator[PolicyRun]:
     with Catalogue.open(tmp_path / "catalogue.db") as catalogue:
         for name in NAMES:
             catalogue.add_volume(replace(a_volume(name), state=VolumeState.PROTECTED))
@@ -201,56 +196,6 @@ def test_a_disk_that_began_to_hang_while_it_was_waited_for(
     pg = running.session.catalogue.volume("pg")
     cast(Any, running)._copy(pg, running.volumes["pg"])
     assert "does not answer" in str(running.volumes["pg"].error)
-
-
-def test_a_disk_that_hangs_in_the_middle_of_a_copy_keeps_no_other_from_its_own(
-    running: PolicyRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Who copies is left behind there, and copies on when the disk answers."""
-    on_disks_of_its_own(running, "home")
-    hanging(monkeypatch)
-    goes_on, there, number = (tmp_path / name for name in ("goes-on", "there", "number"))
-    os.mkfifo(goes_on)
-
-    def copy(_running: PolicyRun, volume: Volume, run: policy_run.VolumeRun) -> None:
-        if volume.name == "home":
-            number.write_text(str(os.getpid()))
-            goes_on.read_text()
-            there.touch()
-        run.synced = volume.id
-
-    monkeypatch.setattr(PolicyRun, "_copy", copy)
-    monkeypatch.setattr(policy_run, "in_child", in_child)
-    monkeypatch.setattr(policy_run, "LOOK_SECONDS", 0.1)
-    asked = running.session.catalogue.volume("home").backing
-
-    def silent(devices: Sequence[Path], _seconds: float) -> list[Path]:
-        """It hangs from when it is copied on."""
-        return [each for each in devices if str(each) == asked and number.exists()]
-
-    monkeypatch.setattr(reach, "silent", silent)
-    running.copy()
-    synced = {name: each.synced is not None for name, each in running.volumes.items()}
-    assert synced == {"home": False, "pg": True, "wal": True}
-    assert f"{asked}, which home lies on, does not answer" in str(running.volumes["home"].error)
-    goes_on.write_text("")
-    os.waitpid(int(number.read_text()), 0)
-    assert there.exists()
-
-
-def test_one_whose_process_dies_fails(running: PolicyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    hanging(monkeypatch)
-
-    def copy(_running: PolicyRun, volume: Volume, run: policy_run.VolumeRun) -> None:
-        if volume.name == "home":
-            os.kill(os.getpid(), signal.SIGKILL)
-        run.fail("it is locked", ExitCode.LOCKED)
-
-    monkeypatch.setattr(PolicyRun, "_copy", copy)
-    monkeypatch.setattr(policy_run, "in_child", in_child)
-    running.copy()
-    codes = [each.exit_code for each in running.volumes.values()]
-    assert codes == [ExitCode.FAILURE, ExitCode.LOCKED, ExitCode.LOCKED]
 
 
 def test_a_window_that_fails_says_of_which_volume(running: PolicyRun) -> None:

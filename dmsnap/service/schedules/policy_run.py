@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from enum import StrEnum
-from functools import partial
 from uuid import UUID
 
 from dmsnap._native.io_priority import lowered
@@ -14,7 +13,6 @@ from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import SETTLED, Volume
 from dmsnap.errors import DmsnapError, ExitCode, NotFoundError, PointInvalidError
 from dmsnap.host import local_time, reach, systemd
-from dmsnap.host.children import in_child
 from dmsnap.policy.chronology import NANOSECONDS
 from dmsnap.policy.copying import Copying, NextCopy, WaitingPoint, next_copy
 from dmsnap.service.configuration import coherence
@@ -36,8 +34,6 @@ log = logging.getLogger(__name__)
 COPY_UNIT = "dmsnap-copy@{}.service"
 # What a disk is given before a copy: one that slept takes longer than one that is at work.
 WAKING_SECONDS = 30.0
-# While a copy lasts its disks are looked at.
-LOOK_SECONDS = 30.0
 # What a point is taken of.
 PRIMARY = (silence.Part.SERVING, silence.Part.STORE)
 
@@ -184,39 +180,14 @@ class PolicyRun:
         """Sync each volume for which that is due, when it is its turn, if no point was taken, too:
         earlier ones may wait.
         """
-        for run in list(self.volumes.values()):
+        for run in self.volumes.values():
             volume = self.session.catalogue.find_volume(run.volume)
             if volume is None or not self._is_there(volume):
                 continue
             try:
-                self.volumes[run.volume] = self._copied_apart(volume, run)
+                self._copy(volume, run)
             except DmsnapError as error:
                 run.fail(str(error), error.exit_code)
-
-    def _copied_apart(self, volume: Volume, run: VolumeRun) -> VolumeRun:
-        """Copy a volume behind which others wait in a process of its own, which is left to wait for
-        a disk that begins to hang meanwhile: it holds the volume, and goes on by itself.
-        """
-        if len(self.volumes) < 2:
-            return self._copied(volume, run)
-        self.session.catalogue.close()
-        look = partial(silence.require, self.session, volume, WAKING_SECONDS, *silence.Part)
-        copying = partial(self._copied, volume, run, last=True)
-        copied = in_child(copying, look, LOOK_SECONDS)
-        if copied is None:
-            run.fail("the process that was to copy it died", ExitCode.FAILURE)
-        return copied or run
-
-    def _copied(self, volume: Volume, run: VolumeRun, *, last: bool = False) -> VolumeRun:
-        """``last``: it is all that is done in this process."""
-        try:
-            self._copy(volume, run)
-        except DmsnapError as error:
-            run.fail(str(error), error.exit_code)
-        finally:
-            if last:
-                self.session.catalogue.close()
-        return run
 
     def _copy(self, volume: Volume, run: VolumeRun) -> None:
         """The oldest point that is due, then the next one: each becomes one of the history."""

@@ -49,7 +49,9 @@ def exchanged(first: str, second: str) -> None:
 
 
 def booted(name: str, change: Callable[[], None]) -> None:
-    run("dmsetup", "remove", *dm_devices())
+    # A swap mounts what was mounted when the volume was protected.
+    run("umount", f"/dev/mapper/{name}", expected=None)
+    run("dmsetup", "remove", name, *(other for other in dm_devices() if other != name))
     change()
     dmsnap("assemble", name, expected=None)
     assert Path(f"/dev/mapper/{name}").exists()

@@ -1,7 +1,6 @@
 """A disk that hangs under one volume: who looks at all is told which it is, and the rest."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,23 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import (
-    HANGS_SECONDS,
-    MIB,
-    Lab,
-    administrator,
-    configured,
-    dmsnap,
-    dmsnap_process,
-    locks_held,
-    refused,
-    run,
-    sha256,
-)
+from conftest import MIB, Lab, administrator, configured, dmsnap, dmsnap_process, run
 from faulty_disk import FaultyDisk, faulty_disk
 from patience import until
-from raw_volume import write_direct
-from test_jobs import wait_until_at
 from test_swap_hanging import UNHURRIED, no_write_back
 
 from dmsnap.errors import ExitCode
@@ -190,43 +175,6 @@ def test_a_front_that_somebody_suspends_is_no_disk_that_hangs(lab: Lab) -> None:
         assert not any("does not answer" in problem for problem in found)
         assert any("suspended" in problem for problem in found)
         dmsnap("unprotect", hung.name, "--forget")
-        lab.take_down()
-
-
-@pytest.mark.parametrize("make", [with_recovery, with_primary])
-def test_a_disk_that_hangs_in_the_middle_of_a_copy(
-    lab: Lab, make: Callable[[Lab, FaultyDisk], Hung]
-) -> None:
-    """The other volume of the policy is copied; that copy goes on by itself when it answers."""
-    with faulty_disk(lab, DISK_SIZE) as disk:
-        hung, recovery = make(lab, disk), lab.disk(DISK_SIZE)
-        other = lab.protect(lab.disk(SIZE), recovery)
-        for name in (hung.name, other):
-            write_direct(Path("/dev/mapper", name), os.urandom(2 * MIB), MIB)
-        tables = (
-            "[policy.p]", 'audit = "none"', 'bandwidth = "256KiB"', "[subclient.s]",
-            f'volumes = ["{hung.name}", "{other}"]', 'policy = "p"',
-        )  # fmt: skip
-        with configured(*tables):
-            running = dmsnap_process("run", "p", "--json")
-            wait_until_at("apply")
-            with hung.hanging():
-                out, err = running.communicate(timeout=HANGS_SECONDS)
-                found = {each["volume"]: each for each in json.loads(out)}
-                assert "does not answer" in found[hung.name]["error"], err
-                assert found[other]["error"] is None
-                assert found[other]["synced"] is not None
-                refused(ExitCode.LOCKED, "sync", hung.name)
-            until(lambda: not locks_held(), "it goes on")
-        states = {each["volumes"][0]: each["state"] for each in reversed(dmsnap("job", "list"))
-                  if each["operation"] == "sync"}  # fmt: skip
-        assert states == {hung.name: "done", other: "done"}
-        for name in (hung.name, other):
-            dmsnap("sync", name, "--audit", "full")
-            (seen,) = dmsnap("status", name)
-            replica = sha256(seen["replica"]["device"], seen["size_bytes"])
-            assert replica == sha256(f"/dev/mapper/{name}", seen["size_bytes"])
-            dmsnap("unprotect", name, "--forget")
         lab.take_down()
 
 
