@@ -34,7 +34,7 @@ from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.pools import pool_choice, pool_return
 from dmsnap.service.pools.pool_choice import Choice, PassedOver
 from dmsnap.service.progress import Progress
-from dmsnap.service.reaper import held, remove_temporary_points
+from dmsnap.service.reaper import finish_handover, held, remove_temporary_points
 from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import handover
@@ -315,6 +315,9 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
         volume = attached(volume, made, made_id)
         session.catalogue.update_volume(volume)
     remove_temporary_points(session, volume)
+    # Of what was recorded before, clearing sees to that.
+    if whole and handover.is_unfinished(session, volume):
+        finish_handover(session, volume)
     return whole
 
 

@@ -30,10 +30,12 @@ from test_swap import lines, require_complete, writing
 
 from dmsnap._native.label import AREA_BYTES
 from dmsnap.catalogue import jobs
+from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ExitCode
 from dmsnap.recovery import history
 from dmsnap.service.replicas import attach
 from dmsnap.service.session import Session
+from dmsnap.service.volumes.first_copy import FirstCopy
 
 RAW_SIZE = 64 * MIB
 RECOVERY_SIZE = RAW_SIZE + 34 * MIB
@@ -251,6 +253,34 @@ def test_a_whole_copy_that_was_not_recorded_is_recorded(lab: Lab) -> None:
         assert attach.finish(session, before, job)
         assert session.catalogue.volume(former.name) == after
     check_ordinary(volume)
+
+
+def test_who_records_it_gives_back_what_served_the_former_device(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a command that was killed there: nobody has to come once more for that."""
+    former = committed(lab)
+    third = lab.disk(RECOVERY_SIZE)
+    marked = FirstCopy._mark_consistent
+
+    def is_killed(*_arguments: object, **_keywords: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def label_alone(copy: FirstCopy) -> None:
+        monkeypatch.setattr(Catalogue, "update_volume", is_killed)
+        marked(copy)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FirstCopy, "_mark_consistent", label_alone)
+        ended = forked("attach", former.name, "--recovery", third)
+    assert ended.code == -signal.SIGKILL, ended
+    assert label_on(third)["state"] == "consistent"
+    assert catalogue_rows("select role from area").count(("era-metadata",)) == 2
+    dmsnap("job", "resume", "--all")
+    assert dmsnap("status", former.name)[0]["state"] == "protected"
+    assert catalogue_rows("select role from area") == [("era-metadata",)]
+    assert len(list(Path(lab.store()).iterdir())) == 1
+    check_ordinary(Protected(former.name, former.recovery, third, RAW_SIZE))
 
 
 def test_a_device_that_becomes_larger_is_followed_as_a_whole(lab: Lab) -> None:
