@@ -37,6 +37,7 @@ from dmsnap.errors import (
 from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
 from dmsnap.host.dm import device as dm
+from dmsnap.host.sysfs import SYSFS
 from dmsnap.recovery import replica
 from dmsnap.service import journal
 from dmsnap.service.exports import exported
@@ -115,6 +116,8 @@ class Failback:
         self.point_id = uuid4()
         self.since = 0
         self.gone_over = False
+        self.sectors_held = 0  # what the held origin counted when it was written to last, by us
+        self.held_was_written_to = False  # by somebody else
         self.compared = ExtentSet()
         self.copied = ExtentSet()
         self.bytes_compared = 0
@@ -202,6 +205,11 @@ class Failback:
         device = stack.origin(self.after)
         dm.create(device.name, device.uuid, stack.origin_table(self.after, self.former))
         write_count.remember(self._counts, self.after)
+        self.sectors_held = self._count_held()
+
+    def _count_held(self) -> int:
+        """Somebody may write to the origin itself: the device below counts that as it does ours."""
+        return SYSFS.sectors_written(stack.require(stack.origin(self.after)).devno)
 
     def _let_go(self) -> None:
         """What was written here is no surprise to the next failback; anything else is.
@@ -219,8 +227,15 @@ class Failback:
         stack.remove(stack.origin(self.after))
 
     def _only_we_wrote(self) -> bool:
-        exists = stack.exists(stack.origin(self.after))
-        return exists and write_count.is_untouched(self._counts, self.after)
+        if not stack.exists(stack.origin(self.after)) or self._look_at_held():
+            return False
+        return write_count.is_untouched(self._counts, self.after)
+
+    def _look_at_held(self) -> bool:
+        """Whether anybody else has written to the held origin between two copies."""
+        if self._count_held() != self.sectors_held:
+            self.held_was_written_to = True
+        return self.held_was_written_to
 
     def _copy_parted(self) -> None:
         marked = self._written_since(1)
@@ -273,8 +288,12 @@ class Failback:
         """The promoted volume below its front, and the former primary below what will be one."""
         source = dm.node(stack.require(stack.origin(self.volume)).name)
         destination = dm.node(stack.require(stack.origin(self.after)).name)
-        with open_shared(source) as from_fd, open_exclusive(destination, write=True) as to_fd:
-            yield from_fd, to_fd
+        self._look_at_held()
+        try:
+            with open_shared(source) as from_fd, open_exclusive(destination, write=True) as to_fd:
+                yield from_fd, to_fd
+        finally:
+            self.sectors_held = self._count_held()
 
     def _unmount(self) -> None:
         self.volume = assembly.as_mounted(self.session, self.volume)
@@ -314,15 +333,23 @@ class Failback:
 
     def _require_nothing_beside(self) -> None:
         """What is written past a stack while it is copied, or copied to, is in nobody's marks."""
+        self._require_nothing_held_beside()
         looked = [(self.after, 0), (self.volume, self.bytes_beside)]
         for volume, before in looked:
             if not before and write_count.bytes_beside(self._counts, volume):
-                raise WrongStateError(
-                    f"{volume.backing} was written to past its stack while "
-                    f"{self.volume.backing} was copied to {self.after.backing}",
-                    hint=f"dmsnap failback {volume.name} compares both in full",
-                    device=volume.backing,
-                )
+                raise self._beside(volume)
+
+    def _require_nothing_held_beside(self) -> None:
+        if self._look_at_held():
+            raise self._beside(self.after)
+
+    def _beside(self, volume: Volume) -> WrongStateError:
+        return WrongStateError(
+            f"{volume.backing} was written to past its stack while {self.volume.backing} was "
+            f"copied to {self.after.backing}",
+            hint=f"dmsnap failback {volume.name} compares both in full",
+            device=volume.backing,
+        )
 
     def _record_skipped(self) -> None:
         """What the promoted volume left out when they parted, and neither side changed since."""
@@ -331,6 +358,7 @@ class Failback:
         skipped.record(catalogue, Skipped(recovery_id, points, self._left_out()))
 
     def _load(self) -> None:
+        self._require_nothing_held_beside()
         handover.load(self.session, self.after)
         handover.require_nothing_missed(self.session, self.after)
         handover.record_gone_over(self.session, self.after)

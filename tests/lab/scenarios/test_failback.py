@@ -33,7 +33,9 @@ from test_interrupts import SIZE, Bench, interrupted, killed
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ExitCode
+from dmsnap.host.dm import device as dm
 from dmsnap.service.swaps.failback import Failback
+from dmsnap.snapshot import stack
 
 RAW_SIZE = 64 * MIB
 
@@ -207,6 +209,28 @@ def test_who_writes_past_a_stack_meanwhile_is_seen(
         patched.setattr(Failback, "_copy_since", spoiled)
         sentence = refused(ExitCode.WRONG_STATE, "failback", volume.name)
     assert f"{device} was written to past its stack" in sentence
+    content = sha256(volume.front)
+    assert dmsnap("failback", volume.name)["tracker"] == "compare"
+    check_back(lab, volume, content)
+
+
+@pytest.mark.parametrize("after", ["_copy_parted", "_copy_since", "_record"])
+def test_who_writes_to_the_origin_that_is_held_meanwhile_is_seen(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """The device below counts that as it counts ours: only we know how much is ours."""
+    volume = committed(lab)
+    step = getattr(Failback, after)
+
+    def spoiled(returning: Failback) -> None:
+        step(returning)
+        held = dm.node(stack.origin(returning.after).name)
+        write_direct(held, os.urandom(8 * KIB), 33 * MIB)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Failback, after, spoiled)
+        sentence = refused(ExitCode.WRONG_STATE, "failback", volume.name)
+    assert f"{volume.primary} was written to past its stack" in sentence
     content = sha256(volume.front)
     assert dmsnap("failback", volume.name)["tracker"] == "compare"
     check_back(lab, volume, content)
