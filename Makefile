@@ -83,7 +83,7 @@ test-unit: build ## tests that need no root and no device-mapper
 	$(BIN)/pytest -q --numprocesses auto
 
 test-native: ## tests of the C core under ASan and UBSan, and its threads under TSan
-	$(MAKE) -j 2 -C native test tsan
+	$(MAKE) -j 3 -C native test tsan
 
 test-lab: ## scenarios on real kernels, in virtual machines
 	tests/lab/run-all $(if $(KERNEL),--kernel $(KERNEL))
@@ -99,7 +99,7 @@ crash-matrix: build ## pull the plug at every step of every operation, write doc
 	tests/lab/crash-matrix
 
 fuzz: ## attack the parsers: SECONDS=60 each, or RUNS=n; HARNESSES='era label'
-	$(MAKE) -C native fuzz
+	$(MAKE) -j 2 -C native fuzz
 	$(PYTHON) tests/native/fuzz/run.py $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS)) $(HARNESSES)
 
 # The linters get what the guests leave of the processors, and are told of at the end.
