@@ -102,14 +102,15 @@ fuzz: ## attack the parsers: SECONDS=60 each, or RUNS=n; HARNESSES='era label'
 	$(MAKE) -j 2 -C native fuzz
 	$(PYTHON) tests/native/fuzz/run.py $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS)) $(HARNESSES)
 
-# The linters get what the guests leave of the processors, and are told of at the end.
+# What the guests are made of is built in what the tests before them leave of the processors, and is
+# told of where it fails. The linters get what the guests leave, and are told of at the end.
 test: ## install what is missing, then every check and test
 	$(MAKE) deps
 	$(MAKE) build
-	$(MAKE) test-unit
-	$(MAKE) test-native
-	$(MAKE) fuzz SECONDS=20
 	mkdir -p build
+	nice tests/lab/prepare >build/prepare.log 2>&1 & prepare=$$!; \
+		tests=0; for each in test-unit test-native "fuzz SECONDS=20"; do $(MAKE) $$each || { tests=$$?; break; }; done; \
+		wait $$prepare || cat build/prepare.log; exit $$tests
 	chrt --idle 0 $(MAKE) lint >build/lint.log 2>&1 & lint=$$!; \
 		lab=0; $(MAKE) test-lab || lab=$$?; \
 		wait $$lint || { cat build/lint.log; echo "lint failed"; exit 1; }; \
