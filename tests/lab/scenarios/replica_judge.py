@@ -35,6 +35,7 @@ class Judge:
 
     contents: dict[UUID, bytes] = field(default_factory=dict)
     _digests: dict[tuple[UUID, int], bytes] = field(default_factory=dict)
+    _shown: bytearray = field(default_factory=bytearray)  # of all that are judged: see write_log
 
     def digest(self, point: UUID, size_bytes: int) -> bytes:
         """Of what a point holds; a volume that has grown since had zeroes there."""
@@ -64,12 +65,20 @@ class Judge:
 
     def _offered(self, image: bytes | bytearray, label: Model, state: str) -> Iterator[UUID]:
         """The points that a label names, newest first, each of them right."""
-        shown = bytearray(image[: label.size_bytes])
+        shown = self._shown_first(image, label.size_bytes)
         if state == "consistent":
             yield self._require(label.point_uuid, shown)
         for entry in label.history:
             go_back(image, shown, entry)
             yield self._require(entry.point_uuid, shown)
+
+    def _shown_first(self, image: bytes | bytearray, size_bytes: int) -> bytearray:
+        """What a disk begins with, in the memory of what was shown before."""
+        if len(self._shown) != size_bytes:
+            self._shown = bytearray(size_bytes)
+        with memoryview(self._shown) as shown, memoryview(image) as whole:
+            shown[:] = whole[:size_bytes]
+        return self._shown
 
     def _require(self, point: UUID, shown: bytearray) -> UUID:
         assert hashlib.sha256(shown).digest() == self.digest(point, len(shown)), point

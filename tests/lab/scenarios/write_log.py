@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -77,11 +78,14 @@ class Recording:
         """What may be on it: each prefix, and each ``losses`` times with unflushed writes lost, of
         which the last that is not is there in part.
 
-        The bytes are the receiver's, to change as it likes.
+        The bytes are the receiver's, to change as it likes, until it asks for the next: all are in
+        the same memory. To be given new memory is a fault for every page, which costs a guest
+        many times what copying it does.
         """
         choices = random.Random(seed)
         durable, pending = bytearray(self.start), list[Write]()
-        yield bytearray(durable)
+        shown = bytearray(durable)
+        yield shown
         for write in self.writes:
             if write.flushed:
                 applied(durable, pending)
@@ -89,11 +93,17 @@ class Recording:
             if not write.data:
                 continue
             pending.append(write)
-            yield applied(bytearray(durable), pending)
+            yield laid_over(shown, durable, pending)
             for _ in range(losses):
                 left = survivors(pending, choices)
                 if left != pending:
-                    yield applied(bytearray(durable), left)
+                    yield laid_over(shown, durable, left)
+
+
+def laid_over(shown: bytearray, base: bytearray, writes: list[Write]) -> bytearray:
+    """In the memory of ``shown``: the image ``base`` with writes made to it."""
+    shown[:] = base
+    return applied(shown, writes)
 
 
 def survivors(pending: list[Write], choices: random.Random) -> list[Write]:
@@ -114,12 +124,19 @@ def applied(image: bytearray, writes: list[Write]) -> bytearray:
     return image
 
 
+@lru_cache(maxsize=4)
+def _buffer(size_bytes: int) -> mmap.mmap:
+    """The same for all that is read of so many bytes: see ``Recording.states``."""
+    return mmap.mmap(-1, size_bytes)
+
+
 def content(path: Path | str) -> bytes:
     """All of a device, read past the page cache."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
     try:
         size_bytes = os.lseek(fd, 0, os.SEEK_END)
-        with mmap.mmap(-1, size_bytes) as buffer, memoryview(buffer) as view:
+        buffer = _buffer(size_bytes)
+        with memoryview(buffer) as view:
             position = 0
             while position < size_bytes:
                 position += os.preadv(fd, [view[position : position + MIB]], position)
