@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from dmsnap.errors import (
@@ -36,6 +37,8 @@ _WITHOUT_UDEV = "activation/udev_sync=0 activation/udev_rules=0"
 _REPORT = ("--reportformat", "json", "--units", "b", "--nosuffix")
 _DEEPEST = 2  # below /dev: /dev/disk/by-id
 _NAME = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]*")
+SETTINGS = Path("/etc/lvm")
+Setting = tuple[str, int, int, int, int]  # a file: its name, inode, size, mtime and ctime
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +206,27 @@ def _filter() -> str:
     rejected = [f'"r|^{_pattern(path)}$|"' for devno in numbers for path in paths.get(devno, [])]
     if not rejected:
         return ""
-    theirs = run("lvm", "lvmconfig", "--typeconfig", "full", "devices/global_filter").text
-    return f"devices/global_filter=[{','.join(rejected)},{parse_filter(theirs)}]"
+    return f"devices/global_filter=[{','.join(rejected)},{_administrators(settings())}]"
+
+
+@lru_cache(maxsize=1)
+def _administrators(_: tuple[Setting, ...]) -> str:
+    """The patterns of the administrator's filter. To ask for them is to start LVM once more: they
+    are kept until its settings are others.
+    """
+    completed = run("lvm", "lvmconfig", "--typeconfig", "full", "devices/global_filter")
+    return parse_filter(completed.text)
+
+
+def settings(directory: Path = SETTINGS) -> tuple[Setting, ...]:
+    """What says whether LVM's settings are still the same; host tags have files of their own."""
+    found: list[Setting] = []
+    for path in sorted(directory.glob("*.conf")):
+        with suppress(OSError):  # removed since it was listed, or a link that leads nowhere
+            now = path.stat()
+            times = (now.st_mtime_ns, now.st_ctime_ns)
+            found.append((path.name, now.st_ino, now.st_size, *times))
+    return tuple(found)
 
 
 def parse_filter(text: str) -> str:

@@ -145,6 +145,47 @@ def test_administrators_filter(text: str, patterns: str) -> None:
     assert lvm.parse_filter(text) == patterns
 
 
+def test_the_administrators_filter_is_asked_for_when_settings_are_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Changed in place, replaced, one more, one less; and not when nothing was changed."""
+    seen: set[tuple[lvm.Setting, ...]] = set()
+    main, tag = tmp_path / "lvm.conf", tmp_path / "lvm_tag.conf"
+    (tmp_path / "replaced").write_text("devices {}")
+
+    def is_new() -> bool:
+        found = lvm.settings(tmp_path)
+        assert lvm.settings(tmp_path) == found
+        is_new = found not in seen
+        seen.add(found)
+        return is_new
+
+    assert is_new()
+    for change in (
+        lambda: main.write_text("devices {}"),
+        lambda: os.utime(main, ns=(0, 0)),
+        lambda: (tmp_path / "replaced").rename(main),
+        lambda: tag.write_text("devices {}"),
+    ):
+        change()
+        assert is_new()
+        assert not is_new()
+    asked: list[tuple[str, ...]] = []
+
+    def run(*argv: str) -> Completed:
+        asked.append(argv)
+        return Completed(argv, 0, b'global_filter=["r|/dev/sdx|"]', b"")
+
+    monkeypatch.setattr(lvm, "run", run)
+    monkeypatch.setattr(lvm, "_not_to_scan", lambda: [1])
+    monkeypatch.setattr(lvm, "_paths", lambda: {1: ["/dev/ours"]})
+    for settings, times in ((("a",), 1), (("a",), 1), (("b",), 2), (("a",), 3)):
+        monkeypatch.setattr(lvm, "settings", lambda settings=settings: settings)
+        expected = 'devices/global_filter=["r|^/dev/ours$|","r|/dev/sdx|"]'
+        assert lvm._filter() == expected
+        assert len(asked) == times
+
+
 def test_a_name_that_is_no_vgs_is_not_asked_for() -> None:
     assert lvm.volume_group("a b'; c") is None
     assert lvm.volume_group("-f") is None
