@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import (
@@ -15,9 +16,11 @@ from conftest import (
     dm_devices,
     dmsnap,
     forked,
+    loop_files,
     refused,
     run,
     sha256,
+    step_at,
     suspended,
     world,
 )
@@ -202,6 +205,66 @@ def test_what_can_go_on_is_not_given_up(lab: Lab, monkeypatch: pytest.MonkeyPatc
         assert made.note == "trial"
 
 
+GIVING_UP = [("swap", "revert"), ("unprotect",)]
+
+
+@pytest.mark.parametrize("words", GIVING_UP, ids=["revert", "unprotect"])
+def test_a_commit_whose_disk_is_well_again_is_not_given_up(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Nothing is lost that was written since the swap: holding the volume brings it to its end."""
+    with bed(lab, monkeypatch) as made:
+        dmsnap("swap", made.name)
+        made.write("trial")
+        made.commit_into()
+        made.recovery.load()
+        dmsnap(*words, made.name, "--give-up", expected=ExitCode.WRONG_STATE)
+        if made.state() == "committing":
+            dmsnap("swap", "commit", made.name)
+        assert (made.state(), made.note) == ("promoted", "trial")
+
+
+def test_a_live_point_whose_disk_is_well_again_is_not_given_up(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The volume's own device would be left half of one thing and half of another."""
+    with bed(lab, monkeypatch) as made:
+        (point,) = dmsnap("point", "create", made.name)
+        made.write("after the point")
+        dmsnap("swap", made.name, "--to", point["id"])
+        made.write("trial")
+        made.fail_merge(made.primary)
+        refused(ExitCode.POINT_INVALID, "swap", "commit", made.name, "--drop-points")
+        made.primary.load()
+        dmsnap("unprotect", made.name, "--give-up", expected=ExitCode.WRONG_STATE)
+        if made.state() == "committing":
+            dmsnap("swap", "commit", made.name)
+        assert (made.state(), made.note) == ("protected", "trial")
+
+
+def test_a_commit_that_fails_again_and_again_is_one_job(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not twice as many with every command, of which the next one would try each."""
+    with bed(lab, monkeypatch) as made:
+        dmsnap("swap", made.name)
+        made.write("trial")
+        made.commit_into()
+        (first,) = cut_off()
+        for words in (["swap", "commit"], ["sync"], ["swap", "commit"], ["point", "create"]):
+            error = dmsnap(*words, made.name, expected=None)
+            assert error.get("exit_code"), (words, error)
+        dmsnap("job", "resume", "--all", expected=None)
+        assert [job["id"] for job in cut_off()] == [first["id"]]
+        made.recovery.load()
+        dmsnap("job", "resume", "--all")
+        assert (made.state(), made.note, cut_off()) == ("promoted", "trial", [])
+
+
+def cut_off() -> list[dict[str, Any]]:
+    return [job for job in dmsnap("job", "list") if job["state"] == "cut off"]
+
+
 @pytest.mark.parametrize("committing", [False, True], ids=["trial", "committing"])
 def test_a_live_point_whose_volume_is_gone(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, committing: bool
@@ -273,7 +336,7 @@ def test_both_devices_of_a_trial_are_gone(lab: Lab, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("number", range(8))
-@pytest.mark.parametrize("words", [("swap", "revert"), ("unprotect",)], ids=["revert", "unprotect"])
+@pytest.mark.parametrize("words", GIVING_UP, ids=["revert", "unprotect"])
 def test_killed_while_it_is_given_up(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], number: int
 ) -> None:
@@ -303,6 +366,27 @@ def test_killed_while_it_is_given_up(
         assert (made.state(), made.note) == ("protected", "three")
         assert sorted(dm_devices()) == sorted([name, f"dmsnap-{name}-origin-1"])
         assert catalogue_rows("select role from area") == [("era-metadata",)]
+
+
+def test_killed_while_a_commit_that_was_begun_anew_is_given_up(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other device of the overlay's store goes, too, with the overlay."""
+    with bed(lab, monkeypatch) as made:
+        words = ("swap", "revert", made.name, "--give-up")
+        dmsnap("swap", made.name)
+        made.write("trial")
+        made.commit_into()
+        made.recovery.load()
+        made.commit_into()
+        assert f"dmsnap-{made.name}-origin-2-store" in dm_devices()
+        ended = forked(*words, at=(step_at("record", *words), "done"), send=(9,))
+        assert ended.code == -9, ended
+        dmsnap("job", "resume", "--all", expected=None)
+        assert (made.state(), made.note) == ("protected", "three")
+        assert sorted(dm_devices()) == sorted([made.name, f"dmsnap-{made.name}-origin-1"])
+        assert catalogue_rows("select role from area") == [("era-metadata",)]
+        assert [file for file in loop_files() if "deleted" in file] == []
 
 
 # after a commit

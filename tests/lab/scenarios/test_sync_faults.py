@@ -25,6 +25,7 @@ from raw_volume import (
     write_direct,
 )
 
+from dmsnap._native import copy
 from dmsnap._native.label import HistoryFlag
 from dmsnap.catalogue.model import Volume
 from dmsnap.cli.main import main
@@ -393,6 +394,35 @@ def test_a_sync_that_is_killed_when_all_was_written(
     result = volume.sync("--audit", "full")
     assert (result["tracker"], result["bytes_dirty"]) == ("era", volume.block_bytes)
     check_tidy(volume, lab)
+
+
+@pytest.mark.parametrize(
+    ("owner", "function"), [(Session, "distrust"), (copy, "roll_back")], ids=["told", "undone"]
+)
+def test_a_sync_that_is_killed_when_its_audit_has_failed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, owner: Any, function: str
+) -> None:
+    """What is not what it should be is no point from then on, and the job not done: killed before
+    the audit's failure is recorded, or while the replica goes back.
+    """
+    with faulty_disk(lab, RECOVERY_SIZE) as disk:
+        volume = on_faulty_disk(lab, disk)
+        before, content = volume.label(), volume.replica_sha256()
+        dirty(volume, 5)
+        disk.load(((0, SIZE), "drop_writes"))
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, function, lambda *_, **__: kill_this_process())
+            os.waitpid(in_child("sync", volume.name, "--audit", "full"), 0)
+        disk.load()
+        assert volume.label()["state"] == "applying"
+        dmsnap("job", "resume", "--all", expected=None)
+        (job,) = [job for job in dmsnap("job", "list") if job["operation"] == "sync"]
+        assert (job["state"], job["at"]) == ("undone", "audit")
+        assert volume.label()["point_uuid"] == before["point_uuid"]
+        assert volume.replica_sha256() == content
+        assert volume.sync("--audit", "full")["tracker"] == "compare"
+        volume.check_equal()
+        check_tidy(volume, lab)
 
 
 def wait_until_resumed(volume: Protected) -> None:
