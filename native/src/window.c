@@ -271,6 +271,8 @@ static void run_steps(struct window *window, struct failure *failure)
 			break;
 		note_resumed(window, i);
 	}
+	if (!failure->result && !counted) /* all is held */
+		dms_window_count(window->counters, window->nr_counters);
 }
 
 /*

@@ -77,7 +77,8 @@ struct dms_window_counter {
  * the steps in order. watchdog_path is the watchdog program's; put_back may be NULL.
  *
  * On success every step was run before the deadline and the watchdog
- * confirmed that it did nothing; suspended is what was to be held, and nothing else. On any error, everything that was suspended
+ * confirmed that it did nothing; suspended is what was to be held, and nothing
+ * else. On any error, everything that was suspended
  * has been resumed, in reverse order, with its own table or what the step says
  * instead, unless the error says which could not be; that one the watchdog goes on
  * resuming. The snapshots among the steps may be active or not, and the moment they
