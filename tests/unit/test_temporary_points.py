@@ -19,6 +19,7 @@ from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.health import boot
 from dmsnap.service.replicas import attach
 from dmsnap.service.session import Session
+from dmsnap.service.swaps import handover
 from dmsnap.service.volumes import first_copy
 from dmsnap.snapshot import live
 
@@ -120,6 +121,7 @@ def test_a_new_recovery_volume_keeps_the_point_that_was_copied(
     recorded(session, by_now)
     labelled(monkeypatch, LabelState.CONSISTENT, TAKEN.id)
     monkeypatch.setattr(attach, "attached", lambda *_: replace(PROTECTED, recovery_id=MADE))
+    monkeypatch.setattr(handover, "is_unfinished", lambda *_: False)
     job = cut_off(session)
     if not reaper.is_being_attached(by_now, [job]):
         reaper.remove_temporary_points(session, by_now)
