@@ -12,13 +12,15 @@ from raw_volume import SECTOR, Range
 from dmsnap._native import label
 from dmsnap.catalogue.model import AreaRole
 
+FOREVER_MS = 3_600_000
+
 
 @dataclass
 class FaultyDisk:
     """A dm device over a loop device, whose parts can be made to fail.
 
     ``error_writes``: writes fail. ``drop_writes``: they succeed and are forgotten. ``error``: all
-    I/O fails.
+    I/O fails. ``hold_reads``: reads wait, until the next ``load``.
     """
 
     lab: Lab
@@ -58,6 +60,9 @@ class FaultyDisk:
             return f"{start} {sectors} error"
         if kind == "linear":
             return f"{start} {sectors} linear {self.loop} {start}"
+        if kind == "hold_reads":
+            place = f"{self.loop} {start}"
+            return f"{start} {sectors} delay {place} {FOREVER_MS} {place} 0"
         return f"{start} {sectors} flakey {self.loop} {start} 0 3600 1 {kind}"
 
     def load(self, *faults: tuple[Range, str]) -> None:

@@ -30,8 +30,8 @@ ON_TIME_SECONDS = 60
 CURRENT_SECONDS = 90
 STOP_SECONDS = 20
 START_SECONDS = 40
-# Long enough for a watchdog that is not fed, for several runs, and for two looks.
-HANGS_SECONDS = 100
+# Long enough for a watchdog that is not fed, for several runs, and for a look.
+HANGS_SECONDS = 75
 
 
 def policy(name: str) -> str:
@@ -182,7 +182,6 @@ def told_of(hung: Hung, other: str) -> None:
     lines = journal(f"DMSNAP_VOLUME={hung.name}")
     assert any("does not answer" in line for line in lines), lines
     assert shown("NRestarts") == "0"
-    assert not any("Watchdog timeout" in line for line in journal())
 
 
 def restarted_in_time() -> None:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.systemd
 __all__ = ["policies", "service"]  # fixtures
 
 SIZE = 32 * MIB
+PART = (SIZE // 2, MIB)
 POLICY = "often"
 POINTS = f"dmsnap-policy@{POLICY}.service"
 STOP_SECONDS = 2
@@ -44,7 +45,7 @@ def stopped_within(seconds: int, *, kill: bool = False) -> Iterator[None]:
     """Have the unit of a policy's points take so long to stop; ``kill``: as it is not shipped."""
     path = Path("/run/systemd/system/dmsnap-policy@.service.d/lab.conf")
     path.parent.mkdir(parents=True)
-    killing = "SendSIGKILL=yes\n" if kill else ""
+    killing = "SendSIGKILL=yes\nKillMode=control-group\n" if kill else ""
     path.write_text(f"[Service]\nTimeoutStopSec={seconds}\n{killing}")
     run("systemctl", "daemon-reload")
     try:
@@ -58,21 +59,22 @@ def stopped_within(seconds: int, *, kill: bool = False) -> Iterator[None]:
 
 @contextmanager
 def hanging(volume: Protected, disk: FaultyDisk) -> Iterator[None]:
-    """The disk answers nobody, and somebody waits for it who came past the front.
+    """A part of the disk answers nobody, and somebody waits for it who came past the front.
 
-    So the front is suspended, as nothing of its own is under way, and its origin cannot be.
+    So the front is suspended, as nothing of its own is under way, and its origin cannot be. Who
+    asks the disk whether it hangs reads its ends.
     """
     origin = f"dmsnap-{volume.name}-origin-1"
-    run("dmsetup", "suspend", "--noflush", "--nolockfs", disk.name)
+    disk.load((PART, "hold_reads"))
+    count = ("bs=4k", "count=1", f"skip={PART[0] // 4096}", "iflag=direct")
     with subprocess.Popen(
-        ["dd", f"if=/dev/mapper/{origin}", "of=/dev/null", "bs=4k", "count=1", "iflag=direct"],
-        stderr=subprocess.DEVNULL,
+        ["dd", f"if=/dev/mapper/{origin}", "of=/dev/null", *count], stderr=subprocess.DEVNULL
     ) as reader:
         try:
             until(lambda: requests_under_way(origin), "dd waits for the disk")
             yield
         finally:
-            run("dmsetup", "resume", disk.name)
+            disk.load()
             reader.wait()
 
 
@@ -162,7 +164,7 @@ def test_a_command_that_is_killed_when_its_unit_was_stopped(
 def test_where_the_watchdog_was_killed_the_service_has_the_front_resumed(
     volume: Protected, disk: FaultyDisk
 ) -> None:
-    """The unit as it would be without SendSIGKILL=no: the front stays suspended, until it looks."""
+    """The unit as systemd would have it by itself: the front stays suspended, until it looks."""
     run("systemctl", "start", UNIT)
     with stopped_within(STOP_SECONDS, kill=True), hanging(volume, disk):
         found = begin_points(volume)
