@@ -120,11 +120,11 @@ class Verification:
         return chosen.since
 
     def _track(self) -> None:
+        with rolling.giving_up_marks(self.session, self.volume):
+            self.dirty = rolling.marked_since(self.session, self.volume, self.since)
         # Again, as exactly as that is known: what came in between is in the point, too.
         counts = self.points.counts[0]
         self._require_tracking(write_count.bytes_before(self._counts, self.volume, counts))
-        with rolling.giving_up_marks(self.session, self.volume):
-            self.dirty = rolling.marked_since(self.session, self.volume, self.since)
         left_out = skipped.of_replica(
             self.session.catalogue, self.label.recovery_uuid, self.label.point_uuid
         )
