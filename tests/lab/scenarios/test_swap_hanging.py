@@ -202,7 +202,7 @@ def slow(disk: FaultyDisk) -> Iterator[None]:
     """A read takes twice as long as dmsnap waits for what hangs; what others read comes back all
     the time.
     """
-    ends = threading.Event()
+    comes_back, ends = threading.Event(), threading.Event()
 
     def read_on(begins: float) -> None:
         ends.wait(begins)
@@ -210,6 +210,7 @@ def slow(disk: FaultyDisk) -> Iterator[None]:
         with mmap.mmap(-1, 4096) as buffer:
             while not ends.is_set():
                 os.preadv(descriptor, [buffer], 0)
+                comes_back.set()
         os.close(descriptor)
 
     readers = [threading.Thread(target=read_on, args=(number / 2,)) for number in range(12)]
@@ -218,6 +219,7 @@ def slow(disk: FaultyDisk) -> Iterator[None]:
         for reader in readers:
             reader.start()
         try:
+            assert comes_back.wait(60)
             yield
         finally:
             ends.set()
