@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
+from dmsnap.host import mountinfo
+
 LOOP_CLR_FD = 0x4C01
 LOOP_CONFIGURE = 0x4C0A
 LOOP_CTL_GET_FREE = 0x4C82
@@ -61,7 +63,6 @@ def mount(device: str, place: Path, fs_type: str) -> None:
 
 def unmount(place: Path) -> None:
     """Unmount what is mounted there and below, what came last first; who cannot is left."""
-    rows = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    there = [row[4] for row in rows if Path(row[4]).is_relative_to(place)]
-    for path in reversed(there):
+    mounted = [mount.mount_point for mount in mountinfo.mounts()]
+    for path in reversed([each for each in mounted if each.is_relative_to(place)]):
         LIBC.umount2(os.fsencode(path), 0)
