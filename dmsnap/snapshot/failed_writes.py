@@ -6,6 +6,7 @@ the block. Its users know by the error that they got; that its marks are worth n
 (snapshot.bypass) is to be seen nowhere else once its disk is well again.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
@@ -27,16 +28,15 @@ def excess(front: int, origin: int, sysfs: Sysfs = SYSFS) -> tuple[int, bool]:
 
     Under writes it is a lower bound: they complete on the front after they did on the origin.
     """
-    highest = None
-    for _ in range(LOOKS):
+
+    def look() -> tuple[int, bool]:
         before = sysfs.sectors_written(front)
         busy = sysfs.in_flight(front)
         now = before - sysfs.sectors_written(origin)
-        if not busy and before == sysfs.sectors_written(front) and not sysfs.in_flight(front):
-            return now, True
-        highest = now if highest is None else max(now, highest)
-    assert highest is not None  # noqa: S101 - looked at least once
-    return highest, False
+        still = not busy and before == sysfs.sectors_written(front)
+        return now, still and not sysfs.in_flight(front)
+
+    return _at_rest_or_highest(look)
 
 
 def at_most(front: int, origin: int, sysfs: Sysfs = SYSFS) -> tuple[int, bool]:
@@ -46,17 +46,26 @@ def at_most(front: int, origin: int, sysfs: Sysfs = SYSFS) -> tuple[int, bool]:
     front is behind only while one passes from the origin's end to its own, which no two hundred
     looks all meet; and each look has more of it than of the origin, as that is read first.
     """
-    highest = None
-    for _ in range(LOOKS):
+
+    def look() -> tuple[int, bool]:
         busy = sysfs.in_flight(front)
         below = sysfs.sectors_written(origin)
         now = sysfs.sectors_written(front)
-        highest = now - below if highest is None else max(now - below, highest)
         still = below == sysfs.sectors_written(origin) and now == sysfs.sectors_written(front)
-        if not busy and still and not sysfs.in_flight(front):
-            return now - below, True
-    assert highest is not None  # noqa: S101 - looked at least once
-    return highest, False
+        return now - below, not busy and still and not sysfs.in_flight(front)
+
+    return _at_rest_or_highest(look)
+
+
+def _at_rest_or_highest(look: Callable[[], tuple[int, bool]]) -> tuple[int, bool]:
+    """What is seen at rest, if that can be had, else the most of all looks; and which it is."""
+    found = []
+    for _ in range(LOOKS):
+        sectors, at_rest = look()
+        if at_rest:
+            return sectors, True
+        found.append(sectors)
+    return max(found), False
 
 
 def remember(
