@@ -21,6 +21,8 @@ from dmsnap.host.run import run
 from dmsnap.host.sysfs import SYSFS, Sysfs
 
 LONGEST_SECONDS = 86400.0
+# How a device is told of that does not answer.
+HANGS = "does not answer: its disk seems to hang"
 # What a device is given that somebody only looks at.
 ANSWER_SECONDS = 10.0
 # Who answered is not asked again for so long: a process more for each command is dear.

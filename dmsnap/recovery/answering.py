@@ -34,6 +34,5 @@ def require(volume: Volume) -> None:
     """Raise :class:`DeadlineError` when the recovery volume hangs."""
     if silent([volume]):
         raise DeadlineError(
-            f"the recovery volume {volume.recovery} does not answer: its disk seems to hang",
-            device=volume.recovery,
+            f"the recovery volume {volume.recovery} {reach.HANGS}", device=volume.recovery
         )

@@ -113,7 +113,7 @@ def _probed(part: Part, path: str) -> Iterator[_Place]:
 
 
 def _sentence(volume: Volume, place: _Place) -> str:
-    hangs = "does not answer: its disk seems to hang"
+    hangs = reach.HANGS
     if place.part is Part.STORE:
         return f"{place.path}, in the store {volume.store} of {volume.name}, {hangs}"
     if place.part is Part.RECOVERY:

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from dmsnap.service.configuration.declaration import Pool
 
 
-HANGS = "does not answer: its disk seems to hang"
-
-
 class Standing(StrEnum):
     """What a pool has of a device."""
 
@@ -152,8 +149,12 @@ class _Look:
         silent = device.devno in self.silent
         for recorded, verdict in self.users.items():
             if is_same(name, recorded):
-                return replace(verdict, reason=f"{verdict.reason}; {HANGS}") if silent else verdict
-        unreadable = _unreadable(device) or (HANGS if silent else None)
+                return (
+                    replace(verdict, reason=f"{verdict.reason}; {reach.HANGS}")
+                    if silent
+                    else verdict
+                )
+        unreadable = _unreadable(device) or (reach.HANGS if silent else None)
         if unreadable:
             return _Verdict(Standing.UNUSABLE, reason=unreadable)
         label = replica.read_label(device.path)

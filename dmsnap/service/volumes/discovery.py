@@ -16,7 +16,7 @@ from pathlib import Path
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError
-from dmsnap.host import inventory, lun
+from dmsnap.host import inventory, lun, reach
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.inventory import HostVolume, Unread, VolumeKind
 from dmsnap.host.locks import directory_lock
@@ -323,7 +323,7 @@ def unanswered(
         if each.suspended and not known and role is None:
             continue
         whose = f" ({PARTS[role]} {name})" if role in PARTS else ""
-        hangs = "is suspended" if each.suspended else "does not answer: its disk seems to hang"
+        hangs = "is suspended" if each.suspended else reach.HANGS
         yield f"{each.path}{whose} {hangs}; what is on it was not looked at"
 
 
