@@ -1,7 +1,7 @@
 """Loop devices and mounts of scenarios, by the kernel's own interfaces (linux/loop.h, mount(2)).
 
 A program that starts costs a guest as much as a small test: every page of it is a fault, and every
-fault several switches between processes of the host. None of it is dmsnap's code, which is tested.
+fault several switches between processes of the host. What those programs do is not what is tested.
 """
 
 import contextlib
@@ -9,19 +9,19 @@ import ctypes
 import errno
 import fcntl
 import os
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 from dmsnap.host import mountinfo
+from dmsnap.host.loop_ioctl import (
+    LO_FLAGS_DIRECT_IO,
+    LOOP_CLR_FD,
+    LOOP_CONFIGURE,
+    LOOP_CTL_GET_FREE,
+    LoopConfig,
+)
+from dmsnap.host.mount import try_unmount
 
-LOOP_CLR_FD = 0x4C01
-LOOP_CONFIGURE = 0x4C0A
-LOOP_CTL_GET_FREE = 0x4C82
-LO_FLAGS_DIRECT_IO = 16
-# struct loop_config: fd and block_size, then struct loop_info64, where the ninth number is lo_flags
-# and the first text lo_file_name, then what is reserved.
-LOOP_CONFIG = struct.Struct("=II 5Q 4I 64s 64s 32s 2Q 8Q")
 FILE_NAME_BYTES = 63
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -29,10 +29,10 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 def attach(image: Path, sector_bytes: int) -> str:
     """A loop device over the whole of ``image``, which is read and written past the page cache."""
-    name = os.fsencode(image)[:FILE_NAME_BYTES]
     with image.open("r+b") as backing:
-        info = (*[0] * 8, LO_FLAGS_DIRECT_IO, name, b"", b"", *[0] * 2)
-        config = LOOP_CONFIG.pack(backing.fileno(), sector_bytes, *info, *[0] * 8)
+        config = LoopConfig(fd=backing.fileno(), block_size=sector_bytes)
+        config.info.lo_flags = LO_FLAGS_DIRECT_IO
+        config.info.lo_file_name = os.fsencode(image)[:FILE_NAME_BYTES]
         while True:
             with open("/dev/loop-control", "r+b", buffering=0) as control:
                 loop = f"/dev/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}"
@@ -65,4 +65,4 @@ def unmount(place: Path) -> None:
     """Unmount what is mounted there and below, what came last first; who cannot is left."""
     mounted = [mount.mount_point for mount in mountinfo.mounts()]
     for path in reversed([each for each in mounted if each.is_relative_to(place)]):
-        LIBC.umount2(os.fsencode(path), 0)
+        try_unmount(path, 0)
