@@ -288,7 +288,22 @@ def describe_users_of(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) ->
 
 
 def lasting_users(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> list[str]:
-    """The users that will not go away by themselves: mounts, devices above, swap space."""
+    """The users that will not go away by themselves: mounts, devices above, swap space.
+
+    The kernel gives nobody a disk whose partition is in use, nor a partition of a disk that is
+    (bd_may_claim): their users count, and each is told of with where it is.
+    """
+    parent = sysfs.partition_parent(devno)
+    related = sysfs.partitions(devno) if parent is None else [parent]
+    users = _lasting_users_itself(devno, sysfs, proc)
+    for other in related:
+        with suppress(NotFoundError):  # a partition that is taken away meanwhile
+            named = sysfs.display_name(other)
+            users += [f"{user} ({named})" for user in _lasting_users_itself(other, sysfs, proc)]
+    return users
+
+
+def _lasting_users_itself(devno: int, sysfs: Sysfs, proc: Path) -> list[str]:
     users = [f"mounted on {mount.mount_point}" for mount in mounts_of(devno, proc=proc)]
     users += [f"held by {name}" for name in _named(sysfs.display_name, sysfs.holders(devno))]
     users += ["used as swap space"] * is_swap_space(devno, proc=proc)

@@ -269,6 +269,23 @@ def test_describe_users(tree: Tree) -> None:
     assert users == "mounted on /srv data, held by dm-0 (vg-lv)"
 
 
+def test_a_disk_and_its_partitions_are_used_by_each_others_users(tree: Tree) -> None:
+    """The kernel gives nobody the one while somebody has the other."""
+    sda1 = tree.device("sda1", SDA1, parent="sda", partition="1\n")
+    (sda1.parent / "dev").write_text("8:0\n")
+    (tree.sysfs.root / "dev" / "block" / "8:0").symlink_to(sda1.parent)
+
+    def users(devno: int) -> list[str]:
+        return blockdev.lasting_users(devno, sysfs=tree.sysfs, proc=tree.proc)
+
+    assert (users(SDA), users(SDA1)) == ([], [])
+    tree.stack(tree.device("dm-0", DM0, dm__name="vg-lv\n"), sda1)
+    assert (users(SDA), users(SDA1)) == (["held by dm-0 (vg-lv) (sda1)"], ["held by dm-0 (vg-lv)"])
+    (sda1 / "holders" / "dm-0").unlink()
+    tree.mountinfo("22 1 8:0 / /srv rw,noatime - ext4 /dev/sda rw\n")
+    assert (users(SDA), users(SDA1)) == (["mounted on /srv"], ["mounted on /srv (sda)"])
+
+
 def test_describe_users_of_an_idle_device(tree: Tree) -> None:
     tree.device("sda", SDA)
     assert blockdev.describe_users_of(SDA, sysfs=tree.sysfs, proc=tree.proc) == ""
