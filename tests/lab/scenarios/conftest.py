@@ -30,6 +30,7 @@ from uuid import uuid4
 
 import loop_disk
 import pytest
+from guest.standstill import Watch
 from patience import until
 
 from dmsnap._native import label as labels
@@ -54,6 +55,9 @@ MIB = 1024 * 1024
 # How long what is bound to come may take on a machine that is slow and busy.
 PATIENCE_SECONDS = 60
 HANGS_SECONDS = 300
+# Variants that are exhaustive may take so long by themselves, on the slowest kernel.
+STANDS_STILL_SECONDS = {False: 420, True: 3600}
+WATCH = pytest.StashKey[Watch]()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 CLOSING_SECONDS = 10  # where a scenario failed, what it left may be held for good
 
@@ -300,6 +304,16 @@ def rarely(*values: object) -> "ParameterSet":
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="what is marked exhaustive, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    seconds = STANDS_STILL_SECONDS[config.getoption("--all")]
+    config.stash[WATCH] = Watch(seconds)
+
+
+@pytest.fixture(autouse=True)
+def watched(pytestconfig: pytest.Config) -> None:
+    pytestconfig.stash[WATCH].begins()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,0 +1,1 @@
+"""What runs inside of guests, beside the scenarios."""
