@@ -4,6 +4,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from dmsnap.host.sysfs import parse_devno
@@ -53,8 +54,12 @@ def split_options(text: str) -> tuple[str, ...]:
     return tuple(option for option in options if option)
 
 
+@lru_cache(maxsize=4096)
 def parse_line(line: str) -> Mount:
-    """One line; ``ValueError`` when it is none. The optional fields end at a lone hyphen."""
+    """One line; ``ValueError`` when it is none. The optional fields end at a lone hyphen.
+
+    A command looks at the same mounts again and again.
+    """
     fields = line.split(" ")
     separator = fields.index("-", 6)
     fs_type, source, super_options = fields[separator + 1 : separator + 4]
@@ -99,7 +104,7 @@ def mounts_elsewhere(devno: int, *, proc: Path = PROC) -> list[tuple[int, Mount]
         if namespace in seen:
             continue
         seen.add(namespace)
-        found += [(pid, mount) for mount in _mounts_of_process(pid, proc) if mount.devno == devno]
+        found += [(pid, mount) for mount in _mounts_of_process(pid, proc) if _is_on(mount, devno)]
     return found
 
 

@@ -171,6 +171,18 @@ def test_mounts_in_other_namespaces(tmp_path: Path) -> None:
     assert [(pid, mount.mount_point) for pid, mount in found] == [(8, Path("/srv"))]
 
 
+def test_btrfs_in_another_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is no device's there either: a service with mounts of its own keeps it busy."""
+    for name, table in (("self", ""), ("8", "45 21 0:44 / /srv rw - btrfs /dev/loop99 rw\n")):
+        (tmp_path / name / "ns").mkdir(parents=True)
+        (tmp_path / name / "ns" / "mnt").symlink_to(f"mnt:[{name}]")
+        (tmp_path / name / "mountinfo").write_text(table)
+    monkeypatch.setattr(mountinfo, "source_devno", lambda _: os.makedev(7, 99))
+    found = mountinfo.mounts_elsewhere(os.makedev(7, 99), proc=tmp_path)
+    assert [(pid, mount.mount_point) for pid, mount in found] == [(8, Path("/srv"))]
+    assert mountinfo.mounts_elsewhere(os.makedev(7, 98), proc=tmp_path) == []
+
+
 def test_users_of_sees_maps(tmp_path: Path) -> None:
     (tmp_path / "self").mkdir()
     (tmp_path / "self" / "mountinfo").write_text(RECORDED)
