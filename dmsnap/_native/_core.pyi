@@ -202,6 +202,18 @@ class _Lib:
         /,
     ) -> CData: ...
 
+    # store_check.h
+    def dms_exception_store_check(
+        self,
+        fd: int,
+        offset_bytes: int,
+        length_bytes: int,
+        data: bool,
+        options: CData,
+        sealed: CData,
+        /,
+    ) -> CData: ...
+
     # memory.h
     def dms_memory_give_back(self, /) -> None: ...
 

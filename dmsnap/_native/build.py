@@ -23,6 +23,7 @@ HEADERS = (
     "label",
     "copy",
     "digest",
+    "store_check",
     "fs_map",
     "io_priority",
     "window",

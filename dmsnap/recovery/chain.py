@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from dmsnap._native import store_check
+from dmsnap._native.copy import Progress
 from dmsnap._native.label import HistoryEntry, Label
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import PointInvalidError
@@ -22,9 +24,11 @@ from dmsnap.recovery import history, replica
 from dmsnap.recovery.history import MAX_ENTRIES
 from dmsnap.snapshot import cow_store, stack
 from dmsnap.snapshot.stack import DmName
-from dmsnap.units import to_bytes
+from dmsnap.units import GIB, to_bytes
 
 TRIAL = "trial"
+# So much of undo stores is read before a swap, which is to take seconds.
+READ_BYTES = 2 * GIB
 
 
 def browse_purpose(point_id: UUID) -> str:
@@ -130,9 +134,43 @@ def require_whole(recovery: BlockDevice, entries: Sequence[HistoryEntry]) -> Non
     """
     with open_shared(recovery.path) as fd:
         for entry in entries:
-            offset, length = entry.store_offset_bytes, entry.store_length_bytes
-            name = f"the undo store of point {entry.point_uuid} on {recovery.path}"
-            cow_store.require_whole(fd, offset, length, to_bytes(entry.chunk_size), name)
+            _require_whole(fd, recovery, entry, data=False)
+
+
+def require_recoverable(recovery: BlockDevice, entries: Sequence[HistoryEntry]) -> None:
+    """As :func:`require_whole` of what is to become the volume: what the stores keep is read, too.
+
+    As long as that is a matter of seconds; of more, ``dmsnap verify --history`` reads it.
+    """
+    kept_bytes = sum(entry.store_length_bytes for entry in entries)
+    with open_shared(recovery.path) as fd:
+        for entry in entries:
+            _require_whole(fd, recovery, entry, data=kept_bytes <= READ_BYTES)
+
+
+def holds_what_was_written(
+    recovery: BlockDevice, entry: HistoryEntry, progress: Progress | None = None
+) -> bool:
+    """Read all of an undo store; False where it is of an earlier version, and has no seal.
+
+    Raises :class:`CorruptError` when it is not what was written.
+    """
+    with open_shared(recovery.path) as fd:
+        return _require_whole(fd, recovery, entry, data=True, progress=progress)
+
+
+def _require_whole(
+    fd: int,
+    recovery: BlockDevice,
+    entry: HistoryEntry,
+    *,
+    data: bool,
+    progress: Progress | None = None,
+) -> bool:
+    offset, length = entry.store_offset_bytes, entry.store_length_bytes
+    name = f"the undo store of point {entry.point_uuid} on {recovery.path}"
+    cow_store.require_whole(fd, offset, length, to_bytes(entry.chunk_size), name)
+    return store_check.require_sealed(fd, offset, length, data=data, progress=progress, name=name)
 
 
 def store_table(entry: HistoryEntry, recovery: BlockDevice) -> Table:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-from dmsnap._native import copy, label
+from dmsnap._native import copy, label, store_check
 from dmsnap._native.label import HistoryEntry, Label, LabelState, LabelTwin
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import CorruptError, ForeignDeviceError, NotThisFormatError, WrongStateError
@@ -77,10 +77,19 @@ class Replica:
         """Go one step back for good: undo an apply, whether it was interrupted or finished.
 
         Idempotent: the undo store stays in the label until the replica is the old point again.
+        :class:`CorruptError` where the store is not what was written: nothing of it is, and the
+        label says that the replica is no point.
         """
         self.require_still_ours()
         self.leave_point()
         entry = undo_entry(self.device.path, self.label)
+        store_check.require_sealed(
+            self.fd,
+            entry.store_offset_bytes,
+            entry.store_length_bytes,
+            data=True,
+            name=f"the undo store of point {entry.point_uuid} on {self.device.path}",
+        )
         copy.roll_back(
             self.fd,
             entry.store_offset_bytes,

@@ -3,12 +3,14 @@
  * Undo stores merged into one, which is then read without the core.
  * control: u32 how many stores the input is divided into, newest first; u32 sectors of the volume
  * before them; u32 bytes of room behind them; u32 sectors between them and the room. Each is used
- * modulo its limit.
+ * modulo its limit. Stores and room begin at whole pages, as a label has them.
  */
 #include <dmsnap/copy.h>
 #include <dmsnap/exception_store.h>
+#include <dmsnap/store_check.h>
 
 #include "../src/exception_store_writer.h"
+#include "../src/store_seal.h"
 #include "../tests/image.h"
 #include "../tests/test.h"
 #include "fuzz.h"
@@ -23,6 +25,7 @@
 #define MIN_CHUNK_BYTES (DMS_STORE_MIN_CHUNK_SECTORS * SECTOR)
 #define MAX_CHUNKS (MAX_VOLUME_SECTORS * SECTOR / MIN_CHUNK_BYTES)
 #define UNTOUCHED 0xa5
+#define PAGE_BYTES 4096ull
 
 static bool is_header(const uint8_t *block) { return get_le32(block) == DMS_STORE_MAGIC; }
 static void seal_header(uint8_t *block) { put_le32(block, DMS_STORE_MAGIC); }
@@ -49,7 +52,8 @@ const struct fuzz_layout fuzz_layout = {
 };
 
 /* What lies behind the volume: stores, a gap, and the room. Only the stores differ. */
-static uint8_t behind[MAX_STORE_BYTES + MAX_GAP_SECTORS * SECTOR + MAX_ROOM];
+static uint8_t behind[PAGE_BYTES + MAX_STORE_BYTES + MAX_STORES * PAGE_BYTES +
+		      MAX_GAP_SECTORS * SECTOR + PAGE_BYTES + MAX_ROOM];
 
 struct question {
 	int fd;
@@ -59,22 +63,30 @@ struct question {
 	struct dms_merged_store merged;
 };
 
+static uint64_t page_up(uint64_t bytes)
+{
+	return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
 static void ask(struct question *question, const uint8_t *control, size_t size)
 {
-	uint64_t part, room = get_le32(control + 8) % MAX_ROOM;
+	uint64_t part, first, room = get_le32(control + 8) % MAX_ROOM;
 
 	question->nr_stores = get_le32(control) % MAX_STORES + 1;
 	question->size_bytes = (get_le32(control + 4) % MAX_VOLUME_SECTORS + 1ull) * SECTOR;
 	part = size / question->nr_stores / SECTOR * SECTOR;
+	first = page_up(question->size_bytes);
 	for (size_t i = 0; i < question->nr_stores; i++)
 		question->stores[i] =
-			(struct dms_store_region){ question->size_bytes + i * part, part };
+			(struct dms_store_region){ first + i * page_up(part), part };
 	question->merged.offset_bytes =
-		question->size_bytes + question->nr_stores * part +
-		(uint64_t)(get_le32(control + 12) % MAX_GAP_SECTORS) * SECTOR;
+		page_up(first + question->nr_stores * page_up(part) +
+			(uint64_t)(get_le32(control + 12) % MAX_GAP_SECTORS) * SECTOR);
 	question->merged.length_bytes = room;
 	memset(behind, UNTOUCHED, question->merged.offset_bytes + room - question->size_bytes);
-	memcpy(behind, control + FUZZ_CONTROL_BYTES, question->nr_stores * part);
+	for (size_t i = 0; i < question->nr_stores; i++)
+		memcpy(behind + question->stores[i].offset_bytes - question->size_bytes,
+		       control + FUZZ_CONTROL_BYTES + i * part, part);
 	question->fd = fuzz_medium(behind, question->merged.offset_bytes + room - question->size_bytes,
 				   question->size_bytes, question->merged.offset_bytes + room);
 }
@@ -119,7 +131,9 @@ static void check_store(const struct dms_merged_store *merged, const uint8_t *st
 	per_area = chunk_bytes / PAIR_BYTES;
 	CHECK(get_le32(store) == DMS_STORE_MAGIC && get_le32(store + 4) == 1);
 	CHECK(get_le32(store + 8) == 1 && get_le32(store + 12) == merged->chunk_size);
-	check_all(store + 16, store + chunk_bytes, 0);
+	check_all(store + 16, store + DMS_STORE_SEAL_OFFSET_BYTES, 0);
+	check_all(store + DMS_STORE_SEAL_OFFSET_BYTES + DMS_STORE_SEAL_BYTES, store + chunk_bytes,
+		  0);
 	/* The volume is too small for a second area. */
 	CHECK(MAX_CHUNKS < per_area);
 	for (uint64_t chunk = 0; chunk < MAX_CHUNKS; chunk++) {
@@ -141,11 +155,29 @@ static void check_merged(const struct question *question)
 	const uint8_t *chunks[MAX_CHUNKS] = { NULL };
 	const struct dms_merged_store *merged = &question->merged;
 	const uint8_t *store = fuzz_medium_bytes() + merged->offset_bytes;
+	bool sealed;
 
 	CHECK(merged->chunk_size >= DMS_STORE_MIN_CHUNK_SECTORS);
 	show(question, merged->chunk_size * (uint64_t)SECTOR, chunks);
 	check_store(merged, store, chunks);
+	CHECK_OK(dms_exception_store_check(question->fd, merged->offset_bytes,
+					   merged->length_bytes, true, NULL, &sealed));
+	CHECK(sealed);
 	check_all(store + merged->used_bytes, store + merged->length_bytes, UNTOUCHED);
+}
+
+/* Whether a store has something where its seal would be: the input's bytes are hardly ever one. */
+static bool has_seal(const struct question *question)
+{
+	for (size_t i = 0; i < question->nr_stores; i++) {
+		const uint8_t *bytes = behind + question->stores[i].offset_bytes -
+				       question->size_bytes + DMS_STORE_SEAL_OFFSET_BYTES;
+
+		for (size_t j = 0; j < DMS_STORE_SEAL_BYTES; j++)
+			if (bytes[j])
+				return true;
+	}
+	return false;
 }
 
 /* The volume and what was merged are as they were, whatever came of it. */
@@ -177,12 +209,17 @@ static void merge(struct question *question)
 		CHECK(measured.used_bytes == merged->used_bytes);
 		CHECK(measured.nr_exceptions == merged->nr_exceptions);
 		CHECK(measured.chunk_size == merged->chunk_size);
-		CHECK(!error == (merged->used_bytes <= merged->length_bytes));
+		CHECK(error || merged->used_bytes <= merged->length_bytes);
 		if (!error) {
 			check_merged(question);
 			return;
 		}
-		CHECK_ERROR(error, DMS_ERR_STORE_FULL);
+		if (merged->used_bytes > merged->length_bytes) {
+			CHECK_ERROR(error, DMS_ERR_STORE_FULL);
+		} else {
+			CHECK(has_seal(question));
+			fuzz_refused(error);
+		}
 	}
 	check_all(fuzz_medium_bytes() + merged->offset_bytes,
 		  fuzz_medium_bytes() + merged->offset_bytes + merged->length_bytes, UNTOUCHED);

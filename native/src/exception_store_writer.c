@@ -7,9 +7,11 @@
 #include <endian.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "exception_store_writer.h"
 #include "io_queue.h"
+#include "store_seal.h"
 
 #define BUFFER_BYTES (1u << 20)
 #define NR_BUFFERS 16u
@@ -55,6 +57,9 @@ struct dms_exception_store_writer {
 	struct area areas[NR_AREAS];
 	struct buffer *buffer; /* being filled; may be NULL */
 	struct area *area; /* being filled; may be NULL */
+	XXH3_state_t *pairs_state; /* of what the seal says of them */
+	XXH3_state_t *data_state;
+	const uint8_t *data_digest; /* of data that was adopted */
 	bool failed;
 };
 
@@ -86,6 +91,12 @@ static struct dms_error *allocate(struct dms_exception_store_writer *writer)
 	for (i = 0; i < NR_AREAS; i++, memory += writer->chunk_bytes)
 		writer->areas[i].pairs = (struct pair *)memory;
 	writer->header = memory;
+	writer->pairs_state = XXH3_createState();
+	writer->data_state = XXH3_createState();
+	if (!writer->pairs_state || !writer->data_state ||
+	    XXH3_128bits_reset(writer->pairs_state) == XXH_ERROR ||
+	    XXH3_128bits_reset(writer->data_state) == XXH_ERROR)
+		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for digests of a store");
 	return NULL;
 }
 
@@ -255,6 +266,7 @@ static struct dms_error *gather(struct dms_exception_store_writer *writer, uint6
 	memcpy((char *)buffer->request.buffer + buffer->request.length_bytes, data,
 	       writer->chunk_bytes);
 	buffer->request.length_bytes += writer->chunk_bytes;
+	XXH3_128bits_update(writer->data_state, data, writer->chunk_bytes);
 	return NULL;
 }
 
@@ -272,6 +284,8 @@ static struct dms_error *append(struct dms_exception_store_writer *writer, uint6
 		return error;
 	writer->area->pairs[index].old_chunk = htole64(old_chunk);
 	writer->area->pairs[index].new_chunk = htole64(new_chunk);
+	XXH3_128bits_update(writer->pairs_state, &writer->area->pairs[index],
+			    sizeof(writer->area->pairs[index]));
 	writer->nr_exceptions++;
 	if (index + 1 == writer->pairs_per_area)
 		return close_area(writer);
@@ -311,6 +325,12 @@ struct dms_error *dms_exception_store_writer_adopt(struct dms_exception_store_wr
 	return add(writer, old_chunk, NULL);
 }
 
+void dms_exception_store_writer_adopt_digest(struct dms_exception_store_writer *writer,
+					     const uint8_t *digest)
+{
+	writer->data_digest = digest;
+}
+
 /* Replace chunk 0 and flush, around which nothing else is in flight. */
 static struct dms_error *write_header(struct dms_exception_store_writer *writer)
 {
@@ -333,6 +353,25 @@ static struct dms_error *invalidate(struct dms_exception_store_writer *writer)
 	return write_header(writer);
 }
 
+static void digest_of(const XXH3_state_t *state, uint8_t *digest)
+{
+	XXH128_canonical_t canonical;
+
+	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state));
+	memcpy(digest, canonical.digest, DMS_DIGEST_BYTES);
+}
+
+static void seal(const struct dms_exception_store_writer *writer)
+{
+	struct dms_store_seal seal = { .nr_exceptions = writer->nr_exceptions };
+
+	digest_of(writer->pairs_state, seal.pairs);
+	digest_of(writer->data_state, seal.data);
+	if (writer->data_digest)
+		memcpy(seal.data, writer->data_digest, DMS_DIGEST_BYTES);
+	dms_store_seal_pack(&seal, (uint8_t *)writer->header + DMS_STORE_SEAL_OFFSET_BYTES);
+}
+
 static struct dms_error *validate(struct dms_exception_store_writer *writer)
 {
 	const uint32_t fields[4] = {
@@ -344,6 +383,7 @@ static struct dms_error *validate(struct dms_exception_store_writer *writer)
 
 	memset(writer->header, 0, writer->chunk_bytes);
 	memcpy(writer->header, fields, sizeof(fields));
+	seal(writer);
 	return write_header(writer);
 }
 
@@ -407,6 +447,8 @@ void dms_exception_store_writer_destroy(struct dms_exception_store_writer *write
 		return;
 	/* The queue first: its requests are in the buffers. */
 	dms_io_queue_destroy(writer->own_queue);
+	XXH3_freeState(writer->pairs_state);
+	XXH3_freeState(writer->data_state);
 	free(writer->memory);
 	free(writer);
 }

@@ -41,6 +41,9 @@ dms_exception_store_writer_create_with(int fd, uint64_t offset_bytes, uint64_t l
  */
 struct dms_error *dms_exception_store_writer_adopt(struct dms_exception_store_writer *writer,
 						   uint64_t old_chunk);
+/* Of all that is adopted, for the seal; it stays the caller's, until finish(). */
+void dms_exception_store_writer_adopt_digest(struct dms_exception_store_writer *writer,
+					     const uint8_t *digest);
 
 /* The most requests that a writer has in flight. */
 #define DMS_STORE_QUEUE_DEPTH 32u

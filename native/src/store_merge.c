@@ -11,12 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <dmsnap/copy.h>
+#include <dmsnap/digest.h>
+#include <dmsnap/store_check.h>
 
 #include "cleanup.h"
 #include "copy_loop.h"
 #include "exception_store_writer.h"
 #include "medium.h"
+#include "pace.h"
 
 /* One store, as far as it was gone through. */
 struct lane {
@@ -270,6 +272,18 @@ struct dms_error *dms_store_merge_measure(int fd, uint64_t size_bytes,
 	return NULL;
 }
 
+/* Or else what one of them was damaged to would be sealed as what was kept. */
+static struct dms_error *check_all(int fd, const struct dms_store_region *stores, size_t nr_stores,
+				   const struct dms_copy_options *options)
+{
+	bool sealed;
+
+	for (size_t i = 0; i < nr_stores; i++)
+		DMS_TRY(dms_exception_store_check(fd, stores[i].offset_bytes,
+						  stores[i].length_bytes, true, options, &sealed));
+	return NULL;
+}
+
 static bool overlap(const struct dms_store_region *region, const struct dms_merged_store *merged)
 {
 	return region->offset_bytes < merged->offset_bytes + merged->length_bytes &&
@@ -279,6 +293,9 @@ static bool overlap(const struct dms_store_region *region, const struct dms_merg
 static struct dms_error *check_place(const struct dms_merged_store *merged, uint64_t size_bytes,
 				     const struct dms_store_region *stores, size_t nr_stores)
 {
+	if (merged->offset_bytes % DMS_COPY_PAGE_BYTES)
+		return dms_error_create_at(DMS_ERR_INVALID_ARGUMENT, merged->offset_bytes,
+					   "a merged exception store would begin inside of a page");
 	if (merged->length_bytes > UINT64_MAX - merged->offset_bytes ||
 	    merged->offset_bytes < size_bytes)
 		return dms_error_create(DMS_ERR_INVALID_ARGUMENT,
@@ -304,6 +321,26 @@ static struct dms_error *check_room(const struct dms_merged_store *merged)
 	return NULL;
 }
 
+/* Of what was copied, read back: what is sealed is what the medium has. */
+static struct dms_error *hash_data(int fd, const struct dms_merged_store *merged,
+				   const struct dms_copy_options *options, uint8_t *digest)
+{
+	uint32_t chunk_bytes = merged->chunk_size * DMS_STORE_SECTOR_BYTES;
+	uint64_t pairs = chunk_bytes / DMS_STORE_PAIR_BYTES;
+	_cleanup_extent_set_ struct dms_extent_set *data = NULL;
+	uint64_t end = merged->offset_bytes + merged->used_bytes;
+
+	DMS_TRY(dms_extent_set_create(&data));
+	for (uint64_t i = 0; i < merged->nr_exceptions; i += pairs) {
+		uint64_t left = merged->nr_exceptions - i, count = left < pairs ? left : pairs;
+
+		DMS_TRY(dms_extent_set_add(data, merged->offset_bytes +
+					   dms_store_data_chunk(i, chunk_bytes) * chunk_bytes,
+					   count * chunk_bytes));
+	}
+	return dms_digest_extents(fd, end, data, options, digest);
+}
+
 static struct dms_error *write_areas(struct merge *merge, struct dms_exception_store_writer *writer,
 				     struct dms_merged_store *merged)
 {
@@ -318,6 +355,7 @@ static struct dms_error *write_store(struct merge *merge, int fd, uint64_t nr_ru
 				     struct dms_merged_store *merged, struct dms_copy_stats *stats)
 {
 	_cleanup_store_writer_ struct dms_exception_store_writer *writer = NULL;
+	uint8_t digest[DMS_DIGEST_BYTES];
 	struct dms_medium medium;
 	struct dms_copy_job job = {
 		.source = &medium,
@@ -336,6 +374,10 @@ static struct dms_error *write_store(struct merge *merge, int fd, uint64_t nr_ru
 						       &writer));
 	begin(merge);
 	DMS_TRY(dms_copy_loop_run(&job, options, stats));
+	if (merged->nr_exceptions) {
+		DMS_TRY(hash_data(fd, merged, options, digest));
+		dms_exception_store_writer_adopt_digest(writer, digest);
+	}
 	return write_areas(merge, writer, merged);
 }
 
@@ -351,6 +393,7 @@ struct dms_error *dms_store_merge(int fd, uint64_t size_bytes,
 	DMS_TRY(open_all(&merge, fd, size_bytes, stores, nr_stores));
 	measure(&merge, merged, &nr_runs);
 	DMS_TRY(check_room(merged));
+	DMS_TRY(check_all(fd, stores, nr_stores, options));
 	merge.destination_offset_bytes = merged->offset_bytes;
 	return write_store(&merge, fd, nr_runs, options, merged, stats);
 }

@@ -56,6 +56,7 @@ from dmsnap.service.records import catalogue_check
 from dmsnap.service.records.catalogue_check import CheckResult
 from dmsnap.service.replicas import sync, verify
 from dmsnap.service.replicas.audit import Audit, AuditResult
+from dmsnap.service.replicas.history_check import HistoryCheck
 from dmsnap.service.replicas.sync import SyncResult
 from dmsnap.service.replicas.verify import VerifyResult
 from dmsnap.service.resizing import resize
@@ -90,8 +91,12 @@ SYNCED = SyncResult(
     AuditResult(Audit.SAMPLE, 64 * MIB, 0, 8 * MIB, 12_288, 1024, 0.0833), STEPS,
 )  # fmt: skip
 VERIFIED = VerifyResult(
-    "srv", POINT, 3 * MIB, 0.0034, 1.5, AuditResult(Audit.FULL, GIB, 0, 0, 16384, 16384, 1.0), STEPS
-)
+    "srv", POINT, 3 * MIB, 0.0034, 1.5, AuditResult(Audit.FULL, GIB, 0, 0, 16384, 16384, 1.0),
+    HistoryCheck(3, 1, 5 * MIB), STEPS,
+)  # fmt: skip
+VERIFY = {
+    "kind": Audit.SAMPLE, "sample_bytes": GIB, "with_history": False, "cow_percent": 0,
+}  # fmt: skip
 UNSAID = {"expires_ns": None, "comment": None}
 REVERT = {"kill": False, "give_up": False}
 SWAP = {"to": None, "kill": False, "fail_primary": False, "force": False}
@@ -300,12 +305,17 @@ def test_a_store_with_a_slash_is_a_directory(
         ),
         (
             ("verify", "srv"),
-            ("verify", ("srv",), {"kind": Audit.SAMPLE, "sample_bytes": GIB, "cow_percent": 0}),
+            ("verify", ("srv",), VERIFY),
         ),
         (
             ("verify", "--full", "srv", "--sample", "64KiB", "--cow-percent", "9"),
-            ("verify", ("srv",), {"kind": Audit.FULL, "sample_bytes": 65536, "cow_percent": 9}),
+            (
+                "verify",
+                ("srv",),
+                VERIFY | {"kind": Audit.FULL, "sample_bytes": 65536, "cow_percent": 9},
+            ),
         ),
+        (("verify", "--history", "srv"), ("verify", ("srv",), VERIFY | {"with_history": True})),
         (("swap", "srv"), ("swap", ("srv",), SWAP)),
         (("swap", "srv", "--trial"), ("swap", ("srv",), SWAP)),
         (("swap", "--to", "3f2a", "srv"), ("swap", ("srv",), SWAP | {"to": "3f2a"})),
@@ -620,6 +630,8 @@ def test_results_for_people(service: Service, shown: Shown) -> None:
         f"srv: the recovery volume holds point {POINT}",
         "3 MiB were written since and not compared, window 3.4 ms, 1.5 s in all",
         "audit (full): 16384 of 16384 blocks, 1 GiB compared, all equal",
+        "3 undo stores (5 MiB) hold what was written",
+        "1 of them cannot say: they were written before there were seals",
     ]
     assert shown("point", "list").splitlines() == [
         f"POINT{'':33}VOLUME  CREATED               KEEP  RECOVERABLE FROM{'':27}COMMENT",

@@ -11,6 +11,7 @@ from dmsnap.errors import ExitCode, WrongWordError
 from dmsnap.service.replicas import sync as syncing
 from dmsnap.service.replicas import verify as verification
 from dmsnap.service.replicas.audit import Audit, AuditResult
+from dmsnap.service.replicas.history_check import HistoryCheck
 from dmsnap.service.replicas.sampling import ONE_IN
 from dmsnap.service.replicas.sync import SyncResult
 from dmsnap.service.replicas.verify import VerifyResult
@@ -221,6 +222,7 @@ def verify(
     name: str,
     sample: int,
     full: bool,
+    with_history: bool,
     cow_percent: int | None,
     dry_run: bool,
 ) -> None:
@@ -230,6 +232,7 @@ def verify(
             name,
             kind=Audit.FULL if full else Audit.SAMPLE,
             sample_bytes=sample,
+            with_history=with_history,
             dry_run=dry_run,
             cow_percent=cow_percent or 0,
             progress=progress,
@@ -244,6 +247,14 @@ def describe_verified(result: VerifyResult) -> Iterator[Text]:
         f"window {milliseconds(result.window_seconds)}, {result.seconds:.1f} s in all"
     )
     yield from describe_audit(result.audit)
+    if result.history is not None:
+        yield from describe_history(result.history)
+
+
+def describe_history(checked: HistoryCheck) -> Iterator[Text]:
+    yield f"{checked.stores} undo stores ({format_size(checked.bytes_read)}) hold what was written"
+    if checked.unsealed:
+        yield f"{checked.unsealed} of them cannot say: they were written before there were seals"
 
 
 def milliseconds(seconds: float) -> str:

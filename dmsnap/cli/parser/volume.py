@@ -211,9 +211,15 @@ VERIFY = Command(
             help="How much to compare, in blocks chosen at random.",
         ),
         click.Option(["--full"], is_flag=True, help="Compare all of it."),
+        click.Option(
+            ["--history", "with_history"],
+            is_flag=True,
+            help="Read all undo stores, too: do they hold what was written?",
+        ),
         COW_PERCENT,
     ),
     details="Changes neither. Where they differ, exit code 18: the points on the recovery volume "
-    "count as invalid, and the next dmsnap sync compares in full.",
+    "count as invalid, and the next dmsnap sync compares in full. Where an undo store is damaged, "
+    "the points that are read through it count as invalid.",
     changes_devices=True,
 )

@@ -22,8 +22,9 @@ from dmsnap.service.points.point import PointSet
 from dmsnap.service.progress import Progress
 from dmsnap.service.reaper import held
 from dmsnap.service.replicas import audit as auditing
-from dmsnap.service.replicas import rolling
+from dmsnap.service.replicas import history_check, rolling
 from dmsnap.service.replicas.audit import Audit, AuditResult
+from dmsnap.service.replicas.history_check import HistoryCheck
 from dmsnap.service.session import Session
 from dmsnap.snapshot import live, stack, write_count
 from dmsnap.tracking import choice
@@ -36,7 +37,10 @@ SAMPLE_BYTES = GIB
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What was compared; ``point`` is what the replica holds, ``bytes_dirty`` changed since it."""
+    """What was compared; ``point`` is what the replica holds, ``bytes_dirty`` changed since it.
+
+    ``history`` is what was read of undo stores, where that was asked for.
+    """
 
     volume: str
     point: UUID
@@ -44,6 +48,7 @@ class VerifyResult:
     window_seconds: float
     seconds: float
     audit: AuditResult
+    history: HistoryCheck | None
     steps: dict[str, float]
 
 
@@ -61,6 +66,7 @@ class Verification:
         *,
         kind: Audit,
         sample_bytes: int,
+        with_history: bool = False,
         cow_percent: int = 0,
         progress: Progress | None = None,
     ) -> None:
@@ -68,6 +74,7 @@ class Verification:
         self.volume = volume
         self.kind = kind
         self.sample_bytes = sample_bytes
+        self.with_history = with_history
         self.progress = progress
         self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
         self.label = consistent_label(volume)
@@ -75,6 +82,7 @@ class Verification:
         self.dirty = ExtentSet()
         self.skipped = ExtentSet()
         self.audited = AuditResult(kind)
+        self.history: HistoryCheck | None = None
 
     @property
     def point(self) -> Point:
@@ -156,6 +164,8 @@ class Verification:
         self.audited = auditing.result(self.kind, sample, compared, different, self.skipped)
         if different:
             self._condemn(different)
+        if self.with_history:
+            self.history = history_check.check(self.session, self.volume, self.label, self.progress)
 
     def _condemn(self, different: ExtentSet) -> None:
         """No point is shown as good that is not: neither the replica's nor one reached by it."""
@@ -187,6 +197,7 @@ class Verification:
             window_seconds=self.point.window_seconds,
             seconds=times.total,
             audit=self.audited,
+            history=self.history,
             steps=times.seconds,
         )
 
@@ -204,13 +215,14 @@ def verify(
     *,
     kind: Audit = Audit.SAMPLE,
     sample_bytes: int = SAMPLE_BYTES,
+    with_history: bool = False,
     dry_run: bool = False,
     cow_percent: int = 0,
     progress: Progress | None = None,
 ) -> VerifyResult | Plan:
     """Compare the replica of ``name`` with the volume; :class:`AuditError` when they differ.
 
-    Needs root.
+    ``with_history``: or when an undo store is not what was written. Needs root.
     """
     with held(session, name) as volume:
         exported.require_replica_unexported(session, volume)
@@ -225,6 +237,7 @@ def verify(
             volume,
             kind=kind,
             sample_bytes=sample_bytes,
+            with_history=with_history,
             cow_percent=cow_percent,
             progress=progress,
         )
@@ -232,6 +245,7 @@ def verify(
             "name": name,
             "kind": kind,
             "sample_bytes": sample_bytes,
+            "with_history": with_history,
             "cow_percent": cow_percent,
         }
         plan = Plan("verify", (volume.id,), running.steps(), arguments)

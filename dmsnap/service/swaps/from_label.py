@@ -56,7 +56,7 @@ class LabelTrial:
         draft = label_admission.new_volume(request, self.recovery, found, patience_seconds)
         self.point, self.steps_back = choose_point(draft, self.label, wanted)
         is_torn = self.label is not found
-        chain.require_whole(self.recovery, found.history[: self.steps_back + is_torn])
+        chain.require_recoverable(self.recovery, found.history[: self.steps_back + is_torn])
         self.volume = replace(draft, trial_point=self.point)
         self.chain = chain.levels(draft, self.label, self.steps_back, chain.TRIAL)
         self.recalled = backup.read(self.recovery, found)

@@ -98,7 +98,7 @@ def choose(session: Session, volume: Volume, wanted: UUID | None, *, force: bool
     require_not_wrong(session, volume, chosen, force=force)
     recovery = BlockDevice.probe(path)
     is_torn = label is not found
-    chain.require_whole(recovery, found.history[: steps_back + is_torn])
+    chain.require_recoverable(recovery, found.history[: steps_back + is_torn])
     levels = chain.levels(volume, label, steps_back, chain.TRIAL)
     return OnRecovery(volume, label, recovery, chosen, levels, is_torn)
 

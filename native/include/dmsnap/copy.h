@@ -116,7 +116,8 @@ struct dms_merged_store {
  * newest first: it has every chunk that any of them has, with the content that
  * the last one has of it. size_bytes is the replica's; all stores lie behind
  * it. merge_measure() reads metadata alone and says what the store will take.
- * merge() writes it to a region that overlaps none of the others, which stay
+ * merge() writes it to a region that begins at a whole page and overlaps none
+ * of the others, which are checked against their seals (store_check.h) and stay
  * as they are: on success it is complete and flushed, on any failure it has no
  * valid header. DMS_ERR_STORE_FULL, before anything is written: no room.
  */
