@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError
-from dmsnap.host import kernel
+from dmsnap.host import counting, kernel
+from dmsnap.host.counting import UncountedError
 from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
 from dmsnap.snapshot import count_record, stack
 from dmsnap.snapshot.window_count import OriginCounts
@@ -27,7 +28,9 @@ def excess(front: int, origin: int, sysfs: Sysfs = SYSFS) -> tuple[int, bool]:
     """Sectors that the front counts beyond the origin, and whether at rest.
 
     Under writes it is a lower bound: they complete on the front after they did on the origin.
+    :class:`UncountedError` where one of the counters stands still, here and below.
     """
+    counting.require([front, origin], sysfs)
 
     def look() -> tuple[int, bool]:
         before = sysfs.sectors_written(front)
@@ -46,6 +49,7 @@ def at_most(front: int, origin: int, sysfs: Sysfs = SYSFS) -> tuple[int, bool]:
     front is behind only while one passes from the origin's end to its own, which no two hundred
     looks all meet; and each look has more of it than of the origin, as that is read first.
     """
+    counting.require([front, origin], sysfs)
 
     def look() -> tuple[int, bool]:
         busy = sysfs.in_flight(front)
@@ -77,7 +81,10 @@ def remember(
     Called whenever the front was loaded with a dm-era that has metadata to be trusted. ``beside``:
     sectors that were written to the origin past it, and are still to be told of (origin_count).
     """
-    sectors, at_rest = (counts.excess, True) if counts else excess(*devices(volume))
+    try:
+        sectors, at_rest = (counts.excess, True) if counts else excess(*devices(volume))
+    except UncountedError:
+        sectors, at_rest = 0, False
     if at_rest:
         write(directory, volume, sectors + beside)
     else:

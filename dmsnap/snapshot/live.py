@@ -133,7 +133,7 @@ def take(
         )
         for item, era in zip(prepared, eras, strict=True)
     ]
-    counts = window_count.of(times.counted)
+    counts = window_count.of(volumes, times.counted)
     return [TakenPoint(*taken) for taken in zip(points, counts, strict=True)]
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError
+from dmsnap.host import counting
+from dmsnap.host.counting import UncountedError
 from dmsnap.host.dm import device as dm
-from dmsnap.host.sysfs import SYSFS, format_devno
+from dmsnap.host.sysfs import format_devno
 from dmsnap.snapshot import count_record, failed_writes, stack
 from dmsnap.snapshot.window_count import OriginCounts
 
@@ -50,7 +52,7 @@ def leave(directory: Path, volume: Volume) -> None:
     What an initiator still writes through the front counts as one past it, until :func:`left`.
     """
     beside = sectors_beside(directory, volume)
-    count = UNKNOWN if beside is None else SYSFS.sectors_written(_origin(volume)) - beside
+    count = UNKNOWN if beside is None else counting.sectors_written(_origin(volume)) - beside
     count_record.write(_path(directory, volume), _identity(volume), count)
 
 
@@ -97,7 +99,10 @@ def _since_left(directory: Path, volume: Volume, counts: OriginCounts | None = N
     before = _left(directory, volume)
     if before is None or before == UNKNOWN:
         return 0 if before is None else None
-    now = counts.origin if counts else SYSFS.sectors_written(_origin(volume))
+    try:
+        now = counts.origin if counts else counting.sectors_written(_origin(volume))
+    except UncountedError:
+        return None
     return max(now - before, 0)
 
 

@@ -43,11 +43,12 @@ class WriteCounts(OriginCounts):
     """And the backing device below.
 
     ``in_flight``: it had begun something, which nobody can have but who uses it directly; what is
-    written then may be counted already, and come later.
+    written then may be counted already, and come later. ``switched``: that of the volume then.
     """
 
     backing: int
     in_flight: bool = False
+    switched: str = ""
 
     @property
     def surplus(self) -> int:
@@ -68,6 +69,25 @@ def backing(volume: Volume) -> int:
     return BlockDevice.probe(lun.node(volume.backing)).devno
 
 
+def uncounted(volume: Volume) -> DmsnapError | None:
+    """Of which of the devices the counters stand still; None: of none. What they say is no number
+    of what was written then, and never believed.
+    """
+    try:
+        counting.require(devices(volume))
+    except counting.UncountedError as error:
+        return error
+    return None
+
+
+def switched(volume: Volume) -> str:
+    """When counting was last switched, of the backing device and of the origin: where that is
+    another text than before, either may have stood still in between, whatever it says now.
+    """
+    numbers = backing(volume), stack.require(stack.origin(volume)).devno
+    return " ".join(str(counting.last_set(each)) for each in numbers)
+
+
 @contextmanager
 def counters(volumes: Sequence[Volume]) -> Iterator[list[int]]:
     """Descriptors for a window's ``counters``; :func:`of` takes what was counted apart."""
@@ -84,23 +104,28 @@ def _counted(volume: Volume) -> tuple[int, ...]:
         return NONE
 
 
-def of(counted: Sequence[Counted | None]) -> list[WriteCounts | None]:
-    """For each volume what was counted; None where that is not known."""
-    counts: list[WriteCounts | None] = []
-    for place in range(0, len(counted), 3):
-        front, origin, below = counted[place : place + 3]
-        if front is None or origin is None or below is None:
-            counts.append(None)
-            continue
-        counts.append(
-            WriteCounts(
-                front=front.sectors_written,
-                origin=origin.sectors_written,
-                backing=below.sectors_written,
-                in_flight=below.in_flight,
-            )
-        )
-    return counts
+def of(volumes: Sequence[Volume], counted: Sequence[Counted | None]) -> list[WriteCounts | None]:
+    """For each volume what was counted, asked right behind the window; None: it is not known."""
+    apart = zip(*(iter(counted),) * 3, strict=True)
+    return [_of(volume, *three) for volume, three in zip(volumes, apart, strict=True)]
+
+
+def _of(
+    volume: Volume, front: Counted | None, origin: Counted | None, below: Counted | None
+) -> WriteCounts | None:
+    if front is None or origin is None or below is None:
+        return None
+    try:
+        last_switched = switched(volume)
+    except DmsnapError:  # a device went away
+        return None
+    return WriteCounts(
+        front=front.sectors_written,
+        origin=origin.sectors_written,
+        backing=below.sectors_written,
+        in_flight=below.in_flight,
+        switched=last_switched,
+    )
 
 
 def of_front(front: int | None, origin: int | None) -> OriginCounts | None:

@@ -8,6 +8,13 @@ written to the origin past the front (``origin_count``), which is told with it.
 What is decided by them is read in a window (``window_count``): under writes they are bounds.
 
 The counters begin anew at every boot, so what is remembered of them lies in the run directory.
+
+A counter that somebody switches off (``host.counting``) stands still, and goes on later as if
+nothing had been. So what is remembered is worth nothing once one was seen to stand still, or its
+switch was set, or the device counts less than went through the stack: that cannot be. What nobody
+can know is what was written past a stack in between, where the switch was set without opening it
+anew, nobody looked, and as much went through the stack as past it, or nothing past two that stood
+still together.
 """
 
 from dataclasses import dataclass
@@ -15,6 +22,8 @@ from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError
+from dmsnap.host import counting
+from dmsnap.host.counting import UncountedError
 from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
 from dmsnap.snapshot import count_record, origin_count, stack, window_count
 from dmsnap.snapshot.window_count import WriteCounts
@@ -36,7 +45,11 @@ class Surplus:
 
 
 def surplus(backing: int, origin: int, sysfs: Sysfs = SYSFS) -> Surplus:
-    """Compare the counters of two devices, given by their numbers; at rest, if that can be had."""
+    """Compare the counters of two devices, given by their numbers; at rest, if that can be had.
+
+    :class:`UncountedError` where one of them stands still.
+    """
+    counting.require([backing, origin], sysfs)
     lowest = None
     for _ in range(LOOKS):
         before = sysfs.sectors_written(origin)
@@ -54,14 +67,22 @@ def remember(directory: Path, volume: Volume) -> None:
     """Count from now on what is written to the device directly.
 
     Under writes it may begin too low: some of them then look like somebody else's, and the next
-    sync compares. Nothing is missed by that, and it is right from then on.
+    sync compares. Nothing is missed by that, and it is right from then on. Of a counter that stands
+    still nothing is known.
     """
-    _begin(directory, volume, _surplus_of(volume).sectors)
+    try:
+        sectors = _surplus_of(volume).sectors
+    except UncountedError:
+        count_record.remove(_path(directory, volume))
+    else:
+        _begin(directory, volume, sectors)
 
 
-def _begin(directory: Path, volume: Volume, sectors: int) -> None:
-    """Count from where the surplus was ``sectors``."""
-    count_record.write(_path(directory, volume), _identity(volume), sectors)
+def _begin(
+    directory: Path, volume: Volume, sectors: int, counts: WriteCounts | None = None
+) -> None:
+    """Count from where the surplus was ``sectors``, now or in the window of ``counts``."""
+    count_record.write(_path(directory, volume), _identity(volume, counts), sectors)
 
 
 def bytes_beside(directory: Path, volume: Volume, counts: WriteCounts | None = None) -> int | None:
@@ -70,22 +91,63 @@ def bytes_beside(directory: Path, volume: Volume, counts: WriteCounts | None = N
     As of the window of ``counts``, and exact. Else as of now: exact at rest, and while the front is
     written to a lower bound, which may hide as much as is under way.
     """
-    base = _read(directory, volume)
+    if _is_uncounted(directory, volume):
+        return None
+    base = _read(directory, volume, counts)
     beside = origin_count.sectors_beside(directory, volume, counts)
     if base is None or beside is None:
         return None
-    surplus = counts.surplus if counts else _surplus_of(volume).sectors
-    return (max(surplus - base, 0) + beside) * 512
+    found = Surplus(counts.surplus, at_rest=True) if counts else _surplus_of(volume)
+    if found.at_rest and found.sectors < base:
+        return None
+    return (max(found.sectors - base, 0) + beside) * 512
 
 
 def bytes_before(directory: Path, volume: Volume, counts: WriteCounts | None) -> int | None:
     """Those that were written before a window; what it did not count is not known."""
-    return None if counts is None else bytes_beside(directory, volume, counts)
+    if counts is None:
+        _is_uncounted(directory, volume)
+        return None
+    return bytes_beside(directory, volume, counts)
+
+
+def _is_uncounted(directory: Path, volume: Volume) -> bool:
+    """Whether a counter stands still now. What was remembered is then worth nothing any more, also
+    when it goes on: whoever looks sees to that.
+    """
+    try:
+        found = window_count.uncounted(volume) is not None
+    except DmsnapError:  # a device is not there
+        return False
+    if found:
+        count_record.remove(_path(directory, volume))
+    return found
+
+
+def doubt(directory: Path, volume: Volume, counts: WriteCounts | None = None) -> str:
+    """Why :func:`bytes_beside` does not know, to end a sentence; empty: no more is known."""
+    try:
+        uncounted = window_count.uncounted(volume)
+    except DmsnapError:
+        uncounted = None
+    if uncounted is not None:
+        return f": {uncounted}"
+    base = _read(directory, volume, counts)
+    if base is not None and counts is not None and counts.surplus < base:
+        return (
+            ": its counter has missed what was written through the stack, as one does that is "
+            "switched off for a time (queue/iostats), or that of a disk which refuses writes"
+        )
+    return ""
 
 
 def is_untouched(directory: Path, volume: Volume) -> bool:
     """Whether for certain nobody wrote past the stack: known from its beginning, and at rest."""
-    base, now = _read(directory, volume), _surplus_of(volume)
+    base = _read(directory, volume)
+    try:
+        now = _surplus_of(volume)
+    except UncountedError:
+        return False
     untouched = now.at_rest and now.sectors == base
     return untouched and origin_count.sectors_beside(directory, volume) == 0
 
@@ -101,13 +163,15 @@ def settle(directory: Path, volume: Volume, counts: WriteCounts | None) -> None:
     """Count what was written until the window of ``counts`` as seen: both sides were compared.
 
     What is not from a window is never counted as seen: what it has too much would hide as much of
-    what comes later.
+    what comes later. Where that has counted nothing, nothing is known.
     """
     if counts is None:
+        count_record.remove(_path(directory, volume))
         return
-    base = _read(directory, volume)
-    if base is None or (counts.surplus > base and not counts.in_flight):
-        _begin(directory, volume, counts.surplus)
+    base = _read(directory, volume, counts)
+    is_less = base is None or counts.surplus < base
+    if is_less or (counts.surplus != base and not counts.in_flight):
+        _begin(directory, volume, counts.surplus, counts)
     origin_count.settle(directory, volume, counts)
 
 
@@ -118,22 +182,28 @@ def forget(directory: Path, volume: Volume) -> None:
 
 
 def _surplus_of(volume: Volume) -> Surplus:
-    return surplus(window_count.backing(volume), stack.require(stack.origin(volume)).devno)
+    return surplus(*_devices(volume))
 
 
 def _path(directory: Path, volume: Volume) -> Path:
     return directory / "writes" / f"{volume.id}-{volume.generation}"
 
 
-def _identity(volume: Volume) -> str:
-    """The counters of a device that was attached anew began anew, too."""
-    backing = window_count.backing(volume)
-    origin = stack.require(stack.origin(volume)).devno
-    return f"{format_devno(backing)} under {format_devno(origin)}"
+def _devices(volume: Volume) -> tuple[int, int]:
+    return window_count.backing(volume), stack.require(stack.origin(volume)).devno
 
 
-def _read(directory: Path, volume: Volume) -> int | None:
+def _identity(volume: Volume, counts: WriteCounts | None = None) -> str:
+    """The counters of a device that was attached anew began anew, too; those of one whose switch
+    was set may have stood still.
+    """
+    backing, origin = (format_devno(each) for each in _devices(volume))
+    switched = counts.switched if counts else window_count.switched(volume)
+    return f"{backing} under {origin}, {switched}"
+
+
+def _read(directory: Path, volume: Volume, counts: WriteCounts | None = None) -> int | None:
     try:
-        return count_record.read(_path(directory, volume), _identity(volume))
+        return count_record.read(_path(directory, volume), _identity(volume, counts))
     except DmsnapError:  # a device is not there
         return None

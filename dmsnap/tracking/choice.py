@@ -46,9 +46,12 @@ def choose(
     kernel_version: tuple[int, int] | None = None,
     *,
     bytes_beside: int | None = 0,
+    doubt: str = "",
     copied: Point | None = None,
 ) -> TrackerChoice:
     """The era, unless anything speaks against it; then ``compare`` with the reason.
+
+    ``doubt`` says why ``bytes_beside`` is not known, where that is known.
 
     ``copied`` is the point to copy, where that is not one of now: what was written since the
     replica's holds all that they differ in only where it was taken after that.
@@ -74,7 +77,7 @@ def choose(
     if bytes_beside is None:
         return compare(
             f"it is not known whether anything was written to {volume.backing} past "
-            f"/dev/mapper/{volume.name}"
+            f"/dev/mapper/{volume.name}{doubt}"
         )
     if bytes_beside:
         return compare(

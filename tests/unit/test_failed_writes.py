@@ -8,6 +8,7 @@ from catalogue_samples import a_volume
 from test_write_count import device
 
 from dmsnap.host import kernel
+from dmsnap.host.counting import UncountedError
 from dmsnap.host.sysfs import Sysfs
 from dmsnap.snapshot import failed_writes
 from dmsnap.snapshot.failed_writes import at_most, excess
@@ -33,6 +34,10 @@ class Stream:
     def __init__(self, iops: int, *, ahead: int = 0, behind: float = 0) -> None:
         self.iops, self.ahead, self.behind = iops, ahead, behind
         self.now = 1.0
+
+    def attribute(self, _devno: int, name: str) -> str:
+        assert name == "queue/iostats"
+        return "1"
 
     def in_flight(self, _devno: int) -> int:
         self.now += self.READ_SECONDS
@@ -60,6 +65,29 @@ def test_at_rest_the_upper_bound_is_exact(tmp_path: Path) -> None:
     device(tmp_path, FRONT, sectors=1000)
     device(tmp_path, ORIGIN, sectors=1008)
     assert at_most(FRONT, ORIGIN, Sysfs(tmp_path)) == (-8, True)
+
+
+@pytest.mark.parametrize("still", [FRONT, ORIGIN])
+def test_a_counter_that_stands_still_tells_of_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still: int
+) -> None:
+    """Nor does a front whose counter does begin a count."""
+    for devno in (FRONT, ORIGIN):
+        device(tmp_path, devno, sectors=1000, iostats=int(devno != still))
+    for counted in (at_most, excess):
+        with pytest.raises(UncountedError):
+            counted(FRONT, ORIGIN, Sysfs(tmp_path))
+
+    def refused(*_: int) -> tuple[int, bool]:
+        raise UncountedError("it stands still")
+
+    volume = a_volume()
+    monkeypatch.setattr(failed_writes, "devices", lambda _: (FRONT, ORIGIN))
+    failed_writes.write(tmp_path, volume, 0)
+    monkeypatch.setattr(failed_writes, "excess", refused)
+    assert failed_writes.bytes_failed(tmp_path, volume) == 0
+    failed_writes.remember(tmp_path, volume)
+    assert failed_writes.read(tmp_path, volume) is None
 
 
 def test_a_write_under_way_is_below_first(tmp_path: Path) -> None:

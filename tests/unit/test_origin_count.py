@@ -8,7 +8,8 @@ import pytest
 from catalogue_samples import a_volume
 
 from dmsnap.catalogue.model import Volume
-from dmsnap.host import kernel
+from dmsnap.host import counting, kernel
+from dmsnap.host.counting import UncountedError
 from dmsnap.snapshot import failed_writes, origin_count, stack
 from dmsnap.snapshot.window_count import OriginCounts
 
@@ -53,7 +54,7 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> Counters:
     def origin_of(volume: Volume) -> int:
         return os.makedev(253, volume.generation)
 
-    monkeypatch.setattr(origin_count, "SYSFS", made)
+    monkeypatch.setattr(counting, "sectors_written", made.sectors_written)
     monkeypatch.setattr(origin_count, "_origin", origin_of)
     monkeypatch.setattr(
         origin_count, "_is_under_front", lambda volume: volume.generation == made.under
@@ -228,3 +229,26 @@ def test_a_front_that_did_not_leave_writes_past_nobody(
     counters.write(1, 100)
     counters.origins[1] += beside
     assert origin_count.sectors_beside(tmp_path, volume) == beside
+
+
+@pytest.mark.parametrize("when", ["as it leaves", "as it comes back"])
+def test_an_origin_that_is_not_counted_while_the_front_is_elsewhere_is_not_known(
+    tmp_path: Path, counters: Counters, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def still(*_: int) -> int:
+        raise UncountedError("it stands still")
+
+    volume = a_volume()
+    origin_count.arrive(tmp_path, volume)
+    with monkeypatch.context() as off:
+        if when == "as it leaves":
+            off.setattr(failed_writes, "at_most", still)
+        origin_count.leave(tmp_path, volume)
+    counters.under = 2
+    with monkeypatch.context() as off:
+        if when == "as it comes back":
+            off.setattr(counting, "sectors_written", still)
+        assert origin_count.sectors_beside(tmp_path, volume) is None
+        counters.under = 1
+        origin_count.arrive(tmp_path, volume)
+    assert origin_count.sectors_beside(tmp_path, volume) is None

@@ -31,7 +31,13 @@ def doubt(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Doubt:
     session = Session(Configuration(), catalogue)
     monkeypatch.setattr(kernel, "boot_id", lambda: "boot")
 
-    def asked(*, former_sectors: int = 80, beside: int | None = 0) -> str | None:
+    def asked(
+        *, former_sectors: int = 80, beside: int | None = 0, iostats: str = "1"
+    ) -> str | None:
+        monkeypatch.setattr(Sysfs, "attribute", lambda *_: iostats)
+        monkeypatch.setattr(Sysfs, "partition_parent", lambda *_: None)
+        monkeypatch.setattr(Sysfs, "directory", lambda *_: Path("/sys/block/sda"))
+        monkeypatch.setattr(Sysfs, "display_name", lambda *_: "sda")
         monkeypatch.setattr(Sysfs, "sectors_written", lambda *_: former_sectors)
         monkeypatch.setattr(write_count, "bytes_beside", lambda *_: beside)
         return parting.doubt(session, VOLUME, FORMER)
@@ -50,3 +56,7 @@ def test_what_was_written_past_the_promoted_volume_is_in_no_marks(doubt: Doubt) 
 
 def test_what_was_written_to_the_former_primary_is_in_no_marks(doubt: Doubt) -> None:
     assert "/dev/sda was written to since" in (doubt(former_sectors=88) or "")
+
+
+def test_a_former_primary_whose_counter_stands_still_may_have_been_written_to(doubt: Doubt) -> None:
+    assert "does not count what is written to sda" in (doubt(iostats="0") or "")

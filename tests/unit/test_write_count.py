@@ -1,6 +1,7 @@
 """The two counters of a stack, over a directory tree."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,16 @@ from catalogue_samples import a_volume
 
 from dmsnap._native.window import Counted
 from dmsnap.host import counting
+from dmsnap.host.counting import UncountedError
 from dmsnap.host.sysfs import Sysfs, format_devno
 from dmsnap.snapshot import origin_count, window_count, write_count
 from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.snapshot.write_count import Surplus, surplus
 
-BACKING, ORIGIN = os.makedev(7, 0), os.makedev(253, 0)
+BACKING, ORIGIN, STILL = os.makedev(7, 0), os.makedev(253, 0), os.makedev(7, 1)
 
 
-def device(root: Path, devno: int, *, sectors: int, in_flight: int = 0) -> None:
+def device(root: Path, devno: int, *, sectors: int, in_flight: int = 0, iostats: int = 1) -> None:
     directory = root / "devices" / format_devno(devno)
     directory.mkdir(parents=True)
     link = root / "dev" / "block" / format_devno(devno)
@@ -24,6 +26,8 @@ def device(root: Path, devno: int, *, sectors: int, in_flight: int = 0) -> None:
     link.symlink_to(directory)
     (directory / "stat").write_text(f"1 2 3 4 5 6 {sectors} 8 9 10 11 0 0 0 0\n")
     (directory / "inflight").write_text(f"0 {in_flight}\n")
+    (directory / "queue").mkdir()
+    (directory / "queue" / "iostats").write_text(f"{iostats}\n")
 
 
 def test_at_rest_the_surplus_is_exact(tmp_path: Path) -> None:
@@ -38,20 +42,33 @@ def test_a_write_under_way_makes_it_a_lower_bound(tmp_path: Path) -> None:
     assert surplus(BACKING, ORIGIN, Sysfs(tmp_path)) == Surplus(8, at_rest=False)
 
 
+@pytest.mark.parametrize("still", [BACKING, ORIGIN])
+def test_a_counter_that_stands_still_is_no_number(tmp_path: Path, still: int) -> None:
+    for devno in (BACKING, ORIGIN):
+        device(tmp_path, devno, sectors=1000, iostats=int(devno != still))
+    with pytest.raises(UncountedError, match="queue/iostats is 0") as found:
+        surplus(BACKING, ORIGIN, Sysfs(tmp_path))
+    assert found.value.hint is not None
+    name = format_devno(still)
+    assert found.value.hint.startswith(f"echo 1 > /sys/block/{name}/queue/iostats")
+
+
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stack that was built when the device had 100 sectors more; the origin has nothing to tell.
 
     What is read under writes is wrong.
     """
-    monkeypatch.setattr(write_count, "_identity", lambda _: "7:0 under 253:0")
+    monkeypatch.setattr(write_count, "_devices", lambda _: (BACKING, ORIGIN))
+    monkeypatch.setattr(window_count, "switched", lambda _: "0 0")
+    monkeypatch.setattr(window_count, "uncounted", lambda _: None)
     monkeypatch.setattr(write_count, "_surplus_of", lambda _: Surplus(60, at_rest=False))
     monkeypatch.setattr(origin_count, "sectors_beside", lambda *_: 0)
     monkeypatch.setattr(origin_count, "settle", lambda *_: None)
 
 
-def counts(beside: int, *, in_flight: bool = False) -> WriteCounts:
-    return WriteCounts(1000, 1000, 1100 + beside, in_flight)
+def counts(beside: int, *, in_flight: bool = False, switched: str = "0 0") -> WriteCounts:
+    return WriteCounts(1000, 1000, 1100 + beside, in_flight, switched)
 
 
 @pytest.mark.usefixtures("counted")
@@ -62,13 +79,60 @@ def test_a_window_tells_of_what_is_less_than_what_is_under_way(tmp_path: Path) -
     assert write_count.bytes_beside(tmp_path, volume) == 0
     assert write_count.bytes_before(tmp_path, volume, counts(8)) == 4096
     assert write_count.bytes_before(tmp_path, volume, None) is None
-    # Nothing that no window has counted is ever taken for seen, nor is less than was.
-    write_count.settle(tmp_path, volume, None)
-    write_count.settle(tmp_path, volume, counts(-4))
-    assert write_count.bytes_before(tmp_path, volume, counts(8)) == 4096
     write_count.settle(tmp_path, volume, counts(8))
     assert write_count.bytes_before(tmp_path, volume, counts(8)) == 0
     assert write_count.bytes_before(tmp_path, volume, counts(16)) == 4096
+    # Where no window has counted, nothing is taken for seen: it is not known.
+    write_count.settle(tmp_path, volume, None)
+    assert write_count.bytes_before(tmp_path, volume, counts(8)) is None
+
+
+@pytest.mark.usefixtures("counted")
+def test_less_than_went_through_the_stack_was_not_counted(tmp_path: Path) -> None:
+    """Whatever was written past it may be hidden by that; a comparison has seen it."""
+    volume = a_volume()
+    write_count.settle(tmp_path, volume, counts(0))
+    assert write_count.bytes_before(tmp_path, volume, counts(-4)) is None
+    assert "has missed" in write_count.doubt(tmp_path, volume, counts(-4))
+    assert write_count.doubt(tmp_path, volume, counts(4)) == ""
+    write_count.settle(tmp_path, volume, counts(-4, in_flight=True))
+    assert write_count.bytes_before(tmp_path, volume, counts(-4)) == 0
+    assert write_count.bytes_before(tmp_path, volume, counts(4)) == 4096
+
+
+@pytest.mark.usefixtures("counted")
+def test_a_switch_that_was_set_since_may_have_been_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since the window that counted, too, however long the comparison took."""
+    volume = a_volume()
+    write_count.settle(tmp_path, volume, counts(0))
+    monkeypatch.setattr(window_count, "switched", lambda _: "1 0")
+    assert write_count.bytes_before(tmp_path, volume, counts(0)) == 0
+    assert write_count.bytes_before(tmp_path, volume, counts(0, switched="1 0")) is None
+    assert write_count.bytes_beside(tmp_path, volume) is None
+    write_count.settle(tmp_path, volume, counts(0))
+    assert write_count.bytes_before(tmp_path, volume, counts(0, switched="1 0")) is None
+    write_count.settle(tmp_path, volume, counts(0, switched="1 0"))
+    assert write_count.bytes_before(tmp_path, volume, counts(0, switched="1 0")) == 0
+
+
+@pytest.mark.usefixtures("counted")
+@pytest.mark.parametrize("of_window", [True, False])
+def test_who_sees_a_counter_stand_still_believes_it_never_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_window: bool
+) -> None:
+    """Also when it goes on: what it says then is plausible."""
+    volume = a_volume()
+    write_count.settle(tmp_path, volume, counts(0))
+    with monkeypatch.context() as off:
+        off.setattr(window_count, "uncounted", lambda _: UncountedError("it stands still"))
+        assert write_count.doubt(tmp_path, volume) == ": it stands still"
+        if of_window:
+            assert write_count.bytes_before(tmp_path, volume, None) is None
+        else:
+            assert write_count.bytes_beside(tmp_path, volume) is None
+    assert write_count.bytes_before(tmp_path, volume, counts(0)) is None
 
 
 @pytest.mark.usefixtures("counted")
@@ -100,15 +164,17 @@ def test_what_the_origin_does_not_know_nobody_does(
     assert write_count.bytes_beside(tmp_path, volume) is None
 
 
-def test_counters_are_taken_apart_by_their_volumes() -> None:
+def test_counters_are_taken_apart_by_their_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_count, "switched", lambda volume: volume.name)
     one, other = [Counted(8, False), Counted(16, False), Counted(32, True)], [Counted(1, False)] * 3
     unread: list[Counted | None] = [Counted(1, False), None, Counted(1, False)]
-    assert window_count.of([*one, *unread, *other]) == [
-        WriteCounts(8, 16, 32, in_flight=True),
+    volumes = [replace(a_volume(), name=name) for name in ("one", "unread", "other")]
+    assert window_count.of(volumes, [*one, *unread, *other]) == [
+        WriteCounts(8, 16, 32, in_flight=True, switched="one"),
         None,
-        WriteCounts(1, 1, 1),
+        WriteCounts(1, 1, 1, switched="other"),
     ]
-    assert window_count.of([]) == []
+    assert window_count.of([], []) == []
 
 
 def test_a_device_without_a_counter_keeps_no_window_from_being_run(
@@ -116,8 +182,9 @@ def test_a_device_without_a_counter_keeps_no_window_from_being_run(
 ) -> None:
     device(tmp_path, ORIGIN, sectors=1000)
     monkeypatch.setattr(counting, "SYSFS", Sysfs(tmp_path))
-    with counting.opened([ORIGIN, BACKING]) as descriptors:
+    device(tmp_path, STILL, sectors=1000, iostats=0)
+    with counting.opened([ORIGIN, BACKING, STILL]) as descriptors:
         assert os.pread(descriptors[0], 4096, 0).split()[6] == b"1000"
-        assert descriptors[1] == counting.NOBODY
+        assert descriptors[1:] == [counting.NOBODY] * 2
     with pytest.raises(OSError, match="descriptor"):
         os.fstat(descriptors[0])

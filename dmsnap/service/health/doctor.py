@@ -14,7 +14,7 @@ from dmsnap.host.lio import state
 from dmsnap.host.run import PACKAGES, which
 from dmsnap.service.configuration import configuration
 from dmsnap.service.configuration.configuration import Configuration
-from dmsnap.service.health import boot_check, schedule_check, silence
+from dmsnap.service.health import boot_check, counting_check, schedule_check, silence
 from dmsnap.service.health.finding import Check, Level
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
@@ -261,6 +261,7 @@ def boot_checks(settings: Configuration, root: bool) -> Iterator[Check]:
             yield schedule_check.service_check()
         for volume in volumes:
             yield from boot_check.volume_checks(volume, settings.state_directory)
+            yield from counting_check.volume_checks(volume)
     except DmsnapError as error:
         yield Check("boot", Level.WARNING, f"not checked: {error}", error.hint)
 

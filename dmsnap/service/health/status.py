@@ -16,7 +16,7 @@ from dmsnap.host.mountinfo import mounts_of
 from dmsnap.recovery import history, lease, replica
 from dmsnap.report.content import NOTHING_PROMISED, Punctuality, Verdict
 from dmsnap.service.exports import publication
-from dmsnap.service.health import look, recoverable
+from dmsnap.service.health import counting_check, look, recoverable
 from dmsnap.service.health.look import Look
 from dmsnap.service.health.recoverable import RecoverablePoint
 from dmsnap.service.health.silence import Ask, Part
@@ -291,7 +291,11 @@ def stack_problems(session: Session, volume: Volume, recorded: Present) -> list[
         if sizes.is_behind(volume):
             return [f"the front of {volume.name} has its former size: dmsnap resize {volume.name}"]
         found = stack.differences(stack.expected_tables(volume, areas, points))
-        return put_right(volume, found) or written_beside(session, volume)
+        return (
+            put_right(volume, found)
+            or written_beside(session, volume)
+            or counting_check.problems(volume)
+        )
     except DmsnapError as error:
         return [with_hint(error), *not_shown(volume)]
 

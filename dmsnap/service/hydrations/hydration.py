@@ -24,6 +24,7 @@ from dmsnap.errors import AuditError, DeadlineError, DmsnapError, WrongStateErro
 from dmsnap.extent import Extent
 from dmsnap.host import inventory, lun
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
+from dmsnap.host.counting import UncountedError
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, Table, format_table, single
 from dmsnap.recovery import replica
@@ -51,6 +52,7 @@ PIECE_BYTES = 256 * MIB
 PIECE_SECONDS = 2
 SHORT_PASS_SECONDS = 0.2  # what the last pass, which holds the volume, may be expected to take
 MAX_PASSES = 20
+UNCOUNTED = 2**62  # more sectors than any device counts: like nothing that is counted later
 LOAD_SECONDS = 1.0  # what must be left of the deadline when the new table is loaded
 
 
@@ -143,15 +145,17 @@ class Copying:
             and record.since <= live.current_era(self.volume)
             and stack.exists(device)
             and dm.table(device.name) == target_table(self.target)
-            and record.surplus_sectors == self._surplus()
+            and record.surplus_sectors == self._surplus() != UNCOUNTED
             and self.untouched
         )
 
     def _surplus(self) -> int:
-        counted = write_count.surplus(
-            self.target.devno, stack.require(stack.hydrated(self.volume)).devno
-        )
-        return counted.sectors
+        device = stack.require(stack.hydrated(self.volume))
+        try:
+            return write_count.surplus(self.target.devno, device.devno).sectors
+        except UncountedError as error:
+            log.warning("%s: what was copied before it is interrupted is compared", error)
+            return UNCOUNTED
 
     def _note(
         self,

@@ -72,24 +72,26 @@ def copyable(session: Session, volume: Volume, text: str) -> Point:
 
 def require_nothing_beside(session: Session, volume: Volume, point_id: UUID) -> None:
     """Raise where somebody wrote past the front: a snapshot shows that, as if it had been there."""
-    count = write_count.bytes_beside(session.configuration.run_directory, volume)
-    _require_none(volume, point_id, count)
+    directory = session.configuration.run_directory
+    doubt = write_count.doubt(directory, volume)
+    _require_none(volume, point_id, write_count.bytes_beside(directory, volume), doubt)
 
 
 def require_nothing_before(
     session: Session, volume: Volume, point_id: UUID, counts: WriteCounts | None
 ) -> None:
     """The same as of a window, which hides nothing of what was written until then."""
-    count = write_count.bytes_before(session.configuration.run_directory, volume, counts)
-    _require_none(volume, point_id, count)
+    directory = session.configuration.run_directory
+    doubt = write_count.doubt(directory, volume, counts)
+    _require_none(volume, point_id, write_count.bytes_before(directory, volume, counts), doubt)
 
 
-def _require_none(volume: Volume, point_id: UUID, count: int | None) -> None:
+def _require_none(volume: Volume, point_id: UUID, count: int | None, doubt: str) -> None:
     if count != 0:
         how_much = "nobody knows how many bytes" if count is None else format_size(count)
         raise PointInvalidError(
             f"{how_much} were written to {volume.backing} past /dev/mapper/{volume.name},"
-            f" and point {point_id} may show them",
+            f" and point {point_id} may show them{doubt if count is None else ''}",
             hint=f"dmsnap sync {volume.name} takes a new point, and compares in full",
             point=str(point_id),
         )

@@ -57,7 +57,7 @@ def _rolled(session: Session, volume: Volume, *below: WindowStep) -> tuple[int, 
     deadline_ms = session.configuration.window_deadline_ms
     with window_count.counters([volume]) as counters, bypass.going_on([volume], deadline_ms):
         times = window.run(rolled, deadline_ms, counters=counters)
-    (counts,) = window_count.of(times.counted)
+    (counts,) = window_count.of([volume], times.counted)
     return current, counts
 
 

@@ -227,10 +227,12 @@ class Sync:
         """What may differ from the replica, whose point is ``known``, by the tracker that is
         trusted.
         """
+        directory = self.session.configuration.run_directory
         self.choice = choice.choose(
             self.volume,
             known,
             live.current_era(self.volume),
+            doubt=write_count.doubt(directory, self.volume, self.counts),
             bytes_beside=self._bytes_beside(),
             copied=self.source,
         )

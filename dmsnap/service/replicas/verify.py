@@ -78,7 +78,9 @@ class Verification:
         self.progress = progress
         self.points = PointSet(session, [volume], temporary=True, cow_percent=cow_percent)
         self.label = consistent_label(volume)
-        self.since = self._require_tracking(write_count.bytes_beside(self._counts, volume))
+        doubt = write_count.doubt(self._counts, volume)
+        beside = write_count.bytes_beside(self._counts, volume)
+        self.since = self._require_tracking(beside, doubt)
         self.dirty = ExtentSet()
         self.skipped = ExtentSet()
         self.audited = AuditResult(kind)
@@ -107,10 +109,10 @@ class Verification:
             ),
         ]
 
-    def _require_tracking(self, beside: int | None) -> int:
+    def _require_tracking(self, beside: int | None, doubt: str) -> int:
         """The first era that counts as written since, else :class:`WrongStateError`.
 
-        ``beside``: bytes that were written past the front.
+        ``beside``: bytes that were written past the front; ``doubt``: why that is not known.
         """
         assert self.label.point_uuid is not None  # noqa: S101 - a consistent label has one
         chosen = choice.choose(
@@ -118,6 +120,7 @@ class Verification:
             self.session.catalogue.find_point(self.label.point_uuid),
             live.current_era(self.volume),
             bytes_beside=beside,
+            doubt=doubt,
         )
         if chosen.tracker is not Tracker.ERA:
             raise WrongStateError(
@@ -132,7 +135,8 @@ class Verification:
             self.dirty = rolling.marked_since(self.session, self.volume, self.since)
         # Again, as exactly as that is known: what came in between is in the point, too.
         counts = self.points.counts[0]
-        self._require_tracking(write_count.bytes_before(self._counts, self.volume, counts))
+        doubt = write_count.doubt(self._counts, self.volume, counts)
+        self._require_tracking(write_count.bytes_before(self._counts, self.volume, counts), doubt)
         left_out = skipped.of_replica(
             self.session.catalogue, self.label.recovery_uuid, self.label.point_uuid
         )

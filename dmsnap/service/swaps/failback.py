@@ -10,6 +10,7 @@ half of one and half of the other then, and every block in which they differ is 
 either side's marks, or a comparison, names.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,10 +35,10 @@ from dmsnap.errors import (
     TooSmallError,
     WrongStateError,
 )
-from dmsnap.host import lun, signature
+from dmsnap.host import counting, lun, signature
 from dmsnap.host.blockdev import BlockDevice, open_exclusive, open_shared
+from dmsnap.host.counting import UncountedError
 from dmsnap.host.dm import device as dm
-from dmsnap.host.sysfs import SYSFS
 from dmsnap.recovery import replica
 from dmsnap.service import journal
 from dmsnap.service.exports import exported
@@ -58,6 +59,8 @@ from dmsnap.service.volumes import assembly, identity, spare
 from dmsnap.service.volumes.spare import NextMetadata
 from dmsnap.snapshot import stack, write_count
 from dmsnap.tracking.choice import Tracker, new_tracking_id
+
+log = logging.getLogger(__name__)
 
 WITHOUT_MOUNT = ("unmount", "last-copy", "record", "load-front", "label", "mount")
 
@@ -116,7 +119,8 @@ class Failback:
         self.point_id = uuid4()
         self.since = 0
         self.gone_over = False
-        self.sectors_held = 0  # what the held origin counted when it was written to last, by us
+        # What the held origin counted when it was written to last, by us; None: that is not known.
+        self.sectors_held: int | None = None
         self.held_was_written_to = False  # by somebody else
         self.compared = ExtentSet()
         self.copied = ExtentSet()
@@ -207,9 +211,16 @@ class Failback:
         write_count.remember(self._counts, self.after)
         self.sectors_held = self._count_held()
 
-    def _count_held(self) -> int:
-        """Somebody may write to the origin itself: the device below counts that as it does ours."""
-        return SYSFS.sectors_written(stack.require(stack.origin(self.after)).devno)
+    def _count_held(self) -> int | None:
+        """Somebody may write to the origin itself: the device below counts that as it does ours.
+
+        None: it is not counted, and nobody can say.
+        """
+        try:
+            return counting.sectors_written(stack.require(stack.origin(self.after)).devno)
+        except UncountedError as error:
+            log.warning("who else writes to %s is not known: %s", self.former.path, error)
+            return None
 
     def _let_go(self) -> None:
         """What was written here is no surprise to the next failback; anything else is.
@@ -220,7 +231,7 @@ class Failback:
             return
         if self.reason is None and self._only_we_wrote():
             assert self.volume.parting is not None  # noqa: S101 - it would be a reason
-            sectors = parting.sectors_written(self.after.backing)
+            sectors, _ = parting.sectors_written(self.after.backing)
             known = replace(self.volume.parting, sectors_written=sectors)
             self.session.catalogue.update_volume(replace(self.volume, parting=known))
         write_count.forget(self._counts, self.after)
@@ -229,11 +240,16 @@ class Failback:
     def _only_we_wrote(self) -> bool:
         if not stack.exists(stack.origin(self.after)) or self._look_at_held():
             return False
+        if self.sectors_held is None:
+            return False
         return write_count.is_untouched(self._counts, self.after)
 
     def _look_at_held(self) -> bool:
-        """Whether anybody else has written to the held origin between two copies."""
-        if self._count_held() != self.sectors_held:
+        """Whether anybody else has written to the held origin between two copies, if counted."""
+        counted = self._count_held()
+        if counted is None:
+            self.sectors_held = None
+        elif self.sectors_held is not None and counted != self.sectors_held:
             self.held_was_written_to = True
         return self.held_was_written_to
 

@@ -16,9 +16,9 @@ from dmsnap._native.era import EraMetadata
 from dmsnap._native.extent_set import MOST_EXTENTS, ExtentSet
 from dmsnap.catalogue.model import Area, Parting, Volume
 from dmsnap.errors import DmsnapError
-from dmsnap.host import kernel, lun
+from dmsnap.host import counting, kernel, lun
 from dmsnap.host.blockdev import BlockDevice, open_shared
-from dmsnap.host.sysfs import SYSFS
+from dmsnap.host.counting import UncountedError
 from dmsnap.service.session import Session
 from dmsnap.snapshot import stack, write_count
 from dmsnap.tracking.choice import OLDEST_KERNEL
@@ -28,24 +28,26 @@ def part(session: Session, volume: Volume, promoted: Volume) -> Parting:
     """Take down where the two part. ``volume`` as it is in trial, its old origin still there."""
     point = session.catalogue.find_point(volume.trial_point) if volume.trial_point else None
     known = point is not None and point.tracking_id == volume.tracking_id
+    sectors, uncounted = sectors_written(volume.backing)
     return Parting(
         since=point.era_since if point is not None and known else 0,
-        reason=_doubt(session, volume, known=known),
+        reason=_doubt(session, volume, known=known) or uncounted,
         tracking_id=promoted.tracking_id,
         boot_id=kernel.boot_id(),
-        sectors_written=sectors_written(volume.backing),
+        sectors_written=sectors,
         device_bytes=volume.device_bytes or volume.size_bytes,
     )
 
 
 def part_again(volume: Volume, since: int, tracking_id: str) -> Parting:
     """Of a promoted volume that was copied, but for what is written in era ``since`` or later."""
+    sectors, uncounted = sectors_written(volume.backing)
     return Parting(
         since=since,
-        reason=_doubt_of_kernel(),
+        reason=_doubt_of_kernel() or uncounted,
         tracking_id=tracking_id,
         boot_id=kernel.boot_id(),
-        sectors_written=sectors_written(volume.backing),
+        sectors_written=sectors,
         device_bytes=volume.device_bytes or 0,
     )
 
@@ -84,12 +86,19 @@ def _doubt(session: Session, volume: Volume, *, known: bool) -> str | None:
     return None
 
 
-def sectors_written(device: str) -> int:
-    """The kernel's count for the former primary; 0 when it is gone."""
+def sectors_written(device: str) -> tuple[int, str | None]:
+    """The kernel's count for the former primary, 0 when it is gone; and why that says nothing."""
     try:
-        return SYSFS.sectors_written(BlockDevice.probe(lun.node(device)).devno)
+        return _counted(BlockDevice.probe(lun.node(device)).devno)
     except DmsnapError:
-        return 0
+        return 0, None
+
+
+def _counted(devno: int) -> tuple[int, str | None]:
+    try:
+        return counting.sectors_written(devno), None
+    except UncountedError as error:
+        return 0, str(error)
 
 
 def doubt(session: Session, volume: Volume, former: BlockDevice) -> str | None:
@@ -101,13 +110,21 @@ def doubt(session: Session, volume: Volume, former: BlockDevice) -> str | None:
         return known.reason
     if known.boot_id != kernel.boot_id():
         return f"the host was started anew since the two parted: who wrote to {former.path} is lost"
-    if known.sectors_written != SYSFS.sectors_written(former.devno):
+    sectors, uncounted = _counted(former.devno)
+    if uncounted is not None:
+        return uncounted
+    if known.sectors_written != sectors:
         return f"{former.path} was written to since the two parted"
     if known.tracking_id != volume.tracking_id:
         return f"tracking of {volume.name} began anew since the two parted"
-    beside = write_count.bytes_beside(session.configuration.run_directory, volume)
+    directory = session.configuration.run_directory
+    unknown = write_count.doubt(directory, volume)
+    beside = write_count.bytes_beside(directory, volume)
     if beside is None:
-        return f"it is not known whether {volume.backing} was written to past {volume.name}'s front"
+        return (
+            f"it is not known whether {volume.backing} was written to past {volume.name}'s front"
+            f"{unknown}"
+        )
     if beside:
         return f"{volume.backing} was written to past /dev/mapper/{volume.name}"
     return None

@@ -437,6 +437,65 @@ def test_a_stack_and_the_device_below_count_the_same_writes(bench: Bench) -> Non
     assert sectors_written(disk) - begun == sectors_written(node(origin)) + 48
 
 
+def switch_of(device: str) -> Path:
+    """Return the file that switches a device's counters on and off."""
+    number = Path(device).stat().st_rdev
+    return Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/queue/iostats")
+
+
+@pytest.mark.parametrize("kind", ["disk", "origin", "era"])
+def test_a_device_that_is_not_counted_goes_on_from_where_it_stood(bench: Bench, kind: str) -> None:
+    """It is counted by itself; others that a write passes through go on counting. So do dm devices
+    before Linux 6.5, whose switch does nothing, and is off from the beginning.
+    """
+    heeds = kernel.version() >= (6, 5)
+    disk, metadata = bench.disk(), bench.disk(4 * MIB)
+    origin = node(bench.device(f"0 {SIZE_SECTORS} snapshot-origin {disk}"))
+    blocks = f"{metadata} {origin} {BLOCK_BYTES // SECTOR_BYTES}"
+    era = node(bench.device(f"0 {SIZE_SECTORS} era {blocks}"))
+    devices = {"disk": disk, "origin": origin, "era": era}
+    as_made = {name: switch_of(each).read_text().strip() for name, each in devices.items()}
+    assert as_made == {"disk": "1", "origin": str(int(heeds)), "era": str(int(heeds))}
+    begun = {name: sectors_written(each) for name, each in devices.items()}
+    switch = switch_of(devices[kind])
+    switch.write_text("0")
+    write(era, 0, MIB, 4096)
+    switch.write_text("1")
+    write(era, 0, MIB, 4096)
+    counted = {name: sectors_written(each) - begun[name] for name, each in devices.items()}
+    sectors = MIB // SECTOR_BYTES
+    stood = kind if heeds or kind == "disk" else None
+    assert counted == {name: sectors if name == stood else 2 * sectors for name in devices}
+
+
+def test_a_table_that_goes_live_switches_counting_on_from_6_11_on(bench: Bench) -> None:
+    """dm makes all limits of the queue anew then (drivers/md/dm-table.c), of which it is one."""
+    disk = bench.disk()
+    name = bench.device(f"0 {SIZE_SECTORS} snapshot-origin {disk}")
+    switch = switch_of(node(name))
+    switch.write_text("0")
+    roll(name)
+    assert switch.read_text() == "0\n"
+    run("dmsetup", "suspend", name)
+    run("dmsetup", "load", name, "--table", f"0 {SIZE_SECTORS} linear {disk} 0")
+    run("dmsetup", "resume", name)
+    assert switch.read_text() == ("1\n" if kernel.version() >= (6, 11) else "0\n")
+
+
+def test_the_time_of_a_switch_is_kept_once_it_was_set(bench: Bench) -> None:
+    """Whoever opens it anew sets another one; who only writes to it does not, nor does reading."""
+    disk = bench.disk()
+    switch = switch_of(disk)
+    os.utime(switch, ns=(10**18, 10**18))
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    descriptor = os.open(switch, os.O_WRONLY)
+    assert os.write(descriptor, b"0") == 1
+    os.close(descriptor)
+    assert (switch.read_text(), switch.stat().st_mtime_ns) == ("0\n", 10**18)
+    switch.write_text("1")
+    assert switch.stat().st_mtime_ns > 10**18
+
+
 def ext4_with(device: str, name: str, place: Path) -> None:
     """A small ext4 on ``device`` with one empty file."""
     run("mkfs.ext4", "-q", "-F", device)
