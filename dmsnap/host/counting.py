@@ -70,6 +70,17 @@ def sectors_written(devno: int) -> int:
     return SYSFS.sectors_written(devno)
 
 
+def requests_completed(devno: int, sysfs: Sysfs = SYSFS) -> int | None:
+    """As ``Sysfs.requests_completed``; of a device that is not counted what those below it have
+    completed, for others, too. None: these are not all counted, either, or there are none.
+    """
+    if is_counted(devno, sysfs):
+        return sysfs.requests_completed(devno)
+    below = [requests_completed(each, sysfs) for each in sysfs.slaves(devno)]
+    known = [each for each in below if each is not None]
+    return sum(known) if known and len(known) == len(below) else None
+
+
 def switch(devno: int, sysfs: Sysfs = SYSFS) -> Path:
     """Where counting is switched on and off: for a partition together with its disk."""
     disk = sysfs.partition_parent(devno) or devno

@@ -4,6 +4,7 @@ A device that fails answers, too; one that hangs does not: a path that is gone a
 suspended dm device, a disk whose error handling takes minutes.
 """
 
+import logging
 import mmap
 import os
 import stat
@@ -15,10 +16,12 @@ from functools import partial
 from pathlib import Path
 
 from dmsnap.errors import DeadlineError, DmsnapError
-from dmsnap.host import asker
+from dmsnap.host import asker, counting
 from dmsnap.host.children import ended
 from dmsnap.host.run import run
 from dmsnap.host.sysfs import SYSFS, Sysfs
+
+log = logging.getLogger(__name__)
 
 LONGEST_SECONDS = 86400.0
 # How a device is told of that does not answer.
@@ -35,17 +38,20 @@ _DELAY_SECONDS = 1.0  # until a thread that was waited for has begun
 
 @dataclass(slots=True)
 class Stillness:
-    """Called again and again: True when the device completed nothing for ``patience_seconds``."""
+    """Called again and again: True when the device completed nothing for ``patience_seconds``. One
+    that nobody counts may get on all the while: it is never still.
+    """
 
     devno: int
     patience_seconds: float
     sysfs: Sysfs = SYSFS
-    _completed: int = -1
+    _completed: int | None = -1
     _since: float = field(default_factory=time.monotonic)
 
     def __call__(self) -> bool:
-        now, completed = time.monotonic(), self.sysfs.requests_completed(self.devno)
-        if completed != self._completed:
+        completed = counting.requests_completed(self.devno, self.sysfs)
+        now = time.monotonic()
+        if completed is None or completed != self._completed:
             self._completed, self._since = completed, now
         return now - self._since >= self.patience_seconds
 
@@ -56,22 +62,23 @@ class Hanging:
     while it had something under way, was suspended, or was waited for by who ``asks``.
 
     On a machine that is busy nobody may have come to ask it yet: such a one is given more time, and
-    not any, since who opens it may hang as well.
+    not any, since who opens it may hang as well. So is one that nobody counts.
     """
 
     devno: int
     patience_seconds: float
     asks: Callable[[], bool]
     sysfs: Sysfs = SYSFS
-    _completed: int = -1
+    _completed: int | None = -1
     _still_since: float = field(default_factory=time.monotonic)
     _waited_since: float = field(default_factory=time.monotonic)
 
     def __call__(self) -> bool:
         now = time.monotonic()
         try:
-            completed = self.sysfs.requests_completed(self.devno)
-            waits = self.sysfs.in_flight(self.devno) or self.sysfs.dm_suspended(self.devno)
+            completed = counting.requests_completed(self.devno, self.sysfs)
+            suspended = self.sysfs.dm_suspended(self.devno)
+            waits = suspended or self.sysfs.in_flight(self.devno)
         except DmsnapError:  # it is gone, and who asks it fails
             return False
         if completed != self._completed:
@@ -80,10 +87,10 @@ class Hanging:
         elif not (waits or self.asks()):
             self._waited_since = now
         longest_seconds = self.patience_seconds * _PATIENCES
+        is_told = suspended or completed is not None
         return (
-            now - self._waited_since >= self.patience_seconds
-            or now - self._still_since >= longest_seconds
-        )
+            is_told and now - self._waited_since >= self.patience_seconds
+        ) or now - self._still_since >= longest_seconds
 
 
 _heard: dict[int, float] = {}  # by number, when
@@ -171,11 +178,14 @@ class _Left:
         return self.asked >= _PATIENCES or (waited_for and not getting_on)
 
     def _gets_on(self, device: Path) -> bool:
-        """Whether it has completed anything since that was asked last."""
+        """Whether it has completed anything since that was asked last, or may have."""
         devno, before = _devno(device), self.completed.get(device)
         with suppress(DmsnapError):  # it is gone, and who asks it fails
             if devno is not None:
-                self.completed[device] = SYSFS.requests_completed(devno)
+                completed = counting.requests_completed(devno, SYSFS)
+                if completed is None:
+                    return True
+                self.completed[device] = completed
         return self.completed.get(device) != before
 
 
@@ -208,8 +218,18 @@ def _read(device: Path) -> None:
 
 
 def flushes(mount_point: Path, devno: int, patience_seconds: float) -> bool:
-    """Write out what is dirty of a file system, as long as that takes while ``devno`` gets on."""
-    stalled = Stillness(devno, patience_seconds)
+    """Write out what is dirty of a file system, as long as that takes while ``devno`` gets on, or
+    may: what was not written by then would be lost.
+    """
+    if counting.requests_completed(devno, SYSFS) is None:
+        log.warning(
+            "%s: whether it gets on is not to be seen, and %s is written out however long that "
+            "takes: %s",
+            counting.sentence([devno], SYSFS),
+            mount_point,
+            counting.remedy([devno], SYSFS),
+        )
+    stalled = Stillness(devno, patience_seconds, SYSFS)
     words = ("--file-system", "--", str(mount_point))
     try:
         run(

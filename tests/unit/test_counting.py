@@ -52,6 +52,27 @@ def test_a_switch_that_is_opened_anew_has_another_time(sysfs: Sysfs) -> None:
     assert counting.last_set(PARTITION, sysfs) != 1
 
 
+def test_what_is_not_counted_gets_on_as_what_lies_below(tmp_path: Path) -> None:
+    """Where that is counted, all of it."""
+    striped, one, other = os.makedev(253, 0), os.makedev(8, 16), os.makedev(8, 32)
+    sysfs = Sysfs(tmp_path)
+    for devno, completed in ((striped, 7), (one, 20), (other, 300)):
+        device(tmp_path, devno, sectors=1000)
+        directory = tmp_path / "devices" / format_devno(devno)
+        (directory / "stat").write_text(f"{completed} 0 0 0 0 0 0 0 0 0 0\n")
+        (directory / "dev").write_text(format_devno(devno))
+    (tmp_path / "devices" / format_devno(striped) / "slaves").mkdir()
+    for devno in (one, other):
+        slave = tmp_path / "devices" / format_devno(striped) / "slaves" / format_devno(devno)
+        slave.symlink_to(tmp_path / "devices" / format_devno(devno))
+    assert counting.requests_completed(striped, sysfs) == 7
+    counting.switch(striped, sysfs).write_text("0\n")
+    assert counting.requests_completed(striped, sysfs) == 320
+    counting.switch(other, sysfs).write_text("0\n")
+    assert counting.requests_completed(striped, sysfs) is None
+    assert counting.requests_completed(other, sysfs) is None
+
+
 def test_who_may_not_set_a_time_reads_it(sysfs: Sysfs, monkeypatch: pytest.MonkeyPatch) -> None:
     """As dmsnapd, for which all of sysfs is read-only."""
 

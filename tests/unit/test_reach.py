@@ -41,6 +41,10 @@ class Disk:
             new.write_text(text)
             new.rename(self.directory / name)  # whole, whoever reads it just now
 
+    def is_not_counted(self) -> None:
+        (self.directory / "queue").mkdir()
+        (self.directory / "queue" / "iostats").write_text("0\n")
+
     def is_read_in(self, seconds: float) -> None:
         """By dd(1)."""
         program = self.root / "bin" / "dd"
@@ -137,6 +141,36 @@ def test_who_sleeps_at_one_that_completes_nothing_is_left_there(
     begun = time.monotonic()
     assert reach.silent([DEVICE], PATIENCE) == [DEVICE]
     assert time.monotonic() - begun < LONG_SECONDS / 2
+
+
+def test_one_that_nobody_counts_may_get_on(
+    disk: Disk, slow: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its counters stand still whatever it does."""
+    disk.is_not_counted()
+    all_sleep(monkeypatch, sleeping=True)
+    disk.is_read_in(SLOW_SECONDS)
+    assert reach.reads(DEVICE, PATIENCE)
+    slow(SLOW_SECONDS)
+    assert reach.silent([DEVICE], PATIENCE) == []
+    disk.is_read_in(LONG_SECONDS)
+    assert not reach.reads(DEVICE, MOMENT_SECONDS, LONG_SECONDS)
+    disk.says(completed=7, suspended=1)
+    begun = time.monotonic()
+    assert not reach.reads(DEVICE, PATIENCE, LONG_SECONDS)
+    assert time.monotonic() - begun < 2 * PATIENCE
+
+
+def test_what_is_written_out_to_one_that_nobody_counts_is_waited_for(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = disk.root / "bin" / "sync"
+    program.write_text("#!/bin/sh\nexec /bin/sleep 2\n")
+    program.chmod(0o755)
+    assert not reach.flushes(Path("/srv"), os.makedev(8, 1), 0.5)
+    disk.is_not_counted()
+    assert reach.flushes(Path("/srv"), os.makedev(8, 1), 0.5)
+    assert "echo 1 > /sys/block/sda/queue/iostats" in caplog.text
 
 
 def test_nobody_is_waited_for_without_an_end(disk: Disk, slow: Callable[[float], None]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, dmsnap, refused, run, sha256
+from conftest import MIB, Lab, configured, dmsnap, refused, run, sha256
+from faulty_disk import faulty_disk
 from raw_volume import KIB, Protected, check_tidy, protected, write_direct
 
 from dmsnap.errors import ExitCode
@@ -198,3 +199,27 @@ def test_nothing_is_switched_on_by_dmsnap(volume: Protected) -> None:
     dmsnap("assemble", volume.name)
     assert {each.read_text() for each in found} == {"0\n"}
     assert not counting.is_counted(Path(volume.primary).stat().st_rdev)
+
+
+@pytest.mark.parametrize("layers", ["none", "front", "all"])
+def test_a_primary_that_nobody_sees_get_on_is_not_given_up(lab: Lab, layers: str) -> None:
+    """It takes longer to write out what is dirty than what hangs is waited for: that would be
+    failed, and lost.
+    """
+    size = 64 * MIB
+    with faulty_disk(lab, size) as disk:
+        mount_point = lab.mounted(disk.path)
+        name = lab.protect(disk.path, lab.disk(2 * size))
+        fronts = [switch(f"/dev/mapper/{name}")]
+        found = {"none": [], "front": fronts, "all": all_switches()}[layers]
+        set_all(found, "0")
+        with configured("primary_wait_seconds = 3"):
+            disk.delay_writes(2000)
+            (mount_point / "file").write_text("one")
+            dmsnap("swap", name)
+            disk.load()
+        dmsnap("swap", "revert", name)
+        assert (mount_point / "file").read_text() == "one"
+        set_all(found, "1")
+        dmsnap("unprotect", name)
+        run("umount", mount_point)
