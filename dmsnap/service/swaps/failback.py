@@ -119,7 +119,7 @@ class Failback:
         self.point_id = uuid4()
         self.since = 0
         self.gone_over = False
-        # What the held origin counted when it was written to last, by us; None: that is not known.
+        # What the held origin counts by our own writes alone; None: that is not known.
         self.sectors_held: int | None = None
         self.held_was_written_to = False  # by somebody else
         self.compared = ExtentSet()
@@ -245,7 +245,7 @@ class Failback:
         return write_count.is_untouched(self._counts, self.after)
 
     def _look_at_held(self) -> bool:
-        """Whether anybody else has written to the held origin between two copies, if counted."""
+        """Whether anybody else has written to the held origin, as far as it is counted."""
         counted = self._count_held()
         if counted is None:
             self.sectors_held = None
@@ -294,10 +294,18 @@ class Failback:
                 options=options,
                 name=str(self.former.path),
             )
+            self._note_ours(written.bytes_written)
         self.compared.merge(extents)
         self.copied.merge(different)
         self.bytes_compared += compared.bytes_compared
         self.bytes_copied += written.bytes_written
+
+    def _note_ours(self, length_bytes: int) -> None:
+        """The origin counts that to the sector, zeroes too. Of a copy that was cut off nobody knows
+        how much there is: it passes for somebody else's.
+        """
+        if self.sectors_held is not None:
+            self.sectors_held += length_bytes // 512
 
     @contextmanager
     def _sides(self) -> Iterator[tuple[int, int]]:
@@ -305,11 +313,8 @@ class Failback:
         source = dm.node(stack.require(stack.origin(self.volume)).name)
         destination = dm.node(stack.require(stack.origin(self.after)).name)
         self._look_at_held()
-        try:
-            with open_shared(source) as from_fd, open_exclusive(destination, write=True) as to_fd:
-                yield from_fd, to_fd
-        finally:
-            self.sectors_held = self._count_held()
+        with open_shared(source) as from_fd, open_exclusive(destination, write=True) as to_fd:
+            yield from_fd, to_fd
 
     def _unmount(self) -> None:
         self.volume = assembly.as_mounted(self.session, self.volume)

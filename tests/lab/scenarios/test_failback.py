@@ -30,6 +30,8 @@ from raw_volume import KIB, Protected, fill, protected, write_direct
 from test_everyday import checksums, write_files
 from test_interrupts import SIZE, Bench, interrupted, killed
 
+from dmsnap._native import copy
+from dmsnap._native.copy import CopyStats
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import ExitCode
@@ -229,6 +231,27 @@ def test_who_writes_to_the_origin_that_is_held_meanwhile_is_seen(
 
     with monkeypatch.context() as patched:
         patched.setattr(Failback, after, spoiled)
+        sentence = refused(ExitCode.WRONG_STATE, "failback", volume.name)
+    assert f"{volume.primary} was written to past its stack" in sentence
+    content = sha256(volume.front)
+    assert dmsnap("failback", volume.name)["tracker"] == "compare"
+    check_back(lab, volume, content)
+
+
+def test_who_writes_to_the_origin_that_is_held_during_our_own_copy_is_seen(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the beginning of the copy and its end, as much as is written by it."""
+    volume = committed(lab)
+    apply = copy.apply
+
+    def spoiled(source: int, destination: int, *words: Any, **options: Any) -> CopyStats:
+        done = apply(source, destination, *words, **options)
+        write_direct(f"/proc/self/fd/{destination}", os.urandom(8 * KIB), 33 * MIB)
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(copy, "apply", spoiled)
         sentence = refused(ExitCode.WRONG_STATE, "failback", volume.name)
     assert f"{volume.primary} was written to past its stack" in sentence
     content = sha256(volume.front)
