@@ -19,8 +19,12 @@ LOCK_SECONDS = 10.0
 _LINKS = {"PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel", "ID": "by-id"}
 _LINKS_BY_CONTENT = {"UUID": "by-uuid", "LABEL": "by-label"}
 
-_FIRST_FIELD = re.compile(r"^(\s*)([^\s#]\S*)")
-_FOURTH_FIELD = re.compile(r"^(\s*\S+\s+\S+\s+\S+)(?:(\s+)(\S+))?")
+# Fields are parted by blanks and tabs alone; what else Python takes for white space is in names.
+_FIELD = re.compile(r"[^ \t\r]+")
+_FIRST_FIELD = re.compile(r"^([ \t]*)([^ \t\r#][^ \t\r]*)")
+_FOURTH_FIELD = re.compile(
+    r"^([ \t]*[^ \t\r]+[ \t]+[^ \t\r]+[ \t]+[^ \t\r]+)(?:([ \t]+)([^ \t\r]+))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +40,20 @@ class Entry:
 def entries(*, path: Path | None = None) -> list[Entry]:
     """All lines that say something; none where there is no file."""
     text = _read(path or FSTAB)
-    return [entry for line in text.splitlines() if (entry := parse_line(line)) is not None]
+    return [entry for line in text.split("\n") if (entry := parse_line(line)) is not None]
 
 
 def _read(path: Path) -> str:
     with system_call(f"read {path}"):
         try:
-            return path.read_text(errors="surrogateescape")
+            return path.read_bytes().decode(errors="surrogateescape")
         except FileNotFoundError:
             return ""
 
 
 def parse_line(line: str) -> Entry | None:
     """One line; None for a comment or what has not the three fields that a mount needs."""
-    fields = line.split()
+    fields = _FIELD.findall(line)
     if len(fields) < 3 or fields[0].startswith("#"):
         return None
     options = split_options(fields[3]) if len(fields) > 3 else ("defaults",)
@@ -128,9 +132,9 @@ def _rewrite(new_line: Callable[[Entry, str], str], path: Path) -> None:
         text = _read(path)
         lines = [
             line if (entry := parse_line(line)) is None else new_line(entry, line)
-            for line in text.splitlines(keepends=True)
+            for line in text.split("\n")
         ]
-        if "".join(lines) != text:
-            replace_file(path, "".join(lines))
+        if "\n".join(lines) != text:
+            replace_file(path, "\n".join(lines))
         else:
             remove_leftovers(path)

@@ -13,6 +13,7 @@ from dmsnap.host.system_call import system_call
 PROC = Path("/proc")
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
+_BLANKS = re.compile(r"[ \t]+")
 _COMMA_OUTSIDE_QUOTES = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)')
 
 
@@ -83,8 +84,16 @@ def mounts(having: str = "", *, proc: Path = PROC) -> list[Mount]:
     """
     path = proc / "self" / "mountinfo"
     with system_call(f"read {path}"):
-        text = path.read_text(errors="surrogateescape")
-    return [parse_line(line) for line in text.split("\n") if line and having in line]
+        lines = lines_of(path)
+    return [parse_line(line) for line in lines if line and having in line]
+
+
+def lines_of(path: Path) -> list[str]:
+    """What the kernel ended with a newline. It escapes that in names and little else, and who
+    chooses a name may be anybody: Python ends lines by a dozen characters more, a carriage return
+    even where a text file is read.
+    """
+    return path.read_bytes().decode(errors="surrogateescape").split("\n")
 
 
 def mounts_of(devno: int, *, proc: Path = PROC) -> list[Mount]:
@@ -118,10 +127,10 @@ def _namespace(process: Path) -> str | None:
 
 def _mounts_of_process(pid: int, proc: Path) -> list[Mount]:
     try:
-        text = (proc / str(pid) / "mountinfo").read_text(errors="surrogateescape")
+        lines = lines_of(proc / str(pid) / "mountinfo")
     except OSError:
         return []
-    return [parse_line(line) for line in text.split("\n") if line]
+    return [parse_line(line) for line in lines if line]
 
 
 def _is_on(mount: Mount, devno: int) -> bool:
@@ -209,12 +218,12 @@ def swaps(*, proc: Path = PROC) -> list[Swap]:
     path = proc / "swaps"
     with system_call(f"read {path}"):
         try:
-            lines = path.read_text(errors="surrogateescape").split("\n")[1:]
+            lines = lines_of(path)[1:]
         except FileNotFoundError:  # a kernel without CONFIG_SWAP
             return []
     return [_parse_swap(line) for line in lines if line]
 
 
 def _parse_swap(line: str) -> Swap:
-    path, kind, size_kib = line.split()[:3]
+    path, kind, size_kib = _BLANKS.split(line)[:3]
     return Swap(Path(unescape(path)), kind, int(size_kib) * 1024)

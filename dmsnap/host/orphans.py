@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection
 
 from dmsnap.host.hook import VARIABLE_PREFIX
-from dmsnap.host.mountinfo import PROC
+from dmsnap.host.mountinfo import PROC, lines_of
 from dmsnap.host.process import called, command_of
 from dmsnap.host.run import STARTED_BY
 
@@ -144,10 +144,11 @@ def _environment(pid: int) -> dict[str, str]:
 
 def _was_started_by_us(pid: int) -> bool:
     """Whether our user has started a process, and not only owns it: of a program that is set-uid
-    root, such as passwd(1), the environment is that of whoever runs it.
+    root, such as passwd(1), the environment is that of whoever runs it, and so is the name, which
+    its status has first.
     """
     try:
-        lines = (PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+        lines = lines_of(PROC / str(pid) / "status")
     except OSError:
         return False
     real = next((line.split()[1:2] for line in lines if line.startswith("Uid:")), None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmsnap.host.mountinfo import PROC, mount_at, mount_id_of
+from dmsnap.host.mountinfo import PROC, lines_of, mount_at, mount_id_of
 
 _LINKS = {"cwd": "working directory", "root": "root directory", "exe": "program"}
 _MAP_DEVICE = re.compile(r"([0-9a-f]+):([0-9a-f]+)")
@@ -160,7 +160,7 @@ def _links(process: Path) -> Iterator[tuple[Path, str]]:
 
 def _maps(process: Path) -> Iterator[tuple[int, str]]:
     try:
-        lines = (process / "maps").read_text(errors="surrogateescape").splitlines()
+        lines = lines_of(process / "maps")
     except OSError:
         return
     for line in lines:

@@ -39,10 +39,10 @@ def settle(deadline_seconds: float = 30) -> None:
 def has_property(devno: int, line: str, *, database: Path = DATABASE) -> bool:
     """Whether udev's rules have set a property of a block device: ``NAME=VALUE``."""
     try:
-        text = (database / f"b{format_devno(devno)}").read_text(errors="replace")
+        text = (database / f"b{format_devno(devno)}").read_bytes().decode(errors="replace")
     except OSError:
         return False
-    return f"E:{line}" in text.splitlines()
+    return f"E:{line}" in text.split("\n")
 
 
 def wait_for_uevent(

@@ -51,6 +51,18 @@ def test_lines(file: Path) -> None:
     assert fstab.entries(path=file.with_name("none")) == []
 
 
+def test_only_blanks_tabs_and_newlines_part_a_file(file: Path) -> None:
+    """As fstab(5) has it: what else Python takes for white space may be in a name."""
+    name = "/srv/a\u00a0b\u2028c\x0cd"
+    text = f"/dev/sdb1 {name} ext4 noatime 0 2\n# of old:\x0c/dev/sdb1 /old ext4 defaults\n"
+    file.write_text(text)
+    assert fstab.entries(path=file) == [Entry("/dev/sdb1", name, "ext4", ("noatime",))]
+    fstab.set_options(lambda entry: (*entry.options, "_netdev"), path=file)
+    fstab.respell(lambda _: "/dev/mapper/srv", path=file)
+    after = text.replace("noatime", "noatime,_netdev").replace("/dev/sdb1", "/dev/mapper/srv", 1)
+    assert file.read_text() == after
+
+
 def test_only_the_first_field_changes(file: Path) -> None:
     changed = fstab.respell(
         lambda entry: "/dev/mapper/a b" if entry.mount_point == "/my data" else None, path=file

@@ -132,6 +132,47 @@ def test_swaps(proc: Path) -> None:
     ]
 
 
+def test_what_users_name_is_in_one_line(proc: Path) -> None:
+    """The kernel escapes blanks, tabs and newlines: what else ends a line for Python is a name.
+
+    Of a mount by FUSE, or in a name space of their own, users choose point and source.
+    """
+    names = ("a\rb", "a\x85b", "a\u2028b", "a\x0cb", "a\u00a0b")
+    lines = [
+        f"{51 + at} 21 0:51 / /home/{name} rw,relatime - fuse.x {name} rw\n"
+        for at, name in enumerate(names)
+    ]
+    text = (RECORDED + "".join(lines)).encode()
+    (proc / "self" / "mountinfo").write_bytes(text)
+    found = mounts_of(os.makedev(0, 51), proc=proc)
+    assert [each.mount_point for each in found] == [Path("/home", name) for name in names]
+    assert [each.source for each in found] == list(names)
+    (proc / "7" / "ns").mkdir(parents=True)
+    (proc / "7" / "ns" / "mnt").symlink_to("mnt:[7]")
+    (proc / "7" / "mountinfo").write_bytes(text)
+    assert len(mountinfo.mounts_elsewhere(os.makedev(0, 51), proc=proc)) == len(names)
+
+
+def test_a_btrfs_in_another_namespace_is_known_by_its_source(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop99 = os.makedev(7, 99)
+    monkeypatch.setattr(mountinfo, "source_devno", lambda _mount: loop99)
+    (proc / "7" / "ns").mkdir(parents=True)
+    (proc / "7" / "ns" / "mnt").symlink_to("mnt:[7]")
+    (proc / "7" / "mountinfo").write_text(RECORDED)
+    ((pid, found),) = mountinfo.mounts_elsewhere(loop99, proc=proc)
+    assert (pid, found.mount_point) == (7, Path("/home"))
+
+
+def test_a_swap_file_has_any_name(proc: Path) -> None:
+    name = "/srv/a\u00a0b\u2028c\rd"
+    header = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+    (proc / "swaps").write_bytes(f"{header}{name}  file\t\t4\t\t0\t\t-2\n".encode())
+    (found,) = mountinfo.swaps(proc=proc)
+    assert found.path == Path(name)
+
+
 def test_no_swap_in_the_kernel(proc: Path) -> None:
     assert mountinfo.swaps(proc=proc) == []
 
@@ -196,6 +237,18 @@ def test_users_of_sees_maps(tmp_path: Path) -> None:
     (use,) = process.users_of(Path("/srv/my data"), proc=tmp_path)
     assert str(use) == "postgres (pid 77, mapped file /srv/my data/base (deleted))"
     assert process.users_of(Path("/mnt/stack"), proc=tmp_path) == []
+
+
+def test_a_mapped_file_has_any_name(tmp_path: Path) -> None:
+    """What looks like a line of its own in it is none; nor a device's number beyond all bounds."""
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mountinfo").write_text(RECORDED)
+    (tmp_path / "77").mkdir()
+    (tmp_path / "77" / "comm").write_text("any\n")
+    name = f"/home/a\rb c d {'f' * 30}:1 e /srv/my data/base"
+    line = f"7f02-7f03 rw-s 00000000 fd:09 99    {name}\n"
+    (tmp_path / "77" / "maps").write_bytes(line.encode())
+    assert process.users_of(Path("/srv/my data"), proc=tmp_path) == []
 
 
 def test_command_of_a_process_that_is_gone(tmp_path: Path) -> None:

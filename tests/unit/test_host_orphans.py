@@ -139,6 +139,29 @@ def test_what_is_root_by_its_files_mode_is_no_hook() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="starts something as another user")
+def test_what_is_called_like_a_line_of_its_status_is_no_hook(tmp_path: Path) -> None:
+    """A set-uid program has the name by which it was begun, and that was a link of its user's."""
+    name = "a\rUid:\t0"
+    (tmp_path / name).symlink_to("/bin/sleep")
+    words = [
+        "setpriv",
+        "--ruid",
+        "65534",
+        "env",
+        "DMSNAP_PID=4",
+        *MARKS,
+        str(tmp_path / name),
+        "300",
+    ]
+    with subprocess.Popen(words, start_new_session=True) as process:
+        while not command_of(process.pid).startswith("a"):
+            time.sleep(0.01)
+        orphans.end_hooks(4, "srv", {"precopy"})
+        assert process.poll() is None
+        process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="starts something as another user")
 def test_what_another_user_starts_with_the_same_is_no_hook(killed: Killed) -> None:
     """It may be in the session of root's shell, which would be killed with it."""
     environment = Path(f"/proc/{killed.written('pid')}/environ").read_bytes().split(b"\0")
