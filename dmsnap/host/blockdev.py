@@ -37,6 +37,9 @@ from dmsnap.units import MIB
 BLKFLSBUF = 0x1261
 BLKZEROOUT = 0x127F
 
+# An overlay keeps the file systems of its layers, whatever is unmounted of them.
+UNSEEN = "by the kernel (an overlay with a layer on it, say), or in a mount namespace not seen here"
+
 # A signal waits for one piece.
 ZERO_PIECE_BYTES = 64 * MIB
 
@@ -164,7 +167,7 @@ def _is_read_only(descriptor: int) -> bool:
 def _open_failure(path: Path, flags: int, errnum: int) -> DmsnapError:
     writing = flags & os.O_ACCMODE != os.O_RDONLY
     if errnum == errno.EBUSY:
-        users = describe_users(BlockDevice.probe(path))
+        users = describe_users(BlockDevice.probe(path)) or UNSEEN
         return BusyError(f"{path} is in use: {users}", device=str(path), users=users)
     if writing and (errnum == errno.EROFS or (errnum == errno.EACCES and os.geteuid() == 0)):
         return ReadOnlyError(str(path), "dmsnap")

@@ -12,9 +12,18 @@ from pathlib import Path
 
 from dmsnap.errors import BusyError, CorruptError
 from dmsnap.host.descriptor import opened
-from dmsnap.host.mountinfo import PROC, Mount, Swap, mount_at, mounts, swaps
-from dmsnap.host.process import ProcessUse, users_of
+from dmsnap.host.mountinfo import (
+    PROC,
+    Mount,
+    Swap,
+    mount_at,
+    mounts,
+    mounts_elsewhere,
+    swaps,
+)
+from dmsnap.host.process import ProcessUse, command_of, users_of
 from dmsnap.host.run import run
+from dmsnap.host.sysfs import SYSFS
 from dmsnap.host.system_call import failure, system_call
 
 __all__ = [
@@ -138,8 +147,25 @@ def _mount_table_changes() -> Iterator[select.poll]:
 def _busy(target: Path) -> BusyError:
     users: list[object] = [*users_of(target)]
     users += [f"the mount {below.mount_point}" for below in submounts(target)]
-    named = ", ".join(str(user) for user in users) or "the kernel or another mount namespace"
+    users += [f"the swap file {swap.path}" for swap in swaps() if swap.path.is_relative_to(target)]
+    users += [
+        f"/dev/{name} over {file}"
+        for name, file in SYSFS.loops().items()
+        if Path(file).is_relative_to(target)
+    ]
+    named = ", ".join(str(user) for user in users or _users_elsewhere(target))
+    named = named or "the kernel (an overlay, an NFS export) or another mount namespace"
     return BusyError(f"{target} is kept busy by {named}", mount_point=str(target), users=named)
+
+
+def _users_elsewhere(target: Path) -> list[str]:
+    """Who is in another mount namespace that has the same file system mounted."""
+    top = mount_at(target)
+    found = mounts_elsewhere(top.devno) if top is not None else []
+    return [
+        f"{command_of(pid)} (pid {pid}), in whose mount namespace it is {entry.mount_point}"
+        for pid, entry in found
+    ]
 
 
 def submounts(mount_point: Path, *, proc: Path = PROC) -> list[Mount]:

@@ -1,19 +1,30 @@
 """mountinfo, swaps, mount options and the scan of /proc, over recorded texts and trees."""
 
+import errno
 import os
 import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmsnap.host import mountinfo, process
+from dmsnap.errors import BusyError
+from dmsnap.host import mount, mountinfo, process
 from dmsnap.host.mount import mount_options, submounts
-from dmsnap.host.mountinfo import Mount, mount_at, mounts_of, parse_line, split_options, unescape
+from dmsnap.host.mountinfo import (
+    Mount,
+    Swap,
+    mount_at,
+    mounts_of,
+    parse_line,
+    split_options,
+    unescape,
+)
 
 RECORDED = r"""21 1 253:1 / / rw,relatime shared:1 - ext4 /dev/mapper/vg-root rw,errors=remount-ro
 22 21 0:20 / /proc rw,nosuid,nodev,noexec,relatime shared:12 - proc proc rw
@@ -249,6 +260,35 @@ def test_a_mapped_file_has_any_name(tmp_path: Path) -> None:
     line = f"7f02-7f03 rw-s 00000000 fd:09 99    {name}\n"
     (tmp_path / "77" / "maps").write_bytes(line.encode())
     assert process.users_of(Path("/srv/my data"), proc=tmp_path) == []
+
+
+def test_what_keeps_a_mount_busy_and_is_no_process_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel itself has a swap file open, and what a loop device stands on."""
+    image, other = str(tmp_path / "image"), "/elsewhere/image"
+    loops = SimpleNamespace(loops=lambda: {"loop7": image, "loop8": other})
+    monkeypatch.setattr(mount, "SYSFS", loops)
+    monkeypatch.setattr(mount, "swaps", lambda: [Swap(tmp_path / "swap", "file", 4096)])
+    with pytest.raises(BusyError) as raised:
+        mount.unmount(tmp_path, 0, lambda _: errno.EBUSY)
+    assert f"kept busy by the swap file {tmp_path}/swap, /dev/loop7 over {image}" in str(
+        raised.value
+    )
+    assert other not in str(raised.value)
+
+
+def test_who_keeps_a_mount_busy_in_another_namespace_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = parse_line(RECORDED.splitlines()[2])
+    monkeypatch.setattr(mount, "mount_at", lambda _, **_proc: top)
+    monkeypatch.setattr(mount, "mounts_elsewhere", lambda _: [(os.getpid(), top)])
+    with pytest.raises(BusyError, match=rf"\(pid {os.getpid()}\), in whose mount namespace"):
+        mount.unmount(tmp_path, 0, lambda _: errno.EBUSY)
+    monkeypatch.setattr(mount, "mounts_elsewhere", lambda _: [])
+    with pytest.raises(BusyError, match="an overlay"):
+        mount.unmount(tmp_path, 0, lambda _: errno.EBUSY)
 
 
 def test_command_of_a_process_that_is_gone(tmp_path: Path) -> None:
