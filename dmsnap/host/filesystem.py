@@ -16,6 +16,8 @@ CHECK_SECONDS = 4 * 3600
 _SUPERBLOCKS_BYTES = 4096
 _EXT4_MAGIC = 0xEF53
 _EXT4_BIGALLOC = 0x200
+_EXT4_HAS_JOURNAL = 0x4
+_BTRFS_SUPERBLOCK_OFFSET = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,41 @@ def ext4_has_bigalloc(device: Path) -> bool:
     return bool(features & _EXT4_BIGALLOC)
 
 
-def _superblocks(device: Path, fs_type: str) -> bytes:
+def part_elsewhere(device: Path, fs_type: str) -> str | None:
+    """What of a file system lies on another device than this; None: nothing that is known of."""
+    if fs_type in ("ext3", "ext4"):
+        return _ext4_part_elsewhere(_superblocks(device, fs_type))
+    if fs_type == "xfs":
+        return _xfs_part_elsewhere(_superblocks(device, fs_type))
+    if fs_type == "btrfs":
+        return _btrfs_part_elsewhere(_superblocks(device, fs_type, _BTRFS_SUPERBLOCK_OFFSET))
+    return None
+
+
+def _ext4_part_elsewhere(start: bytes) -> str | None:
+    """``s_feature_compat`` at 0x5C, ``s_journal_inum`` at 0xE0: 0 where the journal is no file."""
+    (features,) = struct.unpack_from("<I", start, 1024 + 0x5C)
+    (inode,) = struct.unpack_from("<I", start, 1024 + 0xE0)
+    return "its journal" if features & _EXT4_HAS_JOURNAL and not inode else None
+
+
+def _xfs_part_elsewhere(start: bytes) -> str | None:
+    """``sb_rblocks`` at 16, ``sb_logstart`` at 48: 0 where the log is on a device of its own."""
+    realtime_blocks, log_start = struct.unpack_from(">16xQ24xQ", start)
+    if not log_start:
+        return "its log"
+    return "its realtime section" if realtime_blocks else None
+
+
+def _btrfs_part_elsewhere(superblock: bytes) -> str | None:
+    """``num_devices`` at 0x88."""
+    (num_devices,) = struct.unpack_from("<Q", superblock, 0x88)
+    return f"a part of it ({num_devices} devices)" if num_devices > 1 else None
+
+
+def _superblocks(device: Path, fs_type: str, offset_bytes: int = 0) -> bytes:
     with open_shared(device, direct=False) as descriptor, system_call(f"read {device}"):
-        start = os.pread(descriptor, _SUPERBLOCKS_BYTES, 0)
+        start = os.pread(descriptor, _SUPERBLOCKS_BYTES, offset_bytes)
     if len(start) < _SUPERBLOCKS_BYTES:
         raise CorruptError(f"{device} is too small to hold {fs_type}")
     return start

@@ -145,6 +145,19 @@ def find(file: Path, *, sysfs: Sysfs = SYSFS) -> Path | None:
     return None
 
 
+def is_same_file(devno: int, other_devno: int, *, sysfs: Sysfs = SYSFS) -> bool:
+    """Whether two loop devices stand on one file; False for what is none. Root."""
+    if not (sysfs.loop_backing_file(devno) and sysfs.loop_backing_file(other_devno)):
+        return False
+    try:
+        first, second = (
+            loop_ioctl.status(sysfs.device_path(each)) for each in (devno, other_devno)
+        )
+    except NotFoundError:  # detached just now
+        return False
+    return (first.device, first.inode) == (second.device, second.inode)
+
+
 def grow(file: Path, size_bytes: int) -> None:
     """Allocate more behind a file's end, and have its loop device show it, whoever uses it.
 

@@ -111,7 +111,7 @@ def admit(session: Session, volume: Volume, path: Path, *, overwrite: bool) -> B
     if target.devno == backing.devno:
         raise ForeignDeviceError(f"{volume.name} is on {target.path} already")
     if volume.hydration is None:
-        admission.check_not_ours(session, target)
+        admission.check_overwritable(session, target)
     require_fit(volume, target, backing)
     admission.require_apart(backing, target)
     if volume.recovery is not None and lun.is_present(volume.recovery):

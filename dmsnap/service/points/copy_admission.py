@@ -39,7 +39,7 @@ def admit(
     content = signature.probe(source.path)
     admission.check_content(source, content)
     require_other(source, origin, target)
-    admission.check_not_ours(session, target)
+    admission.check_overwritable(session, target)
     require_no_piece(target)
     if target.read_only:
         raise ReadOnlyError(str(target.path), "a copy")

@@ -1,8 +1,9 @@
 """What must hold before a device is protected: every check is made before the first change."""
 
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +11,7 @@ from uuid import UUID
 
 from dmsnap._native import label
 from dmsnap._native.label import Label, LabelState, LabelTwin
-from dmsnap.catalogue.model import LiveFront
+from dmsnap.catalogue.model import LiveFront, Volume, VolumeState
 from dmsnap.errors import (
     AlreadyProtectedError,
     BlockSizeError,
@@ -22,7 +23,7 @@ from dmsnap.errors import (
     TooSmallError,
     WrongWordError,
 )
-from dmsnap.host import blockdev, inventory, lun, signature
+from dmsnap.host import blockdev, filesystem, inventory, loop, lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.mountinfo import mounts_of
@@ -35,6 +36,8 @@ from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.space import era_metadata_bytes, open_space
 from dmsnap.units import KIB, MIB, PAGE_BYTES, format_size
+
+log = logging.getLogger(__name__)
 
 # The dm names made of it must stay under DM_NAME_LEN (128), and a label holds 64 bytes.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -131,6 +134,7 @@ def admit(session: Session, request: ProtectRequest) -> Admitted:
     check_backing(session, backing)
     content = signature.probe(backing.path)
     check_content(backing, content)
+    warn_of_parts(backing, content)
     if request.identity:
         check_as_found(request, backing, content)
     found = check_device(session, request, backing, recovery, content)
@@ -155,7 +159,7 @@ def check_device(
 ) -> Label | None:
     """Everything that is asked of a recovery device; returns the label of an earlier time."""
     if recovery.devno != backing.devno:
-        check_not_ours(session, recovery)
+        check_overwritable(session, recovery)
     found = check_recovery(session, request, backing, recovery, content)
     geometry.check_block_sizes(request.store, backing, recovery, content)
     require_store_elsewhere(request.store, recovery)
@@ -203,28 +207,57 @@ def device_lock(device: BlockDevice) -> str:
 
 
 def check_name_is_free(session: Session, name: str) -> None:
-    if session.catalogue.find_volume(name) is not None:
-        raise AlreadyProtectedError(f"a volume named {name!r} is protected already", name=name)
+    existing = session.catalogue.find_volume(name)
+    if existing is not None:
+        in_part = existing.state is VolumeState.BUILDING
+        raise AlreadyProtectedError(
+            f"a volume named {name!r} is protected already{' in part' if in_part else ''}",
+            hint=f"dmsnap unprotect {name} gives it back" if in_part else None,
+            name=name,
+        )
     if dm.info(name) is not None:
         raise BusyError(f"there is a dm device named {name!r} already", hint="use another --name")
 
 
 def check_not_ours(session: Session, device: BlockDevice) -> None:
-    """The device must be no part of any protected volume, not even with ``--overwrite``."""
-    for volume in session.catalogue.volumes():
-        target = volume.hydration.target if volume.hydration else None
-        for path in (volume.backing, volume.recovery, target):
-            if path and lun.is_present(path) and probed(path) == device.devno:
-                part = "protected" if path == volume.backing else "the recovery volume"
-                part = "being moved to" if path == target else part
-                raise AlreadyProtectedError(
-                    f"{device.path} is {part} already, as part of {volume.name}",
-                    volume=volume.name,
-                )
+    """The device must be no part of any protected volume, not even with ``--overwrite``.
+
+    Nor another loop device of a part's file: the kernel takes the two for two devices.
+    """
+    for volume, path in parts(session):
+        part = probed(path)
+        if part == device.devno or loop.is_same_file(part, device.devno):
+            role = "protected" if path == volume.backing else "the recovery volume"
+            if volume.hydration is not None and path == volume.hydration.target:
+                role = "being moved to"
+            raise AlreadyProtectedError(
+                f"{device.path} is {role} already, as part of {volume.name}", volume=volume.name
+            )
     if (SYSFS.dm_uuid(device.devno) or "").startswith(dm.UUID_PREFIX):
         raise AlreadyProtectedError(
             f"{device.path} is {SYSFS.display_name(device.devno)}, a device of dmsnap's own"
         )
+
+
+def check_overwritable(session: Session, device: BlockDevice) -> None:
+    """As :func:`check_not_ours`, nor may a part of a volume lie on it: while its stack is not there
+    nobody holds a disk for the partition that is one.
+    """
+    check_not_ours(session, device)
+    for volume, path in parts(session):
+        if blockdev.depends_on(probed(path), device.devno):
+            raise AlreadyProtectedError(
+                f"{path}, a part of {volume.name}, lies on {device.path}", volume=volume.name
+            )
+
+
+def parts(session: Session) -> Iterator[tuple[Volume, str]]:
+    """The devices that volumes have, as far as they are there."""
+    for volume in session.catalogue.volumes():
+        target = volume.hydration.target if volume.hydration else None
+        for path in (volume.backing, volume.recovery, target):
+            if path and lun.is_present(path):
+                yield volume, path
 
 
 def probed(recorded: str) -> int:
@@ -249,6 +282,21 @@ def check_backing(session: Session, backing: BlockDevice) -> None:
 def check_content(backing: BlockDevice, content: Signature | None) -> None:
     if content is not None and content.fs_type in MANAGED:
         raise ForeignDeviceError(f"{backing.path} is {MANAGED[content.fs_type]}")
+
+
+def warn_of_parts(backing: BlockDevice, content: Signature | None) -> None:
+    """Say so where a file system lies on several devices: who swaps one of them alone mounts what
+    never was, and an XFS's log of now is replayed over its data of then.
+    """
+    elsewhere = filesystem.part_elsewhere(backing.path, (content and content.fs_type) or "")
+    if elsewhere is not None:
+        log.warning(
+            "%s has not all of its file system: %s lies on another device. What is recovered of "
+            "one of them alone cannot be relied on: protect each, take one point of all, and swap "
+            "all to that while none is mounted",
+            backing.path,
+            elsewhere,
+        )
 
 
 def check_as_found(

@@ -15,6 +15,7 @@ from conftest import (
     configured,
     dm_devices,
     dmsnap,
+    loop_files,
     make_file_system,
     refused,
     run,
@@ -183,6 +184,44 @@ def test_devices_of_a_protected_volume(lab: Lab) -> None:
     # Another volume's replica, and the front of one, are no recovery volumes for anybody.
     assert name in refused_protect(lab, known, other, recovery, "--overwrite")
     assert name in refused_protect(lab, known, lab.disk(SIZE // 2), front, "--overwrite")
+
+
+def test_another_loop_device_of_a_protected_volumes_file(lab: Lab) -> None:
+    """To the kernel they are two devices: nobody holds the other one."""
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    other, large = lab.disk(SIZE // 4), lab.disk(RECOVERY_SIZE * 2)
+    name = lab.protect(primary, recovery)
+    files = {f"/dev/{loop}": file for file, loop in loop_files().items()}
+    known = ExitCode.ALREADY_PROTECTED
+    for part in (primary, recovery):
+        twin = run("losetup", "--find", "--show", files[part]).strip()
+        try:
+            assert name in refused_protect(lab, known, twin, large)
+            assert name in refused_protect(lab, known, other, twin, "--overwrite")
+            (point,) = dmsnap("point", "create", name)
+            assert name in refused(
+                known, "point", "copy", point["id"], "--onto", twin, "--overwrite"
+            )
+            dmsnap("point", "delete", point["id"])
+        finally:
+            run("losetup", "-d", twin)
+    dmsnap("verify", name, "--full")
+
+
+def test_the_disk_of_a_partition_that_is_protected(lab: Lab) -> None:
+    """Before its stack is built nobody holds it."""
+    disk, recovery, other = lab.disk(4 * SIZE), lab.disk(RECOVERY_SIZE), lab.disk(SIZE)
+    run("sh", "-c", f"echo 'start=2048, size={SIZE // 512}, type=83' | sfdisk -q {disk}")
+    run("partx", "--add", disk)
+    name = lab.protect(f"{disk}p1", recovery)
+    for device in dm_devices():
+        run("dmsetup", "remove", device)
+    known = ExitCode.ALREADY_PROTECTED
+    sentence = refused_protect(lab, known, other, disk, "--overwrite")
+    assert name in sentence
+    assert disk in sentence
+    dmsnap("unprotect", name)
+    run("partx", "--delete", disk)
 
 
 def test_recovery_volume_of_another_volume(lab: Lab) -> None:
