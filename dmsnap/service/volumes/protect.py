@@ -1,6 +1,6 @@
 """Protect: build the stack around a device, remount it through the front, make the replica."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +40,7 @@ from dmsnap.service.volumes import (
 )
 from dmsnap.service.volumes.admission import Admitted, ProtectRequest
 from dmsnap.service.volumes.first_copy import FirstCopy
+from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import era_metadata_bytes, plan_area
 from dmsnap.tracking.choice import new_tracking_id
 
@@ -132,7 +133,7 @@ class Protection:
                 "create-era-metadata",
                 f"create era metadata in {volume.store}",
                 partial(self.session.create_area, volume, self.metadata),
-                partial(self.session.release_area, volume, self.metadata),
+                self._once_down(partial(self.session.release_area, volume, self.metadata)),
             ),
             *(self._steps_of_layers() if volume.live else self._steps_of_front()),
         ]
@@ -148,7 +149,7 @@ class Protection:
             "prepare-boot",
             f"have {volume.name} assembled at boot, and fstab name /dev/mapper/{volume.name}",
             partial(boot.prepare, volume, self.session.configuration.state_directory),
-            partial(boot.withdraw, volume),
+            self._once_down(partial(boot.withdraw, volume)),
         )
 
     def _hide_twins(self) -> Step:
@@ -157,7 +158,7 @@ class Protection:
             f"keep {self.backing.path} and {self.recovery.path} out of /dev/disk/by-uuid and "
             f"by-label",
             partial(boot.hide, self.volume),
-            partial(boot.show, self.volume),
+            self._once_down(partial(boot.show, self.volume)),
         )
 
     def _steps_of_layers(self) -> list[Step]:
@@ -168,7 +169,7 @@ class Protection:
                 "link",
                 f"have /dev/mapper/{volume.name} lead to {device} until the next boot",
                 partial(live_link.show, volume),
-                partial(live_link.hide, volume),
+                self._once_down(partial(live_link.hide, volume)),
             ),
             self._prepare_boot(),
             self._hide_twins(),
@@ -191,7 +192,10 @@ class Protection:
         if volume.mounts:
             steps.append(
                 Step(
-                    "unmount", f"unmount {device} from {where}", self._unmount, self._mount_backing
+                    "unmount",
+                    f"unmount {device} from {where}",
+                    self._unmount,
+                    self._once_down(self._mount_backing),
                 )
             )
         steps += [
@@ -224,7 +228,25 @@ class Protection:
         """The recovery volume that was there before is a point again: the copy was undone."""
         if self.had_copy:
             withdrawal.release_recovery(self.volume)
+        self._require_down()
         self.session.catalogue.remove_volume(self.volume.id)
+
+    def _once_down(self, undo: Callable[[], None]) -> Callable[[], None]:
+        """``undo``, unless the stack is still there: what it is built of, and known by, stays then.
+
+        The front is used from its mount on, which may be hours before the copy is through.
+        """
+
+        def undone() -> None:
+            self._require_down()
+            undo()
+
+        return undone
+
+    def _require_down(self) -> None:
+        if stack.exists(stack.origin(self.volume)):
+            name = self.volume.name
+            raise BusyError(f"{name} stays protected in part: dmsnap unprotect {name} ends that")
 
     def _finish(self) -> None:
         self.session.catalogue.update_volume(replace(self.volume, state=VolumeState.PROTECTED))

@@ -25,10 +25,12 @@ from conftest import (
     Lab,
     World,
     catalogue_rows,
+    configured,
     dm_devices,
     dmsnap,
     dying,
     forked,
+    loop_files,
     mount_lines,
     planned,
     rarely,
@@ -277,6 +279,40 @@ def test_protect(lab: Lab, number: int) -> None:
     assert catalogue_rows("select * from volume where removed_ns is null") == []
     # The recovery device carries no label of a copy that was given up.
     dmsnap("inspect", "label", bench.recovery, expected=13)
+
+
+def test_a_protect_whose_volume_is_used_by_then(lab: Lab, tmp_path: Path) -> None:
+    """From its mount on the front is for everybody, and the copy may take hours: what cannot be
+    unmounted stays there, with all that it is built of, and is not forgotten.
+    """
+    bench = Bench.made(lab, protected=False)
+    before = bench.look()
+    pid = tmp_path / "pid"
+
+    def used_and_interrupted() -> None:
+        holder = subprocess.Popen(["sleep", "600"], stdin=(bench.mount_point / "kept").open())
+        pid.write_text(str(holder.pid))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    at = (step_at("copy", *bench.protect), "begun")
+    with configured("unmount_wait_seconds = 0.5"):
+        ended = forked(*bench.protect, at=at, happens=used_and_interrupted)
+    try:
+        assert ended.code not in (0, 99), ended
+        assert f"dmsnap unprotect {bench.name}" in ended.stderr
+        bench.require_in_use("while it is used")
+        (recorded,) = dmsnap("status", expected=24)
+        assert (recorded["volume"], recorded["state"]) == (bench.name, "building")
+        assert set(before.loops) < set(loop_files()), "its metadata are in the store"
+        assert Path(f"/etc/systemd/system/dmsnap-assemble@{bench.name}.service.d").is_dir()
+        assert "unprotect" in dmsnap(*bench.protect, expected=7)["hint"]
+    finally:
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+    dmsnap("unprotect", bench.name)
+    assert differences(before, bench.look()) == []
+    bench.require_in_use("as before")
+    assert run("wipefs", "-n", bench.recovery) == ""
+    dmsnap(*bench.protect)
 
 
 @pytest.mark.exhaustive
