@@ -114,11 +114,11 @@ class Release:
         )
 
     def _show_device(self) -> Step:
-        """A recovery volume that is back in a pool stays a copy: nobody should mount it by UUID."""
+        """A copy stays one, with or without its label: no boot is to mount it by its UUID."""
         return Step(
             "show-device",
             f"give {self.volume.backing} its links back",
-            partial(boot.show, self.volume, forget=self.forget and not self.is_returned),
+            partial(boot.show, self.volume, forget=False),
             partial(boot.hide, self.volume),
         )
 
