@@ -135,9 +135,12 @@ def _set_attributes(like: Path | None, descriptor: int, mode: int) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file for good; none is no error."""
+    """Remove a file for good; none is no error, nor one that is not on a read-only file system:
+    unlink(2) says of that what it says of one that is there.
+    """
     with system_call(f"remove {path}"):
-        path.unlink(missing_ok=True)
+        if os.path.lexists(path):
+            path.unlink(missing_ok=True)
         if path.parent.is_dir():
             remove_leftovers(path)
             sync_directory(path.parent)

@@ -397,6 +397,7 @@ def remove_stray_snapshots(session: Session, volume: Volume) -> None:
         if area.id not in known:
             if area.point_id is not None:
                 live.remove(volume, area.point_id)
+            session.require_store(volume)
             session.release_area(volume, area)
 
 

@@ -13,6 +13,7 @@ from dmsnap.catalogue.model import Area, AreaRole, Point, Volume
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import (
     DmsnapError,
+    NotFoundError,
     NotPermittedError,
     OperatingSystemError,
 )
@@ -101,6 +102,14 @@ class Session:
         """Give a piece back, whether it was made or only recorded."""
         open_space(volume.store).release(area.path)
         self.catalogue.remove_area(area.id)
+
+    def require_store(self, volume: Volume) -> None:
+        """Raise :class:`NotFoundError` where a volume's store is away: what is not seen of it then
+        is not gone. A directory may be there, whose file system is not mounted.
+        """
+        open_space(volume.store).require()
+        if not any(Path(area.path).exists() for area in self.catalogue.areas(volume.id)):
+            raise NotFoundError(f"nothing of {volume.name} is in the store {volume.store} now")
 
     def extend_area(self, volume: Volume, area: Area, size_bytes: int) -> None:
         """Give a piece of the volume's store more room, while it is used."""

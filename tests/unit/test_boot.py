@@ -1,5 +1,6 @@
 """What a volume leaves in /etc for the next boot."""
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from dmsnap.errors import (
     NotFoundError,
     UnreachableError,
 )
-from dmsnap.host import blockdev, capability, fstab, lun, systemd, udev
+from dmsnap.host import blockdev, capability, fstab, lun, replacement, systemd, udev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.sysfs import Sysfs
 from dmsnap.service.health import boot, boot_check
@@ -67,7 +68,9 @@ def test_what_is_written_is_what_is_taken_away(etc: Path) -> None:
     ordering = written["system/dmsnap-assemble@my\\x2dsrv.service.d/volume.conf"].splitlines()
     assert ordering[1:] == [
         "[Unit]",
-        'RequiresMountsFor="/var/lib/dmsnap" "/st ore"',
+        'RequiresMountsFor="/var/lib/dmsnap"',
+        "Wants=st\\x20ore.mount",
+        "After=st\\x20ore.mount",
         "Before=data.mount more.mount srv.mount local-fs.target",
     ]
     wish = written["system/local-fs.target.d/dmsnap-my-srv.conf"]
@@ -81,6 +84,36 @@ def test_what_is_written_is_what_is_taken_away(etc: Path) -> None:
     boot.show(VOLUME)
     assert files(etc) == {"fstab": lines.replace("/dev/mapper/my-srv", VOLUME.backing)}
     assert list((etc / "system").iterdir()) == []
+
+
+def test_where_all_is_right_nothing_is_written(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of an /etc that is read-only by now, where unlink(2) refuses what is not there, too."""
+    (etc / "fstab").write_text("UUID=aa-BB /srv ext4 defaults\n")
+    boot.prepare(VOLUME, STATE)
+    boot.hide(VOLUME)
+    before = files(etc)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(replacement, "_replace", refuse)
+    boot.prepare(VOLUME, STATE)
+    boot.hide(VOLUME)
+    other = replace(VOLUME, name="other", fs_uuid="")
+    boot.withdraw(other)  # of a protect that could write nothing
+    boot.show(other)
+    assert files(etc) == before
+
+
+def test_a_store_is_waited_for_and_not_needed(etc: Path) -> None:
+    """Where its disk is gone its mount fails, and the unit is begun all the same."""
+    boot.prepare(replace(VOLUME, store="/a/b-c/store"), STATE)
+    ordering = boot.ordering_path(VOLUME).read_text()
+    for word in ("Wants", "After"):
+        assert f"\n{word}=a.mount a-b\\x2dc.mount a-b\\x2dc-store.mount\n" in ordering
+    boot.prepare(replace(VOLUME, store="group"), STATE)
+    assert "Wants=" not in boot.ordering_path(VOLUME).read_text()
 
 
 def test_a_volume_of_the_network_waits_for_it(etc: Path) -> None:

@@ -63,3 +63,11 @@ def test_what_concludes_volumes_one_after_the_other_comes_last() -> None:
     lines = (UNIT.parent / "dmsnap-exports.service").read_text().splitlines()
     (after,) = [line for line in lines if line.startswith("After=")]
     assert "dmsnap-resume.service" in after.removeprefix("After=").split()
+
+
+def test_no_boot_waits_for_a_disk_for_good() -> None:
+    """The mounts of a boot wait for the one, policies and dmsnapd for the other."""
+    for name in ("dmsnap-assemble@.service", "dmsnap-resume.service"):
+        lines = (UNIT.parent / name).read_text().splitlines()
+        assert "TimeoutStartSec=30min" in lines
+        assert "KillMode=process" in lines

@@ -47,6 +47,11 @@ class BootFile:
         except OSError:
             return False
 
+    def put_right(self) -> None:
+        """Write it, unless that is in it: /etc may be read-only by now, and all be as it must."""
+        if not self.is_right():
+            replacement.replace_unless_masked(self.path, self.text)
+
 
 def rules_path(volume: Volume) -> Path:
     """The udev rules that know a volume's devices.
@@ -83,8 +88,7 @@ def hide(volume: Volume, joining: str | None = None) -> None:
     not looked at again.
     """
     live_link.move_former_rules(volume)
-    rules = rules_file(volume)
-    replacement.replace_unless_masked(rules.path, rules.text)
+    rules_file(volume).put_right()
     remove_former_rules(volume)
     udev.reload_rules()
     udev.look_again(present(volume) if joining is None else nodes_of([joining]))
@@ -190,7 +194,7 @@ def prepare(volume: Volume, state_directory: Path) -> None:
     right = unit_files(volume, state_directory)
     remove_unit_files(volume, but=[file.path for file in right])
     for file in right:
-        replacement.replace_unless_masked(file.path, file.text)
+        file.put_right()
     respell_fstab(volume)
     systemd.reload()
 
@@ -269,16 +273,29 @@ def unit_files(volume: Volume, state_directory: Path) -> list[BootFile]:
     target = REMOTE if remote else LOCAL
     points = {record.mount_point for record in mounting.own(volume.mounts)}
     points |= {entry.mount_point for entry in lines if entry.mount_point.startswith("/")}
-    needed = [str(state_directory), *([volume.store] if volume.store.startswith("/") else [])]
     before = [*(systemd.mount_unit(point) for point in sorted(points)), target]
     ordering = (
-        f"[Unit]\nRequiresMountsFor={' '.join(systemd.quoted(path) for path in needed)}\n"
-        f"Before={' '.join(before)}\n" + (NETWORK if remote else "")
+        f"[Unit]\nRequiresMountsFor={systemd.quoted(str(state_directory))}\n"
+        + wish_for_store(volume.store)
+        + f"Before={' '.join(before)}\n"
+        + (NETWORK if remote else "")
     )
     return [
         BootFile(ordering_path(volume), _headed(volume, ordering)),
         wish(volume, target, unit_name(volume), RESUME),
     ]
+
+
+def wish_for_store(store: str) -> str:
+    """The mounts of a store's directory come first, and no more: without them the volume is there,
+    untracked. WantsMountsFor= says that from systemd 256 on.
+    """
+    path = Path(store)
+    if not path.is_absolute():
+        return ""
+    places = [*reversed(path.parents[:-1]), path]
+    units = " ".join(systemd.mount_unit(str(place)) for place in places)
+    return f"Wants={units}\nAfter={units}\n"
 
 
 # fstab

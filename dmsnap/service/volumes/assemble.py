@@ -11,13 +11,15 @@ from dmsnap.catalogue.model import Area, AreaRole, Volume, VolumeState
 from dmsnap.errors import (
     BusyError,
     ConfigurationError,
+    DeadlineError,
     DmsnapError,
     ExitCode,
     LockedError,
     NotFoundError,
     WrongStateError,
 )
-from dmsnap.host import lun, udev
+from dmsnap.host import lun, reach, udev
+from dmsnap.host.sysfs import SYSFS
 from dmsnap.service import journal
 from dmsnap.service.configuration import configuration
 from dmsnap.service.exports import export_restore, exported
@@ -32,7 +34,8 @@ from dmsnap.service.swaps import owed_record, trial
 from dmsnap.service.swaps.withdrawal import is_cut_off
 from dmsnap.service.volumes import assembly, identity, renewal
 from dmsnap.service.volumes.renewal import Renewal
-from dmsnap.snapshot import stack
+from dmsnap.snapshot import layers, stack
+from dmsnap.snapshot.space import open_space
 from dmsnap.tracking.choice import new_tracking_id
 
 # The front lies over the recovery volume.
@@ -149,8 +152,9 @@ def way_out(volume: Volume) -> str | None:
 
 def is_assembled(session: Session, volume: Volume) -> bool:
     """Whether nothing is missing. Over a replica a front that is there was built as a whole."""
-    if volume.state in OVER_REPLICA:
-        return stack.exists(stack.front(volume))
+    is_there = stack.exists(stack.front(volume))
+    if volume.state in OVER_REPLICA or not is_there:
+        return is_there
     areas, points = session.catalogue.areas(volume.id), session.catalogue.points(volume.id)
     return not stack.problems(volume, areas, points)
 
@@ -181,9 +185,12 @@ def telling_way_back(session: Session, name: str) -> Iterator[None]:
 
 def _assemble(session: Session, name: str, *, dry_run: bool, at_boot: bool) -> Plan | None:
     recorded = session.catalogue.volume(name)
+    expected, patience_seconds = recorded, reach.ANSWER_SECONDS
     if at_boot:
-        expected = crossing.expected(session, recorded)
-        wait_for_devices(session, owed_record.expected(session, expected))
+        expected = owed_record.expected(session, crossing.expected(session, recorded))
+        wait_for_devices(session, expected)
+        patience_seconds = max(patience_seconds, session.configuration.boot_wait_seconds)
+    require_answers(expected, patience_seconds)
     wanted = Wanted.SERVING_ALONE if at_boot else Wanted.SERVING
     with held(session, name, wanted, concluding=not at_boot) as volume:
         if at_boot and volume.serving != recorded.serving:
@@ -274,6 +281,9 @@ def wait_for_devices(session: Session, volume: Volume) -> None:
     else:
         nodes.insert(0, Path(volume.serving))
     missing = udev.wait_for_nodes(nodes, seconds)
+    if missing and not needs_store(volume):
+        # What lies in the store is not waited for any longer: the volume comes first.
+        missing = [path for path in missing if str(path) == volume.serving]
     if missing:
         hint = f"dmsnap assemble {volume.name} does it when the device is there"
         if str(missing[0]) == volume.backing and (otherwise := way_out(volume)):
@@ -283,6 +293,54 @@ def wait_for_devices(session: Session, volume: Volume) -> None:
             hint=hint,
             device=str(missing[0]),
         )
+
+
+def require_answers(volume: Volume, patience_seconds: float) -> None:
+    """Raise :class:`DeadlineError` for a disk that hangs, before the volume is held.
+
+    Who builds a stack with it would hang, and with it the boot, for which there is no end then, and
+    whoever wants the volume's lock, as a swap that is to do without that disk.
+    """
+    silent = reach.silent(list(below(volume)), patience_seconds)
+    if silent:
+        hint = f"dmsnap assemble {volume.name} does it when the disk is well again"
+        if silent[0] not in places_of_store(volume) and (otherwise := way_out(volume)):
+            hint += f"; {otherwise}"
+        raise DeadlineError(
+            f"{volume.name} cannot be assembled: {silent[0]} {reach.HANGS}",
+            hint=hint,
+            device=str(silent[0]),
+        )
+
+
+def below(volume: Volume) -> Iterator[Path]:
+    """What a volume is built of, as far as it is there, past what is built already."""
+    if needs_backing(volume):
+        if lun.is_present(volume.backing):
+            yield from layers.below(volume)
+    elif volume.recovery is not None and lun.is_present(volume.recovery):
+        yield lun.node(volume.recovery)
+    yield from places_of_store(volume)
+
+
+def places_of_store(volume: Volume) -> list[Path]:
+    """The disks of a store's file system. Of a volume group LVM is not asked, which looks at all
+    disks of the host.
+    """
+    if not volume.store.startswith("/"):
+        return []
+    try:
+        return [SYSFS.device_path(devno) for devno in open_space(volume.store).devices()]
+    except DmsnapError:
+        return []  # it is not there
+
+
+def needs_store(volume: Volume) -> bool:
+    """Whether a volume cannot be shown without its store: else its front leads past dm-era.
+
+    By the marks in it a failback is finished or taken back.
+    """
+    return volume.state in OVER_REPLICA or volume.parting is not None
 
 
 def is_shown(volume: Volume, area: Area) -> bool:

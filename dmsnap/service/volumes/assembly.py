@@ -8,7 +8,13 @@ from functools import partial
 from uuid import UUID
 
 from dmsnap.catalogue.model import SETTLED, Area, Volume
-from dmsnap.errors import CorruptError, OperatingSystemError, PointInvalidError
+from dmsnap.errors import (
+    CorruptError,
+    DmsnapError,
+    NotFoundError,
+    OperatingSystemError,
+    PointInvalidError,
+)
 from dmsnap.host import blockdev, placeholder
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
@@ -18,7 +24,7 @@ from dmsnap.recovery import chain, replica
 from dmsnap.service.exports import exported
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import mounting, trial
-from dmsnap.snapshot import bypass, cow_store, layers, origin_count, stack, write_count
+from dmsnap.snapshot import bypass, cow_store, layers, live, origin_count, stack, write_count
 from dmsnap.snapshot.stack import DmName
 from dmsnap.units import PAGE_BYTES
 
@@ -82,7 +88,15 @@ def build_origin(session: Session, volume: Volume) -> None:
 
 def build_front(session: Session, volume: Volume, areas: Sequence[Area]) -> None:
     """dm-era over the origin that is there."""
-    metadata = stack.attach_area(volume, stack.era_area(volume, areas))
+    area = stack.era_area(volume, areas)
+    try:
+        metadata = stack.attach_area(volume, area)
+    except (NotFoundError, OperatingSystemError) as error:
+        if not _may_lead_past(volume):
+            raise
+        log.warning("%s, where dm-era has its metadata, is away: %s", area.path, error)
+        build_past_era(session, volume)
+        return
     table = stack.front_table(volume, metadata)
     settle = partial(_settle, session, stack.front(volume), table, UdevFlags.SHOWN)
     try:
@@ -205,12 +219,27 @@ def _settle(
 
 
 def drop_broken_points(session: Session, volume: Volume, *, but: UUID | None = None) -> None:
-    """A snapshot that was not there while its origin was written to holds no moment."""
+    """A snapshot that was not there while its origin was written to holds no moment.
+
+    What its store cannot give back now, as it is away, the next command does.
+    """
     for point in session.live_points(volume):
-        if point.id != but:
-            session.remove_live_point(volume, point)
-            reason = point.invalid_reason or MISSED_WRITES
-            session.catalogue.update_point(replace(point, area_id=None, invalid_reason=reason))
+        if point.id == but:
+            continue
+        live.remove(volume, point.id)
+        area = session.area(volume, point.area_id) if point.area_id else None
+        reason = point.invalid_reason or MISSED_WRITES
+        session.catalogue.update_point(replace(point, area_id=None, invalid_reason=reason))
+        if area is not None:
+            _given_back(session, volume, area)
+
+
+def _given_back(session: Session, volume: Volume, area: Area) -> None:
+    try:
+        session.require_store(volume)
+        session.release_area(volume, area)
+    except DmsnapError as error:
+        log.warning("%s could not be given back: %s", area.path, error)
 
 
 def tear_down(volume: Volume) -> None:

@@ -354,6 +354,30 @@ def test_a_recovery_volume_that_is_missing_does_not_stop_the_boot(guest: Compute
         require_up(guest, volume)
 
 
+def test_volumes_come_up_without_their_store(guest: Computer) -> None:
+    """Its mount fails, and theirs do not: they are there, untracked, until it is back."""
+    line = f"LABEL=STORE {STORE} ext4"
+    guest.shell(f"""
+        sed -i 's|^{line} defaults|{line} nofail,x-systemd.device-timeout=10|' /etc/fstab
+        systemctl daemon-reload
+    """)
+    guest.reboot(without=["store"])
+    guest.shell("systemctl is-system-running --wait || true")
+    guest.run("findmnt", STORE, expected=1)
+    for volume in (BY_MAPPER, BY_PATH):
+        require_up(guest, volume)
+        (status,) = guest.dmsnap("status", volume.name, expected=24)
+        assert "leads past dm-era" in str(status["problems"])
+    guest.shell(
+        f"sed -i 's|^{line} nofail,x-systemd.device-timeout=10|{line} defaults|' /etc/fstab"
+    )
+    guest.reboot()
+    require_running(guest)
+    for volume in (BY_MAPPER, BY_PATH):
+        require_up(guest, volume)
+        require_syncs(guest, volume)
+
+
 def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest: Computer) -> None:
     """What is waited for is said to take longer than dmsnap waits, and to come on a busy host."""
     guest.shell("""

@@ -4,7 +4,19 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, administrator, dm_devices, dmsnap, refused, run, sha256, world
+from conftest import (
+    MIB,
+    Lab,
+    administrator,
+    configured,
+    dm_devices,
+    dmsnap,
+    loop_files,
+    refused,
+    run,
+    sha256,
+    world,
+)
 
 from dmsnap.errors import ExitCode
 
@@ -88,6 +100,59 @@ def test_protected_logical_volume_with_its_store_in_the_same_group(lab: Lab) -> 
     assert set(volumes(group)) == {"data", "replica"}
     assert sha256(data) == sha256(replica, SIZE)
     assert sha256(data) != before
+
+
+@pytest.mark.parametrize("words", [(), ("--boot",)], ids=["by-hand", "at-boot"])
+@pytest.mark.parametrize("kind", ["directory", "group"])
+def test_a_volume_comes_up_without_its_store(lab: Lab, kind: str, words: tuple[str, ...]) -> None:
+    """Its own disk is well: it serves, untracked, until the store is back."""
+    primary, recovery, disk = lab.disk(SIZE), lab.disk(2 * SIZE), lab.disk(256 * MIB)
+    image = next(file for file, loop in loop_files().items() if f"/dev/{loop}" == disk)
+    mount_point = lab.mounted(primary)
+    (mount_point / "file").write_text("one")
+    store = lab.group(disk) if kind == "group" else lab.store()
+    name = lab.name()
+    dmsnap("protect", primary, "--name", name, "--recovery", recovery, "--store", store)
+    (point,) = dmsnap("point", "create", name)
+    run("umount", mount_point)
+    for device in dm_devices():
+        run("dmsetup", "remove", device)
+    away = Path(f"{lab.directory}/away")
+    if kind == "group":
+        administrator("vgchange", "-qq", "-an", store)
+        run("losetup", "-d", disk)
+    else:
+        pieces = [loop for file, loop in loop_files().items() if file.startswith(store)]
+        run("losetup", "-d", *(f"/dev/{loop}" for loop in pieces))
+        Path(store).rename(away)
+
+    with configured("boot_wait_seconds = 0.5"):
+        dmsnap("assemble", name, *words)
+    if words:
+        run("mount", f"/dev/mapper/{name}", mount_point)
+    assert (mount_point / "file").read_text() == "one"
+    (mount_point / "file").write_text("two")
+    assert run("dmsetup", "table", name).split()[2] == "linear"
+    assert "leads past dm-era" in str(dmsnap("status", name, expected=24))
+    refused(ExitCode.NOT_FOUND, "sync", name)
+    refused(ExitCode.NOT_FOUND, "point", "create", name)
+    assert dmsnap("point", "show", point["id"])["places"] == []
+
+    if kind == "group":
+        run("losetup", "--find", image)
+        administrator("vgchange", "-qq", "-ay", store)
+    else:
+        away.rename(store)
+    dmsnap("assemble", name)
+    assert run("dmsetup", "table", name).split()[2] == "era"
+    assert dmsnap("sync", name, "--audit", "full")["tracker"] == "compare"
+    (mount_point / "file").write_text("three")
+    assert dmsnap("sync", name, "--audit", "full")["tracker"] == "era"
+    dmsnap("status", name)
+    dmsnap("unprotect", name, "--forget")
+    assert (mount_point / "file").read_text() == "three"
+    left = volumes(store) if kind == "group" else os.listdir(store)  # noqa: PTH208
+    assert not left, "the store of the point was given back when it could be"
 
 
 def test_full_volume_group(lab: Lab) -> None:

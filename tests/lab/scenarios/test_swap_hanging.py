@@ -15,11 +15,14 @@ from conftest import (
     configured,
     dm_devices,
     dmsnap,
+    dmsnap_process,
+    locks_held,
     rarely,
     refused,
     run,
     sha256,
     suspended,
+    written,
 )
 from faulty_disk import FaultyDisk, faulty_disk
 from patience import requests_under_way, until
@@ -60,7 +63,7 @@ def hanging(disk: FaultyDisk) -> Iterator[None]:
 
     dmsnap waits as long for it as what does not hang may take on a machine that is busy.
     """
-    with configured("primary_wait_seconds = 3"):
+    with configured("primary_wait_seconds = 3", "boot_wait_seconds = 3"):
         run("dmsetup", "suspend", "--noflush", "--nolockfs", disk.name)
         try:
             yield
@@ -149,6 +152,32 @@ def test_a_hanging_primary_with_requests_under_way(lab: Lab) -> None:
         assert (mount_point / "file").read_text() == "one"
         dmsnap("status", name)
         dmsnap("sync", name, "--audit", "full")
+        dmsnap("unprotect", name)
+        run("umount", mount_point)
+
+
+def test_a_boot_with_a_disk_that_hangs(lab: Lab) -> None:
+    """It goes on, and nobody has the volume's lock for whom the swap would have to wait."""
+    with faulty_disk(lab, SIZE) as disk:
+        mount_point = lab.mounted(disk.path)
+        (mount_point / "file").write_text("one")
+        name = lab.protect(disk.path, lab.disk(RECOVERY_SIZE))
+        run("umount", mount_point)
+        for device in dm_devices():
+            run("dmsetup", "remove", device)
+        with hanging(disk):
+            for words in (["--boot"], []):
+                assembling = dmsnap_process("assemble", name, *words, "--json")
+                until(lambda: assembling.poll() is not None, "the boot goes on", 120)  # noqa: B023
+                error = written(*assembling.communicate())
+                assert error["exit_code"] == ExitCode.DEADLINE
+                assert "does not answer" in error["error"]
+                assert f"dmsnap swap {name}" in error["hint"]
+            assert (dm_devices(), locks_held()) == ([], [])
+            dmsnap("swap", name)
+            assert (mount_point / "file").read_text() == "one"
+        dmsnap("swap", "revert", name)
+        assert (mount_point / "file").read_text() == "one"
         dmsnap("unprotect", name)
         run("umount", mount_point)
 
