@@ -132,6 +132,7 @@ def test_a_volume_of_the_network_waits_for_it(etc: Path) -> None:
 def test_copies_stay_hidden_while_they_are_copies(etc: Path) -> None:
     boot.hide(VOLUME)
     boot.show(VOLUME, forget=False)
+    assert "removes this file" in boot.rules_path(VOLUME).read_text().splitlines()[0]
     (rule,) = rules(boot.rules_path(VOLUME).read_text())
     assert 'KERNEL=="nothere9", ENV{ID_FS_UUID}=="aa-BB", ENV{DMSNAP_TWIN}=' in rule
     boot.show(replace(VOLUME, fs_uuid=""), forget=False)

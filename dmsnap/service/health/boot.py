@@ -32,6 +32,10 @@ After=network-online.target iscsid.socket iscsid.service iscsi.service open-iscs
 # In lines of fstab that wait for the network because dmsnap wrote so: their volume lies on a LUN.
 ON_LUN = ("_netdev", "x-dmsnap.lun")
 HEADING = "# Written by dmsnap for the volume {name}; dmsnap unprotect takes it away.\n"
+COPIES_HEADING = (
+    "# Written by dmsnap when {name} was unprotected, for what carries its file system, too. Who "
+    "means to use that in its place removes this file.\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ def show(volume: Volume, *, forget: bool = True) -> None:
     copies = [] if forget else [*copies_of(volume), *volume.left_behind]
     text = lines_while_copies(volume, copies)
     if text:
-        replacement.replace_unless_masked(rules_path(volume), _headed(volume, text))
+        text = COPIES_HEADING.format(name=volume.name) + text
+        replacement.replace_unless_masked(rules_path(volume), text)
     else:
         replacement.remove_file(rules_path(volume))
     remove_former_rules(volume)

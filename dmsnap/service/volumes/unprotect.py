@@ -114,11 +114,15 @@ class Release:
         )
 
     def _show_device(self) -> Step:
-        """A copy stays one, with or without its label: no boot is to mount it by its UUID."""
+        """A copy stays one, with or without its label: no boot is to mount it by its UUID. But for
+        one that is forgotten, and is all that is left.
+        """
+        is_lost = not lun.is_present(self.volume.backing)
+        forget = self.forget and not self.is_returned and is_lost
         return Step(
             "show-device",
             f"give {self.volume.backing} its links back",
-            partial(boot.show, self.volume, forget=False),
+            partial(boot.show, self.volume, forget=forget),
             partial(boot.hide, self.volume),
         )
 
