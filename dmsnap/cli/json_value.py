@@ -11,6 +11,7 @@ from pathlib import PurePath
 from uuid import UUID
 
 from dmsnap.catalogue.clock import format_time
+from dmsnap.cli import terminal_text
 
 _NANOSECONDS = "_ns"
 
@@ -49,4 +50,4 @@ def _object(members: Mapping[str, object]) -> dict[str, object]:
 
 def dumps(value: object) -> str:
     """``value`` as a JSON text for people to read, too."""
-    return json.dumps(to_json(value), indent=2, ensure_ascii=False)
+    return terminal_text.shown_in_json(json.dumps(to_json(value), indent=2, ensure_ascii=False))

@@ -13,7 +13,7 @@ from json import dumps
 from pathlib import Path
 from typing import Protocol, TextIO, TypeVar, cast
 
-from dmsnap.cli import json_value
+from dmsnap.cli import json_value, terminal_text
 
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
@@ -149,11 +149,15 @@ class Output:
                 self.line(line)
 
     def line(self, text: str) -> None:
-        self.out.write(f"{text}\n")
+        self.out.write(f"{terminal_text.shown(text)}\n")
 
     def notice(self, text: str) -> None:
         """A sentence beside the result."""
-        self.err.write(f"dmsnap: {text}\n")
+        self.warn(f"dmsnap: {text}")
+
+    def warn(self, text: str) -> None:
+        """A line on standard error."""
+        self.err.write(f"{terminal_text.shown(text)}\n")
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Progress | None]:

@@ -11,7 +11,7 @@ from typing import Self
 
 import click
 
-from dmsnap.cli import json_value
+from dmsnap.cli import json_value, terminal_text
 from dmsnap.cli.grammar import FLAGS, build
 from dmsnap.cli.output import Output, whole
 from dmsnap.cli.parser import ROOT
@@ -83,11 +83,10 @@ def main(arguments: Sequence[str]) -> int:
     sys.stdout = whole(sys.stdout)
     output = Output(json=flags.json)
     try:
-        logging.basicConfig(
-            level=logging.DEBUG if flags.debug else logging.WARNING,
-            format=f"{PROGRAM}: %(message)s",
-            force=True,
-        )
+        told = logging.StreamHandler()
+        told.setFormatter(terminal_text.Formatter(f"{PROGRAM}: %(message)s"))
+        level = logging.DEBUG if flags.debug else logging.WARNING
+        logging.basicConfig(level=level, handlers=[told], force=True)
         # To the last line written: what was done is done, and says so, whatever comes behind it.
         with interruptible():
             exit_code = run(flags, output)
@@ -127,11 +126,11 @@ def report(error: BaseException, flags: Flags, output: Output) -> int:
     if flags.json:
         output.err.write(json_value.dumps(_as_json(failure)) + "\n")
         return failure.exit_code
-    output.err.write(f"{PROGRAM}: {failure.sentence}\n")
+    output.warn(f"{PROGRAM}: {failure.sentence}")
     for note in failure.notes:
-        output.err.write(f"{PROGRAM}: {note}\n")
+        output.warn(f"{PROGRAM}: {note}")
     if failure.hint:
-        output.err.write(f"hint: {failure.hint}\n")
+        output.warn(f"hint: {failure.hint}")
     return failure.exit_code
 
 

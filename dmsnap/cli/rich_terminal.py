@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from dmsnap.cli.output import Table
+from dmsnap.cli.terminal_text import shown
 
 _REFRESHES_PER_SECOND = 10
 
@@ -24,7 +25,7 @@ def print_table(table: Table) -> None:
     for heading, right in table.columns():
         drawn.add_column(heading, justify="right" if right else "left", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(RichText(cell) for cell in row))
+        drawn.add_row(*(RichText(shown(cell)) for cell in row))
     Console().print(drawn)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import pty
 import subprocess
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from dmsnap._native.extent_set import ExtentSet
 from dmsnap._native.extent_text import BATCH
+from dmsnap.cli import terminal_text
 from dmsnap.cli.json_value import dumps, to_json
 from dmsnap.cli.output import Output, Table, plain_table
 from dmsnap.extent import Extent
@@ -175,3 +177,30 @@ def read_terminal(leader: int) -> bytes:
         return os.read(leader, 4096)
     except OSError:
         return b""
+
+
+HOSTILE = "a\x1b]0;b\x07c\rd\x9be\udcfff"
+
+
+def test_names_that_others_chose_command_no_terminal() -> None:
+    """Nor does a byte that is no UTF-8 end a command, whose output is strict."""
+    shown = r"a\x1b]0;b\x07c\x0dd\x9be\xfff"
+    out, err = io.BytesIO(), io.BytesIO()
+    output = Output(
+        stdout=io.TextIOWrapper(out, encoding="utf-8", write_through=True),
+        stderr=io.TextIOWrapper(err, encoding="utf-8", write_through=True),
+    )
+    output.line(f"{HOSTILE}\tü")
+    output.text(Table(("NAME",), [(HOSTILE,)]))
+    output.notice(HOSTILE)
+    assert out.getvalue().decode().splitlines() == [f"{shown}\tü", "NAME", shown]
+    assert err.getvalue().decode() == f"dmsnap: {shown}\n"
+    record = logging.LogRecord("x", logging.WARNING, "x", 1, "%s", (HOSTILE,), None)
+    assert terminal_text.Formatter("%(message)s").format(record) == shown
+
+
+def test_json_keeps_such_names_as_they_are() -> None:
+    text = dumps([HOSTILE, "ü"])
+    assert "ü" in text.encode().decode()
+    assert "\x9b" not in text
+    assert json.loads(text) == [HOSTILE, "ü"]
