@@ -34,6 +34,7 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 LEFT_OUT = {
     "point": {"area_id", "era_since", "tracking_id", "lifetime_class"},
     "job_volume": {"operation"},
+    "export": {"led_to"},  # of devices of no volume alone
 }
 # What tells a row from all others. The tables are in the order in which rows can be inserted.
 KEYS: Mapping[str, Sequence[str]] = {

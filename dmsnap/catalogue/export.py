@@ -20,7 +20,8 @@ class ExportKind(StrEnum):
 class Source:
     """What a LUN shows: a volume's front, one of its points, or a device of no volume.
 
-    ``device`` is the path of a device; ``size_bytes`` what it had.
+    ``device`` is the path of a device, ``led_to`` which one that is, None: not known (as in
+    ``Volume``); ``size_bytes`` what it had.
     """
 
     kind: ExportKind
@@ -28,6 +29,7 @@ class Source:
     point_id: UUID | None
     device: str | None
     size_bytes: int
+    led_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def from_row(row: Row) -> Export:
         point_id=_uuid(row["point_id"]),
         device=row["device"],
         size_bytes=row["size_bytes"],
+        led_to=row["led_to"],
     )
     return Export(
         **values

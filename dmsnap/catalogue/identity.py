@@ -1,10 +1,11 @@
 """By what a volume is known beside its path: what applications and tools may name it by."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from uuid import UUID
 
 from dmsnap.catalogue.clock import now_ns
-from dmsnap.catalogue.model import Identifier, IdentifierKind
+from dmsnap.catalogue.model import Identifier, IdentifierKind, Volume
 from dmsnap.catalogue.store import Catalogue
 
 
@@ -32,3 +33,18 @@ def identifiers(catalogue: Catalogue, volume_id: UUID) -> list[Identifier]:
             Identifier(IdentifierKind(row["kind"]), row["value"], row["seen_ns"])
             for row in statements.rows(query, volume=volume_id)
         ]
+
+
+def led_to(volume: Volume, path: str) -> str:
+    """Which device a recorded path led to; empty where that is not known."""
+    return dict(volume.led_to).get(path, "")
+
+
+def leading(volume: Volume, path: str, device: str) -> Volume:
+    """The volume with the device that a path leads to; of paths that it does not have any more,
+    nothing is kept.
+    """
+    had = (volume.backing, volume.recovery, volume.previous_backing, *volume.left_behind)
+    known = dict(volume.led_to) | ({path: device} if device else {})
+    kept = {name: known[name] for name in sorted(known) if name in had}
+    return replace(volume, led_to=tuple(kept.items()))

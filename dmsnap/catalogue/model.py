@@ -112,7 +112,8 @@ class Volume:
     put under the LV while it was mounted. ``joined``: discovery found it, and it was protected for
     the default sub-client, whose it is as long as no other sub-client names it. ``device_bytes`` is
     what ``backing`` had when the volume came to lie on it; None: what the volume has, or, of one
-    that was promoted, not known.
+    that was promoted, not known. ``led_to`` has the paths of which it is known which device they
+    led to, each with that (``inventory.device_identity``): after a boot another may be there.
     """
 
     id: UUID
@@ -141,6 +142,7 @@ class Volume:
     live: LiveFront | None = None
     joined: bool = False
     device_bytes: int | None = None
+    led_to: tuple[tuple[str, str], ...] = ()
 
     @property
     def serving(self) -> str:

@@ -7,13 +7,17 @@ from dmsnap.catalogue.store import Catalogue
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A device that ``volume`` left; ``mark`` as ``recovery.remains`` makes it."""
+    """A device that ``volume`` left; ``mark`` as ``recovery.remains`` makes it.
+
+    ``led_to`` is which device it was, None: not known (as in ``Volume``).
+    """
 
     device: str
     volume: str
     size_bytes: int
     mark: str
     released_ns: int
+    led_to: str | None = None
 
 
 def record(catalogue: Catalogue, released: Released) -> None:

@@ -30,6 +30,7 @@ def columns(value: Row) -> dict[str, object]:
         row["parting"] = asdict(value.parting) if value.parting else None
         row["hydration"] = _hydration(value.hydration) if value.hydration else None
         row["live"] = asdict(value.live) if value.live else None
+        row["led_to"] = dict(value.led_to) or None
     return row
 
 
@@ -93,6 +94,7 @@ def volume(row: Mapping[str, Any]) -> Volume:
             "trial_live": bool(row["trial_live"]),
             "live": LiveFront(**live) if live else None,
             "joined": bool(row["joined"]),
+            "led_to": tuple((from_json(row["led_to"]) or {}).items()),
         }
     )
 

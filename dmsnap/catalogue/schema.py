@@ -63,6 +63,8 @@ volume = Table(
     Column("live", JSON(none_as_null=True)),
     Column("joined", Boolean, default=False),
     Column("device_bytes", BigInteger),
+    # By path; the identity of each device, as the inventory has it.
+    Column("led_to", JSON(none_as_null=True)),
     Column("created_ns", BigInteger, nullable=False),
     Column("removed_ns", BigInteger),
 )
@@ -153,6 +155,7 @@ released = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("mark", Text, nullable=False),
     Column("released_ns", BigInteger, nullable=False),
+    Column("led_to", Text),
 )
 
 export = Table(
@@ -173,6 +176,7 @@ export = Table(
     Column("generation", Integer, nullable=False),
     Column("complete", Boolean, nullable=False),
     Column("created_ns", BigInteger, nullable=False),
+    Column("led_to", Text),
 )
 
 job = Table(

@@ -35,6 +35,7 @@ LVM_PREFIX = "LVM-"
 IMAGES = ("squashfs", "iso9660", "udf", "cramfs", "erofs", "romfs")
 
 _PARTUUID_LINKS = Path("/dev/disk/by-partuuid")
+_SIZE, _SERIAL = "size:", "serial:"
 
 
 class VolumeKind(StrEnum):
@@ -250,7 +251,28 @@ def device_identity(devno: int, *, sysfs: Sysfs = SYSFS, links: Path = _PARTUUID
     if file:
         return f"loop:{sysfs.attribute(devno, 'loop/offset') or 0}:{file}"
     serial = identifiers.serial(devno, sysfs=sysfs)
-    return f"serial:{serial}" if serial else f"size:{sysfs.size_bytes(devno)}"
+    return f"{_SERIAL}{serial}" if serial else f"{_SIZE}{sysfs.size_bytes(devno)}"
+
+
+def is_telling(identity: str) -> bool:
+    """Whether a device's identity is its own, and not what any other may have as well."""
+    return bool(identity) and not identity.startswith(_SIZE)
+
+
+def may_be_shared(identity: str) -> bool:
+    """Whether two devices may have it, though it is their own: cheap disks share serial numbers."""
+    return identity.startswith(_SERIAL)
+
+
+def find_device(identity: str, *, sysfs: Sysfs = SYSFS) -> Path | None:
+    """The device with an identity; None where it is not there."""
+    for devno in sysfs.block_devices():
+        try:
+            if device_identity(devno, sysfs=sysfs) == identity:
+                return path_by_devno(devno, sysfs=sysfs)
+        except (DmsnapError, OSError) as error:  # it went away
+            log.debug("device %d has no identity: %s", devno, error)
+    return None
 
 
 def _leads_to(link: Path, devno: int) -> bool:

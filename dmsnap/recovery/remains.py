@@ -15,6 +15,7 @@ from dmsnap.catalogue import released
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.released import Released
 from dmsnap.catalogue.store import Catalogue
+from dmsnap.host import inventory
 from dmsnap.host.blockdev import BlockDevice, open_shared
 from dmsnap.host.signature import Signature
 from dmsnap.host.system_call import system_call
@@ -70,7 +71,8 @@ def note(
     """Record what ``volume`` leaves on a device; False: a use of it could not be seen."""
     mark = mark_of(found.path, content)
     if mark is not None:
-        left = Released(device, volume, found.size_bytes, mark, now_ns())
+        led_to = inventory.device_identity(found.devno)
+        left = Released(device, volume, found.size_bytes, mark, now_ns(), led_to)
         released.record(catalogue, left)
     return mark is not None
 
@@ -82,4 +84,6 @@ def owner_of(
     left = released.find(catalogue, device)
     if left is None or left.size_bytes != found.size_bytes:
         return None
+    if left.led_to is not None and left.led_to != inventory.device_identity(found.devno):
+        return None  # another one has its name now, and may be a twin of it
     return left.volume if mark_of(found.path, content) == left.mark else None

@@ -58,6 +58,7 @@ def test_a_volume_comes_back_as_it_was(catalogue: Catalogue) -> None:
         joined=True,
         device_bytes=2**42,
         live=LiveFront("vg-data", "LVM-abc", "boot"),
+        led_to=(("/dev/a b", "loop:0:/srv/ä.img"), ("/dev/sdx", "size:4096")),
     )
     catalogue.update_volume(changed)
     assert catalogue.volumes() == [changed]
@@ -302,7 +303,7 @@ def test_exports_come_back_as_they_were(catalogue: Catalogue) -> None:
     volume = a_volume()
     catalogue.add_volume(volume)
     first = an_export(volume)
-    device = Source(ExportKind.DEVICE, None, None, "/dev/disk/by-id/x", 4096)
+    device = Source(ExportKind.DEVICE, None, None, "/dev/disk/by-id/x", 4096, "wwid:a")
     second = replace(first, id=uuid4(), source=device, address="192.0.2.1", created_ns=2)
     for export in (second, first):
         recorded.record(catalogue, export)

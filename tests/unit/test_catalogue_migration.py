@@ -165,6 +165,7 @@ def require_added(earlier: int, place: Place) -> None:
         former = removed.last(catalogue, "3f1c", [])
         assert (former.name if former else None) == ("former" if earlier >= 9 else None)
         assert volume.device_bytes == (2 * volume.size_bytes if earlier >= 10 else None)
+        assert volume.led_to == ()
         operations = {job.operation for job in jobs.newest_of_each(catalogue, [VOLUME], ["sync"])}
         assert operations == {"sync"}
 

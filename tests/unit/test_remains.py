@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dmsnap.catalogue.store import Catalogue
+from dmsnap.host import inventory
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.signature import Signature
 from dmsnap.recovery import remains
@@ -13,6 +14,14 @@ from dmsnap.units import MIB
 
 EXT4 = Signature(fs_type="ext4", uuid="3f1c", usage="filesystem")
 XFS = Signature(fs_type="xfs", uuid="3f1c", usage="filesystem")
+
+
+@pytest.fixture(autouse=True)
+def identities(monkeypatch: pytest.MonkeyPatch) -> dict[int, str]:
+    """Which device has a number."""
+    found = {0: "loop:0:/srv/a.img"}
+    monkeypatch.setattr(inventory, "device_identity", found.__getitem__)
+    return found
 
 
 @pytest.fixture
@@ -51,6 +60,15 @@ def test_another_device_or_size_is_somebody_elses(catalogue: Catalogue, image: P
     assert remains.owner_of(catalogue, "/dev/sdd", device(image), EXT4) is None
     with image.open("ab") as file:
         file.write(bytes(512))
+    assert remains.owner_of(catalogue, "/dev/sdc", device(image), EXT4) is None
+
+
+def test_a_twin_that_has_its_name_is_somebody_elses(
+    catalogue: Catalogue, image: Path, identities: dict[int, str]
+) -> None:
+    """As the volume itself, which went to another device, and a boot exchanged the two."""
+    assert remains.note(catalogue, "/dev/sdc", device(image), EXT4, "srv")
+    identities[0] = "loop:0:/srv/b.img"
     assert remains.owner_of(catalogue, "/dev/sdc", device(image), EXT4) is None
 
 

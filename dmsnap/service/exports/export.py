@@ -91,7 +91,8 @@ def check_words(request: ExportRequest) -> None:
 def of_source(session: Session, source: Source) -> Export | None:
     """The export that shows this already."""
     for found in recorded.exports(session.catalogue):
-        if replace(found.source, size_bytes=source.size_bytes) == source:
+        now = replace(found.source, size_bytes=source.size_bytes, led_to=source.led_to)
+        if now == source:
             return found
     return None
 

@@ -10,6 +10,7 @@ from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, ExportKind, Source
 from dmsnap.catalogue.model import Job, Volume
 from dmsnap.errors import DmsnapError, NotFoundError
+from dmsnap.host import inventory
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.service import operations
 from dmsnap.service.exports import exported
@@ -31,7 +32,8 @@ def resolve(session: Session, what: str) -> Source:
     if "/" in what:
         device = BlockDevice.probe(Path(what))
         path = admission.stable_path(Path(what))
-        return Source(ExportKind.DEVICE, None, None, path, device.size_bytes)
+        known_as = inventory.device_identity(device.devno)
+        return Source(ExportKind.DEVICE, None, None, path, device.size_bytes, known_as)
     volume = session.catalogue.find_volume(what)
     if volume is not None:
         return Source(ExportKind.FRONT, volume.id, None, None, volume.size_bytes)

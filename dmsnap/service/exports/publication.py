@@ -9,8 +9,9 @@ from dmsnap.catalogue import export as recorded
 from dmsnap.catalogue.export import Export, Source
 from dmsnap.catalogue.model import Volume, VolumeState
 from dmsnap.errors import DmsnapError, ForeignDeviceError, PointInvalidError, WrongStateError
-from dmsnap.host import interface
+from dmsnap.host import interface, inventory
 from dmsnap.host.blockdev import BlockDevice
+from dmsnap.host.device_path import names_device
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm.target import Linear, single
 from dmsnap.host.lio import state, target
@@ -215,6 +216,12 @@ def plain_device(source: Source) -> BlockDevice:
             f"{source.device} has {device.size_bytes} bytes, it had {source.size_bytes} when it "
             f"was exported",
             hint=f"dmsnap unexport {source.device}, and export it again",
+        )
+    known, found = source.led_to or "", inventory.device_identity(device.devno)
+    if known and found != known and not names_device(str(source.device)):
+        raise ForeignDeviceError(
+            f"{source.device} is {found} now, and was {known} when it was exported",
+            hint=f"have that there again, or dmsnap unexport {source.device}",
         )
     return device
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
+from dmsnap.catalogue import identity
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import OperatingSystemError
 from dmsnap.host.dm import device as dm
@@ -28,6 +29,7 @@ class Crossing:
     """From which device to which, and what is recorded of the volume then.
 
     ``table`` is what its origin has then, in the words of dmsetup(8); good until the next boot.
+    ``led_to`` is which device the new one is; a note of an earlier version does not have it.
     """
 
     source: str
@@ -35,13 +37,14 @@ class Crossing:
     device_bytes: int | None
     tracking_id: str
     table: str
+    led_to: str = ""
 
     def applied(self, volume: Volume) -> Volume:
         """The volume as it is on the new device."""
         if volume.backing != self.source:
             return volume
         left_behind = [path for path in volume.left_behind if path != self.target]
-        return replace(
+        after = replace(
             volume,
             backing=self.target,
             device_bytes=self.device_bytes,
@@ -49,6 +52,9 @@ class Crossing:
             left_behind=(*left_behind, self.source),
             tracking_id=self.tracking_id,
         )
+        # What was at that path once, and is recorded, is not what is there now.
+        forgetting = tuple(each for each in after.led_to if each[0] != self.target)
+        return identity.leading(replace(after, led_to=forgetting), self.target, self.led_to)
 
 
 def begin(directory: Path, volume_id: UUID, crossing: Crossing) -> None:

@@ -27,7 +27,7 @@ from dmsnap.service.replicas import rolling
 from dmsnap.service.replicas.audit import Audit, AuditResult
 from dmsnap.service.session import Session
 from dmsnap.service.swaps import failback
-from dmsnap.service.volumes import admission, spare
+from dmsnap.service.volumes import admission, identity, spare
 from dmsnap.snapshot import stack
 
 log = logging.getLogger(__name__)
@@ -306,6 +306,8 @@ def finish(session: Session, volume: Volume, job: Job) -> bool:
         done = volume.hydration is None and volume.backing == job.arguments["onto"]
         for left in volume.left_behind[-1:]:
             if done and lun.is_present(left):
+                # Until the disks have the names that they had, it is not done.
+                identity.require_led_to(volume, left, BlockDevice.probe(lun.node(left)))
                 # Whether somebody uses it meanwhile nobody knows: no pool has it back.
                 pool_return.leave(session, volume, left, offer=False)
         return done

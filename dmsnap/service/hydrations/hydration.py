@@ -37,6 +37,7 @@ from dmsnap.service.replicas import read_back, rolling
 from dmsnap.service.replicas.audit import Audit, AuditResult
 from dmsnap.service.resizing import sizes
 from dmsnap.service.session import Session
+from dmsnap.service.volumes import identity
 from dmsnap.snapshot import live, stack, write_count
 from dmsnap.snapshot.window_count import WriteCounts
 from dmsnap.tracking.choice import new_tracking_id
@@ -108,8 +109,10 @@ class Copying:
         Recorded before anything is written to it. What was copied under marks that cannot be
         trusted any more is compared.
         """
-        identity = inventory.device_identity(self.target.devno)
-        self.record = replace(self.record, identity=identity)
+        known_as = inventory.device_identity(self.target.devno)
+        self.record = replace(self.record, identity=known_as)
+        # What is left will carry the file system, and a boot may give its name to the new device.
+        self.volume = identity.noted(self.volume, self.volume.backing, self.source.devno)
         device = stack.hydrated(self.volume)
         counts = rolling.counted(self.session, self.volume)
         self.untouched = write_count.bytes_before(self._counts, self.volume, counts) == 0
@@ -338,6 +341,7 @@ class Copying:
             device_bytes=sizes.to_record(volume, self.target.size_bytes),
             tracking_id=tracking_id,
             table=format_table(stack.origin_table(volume, self.target)),
+            led_to=self.record.identity,
         )
 
     def _load(self, begun: Crossing, guard: "Watchdog") -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue.model import Volume
-from dmsnap.errors import ConfigurationError, DmsnapError
+from dmsnap.errors import ConfigurationError, DmsnapError, ForeignDeviceError
 from dmsnap.host import lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.recovery import lease, remains, replica
@@ -64,6 +64,11 @@ def leave(session: Session, volume: Volume, device: str, *, offer: bool) -> None
     staying = replace(volume, previous_backing=None)
     taken = list(pool.recorded_uses([*others, staying]))
     if any(pool.is_same(device, recorded) for recorded, _ in taken):
+        return
+    try:
+        identity.require_led_to(volume, device, BlockDevice.probe(lun.node(device)))
+    except ForeignDeviceError as error:
+        log.warning("%s is left as it is, and offered to nobody: %s", device, error)
         return
     offered = offer and bool(pools_of(session, device))
     if offered:

@@ -29,7 +29,7 @@ from dmsnap.service.resizing import aim, enlargement, promoted, replica_growth, 
 from dmsnap.service.resizing.aim import ResizeRequest
 from dmsnap.service.resizing.replica_growth import ReplicaGrowth
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import spare
+from dmsnap.service.volumes import recognition, spare
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
 from dmsnap.units import format_size
@@ -253,6 +253,7 @@ def note(session: Session, volume: Volume) -> None:
     if volume.recovery is not None:
         session.forget_dropped(volume)
         session.note_replica(volume)
+    recognition.note(session, volume)
     spare.keep(session, volume.name)
 
 

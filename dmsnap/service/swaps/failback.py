@@ -113,6 +113,7 @@ class Failback:
             previous_backing=None,
             parting=None,
         )
+        self.after = identity.noted(self.after, self.after.backing, self.former.devno)
         self.metadata = NextMetadata(session, self.after)
         self.reason = parting.doubt(session, volume, self.former)
         self.bytes_beside = write_count.bytes_beside(self._counts, volume)
@@ -468,7 +469,10 @@ def require_same_volume(volume: Volume, former: BlockDevice) -> None:
 
 
 def require_content(volume: Volume, former: BlockDevice) -> None:
-    """Raise when a device holds something else than the volume did."""
+    """Raise unless the device is the one that failback leads to, and holds nothing else than the
+    volume did.
+    """
+    identity.require_led_to(volume, str(volume.previous_backing), former)
     found = replica.read_label(former.path)
     if found is not None and not replica.is_of_primary(found, volume):
         raise ForeignDeviceError(f"{former.path} is the recovery volume of {found.name} now")

@@ -1,7 +1,7 @@
 """What must hold before a volume is recovered by the label of its recovery volume alone."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from dmsnap.recovery import lease, replica, search
 from dmsnap.recovery.lease import OPTION_SEPARATOR
 from dmsnap.service.records import evidence
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import admission
+from dmsnap.service.volumes import admission, identity
 from dmsnap.snapshot import stack
 from dmsnap.snapshot.space import open_space
 from dmsnap.tracking.choice import new_tracking_id
@@ -162,7 +162,7 @@ def new_volume(
     Its own device is given up that does not answer within the time.
     """
     backing, device_bytes = primary_of(found, patience_seconds)
-    return Volume(
+    volume = Volume(
         id=found.volume_uuid,
         name=found.name,
         state=VolumeState.TRIAL,
@@ -181,6 +181,19 @@ def new_volume(
         created_ns=now_ns(),
         device_bytes=device_bytes,
     )
+    return with_certain_primary(volume)
+
+
+def with_certain_primary(volume: Volume) -> Volume:
+    """The volume, without a device of its own where another one may be that as well."""
+    try:
+        if volume.backing:
+            device = BlockDevice.probe(lun.node(volume.backing))
+            identity.require_led_to(volume, volume.backing, device)
+    except ForeignDeviceError as error:
+        log.warning("%s; there will be no way back to it", error)
+        return replace(volume, backing="", device_bytes=None)
+    return volume
 
 
 def primary_of(found: Label, patience_seconds: float) -> tuple[str, int | None]:

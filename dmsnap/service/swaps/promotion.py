@@ -35,7 +35,7 @@ from dmsnap.service.swaps.trial import (
     require_overlay,
     result,
 )
-from dmsnap.service.volumes import spare
+from dmsnap.service.volumes import identity, spare
 from dmsnap.snapshot import stack
 from dmsnap.tracking.choice import new_tracking_id
 
@@ -158,6 +158,7 @@ class Promotion:
             tracking_id=new_tracking_id(),
         )
         promoted = replace(promoted, parting=parting.part(self.session, self.volume, promoted))
+        promoted = identity.noted(promoted, promoted.backing, self.recovery.devno)
         self.session.catalogue.update_volume(promoted)
 
     def _retire(self) -> None:

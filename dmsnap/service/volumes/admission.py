@@ -11,6 +11,7 @@ from uuid import UUID
 
 from dmsnap._native import label
 from dmsnap._native.label import Label, LabelState, LabelTwin
+from dmsnap.catalogue.identity import led_to
 from dmsnap.catalogue.model import LiveFront, Volume, VolumeState
 from dmsnap.errors import (
     AlreadyProtectedError,
@@ -31,7 +32,7 @@ from dmsnap.host.signature import Signature
 from dmsnap.host.sysfs import SYSFS, format_devno
 from dmsnap.recovery import history, lease, remains, replica
 from dmsnap.service.session import Session
-from dmsnap.service.volumes import geometry, live_admission
+from dmsnap.service.volumes import geometry, identity, live_admission
 from dmsnap.service.volumes.wanted_recovery import WantedRecovery
 from dmsnap.snapshot import live, stack
 from dmsnap.snapshot.space import era_metadata_bytes, open_space
@@ -224,14 +225,20 @@ def check_not_ours(session: Session, device: BlockDevice) -> None:
 
     Nor another loop device of a part's file: the kernel takes the two for two devices.
     """
-    for volume, path in parts(session):
-        part = probed(path)
-        if part == device.devno or loop.is_same_file(part, device.devno):
+    for volume, path in recorded_parts(session):
+        if is_at(path, device) or is_by_another_name(volume, path, device):
             role = "protected" if path == volume.backing else "the recovery volume"
             if volume.hydration is not None and path == volume.hydration.target:
                 role = "being moved to"
             raise AlreadyProtectedError(
                 f"{device.path} is {role} already, as part of {volume.name}", volume=volume.name
+            )
+    for volume in session.catalogue.volumes():
+        if identity.may_be_backing(volume, device):
+            raise ForeignDeviceError(
+                f"{device.path} holds the file system of {volume.name}, which has no stack now, "
+                f"and may be its device, by another name than {volume.backing}",
+                hint=f"dmsnap assemble {volume.name} comes first",
             )
     if (SYSFS.dm_uuid(device.devno) or "").startswith(dm.UUID_PREFIX):
         raise AlreadyProtectedError(
@@ -253,11 +260,41 @@ def check_overwritable(session: Session, device: BlockDevice) -> None:
 
 def parts(session: Session) -> Iterator[tuple[Volume, str]]:
     """The devices that volumes have, as far as they are there."""
+    for volume, path in recorded_parts(session):
+        if lun.is_present(path):
+            yield volume, path
+
+
+def recorded_parts(session: Session) -> Iterator[tuple[Volume, str]]:
+    """The devices that volumes have, by their recorded paths."""
     for volume in session.catalogue.volumes():
         target = volume.hydration.target if volume.hydration else None
         for path in (volume.backing, volume.recovery, target):
-            if path and lun.is_present(path):
+            if path:
                 yield volume, path
+
+
+def is_at(path: str, device: BlockDevice) -> bool:
+    """Whether a recorded path leads to a device now, or to another loop device of its file."""
+    if not lun.is_present(path):
+        return False
+    part = probed(path)
+    return part == device.devno or loop.is_same_file(part, device.devno)
+
+
+def is_by_another_name(volume: Volume, path: str, device: BlockDevice) -> bool:
+    """Whether a device is what a volume lies on, or was being moved to, before the disks got other
+    names: no stack holds it then. Recovery volumes are known by their labels.
+
+    Where the volume's own is at its path, one that says the same of itself is another: cheap disks
+    share their serial numbers.
+    """
+    known = led_to(volume, path) if path == volume.backing else ""
+    if volume.hydration is not None and path == volume.hydration.target:
+        known = volume.hydration.identity
+    if not identity.is_known_as(known, device.devno):
+        return False
+    return not (lun.is_present(path) and identity.is_known_as(known, probed(path)))
 
 
 def probed(recorded: str) -> int:

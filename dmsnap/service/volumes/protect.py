@@ -32,6 +32,7 @@ from dmsnap.service.volumes import (
     admission,
     assembly,
     assignment,
+    identity,
     live_admission,
     live_link,
     recognition,
@@ -297,7 +298,7 @@ def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) ->
     """The volume as it will be recorded; one that had a label before keeps its identity."""
     earlier = admitted.label
     parking = mounting.parking(session.configuration.run_directory, request.name)
-    return Volume(
+    volume = Volume(
         id=earlier.volume_uuid if earlier else uuid4(),
         name=request.name,
         state=VolumeState.BUILDING,
@@ -318,6 +319,7 @@ def new_volume(session: Session, request: ProtectRequest, admitted: Admitted) ->
         live=admitted.live,
         joined=bool(request.identity),
     )
+    return identity.noted(volume, volume.backing, admitted.backing.devno)
 
 
 def former_point(admitted: Admitted) -> str | None:

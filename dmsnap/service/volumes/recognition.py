@@ -12,6 +12,7 @@ from dmsnap.host import identifiers, lun
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.service.session import Session
+from dmsnap.service.volumes.identity import note_backing
 from dmsnap.snapshot import stack
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ def recorded(session: Session, name: str) -> Recognised:
 
 
 def note(session: Session, volume: Volume) -> None:
-    """Record by what the volume's device and its front are known now; fails on no device.
+    """Record by what the volume's device and its front are known now, and which device it is; fails
+    on no device.
 
     One that is away is asked again the next time. Any other reason is told: it would be so again,
     and what is recorded would grow old unnoticed.
@@ -72,6 +74,7 @@ def note(session: Session, volume: Volume) -> None:
         log.warning("by what %s is known is not recorded: %s", volume.name, error)
     else:
         identity.record(session.catalogue, volume.id, found)
+        note_backing(session, volume)
 
 
 def seen(volume: Volume) -> Iterator[tuple[IdentifierKind, str]]:

@@ -8,7 +8,7 @@ from dmsnap._native import label
 from dmsnap._native.label import LabelState
 from dmsnap.catalogue.model import AreaRole, Job, MountRecord, Volume, VolumeState
 from dmsnap.errors import BusyError, DmsnapError, ForeignDeviceError, WrongStateError
-from dmsnap.host import lun, placeholder
+from dmsnap.host import fstab, lun, placeholder
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.lun import LunName
@@ -64,6 +64,8 @@ class Release:
         unfinished = volume.state is VolumeState.BUILDING or not stack.exists(stack.front(volume))
         self.is_live = stack.live_front(volume) is not None
         unfinished = unfinished and not self.is_live
+        # What its stack was over until now is its device.
+        self.has_stack = not unfinished
         self.mounts = mountable(volume) if unfinished else ()
 
     def plan(self) -> Plan:
@@ -201,7 +203,8 @@ class Release:
         assembly.build(self.session, self.volume, self.areas)
 
     def _mount(self) -> None:
-        if not mountable(replace(self.volume, mounts=self.mounts)):
+        volume = replace(self.volume, mounts=self.mounts)
+        if not mountable(volume, certain=self.has_stack):
             return  # the device may be what was lost
         device = BlockDevice.probe(lun.node(self.volume.backing))
         mounting.mount_all(device.path, device.devno, self.mounts)
@@ -243,21 +246,40 @@ class Release:
         self.session.catalogue.remove_volume(self.volume.id)
 
 
-def mountable(volume: Volume) -> tuple[MountRecord, ...]:
+def mountable(volume: Volume, *, certain: bool = False) -> tuple[MountRecord, ...]:
     """What is to be mounted again of a device whose stack is gone; where it is gone, too, nothing.
 
-    Raises :class:`ForeignDeviceError` where its path leads to a replica.
+    Raises :class:`ForeignDeviceError` where its path leads to a replica, or, unless it is
+    ``certain`` to be the volume's, to another device than it did. A line in fstab will name it.
     """
-    if not volume.mounts:
+    if not volume.mounts and not is_in_fstab(volume):
         return ()
     try:
         identity.require_no_replica(volume)
+        if not certain:
+            device = BlockDevice.probe(lun.node(volume.backing))
+            identity.require_led_to(volume, volume.backing, device)
     except ForeignDeviceError:
         raise
     except DmsnapError as error:
         log.warning("%s is not mounted: %s", volume.backing, error)
         return ()
-    return volume.mounts
+    return volume.mounts if certain or is_its_content(volume) else ()
+
+
+def is_in_fstab(volume: Volume) -> bool:
+    """Whether a boot mounts the front by its name, and so the device from now on."""
+    return any(entry.spec in boot.front_paths(volume) for entry in fstab.entries())
+
+
+def is_its_content(volume: Volume) -> bool:
+    """Whether what is at the volume's path may be mounted in its place."""
+    try:
+        identity.require_backing(volume)
+    except DmsnapError as error:
+        log.warning("%s is not mounted: %s", volume.backing, error)
+        return False
+    return True
 
 
 def require_unused(session: Session, volume: Volume) -> None:
