@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dmsnap.catalogue import jobs as recorded
 from dmsnap.catalogue.model import Job, JobState
-from dmsnap.service import jobs, operations
+from dmsnap.service import jobs, named_devices, operations
 from dmsnap.service.jobs import Resumed
 from dmsnap.service.session import Session
 
@@ -33,6 +33,7 @@ def resuming(session: Session, job_id: int) -> Forecast | Resumed:
         return Resumed(jobs.viewed(session, job))
     if job.state is not JobState.RUNNING:
         jobs.require_known(job)
+        named_devices.require_same(job.arguments)
         names = (*jobs.names_in(job, jobs.names_of_volumes(session)), job.arguments.get("name"))
         first = [conclusion(session, each) for each in _cut_off_on(session, names)]
         return Forecast("job resume", (*first, f"begin {job.operation} anew"))

@@ -11,7 +11,7 @@ from dmsnap.catalogue.model import Job, JobState, JobStep
 from dmsnap.errors import DmsnapError, ExitCode, WrongStateError
 from dmsnap.host import ending
 from dmsnap.host.children import in_children
-from dmsnap.service import operations
+from dmsnap.service import named_devices, operations
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.reaper import reap, seen_to
 from dmsnap.service.records import catalogue_backup
@@ -87,7 +87,7 @@ def view(session: Session, job: Job, known: Names) -> JobView:
     return JobView(
         id=job.id,
         operation=job.operation,
-        arguments=job.arguments,
+        arguments=named_devices.asked(job.arguments),
         volumes=names_in(job, known),
         pid=job.pid,
         started_ns=job.started_ns,
@@ -124,7 +124,9 @@ def resume(session: Session, job_id: int) -> Resumed:
     if job.state is JobState.DONE:
         return Resumed(viewed(session, job))
     require_known(job)
-    begun = operations.again(job.operation)(session, **job.arguments, dry_run=False)
+    named_devices.require_same(job.arguments)
+    asked = named_devices.asked(job.arguments)
+    begun = operations.again(job.operation)(session, **asked, dry_run=False)
     return Resumed(viewed(session, job), begun)
 
 

@@ -15,6 +15,7 @@ from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import DmsnapError, InterruptedBySignal, UnreachableError
 from dmsnap.host.signals import conclude, held_back, interruptible
 from dmsnap.service import left_suspended
+from dmsnap.service.named_devices import with_devices
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def run(catalogue: Catalogue, plan: Plan) -> StepTimes:
             catalogue,
             plan.operation,
             plan.volume_ids,
-            arguments=plan.arguments,
+            arguments=with_devices(plan.arguments),
             pid=os.getpid(),
             steps=[step.name for step in plan.steps],
         )

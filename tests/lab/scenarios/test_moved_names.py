@@ -214,3 +214,26 @@ def test_what_a_volume_has_is_not_taken_by_another_name(lab: Lab) -> None:
     ):
         assert name in refused(ExitCode.ALREADY_PROTECTED, *words, "--store", lab.store())
     assert [sha256(each) for each in (former, target)] == contents
+
+
+def test_a_command_that_is_begun_anew_is_about_the_device_that_it_named(lab: Lab) -> None:
+    """--overwrite was for what was on that."""
+    name, _ = a_volume(lab)
+    committed(name)
+    meant, strange = lab.disk(2 * DEVICE_SIZE), lab.disk(2 * DEVICE_SIZE)
+    for disk in (meant, strange):
+        run("mkfs.ext4", "-q", disk)
+    words = ["attach", name, "--recovery", meant, "--overwrite"]
+    ended = forked(*words, at=(0, "done"), send=(signal.SIGKILL,))
+    assert ended.code == -signal.SIGKILL, ended
+    booted(name, lambda: exchanged(meant, strange))
+    dmsnap("assemble", name)
+    contents = [sha256(each) for each in (meant, strange)]
+    ((job,),) = catalogue_rows("select id from job where operation = 'attach'")
+    assert meant in refused(ExitCode.FOREIGN_DEVICE, "job", "resume", job)
+    assert meant in refused(ExitCode.FOREIGN_DEVICE, "job", "resume", job, "--dry-run")
+    assert [sha256(each) for each in (meant, strange)] == contents
+    booted(name, lambda: exchanged(meant, strange))
+    dmsnap("assemble", name)
+    dmsnap("job", "resume", job)
+    assert dmsnap("sync", name, "--audit", "full")["audit"]["bytes_different"] == 0
