@@ -6,7 +6,6 @@ from session to target to LUN, whenever it is needed: kernel names are given ane
 
 import ipaddress
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -18,7 +17,7 @@ from dmsnap.errors import (
     UnreachableError,
     WrongWordError,
 )
-from dmsnap.host import iscsi_session, scsi, udev
+from dmsnap.host import iscsi_session, lun_path, multipath, scsi
 from dmsnap.host.iscsi_session import IscsiSession
 from dmsnap.host.portal import Portal
 from dmsnap.host.scsi import ScsiDisk
@@ -27,13 +26,6 @@ from dmsnap.host.sysfs import SYSFS, Sysfs
 SCHEME = "iscsi://"
 DEFAULT_PORT = 3260
 MAX_LUN = 16383
-
-# What a disk is called while open-iscsi tries to get its session back, and when that was given up.
-LOST = ("blocked", "transport-offline", "offline")
-
-# What multipath-tools' rules say of a disk that multipathd is to have (multipath -u).
-MULTIPATH_PATH = "DM_MULTIPATH_DEVICE_PATH=1"
-MAP_SECONDS = 10.0
 
 _PORTAL = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?")
 # RFC 3720, 3.2.6.3, in the small letters that initiators and targets compare.
@@ -114,7 +106,7 @@ def node(name: str, *, sysfs: Sysfs = SYSFS) -> Path:
     if over is not None:
         return sysfs.device_path(over)
     disk = disk_of(lun, sysfs=sysfs)
-    if disk.state() in LOST:  # reading it would wait until its session is back or given up
+    if disk.state() in lun_path.LOST:  # reading it would wait until its session is back or given up
         raise UnreachableError(
             f"{lun} is {disk.state()}: the session to its target is lost",
             portal=str(lun.portal),
@@ -122,14 +114,14 @@ def node(name: str, *, sysfs: Sysfs = SYSFS) -> Path:
     if not sysfs.size_bytes(disk.devno):
         raise NotFoundError(f"{lun} is not mapped any more: its target has no such LUN")
     require_identity(lun, disk)
-    return sysfs.device_path(usable(disk, sysfs=sysfs))
+    return sysfs.device_path(lun_path.usable(disk, sysfs=sysfs))
 
 
 def name_of(devno: int, *, sysfs: Sysfs = SYSFS) -> LunName | None:
     """The name of the LUN that a disk, or dm-multipath over its paths, is; None for any other."""
     for session in iscsi_session.sessions(sysfs=sysfs):
         for disk in scsi.disks_below(session.directory) if session.portal else []:
-            if devno in (disk.devno, _multipath(disk.devno, sysfs)):
+            if devno in (disk.devno, multipath.map_over(disk.devno, sysfs=sysfs)):
                 assert session.portal is not None  # noqa: S101 - asked for above
                 return LunName(session.portal, session.target, disk.lun, disk.wwid())
     return None
@@ -173,72 +165,18 @@ def require_identity(lun: LunName, disk: ScsiDisk) -> None:
         )
 
 
-def usable(disk: ScsiDisk, *, sysfs: Sysfs = SYSFS) -> int:
-    """The number of the device to use: of dm-multipath where it has claimed every path.
-
-    A map over only some of the paths is refused: the others would be written past it.
-    """
-    over = _map_over(_paths(disk.wwid(), sysfs) or [disk], sysfs)
-    return disk.devno if over is None else over
-
-
 def multipath_of(lun: LunName, *, sysfs: Sysfs = SYSFS) -> int | None:
     """The number of dm-multipath's device over all paths to a LUN that is known by its identity.
 
-    None where there is none, and where every path is lost. Raises :class:`BusyError` as ``usable``.
+    None where there is none, and where every path is lost. Raises as ``lun_path.usable``.
     """
-    paths = _paths(lun.wwid, sysfs)
-    if all(path.state() in LOST for path in paths):
-        return None
-    return _map_over(paths, sysfs)
+    return lun_path.map_to(lun.wwid, sysfs=sysfs)
 
 
-def await_map(disk: ScsiDisk, *, sysfs: Sysfs = SYSFS) -> None:
-    """Wait a moment for multipathd, where its rules have a disk that has just come for one of its
-    paths: it would find the disk in use, or whoever uses it would be cut off from the other paths.
-    """
-    if udev.has_property(disk.devno, MULTIPATH_PATH):
-        udev.wait_for_uevent(lambda: _multipath(disk.devno, sysfs) is not None, MAP_SECONDS)
-
-
-def require_no_path(devno: int, *, sysfs: Sysfs = SYSFS) -> None:
-    """Raise :class:`BusyError` for a path to a LUN that dm-multipath has, or a partition of it,
-    claimed or not: what is written there passes the others by.
-    """
-    disks = scsi.disks(sysfs=sysfs)
-    whole = {devno, sysfs.partition_parent(devno)} if disks else set()
-    own = next((disk for disk in disks if disk.devno in whole), None)
-    for path in _paths(own.wwid(), sysfs) or [own] if own else []:
-        over = _multipath(path.devno, sysfs)
-        if over is not None:
-            name = f"/dev/mapper/{sysfs.dm_name(over)}"
-            raise BusyError(
-                f"{sysfs.device_path(devno)} is a path of the multipath device {name}",
-                hint=f"use {name}",
-            )
-
-
-def _paths(wwid: str, sysfs: Sysfs) -> list[ScsiDisk]:
-    return [disk for disk in scsi.disks(sysfs=sysfs) if wwid and disk.wwid() == wwid]
-
-
-def _map_over(paths: Sequence[ScsiDisk], sysfs: Sysfs) -> int | None:
-    claimed = {path.devno: _multipath(path.devno, sysfs) for path in paths}
-    maps = {over for over in claimed.values() if over is not None}
-    if maps and (len(maps) > 1 or None in claimed.values()):
-        free = [sysfs.kernel_name(devno) for devno, over in claimed.items() if over is None]
-        raise BusyError(
-            f"dm-multipath has claimed only some of the paths to {paths[0].wwid()}: not "
-            f"{', '.join(free)}",
-            hint="let multipathd claim all of them, or none",
-        )
-    return maps.pop() if maps else None
-
-
-def _multipath(devno: int, sysfs: Sysfs) -> int | None:
-    over = [
-        holder
-        for holder in sysfs.holders(devno)
-        if (sysfs.dm_uuid(holder) or "").startswith("mpath-")
-    ]
-    return over[0] if over else None
+def lasting_path(lun: LunName, *, sysfs: Sysfs = SYSFS) -> Path:
+    """What a LUN can be mounted by at every boot: udev's link for it, or for the map over it."""
+    try:
+        over = multipath_of(lun, sysfs=sysfs)
+    except (BusyError, ForeignDeviceError):
+        over = None
+    return lun.link if over is None else multipath.link(over, sysfs=sysfs)

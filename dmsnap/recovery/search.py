@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dmsnap._native.label import Label, LabelState
 from dmsnap.errors import CorruptError, DmsnapError, ForeignDeviceError
-from dmsnap.host import blockdev, lun, reach
+from dmsnap.host import blockdev, lun, lun_path, reach
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.sysfs import SYSFS
@@ -76,7 +76,7 @@ def can_tell(devno: int) -> bool:
         return False
     parent = SYSFS.partition_parent(devno)
     state = SYSFS.attribute(devno if parent is None else parent, "device/state")
-    return state not in lun.LOST
+    return state not in lun_path.LOST
 
 
 def look_at(path: Path) -> Labelled | None:

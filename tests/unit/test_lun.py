@@ -19,13 +19,13 @@ from dmsnap.errors import (
     UnreachableError,
     WrongWordError,
 )
-from dmsnap.host import blockdev, iscsi, iscsi_session, lun, scsi, udev
+from dmsnap.host import blockdev, iscsi, iscsi_session, lun, lun_path, scsi, udev
 from dmsnap.host import sysfs as sysfs_module
 from dmsnap.host.lun import LunName
 from dmsnap.host.portal import Portal
 from dmsnap.host.sysfs import Sysfs
 from dmsnap.service.configuration.configuration import Configuration
-from dmsnap.service.luns import luns
+from dmsnap.service.luns import luns, session_use
 from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.session import Session
 
@@ -118,8 +118,11 @@ class Tree:
         write(block, dev="253:0", size="8")
         write(block / "dm", uuid="mpath-3600140562236719844", name="mpatha")
         (self.root / "dev/block/253:0").symlink_to(block)
+        for name in ("holders", "slaves"):
+            (block / name).mkdir(exist_ok=True)
         for path in paths:
             (path / "holders/dm-0").symlink_to(block)
+            (block / "slaves" / path.name).symlink_to(path)
 
 
 def write(directory: Path, **attributes: str) -> None:
@@ -186,16 +189,36 @@ def test_a_session_is_used_by_whoever_uses_a_partition_of_its_disks(
     (disk / "sda1/holders").mkdir()
     (tree.root / "dev/block/8:1").symlink_to(disk / "sda1")
     used = os.makedev(8, int(below == "partition"))
-    monkeypatch.setattr(luns, "SYSFS", tree.sysfs)
+    monkeypatch.setattr(session_use, "SYSFS", tree.sysfs)
     monkeypatch.setattr(udev, "settle", lambda: None)
     for name in ("describe_users_of", "lasting_users"):
         monkeypatch.setattr(blockdev, name, lambda devno: "x" * (devno == used))
     (current,) = iscsi_session.sessions(sysfs=tree.sysfs)
-    assert luns.is_used(current)
-    assert luns.is_held(current)
+    assert session_use.is_used(current)
+    assert session_use.is_held(current)
     used = os.makedev(8, 16)
-    assert not luns.is_used(current)
-    assert not luns.is_held(current)
+    assert not session_use.is_used(current)
+    assert not session_use.is_held(current)
+
+
+def test_a_session_is_used_by_whoever_uses_the_map_over_its_disks(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The map alone is nobody's use of it; multipathd, which has each path open, is none either."""
+    disk = tree.disk(tree.session(1), 0)
+    tree.multipath(disk)
+    path, over = os.makedev(8, 0), os.makedev(253, 0)
+    users = {path: ["held by dm-0 (mpatha)"], over: list[str]()}
+    monkeypatch.setattr(session_use, "SYSFS", tree.sysfs)
+    monkeypatch.setattr(udev, "settle", lambda: None)
+    for name in ("describe_users_of", "lasting_users"):
+        monkeypatch.setattr(blockdev, name, lambda devno: users[devno])
+    (current,) = iscsi_session.sessions(sysfs=tree.sysfs)
+    assert not session_use.is_used(current)
+    assert not session_use.is_held(current)
+    users[over].append("mounted on /srv")
+    assert session_use.is_used(current)
+    assert session_use.is_held(current)
 
 
 def test_a_session_that_is_up_comes_first(tree: Tree) -> None:
@@ -258,8 +281,8 @@ def test_who_mounts_a_disk_while_another_session_is_waited_for_keeps_both(
     monkeypatch.setattr(iscsi_session, "find", lambda *_: sessions)
     monkeypatch.setattr(luns, "is_needed", lambda *_: False)
     monkeypatch.setattr(luns, "may_be_ours", lambda _: True)
-    monkeypatch.setattr(luns, "is_used", is_used)
-    monkeypatch.setattr(luns, "is_held", lambda found: found.number in mounted)
+    monkeypatch.setattr(session_use, "is_used", is_used)
+    monkeypatch.setattr(session_use, "is_held", lambda found: found.number in mounted)
     monkeypatch.setattr(luns, "give_away", lambda _session, lun_name: given.append(lun_name))
     monkeypatch.setattr(iscsi, "logout", ended.append)
     monkeypatch.setattr(iscsi, "delete_record", lambda *_: None)
@@ -295,15 +318,15 @@ def test_a_path_of_a_map_is_refused_and_the_map_named(tree: Tree) -> None:
     write(second / "sdb1", dev="8:17", partition="1", size="4")
     (tree.root / "dev/block/8:17").symlink_to(second / "sdb1")
     for minor in (0, 1, 17, 3):
-        lun.require_no_path(os.makedev(8, minor), sysfs=tree.sysfs)
+        lun_path.require_no_path(os.makedev(8, minor), sysfs=tree.sysfs)
     tree.multipath(first)
     for minor, name in ((0, "sda"), (1, "sdb"), (17, "sdb1")):
         with pytest.raises(BusyError, match=f"{name} is a path of .*/dev/mapper/mpatha") as refusal:
-            lun.require_no_path(os.makedev(8, minor), sysfs=tree.sysfs)
+            lun_path.require_no_path(os.makedev(8, minor), sysfs=tree.sysfs)
         assert refusal.value.hint == "use /dev/mapper/mpatha"
     assert other.name == "sdd"
     for free in (os.makedev(8, 3), os.makedev(253, 0)):
-        lun.require_no_path(free, sysfs=tree.sysfs)
+        lun_path.require_no_path(free, sysfs=tree.sysfs)
 
 
 def test_without_a_session_or_a_disk_there_is_none(tree: Tree) -> None:
@@ -343,6 +366,59 @@ def test_a_path_beside_dm_multipath_is_refused(tree: Tree) -> None:
     tree.multipath(first)
     with pytest.raises(BusyError, match=r"not sdb$"):
         node(tree)
+
+
+def test_a_map_that_leads_to_another_device_as_well_is_refused(tree: Tree) -> None:
+    """A LUN was mapped to something else, and one path says so already: the map has it still."""
+    first, second = tree.disk(tree.session(1), 0), tree.disk(tree.session(2, "192.0.2.8"), 1)
+    tree.multipath(first, second)
+    assert node(tree) == Path("/dev/dm-0")
+    write(first.parents[1], wwid="naa.6001405ffff")
+    for name in (f"{NAME}#{WWID}", f"iscsi://192.0.2.8/{TARGET}/1#{WWID}"):
+        with pytest.raises(ForeignDeviceError, match=r"mpatha has paths to other devices: sda$"):
+            lun.node(name, sysfs=tree.sysfs)
+
+
+def test_a_path_whose_map_is_not_there_is_refused(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """multipathd is to have it: it may make its map in any moment."""
+    disk = tree.disk(tree.session(1), 0)
+    write(disk / "sda1", dev="8:1", partition="1", size="4")
+    (tree.root / "dev/block/8:1").symlink_to(disk / "sda1")
+    claimed = {os.makedev(8, 0), os.makedev(8, 1)}
+    monkeypatch.setattr(udev, "has_property", lambda devno, _: devno in claimed)
+    for devno in sorted(claimed):
+        with pytest.raises(BusyError, match="multipathd is to have"):
+            lun_path.require_no_path(devno, sysfs=tree.sysfs)
+    claimed.clear()
+    lun_path.require_no_path(os.makedev(8, 0), sysfs=tree.sysfs)
+
+
+def test_every_path_to_a_lun_is_found_from_any(tree: Tree) -> None:
+    first, second = tree.disk(tree.session(1), 0), tree.disk(tree.session(2, "192.0.2.8"), 1)
+    tree.disk(tree.session(3, "192.0.2.9"), 3, wwid="naa.6001405ffff")
+    paths = [os.makedev(8, 0), os.makedev(8, 1)]
+    for devno in paths:
+        assert lun_path.to_same(devno, sysfs=tree.sysfs) == paths
+    tree.multipath(first, second)
+    assert lun_path.to_same(os.makedev(253, 0), sysfs=tree.sysfs) == paths
+    assert lun_path.to_same(os.makedev(8, 3), sysfs=tree.sysfs) == [os.makedev(8, 3)]
+    write(second.parents[1], state="blocked")  # whoever looks at it would hang
+    assert lun_path.to_same(os.makedev(253, 0), sysfs=tree.sysfs) == paths[:1]
+
+
+def test_the_path_that_names_a_lun_at_boot(tree: Tree) -> None:
+    """Where dm-multipath has it, a path cannot be mounted."""
+    name = LunName.parse(f"{NAME}#{WWID}")
+    first, second = tree.disk(tree.session(1), 0), tree.disk(tree.session(2, "192.0.2.8"), 1)
+    assert lun.lasting_path(name, sysfs=tree.sysfs) == name.link
+    tree.multipath(first, second)
+    assert lun.lasting_path(name, sysfs=tree.sysfs) == Path(
+        "/dev/disk/by-id/dm-uuid-mpath-3600140562236719844"
+    )
+    write(first.parents[1], wwid="naa.6001405ffff")
+    assert lun.lasting_path(name, sysfs=tree.sysfs) == name.link
 
 
 # attaching what a command needs
@@ -427,9 +503,31 @@ def test_multipathd_is_waited_for_where_it_is_to_have_the_disk(
     block = tree.disk(tree.session(1), 0)
     monkeypatch.setattr(udev, "has_property", has_property)
     monkeypatch.setattr(udev, "wait_for_uevent", wait)
-    lun.await_map(scsi.disks(sysfs=tree.sysfs)[0], sysfs=tree.sysfs)
+    lun_path.await_map(scsi.disks(sysfs=tree.sysfs)[0], sysfs=tree.sysfs)
     assert asked == [("DM_MULTIPATH_DEVICE_PATH=1", True)]
     assert (tree.root / "block/dm-0").exists() == is_path
+
+
+def test_a_path_that_multipathd_has_not_taken_yet_is_waited_for(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has just logged in by another portal: that is no reason to refuse a command."""
+    first, second = tree.disk(tree.session(1), 0), tree.disk(tree.session(2, "192.0.2.8"), 1)
+    disk = scsi.disks(sysfs=tree.sysfs)[0]
+    assert not lun_path.is_partly_mapped(disk, sysfs=tree.sysfs)
+    tree.multipath(first)
+    assert lun_path.is_partly_mapped(disk, sysfs=tree.sysfs)
+
+    def wait(done: Callable[[], bool], _seconds: float) -> bool:
+        assert not done()
+        (second / "holders/dm-0").symlink_to(tree.root / "block/dm-0")
+        assert done()
+        return True
+
+    monkeypatch.setattr(udev, "has_property", lambda *_: True)
+    monkeypatch.setattr(udev, "wait_for_uevent", wait)
+    lun_path.await_map(disk, sysfs=tree.sysfs)
+    assert not lun_path.is_partly_mapped(disk, sysfs=tree.sysfs)
 
 
 def test_what_udev_says_of_a_disk(tmp_path: Path) -> None:

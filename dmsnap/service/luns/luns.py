@@ -6,8 +6,6 @@ sessions of others are used as they are, and never ended, changed or removed.
 """
 
 import logging
-import time
-from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from uuid import UUID
@@ -19,19 +17,27 @@ from dmsnap.errors import (
     NotFoundError,
     UnreachableError,
 )
-from dmsnap.host import blockdev, iscsi, iscsi_session, lun, replacement, scsi, udev
+from dmsnap.host import (
+    blockdev,
+    iscsi,
+    iscsi_session,
+    lun,
+    lun_path,
+    multipath,
+    replacement,
+    scsi,
+    udev,
+)
 from dmsnap.host.iscsi_session import IscsiSession
 from dmsnap.host.lun import LunName
 from dmsnap.host.scsi import ScsiDisk
 from dmsnap.host.sysfs import SYSFS
+from dmsnap.service.luns import session_use
 from dmsnap.service.session import Session, make_directory
 
 log = logging.getLogger(__name__)
 
 LOGIN_TIMEOUT_SECONDS = 15
-# How long somebody who only looks at a disk of a session that is to be ended is waited for.
-LETTING_GO_SECONDS = 10.0
-LETTING_GO_LOOK_SECONDS = 0.1
 
 
 def names_of(volume: Volume) -> list[LunName]:
@@ -90,7 +96,7 @@ def attach(session: Session, name: LunName, owner: str) -> LunName:
     """
     found = iscsi_session.find(name.portal, name.target)
     is_new = not any(each.is_up for each in found)
-    if is_new and lun.multipath_of(name) is not None:
+    if is_new and is_reached_otherwise(name):
         log.warning("%s at %s is reached by other paths alone", name.target, name.portal)
         return name
     if is_new:
@@ -101,9 +107,9 @@ def attach(session: Session, name: LunName, owner: str) -> LunName:
     if is_new:
         scsi.await_opening(find_disk(found[0], name))
     disk = disk_on(session, found[0], name)
-    if is_new:
+    if is_new or lun_path.is_partly_mapped(disk):
         udev.settle()
-        lun.await_map(disk)
+        lun_path.await_map(disk)
     lun.require_identity(name, disk)
     check_link(name, disk)
     if not disk.wwid():
@@ -113,6 +119,16 @@ def attach(session: Session, name: LunName, owner: str) -> LunName:
             hint="give it a serial number on the target",
         )
     return name.identified(disk.wwid())
+
+
+def is_reached_otherwise(name: LunName) -> bool:
+    """Whether dm-multipath has other paths to a LUN, which are asked anew who they lead to."""
+    over = lun.multipath_of(name)
+    if over is None:
+        return False
+    for path in lun_path.of_map(over):
+        scsi.rescan(path)
+    return lun.multipath_of(name) is not None
 
 
 def log_in(session: Session, name: LunName, owner: str, lost: list[IscsiSession]) -> None:
@@ -135,27 +151,12 @@ def end_lost(session: Session, name: LunName, lost: IscsiSession) -> None:
 
     A sync of another volume is a user, too: its requests wait for the session, and would fail.
     """
-    if not is_ours(session, name) or not are_let_go([lost]):
+    if not is_ours(session, name) or not session_use.are_let_go([lost]):
         raise UnreachableError(
             f"the session to {name.target} at {name.portal} is lost ({lost.state})",
             hint="open-iscsi logs in again by itself: try again in a moment",
         )
     iscsi.logout(lost.number)
-
-
-def are_let_go(found: Sequence[IscsiSession]) -> bool:
-    """Whether nobody has a disk of the sessions open, who closes it in a moment waited for.
-
-    dmsnapd's look at a label is such a one: it would have refused the command that comes beside it,
-    or kept the session for good. Of all at one moment: while one is waited for, somebody may mount
-    a disk of another.
-    """
-    ends = time.monotonic() + LETTING_GO_SECONDS
-    while used := list(filter(is_used, found)):
-        if any(map(is_held, used)) or time.monotonic() >= ends:
-            return False
-        time.sleep(LETTING_GO_LOOK_SECONDS)
-    return True
 
 
 def may_be_ours(current: IscsiSession) -> bool:
@@ -194,16 +195,19 @@ def make_record(session: Session, name: LunName, owner: str, group: int | None) 
 def disk_on(session: Session, current: IscsiSession, name: LunName) -> ScsiDisk:
     """The disk of a LUN, with nothing left of what the kernel knew of another one there."""
     disk = find_disk(current, name)
-    scsi.rescan(disk)
+    for path in (disk, *lun_path.beside(disk)):
+        scsi.rescan(path)
     ours = is_ours(session, name) and may_be_ours(current)
-    free = ours and not any(map(blockdev.describe_users_of, devices_of(disk)))
+    free = ours and not any(map(blockdev.describe_users_of, session_use.devices_of(disk)))
     if free and is_stale(name, disk):
         scsi.delete(disk)
         disk = find_disk(current, name)
+        lun_path.await_map(disk)
     if not SYSFS.size_bytes(disk.devno):
         raise no_lun(name)
-    if not any(map(blockdev.lasting_users, devices_of(disk))):
-        blockdev.flush_buffers(SYSFS.device_path(disk.devno))
+    if not any(map(blockdev.lasting_users, session_use.devices_of(disk))):
+        for devno in {disk.devno, session_use.devices_of(disk)[0]}:
+            blockdev.flush_buffers(SYSFS.device_path(devno))
     return disk
 
 
@@ -260,11 +264,14 @@ def release(session: Session, name: LunName, but: UUID | None = None) -> None:
     if not is_ours(session, name) or is_needed(session, name, but):
         return
     found = list(filter(may_be_ours, iscsi_session.find(name.portal, name.target)))
-    if not are_let_go(found):
+    if not session_use.are_let_go(found):
         give_away(session, name)
         return
+    maps = session_use.maps_over(found)
     for each in found:
         iscsi.logout(each.number)
+    for left in filter(None, map(multipath.left_without_paths, maps)):
+        log.warning("the multipath device %s has no path any more, and stays", left)
     iscsi.delete_record(name.portal, name.target)
     replacement.remove_file(mark_of(session, name))
 
@@ -291,29 +298,6 @@ def is_needed(session: Session, name: LunName, but: UUID | None) -> bool:
         if volume.id != but
         for other in names_of(volume)
     )
-
-
-def is_used(current: IscsiSession) -> bool:
-    """Whether anybody has a disk of the session open, or a partition of one, udevd not counted."""
-    if current.is_up and any(map(blockdev.describe_users_of, devices_below(current))):
-        udev.settle()
-    return any(map(blockdev.describe_users_of, devices_below(current)))
-
-
-def is_held(current: IscsiSession) -> bool:
-    """Whether something of the session is used by somebody who does not let it go by himself."""
-    return any(map(blockdev.lasting_users, devices_below(current)))
-
-
-def devices_below(current: IscsiSession) -> list[int]:
-    """The numbers of a session's disks and their partitions."""
-    disks = scsi.disks_below(current.directory)
-    return [devno for disk in disks for devno in devices_of(disk)]
-
-
-def devices_of(disk: ScsiDisk) -> list[int]:
-    """The numbers of a disk and its partitions: who uses one of these does not show at the disk."""
-    return [disk.devno, *SYSFS.partitions(disk.devno)]
 
 
 def release_strays(session: Session, held: str) -> None:

@@ -24,7 +24,7 @@ from dmsnap.errors import (
     TooSmallError,
     WrongWordError,
 )
-from dmsnap.host import blockdev, filesystem, inventory, loop, lun, signature
+from dmsnap.host import blockdev, filesystem, inventory, loop, lun, lun_path, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.mountinfo import mounts_of
@@ -462,7 +462,7 @@ def require_unheld(device: BlockDevice, *, but_mounts: bool) -> None:
 
     One of several paths is used by whoever uses another.
     """
-    lun.require_no_path(device.devno)
+    lun_path.require_no_path(device.devno)
     if but_mounts and mounts_of(device.devno) and not blockdev.holders(device.devno):
         return
     with blockdev.open_exclusive(device.path, write=False):
