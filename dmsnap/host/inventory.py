@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from dmsnap.errors import DmsnapError
-from dmsnap.host import identifiers, reach, signature
+from dmsnap.host import identifiers, multipath, reach, signature
 from dmsnap.host.blockdev import is_swap_space
 from dmsnap.host.dm.state import UUID_PREFIX, path_by_devno
 from dmsnap.host.mountinfo import PROC, mounts_of
@@ -164,6 +164,7 @@ def is_candidate(devno: int, *, sysfs: Sysfs = SYSFS, proc: Path = PROC) -> bool
         or (uuid.startswith(LVM_PREFIX) and identifiers.lvm_uuids(devno, sysfs=sysfs) is None)
         or _has_partitions(devno, sysfs)
         or is_held_by_others(devno, sysfs=sysfs)
+        or multipath.is_claimed(devno)
         or _is_snapshot(devno, sysfs)
         or is_swap_space(devno, proc=proc)
     )

@@ -8,7 +8,7 @@ import pytest
 from test_host_sysfs import DM0, DM1, LOOP0, SDA, SDA1, SDB, Tree
 
 from dmsnap.errors import ProgramError
-from dmsnap.host import inventory
+from dmsnap.host import inventory, udev
 from dmsnap.host.inventory import HostVolume, VolumeKind
 from dmsnap.host.signature import Signature
 
@@ -64,6 +64,15 @@ def test_components_are_none(tree: Tree) -> None:
     tree.stack(upper, disk)
     tree.stack(upper, other)
     assert names(tree) == ["disk"]
+
+
+def test_what_multipathd_is_to_have_is_none(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its map is not there yet, or not there any more: a path is the volume in no case."""
+    tree.device("sda", SDA)
+    tree.device("sdb", SDB)
+    claim = ("DM_MULTIPATH_DEVICE_PATH=1", SDB)
+    monkeypatch.setattr(udev, "has_property", lambda devno, line: (line, devno) == claim)
+    assert names(tree) == ["sda"]
 
 
 @pytest.mark.parametrize(
