@@ -86,3 +86,27 @@ def test_that_a_file_system_lies_elsewhere_too_is_told(
         assert caplog.text == ""
         admission.warn_of_parts(device, Signature("btrfs"))
     assert "lies on another device" in caplog.text
+
+
+def test_a_multipath_device_is_recorded_by_what_it_is(tmp_path: Path) -> None:
+    """multipathd may give its name (mpatha) to another LUN, in a boot without its bindings."""
+    (tmp_path / "by-id").mkdir()
+    map_, lv, part = tmp_path / "dm-0", tmp_path / "dm-1", tmp_path / "dm-2"
+    links = {
+        "dm-name-mpatha": map_,
+        "dm-uuid-mpath-3600140": map_,
+        "scsi-3600140": map_,
+        "dm-name-vg-srv": lv,
+        "dm-uuid-LVM-abc": lv,
+        "dm-name-mpatha-part1": part,
+        "dm-uuid-part1-mpath-3600140": part,
+    }
+    for name, leads_to in links.items():
+        leads_to.touch()
+        (tmp_path / "by-id" / name).symlink_to(leads_to)
+    for device, name in (
+        (map_, "dm-uuid-mpath-3600140"),
+        (part, "dm-uuid-part1-mpath-3600140"),
+        (lv, "dm-name-vg-srv"),
+    ):
+        assert admission.stable_path(device, links=tmp_path) == f"{tmp_path}/by-id/{name}"

@@ -469,3 +469,26 @@ def test_a_lun_that_is_given_back_is_named_by_its_link(etc: Path) -> None:
     link = "ip-192.0.2.7:3260-iscsi-iqn.2003-01.org.example:x-lun-1"
     assert entry.spec == f"/dev/disk/by-path/{link}"
     assert "_netdev" in entry.options
+
+
+def test_a_lun_that_multipath_has_is_named_by_its_map(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link of a path cannot be mounted."""
+    (etc / "fstab").write_text("/dev/mapper/my-srv /srv ext4 defaults 0 2\n")
+    by_map = Path("/dev/disk/by-id/dm-uuid-mpath-36001405abc")
+    monkeypatch.setattr(lun, "lasting_path", lambda name: {LUN: by_map}[str(name)])
+    boot.withdraw(replace(VOLUME, state=VolumeState.PROMOTED, backing=LUN, recovery=None))
+    (entry,) = fstab.entries()
+    assert entry.spec == str(by_map)
+
+
+def test_the_paths_of_a_map_are_hidden_with_it(etc: Path) -> None:
+    """Whoever starts before multipathd has claimed them sees the volume's file system on each."""
+    by_map = "/dev/disk/by-id/dm-uuid-mpath-36001405abc"
+    text = boot.rule_line(VOLUME, by_map, 'ENV{ID_FS_UUID}=="aa"')
+    mark = 'ENV{ID_FS_UUID}=="aa", ENV{DMSNAP_TWIN}="my-srv"'
+    assert text.splitlines() == [
+        f'SUBSYSTEM=="block", SYMLINK=="disk/by-id/dm-uuid-mpath-36001405abc", {mark}',
+        f'SUBSYSTEM=="block", KERNEL=="sd*", ATTRS{{wwid}}=="naa.6001405abc", {mark}',
+    ]

@@ -7,13 +7,14 @@ A volume is ordered by itself, because its store may lie on a file system that i
 """
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from dmsnap.catalogue.model import Volume
 from dmsnap.errors import DmsnapError, NotFoundError
-from dmsnap.host import fstab, lun, replacement, systemd, udev
+from dmsnap.host import fstab, lun, lun_path, multipath, replacement, systemd, udev
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.fstab import Entry
 from dmsnap.host.lun import LunName
@@ -148,14 +149,21 @@ def present(volume: Volume) -> list[Path]:
 
 
 def nodes_of(names: Collection[str]) -> list[Path]:
-    """Recorded devices, as far as they are there."""
-    return [lun.node(name).resolve() for name in names if lun.is_present(name)]
+    """Recorded devices, as far as they are there, with every path to those that are LUNs."""
+    found = [lun.node(name).resolve() for name in names if lun.is_present(name)]
+    return list(dict.fromkeys([*found, *(path for node in found for path in _paths_to(node))]))
+
+
+def _paths_to(node: Path) -> list[Path]:
+    with suppress(FileNotFoundError, NotFoundError):  # it has gone since
+        return [SYSFS.device_path(devno) for devno in lun_path.to_same(node.stat().st_rdev)]
+    return []
 
 
 def rule_line(volume: Volume, path: str, *conditions: str) -> str:
     """The rule that marks the device recorded as ``path``."""
     lines = []
-    for match in lun_matches(LunName.parse(path)) if lun.is_name(path) else [device_match(path)]:
+    for match in lun_matches(LunName.parse(path)) if lun.is_name(path) else device_matches(path):
         words = ['SUBSYSTEM=="block"', match, *conditions]
         lines.append(", ".join([*words, f'ENV{{DMSNAP_TWIN}}="{volume.name}"']) + "\n")
     return "".join(lines)
@@ -163,13 +171,19 @@ def rule_line(volume: Volume, path: str, *conditions: str) -> str:
 
 def lun_matches(name: LunName) -> list[str]:
     """How udev knows a LUN: by who it is, so that every path to it is known, and dm-multipath's."""
-    wwid = udev.pattern(name.wwid)
-    # multipath-tools write a 3 for "naa.": the type of the designator (SPC-4, 7.8.6).
-    mapped = "mpath-" + wwid.replace("naa.", "3", 1)
-    return [
-        f'KERNEL=="sd*", ATTRS{{wwid}}=="{wwid}"',
-        f'KERNEL=="dm-*", ENV{{DM_UUID}}=="{mapped}"',
-    ]
+    mapped = multipath.uuid_of(udev.pattern(name.wwid))
+    return [path_match(name.wwid), f'KERNEL=="dm-*", ENV{{DM_UUID}}=="{mapped}"']
+
+
+def path_match(wwid: str) -> str:
+    """How udev knows every path to a LUN."""
+    return f'KERNEL=="sd*", ATTRS{{wwid}}=="{udev.pattern(wwid)}"'
+
+
+def device_matches(path: str) -> list[str]:
+    """How udev knows a device by its path; one of dm-multipath's with every path to it."""
+    wwid = multipath.wwid_in(path)
+    return [device_match(path), *([path_match(wwid)] if wwid else [])]
 
 
 def device_match(path: str) -> str:
@@ -341,9 +355,9 @@ def restore_fstab(volume: Volume) -> None:
     if not volume.backing:
         return
     on_lun = lun.is_name(volume.backing)
-    device = str(LunName.parse(volume.backing).link) if on_lun else volume.backing
+    named = lun.lasting_path(LunName.parse(volume.backing)) if on_lun else volume.backing
     wait_for_network(volume, needed=on_lun)
-    fstab.respell(lambda entry: device if entry.spec in front_paths(volume) else None)
+    fstab.respell(lambda entry: str(named) if entry.spec in front_paths(volume) else None)
 
 
 def needs_network(volume: Volume) -> bool:

@@ -24,7 +24,7 @@ from dmsnap.errors import (
     TooSmallError,
     WrongWordError,
 )
-from dmsnap.host import blockdev, filesystem, inventory, loop, lun, lun_path, signature
+from dmsnap.host import blockdev, filesystem, inventory, loop, lun, lun_path, multipath, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.dm import device as dm
 from dmsnap.host.mountinfo import mounts_of
@@ -52,6 +52,9 @@ MAX_CHUNK_BYTES = MIB
 # which they are read grow with the number of blocks: so that has a limit, and blocks grow instead.
 MIN_BLOCK_BYTES = 64 * KIB
 MAX_BLOCKS = 2**24
+
+# What udev names disks by.
+LINKS = Path("/dev/disk")
 
 # What other software manages: protect what lies on top of it instead.
 MANAGED = {
@@ -474,11 +477,18 @@ def recorded_name(recovery: str) -> str:
     return recovery if lun.is_name(recovery) else stable_path(Path(recovery))
 
 
-def stable_path(device: Path) -> str:
+def stable_path(device: Path, *, links: Path = LINKS) -> str:
     """A path that names the same device after a reboot, when there is one: else as it is."""
     real = device.resolve()
-    for directory in ("/dev/disk/by-id", "/dev/disk/by-partuuid", "/dev/disk/by-path"):
-        for link in sorted(Path(directory).glob("*")):
+    for directory in ("by-id", "by-partuuid", "by-path"):
+        for link in sorted((links / directory).glob("*"), key=_by_constancy):
             if link.resolve() == real:
                 return str(link)
     return os.path.abspath(device) if device.is_symlink() else str(real)  # noqa: PTH100
+
+
+def _by_constancy(link: Path) -> tuple[bool, str]:
+    """The names of multipath devices are multipathd's, and other ones where its bindings are not
+    there when it starts (user_friendly_names).
+    """
+    return multipath.LASTING_LINK.match(link.name) is None, link.name
