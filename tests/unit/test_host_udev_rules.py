@@ -9,8 +9,9 @@ import pytest
 DIRECTORY = Path(__file__).parents[2] / "udev-rules"
 RULES = DIRECTORY / "11-dmsnap.rules"
 SNAPSHOTS = DIRECTORY / "11-dmsnap-snapshots.rules"
+MAPS = DIRECTORY / "59-dmsnap-maps.rules"
 TYPES = DIRECTORY / "64-2-dmsnap-twins.rules"
-EACH = pytest.mark.parametrize("path", [RULES, SNAPSHOTS, TYPES], ids=lambda path: path.name)
+EACH = pytest.mark.parametrize("path", [RULES, SNAPSHOTS, MAPS, TYPES], ids=lambda path: path.name)
 VOLUME = "0b5a4f0e-51a4-4f0c-9a77-5d3ed6d5d4a2"
 
 
