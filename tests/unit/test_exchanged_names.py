@@ -16,7 +16,7 @@ from dmsnap.catalogue.export import ExportKind, Source
 from dmsnap.catalogue.model import Hydration, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
 from dmsnap.errors import AlreadyProtectedError, ForeignDeviceError
-from dmsnap.host import fstab, inventory, lun, signature
+from dmsnap.host import fstab, inventory, loop, lun, signature
 from dmsnap.host.blockdev import BlockDevice
 from dmsnap.host.signature import Signature
 from dmsnap.host.sysfs import Sysfs
@@ -68,6 +68,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(BlockDevice, "probe", found.probe)
     monkeypatch.setattr(inventory, "device_identity", found.identity)
     monkeypatch.setattr(inventory, "find_device", lambda *_, **__: None)
+    monkeypatch.setattr(loop, "is_same_file", lambda *_: False)
     monkeypatch.setattr(lun, "is_present", lambda _name: True)
     monkeypatch.setattr(replica, "read_label", found.labels.get)
     monkeypatch.setattr(replica, "wipe_label", found.wiped.append)
