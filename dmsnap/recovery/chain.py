@@ -98,7 +98,7 @@ def find(volume: Volume, point_id: UUID) -> Found:
     another host claims the recovery volume, ``CorruptError`` for a damaged label or undo store.
     """
     found = _by_label(volume, point_id)
-    require_whole(found.recovery, found.label.history[: found.steps_back])
+    require_written(found.recovery, found.label.history[: found.steps_back])
     return found
 
 
@@ -123,6 +123,7 @@ def show(volume: Volume, point_id: UUID, purpose: str) -> int:
     Raises as :func:`find` does, with nothing made.
     """
     found = _by_label(volume, point_id)
+    require_written(found.recovery, found.label.history[: found.steps_back])
     chain = levels(volume, found.label, found.steps_back, purpose)
     return build(volume, found.label, found.recovery, chain)
 
@@ -130,22 +131,32 @@ def show(volume: Volume, point_id: UUID, purpose: str) -> int:
 def require_whole(recovery: BlockDevice, entries: Sequence[HistoryEntry]) -> None:
     """Raise :class:`CorruptError` when an undo store's header or areas are not what they must be.
 
-    The kernel reads the same when it is shown, and may write to it: see ``snapshot.cow_store``.
+    The kernel reads the same when it is shown, and may write to it: see ``snapshot.cow_store``. Of
+    what was written no word: a store that a commit merges has fewer pairs by now.
     """
     with open_shared(recovery.path) as fd:
         for entry in entries:
-            _require_whole(fd, recovery, entry, data=False)
+            offset, length = entry.store_offset_bytes, entry.store_length_bytes
+            chunk_bytes = to_bytes(entry.chunk_size)
+            cow_store.require_whole(fd, offset, length, chunk_bytes, _store_name(recovery, entry))
+
+
+def require_written(recovery: BlockDevice, entries: Sequence[HistoryEntry]) -> None:
+    """As :func:`require_whole`, and the pairs must be those that were written."""
+    with open_shared(recovery.path) as fd:
+        for entry in entries:
+            _require_written(fd, recovery, entry, data=False)
 
 
 def require_recoverable(recovery: BlockDevice, entries: Sequence[HistoryEntry]) -> None:
-    """As :func:`require_whole` of what is to become the volume: what the stores keep is read, too.
+    """As :func:`require_written`, of what is to become the volume: what stores keep is read, too.
 
     As long as that is a matter of seconds; of more, ``dmsnap verify --history`` reads it.
     """
     kept_bytes = sum(entry.store_length_bytes for entry in entries)
     with open_shared(recovery.path) as fd:
         for entry in entries:
-            _require_whole(fd, recovery, entry, data=kept_bytes <= READ_BYTES)
+            _require_written(fd, recovery, entry, data=kept_bytes <= READ_BYTES)
 
 
 def holds_what_was_written(
@@ -156,10 +167,10 @@ def holds_what_was_written(
     Raises :class:`CorruptError` when it is not what was written.
     """
     with open_shared(recovery.path) as fd:
-        return _require_whole(fd, recovery, entry, data=True, progress=progress)
+        return _require_written(fd, recovery, entry, data=True, progress=progress)
 
 
-def _require_whole(
+def _require_written(
     fd: int,
     recovery: BlockDevice,
     entry: HistoryEntry,
@@ -168,9 +179,13 @@ def _require_whole(
     progress: Progress | None = None,
 ) -> bool:
     offset, length = entry.store_offset_bytes, entry.store_length_bytes
-    name = f"the undo store of point {entry.point_uuid} on {recovery.path}"
+    name = _store_name(recovery, entry)
     cow_store.require_whole(fd, offset, length, to_bytes(entry.chunk_size), name)
     return store_check.require_sealed(fd, offset, length, data=data, progress=progress, name=name)
+
+
+def _store_name(recovery: BlockDevice, entry: HistoryEntry) -> str:
+    return f"the undo store of point {entry.point_uuid} on {recovery.path}"
 
 
 def store_table(entry: HistoryEntry, recovery: BlockDevice) -> Table:

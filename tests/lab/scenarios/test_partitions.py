@@ -92,7 +92,6 @@ def test_a_disk_is_not_protected_over_its_partitions_volume(lab: Lab) -> None:
     for device, onto in ((primary.disk, other), (f"{primary.disk}p1", primary.disk)):
         error = dmsnap("protect", device, "--name", lab.name(), "--recovery", onto,
                        "--store", lab.store(), expected=None)  # fmt: skip
-        assert "held by" in error["error"], error
-        assert error["error"].endswith(f"({Path(primary.device).name})"), error
+        assert Path(primary.device).name in error["error"], error
     assert world(lab, primary.device, recovery, other) == before
     dmsnap("sync", name)
