@@ -253,6 +253,7 @@ def check_overwritable(session: Session, device: BlockDevice) -> None:
     """As :func:`check_not_ours`, nor may a part of a volume lie on it: while its stack is not there
     nobody holds a disk for the partition that is one.
     """
+    lun_path.require_no_path(device.devno)  # the map's name says more than what lies on it
     check_not_ours(session, device)
     for volume, path in parts(session):
         if blockdev.depends_on(probed(path), device.devno):

@@ -72,6 +72,9 @@ def of(volume: Volume, path: str, device: BlockDevice, known: str, host: Host) -
             return Twins(here=True, others=labelled)
         if labelled:
             return Twins(here=False, others=labelled)
+    if here.is_primary and not known and not labelled:
+        # As after a rebuild of the catalogue, which found it by that label.
+        return Twins(here=True, others=())
     return Twins(here.carries, tuple(twins))
 
 
