@@ -8,8 +8,6 @@
 #include "store_seal.h"
 
 #define WHAT "exception store seal"
-#define MAGIC "DMSNAPUS"
-#define MAGIC_BYTES 8u
 #define CRC_OFFSET 8u
 #define VERSION 1u
 #define VERSION_OFFSET 12u
@@ -18,6 +16,8 @@
 #define DATA_OFFSET (PAIRS_OFFSET + DMS_DIGEST_BYTES)
 #define END (DATA_OFFSET + DMS_DIGEST_BYTES)
 #define CRC_SALT 0x53554e53u /* so that no other sector of dmsnap's passes for one */
+
+static const uint8_t magic[] = { 'D', 'M', 'S', 'N', 'A', 'P', 'U', 'S' };
 
 static void put_le(uint8_t *bytes, uint64_t value, unsigned int count)
 {
@@ -38,7 +38,7 @@ static uint32_t checksum(const uint8_t *bytes)
 void dms_store_seal_pack(const struct dms_store_seal *seal, uint8_t *bytes)
 {
 	memset(bytes, 0, DMS_STORE_SEAL_BYTES);
-	memcpy(bytes, MAGIC, MAGIC_BYTES);
+	memcpy(bytes, magic, sizeof(magic));
 	put_le(bytes + VERSION_OFFSET, VERSION, 4);
 	put_le(bytes + COUNT_OFFSET, seal->nr_exceptions, 8);
 	memcpy(bytes + PAIRS_OFFSET, seal->pairs, DMS_DIGEST_BYTES);
@@ -67,7 +67,7 @@ struct dms_error *dms_store_seal_parse(const uint8_t *bytes, uint64_t offset_byt
 	DMS_TRY(dms_le_cursor_u32(&cursor, "crc", &crc));
 	DMS_TRY(dms_le_cursor_u32(&cursor, "version", &version));
 	DMS_TRY(dms_le_cursor_u64(&cursor, "nr_exceptions", &seal->nr_exceptions));
-	if (memcmp(bytes, MAGIC, MAGIC_BYTES) || crc != checksum(bytes))
+	if (memcmp(bytes, magic, sizeof(magic)) || crc != checksum(bytes))
 		return dms_error_create_at(DMS_ERR_CHECKSUM, offset_bytes,
 					   WHAT ": checksum %08x, its bytes have %08x", crc,
 					   checksum(bytes));
