@@ -138,7 +138,9 @@ def require_whole(recovery: BlockDevice, entries: Sequence[HistoryEntry]) -> Non
         for entry in entries:
             offset, length = entry.store_offset_bytes, entry.store_length_bytes
             chunk_bytes = to_bytes(entry.chunk_size)
-            cow_store.require_whole(fd, offset, length, chunk_bytes, _store_name(recovery, entry))
+            cow_store.require_whole(
+                fd, offset, length, chunk_bytes, replica.store_name(recovery.path, entry)
+            )
 
 
 def require_written(recovery: BlockDevice, entries: Sequence[HistoryEntry]) -> None:
@@ -179,13 +181,9 @@ def _require_written(
     progress: Progress | None = None,
 ) -> bool:
     offset, length = entry.store_offset_bytes, entry.store_length_bytes
-    name = _store_name(recovery, entry)
+    name = replica.store_name(recovery.path, entry)
     cow_store.require_whole(fd, offset, length, to_bytes(entry.chunk_size), name)
     return store_check.require_sealed(fd, offset, length, data=data, progress=progress, name=name)
-
-
-def _store_name(recovery: BlockDevice, entry: HistoryEntry) -> str:
-    return f"the undo store of point {entry.point_uuid} on {recovery.path}"
 
 
 def store_table(entry: HistoryEntry, recovery: BlockDevice) -> Table:

@@ -88,7 +88,7 @@ class Replica:
             entry.store_offset_bytes,
             entry.store_length_bytes,
             data=True,
-            name=f"the undo store of point {entry.point_uuid} on {self.device.path}",
+            name=store_name(self.device.path, entry),
         )
         copy.roll_back(
             self.fd,
@@ -114,6 +114,11 @@ class Replica:
                     next_point_time_ns=self.label.point_time_ns,
                 )
             )
+
+
+def store_name(path: Path, entry: HistoryEntry) -> str:
+    """What an undo store is called in errors."""
+    return f"the undo store of point {entry.point_uuid} on {path}"
 
 
 def settled(path: Path, current: Label) -> Label:

@@ -62,6 +62,11 @@ def devices(volume: Volume) -> tuple[int, int, int]:
     return front.devno, origin.devno, backing(volume)
 
 
+def below_front(volume: Volume) -> tuple[int, int]:
+    """The numbers of the backing device and the origin."""
+    return backing(volume), stack.require(stack.origin(volume)).devno
+
+
 def backing(volume: Volume) -> int:
     """While an LV itself is the front, what lies below is the base that stands for it."""
     if stack.live_front(volume) is not None:
@@ -84,8 +89,7 @@ def switched(volume: Volume) -> str:
     """When counting was last switched, of the backing device and of the origin: where that is
     another text than before, either may have stood still in between, whatever it says now.
     """
-    numbers = backing(volume), stack.require(stack.origin(volume)).devno
-    return " ".join(str(counting.last_set(each)) for each in numbers)
+    return " ".join(str(counting.last_set(each)) for each in below_front(volume))
 
 
 @contextmanager

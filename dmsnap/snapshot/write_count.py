@@ -25,7 +25,7 @@ from dmsnap.errors import DmsnapError
 from dmsnap.host import counting
 from dmsnap.host.counting import UncountedError
 from dmsnap.host.sysfs import SYSFS, Sysfs, format_devno
-from dmsnap.snapshot import count_record, origin_count, stack, window_count
+from dmsnap.snapshot import count_record, origin_count, window_count
 from dmsnap.snapshot.window_count import WriteCounts
 
 # A volume that is written to without pause is never seen at rest. Each look takes some 50 us.
@@ -182,22 +182,18 @@ def forget(directory: Path, volume: Volume) -> None:
 
 
 def _surplus_of(volume: Volume) -> Surplus:
-    return surplus(*_devices(volume))
+    return surplus(*window_count.below_front(volume))
 
 
 def _path(directory: Path, volume: Volume) -> Path:
     return directory / "writes" / f"{volume.id}-{volume.generation}"
 
 
-def _devices(volume: Volume) -> tuple[int, int]:
-    return window_count.backing(volume), stack.require(stack.origin(volume)).devno
-
-
 def _identity(volume: Volume, counts: WriteCounts | None = None) -> str:
     """The counters of a device that was attached anew began anew, too; those of one whose switch
     was set may have stood still.
     """
-    backing, origin = (format_devno(each) for each in _devices(volume))
+    backing, origin = (format_devno(each) for each in window_count.below_front(volume))
     switched = counts.switched if counts else window_count.switched(volume)
     return f"{backing} under {origin}, {switched}"
 

@@ -1,7 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <string.h>
-#include <xxhash.h>
-
 #include <dmsnap/digest.h>
 
 #include "cleanup.h"
@@ -9,6 +6,7 @@
 #include "pace.h"
 #include "progress.h"
 #include "read_ahead.h"
+#include "xxh3.h"
 
 DMS_DEFINE_CLEANUP(cleanup_state, XXH3_state_t, XXH3_freeState);
 
@@ -51,7 +49,6 @@ struct dms_error *dms_digest_extents(int fd, uint64_t size_bytes,
 	struct dms_pace pace;
 	struct dms_progress progress;
 	struct dms_medium medium;
-	XXH128_canonical_t canonical;
 	struct dms_error *error;
 
 	if (!state || XXH3_128bits_reset(state) == XXH_ERROR)
@@ -65,7 +62,6 @@ struct dms_error *dms_digest_extents(int fd, uint64_t size_bytes,
 	error = hash_all(reader, &progress, state);
 	if (error)
 		return error;
-	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state));
-	memcpy(digest, canonical.digest, DMS_DIGEST_BYTES);
+	dms_xxh3_digest(state, digest);
 	return NULL;
 }

@@ -7,11 +7,11 @@
 #include <endian.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "exception_store_writer.h"
 #include "io_queue.h"
 #include "store_seal.h"
+#include "xxh3.h"
 
 #define BUFFER_BYTES (1u << 20)
 #define NR_BUFFERS 16u
@@ -353,20 +353,12 @@ static struct dms_error *invalidate(struct dms_exception_store_writer *writer)
 	return write_header(writer);
 }
 
-static void digest_of(const XXH3_state_t *state, uint8_t *digest)
-{
-	XXH128_canonical_t canonical;
-
-	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state));
-	memcpy(digest, canonical.digest, DMS_DIGEST_BYTES);
-}
-
 static void seal(const struct dms_exception_store_writer *writer)
 {
 	struct dms_store_seal seal = { .nr_exceptions = writer->nr_exceptions };
 
-	digest_of(writer->pairs_state, seal.pairs);
-	digest_of(writer->data_state, seal.data);
+	dms_xxh3_digest(writer->pairs_state, seal.pairs);
+	dms_xxh3_digest(writer->data_state, seal.data);
 	if (writer->data_digest)
 		memcpy(seal.data, writer->data_digest, DMS_DIGEST_BYTES);
 	dms_store_seal_pack(&seal, (uint8_t *)writer->header + DMS_STORE_SEAL_OFFSET_BYTES);

@@ -2,7 +2,6 @@
 #include <endian.h>
 #include <inttypes.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include <dmsnap/digest.h>
 #include <dmsnap/store_check.h>
@@ -12,6 +11,7 @@
 #include "exception_store_writer.h"
 #include "pace.h"
 #include "store_seal.h"
+#include "xxh3.h"
 
 #define WHAT "exception store"
 /* So many pairs are hashed at once. */
@@ -54,14 +54,12 @@ static struct dms_error *hash_pairs(const struct dms_exception_store *store, uin
 {
 	DMS_CLEANUP(cleanup_state) XXH3_state_t *state = XXH3_createState();
 	const struct dms_exception_run *runs = dms_exception_store_runs(store);
-	XXH128_canonical_t canonical;
 
 	if (!state || XXH3_128bits_reset(state) == XXH_ERROR)
 		return dms_error_create(DMS_ERR_NO_MEMORY, "no memory for a digest");
 	for (size_t i = 0; i < dms_exception_store_nr_runs(store); i++)
 		hash_run(state, &runs[i]);
-	XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state));
-	memcpy(digest, canonical.digest, DMS_DIGEST_BYTES);
+	dms_xxh3_digest(state, digest);
 	return NULL;
 }
 

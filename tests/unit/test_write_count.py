@@ -59,7 +59,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     What is read under writes is wrong.
     """
-    monkeypatch.setattr(write_count, "_devices", lambda _: (BACKING, ORIGIN))
+    monkeypatch.setattr(window_count, "below_front", lambda _: (BACKING, ORIGIN))
     monkeypatch.setattr(window_count, "switched", lambda _: "0 0")
     monkeypatch.setattr(window_count, "uncounted", lambda _: None)
     monkeypatch.setattr(write_count, "_surplus_of", lambda _: Surplus(60, at_rest=False))

@@ -32,9 +32,9 @@ def check(
     """
     recovery = BlockDevice.probe(replica.recovery_path(volume))
     total_bytes = sum(entry.store_length_bytes for entry in label.history)
+    reported = of_total(progress, total_bytes)
     done_bytes = unsealed = 0
     for position, entry in enumerate(label.history):
-        reported = of_total(progress, total_bytes)
         try:
             sealed = chain.holds_what_was_written(recovery, entry, _behind(reported, done_bytes))
         except CorruptError as error:
