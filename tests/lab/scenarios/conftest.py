@@ -20,9 +20,10 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -300,6 +301,19 @@ def height(device: Path) -> int:
 def rarely(*values: object) -> "ParameterSet":
     """A variant that only ``--all`` runs: ``make test`` is to end within half an hour."""
     return pytest.param(*values, marks=pytest.mark.exhaustive)
+
+
+def checkered(*factors: Sequence[object]) -> "list[ParameterSet]":
+    """Every other of the combinations of some factors' values; all of them with ``--all``.
+
+    Each value is there, and of three factors each two of their values together.
+    """
+    found = []
+    for indexed in product(*map(enumerate, factors)):
+        case = [value for _, value in indexed]
+        is_dark = sum(index for index, _ in indexed) % 2
+        found.append(rarely(*case) if is_dark else pytest.param(*case))
+    return found
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

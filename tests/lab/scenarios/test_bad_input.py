@@ -834,7 +834,6 @@ def test_torn_label_under_a_protected_volume(lab: Lab) -> None:
 # a COW store that overflows
 
 
-@pytest.mark.selection
 def test_full_cow_store(lab: Lab) -> None:
     """The point is lost and says so everywhere; the volume and syncing go on."""
     primary, recovery = lab.disk(128 * MIB), lab.disk(256 * MIB)

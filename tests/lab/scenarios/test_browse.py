@@ -46,7 +46,7 @@ def is_dirty(disk: str, fs_type: str) -> bool:
         "sh", "-c", f"xfs_repair -n {disk} 2>&1; true")  # fmt: skip
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", pytest.param("xfs", marks=pytest.mark.selection)])
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
 def test_points_with_a_dirty_journal(lab: Lab, fs_type: str) -> None:
     """Live, on the replica and in the history: each beside its twins, none of them written to."""
     primary = dirty_disk(lab, fs_type)

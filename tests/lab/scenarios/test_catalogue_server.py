@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from conftest import (
     Lab,
+    checkered,
     configured,
     dm_devices,
     dmsnap,
-    rarely,
     refused,
     run,
     sha256,
@@ -149,19 +149,10 @@ def doubtful(server: PostgresqlServer, state: VolumeState, patch: pytest.MonkeyP
 IN_DOUBT = "in doubt"
 
 
-# Every two of the three together; all of them with --all.
-GONE_DURING = [
-    case if number.bit_count() % 2 == 0 else rarely(*case)
-    for number, case in enumerate(
-        (operation, step, boots)
-        for operation in ("swap", "swap revert")
-        for step in (IN_DOUBT, "record", "load-front", "mount")
-        for boots in (True, False)
-    )
-]
-
-
-@pytest.mark.parametrize(("operation", "step", "boots"), GONE_DURING)
+@pytest.mark.parametrize(
+    ("operation", "step", "boots"),
+    checkered(("swap", "swap revert"), (IN_DOUBT, "record", "load-front", "mount"), (True, False)),
+)
 def test_it_goes_away_during_a_swap_and_the_host_as_well(
     server: PostgresqlServer,
     lab: Lab,

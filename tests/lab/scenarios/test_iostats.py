@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MIB, Lab, configured, dmsnap, refused, run, sha256
+from conftest import MIB, Lab, checkered, configured, dmsnap, rarely, refused, run, sha256
 from faulty_disk import faulty_disk
 from raw_volume import KIB, Protected, check_tidy, protected, write_direct
 
@@ -19,6 +19,7 @@ PLACE = 7 * MIB
 DM_HEEDS_IT = kernel.version() >= counting.DM_HEEDS_IT
 LAYERS = ("front", "origin", "device") if DM_HEEDS_IT else ("device",)
 TOGETHER = ("origin+device", "front+origin+device") if DM_HEEDS_IT else ()
+PAST = ("origin", "device")
 
 
 def all_switches() -> list[Path]:
@@ -79,8 +80,7 @@ def check_trusted(volume: Protected) -> None:
 
 
 @pytest.mark.selection
-@pytest.mark.parametrize("layers", [*LAYERS, *TOGETHER[1:]])
-@pytest.mark.parametrize("past", ["origin", "device"])
+@pytest.mark.parametrize(("layers", "past"), checkered((*LAYERS, *TOGETHER[1:]), PAST))
 def test_a_counter_that_stands_still(lab: Lab, volume: Protected, layers: str, past: str) -> None:
     """What is written meanwhile is found, status says why nobody knows of it, and all is well once
     it is on again.
@@ -108,9 +108,9 @@ def test_a_counter_that_stands_still(lab: Lab, volume: Protected, layers: str, p
     check_tidy(volume, lab)
 
 
-@pytest.mark.parametrize("layers", [*LAYERS, *TOGETHER])
-@pytest.mark.parametrize("past", ["origin", "device"])
-@pytest.mark.parametrize("busy", [True, False])
+@pytest.mark.parametrize(
+    ("layers", "past", "busy"), checkered((*LAYERS, *TOGETHER), PAST, (True, False))
+)
 def test_a_counter_that_stood_still_for_a_time(
     volume: Protected, layers: str, past: str, busy: bool
 ) -> None:
@@ -201,7 +201,7 @@ def test_nothing_is_switched_on_by_dmsnap(volume: Protected) -> None:
     assert not counting.is_counted(Path(volume.primary).stat().st_rdev)
 
 
-@pytest.mark.parametrize("layers", ["none", "front", "all"])
+@pytest.mark.parametrize("layers", [rarely("none"), rarely("front"), "all"])
 def test_a_primary_that_nobody_sees_get_on_is_not_given_up(lab: Lab, layers: str) -> None:
     """It takes longer to write out what is dirty than what hangs is waited for: that would be
     failed, and lost.

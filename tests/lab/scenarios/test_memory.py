@@ -94,6 +94,7 @@ def peaks() -> Peaks:
     return Peaks()
 
 
+@pytest.mark.exhaustive
 def test_scattered_writes(lab: Lab, peaks: Peaks) -> None:
     """Every command that is about blocks or points: 131,072 of them are written."""
     recovery = lab.disk(SIZE + HISTORY)

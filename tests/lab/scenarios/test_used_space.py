@@ -46,7 +46,7 @@ def formatted(lab: Lab, kind: str, size_bytes: int = SIZE) -> tuple[str, str, Pa
     [
         "ext4",
         rarely("ext4-4k-no-journal"),
-        pytest.param("xfs", marks=pytest.mark.selection),
+        "xfs",
         rarely("xfs-rmapbt"),
         "btrfs",
         rarely("btrfs-mixed"),
