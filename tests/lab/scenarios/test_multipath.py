@@ -230,7 +230,8 @@ def test_a_whole_disks_copy_leaves_nothing(by_one: None, target: LunTarget, lab:
         run("udevadm", "trigger", "--action=change", "--settle", device)
     assert sha256(Path("/dev/mapper", name)) == sha256(image_of(target), SIZE)
     dmsnap("unprotect", name, "--forget")
-    assert (multipath_daemon.maps(), disks()) == ({}, [])
+    # multipathd takes the map away when it hears that the path is gone.
+    until(lambda: (multipath_daemon.maps(), disks()) == ({}, []), "map and disk are gone")
     assert lun_target.sessions() == {}
     assert lun_target.records() == []
 
