@@ -16,6 +16,7 @@ from dmsnap.errors import (
     DeadlineError,
     DmsnapError,
     NotFoundError,
+    OperatingSystemError,
     ProgramError,
     ReadOnlyError,
 )
@@ -29,6 +30,7 @@ from dmsnap.host.mountinfo import (
     mounts_of,
     swaps,
 )
+from dmsnap.host.run import run
 from dmsnap.host.sysfs import SYSFS, Sysfs
 from dmsnap.host.system_call import failure, system_call
 from dmsnap.units import MIB
@@ -46,6 +48,7 @@ ZERO_PIECE_BYTES = 64 * MIB
 LET_GO_ATTEMPTS = 20
 LET_GO_SECONDS = 0.2
 UDEV_SECONDS = 1.0
+_FLUSH_SECONDS = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,17 @@ def flush_cache(path: Path) -> None:
     """Have a device keep for good what was written to it: a FLUSH, after what is dirty. Root."""
     with open_shared(path, direct=False) as descriptor, system_call(f"flush {path}"):
         os.fdatasync(descriptor)
+
+
+def flush_cache_apart(path: Path) -> None:
+    """As :func:`flush_cache`, by a program: who waits for the flush of a disk that hangs cannot be
+    ended, and whoever began this can.
+    """
+    with open_shared(path, direct=False):  # what fails of that is told as ever
+        try:
+            run("sync", "--data", "--", str(path), timeout_seconds=_FLUSH_SECONDS, reap_seconds=0)
+        except ProgramError as error:
+            raise OperatingSystemError(f"cannot flush {path}: {error}") from error
 
 
 def holders(devno: int, sysfs: Sysfs = SYSFS) -> list[str]:

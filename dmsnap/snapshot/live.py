@@ -240,7 +240,7 @@ def make_durable(volume: Volume) -> None:
     A freeze flushes the file system's device; without one, a suspend flushes no cache of the disk.
     What the disk then loses under a host that lives on is on the replica, and has no mark.
     """
-    blockdev.flush_cache(stack.backing(volume).path)
+    blockdev.flush_cache_apart(stack.backing(volume).path)
 
 
 def _is_snapshot(name: str) -> bool:

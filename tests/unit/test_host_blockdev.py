@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dmsnap.errors import BusyError, ProgramError
+from dmsnap.errors import BusyError, NotFoundError, OperatingSystemError, ProgramError
 from dmsnap.host import blockdev, udev
 from dmsnap.host.blockdev import BlockDevice
 
@@ -85,3 +85,21 @@ def test_who_is_not_seen_is_waited_for(
     with blockdev.open_exclusive(tmp_path / "disk", write=False):
         pass
     assert len(settled) == 2
+
+
+def test_a_flush_by_a_program_fails_as_one_of_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "disk.img"
+    with pytest.raises(NotFoundError):
+        blockdev.flush_cache_apart(path)
+    path.write_bytes(bytes(4096))
+    blockdev.flush_cache_apart(path)
+
+    def failing(*argv: str, **_options: object) -> None:
+        assert argv[-1] == str(path)
+        raise ProgramError("Input/output error")
+
+    monkeypatch.setattr(blockdev, "run", failing)
+    with pytest.raises(OperatingSystemError, match=r"flush .*disk\.img: Input/output error"):
+        blockdev.flush_cache_apart(path)
