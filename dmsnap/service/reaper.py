@@ -384,6 +384,7 @@ def remove_temporary_points(session: Session, volume: Volume) -> None:
                 log.warning("a point of %s is left as it is: %s", volume.name, error)
                 continue
             is_on_replica = False  # half a first copy has no label yet
+        require_no_chunk_stuck(session, volume)
         if is_on_replica:
             session.settle_on_replica(volume, point)
         else:
@@ -396,9 +397,16 @@ def remove_stray_snapshots(session: Session, volume: Volume) -> None:
     for area in session.catalogue.areas(volume.id, AreaRole.COW):
         if area.id not in known:
             if area.point_id is not None:
+                require_no_chunk_stuck(session, volume)
                 live.remove(volume, area.point_id)
             session.require_store(volume)
             session.release_area(volume, area)
+
+
+def require_no_chunk_stuck(session: Session, volume: Volume) -> None:
+    """Of a trial or a promoted volume that is not known: its live points are of another origin."""
+    if volume.state is VolumeState.PROTECTED:
+        primary.require_no_chunk_stuck(volume, session.configuration.primary_wait_seconds)
 
 
 def remove_stray_overlays(session: Session, volume: Volume) -> None:

@@ -1,6 +1,7 @@
 """Points that a command took for itself, and was cut off: what the replica has of them stays."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,16 +13,17 @@ from dmsnap.catalogue import jobs, past
 from dmsnap.catalogue.clock import now_ns
 from dmsnap.catalogue.model import Job, PlaceKind, Volume, VolumeState
 from dmsnap.catalogue.store import Catalogue
-from dmsnap.errors import NotFoundError
+from dmsnap.errors import DeadlineError, NotFoundError
+from dmsnap.host import counting
 from dmsnap.recovery import replica
 from dmsnap.service import reaper
 from dmsnap.service.configuration.configuration import Configuration
 from dmsnap.service.health import boot
 from dmsnap.service.replicas import attach
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import handover
+from dmsnap.service.swaps import handover, primary
 from dmsnap.service.volumes import first_copy
-from dmsnap.snapshot import live
+from dmsnap.snapshot import live, stack
 
 PROTECTED = replace(a_volume(), state=VolumeState.PROTECTED)
 PROMOTED = replace(
@@ -35,6 +37,7 @@ TAKEN = replace(a_point(PROTECTED), temporary=True, area_id=None, invalid_reason
 @pytest.fixture
 def session(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Session:
     monkeypatch.setattr(live, "remove", lambda *_: None)
+    monkeypatch.setattr(stack, "find", lambda _device: None)
     monkeypatch.setattr(boot, "hide", lambda *_: None)
     return Session(Configuration(), catalogue)
 
@@ -73,6 +76,43 @@ def test_what_did_not_come_to_the_replica_goes(
 ) -> None:
     recorded(session, PROTECTED)
     labelled(monkeypatch, LabelState.CONSISTENT, uuid4())
+    reaper.remove_temporary_points(session, PROTECTED)
+    assert session.catalogue.points(PROTECTED.id) == []
+
+
+def under_way(monkeypatch: pytest.MonkeyPatch, requests: int, *, counted: bool = True) -> None:
+    """What the origin has been given and not completed."""
+    monkeypatch.setattr(stack, "find", lambda _device: SimpleNamespace(devno=1))
+    monkeypatch.setattr(primary, "SYSFS", SimpleNamespace(in_flight=lambda _devno: requests))
+    monkeypatch.setattr(counting, "is_counted", lambda _devno: counted)
+
+
+@pytest.mark.parametrize(("requests", "counted"), [(3, True), (0, False)])
+def test_a_point_stays_that_the_kernel_could_not_let_go(
+    session: Session, monkeypatch: pytest.MonkeyPatch, requests: int, counted: bool
+) -> None:
+    """Its removal would wait for the primary, and hold the volume as long as that hangs."""
+    recorded(session, PROTECTED)
+    labelled(monkeypatch, LabelState.CONSISTENT, uuid4())
+    under_way(monkeypatch, requests, counted=counted)
+    monkeypatch.setattr(primary, "is_read", lambda *_: False)
+    monkeypatch.setattr(live, "remove", lambda *_: pytest.fail("it is removed"))
+    with pytest.raises(DeadlineError, match=r"does not answer.*waits for it"):
+        reaper.remove_temporary_points(session, PROTECTED)
+    assert session.catalogue.points(PROTECTED.id) == [TAKEN]
+    monkeypatch.setattr(primary, "is_read", lambda *_: True)
+    monkeypatch.setattr(live, "remove", lambda *_: None)
+    reaper.remove_temporary_points(session, PROTECTED)
+    assert session.catalogue.points(PROTECTED.id) == []
+
+
+def test_where_nothing_waits_the_primary_is_not_asked(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded(session, PROTECTED)
+    labelled(monkeypatch, LabelState.CONSISTENT, uuid4())
+    under_way(monkeypatch, 0)
+    monkeypatch.setattr(primary, "is_read", lambda *_: pytest.fail("it is asked"))
     reaper.remove_temporary_points(session, PROTECTED)
     assert session.catalogue.points(PROTECTED.id) == []
 

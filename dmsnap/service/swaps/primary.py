@@ -9,7 +9,7 @@ import logging
 
 from dmsnap.catalogue.model import Area, Volume
 from dmsnap.errors import DeadlineError, DmsnapError, OperatingSystemError
-from dmsnap.host import mountinfo, reach
+from dmsnap.host import counting, mountinfo, reach
 from dmsnap.host.dm import device as dm
 from dmsnap.host.dm import failing
 from dmsnap.host.sysfs import SYSFS
@@ -31,15 +31,20 @@ def answers(volume: Volume, patience_seconds: float) -> bool:
 
     Read past the front first: what then hangs is not counted among what the front waits for.
     """
-    try:
-        if not _reads(volume, patience_seconds):
-            return False
-    except DmsnapError as error:
-        log.warning("%s", error)
+    if not is_read(volume, patience_seconds):
         return False
     devno = stack.require(stack.front(volume)).devno
     places = [entry.mount_point for entry in mountinfo.mounts_of(devno)[:1]]
     return all(reach.flushes(place, devno, patience_seconds) for place in places)
+
+
+def is_read(volume: Volume, patience_seconds: float) -> bool:
+    """Whether the primary completes a read past the front, in which others may hang."""
+    try:
+        return _reads(volume, patience_seconds)
+    except DmsnapError as error:
+        log.warning("%s", error)
+        return False
 
 
 def _reads(volume: Volume, patience_seconds: float) -> bool:
@@ -57,15 +62,32 @@ def require_answer(volume: Volume, patience_seconds: float, *, hint: str) -> Non
     And the error that says so when it is a LUN that is lost, or another one by now.
     """
     try:
-        is_read = _reads(volume, patience_seconds)
+        is_there = _reads(volume, patience_seconds)
     except DmsnapError as error:
         error.hint = hint
         raise
-    if not is_read:
+    if not is_there:
         raise DeadlineError(
             f"{volume.backing} does not answer within {patience_seconds:g} s: who used it would "
             f"hang",
             hint=hint,
+            device=volume.backing,
+        )
+
+
+def require_no_chunk_stuck(volume: Volume, patience_seconds: float) -> None:
+    """Raise :class:`DeadlineError` where the removal of a live point may wait for the primary.
+
+    The kernel waits in it, where no signal reaches it, for the chunks that are on their way to the
+    point's store (drivers/md/dm-snap.c, snapshot_dtr): the writes for which they are copied are
+    under way in the origin.
+    """
+    info = stack.find(stack.origin(volume))
+    if info is None or (counting.is_counted(info.devno) and not SYSFS.in_flight(info.devno)):
+        return
+    if not is_read(volume, patience_seconds):
+        raise DeadlineError(
+            f"{volume.backing} does not answer, and what was written to {volume.name} waits for it",
             device=volume.backing,
         )
 
@@ -88,13 +110,14 @@ def fail(volume: Volume, patience_seconds: float, *, below: bool) -> None:
         failing.fail(front.name, min(patience_seconds, 1.0) if below else patience_seconds)
     except DeadlineError as error:
         if not below or hanging is None:
-            error.hint = _what_to_do(volume, hanging)
+            error.hint = what_to_do(volume, hanging)
             raise
         with failing.failing(hanging):
             failing.fail(front.name, patience_seconds)
 
 
-def _what_to_do(volume: Volume, hanging: str | None) -> str:
+def what_to_do(volume: Volume, hanging: str | None) -> str:
+    """About requests that hang: ``hanging`` is the suspended device that holds them back."""
     if hanging is not None:
         return (
             f"{hanging} is suspended: dmsetup resume {hanging}, or give --fail-primary to fail "
