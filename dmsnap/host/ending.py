@@ -57,18 +57,50 @@ def terminate(pid: int, is_meant: Callable[[], bool], wait_seconds: float) -> No
 
     ``is_meant`` is asked once the process is held. Raises :class:`DeadlineError` when it lives on.
     """
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        if not is_meant():
+    with _held_one(pid) as pidfd:
+        if pidfd is None or not is_meant():
             return
         _send(pidfd, signal.SIGTERM)
         if not _all_ended([pidfd], wait_seconds):
             raise DeadlineError(
                 f"process {pid} was asked to end and has not within {wait_seconds:g} s", pid=pid
             )
+
+
+def force(
+    pid: int, is_meant: Callable[[], bool], grace_seconds: float, wait_seconds: float
+) -> None:
+    """As :func:`terminate`, and after the grace SIGKILL.
+
+    ``is_meant`` is asked before each of the two: who is through by then is left alone. Raises
+    :class:`DeadlineError` when it lives on: it waits in the kernel where no signal reaches it.
+    """
+    with _held_one(pid) as pidfd:
+        if pidfd is None:
+            return
+        for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, wait_seconds)):
+            if not is_meant():
+                return
+            _send(pidfd, number)
+            if _all_ended([pidfd], seconds):
+                return
+    raise DeadlineError(
+        f"process {pid} was killed, and waits in the kernel, where it has not ended within "
+        f"{wait_seconds:g} s",
+        pid=pid,
+    )
+
+
+@contextmanager
+def _held_one(pid: int) -> Iterator[int | None]:
+    """A pidfd; None for a process that has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield pidfd
     finally:
         os.close(pidfd)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dmsnap.errors import LockedError
 from dmsnap.host.descriptor import opened
+from dmsnap.host.mountinfo import PROC
 from dmsnap.host.run import run
 from dmsnap.host.system_call import system_call
 
@@ -173,6 +174,30 @@ def is_held_by(directory: Path, name: str, pid: int) -> bool:
     path = directory / f"{name}.lock"
     holder = read_holder(path)
     return holder is not None and holder.pid == pid and _is_held(path)
+
+
+def has_lock(directory: Path, name: str, pid: int, *, proc: Path = PROC) -> bool:
+    """Whether the kernel says that a process has the lock of the volume ``name`` (proc(5),
+    fdinfo), whatever is written in it: that may be somebody's who is gone, and whose number another
+    process has by now. Waits for nobody, nor for what else the process has open.
+    """
+    path, process = (directory / f"{name}.lock").resolve(), proc / str(pid)
+    try:
+        descriptors = [link.name for link in (process / "fd").iterdir()]
+    except OSError:  # it has ended
+        return False
+    return any(_is_locked_by(process, descriptor, path) for descriptor in descriptors)
+
+
+def _is_locked_by(process: Path, descriptor: str, path: Path) -> bool:
+    """Who only waits for a lock has none in the list."""
+    try:
+        if (process / "fd" / descriptor).readlink() != path:
+            return False
+        lines = (process / "fdinfo" / descriptor).read_text().splitlines()
+    except OSError:  # it was closed meanwhile
+        return False
+    return any(line.startswith("lock:") and "FLOCK" in line for line in lines)
 
 
 def _is_held(path: Path) -> bool:

@@ -18,7 +18,7 @@ from dmsnap.errors import (
     OperatingSystemError,
 )
 from dmsnap.host import placeholder, private_directory
-from dmsnap.host.locks import holder_of, is_held_by, volume_lock
+from dmsnap.host.locks import Holder, has_lock, holder_of, is_held_by, read_holder, volume_lock
 from dmsnap.host.signals import interruptible
 from dmsnap.host.signature import Signature
 from dmsnap.recovery import history, replica
@@ -90,6 +90,12 @@ class Session:
     def is_held_by(self, name: str, pid: int) -> bool:
         """Whether that process works on a volume now."""
         return is_held_by(self.configuration.run_directory / "locks", name, pid)
+
+    def holder(self, name: str) -> Holder | None:
+        """Who holds a volume now, where the kernel says the same: one that may be ended for it."""
+        directory = self.configuration.run_directory / "locks"
+        found = read_holder(directory / f"{name}.lock")
+        return found if found and has_lock(directory, name, found.pid) else None
 
     # the volume's store
 

@@ -109,3 +109,30 @@ def test_one_that_lives_on_is_named(start: Start) -> None:
     child = start("trap '' TERM")
     with pytest.raises(DeadlineError, match=f"process {child.pid} was asked to end"):
         ending.terminate(child.pid, lambda: True, 0.2)
+
+
+def test_sigterm_is_given_its_time_and_then_comes_sigkill(start: Start) -> None:
+    polite, deaf = start("true"), start("trap '' TERM")
+    ending.force(polite.pid, lambda: True, 60, 60)
+    assert polite.wait() == -signal.SIGTERM
+    ending.force(deaf.pid, lambda: True, 0.2, 60)
+    assert deaf.wait() == -signal.SIGKILL
+    ending.force(deaf.pid, lambda: True, 60, 60)  # gone, which is as well
+
+
+def test_who_is_through_before_sigkill_is_left_alone(start: Start) -> None:
+    for answers in ([False], [True, False]):
+        deaf = start("trap '' TERM")
+        ending.force(deaf.pid, lambda: answers.pop(0), 0.2, 60)  # noqa: B023
+        assert answers == []
+        assert deaf.poll() is None
+
+
+def test_one_that_not_even_sigkill_ends_is_named(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that waits in the kernel, where no signal reaches it."""
+    child = start("true")
+    monkeypatch.setattr(ending, "_send", lambda *_: None)
+    with pytest.raises(DeadlineError, match=f"process {child.pid} was killed, and waits"):
+        ending.force(child.pid, lambda: True, 0.1, 0.1)

@@ -30,7 +30,12 @@ START = Command(
             default=True,
             help="Write to an overlay, so that revert can drop it: the default.",
         ),
-        KILL,
+        click.Option(
+            ["--kill"],
+            is_flag=True,
+            help="End the processes that have files of the volume open, and a copy of it that is "
+            "under way: SIGTERM, later SIGKILL.",
+        ),
         click.Option(
             ["--fail-primary"],
             is_flag=True,

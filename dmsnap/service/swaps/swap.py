@@ -20,7 +20,7 @@ from dmsnap.service.luns.luns import Wanted
 from dmsnap.service.points.point import find
 from dmsnap.service.reaper import held
 from dmsnap.service.session import Session
-from dmsnap.service.swaps import completion, owed_record, primary, trial
+from dmsnap.service.swaps import completion, holder, owed_record, primary, trial
 from dmsnap.service.swaps.occupants import Occupants, users_of
 from dmsnap.service.swaps.revert import Revert
 from dmsnap.service.swaps.source import choose, repair, require_not_wrong
@@ -279,11 +279,17 @@ def swap(
 ) -> SwapResult | Plan:
     """Put the newest or the chosen point of the recovery volume under the front, in trial.
 
-    ``kill`` ends the processes that keep the volume busy. ``fail_primary`` fails what a suspended
-    device below it holds back, which can be had in no other way. ``force`` takes a point that a
-    verification found wrong.
+    ``kill`` ends the processes that keep the volume busy, and a copy of it that is under way; one
+    whose primary hangs is ended without. ``fail_primary`` fails what a suspended device below it
+    holds back, which can be had in no other way. ``force`` takes a point that a verification found
+    wrong.
     """
-    with held(session, name, needed_luns(session, name, to)) as volume:
+    luns = needed_luns(session, name, to)
+    if dry_run:
+        holding = held(session, name, luns)
+    else:
+        holding = holder.held(session, name, luns, kill=kill, fail_primary=fail_primary)
+    with holding as volume:
         wanted = find(session, to, [name]).id if to else None
         putting = Trial(session, volume, wanted, kill=kill, fail_primary=fail_primary, force=force)
         plan = putting.plan()

@@ -20,7 +20,7 @@ class FaultyDisk:
     """A dm device over a loop device, whose parts can be made to fail.
 
     ``error_writes``: writes fail. ``drop_writes``: they succeed and are forgotten. ``error``: all
-    I/O fails. ``hold_reads``: reads wait, until the next ``load``.
+    I/O fails. ``hold_reads``: reads wait, until the next ``load``; ``hold_flushes``: flushes do.
     """
 
     lab: Lab
@@ -63,6 +63,9 @@ class FaultyDisk:
         if kind == "hold_reads":
             place = f"{self.loop} {start}"
             return f"{start} {sectors} delay {place} {FOREVER_MS} {place} 0"
+        if kind == "hold_flushes":
+            place = f"{self.loop} {start}"
+            return f"{start} {sectors} delay {place} 0 {place} 0 {place} {FOREVER_MS}"
         return f"{start} {sectors} flakey {self.loop} {start} 0 3600 1 {kind}"
 
     def load(self, *faults: tuple[Range, str]) -> None:
