@@ -14,7 +14,6 @@ from dmsnap.host.dm.device import DmInfo
 from dmsnap.host.dm.target import Linear, Table, format_table, past_era
 from dmsnap.host.mountinfo import mounts_of
 
-COOKIE_DEADLINE_SECONDS = 10.0
 SUSPENDING = {True: WindowAction.SUSPEND, False: WindowAction.SUSPEND_NO_FREEZE}
 
 
@@ -78,7 +77,7 @@ def exchange(
             done = times.steps[-1]
             if done.event_nr and not done.uevent_generated:
                 cookie.complete_one()
-            cookie.wait(COOKIE_DEADLINE_SECONDS)
+            cookie.wait(dm.UDEV_SECONDS)
     except BaseException as error:
         with dm.noted(error, f"resuming {device.name}"):
             put_back()

@@ -24,7 +24,6 @@ from dmsnap.units import MIB, PAGE_BYTES, align_up
 
 log = logging.getLogger(__name__)
 
-COOKIE_DEADLINE_SECONDS = 10.0
 MIN_COW_BYTES = 16 * MIB
 
 
@@ -115,7 +114,7 @@ def take(
         for step in times.steps:
             if step.event_nr and not step.uevent_generated:
                 cookie.complete_one()
-        cookie.wait(COOKIE_DEADLINE_SECONDS)
+        cookie.wait(dm.UDEV_SECONDS)
     for item in prepared:
         dm.make_nodes(stack.live_point(item.volume, item.point_id).name)
         layers.require(item.volume)

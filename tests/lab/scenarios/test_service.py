@@ -63,7 +63,7 @@ def eventually(is_so: Callable[[], object], what: str, seconds: float = WAIT_SEC
     ends = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < ends, f"not within {seconds} s: {what}\n" + "\n".join(journal())
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 def test_started_and_stopped(lab: Lab, service: None) -> None:
@@ -247,7 +247,7 @@ def test_a_timer_fires(lab: Lab, policies: Callable[[str], None]) -> None:
     """Two volumes, one of them in two sub-clients; then the policy goes, and its timer with it."""
     one, two = Bench(lab), Bench(lab)
     text = (
-        '[policy.often]\nschedule = "*:*:0/5"\nspread = "0s"\naudit = "none"\n'
+        '[policy.often]\nschedule = "*:*:0/10"\nspread = "0s"\naudit = "none"\n'
         f'[subclient.a]\nvolumes = ["{one.name}"]\npolicy = "often"\n'
         f'[subclient.b]\nvolumes = ["{one.name}", "{two.name}"]\npolicy = "often"\n'
     )
@@ -258,14 +258,8 @@ def test_a_timer_fires(lab: Lab, policies: Callable[[str], None]) -> None:
     policies(text)
     assert shown("ActiveState", change["unit"]) == "active"
     assert run("systemctl", "is-enabled", change["unit"]).strip() == "enabled"
-    eventually(
-        lambda: (
-            {"sync", "point create"} <= {each["operation"] for each in done_jobs()}
-            and len([each for each in done_jobs() if each["operation"] == "sync"]) >= 2
-        ),
-        "points and copies by the timer",
-    )
-    policies(text.replace("often", "other").replace("*:*:0/5", "yearly"))
+    eventually(points_and_copies, "points and copies by the timer")
+    policies(text.replace("often", "other").replace("*:*:0/10", "yearly"))
     (left,) = TIMERS.glob("dmsnap-policy@*.timer")
     assert left.name == "dmsnap-policy@other.timer"
     assert shown("LoadState", "dmsnap-policy@often.timer") == "not-found"
@@ -278,7 +272,7 @@ def test_a_timer_fires(lab: Lab, policies: Callable[[str], None]) -> None:
         assert live_points(bench.name)
     # What is due only in other hours has a timer in memory.
     copied = (
-        text.replace('"*:*:0/5"', '"yearly"') + f'[policy.often.copy]\nhours = "{far_hours()}"\n'
+        text.replace('"*:*:0/10"', '"yearly"') + f'[policy.often.copy]\nhours = "{far_hours()}"\n'
     )
     policies(copied)
     first, second = dmsnap("run", "often")
@@ -338,6 +332,13 @@ def live_points(name: str) -> list[str]:
         for point in dmsnap("point", "list", name)
         if any(place["kind"] == "live" for place in point["places"])
     ]
+
+
+def points_and_copies() -> bool:
+    """Asked at leisure: the guest has one processor, and the timer's runs are to get on."""
+    time.sleep(2)
+    operations = [each["operation"] for each in done_jobs()]
+    return "point create" in operations and operations.count("sync") >= 2
 
 
 def done_jobs() -> list[dict[str, Any]]:

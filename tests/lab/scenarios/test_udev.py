@@ -211,7 +211,7 @@ def test_udev_that_is_busy(lab: Lab) -> None:
     """Devices that come and go meanwhile hold ours open for a moment: removing waits for udev."""
     name, _, _, mount_point, uuid = volume(lab)
     trigger = subprocess.Popen(
-        ["sh", "-c", "while sleep 1; do udevadm trigger --action=change -s block; done"]
+        ["sh", "-c", "while sleep 2; do udevadm trigger --action=change -s block; done"]
     )
     try:
         for number in range(3):
