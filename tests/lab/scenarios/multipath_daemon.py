@@ -63,6 +63,12 @@ def maps() -> dict[str, list[str]]:
     return found
 
 
+def partitions() -> list[str]:
+    """The UUIDs of what kpartx has made of maps."""
+    uuids = [path.read_text().strip() for path in Path("/sys/block").glob("dm-*/dm/uuid")]
+    return [uuid for uuid in uuids if uuid.startswith("part")]
+
+
 def map_of(paths: int) -> str:
     """The node of the one map, as soon as it has so many paths, and udev has its links."""
     until(
