@@ -60,6 +60,11 @@ class Session:
     def __exit__(self, *exception: object) -> None:
         self.catalogue.__exit__(*exception)
 
+    @property
+    def _locks(self) -> Path:
+        """The directory of the volumes' locks."""
+        return self.configuration.run_directory / "locks"
+
     @contextmanager
     def locked(self, names: Sequence[str], *, at_boot: bool = False) -> Iterator[None]:
         """Hold the locks of volumes, taken in one order by everybody.
@@ -69,11 +74,10 @@ class Session:
         placeholder is left where a volume was not mounted again. With ``at_boot`` the backup is put
         off: the mounts of the boot wait, and it may be that the recovery volume hangs.
         """
-        directory = self.configuration.run_directory / "locks"
         with interruptible(), ExitStack() as stack:
             for name in sorted(set(names)):
                 stack.enter_context(
-                    volume_lock(directory, name, self.configuration.lock_wait_seconds)
+                    volume_lock(self._locks, name, self.configuration.lock_wait_seconds)
                 )
             if at_boot:
                 run_directory = self.configuration.run_directory
@@ -85,17 +89,16 @@ class Session:
 
     def running(self, name: str) -> str | None:
         """The command that works on a volume now; None: there is none."""
-        return holder_of(self.configuration.run_directory / "locks", name)
+        return holder_of(self._locks, name)
 
     def is_held_by(self, name: str, pid: int) -> bool:
         """Whether that process works on a volume now."""
-        return is_held_by(self.configuration.run_directory / "locks", name, pid)
+        return is_held_by(self._locks, name, pid)
 
     def holder(self, name: str) -> Holder | None:
         """Who holds a volume now, where the kernel says the same: one that may be ended for it."""
-        directory = self.configuration.run_directory / "locks"
-        found = read_holder(directory / f"{name}.lock")
-        return found if found and has_lock(directory, name, found.pid) else None
+        found = read_holder(self._locks / f"{name}.lock")
+        return found if found and has_lock(self._locks, name, found.pid) else None
 
     # the volume's store
 

@@ -232,7 +232,7 @@ def test_a_whole_disks_copy_leaves_nothing(by_one: None, target: LunTarget, lab:
     dmsnap("unprotect", name, "--forget")
     until(lambda: disks() == [], "the disk is gone")
     assert multipath_daemon.partitions() == []
-    # Where udev looks at it when its last path goes, it stays: multipathd tries no second time.
+    # multipathd may keep a map when its last path has gone; why is not known.
     assert not any(multipath_daemon.maps().values())
     assert lun_target.sessions() == {}
     assert lun_target.records() == []
