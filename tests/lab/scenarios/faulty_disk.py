@@ -101,6 +101,15 @@ class FaultyDisk:
         run("dmsetup", "load", self.name, "--table", table)
         run("dmsetup", "resume", self.name)
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """All I/O is held back within the block, where that can be failed."""
+        run("dmsetup", "suspend", "--noflush", "--nolockfs", self.name)
+        try:
+            yield
+        finally:
+            run("dmsetup", "resume", self.name)
+
     def close(self) -> None:
         if self.device.exists():
             self.unplug()

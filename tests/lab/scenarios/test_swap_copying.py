@@ -115,16 +115,6 @@ def copying(volume: Copied, *words: str, at: str) -> Iterator[Process]:
 
 
 @contextmanager
-def suspending(disk: FaultyDisk) -> Iterator[None]:
-    """All I/O of the disk is held back, where that can be failed."""
-    run("dmsetup", "suspend", "--noflush", "--nolockfs", disk.name)
-    try:
-        yield
-    finally:
-        run("dmsetup", "resume", disk.name)
-
-
-@contextmanager
 def holding(disk: FaultyDisk) -> Iterator[None]:
     """All reads are under way, at a disk that cannot be failed."""
     disk.load(((0, disk.size_bytes), "hold_reads"))
@@ -201,7 +191,7 @@ def test_a_copy_whose_primary_is_suspended(lab: Lab, operation: str) -> None:
         with (
             configured(*PATIENCE, BY_ITSELF, policy),
             copying(volume, *words, at=at) as process,
-            suspending(volume.primary),
+            volume.primary.suspended(),
         ):
             until(volume.waits_for_disk, "the copy waits for the disk")
             swapped(volume, "--fail-primary")
@@ -239,7 +229,7 @@ def test_a_point_that_waits_for_its_primary(lab: Lab) -> None:
     """What is dirty is written out before its window, where nothing but the disk ends it."""
     with copied(lab) as volume:
         (volume.mount_point / "file").write_text("three")
-        with configured(*PATIENCE, BY_ITSELF), suspending(volume.primary):
+        with configured(*PATIENCE, BY_ITSELF), volume.primary.suspended():
             process = dmsnap_process("point", "create", volume.name)
             until(lambda: requests_under_way(volume.name), "the front waits for the disk")
             swapped(volume, "--fail-primary")

@@ -63,12 +63,9 @@ def hanging(disk: FaultyDisk) -> Iterator[None]:
 
     dmsnap waits as long for it as what does not hang may take on a machine that is busy.
     """
-    with configured("primary_wait_seconds = 3", "boot_wait_seconds = 3"):
-        run("dmsetup", "suspend", "--noflush", "--nolockfs", disk.name)
-        try:
-            yield
-        finally:
-            run("dmsetup", "resume", disk.name)
+    settings = ("primary_wait_seconds = 3", "boot_wait_seconds = 3")
+    with configured(*settings), disk.suspended():
+        yield
 
 
 def overwrite(path: Path, text: str) -> None:
