@@ -111,7 +111,7 @@ test: ## install what is missing, then every check and test
 	nice tests/lab/prepare >build/prepare.log 2>&1 & prepare=$$!; \
 		tests=0; for each in test-unit test-native "fuzz SECONDS=20"; do $(MAKE) $$each || { tests=$$?; break; }; done; \
 		wait $$prepare || cat build/prepare.log; exit $$tests
-	chrt --idle 0 $(MAKE) lint >build/lint.log 2>&1 & lint=$$!; \
+	.ci/in-what-is-left $(MAKE) lint >build/lint.log 2>&1 & lint=$$!; \
 		lab=0; $(MAKE) test-lab || lab=$$?; \
 		wait $$lint || { cat build/lint.log; echo "lint failed"; exit 1; }; \
 		echo "lint passed"; exit $$lab
