@@ -91,8 +91,8 @@ def test_all_steps_of_an_operation_are_kept(results: Path) -> None:
     some = replace(table("resize", "dddd", ("record", "done", "done")), others=1)
     assert some.planned is None, "what the other is called was not kept"
     page.keep(results, replace(some, steps=("record", "grow")))
-    assert page.kept(results, NAMES)["resize"].planned == {"record", "grow"}
-    assert page.kept(results, NAMES)["swap"].planned == {"mount", "record"}
+    assert page.kept(results, NAMES)["resize"].planned == frozenset({"record", "grow"})
+    assert page.kept(results, NAMES)["swap"].planned == frozenset({"mount", "record"})
 
 
 # What the recovery volume's label was spoiled by before the operation, which mends it first.
