@@ -88,7 +88,7 @@ test-native: ## tests of the C core under ASan and UBSan, and its threads under 
 test-lab: ## scenarios on real kernels, in virtual machines
 	tests/lab/run-all $(if $(KERNEL),--kernel $(KERNEL))
 
-test-exhaustive: build ## a million points; signals and kills at every step of everything, in the lab (hours)
+test-exhaustive: build ## a million points; signals and kills at every step of everything, 200 kills in the window, in the lab (hours)
 	$(BIN)/pytest -q -m exhaustive tests/unit
 	tests/lab/run-all --all
 	tests/lab/run-all --kernel uml12
