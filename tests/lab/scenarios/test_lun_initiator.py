@@ -255,7 +255,9 @@ def test_chap(lab: Lab) -> None:
             "protect", primary, "--name", "secretive", "--recovery", target.url(1),
             "--store", lab.store(),
         )  # fmt: skip
+        before, content = world(lab, primary), sha256(image_of(target))
         assert "CHAP" in refused(ExitCode.NOT_PERMITTED, *protect)
+        assert world(lab, primary) == before
         for secret, mode, code in (
             ("another-one-of-them", 0o600, ExitCode.NOT_PERMITTED),
             (SECRET, 0o640, ExitCode.CONFIGURATION),
@@ -267,6 +269,11 @@ def test_chap(lab: Lab) -> None:
             traced = dmsnap_process(*protect, "--debug")
             assert secret not in "".join(traced.communicate(timeout=600))
             assert traced.returncode == code
+            assert lun_target.sessions() == {}
+            assert lun_target.records() == []
+            assert not list(Path("/var/lib/dmsnap/sessions").glob("*"))
+            assert world(lab, primary) == before
+        assert sha256(image_of(target)) == content
         write_secrets(target, SECRET, 0o600)
         volume = OnLun(lab, target)
         volume.check_equal()
