@@ -193,13 +193,16 @@ def whole_root(entry: Mount) -> str:
     return found if entry.fs_type == "btrfs" else "/"
 
 
-def mount_options(entry: Mount) -> list[str]:
+def mount_options(entry: Mount, *, asked: bool = False) -> list[str]:
     """An option list for ``mount -o`` that makes the same mount of the same file system again.
 
     The flags of the mount come first, then the file system's. ``ro`` of either makes it read-only;
     of the options kept in utab (``x-systemd…``, ``_netdev``) the kernel knows nothing.
+
+    ``asked``: as it was mounted by somebody, for another device in its place. mount(8) has both
+    read-only; after an error the kernel has the file system alone (ext4_handle_error).
     """
-    access = "ro" if entry.read_only else "rw"
+    access = "ro" if (("ro" in entry.options) if asked else entry.read_only) else "rw"
     # The kernel's default is relatime: a mount that shows neither was made with strictatime.
     atime = [] if {"noatime", "relatime"} & set(entry.options) else ["strictatime"]
     rest = [*entry.options, *entry.super_options]

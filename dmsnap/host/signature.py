@@ -1,13 +1,21 @@
 """What is on a device: blkid's low-level probe, past every cache. Root, or read access."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmsnap.host.blockdev import open_shared
 from dmsnap.host.run import run
+from dmsnap.host.system_call import system_call
+from dmsnap.units import MIB
 
 NOTHING_FOUND = 2
 AMBIVALENT = 8
+
+# Where libblkid looks: RAID and GPT have something at the end, VMFS and UDF up to 2 MiB.
+START_BYTES = 4 * MIB
+END_BYTES = MIB
 
 _ESCAPED = re.compile(r"\\(.)")
 
@@ -39,14 +47,27 @@ class Signature:
 def probe(path: Path) -> Signature | None:
     """The signature on a device or an image file; None when there is none that is known.
 
-    Raises ``ProgramError`` when it cannot be read.
+    ``OperatingSystemError`` when it cannot be read: it may hold anything then.
     """
     completed = run(
         "blkid", "-p", "-o", "export", "--", str(path), expected=(0, NOTHING_FOUND, AMBIVALENT)
     )
     if completed.returncode == AMBIVALENT:
         return Signature(ambivalent=True)
-    return parse_export(completed.text)
+    found = parse_export(completed.text)
+    if found is None:
+        require_readable(path)
+    return found
+
+
+def require_readable(path: Path) -> None:
+    """Raise where signatures lie and cannot be read: blkid tells of an empty device the same."""
+    with open_shared(path, direct=False) as fd, system_call(f"read what is on {path}"):
+        size_bytes = os.lseek(fd, 0, os.SEEK_END)
+        for begin, end in ((0, START_BYTES), (max(0, size_bytes - END_BYTES), size_bytes)):
+            position = begin
+            while position < end and (piece := os.pread(fd, min(MIB, end - position), position)):
+                position += len(piece)
 
 
 def wipe(path: Path) -> None:

@@ -53,18 +53,6 @@ def test_what_is_run_again_leaves_the_others(results: Path) -> None:
     assert "2 failures" not in page.page(results, NAMES)
 
 
-def test_scenarios_have_files_of_their_own() -> None:
-    paths = {page.path_of(RESULTS, scenario.name) for scenario in SCENARIOS}
-    assert len(paths) == len(SCENARIOS)
-    assert paths.issuperset(RESULTS.glob("*")), "results of what is no scenario"
-
-
-def test_what_is_kept_can_be_read() -> None:
-    tables = page.kept(RESULTS, [scenario.name for scenario in SCENARIOS])
-    assert tables
-    assert all(found.name == name and found.rows for name, found in tables.items())
-
-
 def seen(state: str, **points: str) -> Seen:
     """A volume in a state, and points by what they show."""
     return Seen({"state": state, "contents": []}, points)
@@ -97,6 +85,14 @@ def test_what_is_spoiled_is_no_outcome(found: Seen) -> None:
 def test_a_step_of_which_other_tables_tell_is_counted(results: Path) -> None:
     page.keep(results, replace(table("resize", "dddd", ("record", "done", "done")), others=3))
     assert "its 3 other steps are in other tables" in page.page(results, NAMES)
+
+
+def test_all_steps_of_an_operation_are_kept(results: Path) -> None:
+    some = replace(table("resize", "dddd", ("record", "done", "done")), others=1)
+    assert some.planned is None, "what the other is called was not kept"
+    page.keep(results, replace(some, steps=("record", "grow")))
+    assert page.kept(results, NAMES)["resize"].planned == frozenset({"record", "grow"})
+    assert page.kept(results, NAMES)["swap"].planned == frozenset({"mount", "record"})
 
 
 # What the recovery volume's label was spoiled by before the operation, which mends it first.

@@ -36,6 +36,7 @@ RECORDED = r"""21 1 253:1 / / rw,relatime shared:1 - ext4 /dev/mapper/vg-root rw
 45 21 0:44 /@home /home rw,relatime shared:9 - btrfs /dev/loop99 rw,subvolid=257,subvol=/@home
 46 21 253:6 / /mnt/stack rw - ext4 /dev/mapper/vg-below rw
 47 46 253:7 / /mnt/stack rw - ext4 /dev/mapper/vg-above rw
+49 21 253:8 / /srv/failed rw,noatime - ext4 /dev/mapper/vg-failed ro,errors=remount-ro
 48 21 8:1 / /context rw - ext4 /dev/sda1 rw,context="system_u:object_r:tmp_t:s0:c1,c2",nodelalloc
 """
 
@@ -123,11 +124,19 @@ def test_options_in_quotes_are_not_split() -> None:
         (40, ["rw", "noatime", "noquota"]),
         (43, ["ro", "relatime"]),
         (21, ["rw", "relatime", "errors=remount-ro"]),
+        (49, ["ro", "noatime", "errors=remount-ro"]),
         (48, ["rw", "strictatime", 'context="system_u:object_r:tmp_t:s0:c1,c2"', "nodelalloc"]),
     ],
 )
 def test_mount_options(proc: Path, mount_id: int, options: list[str]) -> None:
     assert mount_options(by_id(proc, mount_id)) == options
+
+
+@pytest.mark.parametrize(("mount_id", "access"), [(49, "rw"), (43, "ro"), (40, "rw")])
+def test_what_was_asked_of_a_mount(proc: Path, mount_id: int, access: str) -> None:
+    """An error has the kernel make a file system read-only, and the mount stays what it was."""
+    options = mount_options(by_id(proc, mount_id))
+    assert mount_options(by_id(proc, mount_id), asked=True) == [access, *options[1:]]
 
 
 def test_swaps(proc: Path) -> None:

@@ -1,5 +1,6 @@
 """blkid, LVM and superblocks from recorded texts and images; backing files; the kernel's names."""
 
+import errno
 import os
 import resource
 import struct
@@ -67,8 +68,28 @@ def test_probe_ambivalent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_probe_of_nothing_readable(tmp_path: Path) -> None:
-    """blkid gives 2 for a device that it cannot open, too: the caller has probed it before."""
-    assert signature.probe(tmp_path / "none") is None
+    """blkid gives 2 for a device that it cannot open, or read, as for one that is empty."""
+    with pytest.raises(NotFoundError):
+        signature.probe(tmp_path / "none")
+
+
+@pytest.mark.parametrize("begin", [0, 5 * MIB])
+def test_probe_of_what_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: int
+) -> None:
+    """At its start, or at its end, where signatures of RAID lie."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(6 * MIB))
+    pread = os.pread
+
+    def failing(fd: int, length: int, offset: int) -> bytes:
+        if offset <= begin < offset + length:
+            raise OSError(errno.EIO, "broken")
+        return pread(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    with pytest.raises(OperatingSystemError, match=str(image)):
+        signature.probe(image)
 
 
 VGS = {

@@ -33,6 +33,7 @@ from harness.errors import LabError
 from harness.guest import Guest, Stock, run_directory, write_command
 from harness.jail import PROC, Jail, Mount, tmpfs
 from harness.kernels import KERNELS
+from harness.machine import give_way
 from harness.processor import processor
 from harness.report import Report
 
@@ -422,6 +423,19 @@ def test_guests_beyond_what_is_counted_run_all_the_same(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     with ExitStack() as guests:
         assert [guests.enter_context(processor(tmp_path)) for _ in range(20)] == [0] * 20
+
+
+@pytest.mark.parametrize(("niceness", "group"), [(10, "10\n"), (0, "")])
+def test_a_session_gives_way_as_much_as_who_began_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, niceness: int, group: str
+) -> None:
+    autogroup = tmp_path / "7" / "autogroup"
+    autogroup.parent.mkdir()
+    autogroup.touch()
+    monkeypatch.setattr(os, "getpriority", lambda *_: niceness)
+    give_way(7, tmp_path)
+    assert autogroup.read_text() == group
+    give_way(8, tmp_path)  # of a kernel without them
 
 
 def test_a_plug_is_a_network_device_of_user_mode_linux_alone(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ class Sync:
         """What the point holds: the volume may have been formatted since it was protected."""
         try:
             return signature.probe(dm.node(stack.live_point(self.volume, self.shown.id).name))
-        except ProgramError:
+        except (ProgramError, OperatingSystemError):
             self._require_valid()
             raise
 

@@ -318,8 +318,9 @@ class Failback:
             yield from_fd, to_fd
 
     def _unmount(self) -> None:
+        asked = assembly.as_mounted(self.session, self.volume, asked=True)
         self.volume = assembly.as_mounted(self.session, self.volume)
-        self.after = replace(self.after, mounts=self.volume.mounts)
+        self.after = replace(self.after, mounts=asked.mounts)
         self.session.catalogue.update_volume(self.volume)
         assembly.unmount_front(self.volume, self.session.configuration.unmount_wait_seconds)
         trial.require_unopened(self.volume)

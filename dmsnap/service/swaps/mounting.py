@@ -34,9 +34,10 @@ def parking(run_directory: Path, name: str) -> Path:
     return run_directory / PARKING / name
 
 
-def records(devno: int, parking: Path) -> tuple[MountRecord, ...]:
+def records(devno: int, parking: Path, *, asked: bool = False) -> tuple[MountRecord, ...]:
     """How a device is mounted now, in the order in which to mount it again.
 
+    ``asked``: read-only only what somebody mounted so, for another device in its place.
     :class:`BusyError` for a part of it that was bound from a mount that is gone.
     """
     entries: dict[int, Mount] = {}
@@ -57,7 +58,8 @@ def records(devno: int, parking: Path) -> tuple[MountRecord, ...]:
         else:
             whole = entry.root == mount.whole_root(entry)
             over = len(_foreign(entry.mount_point, entries))
-            found.append(replace(_record(entry, "" if whole else _within(entry, own)), over=over))
+            bound = "" if whole else _within(entry, own)
+            found.append(replace(_record(entry, bound, asked=asked), over=over))
     return tuple(found)
 
 
@@ -80,8 +82,10 @@ def _place(entry: Mount, stacked: int) -> str:
     return f"{digest.hexdigest()}-{stacked}"
 
 
-def _record(entry: Mount, bind_from: str = "", *, inside: bool = False) -> MountRecord:
-    options = entry.options if bind_from else mount.mount_options(entry)
+def _record(
+    entry: Mount, bind_from: str = "", *, inside: bool = False, asked: bool = False
+) -> MountRecord:
+    options = entry.options if bind_from else mount.mount_options(entry, asked=asked)
     return MountRecord(str(entry.mount_point), entry.fs_type, tuple(options), bind_from, inside)
 
 

@@ -129,8 +129,9 @@ class Revert:
         ]
 
     def _unmount(self) -> None:
+        asked = assembly.as_mounted(self.session, self.volume, asked=True)
         self.volume = assembly.as_mounted(self.session, self.volume)
-        self.after = replace(self.after, mounts=self.volume.mounts)
+        self.after = replace(self.after, mounts=asked.mounts)
         self.session.catalogue.update_volume(self.volume)
         self._unmount_again()
         trial.require_unopened(self.volume)

@@ -214,8 +214,9 @@ class Trial:
 
     def _unmount(self) -> None:
         """Who uses a spoiled volume and stays is named in the error."""
+        asked = assembly.as_mounted(self.session, self.before, asked=True)
         self.before = assembly.as_mounted(self.session, self.before)
-        self.volume = replace(self.volume, mounts=self.before.mounts)
+        self.volume = replace(self.volume, mounts=asked.mounts)
         self.session.catalogue.update_volume(self.before)
         self._unmount_front(self.before)
         trial.require_unopened(self.before)

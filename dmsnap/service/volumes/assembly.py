@@ -276,11 +276,14 @@ def unmount_front(volume: Volume, wait_seconds: float) -> None:
         mounting.unmount(info.devno, wait_seconds, volume.mounts, held_as=held_as)
 
 
-def as_mounted(session: Session, volume: Volume) -> Volume:
-    """``volume`` with the mounts that its front has now; with those recorded when it has none."""
+def as_mounted(session: Session, volume: Volume, *, asked: bool = False) -> Volume:
+    """``volume`` with the mounts that its front has now; with those recorded when it has none.
+
+    ``asked``: as they were made by somebody, also where an error has made them read-only since.
+    """
     info = dm.info(uuid=stack.front(volume).uuid)
     if info is None:
         return volume
     place = mounting.parking(session.configuration.run_directory, volume.name)
-    now = mounting.records(info.devno, place)
+    now = mounting.records(info.devno, place, asked=asked)
     return replace(volume, mounts=mounting.merged(now, volume.mounts)) if now else volume

@@ -24,9 +24,9 @@ job left. The file system is written to, checked by e2fsck, a trial reverted, a 
 Where a disk is gone, the volume goes on without it: by a commit and a new recovery volume, or by a revert, and by a sync once the disk is there again.
 Where a trial or its commit was given up, the volume is as it was left when that began, and is protected anew once the disks are there again.
 
-Made by `make crash-matrix`; the steps are those that the journal records, so that a new step is in it by being written. Each table says
-at which revision, when and on which kernel of the lab it was measured: a run of some operations leaves the others as they were, without the
-checks that came later.
+Made by `make crash-matrix`; the steps are those that the journal records of the operation where nothing happens to it, so that a new step is in it by being written, as soon as its table is made
+again. A table keeps the names of all of them, and a unit test fails where an operation has a step at which no table of it has a crash. Each table says at which revision, when and on which kernel of
+the lab it was measured: a run of some operations leaves the others as they were, without the checks that came later.
 
 """  # noqa: E501 - a line of the page
 
@@ -36,7 +36,8 @@ class Table:
     """What became of a scenario, step by step: for each, in its middle and right after it.
 
     ``looked_into``: what points show was compared, which it once was not. ``others``: how many
-    steps the operation has besides, at which other scenarios have crashes.
+    steps the operation has besides, at which other scenarios have crashes. ``steps``: all that the
+    operation had where nothing happened to it; None in tables of before that was kept.
     """
 
     name: str
@@ -47,6 +48,19 @@ class Table:
     rows: Sequence[Sequence[str]]
     looked_into: bool = False
     others: int = 0
+    steps: Sequence[str] | None = None
+
+    @property
+    def crashed_at(self) -> frozenset[str]:
+        """The steps that the plug was pulled at."""
+        return frozenset(step for step, *_cells in self.rows)
+
+    @property
+    def planned(self) -> frozenset[str] | None:
+        """All steps of the operation; None where they are not known."""
+        if self.steps is not None:
+            return frozenset(self.steps)
+        return None if self.others else self.crashed_at
 
     @property
     def crashes(self) -> int:

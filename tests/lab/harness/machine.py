@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,18 @@ SCRATCH_DEVICES = {"uml": uml.SCRATCH, "qemu": qemu.SCRATCH}
 DISKS = {"uml": uml.disk, "qemu": qemu.disk}
 
 END_SECONDS = 10
+
+
+def give_way(session: int, proc: Path = Path("/proc")) -> None:
+    """Have a session that this process began give way to others as much as this process does.
+
+    Where the scheduler has a group for each session (autogroup), niceness counts among a session's
+    own processes alone, and the session's is this group's.
+    """
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    if niceness:
+        with contextlib.suppress(OSError):
+            (proc / str(session) / "autogroup").write_text(f"{niceness}\n")
 
 
 @dataclass(slots=True)
@@ -71,6 +84,7 @@ class Machine:
                 start_new_session=True,  # Ctrl-C is for the runner, which then ends the guest
             )
         self.channel = ours
+        give_way(self._process.pid)
 
     def wait(self, seconds: float) -> bool:
         """Wait for the guest's end; false if it still runs after `seconds`."""

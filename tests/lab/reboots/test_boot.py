@@ -93,7 +93,10 @@ def prepare(guest: Computer, volume: Volume) -> None:
         BY_PATH: by_path(guest, device),
     }.get(volume)
     if spec:
-        line = f"{spec}\t/{name}  {volume.fs_type} noatime,nofail 0 2"
+        # nofail takes the mount out of what local-fs.target waits for: only for the volume that
+        # some boots here are to do without.
+        options = "noatime,nofail" if volume is BY_PATH else "noatime"
+        line = f"{spec}\t/{name}  {volume.fs_type} {options} 0 2"
         guest.run("bash", "-c", f"echo '{line}' >>/etc/fstab")
     guest.dmsnap(
         "protect", device, "--name", name, "--recovery", guest.device(f"{name}-r"), "--store", STORE
@@ -197,6 +200,26 @@ def require_failed(guest: Computer, *units: str) -> None:
     assert sorted(said) == sorted(units), said
 
 
+def require_order(guest: Computer, volume: Volume) -> None:
+    """Assembled, then mounted, and local-fs.target after both, as systemd noted it of this boot."""
+    unit = guest.run("systemd-escape", "--template=dmsnap-assemble@.service", volume.name).strip()
+    mount = guest.run("systemd-escape", "--path", "--suffix=mount", f"/{volume.name}").strip()
+    assembled, mounted, local = (moments(guest, each) for each in (unit, mount, "local-fs.target"))
+    order = [assembled["ActiveEnter"], mounted["InactiveExit"], mounted["ActiveEnter"]]
+    order.append(local["InactiveExit"])
+    assert order[0] > 0, unit
+    assert order == sorted(order), (volume.name, order)
+
+
+def moments(guest: Computer, unit: str) -> dict[str, int]:
+    """When its start began (InactiveExit) and was through (ActiveEnter); 0: never in this boot."""
+    suffix = "TimestampMonotonic"
+    names = ",".join(f"{name}{suffix}" for name in ("InactiveExit", "ActiveEnter"))
+    lines = guest.run("systemctl", "show", f"--property={names}", unit).splitlines()
+    pairs = (line.split("=", 1) for line in lines)
+    return {name.removesuffix(suffix): int(value) for name, value in pairs}
+
+
 def require_bootable(guest: Computer, *volumes: Volume) -> None:
     """The doctor foretells what comes of the next boot: nothing is in the way of these volumes."""
     guest.run("udevadm", "settle")
@@ -234,6 +257,8 @@ def test_all_are_there_after_a_boot(guest: Computer, cut: bool) -> None:
     require_running(guest)
     for volume in VOLUMES:
         require_up(guest, volume)
+    for volume in (BY_UUID, BY_MAPPER, BY_LABEL, BY_UNIT, BTRFS):
+        require_order(guest, volume)
     require_group_on_front(guest)
     assert not [problem for each in guest.dmsnap("status") for problem in each["problems"]]
     for volume in (BY_UUID, BY_UNIT, BTRFS):
@@ -340,18 +365,55 @@ def test_a_commit_that_was_cut_off_is_finished_after_the_boot(guest: Computer) -
     assert finished[1]["outcome"] == "cut off at merge-overlay"
 
 
+def wait_less(guest: Computer) -> None:
+    """What is waited for is said to take longer than dmsnap waits, and to come on a busy host."""
+    guest.shell("""
+        mkdir -p /etc/dmsnap
+        echo 'boot_wait_seconds = 15' >/etc/dmsnap/dmsnap.toml
+        sed -i '/^.dev.mapper.path/s/nofail/nofail,x-systemd.device-timeout=40/' /etc/fstab
+    """)
+
+
+def wait_as_before(guest: Computer) -> None:
+    guest.shell("sed -i 's/,x-systemd.device-timeout=40//' /etc/fstab; rm /etc/dmsnap/dmsnap.toml")
+
+
+def require_not_shown(guest: Computer, volume: Volume, missing: str) -> None:
+    """A trial without what it lies over: its unit alone has failed, and it is said what to do."""
+    unit = f"dmsnap-assemble@{volume.name}.service"
+    guest.shell("systemctl is-system-running --wait || true")
+    require_failed(guest, unit)
+    guest.run("findmnt", f"/{volume.name}", expected=1)
+    said = guest.run("journalctl", "-b", "-o", "cat", "-u", unit)
+    assert f"{volume.name} cannot be assembled: {missing} did not appear within 15 s" in said
+    assert f"dmsnap swap revert {volume.name}" in said
+    assert state(guest, volume, problem=missing) == "trial"
+
+
 def test_a_recovery_volume_that_is_missing_does_not_stop_the_boot(guest: Computer) -> None:
-    require_bootable(guest, BY_UUID, BY_LABEL)
-    guest.reboot(without=["uuid-r"])
-    require_running(guest)
+    """Nor does that of a trial, which is given up by who asks for that, and by nobody else."""
+    write(guest, BY_PATH, "primary")
+    guest.dmsnap("swap", BY_PATH.name)
+    write(guest, BY_PATH, "trial")
+    wait_less(guest)
+    require_bootable(guest, BY_UUID, BY_LABEL, BY_PATH)
+    missing = by_path(guest, guest.device("path-r"))
+    guest.reboot(without=["uuid-r", "path-r"])
+    require_not_shown(guest, BY_PATH, missing)
+    wait_as_before(guest)
     require_promoted(guest, BY_LABEL)  # the test before; what was finished stays so
     guest.shell("cd /uuid && sha256sum --quiet -c /var/uuid.sums")
     (status,) = guest.dmsnap("status", BY_UUID.name, expected=24)
     assert status["replica"] is None
     (problem,) = status["problems"]
     assert "/dev/disk/by-path/platform-uml-blkdev.3" in problem
-    for volume in (BY_MAPPER, BY_PATH):
+    for volume in (BY_MAPPER, BTRFS):
         require_up(guest, volume)
+    guest.dmsnap("swap", "revert", BY_PATH.name)
+    assert note(guest, BY_PATH) == "primary"
+    mounted = guest.run("findmnt", "-no", "SOURCE", "-M", f"/{BY_PATH.name}")
+    assert mounted.strip() == BY_PATH.front
+    guest.shell(f"cd /{BY_PATH.name} && sha256sum --quiet -c /var/{BY_PATH.name}.sums")
 
 
 def test_volumes_come_up_without_their_store(guest: Computer) -> None:
@@ -379,12 +441,7 @@ def test_volumes_come_up_without_their_store(guest: Computer) -> None:
 
 
 def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest: Computer) -> None:
-    """What is waited for is said to take longer than dmsnap waits, and to come on a busy host."""
-    guest.shell("""
-        mkdir -p /etc/dmsnap
-        echo 'boot_wait_seconds = 15' >/etc/dmsnap/dmsnap.toml
-        sed -i '/^.dev.mapper.path/s/nofail/nofail,x-systemd.device-timeout=40/' /etc/fstab
-    """)
+    wait_less(guest)
     require_bootable(guest, BY_MAPPER, BY_UNIT, BY_PATH)
     guest.reboot(without=[BY_PATH.name])
     guest.shell("systemctl is-system-running --wait || true")
@@ -396,7 +453,7 @@ def test_a_device_that_is_missing_is_a_failed_unit_and_a_boot_that_goes_on(guest
         require_up(guest, volume)
     require_syncs(guest, BY_UUID)  # its recovery volume is there again
     guest.run("findmnt", "/path", expected=1)
-    guest.shell("sed -i 's/,x-systemd.device-timeout=40//' /etc/fstab; rm /etc/dmsnap/dmsnap.toml")
+    wait_as_before(guest)
     # The recovery volume takes its place, and what was lost may come back.
     assert "dmsnap swap path" in guest.dmsnap("assemble", "path", expected=4)["hint"]
     guest.dmsnap("swap", "path")

@@ -183,23 +183,58 @@ def keep(keeper: Computer, kept: str) -> None:
     assert digests(keeper) == kept
 
 
-def serve_anew(plug: Plug, keeper: Computer, kept: str) -> None:
-    """A new host in A's place mounts what B serves, and finds what A had written."""
-    keeper.run("umount", "/data")
-    lun = export(keeper, "data")
-    with computer({}, init="minimal", memory_mib=MEMORY_MIB, plug=plug) as new:
-        start(new, "host-c", A)
-        node = f"iscsiadm -m node -T {lun['target']} -p {lun['portal']}"
-        new.shell(f"""
-            iscsiadm -m discovery -t sendtargets -p {lun["portal"]}
-            {node} --login
-            until blockdev --getsize64 /dev/sda >/dev/null 2>&1; do sleep 0.1; done
-            mount /dev/sda /data
-        """)
-        assert digests(new) == kept
-        new.shell(f"echo 'of the new one' >/data/of-new; umount /data; {node} --logout")
+def show_point(keeper: Computer, new: Computer, kept: str) -> None:
+    """A point of B's volume, mounted there as the manual says, while B writes to the volume."""
+    (point,) = keeper.dmsnap("point", "create", "data")
+    keeper.shell("cp /data/file-1 /scratch; head -c 300000 /dev/urandom >/data/file-1; sync")
+    assert digests(keeper) != kept
+    lun = export(keeper, point["id"])
+    assert lun["read_only"]
+    disk = log_in(new, lun)
+    content = bytes_of(new, disk)
+    new.run("mount", "-o", "ro,noload", disk, "/data")
+    assert digests(new) == kept
+    assert "Read-only file system" in new.shell("LC_ALL=C touch /data/of-new 2>&1 || true")
+    # Not even one that believes that it may is let write.
+    new.shell(f"umount /data; blockdev --setrw {disk}")
+    new.run("dd", "if=/dev/urandom", f"of={disk}", "bs=4k", "count=9", "oflag=direct", expected=1)
+    assert bytes_of(new, disk) == content
+    log_out(new, keeper, lun)
+    keeper.dmsnap("unexport", point["id"])
+    keeper.dmsnap("point", "delete", point["id"])
+    keeper.shell("cp /scratch/file-1 /data; sync")
+
+
+def log_in(host: Computer, lun: Export) -> str:
+    """The disk of the only session there, as soon as it can be read."""
+    host.run("iscsiadm", "-m", "discovery", "-t", "sendtargets", "-p", lun["portal"])
+    host.run("iscsiadm", "-m", "node", "-T", lun["target"], "-p", lun["portal"], "--login")
+    found = f"/sys/class/iscsi_session/session*/device/target*/*:{lun['lun']}/block"
+    return host.shell(f"""
+        until disk=/dev/$(ls {found} 2>/dev/null) && blockdev --getsize64 $disk >/dev/null 2>&1
+        do sleep 0.1; done
+        echo $disk
+    """).strip()
+
+
+def log_out(host: Computer, keeper: Computer, lun: Export) -> None:
+    """And wait until the target's side has noticed."""
+    host.run("iscsiadm", "-m", "node", "-T", lun["target"], "-p", lun["portal"], "--logout")
     acl = f"{LIO}/iscsi/{lun['target']}/tpgt_1/acls/{INITIATOR}"
     keeper.shell(f"until grep -q '^No active' {acl}/info; do sleep 0.1; done")
+
+
+def serve_anew(plug: Plug, keeper: Computer, kept: str) -> None:
+    """A new host in A's place mounts what B serves, and finds what A had written."""
+    with computer({}, init="minimal", memory_mib=MEMORY_MIB, plug=plug) as new:
+        start(new, "host-c", A)
+        show_point(keeper, new, kept)
+        keeper.run("umount", "/data")
+        lun = export(keeper, "data")
+        new.run("mount", log_in(new, lun), "/data")
+        assert digests(new) == kept
+        new.shell("echo 'of the new one' >/data/of-new; umount /data")
+        log_out(new, keeper, lun)
     keeper.dmsnap("unexport", "data")
     keeper.shell("""
         e2fsck -fn /dev/mapper/data

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Bed:
     name: str
     store: str
     seed: int = 0
+    # What else words of a command stand for: points.
+    known: dict[str, str] = field(default_factory=dict)
 
     @property
     def front(self) -> Path:
@@ -65,7 +67,7 @@ class Bed:
     def words(self, command: str) -> tuple[str, ...]:
         """A command on this volume, as it is written in tables: with disks for their names."""
         paths = {name.upper(): disk.path for name, disk in self.disks.items()}
-        known = paths | {"NAME": self.name, "STORE": self.store}
+        known = paths | {"NAME": self.name, "STORE": self.store} | self.known
         return tuple(known.get(word, word) for word in command.split())
 
     def dirty(self) -> None:
@@ -110,6 +112,10 @@ class Bed:
     def content(self) -> str:
         """What users see, or would, were it protected."""
         return sha256(self.front if self.front.exists() else self.primary.path)
+
+    def replica_content(self, size_bytes: int = SIZE) -> str:
+        """What the recovery volume holds, read below all."""
+        return sha256(self.recovery.loop, size_bytes)
 
     def check_whole(self, content: str) -> None:
         """The front shows that, takes writes, and a replica of it is the same: read below all."""

@@ -13,6 +13,7 @@ from conftest import (
     MIB,
     Lab,
     catalogue_rows,
+    checkered,
     dm_devices,
     dmsnap,
     forked,
@@ -335,8 +336,7 @@ def test_both_devices_of_a_trial_are_gone(lab: Lab, monkeypatch: pytest.MonkeyPa
         assert list(Path(lab.store()).iterdir()) == []
 
 
-@pytest.mark.parametrize("number", range(8))
-@pytest.mark.parametrize("words", GIVING_UP, ids=["revert", "unprotect"])
+@pytest.mark.parametrize(("words", "number"), checkered(GIVING_UP, range(8)))
 def test_killed_while_it_is_given_up(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], number: int
 ) -> None:

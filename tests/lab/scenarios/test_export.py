@@ -27,12 +27,15 @@ from conftest import (
     world,
 )
 from lost_state import lose_stack
+from raw_volume import write_direct
+from write_log import logged_disk
 
 from dmsnap.errors import ExitCode
 from dmsnap.host.lio import state, target
 from dmsnap.service.exports import export_unit
 
 SIZE = 64 * MIB
+LOGGED_SIZE = 16 * MIB
 PORTAL = "127.0.0.1:3270"
 TO = ("--portal", PORTAL, "--initiator", initiator.NAME)
 LIO = Path("/sys/kernel/config/target")
@@ -322,6 +325,26 @@ def test_a_lun_is_swapped_and_keeps_its_identity(published: Lab) -> None:
     assert "initiators would read and write at other places" in error
     (shown,) = [each for each in dmsnap("export", "list") if each["target"] == export["target"]]
     assert (shown["exported"], shown["problem"]) == (swapped["exported"], None)
+
+
+def test_what_initiators_wrote_is_flushed_before_their_lun_is_swapped(published: Lab) -> None:
+    """The disk has a cache of its own, and nobody has asked it for a flush."""
+    written = os.urandom(MIB)
+    spare = filled(published, LOGGED_SIZE)
+    content = sha256(spare)
+    with logged_disk(published, LOGGED_SIZE) as lost:
+        export = dmsnap("export", lost.path, *TO)
+        disk = initiator.login(export)
+        swap = ("lun", "swap", export["target"], "--to", spare, "--force")
+        verbs = [step.split()[0] for step in dmsnap(*swap, "--dry-run")["steps"]]
+        assert verbs == ["make", "flush", "unmap", "map", "record", "remove"]
+        with lost.recorded() as recording:
+            write_direct(Path(disk), written, 5 * MIB)
+            dmsnap(*swap)
+        assert recording.durable() == recording.end()  # which is what the disk holds
+        assert recording.durable()[5 * MIB : 6 * MIB] == written
+        assert sha256(spare) == content
+        initiator.logout(export)
 
 
 def test_a_portal_is_an_address_of_this_host_on_a_link_that_is_up(published: Lab) -> None:

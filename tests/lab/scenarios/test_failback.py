@@ -18,6 +18,7 @@ from conftest import (
     dmsnap,
     forked,
     is_mounted,
+    make_file_system,
     rarely,
     refused,
     run,
@@ -89,6 +90,8 @@ def test_it_copies_what_either_side_changed(lab: Lab) -> None:
     assert (result["tracker"], result["reason"]) == ("era", None)
     assert 0 < result["bytes_copied"] <= result["bytes_compared"] < RAW_SIZE * 2 // 100
     assert result["bytes_volume"] == RAW_SIZE
+    assert result["seconds"] == pytest.approx(sum(result["steps"].values()))
+    assert 0 < result["unmounted_seconds"] < result["seconds"]
     check_back(lab, volume, content)
 
 
@@ -280,22 +283,52 @@ def test_who_writes_to_the_front_in_the_last_moment_is_seen(
 
 
 def test_what_is_not_the_former_primary_is_refused(lab: Lab) -> None:
+    """Another file system, free or in use: nothing is written to it, nor to anything else."""
     volume = committed(lab)
     before = sha256(volume.primary)
-    run("mkfs.ext4", "-qF", volume.primary)
-    formatted = sha256(volume.primary)
-    assert formatted != before
+    make_file_system(volume.primary)
+    formatted = world(lab, volume.primary, volume.recovery)
+    assert sha256(volume.primary) != before
     sentence = refused(ExitCode.FOREIGN_DEVICE, "failback", volume.name)
     assert "ext4" in sentence
+    assert world(lab, volume.primary, volume.recovery) == formatted
     mount_point = lab.directory / "other"
     mount_point.mkdir()
     run("mount", volume.primary, mount_point)
     lab.mounts.append(mount_point)
+    run("sync", "-f", mount_point)
+    mounted = world(lab, volume.primary, volume.recovery)
     refused(ExitCode.FOREIGN_DEVICE, "failback", volume.name)
+    assert world(lab, volume.primary, volume.recovery) == mounted
     run("umount", mount_point)
     run("wipefs", "-qa", volume.primary)
     assert dmsnap("failback", volume.name)["tracker"] == "compare"
     volume.check_equal()
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "code"),
+    [(RAW_SIZE - MIB, ExitCode.TOO_SMALL), (RAW_SIZE + MIB, ExitCode.FOREIGN_DEVICE)],
+)
+def test_a_former_primary_of_another_size_is_refused(
+    lab: Lab, size_bytes: int, code: ExitCode
+) -> None:
+    """Nothing is changed, and it can be gone back to once it has its size again."""
+    volume = committed(lab)
+    content = sha256(volume.front)
+    image = Path(run("losetup", "-n", "-O", "BACK-FILE", volume.primary).strip())
+    former = image.read_bytes()
+    os.truncate(image, size_bytes)
+    run("losetup", "-c", volume.primary)
+    before = world(lab, volume.primary, volume.recovery)
+    sentence = refused(code, "failback", volume.name)
+    assert volume.primary in sentence
+    assert world(lab, volume.primary, volume.recovery) == before
+    assert sha256(volume.front) == content
+    image.write_bytes(former)
+    run("losetup", "-c", volume.primary)
+    dmsnap("failback", volume.name)
+    check_back(lab, volume, content)
 
 
 def test_there_must_be_a_former_primary(lab: Lab) -> None:

@@ -23,6 +23,7 @@ from conftest import (
     Ended,
     Lab,
     catalogue_rows,
+    checkered,
     dm_devices,
     dmsnap,
     dmsnap_process,
@@ -729,15 +730,17 @@ def a_copy_of_its_recovery_volume(lab: Lab, _monkeypatch: pytest.MonkeyPatch, ta
     return sha256(target)
 
 
-@pytest.mark.parametrize("booted", [True, False], ids=["after-a-boot", "held"])
 @pytest.mark.parametrize(
-    "taken",
-    [
-        taken_by_another_host,
-        formatted_by_somebody,
-        partitioned_by_somebody,
-        a_copy_of_its_recovery_volume,
-    ],
+    ("taken", "booted"),
+    checkered(
+        (
+            taken_by_another_host,
+            formatted_by_somebody,
+            partitioned_by_somebody,
+            a_copy_of_its_recovery_volume,
+        ),
+        (True, False),
+    ),
 )
 def test_a_new_device_that_somebody_took_meanwhile_is_theirs(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, taken: Callable[..., str], booted: bool

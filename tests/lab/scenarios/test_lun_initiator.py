@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGKILL
 
+import initiator as other_side
 import lun_target
 import pytest
 from conftest import (
@@ -21,6 +22,7 @@ from conftest import (
 from lun_target import LunTarget
 from lun_volume import LUN_SIZE, SIZE, OnLun, image_of, serving
 from patience import until
+from raw_volume import fill
 
 from dmsnap.errors import ExitCode
 
@@ -81,6 +83,31 @@ def test_a_session_that_is_gone_is_made_again(target: LunTarget, lab: Lab) -> No
     volume.sync()
     volume.check_equal()
     volume.unprotect()
+
+
+def test_a_disk_that_took_the_name_of_the_lun_is_not_touched(target: LunTarget, lab: Lab) -> None:
+    """Kernel names go to whoever logs in first; both are LUN 1, and as large."""
+    volume = OnLun(lab, target)
+    name = lun_target.disk_of(target.iqn)
+    log_out()
+    until(lambda: not name.exists(), "the name is free")
+    with serving(LunTarget("127.0.0.1:3262")) as other:
+        image = image_of(other)
+        fill(image, LUN_SIZE)
+        content = sha256(image)
+        for action in (("-o", "new"), ("--login",)):
+            run("iscsiadm", "-m", "node", "-T", other.iqn, "-p", other.portal, *action)
+        assert other_side.disks(1) == [name.name]
+        volume.dirty()
+        volume.sync("--audit", "full")
+        assert lun_target.disk_of(target.iqn) != name
+        volume.check_equal()
+        dmsnap("verify", volume.name, "--full")
+        dmsnap("swap", volume.name)
+        dmsnap("swap", "revert", volume.name)
+        dmsnap("unprotect", volume.name, "--forget")
+        assert lun_target.sessions() == {other.iqn: "LOGGED_IN"}
+        assert sha256(image) == content
 
 
 def test_what_cannot_be_logged_in_to_leaves_nothing(target: LunTarget, lab: Lab) -> None:
@@ -255,7 +282,9 @@ def test_chap(lab: Lab) -> None:
             "protect", primary, "--name", "secretive", "--recovery", target.url(1),
             "--store", lab.store(),
         )  # fmt: skip
+        before, content = world(lab, primary), sha256(image_of(target))
         assert "CHAP" in refused(ExitCode.NOT_PERMITTED, *protect)
+        assert world(lab, primary) == before
         for secret, mode, code in (
             ("another-one-of-them", 0o600, ExitCode.NOT_PERMITTED),
             (SECRET, 0o640, ExitCode.CONFIGURATION),
@@ -267,6 +296,11 @@ def test_chap(lab: Lab) -> None:
             traced = dmsnap_process(*protect, "--debug")
             assert secret not in "".join(traced.communicate(timeout=600))
             assert traced.returncode == code
+            assert lun_target.sessions() == {}
+            assert lun_target.records() == []
+            assert not list(Path("/var/lib/dmsnap/sessions").glob("*"))
+            assert world(lab, primary) == before
+        assert sha256(image_of(target)) == content
         write_secrets(target, SECRET, 0o600)
         volume = OnLun(lab, target)
         volume.check_equal()

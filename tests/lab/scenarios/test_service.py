@@ -366,14 +366,16 @@ def write(name: str, mib: int, *, seek: int = 0, source: str | Path = "/dev/uran
     )  # fmt: skip
 
 
-def test_a_store_is_extended_in_time(lab: Lab, service: None) -> None:
+@pytest.mark.parametrize("store", ["directory", "group"])
+def test_a_store_is_extended_in_time(lab: Lab, service: None, store: str) -> None:
     """Filled at full speed, from a third of the volume to all of it, as soon as it is there.
 
     By a small one before it is seen that the service is at work.
     """
     size = 384 * MIB
     primary, recovery = lab.disk(size), lab.disk(2 * size)
-    name = lab.protect(primary, recovery)
+    place = lab.group(lab.disk(2 * size)) if store == "group" else lab.store()
+    name = lab.protect(primary, recovery, "--store", place)
     run("systemctl", "start", UNIT)
     (small,) = dmsnap("point", "create", name, "--cow-percent", "7")
     room = live_point(name)["total_bytes"]

@@ -136,7 +136,7 @@ class Pace:
 
 
 @pytest.mark.parametrize("tables", [in_one_set, rarely(apart)])
-@pytest.mark.parametrize("make", [with_recovery, with_primary])
+@pytest.mark.parametrize("make", [rarely(with_recovery), with_primary])
 def test_the_other_volume_goes_on(
     lab: Lab,
     watched: None,

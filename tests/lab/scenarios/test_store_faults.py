@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, Lab, dm_devices, dmsnap, refused, run, sha256, suspended, world
+from conftest import MIB, Lab, checkered, dm_devices, dmsnap, refused, run, sha256, suspended, world
 from failing_stage import before_first_call
 from faulty_disk import FaultyDisk, FaultyStore, faulty_disk, faulty_store
 from raw_volume import KIB, Protected, fill, protected, write_direct
@@ -176,8 +176,9 @@ def test_era_metadata_that_cannot_be_made(
     assert (mount_point / "file").read_text() == "one"
 
 
-@pytest.mark.parametrize("command", ["sync", "point create"])
-@pytest.mark.parametrize("fault", ["error", "error_writes"])
+@pytest.mark.parametrize(
+    ("command", "fault"), checkered(("sync", "point create"), ("error", "error_writes"))
+)
 def test_era_metadata_in_the_window(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, command: str, fault: str
 ) -> None:

@@ -293,6 +293,39 @@ def test_swap_space_and_physical_volumes(lab: Lab) -> None:
     administrator("pvremove", "-qq", *device, front)
 
 
+def test_a_swap_file_and_a_loop_device_over_a_file(lab: Lab) -> None:
+    """No process has those files open: the kernel does, and what it does with them is named."""
+    primary, recovery = lab.disk(SIZE), lab.disk(RECOVERY_SIZE)
+    mount_point = lab.mounted(primary)
+    swap_file, image = mount_point / "swap file", mount_point / "image"
+    for file in (swap_file, image):
+        file.write_bytes(bytes(MIB))
+    swap_file.chmod(0o600)
+    run("mkswap", swap_file)
+    name = lab.protect(primary, recovery)
+
+    def require_refused(user: str) -> None:
+        before = world(lab)
+        with configured("unmount_wait_seconds = 0.3"):
+            sentence = refused(ExitCode.BUSY, "swap", name)
+            assert f"{mount_point} is kept busy by {user}" in sentence
+            assert world(lab) == before
+
+    run("swapon", swap_file)
+    try:
+        require_refused(f"the swap file {swap_file}")
+    finally:
+        run("swapoff", swap_file)
+    loop = run("losetup", "--find", "--show", image).strip()
+    try:
+        require_refused(f"{loop} over {image}")
+    finally:
+        run("losetup", "--detach", loop)
+    dmsnap("swap", name)
+    dmsnap("swap", "revert", name)
+    assert image.read_bytes() == bytes(MIB)
+
+
 @pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
 def test_what_stays_the_same(lab: Lab, fs_type: str) -> None:
     """Name, minor number, mount point and options, and the data; a sync after going back."""

@@ -1,6 +1,7 @@
 """Killed inside a window, again and again: what it suspended is resumed, by the watchdog alone.
 
-``DMSNAP_KILLS`` says how often, in each setting; the longest thaw is printed.
+``DMSNAP_KILLS`` says how often, in each setting: kills that were outside of a window come on top of
+that. The longest thaw is printed.
 """
 
 import os
@@ -25,7 +26,9 @@ from test_window import DEADLINE_MS, SIZE, Stack, stack, state_of, wait_no_watch
 
 __all__ = ["stack"]  # a fixture
 
-KILLS = int(os.environ.get("DMSNAP_KILLS", "8"))  # in a row, of each setting
+KILLS = int(os.environ.get("DMSNAP_KILLS", "6"))  # inside a window, of each setting
+# Every other one is seen to be inside before it is killed: two would do if none of the others is.
+ATTEMPTS_PER_KILL = 3
 
 # Begins windows without end in a child of its own, at each line that it is told.
 NURSERY = textwrap.dedent("""
@@ -63,6 +66,14 @@ class Killings:
 
     def suspended(self) -> list[str]:
         return [stack.name(role) for stack in self.stacks for role in stack.suspended()]
+
+    def attempts(self) -> Iterator[int]:
+        """Numbers of kills, until as many as are wanted were inside a window."""
+        for attempt in range(KILLS * ATTEMPTS_PER_KILL):
+            if self.inside >= KILLS:
+                return
+            yield attempt
+        assert self.inside >= KILLS, f"too few inside: {self}"
 
     def kill(self, later_seconds: float, *, stopped: bool) -> None:
         """After some time; ``stopped``: where it is seen to be inside a window.
@@ -126,13 +137,12 @@ def test_the_process_is_killed_in_the_window(
 ) -> None:
     """At so many moments, under writes; the deadline of a minute is not what ends it."""
     with killings(stack) as made:
-        for attempt in range(KILLS):
+        for attempt in made.attempts():
             with writing(stack):
                 made.kill(0.05 + attempt % 40 * 0.0037, stopped=attempt % 2 == 1)
             stack.check_usable()
     wait_no_watchdog()
     told(capsys, f"no file system: {made}")
-    assert made.inside >= KILLS // 2
 
 
 def told(capsys: pytest.CaptureFixture[str], figures: str) -> None:
@@ -194,11 +204,10 @@ def test_the_process_is_killed_over_mounted_file_systems(
         opened.callback(unmount_and_check, lab, fs_type, stacks)
         counts = [opened.enter_context(files_written(place)) for place in places]
         made = opened.enter_context(killings(*stacks))
-        for attempt in range(KILLS):
+        for attempt in made.attempts():
             before = [count[0] for count in counts]
             made.kill(0.01 + attempt % 40 * 0.0017, stopped=attempt % 2 == 1)
             # One that waits for the disk still is not frozen: each gets on.
             until(partial(have_risen, counts, before), "writing goes on")
         wait_no_watchdog()
         told(capsys, f"{fs_type}, {volumes} volumes: {made}")
-        assert made.inside >= KILLS // 2

@@ -74,6 +74,13 @@ class Recording:
         """What is on it when all was written."""
         return bytes(applied(bytearray(self.start), self.writes))
 
+    def durable(self) -> bytes:
+        """What is on it for certain, should the power fail at the end."""
+        flushes = [at for at, write in enumerate(self.writes) if write.flushed]
+        last = flushes[-1] if flushes else 0
+        forced = [write for write in self.writes[last:] if write.fua]
+        return bytes(applied(bytearray(self.start), [*self.writes[:last], *forced]))
+
     def states(self, losses: int = 1, seed: int = 9) -> Iterator[bytearray]:
         """What may be on it: each prefix, and each ``losses`` times with unflushed writes lost, of
         which the last that is not is there in part.
