@@ -276,7 +276,7 @@ def spoil() -> None:
             file.write(os.urandom(part.stat().st_size))
 
 
-@pytest.mark.parametrize("words", [rarely(("point", "create")), ("sync",), ("swap",)])
+@pytest.mark.parametrize("words", [rarely(("point", "create")), rarely(("sync",)), ("swap",)])
 def test_damaged_from_any_step_on(lab: Lab, state: Path, words: tuple[str, ...]) -> None:
     """One sentence; the volume serves, its replica is a point, and a rebuild puts all in order."""
     primary, recovery = lab.disk(SIZE), lab.disk(2 * SIZE)
