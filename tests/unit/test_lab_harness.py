@@ -38,6 +38,7 @@ from harness.processor import processor
 from harness.report import Report
 
 QUIET = Report(verbose=False)
+AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 
 @pytest.fixture
@@ -436,6 +437,23 @@ def test_a_session_gives_way_as_much_as_who_began_it(
     give_way(7, tmp_path)
     assert autogroup.read_text() == group
     give_way(8, tmp_path)  # of a kernel without them
+
+
+@pytest.mark.skipif(
+    not AUTOGROUP.exists() or AUTOGROUP.read_text().strip() != "1", reason="no autogroup here"
+)
+def test_what_runs_in_what_is_left_leaves_its_callers_session_as_it_is() -> None:
+    script = Path(__file__).resolve().parents[2] / ".ci" / "in-what-is-left"
+    seen = "cat /proc/self/autogroup"
+    completed = subprocess.run(
+        ["bash", "-c", f"{script} {seen}; {seen}; {script} sh -c 'exit 3'"],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    assert [line.split()[-1] for line in completed.stdout.splitlines()] == ["19", "0"]
+    assert completed.returncode == 3
 
 
 def test_a_plug_is_a_network_device_of_user_mode_linux_alone(tmp_path: Path) -> None:
