@@ -56,11 +56,11 @@ def probe(path: Path) -> Signature | None:
         return Signature(ambivalent=True)
     found = parse_export(completed.text)
     if found is None:
-        require_readable(path)
+        _require_readable(path)
     return found
 
 
-def require_readable(path: Path) -> None:
+def _require_readable(path: Path) -> None:
     """Raise where signatures lie and cannot be read: blkid tells of an empty device the same."""
     with open_shared(path, direct=False) as fd, system_call(f"read what is on {path}"):
         size_bytes = os.lseek(fd, 0, os.SEEK_END)

@@ -185,7 +185,7 @@ def names_of(argument: ast.expr, texts: dict[str, str]) -> list[str]:
 def crashed_at() -> set[str]:
     """The steps of all tables that are kept."""
     tables = page.kept(RESULTS, [scenario.name for scenario in SCENARIOS])
-    return {step for each in tables.values() for step, *_cells in each.rows}
+    return {step for each in tables.values() for step in each.crashed_at}
 
 
 def test_every_step_that_a_plan_can_have_is_crashed_at() -> None:
